@@ -1,0 +1,101 @@
+"""Calibration: for each language, the scaling of the logits under which probabilities mean what they say.
+
+Fitted on validation answers of the graph that serves. Knows logits and labels, no texts and no networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import logsumexp
+
+from models.predict import Calibration, Scaling, probabilities
+
+BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One validation set as a model answered it.
+
+    `logits` (rows, labels) fp32; `labels` (rows,) indices; `among` the indices of the labels that the set has;
+    `languages` (rows,) the language each text was served in.
+    """
+
+    dataset: str
+    language: str
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    among: tuple[int, ...]
+    languages: NDArray[np.str_]
+
+
+def fit(answers: Sequence[Answers]) -> Calibration:
+    """Vector scaling with one temperature (Guo et al. 2017) for each language, every data set weighing the same.
+
+    A set that lacks a label is taken over the labels it has, as in training.
+    """
+    languages = sorted({answer.language for answer in answers})
+    return {language: fit_language([a for a in answers if a.language == language]) for language in languages}
+
+
+def fit_language(answers: Sequence[Answers]) -> Scaling:
+    width = answers[0].logits.shape[1]
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        temperature, bias = np.exp(parameters[0]), np.append(parameters[1:], 0.0)
+        total = 0.0
+        for answer in answers:
+            logits = (answer.logits / temperature + bias)[:, answer.among]
+            place = np.searchsorted(answer.among, answer.labels)
+            total += float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(place)), place]))
+        # A slight pull to no bias: a set of a thousand rows cannot prove a small one.
+        return total / len(answers) + 1e-3 * float(np.sum(bias**2))
+
+    best = minimize(
+        loss, np.zeros(width), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-9, "maxiter": 4000}
+    )
+    bias = tuple(round(float(value), 6) for value in np.append(best.x[1:], 0.0))
+    return Scaling(round(float(np.exp(best.x[0])), 6), bias)
+
+
+def crossfit(answers: Sequence[Answers]) -> dict[str, float]:
+    """The calibration error of each set when every half of it is scaled by what the other halves taught."""
+    halves = [[part(answer, start) for answer in answers] for start in (0, 1)]
+    fitted = [fit(half) for half in halves]
+    errors = {}
+    for first, second in zip(*halves, strict=True):
+        scores = np.concatenate([scaled(first, fitted[1]), scaled(second, fitted[0])])
+        errors[first.dataset] = calibration_error(scores, np.concatenate([first.labels, second.labels]))
+    return errors
+
+
+def part(answers: Answers, start: int) -> Answers:
+    """Every second row, from `start`."""
+    return replace(
+        answers,
+        logits=answers.logits[start::2],
+        labels=answers.labels[start::2],
+        languages=answers.languages[start::2],
+    )
+
+
+def scaled(answers: Answers, calibration: Calibration) -> NDArray[np.float64]:
+    """Probabilities (rows, labels), each row scaled for the language its text was served in."""
+    result = np.empty(answers.logits.shape)
+    for language in set(answers.languages):
+        rows = answers.languages == language
+        result[rows] = probabilities(answers.logits[rows], calibration[str(language)])
+    return result
+
+
+def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Expected calibration error of the chosen label, 15 bins of equal width (Naeini et al. 2015)."""
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs(float(right[bins == b].mean() - confidence[bins == b].mean())) * np.mean(bins == b) for b in set(bins)]
+    return float(sum(gaps))

@@ -1,0 +1,97 @@
+"""Export: a training folder to a bundle, refused when the graph that would serve answers otherwise than torch.
+
+Builds each graph, compares it with the trained network over the whole validation data, calibrates, evaluates and
+writes the card. Knows all of `models/`; torch is needed here for the last time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from shutil import copyfile, rmtree
+
+import onnx
+
+from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
+from models.calibrate import crossfit, fit
+from models.card import card
+from models.compare import BATCH, batch_change, check, drift
+from models.data import Dataset, read
+from models.evaluate import CONFUSION, answer, draw_confusion, measure, metrics_of
+from models.graph import Storage, build
+from models.network import Classifier, base_file, graph_weights
+from models.runtime_onnx import OnnxRuntime
+from models.runtime_torch import TorchRuntime
+from models.tasks import TASKS
+from models.tokens import Tokenizer, Tokens
+from models.train import WEIGHTS, load_run, load_weights
+
+BATCHES_COMPARED = 20
+
+
+def export(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Callable[[str], None]) -> Bundle:
+    """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
+    trained = load_run(run)
+    task, datasets, tokenizer = (
+        TASKS[trained.config.task],
+        trained.config.datasets,
+        Tokenizer(run / TOKENIZER, TASKS[trained.config.task].max_tokens),
+    )
+    building = out.with_name(out.name + ".building")
+    rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    copyfile(run / TOKENIZER, building / TOKENIZER)
+
+    network = load_weights(run, trained.base, task)
+    truth = answer(TorchRuntime(network), tokenizer, task, data, datasets)
+    say("answered the validation data with torch in fp32")
+    mixed = sample(tokenizer, data, datasets)
+    answers, drifts = {}, {}
+    graphs: dict[str, Storage] = {GRAPH: "int8", GPU_GRAPH: "fp16"} if gpu else {GRAPH: "int8"}
+    for name, storage in graphs.items():
+        write_graph(network, storage, building / name)
+        runtime = OnnxRuntime(building / name, threads=0)
+        answers[name] = answer(runtime, tokenizer, task, data, datasets)
+        drifts[name] = drift(truth, answers[name], batch_change(runtime, mixed, tokenizer.pad), task)
+        check(name, drifts[name])
+        say(f"{name}: {drifts[name]}")
+
+    calibration = fit(answers[GRAPH])
+    measured = [measure(rows, calibration, task) for rows in answers[GRAPH]]
+    draw_confusion(measured, task, building / CONFUSION)
+    manifest = Manifest(
+        name=out.name,
+        version=version,
+        task=task,
+        languages=tuple(sorted(calibration)),
+        max_tokens=task.max_tokens,
+        base=Path(trained.base).name,
+        base_digest=digest_of(base_file(trained.base, WEIGHTS)),
+        calibration=calibration,
+        sources=tuple(Source(dataset.name, dataset.language, dataset.licence) for dataset in datasets),
+        metrics=metrics_of(out.name, measured),
+    )
+    errors = crossfit(answers[GRAPH])
+    text = card(manifest, measured, errors, drifts, datasets, trained.config.seed)
+    (building / CARD).write_text(text, encoding="utf-8")
+    save(building, manifest)
+    rmtree(out, ignore_errors=True)
+    building.rename(out)
+    return save(out, manifest)
+
+
+def write_graph(network: Classifier, storage: Storage, path: Path) -> None:
+    config = network.encoder.config
+    if config.hidden_act != "gelu":
+        raise ValueError(f"the base uses {config.hidden_act}: only encoders of the BERT family with gelu are exported")
+    weights = graph_weights(network)
+    onnx.save(build(weights, config.num_attention_heads, config.layer_norm_eps, storage), str(path))
+
+
+def sample(tokenizer: Tokenizer, data: Path, datasets: Sequence[Dataset]) -> list[Tokens]:
+    """Validation texts of all sets and lengths, shuffled, so that every batch of them is mixed."""
+    chance = random.Random(0)
+    rows = [example for dataset in datasets for example in read(data, dataset, "validation")]
+    chosen = chance.sample(rows, min(len(rows), BATCH * BATCHES_COMPARED))
+    return [tokenizer.encode(example.text, example.entity) for example in chosen]

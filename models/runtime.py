@@ -1,0 +1,19 @@
+"""What every runtime offers: one padded batch in, logits out.
+
+The two runtimes are sibling files: `runtime_onnx` serves, `runtime_torch` is what the exported graph is held to.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.tokens import Batch
+
+
+class Runtime(Protocol):
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """Logits of shape (batch, labels). Blocks; not to be called from two threads at once."""
+        ...

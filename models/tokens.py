@@ -1,0 +1,164 @@
+"""Text to token ids, and a list of those to one padded batch.
+
+Knows the tokenizer file, the token limit and how a target entity is marked: every token of the entity, where it
+is named in the text and where it is repeated after it, has type 1, all others type 0. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+CHARACTERS_PER_TOKEN = 16
+"""How much text is read at first for each token of room; more is read only when that was too little."""
+
+ENTITY_SHARE = 4
+"""An entity may take up to one part in this many of the token limit."""
+
+LINK = {"type": "Replace", "pattern": {"Regex": "https?://\\S+"}, "content": "http"}
+"""A normaliser step: a shortened link is a dozen meaningless pieces, and says only that there is a link."""
+
+HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+LATIN = re.compile("[A-Za-z]")
+
+
+class EmptyTextError(ValueError):
+    """The text, or the entity, holds nothing that can be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """One encoded text: `ids` and `types`, each of shape (length,)."""
+
+    ids: NDArray[np.int64]
+    types: NDArray[np.int64]
+    truncated: bool
+    language: str
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Padded texts: `ids`, `mask` and `types`, each of shape (batch, length)."""
+
+    ids: NDArray[np.int64]
+    mask: NDArray[np.int64]
+    types: NDArray[np.int64]
+
+
+class Tokenizer:
+    """Encodes texts with a `tokenizer.json` of the tokenizers library that has `<s>`, `</s>` and `<pad>` pieces."""
+
+    def __init__(self, path: Path, max_tokens: int) -> None:
+        self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
+        self._begin, self._end, self.pad = (self._id(piece) for piece in ("<s>", "</s>", "<pad>"))
+        self.max_tokens = max_tokens
+
+    def encode(self, text: str, entity: str | None = None) -> Tokens:
+        """The text's tokens, at most `max_tokens`; raises EmptyTextError when nothing of it can be read.
+
+        A text over the limit keeps its beginning, or, when the entity is first named beyond it, the part around
+        that mention. The time is bounded: no more of the text is read than fills the limit.
+        """
+        text = text.strip()
+        if not is_readable(text):
+            raise EmptyTextError("the text is empty")
+        suffix: list[int] = []
+        if entity is not None:
+            if not is_readable(entity):
+                raise EmptyTextError("the entity is empty")
+            suffix = self._pieces(entity.strip(), self.max_tokens // ENTITY_SHARE).ids
+            suffix = [self._end, *suffix[: self.max_tokens // ENTITY_SHARE], self._end]
+        room = self.max_tokens - 2 - len(suffix)
+        pieces = self._pieces(text, room)
+        types = mention_types(text, entity, pieces.offsets)
+        start = window_start(types, room)
+        ids = [self._begin, *pieces.ids[start : start + room], self._end, *suffix]
+        kept = [0, *types[start : start + room], 0]
+        if suffix:
+            kept += [0, *[1] * (len(suffix) - 2), 0]
+        return Tokens(
+            np.asarray(ids, np.int64), np.asarray(kept, np.int64), len(pieces.ids) > room, language_of(text[:2000])
+        )
+
+    def _pieces(self, text: str, room: int) -> tokenizers.Encoding:
+        characters = room * CHARACTERS_PER_TOKEN
+        while True:
+            pieces = self._tokenizer.encode(text[:characters], add_special_tokens=False)
+            # Twice the room, because the last pieces of a text that was cut are not those of the whole text.
+            if len(text) <= characters or len(pieces.ids) >= 2 * room:
+                return pieces
+            characters *= 8
+
+    def _id(self, piece: str) -> int:
+        number = self._tokenizer.token_to_id(piece)
+        if number is None:
+            raise ValueError(f"the tokenizer has no piece {piece}")
+        return int(number)
+
+
+def is_readable(text: str) -> bool:
+    """Whether any character is more than white space, a control or an invisible format character."""
+    return any(not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf") for c in text)
+
+
+def mention_types(text: str, entity: str | None, offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """1 for each piece that overlaps a place where the text names the entity, as a whole word, in any case."""
+    if entity is None:
+        return [0] * len(offsets)
+    name = entity.strip()
+    before = r"(?<![A-Za-z0-9])" if name[:1].isascii() and name[:1].isalnum() else ""
+    after = r"(?![A-Za-z0-9])" if name[-1:].isascii() and name[-1:].isalnum() else ""
+    read = offsets[-1][1] if offsets else 0
+    spans = [found.span() for found in re.finditer(before + re.escape(name) + after, text[:read], re.IGNORECASE)]
+    types, place = [], 0
+    for start, end in offsets:
+        while place < len(spans) and spans[place][1] <= start:
+            place += 1
+        types.append(int(place < len(spans) and end > spans[place][0] and end > start))
+    return types
+
+
+def window_start(types: Sequence[int], room: int) -> int:
+    """Where the kept part of a text begins: at 0, unless its target is first named beyond the room."""
+    if len(types) <= room or 1 in types[:room] or 1 not in types:
+        return 0
+    return min(types.index(1) - room // 2, len(types) - room)
+
+
+def language_of(text: str) -> str:
+    """`zh` when Chinese characters carry the text, else `en`; one Chinese character weighs about a short word."""
+    han = len(HAN.findall(text))
+    return "zh" if han and han * 4 >= len(LATIN.findall(text)) else "en"
+
+
+def collate(items: Sequence[Tokens], pad: int) -> Batch:
+    """One batch, padded to its longest text."""
+    shape = (len(items), max(item.length for item in items))
+    ids, mask, types = np.full(shape, pad, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for row, item in enumerate(items):
+        ids[row, : item.length] = item.ids
+        types[row, : item.length] = item.types
+        mask[row, : item.length] = 1
+    return Batch(ids, mask, types)
+
+
+def adapt_tokenizer(source: Path, target: Path) -> None:
+    """Write a base encoder's `tokenizer.json` as Heed uses it: a link becomes one word before anything else."""
+    content = json.loads(source.read_text(encoding="utf-8"))
+    steps = content["normalizer"]
+    steps = steps["normalizers"] if steps and steps["type"] == "Sequence" else [step for step in [steps] if step]
+    content["normalizer"] = {"type": "Sequence", "normalizers": [LINK, *steps]}
+    content["truncation"] = content["padding"] = None
+    target.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

@@ -1,0 +1,315 @@
+"""Fine-tuning: a configuration, a base encoder and data in, a folder with weights and tokenizer out.
+
+Seeds are fixed and every step's batch follows from the seed alone, so a killed run resumes from its newest
+checkpoint as if it had not stopped. Knows nothing of bundles: `models.export` makes one of the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors.torch import load_file, save_file
+from sklearn.metrics import f1_score
+from torch import Tensor
+from torch.nn.functional import log_softmax
+from torch.utils.tensorboard import SummaryWriter
+
+from models.bundle import TOKENIZER
+from models.data import Dataset, Example, epoch, read, without_leaks
+from models.network import Classifier, base_file, from_base
+from models.tasks import TASKS, Task
+from models.tokens import Tokenizer, Tokens, adapt_tokenizer, collate
+
+WEIGHTS, CHECKPOINT, RUN = "model.safetensors", "checkpoint.pt", "training.json"
+SHUFFLE_ROWS = 2048
+"""Rows that are sorted by length together: enough for little padding, few enough for random batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A training run; `models/configs/*.toml` explains each field. Rates are per step, shares are of all steps."""
+
+    task: str
+    seed: int
+    epochs: int
+    batch_tokens: int
+    batch_examples: int
+    max_tokens: int
+    encoder_rate: float
+    head_rate: float
+    layer_decay: float
+    weight_decay: float
+    warmup: float
+    anneal: float
+    freeze_embeddings: bool
+    augment: float
+    validate_every: int
+    validation_rows: int
+    checkpoint_every: int
+    datasets: tuple[Dataset, ...]
+
+
+def read_config(path: Path) -> Config:
+    """Raises ConfigError naming the field when one is missing or unknown."""
+    return config_of(tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def config_of(content: dict[str, Any]) -> Config:
+    try:
+        sets = tuple(Dataset(**{**row, "labels": tuple(row["labels"])}) for row in content["datasets"])
+        return Config(**{**content, "datasets": sets})
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"the configuration cannot be used: {error}") from error
+
+
+class ConfigError(ValueError):
+    """A configuration that lacks a field or has one too many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished training run, as its folder tells of it."""
+
+    base: str
+    config: Config
+
+
+def load_run(folder: Path) -> Run:
+    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    return Run(content["base"], config_of(content["config"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One tokenised training row: its label's index and which labels it was chosen among, shape (labels,)."""
+
+    tokens: Tokens
+    label: int
+    among: tuple[bool, ...]
+    smoothing: float
+    bootstrap: float
+
+
+def train(config: Config, base: str, data: Path, out: Path) -> Path:
+    """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`."""
+    torch.manual_seed(config.seed)
+    random.seed(config.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
+    task = TASKS[config.task]
+    tokenizer = Tokenizer(out / TOKENIZER, config.max_tokens)
+    validation = [row for dataset in config.datasets for row in read(data, dataset, "validation")]
+    training = [row for dataset in config.datasets for row in read(data, dataset, "train")]
+    training = without_leaks(training, validation)
+    batches = plan(config, task, tokenizer, training)
+    trainer = Trainer(config, task, tokenizer, from_base(base, task), out, len(batches))
+    trainer.run(batches, sample(validation, config))
+    (out / RUN).write_text(json.dumps({"base": base, "config": asdict(config)}, indent=1), encoding="utf-8")
+    return out
+
+
+def plan(config: Config, task: Task, tokenizer: Tokenizer, training: Sequence[Example]) -> list[list[Row]]:
+    """Every batch of the whole run, in order."""
+    noise = {dataset.name: dataset for dataset in config.datasets}
+    batches: list[list[Row]] = []
+    for number in range(config.epochs):
+        rows = []
+        for example in epoch(training, config.datasets, config.seed + number, config.augment):
+            among = tuple(label in example.among for label in task.labels)
+            tokens = tokenizer.encode(example.text, example.entity)
+            of = noise[example.dataset]
+            rows.append(Row(tokens, task.labels.index(example.label), among, of.smoothing, of.bootstrap))
+        batches += by_length(rows, config, random.Random(config.seed + number))
+    return batches
+
+
+def by_length(rows: Sequence[Row], config: Config, chance: random.Random) -> list[list[Row]]:
+    """Batches of near lengths within the budget of padded tokens, in random order."""
+    batches: list[list[Row]] = []
+    for start in range(0, len(rows), SHUFFLE_ROWS):
+        batch: list[Row] = []
+        for row in sorted(rows[start : start + SHUFFLE_ROWS], key=lambda row: row.tokens.length):
+            if batch and (
+                row.tokens.length * (len(batch) + 1) > config.batch_tokens or len(batch) == config.batch_examples
+            ):
+                batches.append(batch)
+                batch = []
+            batch.append(row)
+        batches.append(batch)
+    chance.shuffle(batches)
+    return batches
+
+
+def sample(validation: Sequence[Example], config: Config) -> dict[str, list[Example]]:
+    """The rows of each set that are looked at while training."""
+    rows: dict[str, list[Example]] = {}
+    for example in validation:
+        rows.setdefault(example.dataset, []).append(example)
+    chance = random.Random(config.seed)
+    return {name: chance.sample(own, min(len(own), config.validation_rows)) for name, own in rows.items()}
+
+
+def loss_of(logits: Tensor, label: Tensor, among: Tensor, smoothing: Tensor, bootstrap: Tensor) -> Tensor:
+    """Mean cross-entropy over the labels each row was chosen among.
+
+    logits (batch, labels); label (batch,); among (batch, labels) bool; smoothing, bootstrap (batch,). A label outside
+    `among` takes no part: a two-class row says nothing about the third. The target is
+    (1 - s - b) one-hot + s uniform + b own answer (Szegedy et al. 2016; Reed et al. 2015, soft bootstrapping).
+    """
+    scores = log_softmax(logits.masked_fill(~among, -1e4), dim=-1)
+    own = scores.detach().exp()
+    smooth, boot = smoothing.unsqueeze(1), bootstrap.unsqueeze(1)
+    one_hot = torch.zeros_like(scores).scatter_(1, label.unsqueeze(1), 1.0)
+    target = (1 - smooth - boot) * one_hot + smooth * among / among.sum(1, keepdim=True) + boot * own
+    return -(target * scores).sum(dim=1).mean()
+
+
+class Trainer:
+    """One run: the optimiser's state, and the steps with their checkpoints, scalars and validations."""
+
+    def __init__(
+        self, config: Config, task: Task, tokenizer: Tokenizer, model: Classifier, out: Path, steps: int
+    ) -> None:
+        self.config, self.task, self.tokenizer, self.out, self.steps = config, task, tokenizer, out, steps
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model.to(self.device)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(model, config), weight_decay=config.weight_decay, fused=True
+        )
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.rate)
+        self.step = 0
+        if (out / CHECKPOINT).exists():
+            self.resume()
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, a constant stretch, linear annealing to zero, as a factor of the peak rate."""
+        warm, left = self.config.warmup * self.steps, (self.steps - step) / (self.config.anneal * self.steps)
+        return max(0.0, min(1.0, (step + 1) / max(1.0, warm), left))
+
+    def run(self, batches: Sequence[list[Row]], validation: dict[str, list[Example]]) -> None:
+        bar = Progress(
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with bar, SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step) as board:
+            shown = bar.add_task("train", total=self.steps, completed=self.step, loss=0.0)
+            while self.step < self.steps:
+                loss = self.advance(batches[self.step])
+                if self.step % 20 == 0 and not bar.console.is_terminal:
+                    bar.console.print(f"step {self.step} of {self.steps} loss {loss:.3f}", highlight=False)
+                bar.update(shown, completed=self.step, loss=loss)
+                board.add_scalar("loss", loss, self.step)
+                board.add_scalar("learning_rate", self.schedule.get_last_lr()[0], self.step)
+                if self.step % self.config.validate_every == 0 or self.step == self.steps:
+                    for name, value in self.validate(validation):
+                        board.add_scalar(f"macro_f1/{name}", value, self.step)
+                        bar.console.print(
+                            f"step {self.step} loss {loss:.3f} {name} macro-F1 {value:.4f}", highlight=False
+                        )
+                if self.step % self.config.checkpoint_every == 0:
+                    self.save()
+        save_file(self.model.state_dict(), self.out / WEIGHTS)
+
+    def advance(self, rows: Sequence[Row]) -> float:
+        """One optimiser step; returns its loss."""
+        # The step's own seed makes dropout the same whether or not the run was resumed.
+        torch.manual_seed(self.config.seed * 1_000_003 + self.step)
+        self.model.train()
+        labels = torch.tensor([row.label for row in rows], device=self.device)
+        among = torch.tensor([row.among for row in rows], device=self.device)
+        noise = torch.tensor([(row.smoothing, row.bootstrap) for row in rows], device=self.device)
+        with self.precision():
+            logits = self.model(*self.tensors([row.tokens for row in rows]))
+        loss = loss_of(logits.float(), labels, among, noise[:, 0], noise[:, 1])
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return float(loss.detach())
+
+    def validate(self, validation: dict[str, list[Example]]) -> Iterator[tuple[str, float]]:
+        """Macro-F1 of each set over the labels that it has, answers chosen among all the task's labels."""
+        self.model.eval()
+        for name, examples in validation.items():
+            truth, answers = [], []
+            for start in range(0, len(examples), 50):
+                part = examples[start : start + 50]
+                tokens = [self.tokenizer.encode(example.text, example.entity) for example in part]
+                with torch.inference_mode(), self.precision():
+                    best = self.model(*self.tensors(tokens)).argmax(dim=-1).tolist()
+                truth += [self.task.labels.index(example.label) for example in part]
+                answers += best
+            yield name, float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro"))
+
+    def tensors(self, tokens: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
+        batch = collate(tokens, self.tokenizer.pad)
+        ids, mask, types = (torch.from_numpy(array).to(self.device) for array in (batch.ids, batch.mask, batch.types))
+        return ids, mask, types
+
+    def precision(self) -> Any:
+        """bfloat16 where the device computes it fast; on CPU without matrix units it is slower than fp32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def save(self) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+        }
+        part = self.out / f"{CHECKPOINT}.part"
+        torch.save(state, part)
+        part.replace(self.out / CHECKPOINT)
+
+    def resume(self) -> None:
+        state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=self.device)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step = int(state["step"])
+
+
+def parameter_groups(model: Classifier, config: Config) -> list[dict[str, Any]]:
+    """The head at its own rate, each encoder layer slower than the one above; word embeddings frozen if asked."""
+    layers = len(model.encoder.encoder.layer)  # type: ignore[union-attr, arg-type]
+    groups: dict[int, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if config.freeze_embeddings and "word_embeddings" in name:
+            parameter.requires_grad_(False)
+            continue
+        groups.setdefault(depth_of(name, layers), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": config.head_rate if depth > layers else config.encoder_rate * config.layer_decay ** (layers - depth),
+        }
+        for depth, parameters in sorted(groups.items(), reverse=True)
+    ]
+
+
+def depth_of(name: str, layers: int) -> int:
+    """0 for embeddings, 1 to `layers` for encoder layers, one more for the head."""
+    if "encoder.layer." in name:
+        return int(name.split("encoder.layer.")[1].split(".")[0]) + 1
+    return 0 if "embeddings" in name else layers + 1
+
+
+def load_weights(folder: Path, base: str, task: Task) -> Classifier:
+    """The trained network of a training folder, ready to evaluate."""
+    model = from_base(base, task)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    return model.eval()

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+from models.bundle import GRAPH, MANIFEST, BundleError, digest_of, load
+from tests.tiny import tiny_bundle
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    return tiny_bundle(tmp_path)
+
+
+def rewrite(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the manifest, with the digests of the files as they are now."""
+    manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+    change(manifest)
+    manifest["files"] = {name: digest_of(bundle / name) for name in manifest["files"] if (bundle / name).is_file()}
+    (bundle / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def refuses(bundle: Path, reason: str) -> None:
+    with pytest.raises(BundleError, match=reason) as caught:
+        load(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_bundle_loads_with_all_that_was_said_of_it(bundle: Path) -> None:
+    loaded = load(bundle)
+    assert (loaded.name, loaded.version, loaded.task.name) == ("sentiment", "0.0.1", "sentiment")
+    assert loaded.calibration["zh"].temperature == 1.5
+    assert loaded.metrics[0].value == 0.5
+    assert len(loaded.digest) == 64
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    refuses(tmp_path, "no bundle at")
+
+
+def test_a_changed_byte_is_refused(bundle: Path) -> None:
+    content = bytearray((bundle / GRAPH).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / GRAPH).write_bytes(content)
+    refuses(bundle, f"{GRAPH} was changed")
+
+
+def test_a_missing_file_is_refused(bundle: Path) -> None:
+    (bundle / GRAPH).unlink()
+    refuses(bundle, f"{GRAPH} is missing")
+
+
+def test_a_missing_label_is_refused(bundle: Path) -> None:
+    rewrite(bundle, lambda manifest: manifest["labels"].remove("neutral"))
+    refuses(bundle, "labels")
+
+
+@pytest.mark.parametrize("name", ["weights.pkl", "weights.pt", "weights.bin", "run.py"])
+def test_a_kind_of_file_that_can_run_code_is_refused(bundle: Path, name: str) -> None:
+    (bundle / name).write_bytes(b"\x80\x04.")
+    refuses(bundle, f"{name} is not a kind of file")
+
+
+def test_a_pickle_under_another_name_is_refused(bundle: Path) -> None:
+    (bundle / "more.data").write_bytes(b"\x80\x04.")
+    rewrite(bundle, lambda manifest: manifest["files"].update({"more.data": ""}))
+    refuses(bundle, "pickle under another name")
+
+
+def test_a_file_that_is_not_listed_is_refused(bundle: Path) -> None:
+    (bundle / "more.json").write_text("{}")
+    refuses(bundle, r"more\.json is not listed")
+
+
+def test_a_link_out_of_the_folder_is_refused(bundle: Path) -> None:
+    (bundle.parent / "card.md").write_text("other")
+    (bundle / "CARD.md").unlink()
+    (bundle / "CARD.md").symlink_to(bundle.parent / "card.md")
+    refuses(bundle, "leads out of the folder")
+
+
+@pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname", "linked.data", "absent.data"])
+def test_external_data_outside_the_folder_is_refused(bundle: Path, location: str) -> None:
+    (bundle.parent / "secret.data").write_bytes(b"\0" * 400_000)
+    if location == "linked.data":
+        os.link(bundle.parent / "secret.data", bundle / location)
+        rewrite(bundle, lambda manifest: manifest["files"].update({location: ""}))
+    model = onnx.load(str(bundle / GRAPH))
+    tensor = model.graph.initializer[0]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.ClearField("raw_data")
+    tensor.external_data.add(key="location", value=location)
+    (bundle / GRAPH).write_bytes(model.SerializeToString())
+    rewrite(bundle, lambda manifest: None)
+    refuses(bundle, "outside the bundle")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', "null"])
+def test_a_manifest_that_cannot_be_read_is_refused(bundle: Path, content: str) -> None:
+    (bundle / MANIFEST).write_text(content)
+    refuses(bundle, "cannot be read")
+
+
+def test_another_format_is_refused(bundle: Path) -> None:
+    rewrite(bundle, lambda manifest: manifest.update(format=2))
+    refuses(bundle, "format 2")

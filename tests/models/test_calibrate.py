@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.calibrate import Answers, calibration_error, crossfit, fit, scaled
+
+
+def answers(logits: NDArray[np.float32], labels: NDArray[np.int64], among: tuple[int, ...] = (0, 1, 2)) -> Answers:
+    return Answers("news", "en", logits, labels, among, np.full(len(labels), "en"))
+
+
+def drawn(rows: int, among: tuple[int, ...] = (0, 1, 2)) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits, and labels drawn from exactly the probabilities that the logits say over `among`."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, (rows, 3)).astype(np.float32)
+    chances = np.exp(logits[:, among])
+    chances /= chances.sum(axis=1, keepdims=True)
+    places = (chances.cumsum(axis=1) < rng.random((rows, 1))).sum(axis=1)
+    return logits, np.asarray(among)[places]
+
+
+@pytest.mark.parametrize("among", [(0, 1, 2), (0, 2)])
+def test_an_overconfident_model_gets_the_temperature_that_mends_it(among: tuple[int, ...]) -> None:
+    logits, labels = drawn(20_000, among)
+    assert fit([answers(3 * logits, labels, among)])["en"].temperature == pytest.approx(3, rel=0.05)
+
+
+def test_a_shifted_model_gets_the_bias_that_mends_it() -> None:
+    logits, labels = drawn(20_000)
+    scaling = fit([answers(logits + np.asarray([0.0, 1.0, 0.0], np.float32), labels)])["en"]
+    assert scaling.bias[1] - scaling.bias[2] == pytest.approx(-1, abs=0.1)
+
+
+def test_a_two_label_set_says_nothing_about_the_third() -> None:
+    logits, labels = drawn(5_000, (0, 2))
+    shifted = logits + np.asarray([0.0, 9.0, 0.0], np.float32)
+    first, second = (fit([answers(x, labels, (0, 2))])["en"] for x in (logits, shifted))
+    assert first.temperature == pytest.approx(second.temperature, rel=1e-3)
+
+
+def test_true_probabilities_have_no_calibration_error_and_boasts_have() -> None:
+    sure, right = np.asarray([[0.9, 0.05, 0.05]] * 100), np.asarray([0] * 90 + [1] * 10)
+    assert calibration_error(sure, right) == pytest.approx(0, abs=1e-9)
+    assert calibration_error(sure, np.asarray([0] * 50 + [1] * 50)) == pytest.approx(0.4)
+
+
+def test_the_crossfitted_error_is_near_the_fitted_one_on_many_rows() -> None:
+    logits, labels = drawn(20_000)
+    own = answers(2 * logits, labels)
+    fitted = calibration_error(scaled(own, fit([own])), labels)
+    assert crossfit([own])["news"] == pytest.approx(fitted, abs=0.01)

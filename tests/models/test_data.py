@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from models.data import Dataset, Example, compose, epoch, key, named_before, read, without_leaks
+
+THREE = ("negative", "neutral", "positive")
+
+
+def example(text: str, label: str, entity: str | None = None, dataset: str = "news") -> Example:
+    return Example(text, label, entity, dataset, "en", THREE)
+
+
+def write(folder: Path, name: str, rows: list[dict[str, str]]) -> None:
+    (folder / name).mkdir()
+    with gzip.open(folder / name / "train.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_bearish_and_bullish_are_negative_and_positive(tmp_path: Path) -> None:
+    write(tmp_path, "tweets", [{"text": "a", "label": "bearish"}, {"text": "b", "label": "bullish"}])
+    rows = read(tmp_path, Dataset("tweets", "en", THREE, "MIT"), "train")
+    assert [row.label for row in rows] == ["negative", "positive"]
+
+
+def test_a_label_that_a_set_cannot_have_is_named_with_its_line(tmp_path: Path) -> None:
+    write(tmp_path, "reviews", [{"text": "a", "label": "positive"}, {"text": "b", "label": "neutral"}])
+    with pytest.raises(ValueError, match="line 2: label 'neutral'"):
+        read(tmp_path, Dataset("reviews", "en", ("negative", "positive"), "MIT"), "train")
+
+
+def test_training_keeps_no_text_of_any_validation_set() -> None:
+    train = [example("Acme  soars! https://t.co/1", "positive"), example("Acme falls", "negative")]
+    held_out = [example("ACME soars", "positive", dataset="tweets")]
+    assert without_leaks(train, held_out) == train[1:]
+
+
+def test_copies_differ_in_case_width_links_and_punctuation_only() -> None:
+    assert key("Ａcme, UP 5%! http://x.y/z") == key("acme up 5")
+    assert key("acme up 5") != key("acme up 6")
+
+
+def test_a_made_row_holds_both_texts_and_takes_the_label_of_its_target() -> None:
+    rows = [example("Acme soars", "positive", "Acme"), example("Beta plunges", "negative", "Beta")]
+    for seed in range(40):
+        made = compose(random.Random(seed), rows)
+        assert made.entity is not None
+        assert "soars" in made.text
+        assert "plunges" in made.text
+        own_part = f"{made.entity} {'soars' if made.label == 'positive' else 'plunges'}"
+        assert own_part in made.text
+
+
+def test_a_title_that_names_its_company_first_is_about_that_company() -> None:
+    texts = ("永吉股份：拟减持", "晚间公告：永吉：减持", "上涨", "某某某某某某公司：减持")
+    rows = [example(text, "negative") for text in texts]
+    assert [row.entity for row in named_before(rows, "：")] == ["永吉股份", "晚间公告"]
+    assert named_before(rows, None) == []
+
+
+def test_an_epoch_follows_from_its_seed_and_draws_each_share() -> None:
+    rows = [example(f"text {number}", "neutral") for number in range(100)]
+    sets = [Dataset("news", "en", THREE, "MIT", share=0.3)]
+    first = epoch(rows, sets, seed=1, augment=0.0)
+    assert len(first) == 30
+    assert first == epoch(rows, sets, seed=1, augment=0.0)
+    assert first != epoch(rows, sets, seed=2, augment=0.0)

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import BertConfig, BertModel
+
+from models.bundle import GPU_GRAPH, load
+from models.compare import DriftError
+from models.data import Dataset
+from models.evaluate import answer, datasets_of, measure, metrics_of
+from models.export import export
+from models.runtime_onnx import OnnxRuntime
+from models.tokens import Tokenizer
+from models.train import CHECKPOINT, WEIGHTS, Config, ConfigError, Trainer, config_of, loss_of, read_config, train
+from tests.tiny import PIECES, write_tokenizer
+
+THREE, TWO = ("negative", "neutral", "positive"), ("negative", "positive")
+WORDS = {"negative": ("falls", "跌"), "neutral": ("is", "的"), "positive": ("gains", "涨")}
+
+CONFIG = Config(
+    task="sentiment",
+    seed=7,
+    epochs=5,
+    batch_tokens=600,
+    batch_examples=16,
+    max_tokens=64,
+    encoder_rate=3e-3,
+    head_rate=1e-2,
+    layer_decay=0.9,
+    weight_decay=0.01,
+    warmup=0.1,
+    anneal=0.5,
+    freeze_embeddings=False,
+    augment=0.2,
+    validate_every=1000,
+    validation_rows=20,
+    checkpoint_every=5,
+    datasets=(
+        Dataset("news", "en", THREE, "MIT"),
+        Dataset("companies", "en", THREE, "MIT"),
+        Dataset("reviews_zh", "zh", TWO, "MIT", smoothing=0.1, bootstrap=0.1),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(PIECES),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        initializer_range=0.1,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    write_tokenizer(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    chance = random.Random(2)
+    for dataset in CONFIG.datasets:
+        (folder / dataset.name).mkdir()
+        for part, count in (("train", 90), ("validation", 45)):
+            rows = []
+            for number in range(count):
+                label = dataset.labels[number % len(dataset.labels)]
+                name = "".join(chance.choices("BCDEGHKMPQ", k=4))
+                word = WORDS[label][dataset.language == "zh"]
+                rows.append(
+                    {"text": f"{name} {word}" if dataset.language == "en" else f"{name}{word}了", "label": label}
+                )
+                if dataset.name == "companies":
+                    rows[-1]["entity"] = name
+            with gzip.open(folder / dataset.name / f"{part}.jsonl.gz", "wt", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(CONFIG, str(base), data, tmp_path_factory.mktemp("run"))
+
+
+def test_a_two_label_row_moves_only_the_two_labels_it_was_chosen_among() -> None:
+    logits = torch.zeros(2, 3, requires_grad=True)
+    among = torch.tensor([[True, False, True], [True, True, True]])
+    zeros = torch.zeros(2)
+    loss_of(logits, torch.tensor([0, 0]), among, zeros, zeros).backward()
+    assert logits.grad is not None
+    assert logits.grad[0].tolist() == pytest.approx([-0.25, 0.0, 0.25])
+    assert logits.grad[1].tolist() == pytest.approx([-1 / 3, 1 / 6, 1 / 6])
+
+
+def test_noisy_rows_are_pulled_towards_their_neighbours_and_the_own_answer() -> None:
+    logits = torch.tensor([[0.0, 0.0, 4.0]])
+    label, among = torch.tensor([0]), torch.ones(1, 3, dtype=torch.bool)
+    plain, smooth, boot = (
+        loss_of(logits, label, among, torch.tensor([s]), torch.tensor([b])) for s, b in ((0, 0), (0.3, 0), (0, 0.3))
+    )
+    assert plain > smooth > boot
+
+
+def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path, data: Path, tmp_path: Path) -> None:
+    bundle = export(run, data, tmp_path / "sentiment", "1.2.3", gpu=True, say=lambda line: None)
+    assert (bundle.path / GPU_GRAPH).exists()
+    figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
+    assert figures["news", "accuracy"] > 0.9
+    assert figures["companies", "accuracy"] > 0.9
+    assert figures["reviews_zh", "accuracy"] > 0.9
+    runtime = OnnxRuntime(bundle.graph)
+    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    answers = answer(runtime, tokenizer, bundle.task, data, datasets_of(bundle, data))
+    again = [measure(rows, bundle.calibration, bundle.task) for rows in answers]
+    assert metrics_of("sentiment", again) == bundle.metrics
+    assert load(bundle.path).digest == bundle.digest
+    assert "news" in (bundle.path / "CARD.md").read_text(encoding="utf-8")
+
+
+def test_an_export_that_drifts_writes_no_bundle(
+    run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.graph.quantize", lambda value, axis: (np.zeros(value.shape, np.int8), np.ones(1)))
+    with pytest.raises((DriftError, RuntimeError)):
+        export(run, data, tmp_path / "sentiment", "1", gpu=False, say=lambda line: None)
+    assert not (tmp_path / "sentiment").exists()
+
+
+def test_a_killed_run_resumes_to_the_same_weights(
+    base: Path, data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance = Trainer.advance
+
+    def killed(self: Trainer, rows: list[object]) -> float:
+        if self.step == 13:
+            raise KeyboardInterrupt
+        return advance(self, rows)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "advance", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(CONFIG, str(base), data, tmp_path)
+    assert (tmp_path / CHECKPOINT).exists()
+    assert not (tmp_path / WEIGHTS).exists()
+    train(CONFIG, str(base), data, tmp_path)
+    whole, resumed = load_file(run / WEIGHTS), load_file(tmp_path / WEIGHTS)
+    for name, tensor in whole.items():
+        torch.testing.assert_close(resumed[name], tensor, msg=name)
+
+
+def test_frozen_word_embeddings_stay_as_they_were(base: Path, data: Path, tmp_path: Path) -> None:
+    train(replace(CONFIG, epochs=1, freeze_embeddings=True), str(base), data, tmp_path)
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / WEIGHTS)
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(before[name], after[f"encoder.{name}"])
+    assert not torch.equal(
+        before["encoder.layer.0.output.dense.weight"], after["encoder.encoder.layer.0.output.dense.weight"]
+    )
+
+
+def test_the_shipped_configuration_is_valid() -> None:
+    config = read_config(Path("models/configs/sentiment.toml"))
+    assert {dataset.name for dataset in config.datasets} >= {"sentfin", "sentfin_entities", "finfe_zh", "reviews_zh"}
+
+
+def test_a_field_that_is_missing_or_unknown_is_named() -> None:
+    with pytest.raises(ConfigError, match="seed"):
+        config_of({"task": "sentiment", "datasets": []})
+    with pytest.raises(ConfigError, match="pace"):
+        config_of({"pace": 1, "datasets": []})

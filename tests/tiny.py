@@ -1,0 +1,113 @@
+"""A real bundle that is tiny: two layers of width 32 with fixed random weights, and a tokenizer of single characters.
+
+Made in a fraction of a second, without torch. Its answers mean nothing and never change.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from models.bundle import CARD, GRAPH, TOKENIZER, Manifest, Metric, Source, save
+from models.graph import build
+from models.predict import Scaling
+from models.tasks import SENTIMENT
+
+WIDTH, HEADS, LAYERS, INNER = 32, 4, 2, 64
+SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
+PIECES = [
+    *SPECIAL,
+    "▁",
+    *map(chr, range(33, 127)),
+    *"股票上涨下跌公司利润增长减持好坏中国平安银行手机质量快递一二三四五六七八九十的是不了",
+]
+
+
+def weights(seed: int = 5) -> dict[str, NDArray[np.float32]]:
+    """Named as transformers' BERT is inside `models.network.Classifier`."""
+    rng = np.random.default_rng(seed)
+
+    def dense(name: str, inputs: int, outputs: int) -> dict[str, NDArray[np.float32]]:
+        return {
+            f"{name}.weight": rng.normal(0, 0.3, (outputs, inputs)).astype(np.float32),
+            f"{name}.bias": rng.normal(0, 0.1, outputs).astype(np.float32),
+        }
+
+    def norm(name: str) -> dict[str, NDArray[np.float32]]:
+        return {f"{name}.weight": np.ones(WIDTH, np.float32), f"{name}.bias": np.zeros(WIDTH, np.float32)}
+
+    found = {
+        f"encoder.embeddings.{name}_embeddings.weight": rng.normal(0, 0.5, (rows, WIDTH)).astype(np.float32)
+        for name, rows in (("word", len(PIECES)), ("position", 512), ("token_type", 2))
+    }
+    found |= norm("encoder.embeddings.LayerNorm")
+    for number in range(LAYERS):
+        layer = f"encoder.encoder.layer.{number}"
+        for part in ("query", "key", "value"):
+            found |= dense(f"{layer}.attention.self.{part}", WIDTH, WIDTH)
+        found |= dense(f"{layer}.attention.output.dense", WIDTH, WIDTH) | norm(f"{layer}.attention.output.LayerNorm")
+        found |= dense(f"{layer}.intermediate.dense", WIDTH, INNER) | dense(f"{layer}.output.dense", INNER, WIDTH)
+        found |= norm(f"{layer}.output.LayerNorm")
+    return found | dense("head", WIDTH, len(SENTIMENT.labels))
+
+
+def write_tokenizer(path: Path) -> None:
+    space = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {
+                "id": number,
+                "content": piece,
+                "single_word": False,
+                "lstrip": False,
+                "rstrip": False,
+                "normalized": False,
+                "special": True,
+            }
+            for number, piece in enumerate(SPECIAL)
+        ],
+        "normalizer": {"type": "NFKC"},
+        "pre_tokenizer": space,
+        "post_processor": None,
+        "decoder": space,
+        "model": {
+            "type": "Unigram",
+            "unk_id": 3,
+            "vocab": [[piece, 0.0 if piece in SPECIAL else -3.0] for piece in PIECES],
+            "byte_fallback": False,
+        },
+    }
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def tiny_bundle(folder: Path) -> Path:
+    """Write the bundle into a new folder `sentiment` of `folder`, and return it."""
+    path = folder / "sentiment"
+    path.mkdir(parents=True)
+    write_tokenizer(path / TOKENIZER)
+    onnx.save(build(weights(), HEADS, 1e-12, "int8"), str(path / GRAPH))
+    (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
+    scaling = Scaling(1.5, (0.1, -0.1, 0.0))
+    save(
+        path,
+        Manifest(
+            name="sentiment",
+            version="0.0.1",
+            task=SENTIMENT,
+            languages=("en", "zh"),
+            max_tokens=SENTIMENT.max_tokens,
+            base="tiny",
+            base_digest="0" * 64,
+            calibration={"en": scaling, "zh": scaling},
+            sources=(Source("none", "en", "none"),),
+            metrics=(Metric("none", "en", "accuracy", 0.5, "heed evaluate"),),
+        ),
+    )
+    return path
