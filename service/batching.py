@@ -1,0 +1,288 @@
+"""The batcher: waiting texts in, logits out, on one thread that alone touches the model.
+
+Work-conserving, without a timer: an idle thread starts on whatever waits, and while it is busy more gathers. It knows
+lengths, budgets and deadlines; it knows nothing of tokens' meaning, of HTTP or of metrics. Which texts go together is
+`next_batch`, a pure function; the rest is bookkeeping that makes every caller end: with logits or with a Problem.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from models.tokens import Tokens
+from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
+
+_log = structlog.get_logger(__name__)
+
+_WINDOW = 256  # the oldest texts that are looked at for one batch: bounds the search when the queue is long
+_SMOOTHING = 0.2  # weight of the newest batch in the measured drain rate
+_RESTART_S = 5.0  # about what a replica needs to be replaced
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    batch_tokens: int  # padded: longest text times number of texts
+    batch_items: int
+    queue_tokens: int
+    padding: float = 1.1  # padded over real tokens; on a CPU padding costs more than a larger batch gains
+
+
+@dataclass(frozen=True, slots=True)
+class Inferred:
+    logits: NDArray[np.float32]  # (labels,)
+    queue_s: float
+    infer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """One call of the model, for whoever counts."""
+
+    queued_s: tuple[float, ...]  # one per text
+    tokens: int  # without padding
+    padded_tokens: int
+    infer_s: float
+
+
+def next_batch(lengths: Sequence[int], limits: Limits) -> list[int]:
+    """Which of the waiting texts (lengths, oldest first) to run together, as ascending positions.
+
+    The oldest is always in, so nothing starves; then those nearest to it in length join, while the padded tokens stay
+    within the budget and the padding within its bound.
+    """
+    anchor = lengths[0]
+    chosen, longest, total = [0], anchor, anchor
+    for position in sorted(range(1, len(lengths)), key=lambda p: (abs(lengths[p] - anchor), p)):
+        if len(chosen) == limits.batch_items:
+            break
+        peak = max(longest, lengths[position])
+        padded, real = peak * (len(chosen) + 1), total + lengths[position]
+        if padded <= limits.batch_tokens and padded <= real * limits.padding:
+            chosen.append(position)
+            longest, total = peak, real
+    return sorted(chosen)
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    tokens: Tokens
+    outcome: asyncio.Future[Inferred | Problem]
+    deadline_s: float
+    since_s: float
+
+    def wanted(self) -> bool:
+        return not self.outcome.done() and time.monotonic() < self.deadline_s
+
+
+class Batcher:
+    """`infer` gets texts of near lengths and returns one row of logits for each, in order; it may block.
+
+    `report` is called in the event loop after every call of the model that succeeded. `depth` is called with the number
+    of texts that wait whenever it changed, from either thread but never from both at once.
+    """
+
+    def __init__(
+        self,
+        infer: Callable[[Sequence[Tokens]], NDArray[np.float32]],
+        limits: Limits,
+        report: Callable[[BatchReport], None],
+        depth: Callable[[int], None],
+        name: str = "inference",
+    ) -> None:
+        self._infer = infer
+        self._limits = limits
+        self._report = report
+        self._depth = depth
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+        self._changed = threading.Condition()  # guards what follows
+        self._queue: OrderedDict[_Waiting, None] = OrderedDict()
+        self._queued_tokens = 0
+        self._open = False
+        self._died = False
+        self._tokens_per_s = 0.0
+
+    def start(self) -> None:
+        """Begin to work; call inside the event loop that will call `run`."""
+        self._loop = asyncio.get_running_loop()
+        self._open = True
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Refuse what is new, finish what waits, end the thread."""
+        with self._changed:
+            self._open = False
+            self._changed.notify()
+        if self._loop is not None:
+            await self._ended.wait()
+
+    @property
+    def accepting(self) -> bool:
+        return self._open
+
+    @property
+    def healthy(self) -> bool:
+        """False, and for good, once the inference thread has died."""
+        return not self._died
+
+    async def run(self, texts: Sequence[Tokens], deadline_s: float = float("inf")) -> list[Inferred | Problem]:
+        """One outcome per text, in order, by `deadline_s` on the monotonic clock.
+
+        Raises Overloaded or NotReady for all of them at the door. Cancelling takes what still waits out of the queue.
+        """
+        loop = asyncio.get_running_loop()
+        now_s = time.monotonic()
+        items = [_Waiting(tokens, loop.create_future(), deadline_s, now_s) for tokens in texts]
+        for item in items:
+            if item.tokens.length > self._limits.batch_tokens:
+                item.outcome.set_result(TextTooLong("The text is longer than this service can run.", pointer="/text"))
+        if admitted := [item for item in items if not item.outcome.done()]:
+            self._admit(admitted)
+            try:
+                await asyncio.wait([item.outcome for item in admitted], timeout=_until(deadline_s))
+            finally:
+                self._withdraw(admitted)
+        return [_outcome(item) for item in items]
+
+    def _admit(self, items: Sequence[_Waiting]) -> None:
+        tokens = sum(item.tokens.length for item in items)
+        with self._changed:
+            if not self._open:
+                raise NotReady("The model is not running here.", retry_after_s=_RESTART_S)
+            # A request larger than the whole queue must be possible at some time: when nothing waits.
+            if self._queue and self._queued_tokens + tokens > self._limits.queue_tokens:
+                raise Overloaded("The queue is full.", retry_after_s=self._drain_s())
+            self._queue.update((item, None) for item in items)
+            self._queued_tokens += tokens
+            self._depth(len(self._queue))
+            self._changed.notify()
+
+    def _drain_s(self) -> float:
+        return min(60.0, self._queued_tokens / self._tokens_per_s) if self._tokens_per_s else 1.0
+
+    def _withdraw(self, items: Sequence[_Waiting]) -> None:
+        with self._changed:
+            for item in items:
+                item.outcome.cancel()  # does nothing to one that is done
+                self._remove(item)
+            self._depth(len(self._queue))
+
+    def _remove(self, item: _Waiting) -> None:
+        if item in self._queue:
+            del self._queue[item]
+            self._queued_tokens -= item.tokens.length
+
+    # What follows runs in the inference thread.
+
+    def _work(self) -> None:
+        batch: list[_Waiting] = []
+        try:
+            while batch := self._take():
+                self._run(batch)
+        except BaseException as error:  # whatever ends this thread must not leave a caller waiting
+            self._died = True
+            _log.critical("inference thread died", error=type(error).__name__)
+        finally:
+            with self._changed:
+                self._open = False
+                orphans = [*batch, *self._queue]
+                self._queue.clear()
+                self._queued_tokens = 0
+            self._post(self._end, orphans)
+
+    def _take(self) -> list[_Waiting]:
+        """The next batch, as soon as there is one; empty when there will be none."""
+        with self._changed:
+            while self._open or self._queue:
+                window = list(islice(self._queue, _WINDOW))
+                for item in window:
+                    if not item.wanted():
+                        self._remove(item)
+                if wanted := [item for item in window if item in self._queue]:
+                    batch = [wanted[p] for p in next_batch([item.tokens.length for item in wanted], self._limits)]
+                    self._depth(len(self._queue) - len(batch))
+                    for item in batch:
+                        self._remove(item)
+                    return batch
+                if not self._queue:
+                    self._changed.wait()
+            return []
+
+    def _run(self, batch: Sequence[_Waiting]) -> None:
+        started_s = time.monotonic()
+        try:
+            rows = self._infer([item.tokens for item in batch])
+        except Exception as error:  # anything the runtime throws belongs to this batch, never to the thread
+            _log.error("inference failed", error=type(error).__name__, texts=len(batch))
+            self._retry(batch)
+            return
+        if len(rows) != len(batch):
+            _log.error("inference returned the wrong number of rows", texts=len(batch), rows=len(rows))
+            self._post(self._fail, batch)
+            return
+        infer_s = time.monotonic() - started_s
+        lengths = [item.tokens.length for item in batch]
+        queued_s = tuple(started_s - item.since_s for item in batch)
+        report = BatchReport(queued_s, sum(lengths), max(lengths) * len(batch), infer_s)
+        self._measure(report)
+        self._post(self._deliver, batch, rows, report)
+
+    def _retry(self, batch: Sequence[_Waiting]) -> None:
+        """Run each text alone, once, so that only the poisoned one fails."""
+        if len(batch) == 1:
+            self._post(self._fail, batch)
+            return
+        for item in batch:
+            if item.wanted():
+                self._run([item])
+
+    def _measure(self, report: BatchReport) -> None:
+        newest = report.tokens / max(report.infer_s, 1e-6)
+        self._tokens_per_s += (newest - self._tokens_per_s) * (_SMOOTHING if self._tokens_per_s else 1.0)
+
+    def _post(self, callback: Callable[..., None], *args: object) -> None:
+        assert self._loop is not None
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *args)
+
+    # What follows runs in the event loop again.
+
+    def _deliver(self, batch: Sequence[_Waiting], rows: NDArray[np.float32], report: BatchReport) -> None:
+        for item, row, queue_s in zip(batch, rows, report.queued_s, strict=True):
+            _settle(item, Inferred(row, queue_s, report.infer_s))
+        self._report(report)
+
+    def _fail(self, batch: Sequence[_Waiting]) -> None:
+        for item in batch:
+            _settle(item, InferenceFailed("The model failed on this text."))
+
+    def _end(self, orphans: Sequence[_Waiting]) -> None:
+        for item in orphans:
+            _settle(item, NotReady("The model stopped.", retry_after_s=_RESTART_S))
+        self._ended.set()
+
+
+def _settle(item: _Waiting, outcome: Inferred | Problem) -> None:
+    if not item.outcome.done():
+        item.outcome.set_result(outcome)
+
+
+def _outcome(item: _Waiting) -> Inferred | Problem:
+    if item.outcome.cancelled():
+        return DeadlineExceeded("The text was not reached in time.")
+    return item.outcome.result()
+
+
+def _until(deadline_s: float) -> float | None:
+    return None if deadline_s == float("inf") else max(0.0, deadline_s - time.monotonic())

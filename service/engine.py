@@ -1,0 +1,161 @@
+"""One model in this process: texts in, sentiments out.
+
+text → tokens → batcher → runtime → prediction, nothing calls back. What is wrong with one text is that text's Problem
+in the answer; what is wrong with the request, or with the service, is raised. Knows nothing of HTTP or of Ray.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bundle import Bundle
+from models.predict import Sentiment, sentiment
+from models.runtime import Runtime
+from models.tokens import EmptyTextError, Tokenizer, Tokens, collate, is_readable
+from service.batching import Batcher, BatchReport, Inferred, Limits
+from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong
+from service.metrics import TaskMetrics
+
+# Beyond either, tokenising would hold up the event loop for more than a few milliseconds.
+_INLINE_ITEMS = 16
+_INLINE_CHARS = 16_000
+
+_WARM_UP = (
+    ("ok",),
+    ("Shares of Acme plunge after profit warning", "公司利润大增，股价上涨") * 4,
+    ("up and down " * 600,),
+)
+_LOADING_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    text: str
+    entity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    sentiment: Sentiment
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Queue and infer are those of the text that was answered last, so that the three add up to the whole."""
+
+    tokenize_s: float
+    queue_s: float
+    infer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One outcome per item, in order."""
+
+    outcomes: tuple[Answered | Problem, ...]
+    timings: Timings
+
+
+class Engine:
+    """Call `start` in the event loop that calls `predict`; it returns when the model has answered real shapes."""
+
+    def __init__(
+        self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, limits: Limits, metrics: TaskMetrics
+    ) -> None:
+        self.bundle = bundle
+        self._tokenizer = tokenizer
+        self._runtime = runtime
+        self._metrics = metrics
+        self._batcher = Batcher(self._infer, limits, self._report, metrics.depth, name=f"{bundle.task.name}-inference")
+        self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix=f"{bundle.task.name}-tokenize")
+        self._warm = False
+
+    async def start(self) -> None:
+        self._batcher.start()
+        for texts in _WARM_UP:
+            for outcome in await self._batcher.run([self._tokenizer.encode(text) for text in texts]):
+                if isinstance(outcome, Problem):
+                    raise outcome
+        self._warm = True
+
+    async def stop(self) -> None:
+        """Refuse what is new, finish what was accepted."""
+        await self._batcher.stop()
+        self._tokenizing.shutdown()
+
+    @property
+    def ready(self) -> bool:
+        return self._warm and self._batcher.accepting
+
+    @property
+    def healthy(self) -> bool:
+        return self._batcher.healthy
+
+    async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
+        """The items' outcomes by `deadline_s` on the monotonic clock; raises NotReady or Overloaded for all of them.
+
+        Cancelling withdraws what has not reached the model.
+        """
+        if not self.ready:
+            raise NotReady("The model is not ready.", retry_after_s=_LOADING_S)
+        started_s = time.perf_counter()
+        encoded = await self._encode_all(items, truncate)
+        tokenize_s = time.perf_counter() - started_s
+        self._metrics.tokenized(tokenize_s)
+        texts = [item for item in encoded if isinstance(item, Tokens)]
+        inferred = await self._batcher.run(texts, deadline_s)
+        predicted = iter([self._predicted(*pair) for pair in zip(texts, inferred, strict=True)])
+        outcomes = tuple(next(predicted) if isinstance(item, Tokens) else item for item in encoded)
+        self._metrics.outcomes("ok" if isinstance(outcome, Answered) else outcome.code for outcome in outcomes)
+        return Answer(outcomes, _timings(tokenize_s, inferred))
+
+    async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[Tokens | Problem]:
+        def encode() -> list[Tokens | Problem]:
+            return [self._encode(item, truncate) for item in items]
+
+        if len(items) <= _INLINE_ITEMS and sum(len(item.text) for item in items) <= _INLINE_CHARS:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
+
+    def _encode(self, item: Item, truncate: bool) -> Tokens | Problem:
+        if item.entity is not None and not is_readable(item.entity):
+            return InvalidRequest("The entity is empty.", pointer="/entity")
+        try:
+            tokens = self._tokenizer.encode(item.text, item.entity)
+        except EmptyTextError:
+            return EmptyText("The text holds nothing that can be read.", pointer="/text")
+        if tokens.truncated and not truncate:
+            return TextTooLong(f"The text is longer than {self.bundle.max_tokens} tokens.", pointer="/text")
+        return tokens
+
+    def _report(self, report: BatchReport) -> None:
+        if self._warm:  # what warms up is nobody's text
+            self._metrics.batch(report)
+
+    def _infer(self, texts: Sequence[Tokens]) -> NDArray[np.float32]:
+        return self._runtime.run(collate(texts, self._tokenizer.pad))
+
+    def _predicted(self, tokens: Tokens, inferred: Inferred | Problem) -> Answered | Problem:
+        if isinstance(inferred, Problem):
+            return inferred
+        if not np.isfinite(inferred.logits).all():
+            return InferenceFailed("The model failed on this text.")
+        known = tokens.language in self.bundle.calibration
+        language = tokens.language if known else self.bundle.languages[0]
+        answer = sentiment(inferred.logits, self.bundle.calibration, language)
+        return Answered(answer, tokens.length, tokens.truncated)
+
+
+def _timings(tokenize_s: float, inferred: Sequence[Inferred | Problem]) -> Timings:
+    done = [(one.queue_s + one.infer_s, one.queue_s, one.infer_s) for one in inferred if isinstance(one, Inferred)]
+    _, queue_s, infer_s = max(done, default=(0.0, 0.0, 0.0))
+    return Timings(tokenize_s, queue_s, infer_s)

@@ -1,0 +1,142 @@
+"""Everything that can go wrong for a caller: one tree, one handler, one shape (RFC 9457).
+
+A `Problem` carries the HTTP status and a stable code as its type, and a sentence that is safe to show as its detail.
+Anything that is not a `Problem` is a fault of ours: the caller sees an opaque 500 and the id to quote, and the log
+gets the type and the place, never the message, because the message of a foreign exception may quote the caller's text.
+"""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import structlog
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.schemas import ProblemBody
+
+_log = structlog.get_logger(__name__)
+
+
+class Problem(Exception):
+    """`pointer` is a JSON pointer into the caller's document; of an item's problem, into the item ("/text")."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(self, detail: str, *, pointer: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.pointer = pointer
+        self.headers = dict(headers or {})
+
+    def body(self, request_id: str) -> ProblemBody:
+        return ProblemBody(
+            type=f"urn:heed:problem:{self.code}",
+            title=self.title,
+            status=self.status,
+            detail=self.detail,
+            instance=f"urn:heed:request:{request_id}",
+            code=self.code,
+            pointer=self.pointer,
+        )
+
+    def response(self, request_id: str) -> Response:
+        content = self.body(request_id).model_dump_json(exclude_none=True)
+        return Response(content, self.status, self.headers, media_type="application/problem+json")
+
+
+class MalformedJson(Problem):
+    status, code, title = 400, "malformed_json", "Malformed JSON"
+
+
+class MalformedBody(Problem):
+    status, code, title = 400, "malformed_body", "Malformed body"
+
+
+class NotFound(Problem):
+    status, code, title = 404, "not_found", "Not found"
+
+
+class MethodNotAllowed(Problem):
+    status, code, title = 405, "method_not_allowed", "Method not allowed"
+
+
+class BodyTimeout(Problem):
+    status, code, title = 408, "body_timeout", "The body came too slowly"
+
+
+class BodyTooLarge(Problem):
+    status, code, title = 413, "body_too_large", "Body too large"
+
+
+class UnsupportedMediaType(Problem):
+    status, code, title = 415, "unsupported_media_type", "Unsupported media type"
+
+
+class InvalidRequest(Problem):
+    status, code, title = 422, "invalid_request", "Invalid request"
+
+
+class EmptyText(Problem):
+    status, code, title = 422, "empty_text", "Empty text"
+
+
+class TextTooLong(Problem):
+    status, code, title = 422, "text_too_long", "Text too long"
+
+
+class InferenceFailed(Problem):
+    status, code, title = 500, "inference_failed", "Inference failed"
+
+
+class DeadlineExceeded(Problem):
+    status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
+
+
+class _Retryable(Problem):
+    def __init__(self, detail: str, *, retry_after_s: float) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
+
+
+class Overloaded(_Retryable):
+    status, code, title = 429, "overloaded", "Overloaded"
+
+
+class NotReady(_Retryable):
+    status, code, title = 503, "not_ready", "Not ready"
+
+
+def from_http(error: HTTPException) -> Problem:
+    """The problem for what the router itself refuses; the router's Allow header is kept."""
+    if error.status_code == 404:
+        return NotFound("No such route; /docs lists what there is.")
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return MethodNotAllowed(f"This route answers {allowed} only.", headers=error.headers)
+    return Problem("The request could not be handled.")
+
+
+def from_unknown(error: BaseException) -> Problem:
+    """The opaque problem for a fault of ours; logs its type and place."""
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    _log.error("unhandled", error=type(error).__name__, places=places[-8:])
+    return Problem("The service failed; quote the X-Request-ID of this answer when you report it.")
+
+
+async def _respond(request: Request, error: Exception) -> Response:
+    problem = error if isinstance(error, Problem) else from_http(error) if isinstance(error, HTTPException) else None
+    return (problem or from_unknown(error)).response(request.state.request_id)
+
+
+def install(app: FastAPI) -> None:
+    """Send every problem of `app`, and what its router refuses, through the one handler."""
+    handler: Any = _respond
+    app.add_exception_handler(Problem, handler)
+    app.add_exception_handler(HTTPException, handler)

@@ -1,0 +1,70 @@
+"""What an operator can set, read once.
+
+This is the only module that reads the environment (`HEED_PORT=9000` sets `port`). It knows names, defaults and
+ranges; it does not know what the values are used for. Limits of the wire live in `schemas`, limits of a task in
+`models.tasks`: neither is a matter of deployment.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from models.bundle import SHIPPED
+
+_PREFIX = "HEED_"
+
+
+class SettingsError(Exception):
+    """A setting that cannot be used; the message is one line that names it as the operator wrote it."""
+
+
+def _cores() -> int:
+    """Cores that this process may use, between 1 and 4: one replica each, more only by choice."""
+    return max(1, min(4, len(os.sched_getaffinity(0))))
+
+
+def _metrics_dir(earlier: dict[str, Any]) -> Path:
+    """One folder per user and port, so that two services on one machine never add up."""
+    return Path(tempfile.gettempdir()) / f"heed-metrics-{os.getuid()}-{earlier.get('port', 0)}"
+
+
+class Settings(BaseSettings):
+    """Every field is the environment variable `HEED_` + its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
+
+    host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
+    bundle: Annotated[Path, Field(description="folder of the model to serve")] = SHIPPED
+    replicas: Annotated[int, Field(ge=1, le=256, description="processes, each with its own copy of the model")] = Field(
+        default_factory=_cores
+    )
+    threads: Annotated[int, Field(ge=1, le=256, description="threads of the runtime in each replica")] = 1
+    device: Annotated[Literal["cpu", "cuda"], Field(description="where the model runs")] = "cpu"
+    max_body_bytes: Annotated[int, Field(ge=1024, le=2**28, description="largest request body")] = 2 * 1024 * 1024
+    request_timeout_s: Annotated[float, Field(gt=0, le=3600, description="after which a request is answered 504")] = 10
+    queue_tokens: Annotated[int, Field(ge=512, description="tokens that may wait in one replica, then 429")] = 65_536
+    batch_tokens: Annotated[int, Field(ge=512, description="padded tokens in one batch")] = 2_048
+    batch_items: Annotated[int, Field(ge=1, le=1024, description="texts in one batch")] = 16
+    metrics_dir: Annotated[Path, Field(description="folder through which the replicas of a node add up metrics")] = (
+        Field(default_factory=_metrics_dir)
+    )
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="least severe event that is logged")
+    ] = "info"
+
+
+def load(**given: object) -> Settings:
+    """Settings from the environment, overridden by what is given and not None; raises SettingsError."""
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = _PREFIX + "_".join(str(part) for part in first["loc"]).upper()
+        raise SettingsError(f"{name}={first['input']!r}: {first['msg']}") from None

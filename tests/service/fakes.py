@@ -1,0 +1,97 @@
+"""A model whose answer can be told from the text, for tests of what is around a model.
+
+The tokenizer is a real one with a word a piece; the runtime reads the first word: "good", "bad" or anything else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer as RawTokenizer
+from tokenizers import models, pre_tokenizers
+
+from models.bundle import Bundle, Metric
+from models.predict import Scaling
+from models.tasks import SENTIMENT
+from models.tokens import Batch, Tokenizer
+from service.batching import Limits
+from service.engine import Engine
+from service.metrics import Metrics
+
+VOCABULARY = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "good": 4, "bad": 5, "poison": 6, "nan": 7, "fine": 8}
+LIMITS = Limits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
+
+
+def tokenizer_file(folder: Path) -> Path:
+    raw = RawTokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
+    raw.pre_tokenizer = pre_tokenizers.Whitespace()
+    raw.save(str(folder / "tokenizer.json"))
+    return folder / "tokenizer.json"
+
+
+def bundle(folder: Path) -> Bundle:
+    return Bundle(
+        path=folder,
+        name="sentiment",
+        version="1.2.3",
+        task=SENTIMENT,
+        languages=("en", "zh"),
+        max_tokens=SENTIMENT.max_tokens,
+        base="tiny",
+        base_digest="0" * 64,
+        calibration={language: Scaling(1.0, (0.0, 0.0, 0.0)) for language in ("en", "zh")},
+        sources=(),
+        metrics=(Metric("headlines", "en", "macro_f1", 0.9, "heed evaluate"),),
+        digest="f" * 64,
+    )
+
+
+class FirstWord:
+    """Logits by the first word; "poison" anywhere makes the whole call fail, as a real runtime would."""
+
+    def __init__(self) -> None:
+        self.batches: list[Batch] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+        self.on_run: Callable[[Batch], None] | None = None
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        self.entered.set()
+        self.gate.wait(60)
+        self.batches.append(batch)
+        if self.on_run:
+            self.on_run(batch)
+        if (batch.ids == VOCABULARY["poison"]).any():
+            raise RuntimeError("secret text of the runtime")
+        return np.array([self._row(int(ids[1])) for ids in batch.ids], dtype=np.float32)
+
+    def _row(self, word: int) -> list[float]:
+        if word == VOCABULARY["nan"]:
+            return [float("nan")] * 3
+        return [4.0 * (word == VOCABULARY["bad"]), 1.0, 4.0 * (word == VOCABULARY["good"])]
+
+
+def engine(
+    folder: Path,
+    metrics: Metrics,
+    runtime: FirstWord,
+    limits: Limits = LIMITS,
+    *,
+    bundle: Bundle | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> Engine:
+    return Engine(
+        bundle or _bundle(folder),
+        tokenizer or Tokenizer(tokenizer_file(folder), SENTIMENT.max_tokens),
+        runtime,
+        limits,
+        metrics.task("sentiment"),
+    )
+
+
+_bundle = bundle  # the argument above hides the name

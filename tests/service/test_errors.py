@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+from starlette.exceptions import HTTPException
+
+from service import errors
+from service.errors import NotReady, Overloaded, Problem
+
+
+def leaves(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:
+    yield kind
+    for below in kind.__subclasses__():
+        yield from leaves(below)
+
+
+STABLE = {
+    ("malformed_json", 400),
+    ("malformed_body", 400),
+    ("not_found", 404),
+    ("method_not_allowed", 405),
+    ("body_timeout", 408),
+    ("body_too_large", 413),
+    ("unsupported_media_type", 415),
+    ("invalid_request", 422),
+    ("empty_text", 422),
+    ("text_too_long", 422),
+    ("overloaded", 429),
+    ("internal_error", 500),
+    ("inference_failed", 500),
+    ("not_ready", 503),
+    ("deadline_exceeded", 504),
+}
+
+
+def test_codes_and_their_statuses_are_these_and_stay_these() -> None:
+    assert {(kind.code, kind.status) for kind in leaves()} == STABLE
+
+
+def test_a_problem_is_an_rfc_9457_document() -> None:
+    response = errors.InvalidRequest("Wrong.", pointer="/inputs").response("r-1")
+    assert response.headers["content-type"] == "application/problem+json"
+    assert json.loads(bytes(response.body)) == {
+        "type": "urn:heed:problem:invalid_request",
+        "title": "Invalid request",
+        "status": 422,
+        "detail": "Wrong.",
+        "instance": "urn:heed:request:r-1",
+        "code": "invalid_request",
+        "pointer": "/inputs",
+    }
+
+
+@pytest.mark.parametrize("kind", [Overloaded, NotReady])
+@pytest.mark.parametrize(("retry_after_s", "header"), [(0.0, "1"), (1.2, "2"), (60.0, "60")])
+def test_who_may_come_back_is_told_when_in_whole_seconds(
+    kind: type[Overloaded] | type[NotReady], retry_after_s: float, header: str
+) -> None:
+    assert kind("Later.", retry_after_s=retry_after_s).response("r").headers["retry-after"] == header
+
+
+def test_an_unknown_error_tells_the_caller_nothing_of_itself() -> None:
+    problem = errors.from_unknown(ValueError("/etc/passwd"))
+    assert (problem.status, problem.code) == (500, "internal_error")
+    assert "passwd" not in problem.detail
+
+
+def test_what_the_router_refuses_with_another_status_is_opaque() -> None:
+    assert errors.from_http(HTTPException(401, "secret")).body("r").detail == "The request could not be handled."

@@ -1,0 +1,138 @@
+"""Metrics of several processes, read through any one of them. The other processes are real ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.batching import BatchReport
+from service.metrics import Metrics, MetricsError, clear
+
+REPLICA = """
+import sys
+from pathlib import Path
+from service.metrics import Metrics
+metrics = Metrics(Path(sys.argv[1]))
+task = metrics.task("sentiment")
+metrics.bundle("sentiment", "sentiment", "1", "abc")
+for line in sys.stdin:
+    for _ in range(int(line)):
+        metrics.request("/v1/sentiment", 200, 0.01)
+    task.depth(int(line))
+    print("done", flush=True)
+"""
+
+
+class Replica:
+    def __init__(self, directory: Path) -> None:
+        command = [sys.executable, "-c", REPLICA, str(directory)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def answer(self, requests: int) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(f"{requests}\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline() == "done\n"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            assert pipe
+            pipe.close()
+
+
+@pytest.fixture
+def replica(tmp_path: Path) -> Iterator[Callable[[], Replica]]:
+    started: list[Replica] = []
+
+    def start() -> Replica:
+        started.append(Replica(tmp_path / "metrics"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.returncode is None:
+            one.kill()
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
+    """Values by name and label values, read by Prometheus's own parser."""
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {(s.name, *(s.labels[key] for key in sorted(s.labels))): s.value for f in families for s in f.samples}
+
+
+REQUESTS = ("heed_requests_total", "/v1/sentiment", "200")
+DEPTH = ("heed_queue_depth", "sentiment")
+
+
+def test_any_process_shows_the_sum_over_all(metrics: Metrics, replica: Callable[[], Replica]) -> None:
+    metrics.request("/v1/sentiment", 200, 0.01)
+    metrics.task("sentiment").depth(1)
+    for requests in (20, 300):
+        replica().answer(requests)
+    found = samples(metrics)
+    assert found[REQUESTS] == 321
+    assert found[DEPTH] == 321
+    assert found["heed_request_seconds_count", "/v1/sentiment"] == 321
+    assert found["heed_bundle_info", "abc", "sentiment", "sentiment", "1"] == 1
+
+
+def test_what_a_killed_process_counted_stays_and_its_gauges_go(
+    metrics: Metrics, replica: Callable[[], Replica]
+) -> None:
+    killed, lives = replica(), replica()
+    killed.answer(20)
+    lives.answer(300)
+    killed.kill()
+    assert samples(metrics)[REQUESTS] == 320
+    assert samples(metrics)[DEPTH] == 300
+    lives.answer(5)
+    replica().answer(7)
+    assert samples(metrics)[REQUESTS] == 332
+    assert samples(metrics)[DEPTH] == 12
+
+
+def test_a_new_service_begins_at_nothing(metrics: Metrics, tmp_path: Path, replica: Callable[[], Replica]) -> None:
+    replica().answer(20)
+    assert samples(metrics)
+    clear(tmp_path / "metrics")
+    assert samples(metrics) == {}
+
+
+def test_a_batch_is_recorded_once_and_its_texts_each(metrics: Metrics) -> None:
+    task = metrics.task("sentiment")
+    task.batch(BatchReport(queued_s=(0.1, 0.2, 0.3), tokens=30, padded_tokens=33, infer_s=0.5))
+    task.tokenized(0.001)
+    task.outcomes(["ok", "ok", "empty_text"])
+    found = samples(metrics)
+    sums = {name: found[f"heed_{name}_sum", "sentiment"] for name in ("batch_items", "batch_tokens", "infer_seconds")}
+    assert sums == {"batch_items": 3, "batch_tokens": 33, "infer_seconds": 0.5}
+    assert found["heed_queue_seconds_count", "sentiment"] == 3
+    assert found["heed_queue_seconds_sum", "sentiment"] == pytest.approx(0.6)
+    assert found["heed_padding_ratio_sum", "sentiment"] == pytest.approx(1.1)
+    assert found["heed_items_total", "ok", "sentiment"] == 2
+    assert found["heed_items_total", "empty_text", "sentiment"] == 1
+
+
+def test_the_folder_is_made_for_its_owner_alone(metrics: Metrics, tmp_path: Path) -> None:
+    assert (tmp_path / "metrics").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MetricsError, match=r"^HEED_METRICS_DIR: .* cannot be used: ") as refused:
+        Metrics(tmp_path / "file" / "metrics")
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.metrics.os.getuid", lambda: 1234567)
+    with pytest.raises(MetricsError, match="belongs to another user"):
+        clear(tmp_path)

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from service.settings import Settings, SettingsError, load
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("HEED_")]:
+        monkeypatch.delenv(name)
+
+
+def test_listens_on_loopback_unless_told_otherwise() -> None:
+    assert (load().host, load().port) == ("127.0.0.1", 8000)
+
+
+def test_reads_the_environment_and_what_is_given_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEED_PORT", "9000")
+    monkeypatch.setenv("HEED_BUNDLE", "/some/bundle")
+    assert load().port == 9000
+    assert load().bundle == Path("/some/bundle")
+    assert load(port=9001).port == 9001
+    assert load(port=None).port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "0"),
+        ("PORT", "65536"),
+        ("REPLICAS", "0"),
+        ("DEVICE", "tpu"),
+        ("REQUEST_TIMEOUT_S", "nan"),
+        ("REQUEST_TIMEOUT_S", "0"),
+        ("BATCH_TOKENS", "511"),
+        ("MAX_BODY_BYTES", "1"),
+        ("LOG_LEVEL", "loud"),
+    ],
+)
+def test_an_unusable_value_is_one_line_that_names_the_setting(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(f"HEED_{name}", value)
+    with pytest.raises(SettingsError) as refused:
+        load()
+    assert str(refused.value).startswith(f"HEED_{name}={value!r}: ")
+    assert "\n" not in str(refused.value)
+
+
+def test_replicas_follow_the_cores_of_this_process_up_to_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, replicas in ((1, 1), (2, 2), (4, 4), (64, 4)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        assert load().replicas == replicas
+
+
+def test_services_on_other_ports_keep_other_metrics() -> None:
+    assert load(port=8001).metrics_dir != load(port=8002).metrics_dir
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        load().port = 1
+
+
+def test_every_setting_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
