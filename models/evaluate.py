@@ -19,6 +19,7 @@ from models.calibrate import Answers, calibration_error, scaled
 from models.data import Dataset, Example, read
 from models.predict import Calibration
 from models.runtime import Runtime
+from models.runtime_onnx import OnnxRuntime
 from models.tasks import Task
 from models.tokens import Tokenizer, Tokens, collate
 
@@ -104,6 +105,13 @@ def measure(answers: Answers, calibration: Calibration, task: Task) -> Measured:
         ece=calibration_error(scores, answers.labels),
         confusion=confusion_matrix(answers.labels, chosen, labels=range(len(task.labels))).tolist(),
     )
+
+
+def evaluate(bundle: Bundle, data: Path) -> list[Measured]:
+    """All of the bundle's data sets, from the graph that serves on CPU."""
+    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    answers = answer(OnnxRuntime(bundle.graph, threads=0), tokenizer, bundle.task, data, datasets_of(bundle, data))
+    return [measure(rows, bundle.calibration, bundle.task) for rows in answers]
 
 
 def metrics_of(bundle_name: str, measured: Sequence[Measured]) -> tuple[Metric, ...]:

@@ -29,6 +29,7 @@ from models.tasks import TASKS, Task
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer, collate
 
 WEIGHTS, CHECKPOINT, RUN = "model.safetensors", "checkpoint.pt", "training.json"
+CONFIGS = Path(__file__).parent / "configs"
 SHUFFLE_ROWS = 2048
 """Rows that are sorted by length together: enough for little padding, few enough for random batches."""
 

@@ -15,11 +15,20 @@ from transformers import BertConfig, BertModel
 from models.bundle import GPU_GRAPH, load
 from models.compare import DriftError
 from models.data import Dataset
-from models.evaluate import answer, datasets_of, measure, metrics_of
+from models.evaluate import evaluate, metrics_of
 from models.export import export
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
-from models.train import CHECKPOINT, WEIGHTS, Config, ConfigError, Trainer, config_of, loss_of, read_config, train
+from models.train import (
+    CHECKPOINT,
+    CONFIGS,
+    WEIGHTS,
+    Config,
+    ConfigError,
+    Trainer,
+    config_of,
+    loss_of,
+    read_config,
+    train,
+)
 from tests.tiny import PIECES, write_tokenizer
 
 THREE, TWO = ("negative", "neutral", "positive"), ("negative", "positive")
@@ -121,11 +130,7 @@ def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path,
     assert figures["news", "accuracy"] > 0.9
     assert figures["companies", "accuracy"] > 0.9
     assert figures["reviews_zh", "accuracy"] > 0.9
-    runtime = OnnxRuntime(bundle.graph)
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    answers = answer(runtime, tokenizer, bundle.task, data, datasets_of(bundle, data))
-    again = [measure(rows, bundle.calibration, bundle.task) for rows in answers]
-    assert metrics_of("sentiment", again) == bundle.metrics
+    assert metrics_of("sentiment", evaluate(bundle, data)) == bundle.metrics
     assert load(bundle.path).digest == bundle.digest
     assert "news" in (bundle.path / "CARD.md").read_text(encoding="utf-8")
 
@@ -172,7 +177,7 @@ def test_frozen_word_embeddings_stay_as_they_were(base: Path, data: Path, tmp_pa
 
 
 def test_the_shipped_configuration_is_valid() -> None:
-    config = read_config(Path("models/configs/sentiment.toml"))
+    config = read_config(CONFIGS / "sentiment.toml")
     assert {dataset.name for dataset in config.datasets} >= {"sentfin", "sentfin_entities", "finfe_zh", "reviews_zh"}
 
 
