@@ -37,12 +37,15 @@ $data
 
 Sets whose licence reads "research data, no stated licence" were used as published research data; check their terms
 before you use weights trained on them commercially. Sets with two labels say nothing about neutral: their loss was
-taken over the two labels they have. Texts that also occur in any validation file were left out of training.
+taken over the two labels they have, and over each batch the mean probability of neutral on their rows was held near
+the share named in the configuration (expectation regularisation, Mann and McCallum 2007). Texts that also occur in
+any validation file were left out of training.
 $noise
 Target-dependent rows were made as well: two texts of different labels joined to one, half of them with the names
 swapped for placeholders; for Chinese from titles of the form `Company：what happened`.
 
 Trained with `heed train sentiment --base BASE --data DATA --out OUT` and `models/configs/sentiment.toml`, seed $seed.
+$notes
 
 ## Figures
 On the validation files, from `model.int8.onnx` as it is served, the label chosen among all three:
@@ -76,8 +79,10 @@ def card(
     drifts: Mapping[str, Drift],
     datasets: Sequence[Dataset],
     seed: int,
+    notes: str,
 ) -> str:
-    """The card's text; `crossfit` is the cross-fitted calibration error of each data set."""
+    """The card's text; `crossfit` is the cross-fitted calibration error of each data set, `notes` what whoever
+    trained has to say about the run."""
     rows = [f"| {d.name} | {d.language} | {d.licence} | {', '.join(d.labels)} | train file |" for d in datasets]
     noise = [
         f"The labels of {d.name} are noisy: label smoothing {d.smoothing:g} (Szegedy et al. 2016) and soft "
@@ -100,6 +105,7 @@ def card(
         data="\n".join(rows),
         noise="\n".join(noise),
         seed=seed,
+        notes=notes,
         figures=table(measured),
         command=COMMAND.format(name=manifest.name),
         crossfit=", ".join(f"{name} {error:.3f}" for name, error in crossfit.items()),

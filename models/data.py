@@ -46,7 +46,9 @@ class Dataset:
 
     `share`: the part of its training rows drawn for each epoch. `longest_characters`: longer training texts are left
     out. `smoothing`: label smoothing; `bootstrap`: weight of the model's own answer in the training target (both for
-    noisy labels). `named_before`: rows like `Company：what happened` also train the target-dependent answer.
+    noisy labels). `absent_share`: for a set without some of the task's labels, the share of its texts that would have
+    got one of them, had it been offered. `named_before`: rows like `Company：what happened` also train the
+    target-dependent answer.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Dataset:
     longest_characters: int = 1_000_000
     smoothing: float = 0.0
     bootstrap: float = 0.0
+    absent_share: float = 0.0
     named_before: str | None = None
 
 

@@ -73,7 +73,7 @@ def export(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Calla
         metrics=metrics_of(out.name, measured),
     )
     errors = crossfit(answers[GRAPH])
-    text = card(manifest, measured, errors, drifts, datasets, trained.config.seed)
+    text = card(manifest, measured, errors, drifts, datasets, trained.config.seed, trained.notes)
     (building / CARD).write_text(text, encoding="utf-8")
     save(building, manifest)
     rmtree(out, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The network that is trained and exported: an encoder, pooling, and a head.
+"""The network that is trained and exported: an encoder, pooling, and one linear head.
 
 The answer is read from the mean over the target entity's tokens when the input names one (type 1), from the mean
 over all tokens otherwise, so one head serves both questions. Knows nothing of data or files beyond the encoder's.
@@ -21,41 +21,16 @@ from models.tasks import Task
 class Classifier(nn.Module):
     """Encoder and head; `forward` maps ids, mask and types, each (batch, length), to logits (batch, labels)."""
 
-    def __init__(self, encoder: nn.Module, head: nn.Linear | OrderedHead, dropout: float = 0.1) -> None:
+    def __init__(self, encoder: nn.Module, width: int, labels: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)
-        self.head = head
+        self.head = nn.Linear(width, labels)
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
         hidden = self.encoder(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
         logits: Tensor = self.head(self.dropout(pool(hidden, mask, types)))
         return logits
-
-
-class OrderedHead(nn.Module):
-    """Logits `score * position + bias` for labels on one axis at equal distances from -1 to 1.
-
-    The adjacent-categories logit model (Agresti 2010, ch. 4). What a row that was labelled among the two ends only
-    teaches, how far from the middle it lies, decides about the middle label too, though its loss never names it.
-    """
-
-    positions: Tensor
-
-    def __init__(self, width: int, labels: int) -> None:
-        super().__init__()
-        self.score = nn.Linear(width, 1, bias=False)
-        self.bias = nn.Parameter(torch.zeros(labels))
-        self.register_buffer("positions", torch.linspace(-1, 1, labels), persistent=False)
-
-    def forward(self, pooled: Tensor) -> Tensor:
-        """(batch, width) to (batch, labels)."""
-        return self.score(pooled) * self.positions + self.bias
-
-    @property
-    def weight(self) -> Tensor:
-        """(labels, width): the same head written as one linear layer."""
-        return self.positions.unsqueeze(1) * self.score.weight
 
 
 def pool(hidden: Tensor, mask: Tensor, types: Tensor) -> Tensor:
@@ -81,15 +56,12 @@ def from_base(base: str, task: Task) -> Classifier:
     with torch.no_grad():
         # Type 1 was never trained in e5: it starts where type 0 is.
         types.weight[1] = types.weight[0]
-    head = OrderedHead if task.ordered else nn.Linear
-    return Classifier(encoder, head(config.hidden_size, len(task.labels)))
+    return Classifier(encoder, config.hidden_size, len(task.labels))
 
 
 def graph_weights(model: Classifier) -> dict[str, NDArray[np.float32]]:
-    """All weights under the names that `models.graph` reads, the head as one linear layer."""
-    found = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("head.")}
-    found |= {"head.weight": model.head.weight, "head.bias": model.head.bias}
-    return {name: tensor.detach().float().cpu().numpy() for name, tensor in found.items()}
+    """All weights under the names that `models.graph` reads."""
+    return {name: tensor.float().cpu().numpy() for name, tensor in model.state_dict().items()}
 
 
 def base_file(base: str, name: str) -> Path:

@@ -11,6 +11,7 @@ import random
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
-from torch import Tensor
+from torch import Tensor, xlogy
 from torch.nn.functional import log_softmax
 from torch.utils.tensorboard import SummaryWriter
 
@@ -28,7 +29,7 @@ from models.network import Classifier, base_file, from_base
 from models.tasks import TASKS, Task
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer, collate
 
-WEIGHTS, CHECKPOINT, RUN = "model.safetensors", "checkpoint.pt", "training.json"
+WEIGHTS, CHECKPOINT, RUN, NOTES = "model.safetensors", "checkpoint.pt", "training.json", "notes.md"
 CONFIGS = Path(__file__).parent / "configs"
 SHUFFLE_ROWS = 2048
 """Rows that are sorted by length together: enough for little padding, few enough for random batches."""
@@ -40,7 +41,7 @@ class Config:
 
     task: str
     seed: int
-    epochs: int
+    epochs: float
     batch_tokens: int
     batch_examples: int
     max_tokens: int
@@ -77,15 +78,18 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished training run, as its folder tells of it."""
+    """A finished training run, as its folder tells of it; `notes` is its `notes.md`, which the card quotes."""
 
     base: str
     config: Config
+    notes: str
 
 
 def load_run(folder: Path) -> Run:
     content = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    return Run(content["base"], config_of(content["config"]))
+    notes = folder / NOTES
+    written = notes.read_text(encoding="utf-8").strip() if notes.exists() else ""
+    return Run(content["base"], config_of(content["config"]), written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,7 @@ class Row:
     among: tuple[bool, ...]
     smoothing: float
     bootstrap: float
+    absent_share: float
 
 
 def train(config: Config, base: str, data: Path, out: Path) -> Path:
@@ -121,14 +126,17 @@ def plan(config: Config, task: Task, tokenizer: Tokenizer, training: Sequence[Ex
     """Every batch of the whole run, in order."""
     noise = {dataset.name: dataset for dataset in config.datasets}
     batches: list[list[Row]] = []
-    for number in range(config.epochs):
+    for number in range(ceil(config.epochs)):
         rows = []
         for example in epoch(training, config.datasets, config.seed + number, config.augment):
             among = tuple(label in example.among for label in task.labels)
             tokens = tokenizer.encode(example.text, example.entity)
             of = noise[example.dataset]
-            rows.append(Row(tokens, task.labels.index(example.label), among, of.smoothing, of.bootstrap))
-        batches += by_length(rows, config, random.Random(config.seed + number))
+            rows.append(
+                Row(tokens, task.labels.index(example.label), among, of.smoothing, of.bootstrap, of.absent_share)
+            )
+        part = by_length(rows, config, random.Random(config.seed + number))
+        batches += part[: round(min(1.0, config.epochs - number) * len(part))]
     return batches
 
 
@@ -171,6 +179,23 @@ def loss_of(logits: Tensor, label: Tensor, among: Tensor, smoothing: Tensor, boo
     one_hot = torch.zeros_like(scores).scatter_(1, label.unsqueeze(1), 1.0)
     target = (1 - smooth - boot) * one_hot + smooth * among / among.sum(1, keepdim=True) + boot * own
     return -(target * scores).sum(dim=1).mean()
+
+
+def absent_loss(logits: Tensor, among: Tensor, share: Tensor) -> Tensor:
+    """How far the labels that some rows could not have are from their expected share over the batch.
+
+    logits, among as in `loss_of`; share (batch,). KL(share || mean probability of the absent labels), for the rows
+    that have any, weighted by their part of the batch: expectation regularisation (Mann and McCallum 2007). It says of
+    no single text that it is not neutral, only that a set of opinions is not mostly neutral; without it a label that
+    the loss of such a set never names drifts freely there.
+    """
+    rows = ~among.all(dim=1)
+    if not rows.any():
+        return logits.new_zeros(())
+    expected = share[rows].mean()
+    found = (logits.softmax(dim=-1) * ~among)[rows].sum(dim=1).mean().clamp(1e-6, 1 - 1e-6)
+    divergence = xlogy(expected, expected / found) + xlogy(1 - expected, (1 - expected) / (1 - found))
+    return divergence * rows.float().mean()
 
 
 class Trainer:
@@ -230,10 +255,11 @@ class Trainer:
         self.model.train()
         labels = torch.tensor([row.label for row in rows], device=self.device)
         among = torch.tensor([row.among for row in rows], device=self.device)
-        noise = torch.tensor([(row.smoothing, row.bootstrap) for row in rows], device=self.device)
+        noise = torch.tensor([(row.smoothing, row.bootstrap, row.absent_share) for row in rows], device=self.device)
         with self.precision():
             logits = self.model(*self.tensors([row.tokens for row in rows]))
         loss = loss_of(logits.float(), labels, among, noise[:, 0], noise[:, 1])
+        loss = loss + absent_loss(logits.float(), among, noise[:, 2])
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

@@ -139,12 +139,6 @@ class TaskMetrics:
         self._padding.observe(report.padded_tokens / report.tokens)
 
 
-def clear(directory: Path) -> None:
-    """Forget what an earlier service left in the folder; call once, before the first process starts."""
-    for path in _private(directory).glob("*.db"):
-        path.unlink(missing_ok=True)
-
-
 def _private(directory: Path) -> Path:
     """The folder, made if missing; refused when another user owns it, who could read or forge the numbers."""
     try:

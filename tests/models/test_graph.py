@@ -9,7 +9,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from models.graph import Storage, build, quantize
-from models.network import Classifier, OrderedHead, graph_weights
+from models.network import Classifier, graph_weights
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tokens import Batch, Tokens, collate
@@ -29,9 +29,9 @@ def network() -> Classifier:
         intermediate_size=64,
         initializer_range=0.3,
     )
-    head = OrderedHead(32, 3)
-    torch.nn.init.normal_(head.bias)
-    return Classifier(BertModel(config, add_pooling_layer=False), head).eval()
+    network = Classifier(BertModel(config, add_pooling_layer=False), width=32, labels=3)
+    torch.nn.init.normal_(network.head.weight, std=0.2)
+    return network.eval()
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from models.train import (
     Config,
     ConfigError,
     Trainer,
+    absent_loss,
     config_of,
     loss_of,
     read_config,
@@ -55,7 +57,7 @@ CONFIG = Config(
     datasets=(
         Dataset("news", "en", THREE, "MIT"),
         Dataset("companies", "en", THREE, "MIT"),
-        Dataset("reviews_zh", "zh", TWO, "MIT", smoothing=0.1, bootstrap=0.1),
+        Dataset("reviews_zh", "zh", TWO, "MIT", smoothing=0.1, bootstrap=0.1, absent_share=0.05),
     ),
 )
 
@@ -112,6 +114,16 @@ def test_a_two_label_row_moves_only_the_two_labels_it_was_chosen_among() -> None
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([-0.25, 0.0, 0.25])
     assert logits.grad[1].tolist() == pytest.approx([-1 / 3, 1 / 6, 1 / 6])
+
+
+def test_two_label_rows_are_held_to_the_expected_share_of_the_third_label_together_not_one_by_one() -> None:
+    among = torch.tensor([[True, False, True]] * 2 + [[True, True, True]])
+    share = torch.tensor([0.25, 0.25, 0.0])
+    sure, half, free = [0.0, -20.0, 0.0], [0.0, math.log(2.0), 0.0], [0.0, 9.0, 0.0]
+    assert float(absent_loss(torch.tensor([sure, half, free]), among, share)) == pytest.approx(0, abs=1e-6)
+    assert float(absent_loss(torch.tensor([half, half, free]), among, share)) > 0.05
+    assert float(absent_loss(torch.tensor([sure, sure, free]), among, share)) > 0.05
+    assert float(absent_loss(torch.tensor([free]), among[2:], share[2:])) == 0
 
 
 def test_noisy_rows_are_pulled_towards_their_neighbours_and_the_own_answer() -> None:

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.batching import BatchReport
-from service.metrics import Metrics, MetricsError, clear
+from service.metrics import Metrics, MetricsError
 
 REPLICA = """
 import sys
@@ -99,13 +99,6 @@ def test_what_a_killed_process_counted_stays_and_its_gauges_go(
     assert samples(metrics)[DEPTH] == 12
 
 
-def test_a_new_service_begins_at_nothing(metrics: Metrics, tmp_path: Path, replica: Callable[[], Replica]) -> None:
-    replica().answer(20)
-    assert samples(metrics)
-    clear(tmp_path / "metrics")
-    assert samples(metrics) == {}
-
-
 def test_a_batch_is_recorded_once_and_its_texts_each(metrics: Metrics) -> None:
     task = metrics.task("sentiment")
     task.batch(BatchReport(queued_s=(0.1, 0.2, 0.3), tokens=30, padded_tokens=33, infer_s=0.5))
@@ -135,4 +128,4 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("service.metrics.os.getuid", lambda: 1234567)
     with pytest.raises(MetricsError, match="belongs to another user"):
-        clear(tmp_path)
+        Metrics(tmp_path)

@@ -1,0 +1,38 @@
+# Two environments, each made when it is missing and renewed when pyproject.toml changes: serving has no torch.
+PYTHON ?= python3
+SERVE := .venv/serve
+TEST := .venv/test
+PIP := bin/pip --disable-pip-version-check --quiet install
+
+.PHONY: help serve test check bench-footprint
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+serve: $(SERVE)/installed ## Serve the shipped bundle on 127.0.0.1:8000 (HEED_PORT=9000 make serve: another port)
+	@exec $(SERVE)/bin/heed serve
+
+test: $(TEST)/installed ## Run every test that needs no GPU
+	$(TEST)/bin/pytest
+
+check: $(TEST)/installed ## Lint, formatting and types
+	$(TEST)/bin/ruff check
+	$(TEST)/bin/ruff format --check
+	$(TEST)/bin/mypy
+
+bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of the shipped service
+	$(TEST)/bin/python -m tests.bench.footprint
+
+$(SERVE)/installed: pyproject.toml
+	@echo "Installing what serving needs into $(SERVE) ..."
+	@$(PYTHON) -m venv $(SERVE)
+	@$(SERVE)/$(PIP) --editable '.[cpu]'
+	@touch $@
+
+# torch on its own and first: the exact version decides which build of it, and the rest must not choose another.
+$(TEST)/installed: pyproject.toml
+	@echo "Installing what testing and training need into $(TEST) ..."
+	@$(PYTHON) -m venv $(TEST)
+	@$(TEST)/$(PIP) torch==2.13.0
+	@$(TEST)/$(PIP) --editable '.[cpu,train,test]'
+	@touch $@

@@ -1,0 +1,148 @@
+"""The `heed` command: reads what is given, refuses what cannot work with one line, and calls the part that does it.
+
+Imports inside the commands: each then needs only what it uses, and serving needs no torch.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from service.cluster import Cluster, ClusterError, check
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+_EXAMPLE = '{"inputs": "Shares of Acme plunge after profit warning"}'
+
+
+@app.callback()
+def heed() -> None:
+    """Multilingual text understanding for finance."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (HEED_HOST, 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (HEED_PORT, 8000).")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the model (HEED_BUNDLE, the shipped one).")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Processes (HEED_REPLICAS, one per core up to 4).")] = None,
+) -> None:
+    """Serve a model on this machine until Ctrl-C."""
+    from models.bundle import BundleError, load
+    from service import haproxy, settings
+
+    try:
+        chosen = settings.load(host=host, port=port, bundle=bundle and bundle.resolve(), replicas=replicas)
+    except settings.SettingsError as error:
+        _refuse(error, 2)
+    try:
+        served = load(chosen.bundle)
+        check(chosen.host, chosen.port)
+    except (BundleError, ClusterError) as error:
+        _refuse(error)
+    if haproxy.find() is None:
+        _refuse(haproxy.MISSING)
+    _run(Cluster(chosen), f"{served.name} {served.version}", f"http://{chosen.host}:{chosen.port}")
+
+
+@app.command()
+def train(
+    task: Annotated[str, typer.Argument(help="What to learn: sentiment.")],
+    base: Annotated[
+        str, typer.Option(help="Encoder to start from: a folder in the transformers format, or a hub name.")
+    ],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard files.")],
+    config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
+) -> None:
+    """Fine-tune a model; run again after a kill, it goes on from its newest checkpoint."""
+    from models.train import CONFIGS, ConfigError, read_config
+    from models.train import train as fine_tune
+
+    try:
+        chosen = read_config(config or CONFIGS / f"{task}.toml")
+        fine_tune(chosen, base, data, out)
+    except (ConfigError, OSError) as error:
+        _refuse(error, 2)
+    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; it is replaced.")],
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
+    gpu: Annotated[bool, typer.Option(help="Write the fp16 graph for GPUs too.")] = True,
+) -> None:
+    """Make a bundle that serves, unless its answers drift from the trained network's."""
+    from models.compare import DriftError
+    from models.export import export as make
+
+    try:
+        bundle = make(run, data, out, version, gpu, print)
+    except (DriftError, ValueError, OSError) as error:
+        _refuse(error)
+    print(f"Wrote {bundle.path}; its figures are in {bundle.path / 'CARD.md'}")
+
+
+@app.command()
+def evaluate(
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the confusion matrices.")] = Path(
+        "runs/evaluation"
+    ),
+) -> None:
+    """Measure a bundle on the validation files, from the graph that serves."""
+    from models.bundle import SHIPPED, BundleError, load
+    from models.evaluate import evaluate as measure
+    from models.evaluate import table, write
+
+    try:
+        loaded = load(bundle or SHIPPED)
+        measured = measure(loaded, data)
+    except (BundleError, OSError) as error:
+        _refuse(error)
+    write(measured, loaded.task, out)
+    print(f"{loaded.name} {loaded.version}, {loaded.graph.name}, validation files\n\n{table(measured)}\n\nWrote {out}")
+
+
+def _run(cluster: Cluster, model: str, address: str) -> None:
+    """Start, say where, wait, stop: by Ctrl-C or SIGTERM with exit code 0, by a failure with 1."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    failure: ClusterError | None = None
+    try:
+        print(f"Starting {model} on {address} ...", flush=True)
+        started_s = time.monotonic()
+        cluster.start()
+        print(f"Ready after {time.monotonic() - started_s:.0f} s; Ctrl-C stops. Documentation: {address}/docs. Try:\n")
+        print(f"  curl {address}/v1/sentiment -H 'Content-Type: application/json' -d '{_EXAMPLE}'\n", flush=True)
+        cluster.wait()
+    except KeyboardInterrupt:
+        print("\nStopping ...", flush=True)
+    except ClusterError as error:
+        failure = error
+    finally:
+        cluster.stop()
+    if failure is not None:
+        _refuse(failure)
+
+
+def _refuse(reason: object, code: int = 1) -> NoReturn:
+    print(f"heed: {reason}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()
