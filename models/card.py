@@ -12,6 +12,14 @@ from models.bundle import Manifest
 from models.compare import Drift
 from models.data import Dataset
 from models.evaluate import COMMAND, Measured, table
+from models.graph import Storage
+
+STORED: dict[Storage, str] = {
+    "int8": "all matrices in 8 bits a weight",
+    "mixed": "word embeddings in 8 bits a weight, the other matrices in 16",
+    "fp16": "weights in 16 bits",
+    "fp32": "weights in 32 bits",
+}
 
 TEXT = Template("""\
 # $name $version
@@ -24,7 +32,7 @@ a whole or towards one named entity in it. One model answers both questions and 
 - Base: `$base` (SHA-256 of its weights `$base_digest`): intfloat/multilingual-e5-small (MIT), dequantised 4-bit,
   pruned vocabulary (60,000 Chinese and English pieces); never the original.
 - Reads at most $max_tokens tokens; training texts were shorter (see the configuration below).
-- `model.int8.onnx`: weights in 8 bits, arithmetic in fp32, so that a text's scores do not depend on its batch.
+- `model.int8.onnx`: $storage, arithmetic in fp32, so that a text's scores do not depend on its batch.
 
 ## Intended use
 Streaming sentiment of headlines, posts and reviews, where a person or a rule with tolerance for error acts on it.
@@ -80,6 +88,7 @@ def card(
     datasets: Sequence[Dataset],
     seed: int,
     notes: str,
+    storage: Storage,
 ) -> str:
     """The card's text; `crossfit` is the cross-fitted calibration error of each data set, `notes` what whoever
     trained has to say about the run."""
@@ -106,6 +115,7 @@ def card(
         noise="\n".join(noise),
         seed=seed,
         notes=notes,
+        storage=STORED[storage],
         figures=table(measured),
         command=COMMAND.format(name=manifest.name),
         crossfit=", ".join(f"{name} {error:.3f}" for name, error in crossfit.items()),

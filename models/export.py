@@ -30,8 +30,13 @@ from models.train import WEIGHTS, load_run, load_weights
 BATCHES_COMPARED = 20
 
 
-def export(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Callable[[str], None]) -> Bundle:
-    """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
+def export(
+    run: Path, data: Path, out: Path, version: str, storage: Storage, gpu: bool, say: Callable[[str], None]
+) -> Bundle:
+    """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift.
+
+    `storage` is that of the CPU graph's weights.
+    """
     trained = load_run(run)
     task, datasets, tokenizer = (
         TASKS[trained.config.task],
@@ -48,9 +53,9 @@ def export(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Calla
     say("answered the validation data with torch in fp32")
     mixed = sample(tokenizer, data, datasets)
     answers, drifts = {}, {}
-    graphs: dict[str, Storage] = {GRAPH: "int8", GPU_GRAPH: "fp16"} if gpu else {GRAPH: "int8"}
-    for name, storage in graphs.items():
-        write_graph(network, storage, building / name)
+    graphs: dict[str, Storage] = {GRAPH: storage, GPU_GRAPH: "fp16"} if gpu else {GRAPH: storage}
+    for name, kind in graphs.items():
+        write_graph(network, kind, building / name)
         runtime = OnnxRuntime(building / name, threads=0)
         answers[name] = answer(runtime, tokenizer, task, data, datasets)
         drifts[name] = drift(truth, answers[name], batch_change(runtime, mixed, tokenizer.pad), task)
@@ -73,7 +78,7 @@ def export(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Calla
         metrics=metrics_of(out.name, measured),
     )
     errors = crossfit(answers[GRAPH])
-    text = card(manifest, measured, errors, drifts, datasets, trained.config.seed, trained.notes)
+    text = card(manifest, measured, errors, drifts, datasets, trained.config.seed, trained.notes, storage)
     (building / CARD).write_text(text, encoding="utf-8")
     save(building, manifest)
     rmtree(out, ignore_errors=True)

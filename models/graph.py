@@ -2,8 +2,9 @@
 
 Written here rather than traced, so that it holds just the fused operators ONNX Runtime is fast at, on CPU and CUDA,
 and the storage of each weight is chosen: `int8` keeps matrices in 8 bits a weight with a scale for each output
-column (the word embeddings: each row) and computes in fp32, so an answer never depends on its batch; `fp16` stores
-and computes in 16 bits; `fp32` is the plain graph. Knows the weight names of transformers' BERT family, no data.
+column (the word embeddings: each row) and computes in fp32, so an answer never depends on its batch; `mixed` keeps the
+word embeddings so and the matrices in 16 bits; `fp16` stores and computes in 16 bits; `fp32` is the plain graph. Knows
+the weight names of transformers' BERT family, no data.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-Storage = Literal["fp32", "int8", "fp16"]
+Storage = Literal["fp32", "int8", "mixed", "fp16"]
 FUSED = "com.microsoft"
 OPSET, IR_VERSION = 18, 9
 
@@ -78,6 +79,8 @@ class Graph:
 
     def matrix(self, name: str, value: NDArray[np.float32]) -> str:
         """A weight matrix (inputs, outputs), in 8 bits with a scale for each output where storage is `int8`."""
+        if self.storage == "mixed":
+            return self.node("Cast", [self.constant(name, value.astype(np.float16))], to=TensorProto.FLOAT)
         if self.storage != "int8":
             return self.constant(name, value.astype(self.real))
         whole, scale = quantize(value, axis=0)
@@ -99,7 +102,7 @@ def quantize(value: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], N
 def embed(graph: Graph, epsilon: float) -> str:
     name = "encoder.embeddings"
     words = graph.weights[f"{name}.word_embeddings.weight"]
-    if graph.storage == "int8":
+    if graph.storage in ("int8", "mixed"):
         whole, scale = quantize(words, axis=1)
         rows = graph.node("Gather", [graph.constant("words.q", whole), "ids"])
         scales = graph.node("Gather", [graph.constant("words.scale", scale[:, None]), "ids"])

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from models.tasks import Task
 
@@ -21,7 +21,7 @@ from models.tasks import Task
 class Classifier(nn.Module):
     """Encoder and head; `forward` maps ids, mask and types, each (batch, length), to logits (batch, labels)."""
 
-    def __init__(self, encoder: nn.Module, width: int, labels: int, dropout: float = 0.1) -> None:
+    def __init__(self, encoder: PreTrainedModel, width: int, labels: int, dropout: float = 0.1) -> None:
         super().__init__()
         self.encoder = encoder
         self.dropout = nn.Dropout(dropout)

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -78,6 +78,10 @@ def export(
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; it is replaced.")],
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
+    storage: Annotated[
+        Literal["int8", "mixed", "fp32"],
+        typer.Option(help="Of the CPU graph's matrices: int8, mixed (16 bits) or fp32."),
+    ] = "int8",
     gpu: Annotated[bool, typer.Option(help="Write the fp16 graph for GPUs too.")] = True,
 ) -> None:
     """Make a bundle that serves, unless its answers drift from the trained network's."""
@@ -85,7 +89,7 @@ def export(
     from models.export import export as make
 
     try:
-        bundle = make(run, data, out, version, gpu, print)
+        bundle = make(run, data, out, version, storage, gpu, print)
     except (DriftError, ValueError, OSError) as error:
         _refuse(error)
     print(f"Wrote {bundle.path}; its figures are in {bundle.path / 'CARD.md'}")

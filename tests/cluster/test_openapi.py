@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, settings
@@ -42,5 +44,5 @@ schema = schemathesis.pytest.from_fixture("document")
     phases=[Phase.explicit, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
-def test_answers_are_as_documented(case: Case) -> None:
+def test_answers_are_as_documented(case: Case[Any]) -> None:
     case.call_and_validate(checks=CHECKS, timeout=30)

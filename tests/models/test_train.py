@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
@@ -110,7 +111,7 @@ def test_a_two_label_row_moves_only_the_two_labels_it_was_chosen_among() -> None
     logits = torch.zeros(2, 3, requires_grad=True)
     among = torch.tensor([[True, False, True], [True, True, True]])
     zeros = torch.zeros(2)
-    loss_of(logits, torch.tensor([0, 0]), among, zeros, zeros).backward()
+    torch.autograd.backward(loss_of(logits, torch.tensor([0, 0]), among, zeros, zeros))
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([-0.25, 0.0, 0.25])
     assert logits.grad[1].tolist() == pytest.approx([-1 / 3, 1 / 6, 1 / 6])
@@ -136,7 +137,7 @@ def test_noisy_rows_are_pulled_towards_their_neighbours_and_the_own_answer() -> 
 
 
 def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path, data: Path, tmp_path: Path) -> None:
-    bundle = export(run, data, tmp_path / "sentiment", "1.2.3", gpu=True, say=lambda line: None)
+    bundle = export(run, data, tmp_path / "sentiment", "1.2.3", "int8", gpu=True, say=lambda line: None)
     assert (bundle.path / GPU_GRAPH).exists()
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
@@ -150,9 +151,12 @@ def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path,
 def test_an_export_that_drifts_writes_no_bundle(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.graph.quantize", lambda value, axis: (np.zeros(value.shape, np.int8), np.ones(1)))
-    with pytest.raises((DriftError, RuntimeError)):
-        export(run, data, tmp_path / "sentiment", "1", gpu=False, say=lambda line: None)
+    def lossy(value: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+        return np.zeros(value.shape, np.int8), np.ones(value.shape[1 - axis], np.float32)
+
+    monkeypatch.setattr("models.graph.quantize", lossy)
+    with pytest.raises(DriftError):
+        export(run, data, tmp_path / "sentiment", "1", "mixed", gpu=False, say=lambda line: None)
     assert not (tmp_path / "sentiment").exists()
 
 
