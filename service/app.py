@@ -132,5 +132,7 @@ def run_local(folder: str) -> None:
         pass
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        serve.shutdown()
-        ray.shutdown()
+        # Without a cluster, Serve's shutdown would start one.
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
