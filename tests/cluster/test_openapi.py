@@ -8,6 +8,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -38,7 +39,7 @@ LIMITS = settings(
 
 def test_answers_are_as_documented(service: Service) -> None:
     document = schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json")
-    operations = [found.ok() for found in document.get_all_operations()]
+    operations = [found.ok() for found in document.get_all_operations() if isinstance(found, Ok)]
     assert "POST /v1/sentiment" in {operation.label for operation in operations}
     for operation in operations:
 
