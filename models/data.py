@@ -44,8 +44,8 @@ class Example:
 class Dataset:
     """One data set as the configuration names it.
 
-    `share`: the part of its training rows drawn for each epoch. `longest_characters`: longer training texts are left
-    out. `smoothing`: label smoothing; `bootstrap`: weight of the model's own answer in the training target (both for
+    `share`: how often an epoch goes through its training rows; under 1, the next epoch goes on where this one stopped.
+    `smoothing`: label smoothing; `bootstrap`: weight of the model's own answer in the training target (both for
     noisy labels). `absent_share`: for a set without some of the task's labels, the share of its texts that would have
     got one of them, had it been offered. `named_before`: rows like `Company：what happened` also train the
     target-dependent answer.
@@ -56,7 +56,6 @@ class Dataset:
     labels: tuple[str, ...]
     licence: str
     share: float = 1.0
-    longest_characters: int = 1_000_000
     smoothing: float = 0.0
     bootstrap: float = 0.0
     absent_share: float = 0.0
@@ -91,25 +90,34 @@ def without_leaks(train: Sequence[Example], validation: Sequence[Example]) -> li
     return [example for example in train if key(example.text) not in held_out]
 
 
-def epoch(train: Sequence[Example], datasets: Sequence[Dataset], seed: int, augment: float) -> list[Example]:
-    """The rows of one epoch in random order: each set's share, plus target-dependent rows made from others.
+def epoch(
+    train: Sequence[Example], datasets: Sequence[Dataset], seed: int, number: int, augment: float
+) -> list[Example]:
+    """The rows of epoch `number` in random order: each set's share, plus target-dependent rows made from others.
 
     `augment` is the number of made rows for each row that names an entity.
     """
-    chance = random.Random(seed)
+    chance = random.Random(seed + number)
     rows: list[Example] = []
     by_set: dict[str, list[Example]] = {dataset.name: [] for dataset in datasets}
     for example in train:
         by_set[example.dataset].append(example)
     for dataset in datasets:
-        own = [example for example in by_set[dataset.name] if len(example.text) <= dataset.longest_characters]
-        rows += chance.sample(own, round(len(own) * dataset.share))
+        own = by_set[dataset.name]
+        rows += drawn(own, dataset.share, seed, number)
         targeted = [example for example in own if example.entity] or named_before(own, dataset.named_before)
         if targeted:
             rows += chance.sample(targeted, round(len(targeted) * augment / 2)) if not own[0].entity else []
             rows += [compose(chance, targeted) for _ in range(round(len(targeted) * augment))]
     chance.shuffle(rows)
     return rows
+
+
+def drawn(own: Sequence[Example], share: float, seed: int, number: int) -> list[Example]:
+    """One epoch's rows of a set, so that over the epochs every row is seen equally often, give or take one."""
+    order = random.Random(seed).sample(own, len(own))
+    first, last = (round(len(own) * share * epochs) for epochs in (number, number + 1))
+    return [order[place % len(own)] for place in range(first, last)]
 
 
 def named_before(examples: Sequence[Example], separator: str | None) -> list[Example]:

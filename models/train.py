@@ -49,7 +49,7 @@ class Config:
     head_rate: float
     layer_decay: float
     weight_decay: float
-    warmup: float
+    warmup_steps: int
     anneal: float
     freeze_embeddings: bool
     augment: float
@@ -128,7 +128,7 @@ def plan(config: Config, task: Task, tokenizer: Tokenizer, training: Sequence[Ex
     batches: list[list[Row]] = []
     for number in range(ceil(config.epochs)):
         rows = []
-        for example in epoch(training, config.datasets, config.seed + number, config.augment):
+        for example in epoch(training, config.datasets, config.seed, number, config.augment):
             among = tuple(label in example.among for label in task.labels)
             tokens = tokenizer.encode(example.text, example.entity)
             of = noise[example.dataset]
@@ -217,7 +217,7 @@ class Trainer:
 
     def rate(self, step: int) -> float:
         """Linear warm-up, a constant stretch, linear annealing to zero, as a factor of the peak rate."""
-        warm, left = self.config.warmup * self.steps, (self.steps - step) / (self.config.anneal * self.steps)
+        warm, left = self.config.warmup_steps, (self.steps - step) / (self.config.anneal * self.steps)
         return max(0.0, min(1.0, (step + 1) / max(1.0, warm), left))
 
     def run(self, batches: Sequence[list[Row]], validation: dict[str, list[Example]]) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -63,10 +64,19 @@ def test_a_title_that_names_its_company_first_is_about_that_company() -> None:
     assert named_before(rows, None) == []
 
 
-def test_an_epoch_follows_from_its_seed_and_draws_each_share() -> None:
+def test_an_epoch_follows_from_its_seed_and_goes_on_where_the_one_before_stopped() -> None:
     rows = [example(f"text {number}", "neutral") for number in range(100)]
     sets = [Dataset("news", "en", THREE, "MIT", share=0.3)]
-    first = epoch(rows, sets, seed=1, augment=0.0)
-    assert len(first) == 30
-    assert first == epoch(rows, sets, seed=1, augment=0.0)
-    assert first != epoch(rows, sets, seed=2, augment=0.0)
+    epochs = [epoch(rows, sets, seed=1, number=number, augment=0.0) for number in range(4)]
+    assert [len(part) for part in epochs] == [30] * 4
+    assert epochs[0] == epoch(rows, sets, seed=1, number=0, augment=0.0)
+    assert epochs[0] != epoch(rows, sets, seed=2, number=0, augment=0.0)
+    seen = Counter(row.text for part in epochs for row in part)
+    assert sorted(seen.values()) == [1] * 80 + [2] * 20
+
+
+def test_a_share_over_one_repeats_rows_evenly() -> None:
+    rows = [example(f"text {number}", "neutral") for number in range(10)]
+    sets = [Dataset("news", "en", THREE, "MIT", share=2.5)]
+    seen = Counter(row.text for row in epoch(rows, sets, seed=1, number=0, augment=0.0))
+    assert sorted(seen.values()) == [2] * 5 + [3] * 5
