@@ -17,7 +17,7 @@ from typing import Any
 from models.predict import Calibration, Scaling
 from models.tasks import TASKS, Task
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, GRAPH, GPU_GRAPH, TOKENIZER, CARD = (
     "bundle.json",
     "model.int8.onnx",
@@ -125,7 +125,7 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
             f"bundle {path.name}: its labels {manifest['labels']} are not those of the task, {list(task.labels)}"
         )
     calibration = {
-        language: Scaling(float(row["temperature"]), tuple(float(value) for value in row["bias"]))
+        language: Scaling(float(row["temperature"]), float(row["power"]), tuple(float(value) for value in row["bias"]))
         for language, row in manifest["calibration"].items()
     }
     languages = tuple(manifest["languages"])

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
-from scipy.special import logsumexp
 
-from models.predict import Calibration, Scaling, probabilities
+from models.predict import Calibration, Scaling, entropy, log_softmax, probabilities
 
 BINS = 15
 
@@ -35,7 +34,7 @@ class Answers:
 
 
 def fit(answers: Sequence[Answers]) -> Calibration:
-    """Vector scaling with one temperature (Guo et al. 2017) for each language, every data set weighing the same.
+    """For each language the scaling of the least log loss, every data set weighing the same.
 
     A set that lacks a label is taken over the labels it has, as in training.
     """
@@ -44,23 +43,22 @@ def fit(answers: Sequence[Answers]) -> Calibration:
 
 
 def fit_language(answers: Sequence[Answers]) -> Scaling:
-    width = answers[0].logits.shape[1]
+    logits = [answer.logits.astype(np.float64) for answer in answers]
+    entropies = [entropy(rows)[:, None] for rows in logits]
+    places = [np.searchsorted(answer.among, answer.labels) for answer in answers]
 
     def loss(parameters: NDArray[np.float64]) -> float:
-        temperature, bias = np.exp(parameters[0]), np.append(parameters[1:], 0.0)
+        log_temperature, power, bias = parameters[0], parameters[1], np.append(parameters[2:], 0.0)
         total = 0.0
-        for answer in answers:
-            logits = (answer.logits / temperature + bias)[:, answer.among]
-            place = np.searchsorted(answer.among, answer.labels)
-            total += float(np.mean(logsumexp(logits, axis=1) - logits[np.arange(len(place)), place]))
-        # A slight pull to no bias: a set of a thousand rows cannot prove a small one.
-        return total / len(answers) + 1e-3 * float(np.sum(bias**2))
+        for answer, plain, own, place in zip(answers, logits, entropies, places, strict=True):
+            scores = log_softmax((plain / (np.exp(log_temperature) * own**power) + bias)[:, answer.among])
+            total -= float(np.mean(scores[np.arange(len(place)), place]))
+        # A slight pull to plain temperature scaling: a set of a thousand rows cannot prove a small bias.
+        return total / len(answers) + 1e-3 * float(np.sum(parameters[1:] ** 2))
 
-    best = minimize(
-        loss, np.zeros(width), method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-9, "maxiter": 4000}
-    )
-    bias = tuple(round(float(value), 6) for value in np.append(best.x[1:], 0.0))
-    return Scaling(round(float(np.exp(best.x[0])), 6), bias)
+    best = minimize(loss, np.zeros(answers[0].logits.shape[1] + 1), method="BFGS")
+    temperature, power, *bias = (round(float(value), 6) for value in (np.exp(best.x[0]), *best.x[1:], 0.0))
+    return Scaling(temperature, power, tuple(bias))
 
 
 def crossfit(answers: Sequence[Answers]) -> dict[str, float]:

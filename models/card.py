@@ -60,8 +60,9 @@ On the validation files, from `model.int8.onnx` as it is served, the label chose
 
 $figures
 
-Reproduce with `$command`. ECE: 15 bins, of the chosen label. The temperature and biases were fitted on these same
-validation files, per language; fitted on one half and measured on the other, the ECE is: $crossfit.
+Reproduce with `$command`. ECE: 15 bins, of the chosen label. The scaling (a temperature that depends on the
+entropy, and biases) was fitted on these same validation files, per language; fitted on one half and measured on the
+other, the ECE is: $crossfit.
 Test files were never read. `confusion.png` holds the confusion matrices.
 
 $drift

@@ -47,7 +47,7 @@ def drift(truth: Sequence[Answers], answers: Sequence[Answers], batch_change: fl
 
 
 def unscaled(width: int) -> Scaling:
-    return Scaling(1.0, (0.0,) * width)
+    return Scaling(1.0, 0.0, (0.0,) * width)
 
 
 def plain(answers: Answers, width: int) -> Calibration:

@@ -94,7 +94,7 @@ def tiny_bundle(folder: Path) -> Path:
     write_tokenizer(path / TOKENIZER)
     onnx.save(build(weights(), HEADS, 1e-12, "int8"), str(path / GRAPH))
     (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
-    scaling = Scaling(1.5, (0.1, -0.1, 0.0))
+    scaling = Scaling(1.5, 0.0, (0.1, -0.1, 0.0))
     save(
         path,
         Manifest(

@@ -101,12 +101,12 @@ def test_external_data_outside_the_folder_is_refused(bundle: Path, location: str
     refuses(bundle, "outside the bundle")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 1}', "null"])
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 2}', "null"])
 def test_a_manifest_that_cannot_be_read_is_refused(bundle: Path, content: str) -> None:
     (bundle / MANIFEST).write_text(content)
     refuses(bundle, "cannot be read")
 
 
 def test_another_format_is_refused(bundle: Path) -> None:
-    rewrite(bundle, lambda manifest: manifest.update(format=2))
-    refuses(bundle, "format 2")
+    rewrite(bundle, lambda manifest: manifest.update(format=3))
+    refuses(bundle, "format 3")

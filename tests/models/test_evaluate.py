@@ -13,7 +13,7 @@ from models.predict import Scaling
 from models.tasks import SENTIMENT
 from models.tokens import Batch, Tokens
 
-EVEN = {"en": Scaling(1.0, (0.0, 0.0, 0.0))}
+EVEN = {"en": Scaling(1.0, 0.0, (0.0, 0.0, 0.0))}
 
 
 class Lengths:

@@ -43,7 +43,7 @@ def bundle(folder: Path) -> Bundle:
         max_tokens=SENTIMENT.max_tokens,
         base="tiny",
         base_digest="0" * 64,
-        calibration={language: Scaling(1.0, (0.0, 0.0, 0.0)) for language in ("en", "zh")},
+        calibration={language: Scaling(1.0, 0.0, (0.0, 0.0, 0.0)) for language in ("en", "zh")},
         sources=(),
         metrics=(Metric("headlines", "en", "macro_f1", 0.9, "heed evaluate"),),
         digest="f" * 64,
