@@ -25,6 +25,7 @@ from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
 from service import cluster, logs, settings
 from service.batching import Limits
+from service.cache import Cache
 from service.engine import Engine
 from service.gateway import create_app
 from service.metrics import Metrics
@@ -47,7 +48,9 @@ class Gateway:
         _close_handle_port()
         metrics = Metrics(chosen.metrics_dir)
         self._engine = _engine(chosen, metrics)
-        self._gateway = create_app({self._engine.bundle.task.name: self._engine}, chosen, metrics)
+        task = self._engine.bundle.task.name
+        cache = Cache(self._engine, chosen.cache_entries, metrics.task(task))
+        self._gateway = create_app({task: cache}, chosen, metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway

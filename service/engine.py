@@ -115,7 +115,6 @@ class Engine:
         inferred = await self._batcher.run(texts, deadline_s)
         predicted = iter([self._predicted(*pair) for pair in zip(texts, inferred, strict=True)])
         outcomes = tuple(next(predicted) if isinstance(item, Tokens) else item for item in encoded)
-        self._metrics.outcomes("ok" if isinstance(outcome, Answered) else outcome.code for outcome in outcomes)
         return Answer(outcomes, _timings(tokenize_s, inferred))
 
     async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[Tokens | Problem]:

@@ -1,4 +1,4 @@
-"""The HTTP surface: routes of a few lines over engines that are given.
+"""The HTTP surface: routes of a few lines over predictors that are given.
 
 Turns the wire into items and outcomes into the wire, and nothing else: bodies are read in `bodies`, problems become
 answers in `errors`, counting happens in `middleware`. Knows nothing of Ray or of where a model runs.
@@ -23,7 +23,8 @@ from pydantic.json_schema import models_json_schema
 from models.bundle import Bundle
 from service import errors
 from service.bodies import JsonBody
-from service.engine import Answer, Answered, Engine, Item
+from service.cache import Cache
+from service.engine import Answer, Answered, Item
 from service.errors import NotReady, Problem
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Envelope
@@ -49,16 +50,16 @@ _SCHEMA = "#/components/schemas/{model}"
 _RETRY_S = 2.0
 
 
-def create_app(engines: Mapping[str, Engine], settings: Settings, metrics: Metrics) -> FastAPI:
-    """The application over engines by task name; its lifespan starts and stops them."""
+def create_app(predictors: Mapping[str, Cache], settings: Settings, metrics: Metrics) -> FastAPI:
+    """The application over predictors by task name; its lifespan starts and stops them."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        for engine in engines.values():
-            await engine.start()
+        for predictor in predictors.values():
+            await predictor.start()
         yield
-        for engine in engines.values():
-            await engine.stop()
+        for predictor in predictors.values():
+            await predictor.stop()
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -71,13 +72,13 @@ def create_app(engines: Mapping[str, Engine], settings: Settings, metrics: Metri
     )
     errors.install(app)
     app.add_middleware(Envelope, metrics=metrics)
-    _add_sentiment(app, engines["sentiment"], settings)
-    _add_operations(app, engines, settings, metrics)
+    _add_sentiment(app, predictors["sentiment"], settings)
+    _add_operations(app, predictors, settings, metrics)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
 
-def _add_sentiment(app: FastAPI, engine: Engine, settings: Settings) -> None:
+def _add_sentiment(app: FastAPI, predictor: Cache, settings: Settings) -> None:
     body = JsonBody(SentimentRequest, settings.max_body_bytes, settings.request_timeout_s)
 
     @app.post(
@@ -90,29 +91,29 @@ def _add_sentiment(app: FastAPI, engine: Engine, settings: Settings) -> None:
         """Sentiment of one text or of up to 256, and with `entity` the sentiment towards that entity."""
         deadline_s = time.monotonic() + settings.request_timeout_s
         inputs = request.inputs if isinstance(request.inputs, list) else [request.inputs]
-        answer = await engine.predict([_item(given) for given in inputs], request.truncate, deadline_s)
+        answer = await predictor.predict([_item(given) for given in inputs], request.truncate, deadline_s)
         if not any(isinstance(outcome, Answered) for outcome in answer.outcomes):
             raise _placed(answer.outcomes[0], request)
-        return _json(_response(engine.bundle, inputs, answer))
+        return _json(_response(predictor.bundle, inputs, answer))
 
 
-def _add_operations(app: FastAPI, engines: Mapping[str, Engine], settings: Settings, metrics: Metrics) -> None:
+def _add_operations(app: FastAPI, predictors: Mapping[str, Cache], settings: Settings, metrics: Metrics) -> None:
     @app.get("/v1/models")
     async def models() -> ModelList:
         """The models that are served: labels, limits, digest, and the figures they were measured at."""
-        return ModelList(models=[_model_info(engine.bundle, settings) for engine in engines.values()])
+        return ModelList(models=[_model_info(predictor.bundle, settings) for predictor in predictors.values()])
 
     @app.get("/healthz", responses=_problems(503))
     async def healthz() -> Health:
         """Alive; 503 when this process can no longer answer and should be replaced."""
-        if not all(engine.healthy for engine in engines.values()):
+        if not all(predictor.healthy for predictor in predictors.values()):
             raise NotReady("The inference thread has died.", retry_after_s=_RETRY_S)
         return Health(status="ok")
 
     @app.get("/readyz", responses=_problems(503))
     async def readyz() -> Health:
         """Models loaded and warm; 503 before that, and while shutting down."""
-        if not all(engine.ready for engine in engines.values()):
+        if not all(predictor.ready for predictor in predictors.values()):
             raise NotReady("The models are not loaded and warm.", retry_after_s=_RETRY_S)
         return Health(status="ok")
 

@@ -44,6 +44,16 @@ class Metrics:
             "heed_request_seconds", "From request to answer.", ["route"], registry=unread, buckets=_SECONDS
         )
         self._items = Counter("heed_items", "Texts answered, by outcome.", ["task", "outcome"], registry=unread)
+        self._shared = Counter(
+            "heed_items_shared",
+            "Texts answered with an identical one's answer.",
+            ["task"],
+            registry=unread,
+        )
+        self._cached = Counter("heed_items_cached", "Texts answered from the cache.", ["task"], registry=unread)
+        self._cache_entries = Gauge(
+            "heed_cache_entries", "Answers in the cache.", ["task"], registry=unread, multiprocess_mode="livesum"
+        )
         self._bundle = Gauge(
             "heed_bundle_info",
             "Bundle that is served.",
@@ -72,6 +82,9 @@ class Metrics:
         return TaskMetrics(
             task,
             items=self._items,
+            shared=self._shared.labels(task),
+            cached=self._cached.labels(task),
+            cache_entries=self._cache_entries.labels(task),
             depth=self._depth.labels(task),
             tokenize=self._tokenize.labels(task),
             queue=self._queue.labels(task),
@@ -93,13 +106,16 @@ class Metrics:
 
 
 class TaskMetrics:
-    """What the engine of one task records, its label already resolved: this is the hot path."""
+    """What the cache and the engine of one task record, its label already resolved: this is the hot path."""
 
     def __init__(
         self,
         task: str,
         *,
         items: Counter,
+        shared: Counter,
+        cached: Counter,
+        cache_entries: Gauge,
         depth: Gauge,
         tokenize: Histogram,
         queue: Histogram,
@@ -110,6 +126,9 @@ class TaskMetrics:
     ) -> None:
         self._task = task
         self._items = items
+        self._shared = shared
+        self._cached = cached
+        self._cache_entries = cache_entries
         self._depth = depth
         self._tokenize = tokenize
         self._queue = queue
@@ -123,6 +142,15 @@ class TaskMetrics:
         """ "ok" or the code of a problem, one per text."""
         for code in codes:
             self._items.labels(self._task, code).inc()
+
+    def shared(self, items: int) -> None:
+        self._shared.inc(items)
+
+    def cached(self, items: int) -> None:
+        self._cached.inc(items)
+
+    def cache_entries(self, entries: int) -> None:
+        self._cache_entries.set(entries)
 
     def tokenized(self, seconds: float) -> None:
         self._tokenize.observe(seconds)

@@ -68,7 +68,9 @@ def test_two_thousand_texts_over_32_connections(service: Service) -> None:
                 assert result["error"]["code"] == "empty_text"
     assert (good, bad) == (1980, 20)
     after = _outcomes(service)
-    assert [b - a for a, b in zip(before, after, strict=True)] == [good, bad, len(requests), good]
+    answered, refused, requested, computed, shared = (b - a for a, b in zip(before, after, strict=True))
+    assert [answered, refused, requested] == [good, bad, len(requests)]
+    assert computed + shared == good
 
 
 def test_the_page_is_what_prometheus_reads(service: Service) -> None:
@@ -79,7 +81,7 @@ def test_the_page_is_what_prometheus_reads(service: Service) -> None:
     assert {
         "heed_requests", "heed_items", "heed_request_seconds", "heed_tokenize_seconds", "heed_queue_seconds",
         "heed_infer_seconds", "heed_batch_items", "heed_batch_tokens", "heed_padding_ratio", "heed_queue_depth",
-        "heed_bundle_info",
+        "heed_bundle_info", "heed_items_shared", "heed_items_cached", "heed_cache_entries",
     } <= set(families)  # fmt: skip
     routes = {sample.labels["route"] for sample in families["heed_requests"].samples}
     assert "other" in routes
@@ -91,10 +93,11 @@ def _each(texts: list[str]) -> list[object]:
 
 
 def _outcomes(service: Service) -> list[float]:
-    """Texts answered and refused, requests, and texts that were in a batch."""
+    """Texts answered and refused, requests, texts that were in a batch, and those that shared another's answer."""
     return [
         counted(service.client, "heed_items_total", outcome="ok"),
         counted(service.client, "heed_items_total", outcome="empty_text"),
         counted(service.client, "heed_requests_total", route="/v1/sentiment"),
         counted(service.client, "heed_batch_items_sum"),
+        counted(service.client, "heed_items_shared_total"),
     ]

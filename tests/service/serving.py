@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from service.cache import Cache
 from service.engine import Engine
 from service.gateway import create_app
 from service.metrics import Metrics
@@ -53,7 +54,9 @@ async def serving(
     runtime = fakes.FirstWord()
     limits = dataclasses.replace(fakes.LIMITS, queue_tokens=queue_tokens)
     engine = fakes.engine(folder, metrics, runtime, limits)
-    app = create_app({"sentiment": engine}, Settings(**settings), metrics)
+    chosen = Settings(**settings)
+    cache = Cache(engine, chosen.cache_entries, metrics.task("sentiment"))
+    app = create_app({"sentiment": cache}, chosen, metrics)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         yield Service(app, client, engine, runtime, metrics)

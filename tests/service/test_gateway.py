@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from service.cache import Cache
 from service.gateway import create_app
 from service.metrics import Metrics
 from service.settings import Settings
@@ -69,7 +70,7 @@ async def test_odd_text_is_answered(service: Service, text: str) -> None:
 
 async def test_256_texts_are_answered_in_order(service: Service) -> None:
     words = ["good", "bad", "fine"]
-    results = (await service.ask([words[number % 3] for number in range(256)])).json()["results"]
+    results = (await service.ask([f"{words[number % 3]} {number}" for number in range(256)])).json()["results"]
     assert [result["label"] for result in results] == (["positive", "negative", "neutral"] * 86)[:256]
 
 
@@ -178,7 +179,7 @@ async def test_a_full_queue_is_429_and_what_was_accepted_is_answered(tmp_path: P
         second = asyncio.ensure_future(service.ask("bad"))
         while not samples(metrics)["heed_queue_depth", "sentiment"]:
             await asyncio.sleep(0)
-        assert_problem(await service.ask("good"), 429, "overloaded")
+        assert_problem(await service.ask("fine"), 429, "overloaded")
         service.runtime.gate.set()
         assert [(await one).status_code for one in (first, second)] == [200, 200]
 
@@ -194,7 +195,9 @@ async def test_past_the_deadline_is_504(tmp_path: Path, metrics: Metrics) -> Non
 
 async def test_is_alive_but_not_ready_until_the_models_are_warm(tmp_path: Path, metrics: Metrics) -> None:
     async with serving(tmp_path, metrics) as service:
-        cold = create_app({"sentiment": fakes.engine(tmp_path, metrics, fakes.FirstWord())}, Settings(), metrics)
+        engine = fakes.engine(tmp_path, metrics, fakes.FirstWord())
+        cold_predictor = Cache(engine, 0, metrics.task("sentiment"))
+        cold = create_app({"sentiment": cold_predictor}, Settings(), metrics)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(cold), base_url="http://heed") as client:
             assert (await client.get("/healthz")).json() == {"status": "ok"}
             assert_problem(await client.get("/readyz"), 503, "not_ready")
