@@ -4,7 +4,7 @@ SERVE := .venv/serve
 TEST := .venv/test
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint
+.PHONY: help serve test check bench-footprint bench-noise
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ check: $(TEST)/installed ## Lint, formatting and types
 
 bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of the shipped service
 	$(TEST)/bin/python -m tests.bench.footprint
+
+bench-noise: $(TEST)/installed ## Measure what the handling of noisy labels gains (BASE=encoder DATA=data sets; an hour)
+	$(TEST)/bin/python -m tests.bench.noise --base $(BASE) --data $(DATA)
 
 $(SERVE)/installed: pyproject.toml
 	@echo "Installing what serving needs into $(SERVE) ..."

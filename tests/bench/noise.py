@@ -1,0 +1,59 @@
+"""What label smoothing and soft bootstrapping gain on the noisy set finfe_zh over plain cross-entropy.
+
+Fine-tunes the base on that set alone, with the shipped configuration but for the two, for some seeds, and prints
+the validation macro-F1 of each run and the means. Run with `make bench-noise BASE=... DATA=...`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from models.bundle import TOKENIZER
+from models.compare import plain
+from models.evaluate import answer, measure
+from models.runtime_torch import TorchRuntime
+from models.tasks import TASKS
+from models.tokens import Tokenizer
+from models.train import CONFIGS, Config, load_weights, read_config, train
+
+SET = "finfe_zh"
+ARMS = {"plain": (0.0, 0.0), "smoothing": (0.1, 0.0), "bootstrapping": (0.0, 0.2), "both": (0.1, 0.2)}
+"""Label smoothing and the weight of the model's own answer."""
+
+
+def main(
+    base: Annotated[str, typer.Option(help="Encoder to start from.")],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True)],
+    seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 2,
+    epochs: Annotated[float, typer.Option(help="Epochs of each run.")] = 2.0,
+) -> None:
+    shipped = read_config(CONFIGS / "sentiment.toml")
+    own = next(dataset for dataset in shipped.datasets if dataset.name == SET)
+    found: dict[str, list[float]] = {}
+    for seed in range(seeds):
+        for arm, (smoothing, bootstrap) in ARMS.items():
+            dataset = replace(own, smoothing=smoothing, bootstrap=bootstrap)
+            config = replace(shipped, seed=seed, epochs=epochs, warmup_steps=30, datasets=(dataset,))
+            found.setdefault(arm, []).append(macro_f1(config, base, data))
+            print(f"seed {seed} {arm}: macro-F1 {found[arm][-1]:.4f}", flush=True)
+    for arm, values in found.items():
+        print(f"{arm}: mean {mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}")
+
+
+def macro_f1(config: Config, base: str, data: Path) -> float:
+    task = TASKS[config.task]
+    with TemporaryDirectory() as folder:
+        out = train(config, base, data, Path(folder))
+        runtime, tokenizer = TorchRuntime(load_weights(out, base, task)), Tokenizer(out / TOKENIZER, task.max_tokens)
+        (rows,) = answer(runtime, tokenizer, task, data, config.datasets)
+    return measure(rows, plain(rows, len(task.labels)), task).macro_f1
+
+
+if __name__ == "__main__":
+    typer.run(main)
