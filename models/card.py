@@ -52,8 +52,8 @@ $noise
 Target-dependent rows were made as well: two texts of different labels joined to one, half of them with the names
 swapped for placeholders; for Chinese from titles of the form `Company：what happened`.
 
-Trained with `heed train sentiment --base BASE --data DATA --out OUT` and `models/configs/sentiment.toml`, seed $seed.
-$notes
+Trained with `heed train sentiment --base BASE --data DATA --out OUT` and `models/configs/sentiment.toml`, seed $seed,
+and exported with `heed export RUN --data DATA --storage $kind`. $notes
 
 ## Figures
 On the validation files, from `model.int8.onnx` as it is served, the label chosen among all three:
@@ -116,6 +116,7 @@ def card(
         noise="\n".join(noise),
         seed=seed,
         notes=notes,
+        kind=storage,
         storage=STORED[storage],
         figures=table(measured),
         command=COMMAND.format(name=manifest.name),
