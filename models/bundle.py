@@ -95,7 +95,21 @@ class Bundle(Manifest):
 
 def load(path: Path) -> Bundle:
     """Verify and read a bundle; raises BundleError when anything about it is not as its manifest says."""
-    path = path.resolve()
+    bundle, digests = _describe(path.resolve())
+    verify_files(bundle.path, digests)
+    for graph in (bundle.graph, bundle.gpu_graph):
+        if graph.name in digests:
+            verify_external_data(bundle.path, graph)
+    return bundle
+
+
+def describe(path: Path) -> Bundle:
+    """A bundle as its manifest says, for who names a model and never opens its files; raises BundleError."""
+    return _describe(path.resolve())[0]
+
+
+def _describe(path: Path) -> tuple[Bundle, dict[str, str]]:
+    """The bundle, unverified, and the digests of its files by name."""
     if not (path / MANIFEST).is_file():
         raise BundleError(f"no bundle at {path}: there is no {MANIFEST}; give the folder of a bundle with --bundle")
     content = (path / MANIFEST).read_bytes()
@@ -106,14 +120,9 @@ def load(path: Path) -> Bundle:
                 f"bundle {path.name}: format {manifest['format']} is not {FORMAT}, the one this Heed reads"
             )
         bundle = read_manifest(path, manifest, hashlib.sha256(content).hexdigest())
-        digests = {str(name): str(digest) for name, digest in manifest["files"].items()}
+        return bundle, {str(name): str(digest) for name, digest in manifest["files"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BundleError(f"bundle {path.name}: {MANIFEST} cannot be read ({error!r}); export it again") from error
-    verify_files(path, digests)
-    for graph in (bundle.graph, bundle.gpu_graph):
-        if graph.name in digests:
-            verify_external_data(path, graph)
-    return bundle
 
 
 def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:

@@ -1,14 +1,17 @@
-"""Ray Serve: which processes hold what, and the one file with a deployment.
+"""Ray Serve: which processes hold what, and the one file with deployments.
 
-Inline placement: each replica holds the gateway and the engine, so a request crosses no process between HAProxy and
-the model. `build` is for `serve deploy`; `run_local` is the process behind `heed serve`, a private one-machine cluster
-that listens on loopback only. Knows Ray; knows nothing of HTTP beyond handing the application over.
+Inline placement: each gateway holds an engine, so a request crosses no process between HAProxy and the model. Remote
+placement: gateways hold none and call replicas of the model, which scale with what the gateways have under way. `build`
+is for `serve deploy`; `run_local` is the process behind `heed serve`, a private one-machine cluster that listens on
+loopback only. Knows Ray; knows nothing of HTTP beyond handing the application over.
 """
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,42 +21,83 @@ from ray import serve
 from ray._common.network_utils import is_localhost
 from ray._private import ray_constants
 from ray.serve._private import replica as serve_replica
+from ray.serve.config import AutoscalingConfig
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from models import bundle as bundles
-from models.runtime_onnx import OnnxRuntime
+from models.bundle import Bundle
 from models.tokens import Tokenizer
 from service import cluster, logs, settings
 from service.batching import Limits
 from service.cache import Cache
-from service.engine import Engine
+from service.call import Part, Reply, Tally, answer
+from service.engine import Engine, Recorder
 from service.gateway import create_app
 from service.metrics import Metrics
+from service.predictor import Predictor
+from service.remote import CALLS_PER_REPLICA, Remote, running
 from service.settings import Settings
 
 _NAME = "heed"
 _KEEP_ALIVE_S = 75
 _OBJECT_STORE_BYTES = 80 * 2**20  # nothing of ours passes through it; 75 MiB is the least that Ray takes
-# Serve's own bound on requests in one replica. Ours is the engine's queue, counted in tokens, which answers 429 with a
-# computed Retry-After; Serve's default of 5 would keep the batcher from ever seeing more than 5 texts.
+# Serve's own bound on requests in one replica. Ours are the queues of engine and gateway, counted in tokens, which
+# answer 429 with a computed Retry-After; Serve's default of 5 would keep the batcher from seeing more than 5 texts.
 _MAX_ONGOING = 4096
+
+_COMMON = {
+    "max_ongoing_requests": _MAX_ONGOING,
+    "max_constructor_retry_count": 2,
+    "health_check_period_s": 2,
+    "health_check_timeout_s": 10,
+    "graceful_shutdown_timeout_s": 15,
+    "graceful_shutdown_wait_loop_s": 0.5,
+}
+
+# Models scale by the calls that the gateways have under way, which are bounded: at the bound, texts wait in gateways.
+_BUSY_SHARE = 0.5  # of that bound, above which a replica is added
+_LOOK_BACK_S = 15.0
+_UPSCALE_DELAY_S = 5.0
+_DOWNSCALE_DELAY_S = 30.0  # a replica is back within seconds, so it need not be kept for long
+_NEEDED_RESOURCE = 0.001  # of a custom resource: it says where models may be, not how many
 
 
 @serve.ingress()
 class Gateway:
-    """One replica. Serve runs the lifespan of the application, and that starts and stops the engine."""
+    """One replica. Serve runs the lifespan of the application, and that starts and stops the predictor."""
 
-    def __init__(self, chosen: Settings) -> None:
+    def __init__(self, chosen: Settings, model: DeploymentHandle | None = None) -> None:
         logs.configure(chosen.log_level)
         _close_handle_port()
         metrics = Metrics(chosen.metrics_dir)
-        self._engine = _engine(chosen, metrics)
-        task = self._engine.bundle.task.name
-        cache = Cache(self._engine, chosen.cache_entries, metrics.task(task))
-        self._gateway = create_app({task: cache}, chosen, metrics)
+        self._predictor = _inline(chosen, metrics) if model is None else _remote(chosen, metrics, model)
+        served = self._predictor.bundle
+        metrics.bundle(served.task.name, served.name, served.version, served.digest)
+        cache = Cache(self._predictor, chosen.cache_entries, metrics.task(served.task.name))
+        self._gateway = create_app({served.task.name: cache}, chosen, metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
+
+    def check_health(self) -> None:
+        """Raising makes Serve replace this replica."""
+        if not self._predictor.healthy:
+            raise RuntimeError("the inference thread has died")
+
+
+class Model:
+    """One replica of the model alone; the gateways call `predict`."""
+
+    async def __init__(self, chosen: Settings) -> None:  # type: ignore[misc]  # Serve awaits it, then sends calls
+        logs.configure(chosen.log_level)
+        _close_handle_port()
+        self._tally = Tally()
+        self._engine = _engine(bundles.load(chosen.bundle), chosen, self._tally)
+        await self._engine.start()
+
+    async def predict(self, parts: Sequence[Part]) -> Reply:
+        return await answer(self._engine, self._tally, parts)
 
     def check_health(self) -> None:
         """Raising makes Serve replace this replica."""
@@ -61,17 +105,33 @@ class Gateway:
             raise RuntimeError("the inference thread has died")
 
 
-def _engine(chosen: Settings, metrics: Metrics) -> Engine:
+def _inline(chosen: Settings, metrics: Metrics) -> Predictor:
     bundle = bundles.load(chosen.bundle)
+    return _engine(bundle, chosen, metrics.task(bundle.task.name))
+
+
+def _remote(chosen: Settings, metrics: Metrics, model: DeploymentHandle) -> Predictor:
+    bundle = bundles.describe(chosen.bundle)
+    task = bundle.task.name
+    return Remote(bundle, model, partial(running, model), _limits(chosen), metrics.task(task), metrics.calls(task))
+
+
+def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
+    # Here and not above: a gateway without a model loads no runtime, and its node needs none.
+    from models.runtime_onnx import OnnxRuntime
+
     graph = bundle.gpu_graph if chosen.device == "cuda" and bundle.gpu_graph.is_file() else bundle.graph
-    metrics.bundle(bundle.task.name, bundle.name, bundle.version, bundle.digest)
     return Engine(
         bundle,
         Tokenizer(bundle.tokenizer, bundle.max_tokens),
         OnnxRuntime(graph, chosen.threads, chosen.device),
-        Limits(chosen.batch_tokens, chosen.batch_items, chosen.queue_tokens),
-        metrics.task(bundle.task.name),
+        _limits(chosen),
+        recorder,
     )
+
+
+def _limits(chosen: Settings) -> Limits:
+    return Limits(chosen.batch_tokens, chosen.batch_items, chosen.queue_tokens)
 
 
 def _close_handle_port() -> None:
@@ -91,28 +151,51 @@ def build(args: Mapping[str, Any]) -> serve.Application:
 
 
 def _application(chosen: Settings) -> serve.Application:
+    inline = chosen.placement == "inline"
     gateway: serve.Deployment = serve.deployment(
         Gateway,
         name="gateway",
         num_replicas=chosen.replicas,
-        max_ongoing_requests=_MAX_ONGOING,
-        max_constructor_retry_count=2,
-        health_check_period_s=2,
-        health_check_timeout_s=10,
-        graceful_shutdown_timeout_s=15,
-        graceful_shutdown_wait_loop_s=0.5,
-        ray_actor_options={"num_cpus": 1, "num_gpus": 1 / chosen.replicas if chosen.device == "cuda" else 0},
+        ray_actor_options={
+            "num_cpus": 1,
+            "num_gpus": 1 / chosen.replicas if inline and chosen.device == "cuda" else 0,
+        },
+        **_COMMON,
     )
-    return gateway.bind(chosen)
+    return gateway.bind(chosen) if inline else gateway.bind(chosen, _model(chosen).bind(chosen))
+
+
+def _model(chosen: Settings) -> serve.Deployment:
+    model: serve.Deployment = serve.deployment(
+        Model,
+        name="model",
+        autoscaling_config=AutoscalingConfig(
+            min_replicas=chosen.model_replicas_min,
+            max_replicas=chosen.model_replicas_max,
+            target_ongoing_requests=_BUSY_SHARE * CALLS_PER_REPLICA * chosen.replicas,
+            look_back_period_s=_LOOK_BACK_S,
+            upscale_delay_s=_UPSCALE_DELAY_S,
+            downscale_delay_s=_DOWNSCALE_DELAY_S,
+        ),
+        ray_actor_options={
+            "num_cpus": chosen.model_cpus,
+            "num_gpus": chosen.model_gpus if chosen.device == "cuda" else 0,
+            "resources": {chosen.model_resource: _NEEDED_RESOURCE} if chosen.model_resource else {},
+        },
+        **_COMMON,
+    )
+    return model
 
 
 def _start(chosen: Settings, folder: Path) -> None:
     # The one switch with which every port of Ray binds to 127.0.0.1: that address given to `ray.init` is replaced by
     # the address of the network card.
     ray_constants.ENABLE_RAY_CLUSTER = False
+    models_cpus = chosen.model_cpus * chosen.model_replicas_max if chosen.placement == "remote" else 0
     ray.init(
         address="local",
-        num_cpus=chosen.replicas,
+        num_cpus=chosen.replicas + math.ceil(models_cpus),  # what they ask for, not what the machine has
+        resources={chosen.model_resource: 1} if chosen.model_resource else None,
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
         _temp_dir=str(folder / "ray"),

@@ -14,9 +14,9 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from models.bundle import Bundle
-from service.engine import Answer, Answered, Engine, Item, Timings
 from service.errors import DeadlineExceeded, Problem
 from service.metrics import TaskMetrics
+from service.predictor import Answer, Answered, Item, Predictor, Timings
 
 _KEY_BYTES = 16
 _NOTHING = Timings(0.0, 0.0, 0.0)
@@ -31,7 +31,7 @@ class Cache:
     Answers belong to one bundle: this is made with its predictor and ends with it.
     """
 
-    def __init__(self, behind: Engine, entries: int, metrics: TaskMetrics) -> None:
+    def __init__(self, behind: Predictor, entries: int, metrics: TaskMetrics) -> None:
         self._behind = behind
         self._entries = entries
         self._metrics = metrics

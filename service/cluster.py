@@ -129,6 +129,7 @@ def environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) 
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(math.ceil(settings.request_timeout_s) + 20),
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",  # 10 by default, long for those who queue
         "RAY_worker_niceness": "0",  # 15 by default: any neighbour would win the CPU
     }
     forced = {

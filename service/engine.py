@@ -10,18 +10,18 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.predict import Sentiment, sentiment
+from models.predict import sentiment
 from models.runtime import Runtime
 from models.tokens import EmptyTextError, Tokenizer, Tokens, collate, is_readable
 from service.batching import Batcher, BatchReport, Inferred, Limits
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong
-from service.metrics import TaskMetrics
+from service.predictor import Answer, Answered, Item, Timings
 
 # Beyond either, tokenising would hold up the event loop for more than a few milliseconds.
 _INLINE_ITEMS = 16
@@ -35,41 +35,21 @@ _WARM_UP = (
 _LOADING_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
-    text: str
-    entity: str | None = None
+class Recorder(Protocol):
+    """Who counts what an engine does: the metrics of its process, or what a call carries back to a gateway."""
 
+    def tokenized(self, seconds: float) -> None: ...
 
-@dataclass(frozen=True, slots=True)
-class Answered:
-    sentiment: Sentiment
-    tokens: int
-    truncated: bool
+    def depth(self, waiting: int) -> None: ...
 
-
-@dataclass(frozen=True, slots=True)
-class Timings:
-    """Queue and infer are those of the text that was answered last, so that the three add up to the whole."""
-
-    tokenize_s: float
-    queue_s: float
-    infer_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One outcome per item, in order."""
-
-    outcomes: tuple[Answered | Problem, ...]
-    timings: Timings
+    def batch(self, report: BatchReport) -> None: ...
 
 
 class Engine:
     """Call `start` in the event loop that calls `predict`; it returns when the model has answered real shapes."""
 
     def __init__(
-        self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, limits: Limits, metrics: TaskMetrics
+        self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, limits: Limits, metrics: Recorder
     ) -> None:
         self.bundle = bundle
         self._tokenizer = tokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import structlog
@@ -35,6 +35,10 @@ class Problem(Exception):
         self.detail = detail
         self.pointer = pointer
         self.headers = dict(headers or {})
+
+    def __reduce__(self) -> tuple[Callable[..., Problem], tuple[object, ...]]:
+        """A problem crosses between processes; an exception's own way would call `__init__` with the detail alone."""
+        return _restored, (type(self), self.detail, self.pointer, self.headers)
 
     def body(self, request_id: str) -> ProblemBody:
         return ProblemBody(
@@ -96,6 +100,10 @@ class InferenceFailed(Problem):
     status, code, title = 500, "inference_failed", "Inference failed"
 
 
+class ReplicaLost(Problem):
+    status, code, title = 502, "replica_lost", "Replica lost"
+
+
 class DeadlineExceeded(Problem):
     status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
 
@@ -111,6 +119,12 @@ class Overloaded(_Retryable):
 
 class NotReady(_Retryable):
     status, code, title = 503, "not_ready", "Not ready"
+
+
+def _restored(kind: type[Problem], detail: str, pointer: str | None, headers: Mapping[str, str]) -> Problem:
+    problem = kind.__new__(kind)
+    Problem.__init__(problem, detail, pointer=pointer, headers=headers)
+    return problem
 
 
 def from_http(error: HTTPException) -> Problem:

@@ -23,11 +23,10 @@ from pydantic.json_schema import models_json_schema
 from models.bundle import Bundle
 from service import errors
 from service.bodies import JsonBody
-from service.cache import Cache
-from service.engine import Answer, Answered, Item
 from service.errors import NotReady, Problem
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Envelope
+from service.predictor import Answer, Answered, Item, Predictor
 from service.schemas import (
     MAX_INPUTS,
     FailedItem,
@@ -50,7 +49,7 @@ _SCHEMA = "#/components/schemas/{model}"
 _RETRY_S = 2.0
 
 
-def create_app(predictors: Mapping[str, Cache], settings: Settings, metrics: Metrics) -> FastAPI:
+def create_app(predictors: Mapping[str, Predictor], settings: Settings, metrics: Metrics) -> FastAPI:
     """The application over predictors by task name; its lifespan starts and stops them."""
 
     @asynccontextmanager
@@ -78,13 +77,13 @@ def create_app(predictors: Mapping[str, Cache], settings: Settings, metrics: Met
     return app
 
 
-def _add_sentiment(app: FastAPI, predictor: Cache, settings: Settings) -> None:
+def _add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> None:
     body = JsonBody(SentimentRequest, settings.max_body_bytes, settings.request_timeout_s)
 
     @app.post(
         "/v1/sentiment",
         response_model=SentimentResponse,
-        responses=_problems(400, 408, 413, 415, 422, 429, 500, 503, 504),
+        responses=_problems(400, 408, 413, 415, 422, 429, 500, 502, 503, 504),
         openapi_extra={"requestBody": _json_body(SentimentRequest)},
     )
     async def sentiment(request: Annotated[SentimentRequest, Depends(body)]) -> Response:
@@ -97,7 +96,7 @@ def _add_sentiment(app: FastAPI, predictor: Cache, settings: Settings) -> None:
         return _json(_response(predictor.bundle, inputs, answer))
 
 
-def _add_operations(app: FastAPI, predictors: Mapping[str, Cache], settings: Settings, metrics: Metrics) -> None:
+def _add_operations(app: FastAPI, predictors: Mapping[str, Predictor], settings: Settings, metrics: Metrics) -> None:
     @app.get("/v1/models")
     async def models() -> ModelList:
         """The models that are served: labels, limits, digest, and the figures they were measured at."""

@@ -70,6 +70,8 @@ class Metrics:
         self._batch_items = _histogram("heed_batch_items", "Texts in one batch.", _ITEMS, unread)
         self._batch_tokens = _histogram("heed_batch_tokens", "Padded tokens in one batch.", _TOKENS, unread)
         self._padding = _histogram("heed_padding_ratio", "Padded over real tokens of one batch.", _RATIOS, unread)
+        self._call_items = _histogram("heed_call_items", "Texts in one call of a model replica.", _ITEMS, unread)
+        self._call_seconds = _histogram("heed_call_seconds", "One call of a model replica.", _SHORT_SECONDS, unread)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
@@ -93,6 +95,9 @@ class Metrics:
             batch_tokens=self._batch_tokens.labels(task),
             padding=self._padding.labels(task),
         )
+
+    def calls(self, task: str) -> CallMetrics:
+        return CallMetrics(self._call_items.labels(task), self._call_seconds.labels(task))
 
     def render(self) -> bytes:
         """Prometheus text over all processes of the folder; gauges of those that died are swept first."""
@@ -165,6 +170,18 @@ class TaskMetrics:
         self._batch_items.observe(len(report.queued_s))
         self._batch_tokens.observe(report.padded_tokens)
         self._padding.observe(report.padded_tokens / report.tokens)
+
+
+class CallMetrics:
+    """What a gateway records of its calls to model replicas: how many texts share one, and how long it takes."""
+
+    def __init__(self, items: Histogram, seconds: Histogram) -> None:
+        self._items = items
+        self._seconds = seconds
+
+    def call(self, items: int, seconds: float) -> None:
+        self._items.observe(items)
+        self._seconds.observe(seconds)
 
 
 def _private(directory: Path) -> Path:

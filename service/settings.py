@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.bundle import SHIPPED
@@ -42,11 +42,23 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
     bundle: Annotated[Path, Field(description="folder of the model to serve")] = SHIPPED
-    replicas: Annotated[int, Field(ge=1, le=256, description="processes, each with its own copy of the model")] = Field(
+    replicas: Annotated[int, Field(ge=1, le=256, description="gateways; inline, each has a copy of the model")] = Field(
         default_factory=_cores
     )
     threads: Annotated[int, Field(ge=1, le=256, description="threads of the runtime in each replica")] = 1
     device: Annotated[Literal["cpu", "cuda"], Field(description="where the model runs")] = "cpu"
+    placement: Annotated[
+        Literal["inline", "remote"], Field(description="the model in each gateway, or in replicas of its own")
+    ] = "inline"
+    model_replicas_min: Annotated[int, Field(ge=1, le=256, description="fewest replicas of a remote model")] = 1
+    model_replicas_max: Annotated[
+        int, Field(ge=1, le=256, validate_default=True, description="most replicas of a remote model")
+    ] = 3
+    model_cpus: Annotated[float, Field(ge=0, le=256, description="cores that each remote replica asks for")] = 1
+    model_gpus: Annotated[
+        float, Field(gt=0, le=16, description="GPUs that each remote replica asks for: a part of one, or whole ones")
+    ] = 1
+    model_resource: Annotated[str, Field(description="Ray resource that nodes for remote replicas offer")] = ""
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**28, description="largest request body")] = 2 * 1024 * 1024
     request_timeout_s: Annotated[float, Field(gt=0, le=3600, description="after which a request is answered 504")] = 10
     queue_tokens: Annotated[int, Field(ge=512, description="tokens that may wait in one replica, then 429")] = 65_536
@@ -59,6 +71,20 @@ class Settings(BaseSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="least severe event that is logged")
     ] = "info"
+
+    @field_validator("model_replicas_max")
+    @classmethod
+    def _not_below_the_fewest(cls, value: int, earlier: ValidationInfo) -> int:
+        if value < earlier.data.get("model_replicas_min", 1):
+            raise ValueError("fewer than HEED_MODEL_REPLICAS_MIN")
+        return value
+
+    @field_validator("model_gpus")
+    @classmethod
+    def _whole_or_less_than_one(cls, value: float) -> float:
+        if value > 1 and not value.is_integer():
+            raise ValueError("Ray takes a part of one GPU or whole ones")
+        return value
 
 
 def load(**given: object) -> Settings:

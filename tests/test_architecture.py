@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MODELS = sorted((ROOT / "models").rglob("*.py"))
 SERVICE = sorted((ROOT / "service").rglob("*.py"))
-WITH_RAY = {"app.py", "remote.py", "metrics.py"}
+WITH_RAY = {"app.py", "remote.py"}
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -45,7 +48,7 @@ def test_serving_needs_no_training_library(path: Path) -> None:
     assert not {"torch", "transformers", "sklearn", "onnx", "safetensors"} & set(imported(path))
 
 
-@pytest.mark.parametrize("name", ["batching.py", "engine.py", "settings.py"])
+@pytest.mark.parametrize("name", ["batching.py", "call.py", "engine.py", "predictor.py", "remote.py", "settings.py"])
 def test_the_engine_knows_nothing_of_http(name: str) -> None:
     assert not {"fastapi", "starlette", "uvicorn"} & set(imported(ROOT / "service" / name))
 
@@ -54,6 +57,16 @@ def test_only_the_settings_read_the_environment() -> None:
     """But for the process tree, which passes its environment on, and HAProxy's launcher, which has no other input."""
     readers = {path.name for path in SERVICE if "os.environ" in path.read_text() or "os.getenv" in path.read_text()}
     assert readers <= {"cluster.py", "haproxy.py", "metrics.py"}
+
+
+@pytest.mark.parametrize("name", ["gateway.py", "remote.py"])
+def test_a_gateway_knows_a_model_only_as_a_predictor(name: str) -> None:
+    assert not re.search(r"\b(Engine|Batcher|OnnxRuntime|Tokenizer)\b", (ROOT / "service" / name).read_text())
+
+
+def test_what_gateways_import_loads_no_runtime() -> None:
+    code = "import sys, service.app; sys.exit('onnxruntime' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_deployments_are_in_one_file() -> None:

@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 
-from service import errors
+from service import errors, settings
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -44,3 +45,9 @@ def test_every_file_that_a_document_links_to_exists() -> None:
     for document in ROOT.glob("*.md"):
         for target in re.findall(r"\]\((?!http)([^)#]+)\)", document.read_text(encoding="utf-8")):
             assert (ROOT / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy").glob("serve*.yaml")), ids=lambda path: path.name)
+def test_every_serve_config_sets_what_can_be_set(path: Path) -> None:
+    (application,) = yaml.safe_load(path.read_text(encoding="utf-8"))["applications"]
+    settings.load(**application["args"])

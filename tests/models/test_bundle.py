@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 import pytest
 
-from models.bundle import GRAPH, MANIFEST, BundleError, digest_of, load
+from models.bundle import GRAPH, MANIFEST, BundleError, describe, digest_of, load
 from tests.tiny import tiny_bundle
 
 
@@ -38,6 +38,15 @@ def test_a_saved_bundle_loads_with_all_that_was_said_of_it(bundle: Path) -> None
     assert loaded.calibration["zh"].temperature == 1.5
     assert loaded.metrics[0].value == 0.5
     assert len(loaded.digest) == 64
+
+
+def test_it_can_be_described_from_its_manifest_alone(bundle: Path) -> None:
+    loaded = load(bundle)
+    (bundle / GRAPH).unlink()
+    assert describe(bundle) == loaded
+    (bundle / MANIFEST).unlink()
+    with pytest.raises(BundleError, match="no bundle at"):
+        describe(bundle)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from service.cache import Cache, key_of
-from service.engine import Answered, Engine, Item
+from service.engine import Engine
 from service.errors import DeadlineExceeded, EmptyText, InferenceFailed, Overloaded
 from service.metrics import Metrics
+from service.predictor import Answered, Item
 from tests.service import fakes
 
 pytestmark = pytest.mark.anyio

@@ -15,9 +15,10 @@ from models.bundle import load
 from models.predict import Scaling
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer, Tokens
-from service.engine import Answered, Engine, Item
+from service.engine import Engine
 from service.errors import InferenceFailed, NotReady, Overloaded, Problem
 from service.metrics import Metrics
+from service.predictor import Answered, Item
 from tests.service import fakes
 from tests.service.test_metrics import samples
 from tests.tiny import tiny_bundle

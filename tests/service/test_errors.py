@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator
 
 import pytest
@@ -30,6 +31,7 @@ STABLE = {
     ("overloaded", 429),
     ("internal_error", 500),
     ("inference_failed", 500),
+    ("replica_lost", 502),
     ("not_ready", 503),
     ("deadline_exceeded", 504),
 }
@@ -69,3 +71,15 @@ def test_an_unknown_error_tells_the_caller_nothing_of_itself() -> None:
 
 def test_what_the_router_refuses_with_another_status_is_opaque() -> None:
     assert errors.from_http(HTTPException(401, "secret")).body("r").detail == "The request could not be handled."
+
+
+@pytest.mark.parametrize("kind", [Problem, *(kind for kind in leaves() if not kind.__subclasses__())])
+def test_a_problem_crosses_to_another_process_as_it_is(kind: type[Problem]) -> None:
+    if issubclass(kind, Overloaded | NotReady):
+        made: Problem = kind("Wait.", retry_after_s=7)
+    else:
+        made = kind("No.", pointer="/text")
+    crossed = pickle.loads(pickle.dumps(made))
+    assert type(crossed) is kind
+    assert (crossed.detail, crossed.pointer, crossed.headers) == (made.detail, made.pointer, made.headers)
+    assert crossed.args == made.args

@@ -256,5 +256,5 @@ async def test_the_openapi_document_is_whole(service: Service) -> None:
     post = document["paths"]["/v1/sentiment"]["post"]
     assert post["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/SentimentRequest")
     assert post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/SentimentResponse")
-    assert set(post["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "503", "504"}
+    assert set(post["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "502", "503", "504"}
     assert "application/problem+json" in post["responses"]["422"]["content"]

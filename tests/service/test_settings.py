@@ -41,6 +41,10 @@ def test_reads_the_environment_and_what_is_given_wins(monkeypatch: pytest.Monkey
         ("BATCH_TOKENS", "511"),
         ("MAX_BODY_BYTES", "1"),
         ("LOG_LEVEL", "loud"),
+        ("PLACEMENT", "elsewhere"),
+        ("MODEL_REPLICAS_MIN", "0"),
+        ("MODEL_GPUS", "0"),
+        ("MODEL_GPUS", "1.5"),
     ],
 )
 def test_an_unusable_value_is_one_line_that_names_the_setting(
@@ -51,6 +55,18 @@ def test_an_unusable_value_is_one_line_that_names_the_setting(
         load()
     assert str(refused.value).startswith(f"HEED_{name}={value!r}: ")
     assert "\n" not in str(refused.value)
+
+
+def test_a_model_has_no_fewer_replicas_at_most_than_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEED_MODEL_REPLICAS_MIN", "4")
+    with pytest.raises(SettingsError, match=r"HEED_MODEL_REPLICAS_MAX=3: .*HEED_MODEL_REPLICAS_MIN"):
+        load()
+    assert load(model_replicas_max=4).model_replicas_max == 4
+
+
+@pytest.mark.parametrize("gpus", [0.25, 1, 2])
+def test_a_model_takes_a_part_of_a_gpu_or_whole_ones(gpus: float) -> None:
+    assert load(model_gpus=gpus).model_gpus == gpus
 
 
 def test_replicas_follow_the_cores_of_this_process_up_to_four(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,75 @@
+"""What the gateway asks of a model, wherever it runs: items in, one outcome for each out.
+
+`engine.Engine` answers in this process, `remote.Remote` across one hop; the gateway does not know which it has. What
+goes in and comes out is plain frozen data and can be pickled. Knows nothing of HTTP, of Ray or of batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from models.bundle import Bundle
+from models.predict import Sentiment
+from service.errors import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    text: str
+    entity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    sentiment: Sentiment
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Queue and infer are those of the text that was answered last, so that the three add up to the whole.
+
+    Across a hop, queue is all that is neither tokenising nor inferring: gathering and both ways count as waiting.
+    """
+
+    tokenize_s: float
+    queue_s: float
+    infer_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One outcome per item, in order."""
+
+    outcomes: tuple[Answered | Problem, ...]
+    timings: Timings
+
+
+class Predictor(Protocol):
+    """Call `start` in the event loop that calls `predict`; `stop` refuses what is new and finishes what was accepted.
+
+    `ready` is whether it would answer now, `healthy` whether this process should live on.
+    """
+
+    @property
+    def bundle(self) -> Bundle: ...
+
+    @property
+    def ready(self) -> bool: ...
+
+    @property
+    def healthy(self) -> bool: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
+        """The items' outcomes by `deadline_s` on the monotonic clock; raises a Problem that concerns all of them.
+
+        Cancelling withdraws what has not reached the model.
+        """
+        ...
