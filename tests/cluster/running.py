@@ -6,6 +6,7 @@ Nothing is imported from `service`: what these tests know of it comes through th
 from __future__ import annotations
 
 import http.client
+import ipaddress
 import json
 import os
 import re
@@ -133,6 +134,26 @@ def command_of(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
+
+
+def listening(service: Service) -> dict[tuple[str, int], str]:
+    """Addresses and ports on which the service can be reached, with the process that holds each."""
+    return {
+        (held.laddr.ip, held.laddr.port): command_of(process)[:80]
+        for process in service.processes()
+        for held in process.net_connections("inet")
+        if held.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+    }
+
+
+def exposed(ports: dict[tuple[str, int], str]) -> dict[tuple[str, int], str]:
+    return {place: process for place, process in ports.items() if not is_loopback(place[0])}
+
+
+def is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback
 
 
 def refused(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str, float]:

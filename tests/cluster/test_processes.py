@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import shutil
 import signal
 import subprocess
@@ -15,25 +14,15 @@ import grpc
 import psutil
 import pytest
 
-from tests.cluster.running import COMMAND, Reply, Service, command_of, free_port, load
+from tests.cluster.running import COMMAND, Reply, Service, exposed, free_port, listening, load
 
 MAX_PSS_BYTES = 2.0e9
 
 
 def test_nothing_listens_beyond_loopback(service: Service) -> None:
-    ports = {}
-    for process in service.processes():
-        for held in process.net_connections("inet"):
-            if held.status in (psutil.CONN_LISTEN, psutil.CONN_NONE):
-                ports[held.laddr.ip, held.laddr.port] = command_of(process)[:80]
+    ports = listening(service)
     assert ("127.0.0.1", service.port) in ports
-    assert {place: process for place, process in ports.items() if not is_loopback(place[0])} == {}
-
-
-def is_loopback(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
+    assert exposed(ports) == {}
 
 
 def test_ray_answers_nobody_without_the_token(service: Service) -> None:
