@@ -2,9 +2,10 @@
 PYTHON ?= python3
 SERVE := .venv/serve
 TEST := .venv/test
+PEERS := .venv/bench
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint bench-noise
+.PHONY: help serve test check bench-footprint bench-noise bench-serve
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +27,9 @@ bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of th
 bench-noise: $(TEST)/installed ## Measure what the handling of noisy labels gains (BASE=encoder DATA=data sets; an hour)
 	$(TEST)/bin/python -m tests.bench.noise --base $(BASE) --data $(DATA)
 
+bench-serve: $(TEST)/installed $(PEERS)/installed $(PEERS)-older/installed ## Measure Heed beside its peers (DATA=folder of data sets, ARGS=--help: options)
+	$(TEST)/bin/python -m tests.bench.serve $(if $(DATA),--data $(DATA)) $(ARGS)
+
 $(SERVE)/installed: pyproject.toml
 	@echo "Installing what serving needs into $(SERVE) ..."
 	@$(PYTHON) -m venv $(SERVE)
@@ -38,4 +42,17 @@ $(TEST)/installed: pyproject.toml
 	@$(PYTHON) -m venv $(TEST)
 	@$(TEST)/$(PIP) torch==2.13.0
 	@$(TEST)/$(PIP) --editable '.[cpu,train,test]'
+	@touch $@
+
+$(PEERS)/installed: tests/bench/serve/requirements.txt
+	@echo "Installing the peers of bench-serve into $(PEERS) ..."
+	@$(PYTHON) -m venv $(PEERS)
+	@$(PEERS)/$(PIP) torch==2.13.0
+	@$(PEERS)/$(PIP) --requirement $<
+	@touch $@
+
+$(PEERS)-older/installed: tests/bench/serve/requirements-older.txt
+	@echo "Installing the peers that need older libraries into $(PEERS)-older ..."
+	@$(PYTHON) -m venv $(PEERS)-older
+	@$(PEERS)-older/$(PIP) --requirement $<
 	@touch $@

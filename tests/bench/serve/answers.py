@@ -1,0 +1,22 @@
+"""The labels that a contender must give before it is measured: computed here, text by text, from the same bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from models.bundle import Bundle
+from models.predict import sentiment
+from models.runtime_onnx import OnnxRuntime
+from models.tokens import Tokenizer, collate
+from tests.bench.serve.contenders import Answers
+
+
+def expected(bundle: Bundle, texts: Sequence[str]) -> Mapping[Answers, Sequence[str]]:
+    tokenizer, runtime = Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(bundle.graph)
+    found: dict[Answers, list[str]] = {Answers.PLAIN: [], Answers.CALIBRATED: []}
+    for text in texts:
+        tokens = tokenizer.encode(text)
+        logits = runtime.run(collate([tokens], tokenizer.pad))[0]
+        found[Answers.PLAIN].append(bundle.task.labels[int(logits.argmax())])
+        found[Answers.CALIBRATED].append(sentiment(logits, bundle.calibration, tokens.language).label)
+    return found

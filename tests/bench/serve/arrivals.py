@@ -1,0 +1,158 @@
+"""An open loop: requests leave at a constant rate, whatever has been answered.
+
+Latency is counted from when a request was meant to leave, so a server that stalls cannot hide it (no coordinated
+omission). Every request has a connection to itself while it waits; a caller whose deadline passed gives up and closes
+it. Our own, because none of the packaged generators sends a different body with each request at a given rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+
+from tests.bench.serve.load import Load, percentile_ms
+
+_LAST_S = 0.01  # how often is looked, once all requests have left, whether the last was answered
+
+
+class _Connection(asyncio.Protocol):
+    """One request at a time; answers are told apart by Content-Length, which every contender sends."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run = run
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._missing = -1  # bytes of the answer still to come; -1 while its head is incomplete
+        self.due_s = 0.0
+        self.waiting = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def send(self, request: bytes, due_s: float) -> None:
+        assert self._transport is not None
+        self._received, self._missing, self.due_s, self.waiting = b"", -1, due_s, True
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        if self._missing < 0:
+            end = self._received.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            self._missing = end + 4 + _content_length(self._received[:end])
+        if self.waiting and len(self._received) >= self._missing:
+            self.waiting = False
+            self._run.answered(self, self._received.split(b" ", 2)[1] == b"200")
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._run.lost(self)
+
+    def give_up(self) -> None:
+        self.waiting = False
+        if self._transport is not None:
+            self._transport.abort()
+
+
+class _Run:
+    """The state of one open loop: who waits, who is free, what was counted."""
+
+    def __init__(self, port: int, deadline_s: float) -> None:
+        self._port = port
+        self._deadline_s = deadline_s
+        self._free: list[_Connection] = []
+        self._waiting: dict[_Connection, None] = {}  # in the order of their due times
+        self._opening: set[asyncio.Task[None]] = set()
+        self.latencies_s: list[float] = []
+        self.refused = self.broken = self.late = 0
+
+    def ask(self, request: bytes, due_s: float) -> None:
+        if self._free:
+            self._send(self._free.pop(), request, due_s)
+        else:
+            task = asyncio.ensure_future(self._open(request, due_s))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    async def _open(self, request: bytes, due_s: float) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            _, connection = await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
+        except OSError:
+            self.broken += 1
+        else:
+            self._send(connection, request, due_s)
+
+    def _send(self, connection: _Connection, request: bytes, due_s: float) -> None:
+        self._waiting[connection] = None
+        connection.send(request, due_s)
+
+    def answered(self, connection: _Connection, good: bool) -> None:
+        del self._waiting[connection]
+        self._free.append(connection)
+        if good:
+            self.latencies_s.append(time.perf_counter() - connection.due_s)
+        else:
+            self.refused += 1
+
+    def lost(self, connection: _Connection) -> None:
+        if connection in self._free:
+            self._free.remove(connection)
+        elif connection in self._waiting:
+            del self._waiting[connection]
+            self.broken += 1
+
+    def expire(self, now_s: float) -> None:
+        while self._waiting:
+            oldest = next(iter(self._waiting))
+            if now_s - oldest.due_s < self._deadline_s:
+                return
+            del self._waiting[oldest]
+            self.late += 1
+            oldest.give_up()
+
+    @property
+    def pending(self) -> bool:
+        return bool(self._waiting or self._opening)
+
+
+def measure(port: int, requests: Sequence[bytes], rate: float, seconds: float, deadline_s: float) -> Load:
+    """Ask at so many requests per second; returns when the last one was answered or its deadline passed."""
+    return asyncio.run(_measure(port, requests, rate, seconds, deadline_s))
+
+
+async def _measure(port: int, requests: Sequence[bytes], rate: float, seconds: float, deadline_s: float) -> Load:
+    run = _Run(port, deadline_s)
+    bodies: Iterator[bytes] = cycle(requests)
+    asked, total = 0, int(rate * seconds)
+    cpu_s, started_s = time.process_time(), time.perf_counter()
+    while asked < total or run.pending:
+        run.expire(time.perf_counter())
+        due_s = started_s + asked / rate
+        if asked < total and due_s <= time.perf_counter():
+            run.ask(next(bodies), due_s)
+            asked += 1
+        else:
+            await asyncio.sleep(due_s - time.perf_counter() if asked < total else _LAST_S)
+    good = [latency_s for latency_s in run.latencies_s if latency_s <= deadline_s]
+    return Load(
+        seconds=seconds,
+        answered=len(good),
+        refused=run.refused,
+        broken=run.broken,
+        late=run.late + len(run.latencies_s) - len(good),
+        p50_ms=percentile_ms(good, 50),
+        p99_ms=percentile_ms(good, 99),
+        generator_cpu_s=time.process_time() - cpu_s,
+    )
+
+
+def _content_length(head: bytes) -> int:
+    for line in head.split(b"\r\n"):
+        name, _, value = line.partition(b":")
+        if name.lower() == b"content-length":
+            return int(value)
+    raise ValueError("an answer without Content-Length")

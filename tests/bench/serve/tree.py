@@ -1,0 +1,107 @@
+"""A started command with every process below it: what it costs, and its end.
+
+Some servers start daemons that leave the command's group and outlive it, so this process adopts orphans: whatever runs
+below it belongs to the one server that is up. Knows Linux, nothing of what is served.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from tests.bench.footprint import pss_bytes
+
+_SET_CHILD_SUBREAPER = 36  # of prctl(2)
+_POLL_S = 0.1
+_IDLE_S, _IDLE_CORES = 0.5, 0.4  # at rest is who uses no more of the processors than so many, for so long
+
+
+class NotStartedError(Exception):
+    """The command ended, or was not ready in time; the message ends with what it wrote last."""
+
+
+def adopt_orphans() -> None:
+    """Make this process the parent of every descendant whose own parent ends."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+class Tree:
+    """One at a time in this process, since all descendants are taken for its own."""
+
+    def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as file:
+            self._root = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self, ready: Callable[[], bool], seconds: float) -> float:
+        """Seconds until ready; raises NotStartedError."""
+        started_s = time.monotonic()
+        while not ready():
+            if self._root.poll() is not None:
+                raise NotStartedError(f"ended with {self._root.returncode}: {self._last_words()}")
+            if time.monotonic() - started_s > seconds:
+                raise NotStartedError(f"not ready after {seconds:.0f} s: {self._last_words()}")
+            time.sleep(_POLL_S)
+        return time.monotonic() - started_s
+
+    def cpu_s(self) -> dict[int, float]:
+        """CPU seconds so far of each process that is alive."""
+        used = {}
+        for process in _descendants():
+            with contextlib.suppress(psutil.Error):
+                used[process.pid] = sum(process.cpu_times()[:2])
+        return used
+
+    def pss_bytes(self) -> int:
+        total = 0
+        for process in _descendants():
+            with contextlib.suppress(OSError):
+                total += pss_bytes(process.pid)
+        return total
+
+    def rest(self, seconds: float) -> None:
+        """Wait until nothing is computed any more: many servers go on with requests whose callers have left."""
+        ends_s = time.monotonic() + seconds
+        while time.monotonic() < ends_s:
+            before_s = sum(self.cpu_s().values())
+            time.sleep(_IDLE_S)
+            if sum(self.cpu_s().values()) - before_s <= _IDLE_CORES * _IDLE_S:
+                return
+
+    def stop(self, seconds: float = 20.0) -> None:
+        """Ask the command to end, then kill whatever of it is left."""
+        self._root.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._root.wait(seconds)
+        # Again while any is left: a dying parent may have started another, or left one that is only now adopted.
+        while left := _descendants():
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=1)
+        self._root.wait()
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(errors="replace").split("\n")
+        return " | ".join(line.strip() for line in lines if line.strip())[-300:]
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
