@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import math
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -22,60 +22,64 @@ from tests.bench.serve.load import http_request
 from tests.bench.serve.report import About, markdown
 from tests.bench.serve.turn import Measurement
 
-OK, BUSY = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", b"HTTP/1.1 429 Busy\r\nContent-Length: 0\r\n\r\n"
 REQUESTS = [http_request("/predict", b"{}")]
 
 
 @contextmanager
-def server(answer: bytes, delay_s: float = 0.0, stall: tuple[float, float] = (0.0, 0.0)) -> Iterator[int]:
+def server(delay_s: float = 0.0, stall: tuple[float, float] = (0.0, 0.0), status: int = 200) -> Iterator[int]:
     """The port of one that waits before each answer, and answers nothing between two times after its first request."""
-    loop = asyncio.new_event_loop()
-    first: list[float] = []
+    first_s: list[float] = []
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(4096):
-            first.append(time.monotonic())
-            since_s = time.monotonic() - first[0]
-            await asyncio.sleep(stall[1] - since_s if stall[0] <= since_s < stall[1] else delay_s)
-            writer.write(answer)
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-    listening = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever)
+        def do_POST(self) -> None:
+            first_s.append(time.monotonic())
+            since_s = time.monotonic() - first_s[0]
+            self.rfile.read(int(self.headers["Content-Length"]))
+            time.sleep(stall[1] - since_s if stall[0] <= since_s < stall[1] else delay_s)
+            with suppress(ConnectionError):  # of a caller who gave up
+                self.send_response(status)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever)
     thread.start()
     try:
-        yield listening.sockets[0].getsockname()[1]
+        yield listening.server_port
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        listening.shutdown()
         thread.join()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        listening.close()
-        loop.run_until_complete(asyncio.sleep(0))
-        loop.close()
+        listening.server_close()
 
 
 def test_arrivals_keep_their_rate_beside_a_slow_server() -> None:
-    with server(OK, delay_s=0.2) as port:
+    with server(delay_s=0.2) as port:
         found = arrivals.measure(port, REQUESTS, rate=50, seconds=0.6, deadline_s=5)
     assert (found.answered, found.refused, found.broken, found.late) == (30, 0, 0, 0)
     assert found.p50_ms >= 200
 
 
 def test_a_stall_is_seen_by_every_request_that_was_due_in_it() -> None:
-    with server(OK, stall=(0.1, 0.7)) as port:
+    with server(stall=(0.1, 0.7)) as port:
         found = arrivals.measure(port, REQUESTS, rate=50, seconds=0.8, deadline_s=5)
     assert found.p99_ms > 300
     assert found.p50_ms > 100
 
 
 def test_who_waits_longer_than_the_deadline_is_late() -> None:
-    with server(OK, delay_s=1.0) as port:
+    with server(delay_s=1.0) as port:
         found = arrivals.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=0.2)
     assert (found.answered, found.late) == (0, 10)
 
 
 def test_a_refusal_is_no_answer() -> None:
-    with server(BUSY) as port:
+    with server(status=429) as port:
         found = arrivals.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=10)
     assert (found.answered, found.refused) == (0, 10)
 

@@ -11,7 +11,9 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from http.client import HTTPException
 from pathlib import Path
+from subprocess import SubprocessError
 
 from models.bundle import SHIPPED, Bundle, load
 from models.tokens import Tokenizer
@@ -24,6 +26,8 @@ from tests.bench.serve.workloads import CAPACITY, WORKLOADS, Workload
 from tests.cluster.running import free_port
 
 _TEXTS = 512
+# What a server, or a process of the limit, can do to its own turn; the others go on.
+_FAILURES = (NotStartedError, LoadError, OSError, ValueError, HTTPException, SubprocessError)
 _CORES = len(os.sched_getaffinity(0))
 
 
@@ -61,7 +65,7 @@ def _run(given: argparse.Namespace, bundle: Bundle, questions: Questions) -> Non
                 for measurement in _taken(turn, _workloads(given.workloads), batch_sizes, given.out):
                     measurements.append(measurement)
                     print(report.line(measurement), flush=True)
-            except (NotStartedError, LoadError, OSError) as error:
+            except _FAILURES as error:
                 failures.append(f"{contender.title}, round {number}: {error}")
                 print(f"{number} {contender.name}: {error}", flush=True)
         (given.out / "measurements.json").write_text(json.dumps([asdict(one) for one in measurements], indent=1))

@@ -84,7 +84,14 @@ class _Run:
         except OSError:
             self.broken += 1
         else:
+            self._opened(connection, request, due_s)
+
+    def _opened(self, connection: _Connection, request: bytes, due_s: float) -> None:
+        if time.perf_counter() - due_s < self._deadline_s:
             self._send(connection, request, due_s)
+        else:
+            self.late += 1
+            connection.give_up()
 
     def _send(self, connection: _Connection, request: bytes, due_s: float) -> None:
         self._waiting[connection] = None
@@ -114,6 +121,11 @@ class _Run:
             self.late += 1
             oldest.give_up()
 
+    async def close(self) -> None:
+        for connection in self._free:
+            connection.give_up()
+        await asyncio.sleep(0)  # in which the event loop lets go of them
+
     @property
     def pending(self) -> bool:
         return bool(self._waiting or self._opening)
@@ -137,6 +149,8 @@ async def _measure(port: int, requests: Sequence[bytes], rate: float, seconds: f
             asked += 1
         else:
             await asyncio.sleep(due_s - time.perf_counter() if asked < total else _LAST_S)
+    cpu_s = time.process_time() - cpu_s
+    await run.close()
     good = [latency_s for latency_s in run.latencies_s if latency_s <= deadline_s]
     return Load(
         seconds=seconds,
@@ -146,7 +160,7 @@ async def _measure(port: int, requests: Sequence[bytes], rate: float, seconds: f
         late=run.late + len(run.latencies_s) - len(good),
         p50_ms=percentile_ms(good, 50),
         p99_ms=percentile_ms(good, 99),
-        generator_cpu_s=time.process_time() - cpu_s,
+        generator_cpu_s=cpu_s,
     )
 
 

@@ -88,7 +88,7 @@ class Contender:
 
     def command_on(self, machine: Machine) -> list[str]:
         places = {
-            "python": machine.peers_python,
+            "python": self.python(machine.environments),
             "port": machine.port,
             "bundle": machine.bundle,
             "cores": machine.cores,
