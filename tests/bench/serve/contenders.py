@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class Contender:
     body: Callable[[Sequence[str]], object] = _inputs
     answers: Answers = Answers.PLAIN
     labels: Callable[[Any], list[str]] = _labels
+    ready: str = ""  # path that answers 200 when it is up; without one, the first good answer tells
     libraries: str = ""  # the environment that has them; this one if empty
     packages: tuple[str, ...] = ()  # whose versions are reported
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +99,8 @@ class Contender:
     def environment_on(self, machine: Machine) -> dict[str, str]:
         """The tokenizer's own threads are off everywhere: cores are shared out by processes."""
         common = {"BUNDLE": str(machine.bundle), "PORT": str(machine.port), "CORES": str(machine.cores)}
-        return {**common, "TOKENIZERS_PARALLELISM": "false", **self.environment}
+        own = {name: value.format(cores=machine.cores) for name, value in self.environment.items()}
+        return {**common, "TOKENIZERS_PARALLELISM": "false", **own}
 
 
 _UVICORN = ("{python}", "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log")
@@ -121,7 +123,18 @@ INLINE = Contender(
     labels=_heed_labels,
     packages=("heed", "ray", "onnxruntime"),
 )
-# The place of Heed remote, name "heed-remote": between the two, once placement is a setting.
+REMOTE = replace(
+    INLINE,
+    name="heed-remote",
+    title="Heed remote",
+    settings="`heed serve` with gateways = cores, and as many replicas of the model from the start",
+    # A replica that is added in mid-turn would make two rates one.
+    environment={
+        "HEED_PLACEMENT": "remote",
+        "HEED_MODEL_REPLICAS_MIN": "{cores}",
+        "HEED_MODEL_REPLICAS_MAX": "{cores}",
+    },
+)
 HANDMADE = Contender(
     "handmade",
     "FastAPI by hand",
@@ -156,7 +169,7 @@ RAY_SERVE = Contender(
     "Ray Serve, defaults",
     Kind.BATCHING,
     "replicas = cores, one thread each; `@serve.batch` of at most 16 requests, 5 ms wait; max_ongoing_requests 100, "
-    "all else as it comes",
+    "all else as it comes, its access log too",
     ("{python}", "ray_batching.py"),
     libraries="bench",
     packages=("ray",),
@@ -177,13 +190,17 @@ TRITON = Contender(
     "triton",
     "Triton",
     Kind.BATCHING,
-    "pytriton, instances = cores, one thread each; dynamic batching, at most 32 texts, 5 ms queue delay",
+    "pytriton, instances = cores, one thread each; dynamic batching, at most 32 texts, 5 ms queue delay; tensors as "
+    "base64 between its processes",
     ("{python}", "triton_batching.py"),
     path="/v2/models/sentiment/infer",
     body=_tensor,
     labels=_tensor_labels,
     libraries="bench-older",
     packages=("nvidia-pytriton",),
+    ready="/v2/models/sentiment/ready",
+    # Its own libpython does not fit the standard library of every 3.11, and its shared memory fails on that.
+    environment={"PYTRITON_NO_TENSORSTORE": "1"},
 )
 MLSERVER = Contender(
     "mlserver",
@@ -196,11 +213,9 @@ MLSERVER = Contender(
     labels=_tensor_labels,
     libraries="bench-older",
     packages=("mlserver",),
+    ready="/v2/models/sentiment/ready",
 )
 
-CONTENDERS = (LIMIT, INLINE, HANDMADE, LITSERVE, BENTOML, RAY_SERVE, PIPELINE, TRITON, MLSERVER)
+CONTENDERS = (LIMIT, INLINE, REMOTE, HANDMADE, LITSERVE, BENTOML, RAY_SERVE, PIPELINE, TRITON, MLSERVER)
 
-ABSENT = (
-    ("Heed remote", "placement is not a setting yet"),
-    ("Infinity", "it serves folders in the transformers layout only, and a bundle's graph has other inputs"),
-)
+ABSENT = (("Infinity", "it serves folders in the transformers layout only, and a bundle's graph has other inputs"),)

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.settings import Settings
 from tests.bench.serve import alone, arrivals, limit
 from tests.bench.serve.contenders import PEERS, Answers, Contender, Kind, Machine
-from tests.bench.serve.load import Load, closed_loop, http_request
+from tests.bench.serve.load import Load, LoadError, closed_loop, http_request
 from tests.bench.serve.texts import TextSet
 from tests.bench.serve.tree import NotStartedError, Tree
 from tests.bench.serve.workloads import CAPACITY, Workload
@@ -23,7 +24,7 @@ from tests.cluster.running import JSON, Client, counted
 
 _START_S = 120.0
 _WARM_UP_S = 3.0
-_BACKLOG_S = 60.0  # at most, for what the last load left in the queues
+_BACKLOG_S = 30.0  # at most, for what the last load left in the queues
 CHECKED, _WRONG = 32, 2  # texts whose labels are compared, and how many may differ before the contender is refused
 
 
@@ -68,6 +69,7 @@ class Turn:
     def serve(self, workloads: Sequence[Workload], log: Path) -> Iterator[Measurement]:
         """Measurements as they are made; raises NotStartedError."""
         machine, contender = self.machine, self.contender
+        _refuse_unknown_settings(contender)
         tree = Tree(contender.command_on(machine), PEERS, contender.environment_on(machine), log)
         try:
             with Client(machine.port) as client:
@@ -76,6 +78,8 @@ class Turn:
                 self._load(self._bodies("mixed", 1), 64, _WARM_UP_S)
                 capacity = math.nan
                 for workload in workloads:
+                    if workload.load is not None and not capacity > 0:
+                        raise LoadError(f"no rate for {workload.name}: nothing was answered to {CAPACITY}")
                     tree.rest(_BACKLOG_S)
                     found = self._measure(tree, client, workload, capacity, start_s)
                     capacity = found.requests_per_s if workload.name == CAPACITY else capacity
@@ -108,6 +112,8 @@ class Turn:
 
     def _answers(self, client: Client) -> bool:
         try:
+            if self.contender.ready and client.get(self.contender.ready).status != 200:
+                return False
             reply = client.send("POST", self.contender.path, self._bodies("short", 1)[0], JSON)
         except (OSError, http.client.HTTPException):
             return False
@@ -188,3 +194,10 @@ class Turn:
 
     def _counts(self, client: Client) -> tuple[float, float]:
         return counted(client, "heed_items_total", outcome="ok"), counted(client, "heed_batch_tokens_sum")
+
+
+def _refuse_unknown_settings(contender: Contender) -> None:
+    """A variable that no setting reads is ignored in silence: one placement would be measured under another's name."""
+    known = {f"HEED_{name.upper()}" for name in Settings.model_fields}
+    if unknown := [name for name in contender.environment if name.startswith("HEED_") and name not in known]:
+        raise NotStartedError(f"this Heed has no setting {unknown[0]}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import tempfile
 
 import numpy as np
 from mlserver import MLModel, MLServer, ModelSettings, Settings
@@ -31,7 +32,7 @@ class Sentiment(MLModel):
         return InferenceResponse(model_name=self.name, outputs=[labels, NumpyCodec.encode_output("scores", scores)])
 
 
-async def main() -> None:
+async def main(folder: str) -> None:
     settings = Settings(
         host="127.0.0.1",
         http_port=int(os.environ["PORT"]),
@@ -39,6 +40,8 @@ async def main() -> None:
         metrics_port=int(os.environ["PORT"]) + 2,
         parallel_workers=int(os.environ["CORES"]),
         debug=False,
+        metrics_dir=folder,
+        environments_dir=folder,
     )
     model = ModelSettings(
         name="sentiment",
@@ -51,4 +54,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with tempfile.TemporaryDirectory() as folder:
+        asyncio.run(main(folder))
