@@ -1,11 +1,11 @@
-# Two environments, each made when it is missing and renewed when pyproject.toml changes: serving has no torch.
+# Environments, each made when it is missing and renewed when its list changes: serving has no torch.
 PYTHON ?= python3
 SERVE := .venv/serve
 TEST := .venv/test
 PEERS := .venv/bench
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint bench-noise bench-serve
+.PHONY: help serve test check bench-footprint bench-noise bench-serve wrk
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,12 @@ bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of th
 bench-noise: $(TEST)/installed ## Measure what the handling of noisy labels gains (BASE=encoder DATA=data sets; an hour)
 	$(TEST)/bin/python -m tests.bench.noise --base $(BASE) --data $(DATA)
 
-bench-serve: $(TEST)/installed $(PEERS)/installed $(PEERS)-older/installed ## Measure Heed beside its peers (DATA=folder of data sets, ARGS=--help: options)
+bench-serve: wrk $(TEST)/installed $(PEERS)/installed $(PEERS)-older/installed ## Measure Heed beside its peers (DATA=folder of data sets, ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.serve $(if $(DATA),--data $(DATA)) $(ARGS)
+
+# Before the environments: installing them takes minutes.
+wrk:
+	@command -v wrk > /dev/null || { echo "wrk, the load generator, is not installed: apt-get install wrk" >&2; exit 1; }
 
 $(SERVE)/installed: pyproject.toml
 	@echo "Installing what serving needs into $(SERVE) ..."

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -17,10 +18,13 @@ import pytest
 from models.bundle import SHIPPED
 from models.tokens import Tokenizer
 from tests.bench.serve import arrivals, texts
+from tests.bench.serve.contenders import INLINE, Machine
 from tests.bench.serve.figures import Figure, Round
 from tests.bench.serve.load import http_request
 from tests.bench.serve.report import About, markdown
-from tests.bench.serve.turn import Measurement
+from tests.bench.serve.tree import NotStartedError
+from tests.bench.serve.turn import Measurement, Questions, Turn
+from tests.bench.serve.workloads import CAPACITY, WORKLOADS, chosen
 
 REQUESTS = [http_request("/predict", b"{}")]
 
@@ -132,3 +136,16 @@ def test_the_report_says_what_is_missing() -> None:
     written = markdown(about, [measured("heed", 1, 90.0)])
     assert "Did not run: LitServe, round 1: no" in written
     assert "| not measured |" in written
+
+
+def test_peers_are_asked_what_they_are_compared_in_and_everyone_what_is_named() -> None:
+    assert [one.name for one in chosen(None, of_peer=True)] == ["short-1", "short-64", "mixed-64", "open-80"]
+    assert chosen(None, of_peer=False) == list(WORKLOADS)
+    assert [one.name for one in chosen(["open-150"], of_peer=True)] == [CAPACITY, "open-150"]
+
+
+def test_a_setting_that_this_heed_lacks_is_not_measured(tmp_path: Path) -> None:
+    contender = replace(INLINE, environment={"HEED_NO_SUCH_THING": "1"})
+    turn = Turn(contender, Machine(SHIPPED, tmp_path, 0, 1), Questions({}, {}), 1, 1)
+    with pytest.raises(NotStartedError, match="HEED_NO_SUCH_THING"):
+        next(turn.serve(WORKLOADS, tmp_path / "log"))

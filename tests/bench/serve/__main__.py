@@ -17,17 +17,18 @@ from subprocess import SubprocessError
 
 from models.bundle import SHIPPED, Bundle, load
 from models.tokens import Tokenizer
-from tests.bench.serve import answers, report, texts, versions
+from tests.bench.serve import answers, report, texts, versions, workloads
 from tests.bench.serve.contenders import CONTENDERS, Kind, Machine
 from tests.bench.serve.load import MISSING, LoadError, wrk_version
 from tests.bench.serve.tree import NotStartedError, adopt_orphans
 from tests.bench.serve.turn import CHECKED, Measurement, Questions, Turn
-from tests.bench.serve.workloads import CAPACITY, WORKLOADS, Workload
+from tests.bench.serve.workloads import WORKLOADS, Workload
 from tests.cluster.running import free_port
 
 _TEXTS = 512
 # What a server, or a process of the limit, can do to its own turn; the others go on.
 _FAILURES = (NotStartedError, LoadError, OSError, ValueError, HTTPException, SubprocessError)
+_PEERS = (Kind.BATCHING, Kind.OTHER)
 _CORES = len(os.sched_getaffinity(0))
 
 
@@ -62,7 +63,9 @@ def _run(given: argparse.Namespace, bundle: Bundle, questions: Questions) -> Non
             machine = Machine(given.bundle, given.environments, free_port(), _CORES)
             turn = Turn(contender, machine, questions, given.seconds, number)
             try:
-                for measurement in _taken(turn, _workloads(given.workloads), batch_sizes, given.out):
+                for measurement in _taken(
+                    turn, workloads.chosen(given.workloads, contender.kind in _PEERS), batch_sizes, given.out
+                ):
                     measurements.append(measurement)
                     print(report.line(measurement), flush=True)
             except _FAILURES as error:
@@ -79,24 +82,22 @@ def _taken(turn: Turn, workloads: Sequence[Workload], batch_sizes: dict[str, int
     return turn.serve(workloads, out / f"{turn.contender.name}-{turn.round}.log")
 
 
-def _workloads(names: Sequence[str]) -> list[Workload]:
-    """With the one that measures capacity, where arrivals are a share of it."""
-    arriving = any(one.load is not None for one in WORKLOADS if one.name in names)
-    return [one for one in WORKLOADS if one.name in names or (arriving and one.name == CAPACITY)]
-
-
 def _options() -> argparse.Namespace:
-    names, workloads = [one.name for one in CONTENDERS], [one.name for one in WORKLOADS]
+    names, asked = [one.name for one in CONTENDERS], [one.name for one in WORKLOADS]
     parser = argparse.ArgumentParser(prog="bench-serve", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder for each data set")
     parser.add_argument("--bundle", type=Path, default=SHIPPED, help="folder of the model")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-serve"), help="folder of the report")
     parser.add_argument("--environments", type=Path, default=Path(".venv"), help="folder of the peers' environments")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=10, help="for each workload")
+    parser.add_argument("--seconds", type=int, default=5, help="for each workload")
     parser.add_argument("--contenders", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument(
-        "--workloads", nargs="+", choices=workloads, default=workloads, metavar="NAME", help=", ".join(workloads)
+        "--workloads",
+        nargs="+",
+        choices=asked,
+        metavar="NAME",
+        help=f"for every contender: {', '.join(asked)}; by default all, and of the peers those they are compared in",
     )
     given = parser.parse_args()
     # Peers run in their own folder.

@@ -66,11 +66,12 @@ def line(one: Measurement) -> str:
 
 
 def markdown(about: About, measurements: Sequence[Measurement]) -> str:
+    rounds = len({one.round for one in measurements})
     return "\n".join(
         [
             f"# Serving, {date.today().isoformat()}",
             "",
-            f"`make bench-serve`: {about.model}; {machine()}. Medians of {max(one.round for one in measurements)} "
+            f"`make bench-serve`: {about.model}; {machine()}. Medians of {rounds} "
             f"interleaved rounds, {about.seconds:g} s a workload. The load generator runs on the same cores, the same "
             "for all; what it took of them is in the last column. wrk asks in a closed loop; the latency of arrivals "
             "counts from when each was due.",
