@@ -5,7 +5,7 @@ TEST := .venv/test
 PEERS := .venv/bench
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint bench-noise bench-serve wrk
+.PHONY: help serve test check bench-footprint bench-noise bench-graphs bench-serve wrk
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of th
 
 bench-noise: $(TEST)/installed ## Measure what the handling of noisy labels gains (BASE=encoder DATA=data sets; an hour)
 	$(TEST)/bin/python -m tests.bench.noise --base $(BASE) --data $(DATA)
+
+bench-graphs: $(TEST)/installed ## Compare the ways to store and multiply trained weights (RUN=training folder DATA=data sets)
+	$(TEST)/bin/python -m tests.bench.graphs --run $(RUN) --data $(DATA)
 
 bench-serve: wrk $(TEST)/installed $(PEERS)/installed $(PEERS)-older/installed ## Measure Heed beside its peers (DATA=folder of data sets, ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.serve $(if $(DATA),--data $(DATA)) $(ARGS)

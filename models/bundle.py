@@ -138,9 +138,9 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         for language, row in manifest["calibration"].items()
     }
     languages = tuple(manifest["languages"])
-    for language in languages:
-        if language not in calibration or len(calibration[language].bias) != len(task.labels):
-            raise BundleError(f"bundle {path.name}: no calibration of {len(task.labels)} labels for {language}")
+    for question in (*languages, *calibration):
+        if question not in calibration or len(calibration[question].bias) != len(task.labels):
+            raise BundleError(f"bundle {path.name}: no calibration of {len(task.labels)} labels for {question}")
     return Bundle(
         path=path,
         digest=digest,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from models.predict import Calibration, Scaling, entropy, log_softmax, probabilities
+from models.predict import Calibration, Scaling, calibrated, entropy, log_softmax, question_of, scaling_of
 
 BINS = 15
 
@@ -22,7 +22,7 @@ class Answers:
     """One validation set as a model answered it.
 
     `logits` (rows, labels) fp32; `labels` (rows,) indices; `among` the indices of the labels that the set has;
-    `languages` (rows,) the language each text was served in.
+    `languages` (rows,) the language each text was served in, `targeted` (rows,) whether it was asked about an entity.
     """
 
     dataset: str
@@ -31,18 +31,23 @@ class Answers:
     labels: NDArray[np.int64]
     among: tuple[int, ...]
     languages: NDArray[np.str_]
+    targeted: NDArray[np.bool_]
+
+    @property
+    def question(self) -> str:
+        return question_of(self.language, bool(self.targeted.all()))
 
 
 def fit(answers: Sequence[Answers]) -> Calibration:
-    """For each language the scaling of the least log loss, every data set weighing the same.
+    """For each language, and apart for sets about entities, the scaling of the least log loss, by sets of equal weight.
 
     A set that lacks a label is taken over the labels it has, as in training.
     """
-    languages = sorted({answer.language for answer in answers})
-    return {language: fit_language([a for a in answers if a.language == language]) for language in languages}
+    questions = sorted({answer.question for answer in answers})
+    return {question: fit_question([a for a in answers if a.question == question]) for question in questions}
 
 
-def fit_language(answers: Sequence[Answers]) -> Scaling:
+def fit_question(answers: Sequence[Answers]) -> Scaling:
     logits = [answer.logits.astype(np.float64) for answer in answers]
     entropies = [entropy(rows)[:, None] for rows in logits]
     places = [np.searchsorted(answer.among, answer.labels) for answer in answers]
@@ -79,16 +84,14 @@ def part(answers: Answers, start: int) -> Answers:
         logits=answers.logits[start::2],
         labels=answers.labels[start::2],
         languages=answers.languages[start::2],
+        targeted=answers.targeted[start::2],
     )
 
 
 def scaled(answers: Answers, calibration: Calibration) -> NDArray[np.float64]:
-    """Probabilities (rows, labels), each row scaled for the language its text was served in."""
-    result = np.empty(answers.logits.shape)
-    for language in set(answers.languages):
-        rows = answers.languages == language
-        result[rows] = probabilities(answers.logits[rows], calibration[str(language)])
-    return result
+    """Probabilities (rows, labels), each row scaled as its text is when it is served."""
+    asked = zip(answers.languages, answers.targeted, strict=True)
+    return calibrated(answers.logits, [scaling_of(calibration, str(language), bool(own)) for language, own in asked])
 
 
 def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

@@ -1,7 +1,7 @@
 """Labelled texts: reading data sets, keeping validation out of training, and the target-dependent augmentations.
 
 A data set is a folder with `train.jsonl.gz` and `validation.jsonl.gz`, a row `{"text", "label", "entity"?}` a line.
-Knows nothing of tokens or networks.
+Knows nothing of networks.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from models.tokens import is_readable
 
 LABEL_NAMES = {"bearish": "negative", "bullish": "positive"}
 """What a data set calls a label, where that differs from the task."""
@@ -30,10 +32,10 @@ PLACEHOLDERS = {
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled text; `among` are the labels its annotators could choose from."""
+    """One text; `among` are the labels its annotators could choose from, none for a text without a label."""
 
     text: str
-    label: str
+    label: str | None
     entity: str | None
     dataset: str
     language: str
@@ -76,6 +78,13 @@ def read(root: Path, dataset: Dataset, part: str) -> list[Example]:
                 Example(row["text"], label, row.get("entity"), dataset.name, dataset.language, dataset.labels)
             )
     return examples
+
+
+def read_texts(root: Path, source: Dataset) -> list[Example]:
+    """All lines of `NAME.txt.gz`, without labels."""
+    with gzip.open(root / f"{source.name}.txt.gz", "rt", encoding="utf-8") as lines:
+        texts = [line.strip() for line in lines]
+    return [Example(text, None, None, source.name, source.language, ()) for text in texts if is_readable(text)]
 
 
 def key(text: str) -> str:

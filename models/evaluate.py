@@ -84,6 +84,7 @@ def answer(
                 np.asarray([task.labels.index(example.label) for example in examples]),
                 tuple(task.labels.index(label) for label in dataset.labels),
                 np.asarray([item.language for item in tokens]),
+                np.asarray([item.targeted for item in tokens]),
             )
         )
     return answers
@@ -125,10 +126,12 @@ def metrics_of(bundle_name: str, measured: Sequence[Measured]) -> tuple[Metric, 
 
 
 def datasets_of(bundle: Bundle, data: Path) -> list[Dataset]:
-    """The bundle's own data sets, with the labels that the files in `data` use."""
-    labels = bundle.task.labels
+    """The data sets that the bundle was measured on, with the labels that the files in `data` use."""
+    labels, measured = bundle.task.labels, {metric.dataset for metric in bundle.metrics}
     found = []
     for source in bundle.sources:
+        if source.name not in measured:
+            continue
         whole = Dataset(source.name, source.language, labels, source.licence)
         used = {example.label for example in read(data, whole, "validation")}
         found.append(Dataset(source.name, source.language, tuple(x for x in labels if x in used), source.licence))

@@ -31,11 +31,18 @@ BATCHES_COMPARED = 20
 
 
 def export(
-    run: Path, data: Path, out: Path, version: str, storage: Storage, gpu: bool, say: Callable[[str], None]
+    run: Path,
+    data: Path,
+    out: Path,
+    version: str,
+    storage: Storage,
+    gpu: bool,
+    teacher: Bundle | None,
+    say: Callable[[str], None],
 ) -> Bundle:
     """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift.
 
-    `storage` is that of the CPU graph's weights.
+    `storage` is that of the CPU graph's weights; the card of a student compares it with its `teacher`.
     """
     trained = load_run(run)
     task, datasets, tokenizer = (
@@ -48,7 +55,7 @@ def export(
     building.mkdir(parents=True)
     copyfile(run / TOKENIZER, building / TOKENIZER)
 
-    network = load_weights(run, trained.base, task)
+    network = load_weights(run, trained, task)
     truth = answer(TorchRuntime(network), tokenizer, task, data, datasets)
     say("answered the validation data with torch in fp32")
     mixed = sample(tokenizer, data, datasets)
@@ -69,16 +76,16 @@ def export(
         name=out.name,
         version=version,
         task=task,
-        languages=tuple(sorted(calibration)),
+        languages=tuple(sorted({dataset.language for dataset in datasets})),
         max_tokens=task.max_tokens,
         base=Path(trained.base).name,
         base_digest=digest_of(base_file(trained.base, WEIGHTS)),
         calibration=calibration,
-        sources=tuple(Source(dataset.name, dataset.language, dataset.licence) for dataset in datasets),
+        sources=tuple(Source(read.name, read.language, read.licence) for read in (*datasets, *trained.texts)),
         metrics=metrics_of(out.name, measured),
     )
     errors = crossfit(answers[GRAPH])
-    text = card(manifest, measured, errors, drifts, datasets, trained.config.seed, trained.notes, storage)
+    text = card(manifest, measured, errors, drifts, trained, teacher, storage)
     (building / CARD).write_text(text, encoding="utf-8")
     save(building, manifest)
     rmtree(out, ignore_errors=True)

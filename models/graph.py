@@ -1,10 +1,10 @@
 """The exported graph, written from the trained weights: a BERT encoder, pooling and the head in ONNX.
 
 Written here rather than traced, so that it holds just the fused operators ONNX Runtime is fast at, on CPU and CUDA,
-and the storage of each weight is chosen: `int8` keeps matrices in 8 bits a weight with a scale for each output
-column (the word embeddings: each row) and computes in fp32, so an answer never depends on its batch; `mixed` keeps the
-word embeddings so and the matrices in 16 bits; `fp16` stores and computes in 16 bits; `fp32` is the plain graph. Knows
-the weight names of transformers' BERT family, no data.
+and the storage of each weight is chosen: `int8` multiplies in 8 bits, with a scale for each token and each output, so
+that an answer never depends on its batch; `mixed` keeps the matrices in 16 bits and computes in fp32; both keep the
+word embeddings in 8 bits with a scale for each row. `fp16` stores and computes in 16 bits; `fp32` is the plain graph.
+Knows the weight names of transformers' BERT family, no data.
 """
 
 from __future__ import annotations
@@ -20,6 +20,18 @@ from onnx import TensorProto, helper, numpy_helper
 Storage = Literal["fp32", "int8", "mixed", "fp16"]
 FUSED = "com.microsoft"
 OPSET, IR_VERSION = 18, 9
+
+EMBEDDING_LEVELS = 127
+"""Of a word embedding's sign: 8 bits."""
+
+WEIGHT_LEVELS = 63
+"""Of a weight's sign: 7 bits."""
+
+SIGNED_LEVELS = 127
+"""Of a token's sign, about a zero point of 128."""
+
+GELU_LEVELS, GELU_ZERO, GELU_LEAST = 239, 16, 0.17
+"""After a GELU nothing is below -0.17, so that most of the 255 steps go to the positive side."""
 
 
 def build(weights: Mapping[str, NDArray[np.float32]], heads: int, epsilon: float, storage: Storage) -> onnx.ModelProto:
@@ -65,6 +77,12 @@ class Graph:
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, domain=domain, **attributes))
         return output
 
+    def split(self, value: str, parts: int) -> list[str]:
+        """Even parts of the last axis."""
+        outputs = [f"split_{len(self.nodes)}_{part}" for part in range(parts)]
+        self.nodes.append(helper.make_node("Split", [value], outputs, name=outputs[0], axis=-1, num_outputs=parts))
+        return outputs
+
     def constant(self, name: str, value: NDArray[Any]) -> str:
         if name not in self._kept:
             self.initializers.append(numpy_helper.from_array(value, name))
@@ -77,25 +95,55 @@ class Graph:
     def vector(self, name: str) -> str:
         return self.constant(name, self.weights[name].astype(self.real))
 
+    def scalar(self, name: str, value: float, kind: type[np.generic]) -> str:
+        return self.constant(name, np.asarray(value, kind))
+
     def matrix(self, name: str, value: NDArray[np.float32]) -> str:
-        """A weight matrix (inputs, outputs), in 8 bits with a scale for each output where storage is `int8`."""
+        """A weight matrix (inputs, outputs) to multiply in floating point."""
         if self.storage == "mixed":
             return self.node("Cast", [self.constant(name, value.astype(np.float16))], to=TensorProto.FLOAT)
-        if self.storage != "int8":
-            return self.constant(name, value.astype(self.real))
-        whole, scale = quantize(value, axis=0)
-        parts = [self.constant(f"{name}.q", whole), self.constant(f"{name}.scale", scale)]
-        return self.node("DequantizeLinear", parts, axis=1)
+        return self.constant(name, value.astype(self.real))
 
-    def linear(self, name: str, hidden: str) -> str:
+    def linear(self, name: str, hidden: str, after_gelu: bool = False) -> str:
         """`hidden` times the transposed weight, without the bias, which the next fused operator adds."""
-        return self.node("MatMul", [hidden, self.matrix(f"{name}.weight", self.weights[f"{name}.weight"].T)])
+        return self.product(f"{name}.weight", self.weights[f"{name}.weight"].T, hidden, after_gelu)
+
+    def product(self, name: str, value: NDArray[np.float32], hidden: str, after_gelu: bool = False) -> str:
+        """`hidden` (batch, length, inputs) times `value` (inputs, outputs), in 8 bits where storage is `int8`."""
+        if self.storage != "int8":
+            return self.node("MatMul", [hidden, self.matrix(name, value)])
+        highest, step, zero = self.gelu_range(hidden) if after_gelu else self.signed_range(hidden)
+        rounded = self.node("QuantizeLinear", [self.node("Div", [hidden, highest]), step, zero])
+        whole, scale = quantize(value, axis=0, levels=WEIGHT_LEVELS)
+        weights = [self.constant(f"{name}.q", whole), step, self.constant(f"{name}.scale", scale), zero]
+        product = self.node("MatMulIntegerToFloat", [rounded, *weights], domain=FUSED)
+        return self.node("Mul", [product, highest])
+
+    def signed_range(self, hidden: str) -> tuple[str, str, str]:
+        """Each token's largest magnitude, the step as a share of it, and the zero point."""
+        highest = self.node("ReduceMax", [self.node("Abs", [hidden]), self.integers(2)], keepdims=1)
+        least = self.node("Max", [highest, self.scalar("least", 1e-12, np.float32)])
+        return (
+            least,
+            self.scalar("signed_step", 1 / SIGNED_LEVELS, np.float32),
+            self.scalar("signed_zero", 128, np.uint8),
+        )
+
+    def gelu_range(self, hidden: str) -> tuple[str, str, str]:
+        """The same after a GELU: each token's maximum, since nothing is far below zero."""
+        highest = self.node("ReduceMax", [hidden, self.integers(2)], keepdims=1)
+        bound = self.scalar("gelu_least", GELU_LEVELS * GELU_LEAST / GELU_ZERO, np.float32)
+        step, zero = (
+            self.scalar("gelu_step", 1 / GELU_LEVELS, np.float32),
+            self.scalar("gelu_zero", GELU_ZERO, np.uint8),
+        )
+        return self.node("Max", [highest, bound]), step, zero
 
 
-def quantize(value: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric 8 bits: `whole * scale` is near `value`; one scale for each slice across `axis`, which is reduced."""
-    scale = np.maximum(np.abs(value).max(axis=axis), 1e-12) / 127
-    whole = np.rint(value / np.expand_dims(scale, axis)).clip(-127, 127)
+def quantize(value: NDArray[np.float32], axis: int, levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Symmetric: `whole * scale` is near `value`; one scale for each slice across `axis`, which is reduced."""
+    scale = np.maximum(np.abs(value).max(axis=axis), 1e-12) / levels
+    whole = np.rint(value / np.expand_dims(scale, axis)).clip(-levels, levels)
     return whole.astype(np.int8), scale.astype(np.float32)
 
 
@@ -103,7 +151,7 @@ def embed(graph: Graph, epsilon: float) -> str:
     name = "encoder.embeddings"
     words = graph.weights[f"{name}.word_embeddings.weight"]
     if graph.storage in ("int8", "mixed"):
-        whole, scale = quantize(words, axis=1)
+        whole, scale = quantize(words, axis=1, levels=EMBEDDING_LEVELS)
         rows = graph.node("Gather", [graph.constant("words.q", whole), "ids"])
         scales = graph.node("Gather", [graph.constant("words.scale", scale[:, None]), "ids"])
         word = graph.node("Mul", [graph.node("Cast", [rows], to=TensorProto.FLOAT), scales])
@@ -124,14 +172,22 @@ def encoder_layer(graph: Graph, name: str, hidden: str, mask: str, heads: int, e
     parts = [f"{own}.{part}" for part in ("query", "key", "value")]
     together = np.concatenate([graph.weights[f"{part}.weight"].T for part in parts], axis=1)
     bias = np.concatenate([graph.weights[f"{part}.bias"] for part in parts]).astype(graph.real)
-    inputs = [hidden, graph.matrix(f"{own}.weight", together), graph.constant(f"{own}.bias", bias), mask]
-    mixed = graph.node("Attention", inputs, domain=FUSED, num_heads=heads)
+    weight, shift = f"{own}.weight", graph.constant(f"{own}.bias", bias)
+    if graph.storage == "int8":
+        # The fused operator multiplies in floating point, or in 8 bits with one scale for the whole batch.
+        queries = graph.split(graph.product(weight, together, hidden), 3)
+        mixed = graph.node("MultiHeadAttention", [*queries, shift, mask], domain=FUSED, num_heads=heads)
+    else:
+        inputs = [hidden, graph.matrix(weight, together), shift, mask]
+        mixed = graph.node("Attention", inputs, domain=FUSED, num_heads=heads)
     hidden = residual(
         graph, f"{name}.attention.output", graph.linear(f"{name}.attention.output.dense", mixed), hidden, epsilon
     )
     wide = graph.linear(f"{name}.intermediate.dense", hidden)
     active = graph.node("BiasGelu", [wide, graph.vector(f"{name}.intermediate.dense.bias")], domain=FUSED)
-    return residual(graph, f"{name}.output", graph.linear(f"{name}.output.dense", active), hidden, epsilon)
+    return residual(
+        graph, f"{name}.output", graph.linear(f"{name}.output.dense", active, after_gelu=True), hidden, epsilon
+    )
 
 
 def residual(graph: Graph, name: str, change: str, hidden: str, epsilon: float) -> str:

@@ -6,6 +6,7 @@ over all tokens otherwise, so one head serves both questions. Knows nothing of d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from models.tasks import Task
+
+WORD_EMBEDDINGS = "encoder.embeddings.word_embeddings.weight"
+"""The name of the word embeddings, (pieces, width)."""
 
 
 class Classifier(nn.Module):
@@ -28,7 +32,16 @@ class Classifier(nn.Module):
         self.head = nn.Linear(width, labels)
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
-        hidden = self.encoder(input_ids=ids, attention_mask=mask, token_type_ids=types).last_hidden_state
+        return self.answer(self.states(ids, mask, types)[-1], mask, types)
+
+    def states(self, ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor, ...]:
+        """Of the embeddings and of every layer, each (batch, length, width)."""
+        told = self.encoder(input_ids=ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True)
+        found: tuple[Tensor, ...] = told.hidden_states
+        return found
+
+    def answer(self, hidden: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+        """The last layer's states to logits (batch, labels)."""
         logits: Tensor = self.head(self.dropout(pool(hidden, mask, types)))
         return logits
 
@@ -57,6 +70,19 @@ def from_base(base: str, task: Task) -> Classifier:
         # Type 1 was never trained in e5: it starts where type 0 is.
         types.weight[1] = types.weight[0]
     return Classifier(encoder, config.hidden_size, len(task.labels))
+
+
+def keep_layers(model: Classifier, layers: Sequence[int]) -> Classifier:
+    """The same network with only these of its encoder's layers, in place."""
+    every = list(encoder_layers(model))
+    model.encoder.encoder.layer = nn.ModuleList([every[number] for number in layers])  # type: ignore[union-attr]
+    model.encoder.config.num_hidden_layers = len(layers)
+    return model
+
+
+def encoder_layers(model: Classifier) -> nn.ModuleList:
+    layers: nn.ModuleList = model.encoder.encoder.layer  # type: ignore[union-attr, assignment]
+    return layers
 
 
 def graph_weights(model: Classifier) -> dict[str, NDArray[np.float32]]:

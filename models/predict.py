@@ -5,7 +5,7 @@ Knows no model and no file; the calibration is fitted by `models.calibrate` and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,7 +32,16 @@ class Scaling:
 
 
 Calibration = Mapping[str, Scaling]
-"""One scaling for each language."""
+"""One scaling for each language, and where it could be fitted another for texts that are asked about an entity."""
+
+
+def question_of(language: str, targeted: bool) -> str:
+    """The name of a scaling in a calibration."""
+    return f"{language}, entity" if targeted else language
+
+
+def scaling_of(calibration: Calibration, language: str, targeted: bool) -> Scaling:
+    return calibration.get(question_of(language, targeted)) or calibration[language]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +72,18 @@ def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def sentiment(logits: NDArray[np.float32], calibration: Calibration, language: str) -> Sentiment:
-    """The answer for one text's logits, (labels,)."""
-    values = probabilities(logits, calibration[language]).tolist()
-    scores = dict(zip(SENTIMENT.labels, values, strict=True))
+def calibrated(logits: NDArray[np.float32], scalings: Sequence[Scaling]) -> NDArray[np.float64]:
+    """Probabilities (batch, labels), each row by its own scaling; NaN where a logit is not finite."""
+    scores = np.empty(logits.shape)
+    with np.errstate(invalid="ignore"):
+        for scaling in set(scalings):
+            rows = [row for row, own in enumerate(scalings) if own == scaling]
+            scores[rows] = probabilities(logits[rows], scaling)
+    scores[~np.isfinite(logits).all(axis=1)] = np.nan
+    return scores
+
+
+def sentiment(probabilities: Sequence[float]) -> Sentiment:
+    """The answer for one text's calibrated probabilities, (labels,)."""
+    scores = dict(zip(SENTIMENT.labels, probabilities, strict=True))
     return Sentiment(max(scores, key=scores.__getitem__), scores, scores["positive"] - scores["negative"])

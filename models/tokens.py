@@ -47,6 +47,11 @@ class Tokens:
     def length(self) -> int:
         return len(self.ids)
 
+    @property
+    def targeted(self) -> bool:
+        """Whether the answer is to be about an entity."""
+        return bool(self.types.any())
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from models.bundle import TOKENIZER
 from models.data import Dataset, Example, epoch, read, without_leaks
-from models.network import Classifier, base_file, from_base
+from models.network import Classifier, base_file, from_base, keep_layers
 from models.tasks import TASKS, Task
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer, collate
 
@@ -66,10 +66,14 @@ def read_config(path: Path) -> Config:
 
 def config_of(content: dict[str, Any]) -> Config:
     try:
-        sets = tuple(Dataset(**{**row, "labels": tuple(row["labels"])}) for row in content["datasets"])
-        return Config(**{**content, "datasets": sets})
+        return Config(**{**content, "datasets": tuple(dataset_of(row) for row in content["datasets"])})
     except (KeyError, TypeError) as error:
         raise ConfigError(f"the configuration cannot be used: {error}") from error
+
+
+def dataset_of(row: dict[str, Any]) -> Dataset:
+    """A row without `labels` names texts without labels."""
+    return Dataset(**{**row, "labels": tuple(row.get("labels", ()))})
 
 
 class ConfigError(ValueError):
@@ -78,9 +82,15 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished training run, as its folder tells of it; `notes` is its `notes.md`, which the card quotes."""
+    """A finished training run, as its folder tells of it.
+
+    `layers` are those of the base that the network has, None for all, and `texts` what a student read without labels;
+    `notes` is the folder's `notes.md`, which the card quotes.
+    """
 
     base: str
+    layers: tuple[int, ...] | None
+    texts: tuple[Dataset, ...]
     config: Config
     notes: str
 
@@ -89,15 +99,20 @@ def load_run(folder: Path) -> Run:
     content = json.loads((folder / RUN).read_text(encoding="utf-8"))
     notes = folder / NOTES
     written = notes.read_text(encoding="utf-8").strip() if notes.exists() else ""
-    return Run(content["base"], config_of(content["config"]), written)
+    layers = content["layers"] and tuple(content["layers"])
+    texts = tuple(dataset_of(row) for row in content["texts"])
+    return Run(content["base"], layers, texts, config_of(content["config"]), written)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One tokenised training row: its label's index and which labels it was chosen among, shape (labels,)."""
+    """One tokenised training row: its label's index and which labels it was chosen among, shape (labels,).
+
+    A row without a label is for distillation alone.
+    """
 
     tokens: Tokens
-    label: int
+    label: int | None
     among: tuple[bool, ...]
     smoothing: float
     bootstrap: float
@@ -115,26 +130,33 @@ def train(config: Config, base: str, data: Path, out: Path) -> Path:
     validation = [row for dataset in config.datasets for row in read(data, dataset, "validation")]
     training = [row for dataset in config.datasets for row in read(data, dataset, "train")]
     training = without_leaks(training, validation)
-    batches = plan(config, task, tokenizer, training)
-    trainer = Trainer(config, task, tokenizer, from_base(base, task), out, len(batches))
+    batches = plan(config, config.datasets, task, tokenizer, training)
+    model = from_base(base, task)
+    trainer = Trainer(config, task, tokenizer, model, Supervised(model), out, len(batches))
     trainer.run(batches, sample(validation, config))
-    (out / RUN).write_text(json.dumps({"base": base, "config": asdict(config)}, indent=1), encoding="utf-8")
+    save_run(out, base, None, (), config)
     return out
 
 
-def plan(config: Config, task: Task, tokenizer: Tokenizer, training: Sequence[Example]) -> list[list[Row]]:
+def save_run(out: Path, base: str, layers: Sequence[int] | None, texts: Sequence[Dataset], config: Config) -> None:
+    content = {"base": base, "layers": layers, "texts": [asdict(source) for source in texts], "config": asdict(config)}
+    (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def plan(
+    config: Config, datasets: Sequence[Dataset], task: Task, tokenizer: Tokenizer, training: Sequence[Example]
+) -> list[list[Row]]:
     """Every batch of the whole run, in order."""
-    noise = {dataset.name: dataset for dataset in config.datasets}
+    noise = {dataset.name: dataset for dataset in datasets}
     batches: list[list[Row]] = []
     for number in range(ceil(config.epochs)):
         rows = []
-        for example in epoch(training, config.datasets, config.seed, number, config.augment):
+        for example in epoch(training, datasets, config.seed, number, config.augment):
             among = tuple(label in example.among for label in task.labels)
             tokens = tokenizer.encode(example.text, example.entity)
             of = noise[example.dataset]
-            rows.append(
-                Row(tokens, task.labels.index(example.label), among, of.smoothing, of.bootstrap, of.absent_share)
-            )
+            label = None if example.label is None else task.labels.index(example.label)
+            rows.append(Row(tokens, label, among, of.smoothing, of.bootstrap, of.absent_share))
         part = by_length(rows, config, random.Random(config.seed + number))
         batches += part[: round(min(1.0, config.epochs - number) * len(part))]
     return batches
@@ -198,13 +220,57 @@ def absent_loss(logits: Tensor, among: Tensor, share: Tensor) -> Tensor:
     return divergence * rows.float().mean()
 
 
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """A batch on the device: `ids`, `mask` and `types`, each (batch, length)."""
+
+    ids: Tensor
+    mask: Tensor
+    types: Tensor
+
+
+Objective = Callable[[Sequence[Row], Inputs, float], Tensor]
+"""What a step makes smaller, from its rows, the same as tensors, and the part of the run that is done, 0 to 1."""
+
+
+class Supervised:
+    """The labels' loss of a network."""
+
+    def __init__(self, model: Classifier) -> None:
+        self._model = model
+
+    def __call__(self, rows: Sequence[Row], inputs: Inputs, done: float) -> Tensor:
+        return labelled_loss(self._model(inputs.ids, inputs.mask, inputs.types).float(), rows)
+
+
+def labelled_loss(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """Of the rows that have a label; logits (batch, labels)."""
+    chosen = [number for number, row in enumerate(rows) if row.label is not None]
+    if not chosen:
+        return logits.new_zeros(())
+    device, own = logits.device, [rows[number] for number in chosen]
+    labels = torch.tensor([row.label for row in own], device=device)
+    among = torch.tensor([row.among for row in own], device=device)
+    noise = torch.tensor([(row.smoothing, row.bootstrap, row.absent_share) for row in own], device=device)
+    loss = loss_of(logits[chosen], labels, among, noise[:, 0], noise[:, 1])
+    return loss + absent_loss(logits[chosen], among, noise[:, 2])
+
+
 class Trainer:
     """One run: the optimiser's state, and the steps with their checkpoints, scalars and validations."""
 
     def __init__(
-        self, config: Config, task: Task, tokenizer: Tokenizer, model: Classifier, out: Path, steps: int
+        self,
+        config: Config,
+        task: Task,
+        tokenizer: Tokenizer,
+        model: Classifier,
+        objective: Objective,
+        out: Path,
+        steps: int,
     ) -> None:
         self.config, self.task, self.tokenizer, self.out, self.steps = config, task, tokenizer, out, steps
+        self.objective = objective
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.model = model.to(self.device)
         self.optimizer = torch.optim.AdamW(
@@ -253,13 +319,8 @@ class Trainer:
         # The step's own seed makes dropout the same whether or not the run was resumed.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         self.model.train()
-        labels = torch.tensor([row.label for row in rows], device=self.device)
-        among = torch.tensor([row.among for row in rows], device=self.device)
-        noise = torch.tensor([(row.smoothing, row.bootstrap, row.absent_share) for row in rows], device=self.device)
         with self.precision():
-            logits = self.model(*self.tensors([row.tokens for row in rows]))
-        loss = loss_of(logits.float(), labels, among, noise[:, 0], noise[:, 1])
-        loss = loss + absent_loss(logits.float(), among, noise[:, 2])
+            loss = self.objective(rows, self.tensors([row.tokens for row in rows]), self.step / self.steps)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -276,16 +337,16 @@ class Trainer:
             for start in range(0, len(examples), 50):
                 part = examples[start : start + 50]
                 tokens = [self.tokenizer.encode(example.text, example.entity) for example in part]
+                inputs = self.tensors(tokens)
                 with torch.inference_mode(), self.precision():
-                    best = self.model(*self.tensors(tokens)).argmax(dim=-1).tolist()
+                    best = self.model(inputs.ids, inputs.mask, inputs.types).argmax(dim=-1).tolist()
                 truth += [self.task.labels.index(example.label) for example in part]
                 answers += best
             yield name, float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro"))
 
-    def tensors(self, tokens: Sequence[Tokens]) -> tuple[Tensor, Tensor, Tensor]:
+    def tensors(self, tokens: Sequence[Tokens]) -> Inputs:
         batch = collate(tokens, self.tokenizer.pad)
-        ids, mask, types = (torch.from_numpy(array).to(self.device) for array in (batch.ids, batch.mask, batch.types))
-        return ids, mask, types
+        return Inputs(*(torch.from_numpy(array).to(self.device) for array in (batch.ids, batch.mask, batch.types)))
 
     def precision(self) -> Any:
         """bfloat16 where the device computes it fast; on CPU without matrix units it is slower than fp32."""
@@ -335,8 +396,10 @@ def depth_of(name: str, layers: int) -> int:
     return 0 if "embeddings" in name else layers + 1
 
 
-def load_weights(folder: Path, base: str, task: Task) -> Classifier:
+def load_weights(folder: Path, run: Run, task: Task) -> Classifier:
     """The trained network of a training folder, ready to evaluate."""
-    model = from_base(base, task)
+    model = from_base(run.base, task)
+    if run.layers is not None:
+        keep_layers(model, run.layers)
     model.load_state_dict(load_file(folder / WEIGHTS))
     return model.eval()

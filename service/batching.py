@@ -1,8 +1,8 @@
-"""The batcher: waiting texts in, logits out, on one thread that alone touches the model.
+"""The batcher: waiting texts in, scores out, on one thread that alone touches the model.
 
 Work-conserving, without a timer: an idle thread starts on whatever waits, and while it is busy more gathers. It knows
 lengths, budgets and deadlines; it knows nothing of tokens' meaning, of HTTP or of metrics. Which texts go together is
-`next_batch`, a pure function; the rest is bookkeeping that makes every caller end: with logits or with a Problem.
+`next_batch`, a pure function; the rest is bookkeeping that makes every caller end: with scores or with a Problem.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    logits: NDArray[np.float32]  # (labels,)
+    scores: NDArray[np.float64]  # (labels,)
     queue_s: float
     infer_s: float
 
@@ -85,7 +85,7 @@ class _Waiting:
 
 
 class Batcher:
-    """`infer` gets texts of near lengths and returns one row of logits for each, in order; it may block.
+    """`infer` gets texts of near lengths and returns one row of scores for each, in order; it may block.
 
     `report` is called in the event loop after every call of the model that succeeded. `depth` is called with the number
     of texts that wait whenever it changed, from either thread but never from both at once.
@@ -93,7 +93,7 @@ class Batcher:
 
     def __init__(
         self,
-        infer: Callable[[Sequence[Tokens]], NDArray[np.float32]],
+        infer: Callable[[Sequence[Tokens]], NDArray[np.float64]],
         limits: Limits,
         report: Callable[[BatchReport], None],
         depth: Callable[[int], None],
@@ -258,7 +258,7 @@ class Batcher:
 
     # What follows runs in the event loop again.
 
-    def _deliver(self, batch: Sequence[_Waiting], rows: NDArray[np.float32], report: BatchReport) -> None:
+    def _deliver(self, batch: Sequence[_Waiting], rows: NDArray[np.float64], report: BatchReport) -> None:
         for item, row, queue_s in zip(batch, rows, report.queued_s, strict=True):
             _settle(item, Inferred(row, queue_s, report.infer_s))
         self._report(report)

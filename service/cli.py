@@ -73,6 +73,27 @@ def train(
 
 
 @app.command()
+def distill(
+    task: Annotated[Literal["sentiment"], typer.Argument(help="What the model answers.")],
+    teacher: Annotated[Path, typer.Option(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
+    texts: Annotated[Path, typer.Option(help="Folder with the texts without labels.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard files.")],
+    config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
+) -> None:
+    """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
+    from models.distill import distill as teach
+    from models.distill import read_distillation
+    from models.train import CONFIGS, ConfigError
+
+    try:
+        teach(read_distillation(config or CONFIGS / f"{task}-student.toml"), teacher, data, texts, out)
+    except (ConfigError, OSError) as error:
+        _refuse(error, 2)
+    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
@@ -83,14 +104,16 @@ def export(
         typer.Option(help="Of the CPU graph's matrices: int8, mixed (16 bits) or fp32."),
     ] = "int8",
     gpu: Annotated[bool, typer.Option(help="Write the fp16 graph for GPUs too.")] = True,
+    teacher: Annotated[Path | None, typer.Option(help="The teacher's bundle, for the card of a student.")] = None,
 ) -> None:
     """Make a bundle that serves, unless its answers drift from the trained network's."""
+    from models.bundle import BundleError, load
     from models.compare import DriftError
     from models.export import export as make
 
     try:
-        bundle = make(run, data, out, version, storage, gpu, print)
-    except (DriftError, ValueError, OSError) as error:
+        bundle = make(run, data, out, version, storage, gpu, None if teacher is None else load(teacher), print)
+    except (BundleError, DriftError, ValueError, OSError) as error:
         _refuse(error)
     print(f"Wrote {bundle.path}; its figures are in {bundle.path / 'CARD.md'}")
 

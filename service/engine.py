@@ -7,6 +7,7 @@ in the answer; what is wrong with the request, or with the service, is raised. K
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.predict import sentiment
+from models.predict import Scaling, calibrated, scaling_of, sentiment
 from models.runtime import Runtime
 from models.tokens import EmptyTextError, Tokenizer, Tokens, collate, is_readable
 from service.batching import Batcher, BatchReport, Inferred, Limits
@@ -120,18 +121,22 @@ class Engine:
         if self._warm:  # what warms up is nobody's text
             self._metrics.batch(report)
 
-    def _infer(self, texts: Sequence[Tokens]) -> NDArray[np.float32]:
-        return self._runtime.run(collate(texts, self._tokenizer.pad))
+    def _infer(self, texts: Sequence[Tokens]) -> NDArray[np.float64]:
+        """Calibrated here, a batch at a time: arrays of three numbers cost more than their arithmetic."""
+        logits = self._runtime.run(collate(texts, self._tokenizer.pad))
+        return calibrated(logits, [self._scaling(text) for text in texts])
+
+    def _scaling(self, text: Tokens) -> Scaling:
+        known = text.language in self.bundle.languages
+        return scaling_of(self.bundle.calibration, text.language if known else self.bundle.languages[0], text.targeted)
 
     def _predicted(self, tokens: Tokens, inferred: Inferred | Problem) -> Answered | Problem:
         if isinstance(inferred, Problem):
             return inferred
-        if not np.isfinite(inferred.logits).all():
+        scores = inferred.scores.tolist()
+        if not all(map(math.isfinite, scores)):
             return InferenceFailed("The model failed on this text.")
-        known = tokens.language in self.bundle.calibration
-        language = tokens.language if known else self.bundle.languages[0]
-        answer = sentiment(inferred.logits, self.bundle.calibration, language)
-        return Answered(answer, tokens.length, tokens.truncated)
+        return Answered(sentiment(scores), tokens.length, tokens.truncated)
 
 
 def _timings(tokenize_s: float, inferred: Sequence[Inferred | Problem]) -> Timings:

@@ -20,7 +20,7 @@ from models.evaluate import answer, measure
 from models.runtime_torch import TorchRuntime
 from models.tasks import TASKS
 from models.tokens import Tokenizer
-from models.train import CONFIGS, Config, load_weights, read_config, train
+from models.train import CONFIGS, Config, load_run, load_weights, read_config, train
 
 SET = "finfe_zh"
 ARMS = {"plain": (0.0, 0.0), "smoothing": (0.1, 0.0), "bootstrapping": (0.0, 0.2), "both": (0.1, 0.2)}
@@ -50,7 +50,8 @@ def macro_f1(config: Config, base: str, data: Path) -> float:
     task = TASKS[config.task]
     with TemporaryDirectory() as folder:
         out = train(config, base, data, Path(folder))
-        runtime, tokenizer = TorchRuntime(load_weights(out, base, task)), Tokenizer(out / TOKENIZER, task.max_tokens)
+        runtime = TorchRuntime(load_weights(out, load_run(out), task))
+        tokenizer = Tokenizer(out / TOKENIZER, task.max_tokens)
         (rows,) = answer(runtime, tokenizer, task, data, config.datasets)
     return measure(rows, plain(rows, len(task.labels)), task).macro_f1
 

@@ -7,10 +7,14 @@ import pytest
 from numpy.typing import NDArray
 
 from models.calibrate import Answers, calibration_error, crossfit, fit, scaled
+from models.predict import question_of
 
 
-def answers(logits: NDArray[np.float32], labels: NDArray[np.int64], among: tuple[int, ...] = (0, 1, 2)) -> Answers:
-    return Answers("news", "en", logits, labels, among, np.full(len(labels), "en"))
+def answers(
+    logits: NDArray[np.float32], labels: NDArray[np.int64], among: tuple[int, ...] = (0, 1, 2), targeted: bool = False
+) -> Answers:
+    rows = len(labels)
+    return Answers("news", "en", logits, labels, among, np.full(rows, "en"), np.full(rows, targeted))
 
 
 def drawn(rows: int, among: tuple[int, ...] = (0, 1, 2)) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -48,6 +52,16 @@ def test_a_model_that_overrates_only_what_it_is_sure_of_gets_a_temperature_that_
     flat = {"en": replace(scaling, power=0.0)}
     assert scaling.power < -0.1
     assert calibration_error(scaled(own, {"en": scaling}), labels) < 0.6 * calibration_error(scaled(own, flat), labels)
+
+
+def test_sets_about_entities_are_scaled_apart() -> None:
+    logits, labels = drawn(20_000)
+    plain, targeted = answers(3 * logits, labels), answers(logits, labels, targeted=True)
+    fitted = fit([plain, targeted])
+    assert fitted["en"].temperature == pytest.approx(3, rel=0.08)
+    assert fitted[question_of("en", True)].temperature == pytest.approx(1, rel=0.08)
+    for own in (plain, targeted):
+        assert calibration_error(scaled(own, fitted), labels) < 0.015
 
 
 def test_true_probabilities_have_no_calibration_error_and_boasts_have() -> None:

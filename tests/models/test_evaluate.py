@@ -41,7 +41,7 @@ def answers(rows: list[tuple[str, str]], among: tuple[int, ...] = (0, 1, 2), riv
         logits[row, SENTIMENT.labels.index(answer)] = 2
     if rival is not None:
         logits[:, rival] += 1
-    return Answers("news", "en", logits, labels, among, np.full(len(rows), "en"))
+    return Answers("news", "en", logits, labels, among, np.full(len(rows), "en"), np.zeros(len(rows), bool))
 
 
 def test_logits_come_back_in_the_order_of_the_texts() -> None:

@@ -15,7 +15,7 @@ from models.runtime_torch import TorchRuntime
 from models.tokens import Batch, Tokens, collate
 
 PAD, WORDS = 1, 200
-CLOSE: dict[Storage, float] = {"fp32": 1e-5, "int8": 0.1, "mixed": 0.1, "fp16": 0.01}
+CLOSE: dict[Storage, float] = {"fp32": 1e-5, "int8": 0.2, "mixed": 0.1, "fp16": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def test_the_target_decides_which_tokens_are_read(network: Classifier) -> None:
 
 def test_eight_bits_keep_a_matrix_within_half_a_step_of_each_slice() -> None:
     value = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32) * np.logspace(-3, 3, 7, dtype=np.float32)
-    whole, scale = quantize(value, axis=0)
+    whole, scale = quantize(value, axis=0, levels=127)
     assert whole.dtype == np.int8
     assert (np.abs(whole * scale - value) <= scale / 2 * 1.001).all()
 

@@ -3,21 +3,38 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.predict import Scaling, probabilities, sentiment
+from models.predict import Scaling, calibrated, probabilities, question_of, scaling_of, sentiment
 
 
-def test_scores_sum_to_one_and_polarity_is_their_difference() -> None:
-    answer = sentiment(np.asarray([2.0, 0.0, -1.0], np.float32), {"en": Scaling(1.0, 0.0, (0.0, 0.0, 0.0))}, "en")
+def test_the_label_is_the_likeliest_and_polarity_a_difference() -> None:
+    answer = sentiment([0.7, 0.1, 0.2])
     assert answer.label == "negative"
-    assert sum(answer.scores.values()) == pytest.approx(1)
-    assert answer.polarity == pytest.approx(answer.scores["positive"] - answer.scores["negative"])
+    assert answer.scores == {"negative": 0.7, "neutral": 0.1, "positive": 0.2}
+    assert answer.polarity == pytest.approx(-0.5)
 
 
 def test_each_language_has_its_own_scaling() -> None:
     calibration = {"en": Scaling(1.0, 0.0, (0.0, 0.0, 0.0)), "zh": Scaling(4.0, 0.0, (0.0, 0.0, 3.0))}
-    logits = np.asarray([2.0, 0.0, 0.0], np.float32)
-    assert sentiment(logits, calibration, "en").label == "negative"
-    assert sentiment(logits, calibration, "zh").label == "positive"
+    logits = np.asarray([[2.0, 0.0, 0.0]] * 3, np.float32)
+    scores = calibrated(logits, [calibration[language] for language in ("en", "zh", "en")])
+    np.testing.assert_allclose(scores.sum(axis=1), 1)
+    assert scores.argmax(axis=1).tolist() == [0, 2, 0]
+    np.testing.assert_array_equal(scores[1], probabilities(logits[1], calibration["zh"]))
+
+
+def test_texts_about_an_entity_have_their_own_scaling_where_there_is_one() -> None:
+    plain, own = Scaling(1.0, 0.0, (0.0, 0.0, 0.0)), Scaling(2.0, 0.0, (0.0, 0.0, 0.0))
+    calibration = {"en": plain, "zh": plain, question_of("en", True): own}
+    assert scaling_of(calibration, "en", True) is own
+    assert scaling_of(calibration, "en", False) is plain
+    assert scaling_of(calibration, "zh", True) is plain
+
+
+def test_logits_that_are_not_finite_spoil_their_own_row_alone() -> None:
+    plain = Scaling(1.0, 0.0, (0.0, 0.0, 0.0))
+    logits = np.asarray([[np.nan, 0, 0], [1, 2, 3], [np.inf, 0, 0], [-np.inf, 0, 0]], np.float32)
+    scores = calibrated(logits, [plain] * 4)
+    assert [bool(np.isfinite(row).all()) for row in scores] == [False, True, False, False]
 
 
 def test_extreme_logits_give_no_nan() -> None:

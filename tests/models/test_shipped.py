@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.bundle import SHIPPED, load
-from models.predict import Sentiment, sentiment
+from models.predict import Sentiment, calibrated, scaling_of, sentiment
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer, collate
 
@@ -17,7 +17,9 @@ RUNTIME = OnnxRuntime(BUNDLE.graph, threads=2)
 
 def answer(text: str, entity: str | None = None) -> Sentiment:
     tokens = TOKENIZER.encode(text, entity)
-    return sentiment(RUNTIME.run(collate([tokens], TOKENIZER.pad))[0], BUNDLE.calibration, tokens.language)
+    logits = RUNTIME.run(collate([tokens], TOKENIZER.pad))
+    scaling = scaling_of(BUNDLE.calibration, tokens.language, tokens.targeted)
+    return sentiment(calibrated(logits, [scaling])[0].tolist())
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import gzip
-import json
 import math
-import random
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +9,15 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from transformers import BertConfig, BertModel
 
 from models.bundle import GPU_GRAPH, load
 from models.compare import DriftError
-from models.data import Dataset
 from models.evaluate import evaluate, metrics_of
 from models.export import export
 from models.train import (
     CHECKPOINT,
     CONFIGS,
     WEIGHTS,
-    Config,
     ConfigError,
     Trainer,
     absent_loss,
@@ -32,79 +26,7 @@ from models.train import (
     read_config,
     train,
 )
-from tests.tiny import PIECES, write_tokenizer
-
-THREE, TWO = ("negative", "neutral", "positive"), ("negative", "positive")
-WORDS = {"negative": ("falls", "跌"), "neutral": ("is", "的"), "positive": ("gains", "涨")}
-
-CONFIG = Config(
-    task="sentiment",
-    seed=7,
-    epochs=5,
-    batch_tokens=600,
-    batch_examples=16,
-    max_tokens=64,
-    encoder_rate=3e-3,
-    head_rate=1e-2,
-    layer_decay=0.9,
-    weight_decay=0.01,
-    warmup_steps=10,
-    anneal=0.5,
-    freeze_embeddings=False,
-    augment=0.2,
-    validate_every=1000,
-    validation_rows=20,
-    checkpoint_every=5,
-    datasets=(
-        Dataset("news", "en", THREE, "MIT"),
-        Dataset("companies", "en", THREE, "MIT"),
-        Dataset("reviews_zh", "zh", TWO, "MIT", smoothing=0.1, bootstrap=0.1, absent_share=0.05),
-    ),
-)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(1)
-    config = BertConfig(
-        vocab_size=len(PIECES),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        initializer_range=0.1,
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
-    write_tokenizer(folder / "tokenizer.json")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    chance = random.Random(2)
-    for dataset in CONFIG.datasets:
-        (folder / dataset.name).mkdir()
-        for part, count in (("train", 90), ("validation", 45)):
-            rows = []
-            for number in range(count):
-                label = dataset.labels[number % len(dataset.labels)]
-                name = "".join(chance.choices("BCDEGHKMPQ", k=4))
-                word = WORDS[label][dataset.language == "zh"]
-                rows.append(
-                    {"text": f"{name} {word}" if dataset.language == "en" else f"{name}{word}了", "label": label}
-                )
-                if dataset.name == "companies":
-                    rows[-1]["entity"] = name
-            with gzip.open(folder / dataset.name / f"{part}.jsonl.gz", "wt", encoding="utf-8") as file:
-                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(CONFIG, str(base), data, tmp_path_factory.mktemp("run"))
+from tests.models.conftest import CONFIG
 
 
 def test_a_two_label_row_moves_only_the_two_labels_it_was_chosen_among() -> None:
@@ -137,7 +59,7 @@ def test_noisy_rows_are_pulled_towards_their_neighbours_and_the_own_answer() -> 
 
 
 def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path, data: Path, tmp_path: Path) -> None:
-    bundle = export(run, data, tmp_path / "sentiment", "1.2.3", "int8", gpu=True, say=lambda line: None)
+    bundle = export(run, data, tmp_path / "sentiment", "1.2.3", "int8", gpu=True, teacher=None, say=lambda line: None)
     assert (bundle.path / GPU_GRAPH).exists()
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
@@ -151,12 +73,12 @@ def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path,
 def test_an_export_that_drifts_writes_no_bundle(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def lossy(value: NDArray[np.float32], axis: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    def lossy(value: NDArray[np.float32], axis: int, levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         return np.zeros(value.shape, np.int8), np.ones(value.shape[1 - axis], np.float32)
 
     monkeypatch.setattr("models.graph.quantize", lossy)
     with pytest.raises(DriftError):
-        export(run, data, tmp_path / "sentiment", "1", "mixed", gpu=False, say=lambda line: None)
+        export(run, data, tmp_path / "sentiment", "1", "mixed", gpu=False, teacher=None, say=lambda line: None)
     assert not (tmp_path / "sentiment").exists()
 
 

@@ -42,7 +42,7 @@ class Model:
         self.failure: BaseException | None = None
         self.rows_lost = 0
 
-    def infer(self, texts: Sequence[Tokens]) -> NDArray[np.float32]:
+    def infer(self, texts: Sequence[Tokens]) -> NDArray[np.float64]:
         numbers = [int(one.ids[0]) for one in texts]
         self.batches.append(numbers)
         self.entered.set()
@@ -51,7 +51,7 @@ class Model:
             raise self.failure
         if POISON in numbers:
             raise ValueError("poison")
-        return np.array([[number, one.length] for number, one in zip(numbers, texts, strict=True)], np.float32)[
+        return np.array([[number, one.length] for number, one in zip(numbers, texts, strict=True)], np.float64)[
             self.rows_lost :
         ]
 
@@ -99,17 +99,17 @@ async def running(limits: Limits = LIMITS) -> AsyncIterator[Running]:
 
 def number(outcome: Inferred | Problem) -> int:
     assert isinstance(outcome, Inferred)
-    return int(outcome.logits[0])
+    return int(outcome.scores[0])
 
 
 # What becomes of a caller.
 
 
-async def test_each_text_gets_its_own_logits_in_order() -> None:
+async def test_each_text_gets_its_own_scores_in_order() -> None:
     texts = [text(1 + (number * 37) % 50, number) for number in range(200)]
     async with running(Limits(64, 4, 100_000)) as run:
         outcomes = await run.batcher.run(texts)
-    assert [outcome.logits.tolist() for outcome in outcomes if isinstance(outcome, Inferred)] == [
+    assert [outcome.scores.tolist() for outcome in outcomes if isinstance(outcome, Inferred)] == [
         [number, one.length] for number, one in enumerate(texts)
     ]
 

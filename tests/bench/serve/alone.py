@@ -21,8 +21,9 @@ from models.bundle import load
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
 from service.batching import Limits
-from service.engine import Engine, Item
+from service.engine import Engine
 from service.metrics import Metrics
+from service.predictor import Item
 from service.settings import Settings
 from tests.bench.serve.load import percentile_ms
 

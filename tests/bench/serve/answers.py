@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from models.bundle import Bundle
-from models.predict import sentiment
+from models.predict import calibrated, scaling_of, sentiment
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer, collate
 from tests.bench.serve.contenders import Answers
@@ -16,7 +16,8 @@ def expected(bundle: Bundle, texts: Sequence[str]) -> Mapping[Answers, Sequence[
     found: dict[Answers, list[str]] = {Answers.PLAIN: [], Answers.CALIBRATED: []}
     for text in texts:
         tokens = tokenizer.encode(text)
-        logits = runtime.run(collate([tokens], tokenizer.pad))[0]
+        logits = runtime.run(collate([tokens], tokenizer.pad))
         found[Answers.PLAIN].append(bundle.task.labels[int(logits.argmax())])
-        found[Answers.CALIBRATED].append(sentiment(logits, bundle.calibration, tokens.language).label)
+        (scores,) = calibrated(logits, [scaling_of(bundle.calibration, tokens.language, tokens.targeted)]).tolist()
+        found[Answers.CALIBRATED].append(sentiment(scores).label)
     return found

@@ -1,0 +1,143 @@
+"""Distillation: a trained network teaches a shallower one, on labelled data and on plain text.
+
+The student begins as some of the teacher's own layers and learns its softened answers (Hinton et al. 2015), the states
+of the layers it stands in for (Sun et al. 2019, patient distillation), and the labels where there are any. Its
+linear layers compute in 8 bits from the first step, as the graph that serves will. Knows nothing of bundles.
+"""
+
+from __future__ import annotations
+
+import random
+import tomllib
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
+
+from models.bundle import TOKENIZER
+from models.data import Dataset, read, read_texts, without_leaks
+from models.graph import EMBEDDING_LEVELS
+from models.network import WORD_EMBEDDINGS, Classifier, encoder_layers, keep_layers
+from models.quantize import quantize_encoder, rounded_rows
+from models.tasks import TASKS
+from models.tokens import Tokenizer
+from models.train import (
+    Config,
+    ConfigError,
+    Inputs,
+    Row,
+    Trainer,
+    config_of,
+    dataset_of,
+    labelled_loss,
+    load_run,
+    load_weights,
+    plan,
+    sample,
+    save_run,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """What a student is and learns from; `models/configs/*-student.toml` explains each field.
+
+    `layers` are those of the teacher that the student begins with, in order; `texts` are files without labels.
+    """
+
+    layers: tuple[int, ...]
+    temperature: float
+    labels_weight: float
+    states_weight: float
+    texts: tuple[Dataset, ...]
+    training: Config
+
+
+def read_distillation(path: Path) -> Distillation:
+    """Raises ConfigError naming the field when one is missing or unknown."""
+    return distillation_of(tomllib.loads(path.read_text(encoding="utf-8")))
+
+
+def distillation_of(content: dict[str, Any]) -> Distillation:
+    try:
+        texts = tuple(dataset_of(row) for row in content["texts"])
+        own = content["distillation"]
+        training = {name: value for name, value in content.items() if name not in ("texts", "distillation")}
+        return Distillation(**{**own, "layers": tuple(own["layers"])}, texts=texts, training=config_of(training))
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"the configuration cannot be used: {error}") from error
+
+
+def distill(config: Distillation, teacher: Path, data: Path, texts: Path, out: Path) -> Path:
+    """Train a student of the training folder `teacher`; returns `out`, a training folder like it.
+
+    `texts` holds the files that the configuration names, `NAME.txt.gz`, a text a line.
+    """
+    training, task, taught = config.training, TASKS[config.training.task], load_run(teacher)
+    torch.manual_seed(training.seed)
+    random.seed(training.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    copyfile(teacher / TOKENIZER, out / TOKENIZER)
+    tokenizer = Tokenizer(out / TOKENIZER, training.max_tokens)
+    validation = [row for dataset in training.datasets for row in read(data, dataset, "validation")]
+    rows = [row for dataset in training.datasets for row in read(data, dataset, "train")]
+    rows += [row for source in config.texts for row in read_texts(texts, source)]
+    batches = plan(training, (*training.datasets, *config.texts), task, tokenizer, without_leaks(rows, validation))
+    network = load_weights(teacher, taught, task)
+    student = student_of(network, config.layers)
+    objective = Taught(student, network, config)
+    trainer = Trainer(training, task, tokenizer, student, objective, out, len(batches))
+    network.to(trainer.device)
+    trainer.run(batches, sample(validation, training))
+    kept = taught.layers or tuple(range(len(encoder_layers(network))))
+    save_run(out, taught.base, [kept[layer] for layer in config.layers], config.texts, training)
+    return out
+
+
+def student_of(teacher: Classifier, layers: Sequence[int]) -> Classifier:
+    """The teacher's word embeddings and these of its layers, all in 8 bits; no dropout, as it sees few texts twice."""
+    student = keep_layers(deepcopy(teacher), layers)
+    quantize_encoder(student)
+    words = student.get_parameter(WORD_EMBEDDINGS)
+    words.data = rounded_rows(words.data, EMBEDDING_LEVELS)
+    for module in student.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return student
+
+
+class Taught:
+    """The loss of a student beside its teacher."""
+
+    def __init__(self, student: Classifier, teacher: Classifier, config: Distillation) -> None:
+        self._student, self._teacher, self._config = student, teacher.requires_grad_(False).eval(), config
+
+    def __call__(self, rows: Sequence[Row], inputs: Inputs, done: float) -> Tensor:
+        mask, types = inputs.mask, inputs.types
+        with torch.no_grad():
+            shown = self._teacher.states(inputs.ids, mask, types)
+            target = self._teacher.answer(shown[-1], mask, types).float()
+        own = self._student.states(inputs.ids, mask, types)
+        logits = self._student.answer(own[-1], mask, types).float()
+        pairs = [(own[place], shown[layer + 1]) for place, layer in enumerate(self._config.layers, 1)]
+        states = torch.stack([states_loss(*pair, mask) for pair in pairs]).mean()
+        soft = softened_loss(logits, target, self._config.temperature)
+        return soft + self._config.labels_weight * labelled_loss(logits, rows) + self._config.states_weight * states
+
+
+def softened_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) at a temperature, times its square (Hinton et al. 2015); both (batch, labels)."""
+    own, taught = (log_softmax(scores / temperature, dim=-1) for scores in (logits, target))
+    return kl_div(own, taught, log_target=True, reduction="batchmean") * temperature**2
+
+
+def states_loss(own: Tensor, shown: Tensor, mask: Tensor) -> Tensor:
+    """Squared distance of the real tokens' states, (batch, length, width), as a share of the teacher's square."""
+    real = mask.unsqueeze(-1).to(own.dtype)
+    return ((own - shown).square() * real).sum() / (shown.square() * real).sum()

@@ -1,0 +1,200 @@
+"""Every way to hold and multiply the same trained weights: speed, macro-F1, and whether an answer keeps to itself.
+
+Writes each graph from one training folder, runs them in turn on one thread, and prints a table: texts a second alone
+and in batches of near lengths (medians of rounds), macro-F1, labels that agree with fp32, and the largest change of
+a probability between a text alone and in a batch of 32. Run with `make bench-graphs RUN=... DATA=...`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
+
+import numpy as np
+import onnx
+import typer
+from numpy.typing import NDArray
+from onnx import helper
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+
+from models.bundle import TOKENIZER
+from models.calibrate import Answers
+from models.compare import batch_change, plain
+from models.data import read
+from models.evaluate import encode, logits_of, measure
+from models.export import write_graph
+from models.runtime_onnx import OnnxRuntime
+from models.tasks import TASKS, Task
+from models.tokens import Tokenizer, Tokens, collate
+from models.train import Run, load_run, load_weights
+
+TIMED_TEXTS, TIMED_TOKENS, BATCH_TOKENS = 96, (8, 256), 1024
+SHORT_TOKENS = 40
+CALIBRATION_TEXTS, INVARIANCE_TEXTS = 128, 320
+COMPUTE_INT8 = 4
+"""MatMulNBits' accuracy level that rounds its input to 8 bits."""
+
+
+class CalibrationTexts(CalibrationDataReader):  # type: ignore[misc]
+    """Texts one by one, as ONNX Runtime's static quantisation asks for them."""
+
+    def __init__(self, tokens: Sequence[Tokens], pad: int) -> None:
+        self._batches = iter([collate([item], pad) for item in tokens])
+
+    def get_next(self) -> dict[str, NDArray[np.int64]] | None:
+        batch = next(self._batches, None)
+        return None if batch is None else {"ids": batch.ids, "mask": batch.mask, "types": batch.types}
+
+
+def main(
+    run: Annotated[Path, typer.Option(help="A folder that `heed train` or `heed distill` wrote.", exists=True)],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True)],
+    rows: Annotated[int, typer.Option(help="Validation rows of each set.")] = 400,
+    rounds: Annotated[int, typer.Option(help="Interleaved rounds of timing.")] = 3,
+) -> None:
+    trained = load_run(run)
+    task = TASKS[trained.config.task]
+    tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
+    texts = encode(tokenizer, [row for dataset in trained.config.datasets for row in read(data, dataset, "train")])
+    random.Random(0).shuffle(texts)
+    fitting = [text for text in texts if TIMED_TOKENS[0] <= text.length <= TIMED_TOKENS[1]]
+    short = [text for text in fitting if text.length <= SHORT_TOKENS][:TIMED_TEXTS]
+    timed = {
+        "short, alone": [[text] for text in short],
+        "short, batched": near_lengths(short),
+        "mixed, batched": near_lengths(fitting[:TIMED_TEXTS]),
+    }
+    with TemporaryDirectory() as folder:
+        paths = write_graphs(
+            run, trained, task, Path(folder), CalibrationTexts(texts[:CALIBRATION_TEXTS], tokenizer.pad)
+        )
+        graphs = {name: OnnxRuntime(path) for name, path in paths.items()}
+        seconds: dict[tuple[str, str], list[float]] = {}
+        for _ in range(rounds):
+            for name, graph in graphs.items():
+                for kind, batches in timed.items():
+                    seconds.setdefault((name, kind), []).append(seconds_of(graph, batches, tokenizer.pad))
+        print(f"| graph | MB | {' | '.join(f'{kind}, texts/s' for kind in timed)} | macro-F1 | agree | batch change |")
+        print("|---|--:|" + "--:|" * (len(timed) + 3))
+        truth: list[Answers] = []
+        for name, graph in graphs.items():
+            answers = answered(graph, tokenizer, trained, task, data, rows)
+            truth = truth or answers
+            speeds = [f"{sum(map(len, timed[kind])) / median(seconds[name, kind]):.0f}" for kind in timed]
+            f1 = np.mean([measure(a, plain(a, len(task.labels)), task).macro_f1 for a in answers])
+            same = np.concatenate([chosen(a) == chosen(b) for a, b in zip(answers, truth, strict=True)]).mean()
+            change = batch_change(graph, texts[:INVARIANCE_TEXTS], tokenizer.pad)
+            size = paths[name].stat().st_size / 1e6
+            print(f"| {name} | {size:.0f} | {' | '.join(speeds)} | {f1:.4f} | {same:.2%} | {change:.1e} |", flush=True)
+
+
+def write_graphs(run: Path, trained: Run, task: Task, folder: Path, texts: CalibrationTexts) -> dict[str, Path]:
+    """The graphs by what they are; fp32 is the first."""
+    network = load_weights(run, trained, task)
+    paths = {}
+    for name, storage in (("fp32", "fp32"), ("16-bit weights", "mixed"), ("int8, a scale for each token", "int8")):
+        paths[name] = folder / f"{storage}.onnx"
+        write_graph(network, storage, paths[name])  # type: ignore[arg-type]
+    apart = folder / "apart.onnx"
+    onnx.save(attention_apart(onnx.load(str(paths["fp32"]))), str(apart))
+    weights = {"per_channel": True, "reduce_range": True}
+    made: dict[str, Callable[[Path], Any]] = {
+        "ONNX Runtime's dynamic int8": lambda out: quantize_dynamic(
+            apart, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, **weights
+        ),
+        "static int8 (QDQ)": lambda out: quantize_static(
+            apart, out, texts, QuantFormat.QDQ, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, **weights
+        ),
+        "MatMulNBits 8, fp32 arithmetic": lambda out: blocks(apart, out, 8, None),
+        "MatMulNBits 8, int8 arithmetic": lambda out: blocks(apart, out, 8, COMPUTE_INT8),
+        "MatMulNBits 4, int8 arithmetic": lambda out: blocks(apart, out, 4, COMPUTE_INT8),
+    }
+    for number, (name, make) in enumerate(made.items()):
+        paths[name] = folder / f"{number}.onnx"
+        make(paths[name])
+    return paths
+
+
+def attention_apart(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The fused Attention as MatMul, Split and MultiHeadAttention, so that the quantisers see its weights."""
+    nodes = list(model.graph.node)
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type != "Attention":
+            model.graph.node.append(node)
+            continue
+        hidden, weight, bias, mask = node.input
+        product, parts = f"{node.name}_product", [f"{node.name}_{part}" for part in ("query", "key", "value")]
+        heads = next(attribute.i for attribute in node.attribute if attribute.name == "num_heads")
+        model.graph.node.extend(
+            [
+                helper.make_node("MatMul", [hidden, weight], [product], name=product),
+                helper.make_node("Split", [product], parts, name=parts[0], axis=-1, num_outputs=3),
+                helper.make_node(
+                    "MultiHeadAttention",
+                    [*parts, bias, mask],
+                    list(node.output),
+                    name=node.name,
+                    domain=node.domain,
+                    num_heads=heads,
+                ),
+            ]
+        )
+    return model
+
+
+def blocks(source: Path, out: Path, bits: int, level: int | None) -> None:
+    quantizer = MatMulNBitsQuantizer(
+        onnx.load(str(source)), bits=bits, block_size=32, is_symmetric=True, accuracy_level=level
+    )
+    quantizer.process()
+    quantizer.model.save_model_to_file(str(out))
+
+
+def near_lengths(texts: Sequence[Tokens]) -> list[list[Tokens]]:
+    """Batches within the token budget, padding little."""
+    batches: list[list[Tokens]] = [[]]
+    for text in sorted(texts, key=lambda text: text.length):
+        if batches[-1] and text.length * (len(batches[-1]) + 1) > BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(text)
+    return batches
+
+
+def seconds_of(graph: OnnxRuntime, batches: Sequence[Sequence[Tokens]], pad: int) -> float:
+    ready = [collate(batch, pad) for batch in batches]
+    started_s = time.perf_counter()
+    for batch in ready:
+        graph.run(batch)
+    return time.perf_counter() - started_s
+
+
+def answered(
+    graph: OnnxRuntime, tokenizer: Tokenizer, trained: Run, task: Task, data: Path, rows: int
+) -> list[Answers]:
+    found = []
+    for dataset in trained.config.datasets:
+        examples = read(data, dataset, "validation")[:rows]
+        tokens = encode(tokenizer, examples)
+        labels = np.asarray([task.labels.index(example.label or "") for example in examples])
+        among = tuple(task.labels.index(label) for label in dataset.labels)
+        languages = np.asarray([item.language for item in tokens])
+        logits = logits_of(graph, tokens, tokenizer.pad)
+        targeted = np.asarray([item.targeted for item in tokens])
+        found.append(Answers(dataset.name, dataset.language, logits, labels, among, languages, targeted))
+    return found
+
+
+def chosen(answers: Answers) -> NDArray[np.int64]:
+    best: NDArray[np.int64] = answers.logits.argmax(axis=1)
+    return best
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,88 @@
+"""A tiny encoder and data sets that it learns in seconds, for training and distilling."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel
+
+from models.data import Dataset
+from models.train import Config, train
+from tests.tiny import PIECES, write_tokenizer
+
+THREE, TWO = ("negative", "neutral", "positive"), ("negative", "positive")
+WORDS = {"negative": ("falls", "跌"), "neutral": ("is", "的"), "positive": ("gains", "涨")}
+
+CONFIG = Config(
+    task="sentiment",
+    seed=7,
+    epochs=5,
+    batch_tokens=600,
+    batch_examples=16,
+    max_tokens=64,
+    encoder_rate=3e-3,
+    head_rate=1e-2,
+    layer_decay=0.9,
+    weight_decay=0.01,
+    warmup_steps=10,
+    anneal=0.5,
+    freeze_embeddings=False,
+    augment=0.2,
+    validate_every=1000,
+    validation_rows=20,
+    checkpoint_every=5,
+    datasets=(
+        Dataset("news", "en", THREE, "MIT"),
+        Dataset("companies", "en", THREE, "MIT"),
+        Dataset("reviews_zh", "zh", TWO, "MIT", smoothing=0.1, bootstrap=0.1, absent_share=0.05),
+    ),
+)
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(PIECES),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        initializer_range=0.1,
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    write_tokenizer(folder / "tokenizer.json")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    chance = random.Random(2)
+    for dataset in CONFIG.datasets:
+        (folder / dataset.name).mkdir()
+        for part, count in (("train", 90), ("validation", 45)):
+            rows = []
+            for number in range(count):
+                label = dataset.labels[number % len(dataset.labels)]
+                name = "".join(chance.choices("BCDEGHKMPQ", k=4))
+                word = WORDS[label][dataset.language == "zh"]
+                rows.append(
+                    {"text": f"{name} {word}" if dataset.language == "en" else f"{name}{word}了", "label": label}
+                )
+                if dataset.name == "companies":
+                    rows[-1]["entity"] = name
+            with gzip.open(folder / dataset.name / f"{part}.jsonl.gz", "wt", encoding="utf-8") as file:
+                file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(CONFIG, str(base), data, tmp_path_factory.mktemp("run"))

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import gzip
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import TOKENIZER, Bundle, load
+from models.card import compared
+from models.compare import plain
+from models.data import Dataset
+from models.distill import (
+    Distillation,
+    Taught,
+    distill,
+    distillation_of,
+    read_distillation,
+    softened_loss,
+    states_loss,
+    student_of,
+)
+from models.evaluate import answer, evaluate, measure, metrics_of
+from models.export import export
+from models.graph import EMBEDDING_LEVELS, quantize
+from models.network import WORD_EMBEDDINGS, encoder_layers
+from models.runtime_torch import TorchRuntime
+from models.tasks import TASKS
+from models.tokens import Tokenizer
+from models.train import CONFIGS, WEIGHTS, ConfigError, Inputs, Row, labelled_loss, load_run, load_weights
+from tests.models.conftest import CONFIG, WORDS
+
+TEXTS = Dataset("headlines", "en", (), "MIT")
+STUDENT = Distillation(
+    layers=(1,),
+    temperature=2.0,
+    labels_weight=0.3,
+    states_weight=1.0,
+    texts=(TEXTS,),
+    training=replace(CONFIG, epochs=3, layer_decay=1.0, freeze_embeddings=True),
+)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("texts")
+    with gzip.open(folder / "headlines.txt.gz", "wt", encoding="utf-8") as lines:
+        lines.writelines(f"XY{number} {WORDS[label][0]}\n" for number in range(20) for label in WORDS)
+        lines.write("\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def student(run: Path, data: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return distill(STUDENT, run, data, texts, tmp_path_factory.mktemp("student"))
+
+
+@pytest.fixture(scope="module")
+def teacher(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("bundles") / "teacher"
+    return export(run, data, out, "1.0.0", "fp32", gpu=False, teacher=None, say=lambda line: None)
+
+
+def test_a_student_of_fewer_layers_answers_as_well_and_its_card_says_what_it_is(
+    student: Path, teacher: Bundle, data: Path, tmp_path: Path
+) -> None:
+    bundle = export(
+        student, data, tmp_path / "small", "2.0.0", "int8", gpu=True, teacher=teacher, say=lambda line: None
+    )
+    figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
+    assert figures["news", "accuracy"] > 0.9
+    assert figures["companies", "accuracy"] > 0.9
+    assert bundle.graph.stat().st_size < teacher.graph.stat().st_size
+    assert load(bundle.path).digest == bundle.digest
+    assert metrics_of("small", evaluate(bundle, data)) == bundle.metrics
+    card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
+    assert "its 1 layers began as the layers 2 of" in card
+    assert "heed distill sentiment" in card
+    assert "| headlines | en | MIT | none | all texts |" in card
+    assert "headlines" in {source.name for source in bundle.sources}
+
+
+def test_the_card_sets_the_student_beside_its_teacher(teacher: Bundle) -> None:
+    worse = tuple(replace(metric, value=metric.value / 2) for metric in teacher.metrics)
+    text = compared(replace(teacher, metrics=worse), teacher)
+    known = [metric.value for metric in teacher.metrics if metric.name == "macro_f1"]
+    for name, value in zip((*(row.name for row in CONFIG.datasets), "mean"), (*known, sum(known) / 3), strict=True):
+        assert f"| {name} | {value:.3f} | {value / 2:.3f} | -{value / 2:.3f} |" in text
+
+
+def test_each_layer_follows_the_one_it_began_as(run: Path) -> None:
+    """A student of all layers, not yet trained and not rounded, has nothing to learn from its teacher."""
+    network = load_weights(run, load_run(run), TASKS["sentiment"])
+    config = replace(STUDENT, layers=(0, 1), labels_weight=0.0)
+    ids = torch.arange(4, 20).reshape(2, 8)
+    inputs = Inputs(ids, torch.ones_like(ids), torch.zeros_like(ids))
+    assert float(Taught(deepcopy(network), network, config)([], inputs, 0.0).detach()) == pytest.approx(0, abs=1e-6)
+    damaged = deepcopy(network)
+    with torch.no_grad():
+        damaged.head.weight.mul_(-1)
+    assert float(Taught(damaged, network, config)([], inputs, 0.0).detach()) > 0.1
+
+
+def test_the_run_says_which_layers_of_the_base_are_left(student: Path) -> None:
+    assert load_run(student).layers == (1,)
+    assert len(encoder_layers(load_weights(student, load_run(student), TASKS["sentiment"]))) == 1
+
+
+def test_a_student_can_teach_in_its_turn(student: Path, data: Path, texts: Path, tmp_path: Path) -> None:
+    config = replace(STUDENT, layers=(0,), training=replace(STUDENT.training, epochs=0.1))
+    assert load_run(distill(config, student, data, texts, tmp_path)).layers == (1,)
+
+
+def test_the_teacher_alone_teaches_when_labels_count_for_nothing(
+    run: Path, data: Path, texts: Path, tmp_path: Path
+) -> None:
+    config = replace(STUDENT, labels_weight=0.0)
+    out = distill(config, run, data, texts, tmp_path)
+    task = TASKS["sentiment"]
+    runtime = TorchRuntime(load_weights(out, load_run(out), task))
+    (rows,) = answer(runtime, Tokenizer(out / TOKENIZER, 64), task, data, CONFIG.datasets[:1])
+    assert measure(rows, plain(rows, 3), task).accuracy > 0.9
+
+
+def test_the_teacher_stays_as_it_was(run: Path, data: Path, texts: Path, tmp_path: Path) -> None:
+    before = (run / WEIGHTS).read_bytes()
+    distill(replace(STUDENT, training=replace(STUDENT.training, epochs=0.1)), run, data, texts, tmp_path)
+    assert (run / WEIGHTS).read_bytes() == before
+
+
+def test_a_student_reads_the_word_embeddings_that_its_8_bit_graph_holds(student: Path, run: Path) -> None:
+    own, taught = (
+        load_weights(out, load_run(out), TASKS["sentiment"]).get_parameter(WORD_EMBEDDINGS) for out in (student, run)
+    )
+    whole, scale = quantize(taught.detach().numpy(), axis=1, levels=EMBEDDING_LEVELS)
+    np.testing.assert_allclose(own.detach().numpy(), whole * scale[:, None], atol=1e-7)
+
+
+def test_a_student_has_no_dropout(run: Path) -> None:
+    network = load_weights(run, load_run(run), TASKS["sentiment"]).train()
+    network = student_of(network, (0,)).train()
+    ids = torch.arange(4, 20).reshape(2, 8)
+    mask, types = torch.ones_like(ids), torch.zeros_like(ids)
+    assert torch.equal(network(ids, mask, types), network(ids, mask, types))
+
+
+def test_the_softened_loss_is_nothing_for_equal_answers_and_keeps_its_size_at_any_temperature() -> None:
+    target = torch.tensor([[2.0, 0.0, -1.0]])
+    assert float(softened_loss(target, target, 2.0)) == pytest.approx(0, abs=1e-6)
+    other = target + torch.tensor([[0.05, 0.0, 0.0]])
+    warm, hot = (float(softened_loss(other, target, temperature)) for temperature in (20.0, 40.0))
+    assert warm == pytest.approx(hot, rel=0.1)
+    assert warm > 0
+
+
+def test_padding_does_not_count_among_the_states() -> None:
+    own, shown = torch.ones(1, 3, 2), torch.full((1, 3, 2), 2.0)
+    mask = torch.tensor([[1, 1, 0]])
+    assert float(states_loss(own, shown, mask)) == pytest.approx(0.25)
+    own[0, 2] = 99.0
+    assert float(states_loss(own, shown, mask)) == pytest.approx(0.25)
+
+
+def test_a_text_without_a_label_adds_nothing_to_the_labels_loss(run: Path) -> None:
+    tokens = Tokenizer(run / TOKENIZER, 64).encode("X falls")
+    labelled, plain_text = Row(tokens, 0, (True,) * 3, 0, 0, 0), Row(tokens, None, (False,) * 3, 0, 0, 0)
+    logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]], requires_grad=True)
+    loss = labelled_loss(logits, [labelled, plain_text])
+    assert float(loss.detach()) == pytest.approx(float(labelled_loss(logits[:1], [labelled]).detach()))
+    torch.autograd.backward(loss)
+    assert logits.grad is not None
+    assert not logits.grad[1].any()
+    assert float(labelled_loss(logits[1:], [plain_text]).detach()) == 0
+
+
+def test_the_shipped_configuration_is_valid_and_a_wrong_field_is_named() -> None:
+    shipped = read_distillation(CONFIGS / "sentiment-student.toml")
+    assert len(shipped.layers) == 6
+    assert shipped.texts
+    with pytest.raises(ConfigError, match="distillation"):
+        distillation_of({"task": "sentiment", "datasets": [], "texts": []})
