@@ -38,18 +38,19 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class JsonBody(Generic[Model]):
-    """A FastAPI dependency: the request's body as a `model`."""
+    """Reads a request's body as a `model`."""
 
     def __init__(self, model: type[Model], max_bytes: int, timeout_s: float) -> None:
         self._model = model
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
-    async def __call__(self, request: Request) -> Model:
+    async def read(self, request: Request) -> Model:
+        """Raises a Problem for every way in which the body can be wrong."""
         _check_type(request)
-        return parse(self._model, await self._read(request))
+        return parse(self._model, await self._bytes(request))
 
-    async def _read(self, request: Request) -> bytes:
+    async def _bytes(self, request: Request) -> bytes:
         if _declared_length(request) > self._max_bytes:
             if "expect" not in request.headers:  # who waits for "100 Continue" has sent nothing yet
                 await _drain(request.stream())

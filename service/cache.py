@@ -77,8 +77,10 @@ class Cache:
 
     def _count(self, outcomes: Sequence[Outcome], computed: int, cached: int) -> None:
         answered = sum(isinstance(outcome, Answered) for outcome in outcomes)
-        self._metrics.cached(cached)
-        self._metrics.shared(answered - computed - cached)
+        if cached:
+            self._metrics.cached(cached)
+        if shared := answered - computed - cached:
+            self._metrics.shared(shared)
         self._metrics.outcomes("ok" if isinstance(outcome, Answered) else outcome.code for outcome in outcomes)
 
     def _take(self, wanted: Mapping[Key, Item]) -> dict[Key, Answered]:

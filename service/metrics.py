@@ -37,7 +37,8 @@ class Metrics:
         # The library takes the folder from the environment and the kind of value at its first import, by which time
         # some other library may have imported it. Setting both here makes the folder a setting like any other.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-        values.ValueClass = values.MultiProcessValue()  # type: ignore[no-untyped-call]
+        process_id = os.getpid()  # asked for at every count otherwise, in case the process has forked; ours do not
+        values.ValueClass = values.MultiProcessValue(lambda: process_id)  # type: ignore[no-untyped-call]
         unread = CollectorRegistry()  # written through the values, read through the files
         self._requests = Counter("heed_requests", "Requests answered.", ["route", "status"], registry=unread)
         self._request_seconds = Histogram(

@@ -68,6 +68,7 @@ class Settings(BaseSettings):
     metrics_dir: Annotated[Path, Field(description="folder through which the replicas of a node add up metrics")] = (
         Field(default_factory=_metrics_dir)
     )
+    dashboard: Annotated[bool, Field(description="start Ray's dashboard, autoscaler and their agents too")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="least severe event that is logged")
     ] = "info"

@@ -10,6 +10,7 @@ import ipaddress
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -83,6 +84,8 @@ class Client:
             self._threads.connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=self._timeout_s)
             self._connections.append(self._threads.connection)
         connection: http.client.HTTPConnection = self._threads.connection
+        if connection.sock and select.select([connection.sock], [], [], 0)[0]:
+            connection.close()  # nothing was asked, so all that can be read is that the server closed it
         return connection
 
 

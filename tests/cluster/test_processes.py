@@ -14,7 +14,7 @@ import grpc
 import psutil
 import pytest
 
-from tests.cluster.running import COMMAND, Reply, Service, exposed, free_port, listening, load
+from tests.cluster.running import COMMAND, Reply, Service, command_of, exposed, free_port, listening, load
 
 MAX_PSS_BYTES = 2.0e9
 
@@ -45,6 +45,12 @@ def test_memory_of_all_processes(service: Service) -> None:
             if line.startswith("Pss:"):
                 total += int(line.split()[1]) * 1024
     assert 0.2e9 < total < MAX_PSS_BYTES
+
+
+def test_of_ray_only_what_serves_is_running(service: Service) -> None:
+    commands = [command_of(process) for process in service.processes()]
+    assert any("raylet" in command for command in commands)
+    assert not [command for command in commands if "/dashboard.py" in command or "/autoscaler/" in command]
 
 
 def test_it_was_ready_in_time(service: Service) -> None:

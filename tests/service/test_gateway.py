@@ -14,6 +14,7 @@ import pytest
 from service.cache import Cache
 from service.gateway import create_app
 from service.metrics import Metrics
+from service.schemas import FailedItem, SentimentResponse, SentimentResult
 from service.settings import Settings
 from tests.service import fakes
 from tests.service.serving import Service, assert_problem, serving
@@ -84,6 +85,14 @@ async def test_a_failed_text_carries_its_error_and_its_neighbours_are_unharmed(s
     assert (no_entity["error"]["status"], no_entity["error"]["code"]) == (422, "invalid_request")
     assert (poisoned["error"]["status"], poisoned["error"]["code"]) == (500, "inference_failed")
     assert "secret" not in response.text
+
+
+async def test_the_answer_is_what_the_openapi_document_says(service: Service) -> None:
+    """It is written without the models of the document, so they must be held against it here."""
+    response = await service.ask(["good", {"text": " ", "id": "x"}, {"text": "bad", "entity": "day"}, "poison"])
+    read = SentimentResponse.model_validate_json(response.content)
+    assert [type(result) for result in read.results] == [SentimentResult, FailedItem, SentimentResult, FailedItem]
+    assert read.model_dump(mode="json") == response.json()
 
 
 @pytest.mark.parametrize(
