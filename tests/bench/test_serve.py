@@ -30,7 +30,9 @@ REQUESTS = [http_request("/predict", b"{}")]
 
 
 @contextmanager
-def server(delay_s: float = 0.0, stall: tuple[float, float] = (0.0, 0.0), status: int = 200) -> Iterator[int]:
+def server(
+    delay_s: float = 0.0, stall: tuple[float, float] = (0.0, 0.0), status: int = 200, chunked: bool = False
+) -> Iterator[int]:
     """The port of one that waits before each answer, and answers nothing between two times after its first request."""
     first_s: list[float] = []
 
@@ -44,9 +46,9 @@ def server(delay_s: float = 0.0, stall: tuple[float, float] = (0.0, 0.0), status
             time.sleep(stall[1] - since_s if stall[0] <= since_s < stall[1] else delay_s)
             with suppress(ConnectionError):  # of a caller who gave up
                 self.send_response(status)
-                self.send_header("Content-Length", "2")
+                self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "2")))
                 self.end_headers()
-                self.wfile.write(b"ok")
+                self.wfile.write(b"2\r\nok\r\n0\r\n\r\n" if chunked else b"ok")
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -67,6 +69,12 @@ def test_arrivals_keep_their_rate_beside_a_slow_server() -> None:
         found = arrivals.measure(port, REQUESTS, rate=50, seconds=0.6, deadline_s=5)
     assert (found.answered, found.refused, found.broken, found.late) == (30, 0, 0, 0)
     assert found.p50_ms >= 200
+
+
+def test_an_answer_in_chunks_is_an_answer() -> None:
+    with server(chunked=True) as port:
+        found = arrivals.measure(port, REQUESTS, rate=40, seconds=1, deadline_s=5)
+    assert (found.answered, found.broken, found.late) == (40, 0, 0)
 
 
 def test_a_stall_is_seen_by_every_request_that_was_due_in_it() -> None:

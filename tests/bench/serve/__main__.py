@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from http.client import HTTPException
@@ -43,6 +44,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         raise SystemExit(f"bench-serve: {error}") from None
     adopt_orphans()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a turn that is cut off still ends its processes
     _run(given, bundle, Questions(sets, answers.expected(bundle, sets["short"].texts[:CHECKED])))
 
 
