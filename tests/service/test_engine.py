@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from models.bundle import load
-from models.predict import Scaling
+from models.predict import Scaling, question_of
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer, Tokens
 from service.engine import Engine
@@ -210,6 +210,16 @@ async def test_a_language_without_its_own_calibration_gets_the_first(
     engine = fakes.engine(tmp_path, metrics, runtime, bundle=bundle)
     async with started(engine, runtime):
         assert described((await engine.predict([Item("坏消息")])).outcomes) == ["neutral"]
+
+
+async def test_a_text_about_an_entity_gets_the_calibration_for_entities(
+    engine: Engine, runtime: fakes.FirstWord
+) -> None:
+    loud = {**engine.bundle.calibration, question_of("en", True): Scaling(1.0, 0.0, (0.0, 90.0, 0.0))}
+    engine.bundle = dataclasses.replace(engine.bundle, calibration=loud)
+    async with started(engine, runtime):
+        answer = await engine.predict([Item("good day"), Item("good day", "day"), Item("good day")])
+    assert described(answer.outcomes) == ["positive", "neutral", "positive"]
 
 
 async def test_a_text_is_answered_alike_alone_and_among_others(engine: Engine, runtime: fakes.FirstWord) -> None:
