@@ -7,6 +7,7 @@ a probability between a text alone and in a batch of 32. Run with `make bench-gr
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ def main(
     rows: Annotated[int, typer.Option(help="Validation rows of each set.")] = 400,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds of timing.")] = 3,
 ) -> None:
+    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # else a line for every node
     trained = load_run(run)
     task = TASKS[trained.config.task]
     tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
@@ -103,7 +105,11 @@ def write_graphs(run: Path, trained: Run, task: Task, folder: Path, texts: Calib
         write_graph(network, storage, paths[name])  # type: ignore[arg-type]
     apart = folder / "apart.onnx"
     onnx.save(attention_apart(onnx.load(str(paths["fp32"]))), str(apart))
-    weights = {"per_channel": True, "reduce_range": True}
+    weights: dict[str, Any] = {
+        "per_channel": True,
+        "reduce_range": True,
+        "extra_options": {"DefaultTensorType": onnx.TensorProto.FLOAT},  # ONNX infers none behind a fused operator
+    }
     made: dict[str, Callable[[Path], Any]] = {
         "ONNX Runtime's dynamic int8": lambda out: quantize_dynamic(
             apart, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, **weights
