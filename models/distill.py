@@ -118,7 +118,7 @@ class Taught:
     def __init__(self, student: Classifier, teacher: Classifier, config: Distillation) -> None:
         self._student, self._teacher, self._config = student, teacher.requires_grad_(False).eval(), config
 
-    def __call__(self, rows: Sequence[Row], inputs: Inputs, done: float) -> Tensor:
+    def __call__(self, rows: Sequence[Row], inputs: Inputs) -> Tensor:
         mask, types = inputs.mask, inputs.types
         with torch.no_grad():
             shown = self._teacher.states(inputs.ids, mask, types)

@@ -69,12 +69,12 @@ def encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Tokens]:
 
 
 def answer(
-    runtime: Runtime, tokenizer: Tokenizer, task: Task, data: Path, datasets: Iterable[Dataset]
+    runtime: Runtime, tokenizer: Tokenizer, task: Task, data: Path, datasets: Iterable[Dataset], rows: int | None = None
 ) -> list[Answers]:
-    """Every validation set, answered by the runtime."""
+    """Every validation set, or the first `rows` of each, answered by the runtime."""
     answers = []
     for dataset in datasets:
-        examples = read(data, dataset, "validation")
+        examples = read(data, dataset, "validation")[:rows]
         tokens = encode(tokenizer, examples)
         answers.append(
             Answers(

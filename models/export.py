@@ -81,7 +81,7 @@ def export(
         base=Path(trained.base).name,
         base_digest=digest_of(base_file(trained.base, WEIGHTS)),
         calibration=calibration,
-        sources=tuple(Source(read.name, read.language, read.licence) for read in (*datasets, *trained.texts)),
+        sources=tuple(Source(own.name, own.language, own.licence) for own in (*datasets, *trained.texts)),
         metrics=metrics_of(out.name, measured),
     )
     errors = crossfit(answers[GRAPH])

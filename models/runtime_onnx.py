@@ -27,8 +27,6 @@ class OnnxRuntime:
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Weights stored in 8 bits are unpacked once, when the session starts: computing stays in fp32, at its speed.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
         # The arena never gives memory back, and every new shape would make it grow.
         options.enable_cpu_mem_arena = False
         self._session = onnxruntime.InferenceSession(str(path), options, providers=[PROVIDERS[device]])

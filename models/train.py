@@ -229,8 +229,8 @@ class Inputs:
     types: Tensor
 
 
-Objective = Callable[[Sequence[Row], Inputs, float], Tensor]
-"""What a step makes smaller, from its rows, the same as tensors, and the part of the run that is done, 0 to 1."""
+Objective = Callable[[Sequence[Row], Inputs], Tensor]
+"""What a step makes smaller, from its rows and the same as tensors."""
 
 
 class Supervised:
@@ -239,7 +239,7 @@ class Supervised:
     def __init__(self, model: Classifier) -> None:
         self._model = model
 
-    def __call__(self, rows: Sequence[Row], inputs: Inputs, done: float) -> Tensor:
+    def __call__(self, rows: Sequence[Row], inputs: Inputs) -> Tensor:
         return labelled_loss(self._model(inputs.ids, inputs.mask, inputs.types).float(), rows)
 
 
@@ -320,7 +320,7 @@ class Trainer:
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         self.model.train()
         with self.precision():
-            loss = self.objective(rows, self.tensors([row.tokens for row in rows]), self.step / self.steps)
+            loss = self.objective(rows, self.tensors([row.tokens for row in rows]))
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()

@@ -28,7 +28,7 @@ from models.bundle import TOKENIZER
 from models.calibrate import Answers
 from models.compare import batch_change, plain
 from models.data import read
-from models.evaluate import encode, logits_of, measure
+from models.evaluate import answer, encode, measure
 from models.export import write_graph
 from models.runtime_onnx import OnnxRuntime
 from models.tasks import TASKS, Task
@@ -86,7 +86,7 @@ def main(
         print("|---|--:|" + "--:|" * (len(timed) + 3))
         truth: list[Answers] = []
         for name, graph in graphs.items():
-            answers = answered(graph, tokenizer, trained, task, data, rows)
+            answers = answer(graph, tokenizer, task, data, trained.config.datasets, rows)
             truth = truth or answers
             speeds = [f"{sum(map(len, timed[kind])) / median(seconds[name, kind]):.0f}" for kind in timed]
             f1 = np.mean([measure(a, plain(a, len(task.labels)), task).macro_f1 for a in answers])
@@ -179,22 +179,6 @@ def seconds_of(graph: OnnxRuntime, batches: Sequence[Sequence[Tokens]], pad: int
     for batch in ready:
         graph.run(batch)
     return time.perf_counter() - started_s
-
-
-def answered(
-    graph: OnnxRuntime, tokenizer: Tokenizer, trained: Run, task: Task, data: Path, rows: int
-) -> list[Answers]:
-    found = []
-    for dataset in trained.config.datasets:
-        examples = read(data, dataset, "validation")[:rows]
-        tokens = encode(tokenizer, examples)
-        labels = np.asarray([task.labels.index(example.label or "") for example in examples])
-        among = tuple(task.labels.index(label) for label in dataset.labels)
-        languages = np.asarray([item.language for item in tokens])
-        logits = logits_of(graph, tokens, tokenizer.pad)
-        targeted = np.asarray([item.targeted for item in tokens])
-        found.append(Answers(dataset.name, dataset.language, logits, labels, among, languages, targeted))
-    return found
 
 
 def chosen(answers: Answers) -> NDArray[np.int64]:

@@ -97,11 +97,11 @@ def test_each_layer_follows_the_one_it_began_as(run: Path) -> None:
     config = replace(STUDENT, layers=(0, 1), labels_weight=0.0)
     ids = torch.arange(4, 20).reshape(2, 8)
     inputs = Inputs(ids, torch.ones_like(ids), torch.zeros_like(ids))
-    assert float(Taught(deepcopy(network), network, config)([], inputs, 0.0).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(Taught(deepcopy(network), network, config)([], inputs).detach()) == pytest.approx(0, abs=1e-6)
     damaged = deepcopy(network)
     with torch.no_grad():
         damaged.head.weight.mul_(-1)
-    assert float(Taught(damaged, network, config)([], inputs, 0.0).detach()) > 0.1
+    assert float(Taught(damaged, network, config)([], inputs).detach()) > 0.1
 
 
 def test_the_run_says_which_layers_of_the_base_are_left(student: Path) -> None:
