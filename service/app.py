@@ -192,7 +192,7 @@ def _model(chosen: Settings) -> serve.Deployment:
 def _without_dashboard() -> None:
     """Keep Ray from starting what answers no request: its dashboard, its autoscaler and the web server of its agent.
 
-    They take seconds to start and 150 MB. Ray 2.60.0 has no switch for them but a missing dependency.
+    They take some 4 s to start and 350 MB. Ray 2.60.0 has no switch for them but a missing dependency.
     """
     Node.start_monitor = Node.start_api_server = lambda *_, **__: None
     ray_utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")

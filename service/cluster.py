@@ -130,7 +130,7 @@ def environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) 
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",  # 10 by default, long for those who queue
-        # What Ray does by itself, whoever asks: half of it at these rates, which nobody waits for.
+        # What Ray does by itself, whoever asks, more seldom: nobody waits for it.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
         "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
         "RAY_enable_metrics_collection": "0",
