@@ -12,22 +12,25 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from models.predict import Calibration, Scaling
 from models.tasks import TASKS, Task
 
 FORMAT = 2
-MANIFEST, GRAPH, GPU_GRAPH, TOKENIZER, CARD = (
+MANIFEST, GRAPH, GPU_GRAPH, EMBEDDINGS, TOKENIZER, CARD = (
     "bundle.json",
     "model.int8.onnx",
     "model.fp16.onnx",
+    "embeddings.data",
     "tokenizer.json",
     "CARD.md",
 )
 SHIPPED = Path(__file__).parent / "bundles" / "sentiment"
 SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
 """What a bundle may hold; anything else, pickled weights above all, is refused."""
+
+Device = Literal["cpu", "cuda"]
 
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 """How pickles and the zip archives that torch keeps them in begin."""
@@ -87,6 +90,12 @@ class Bundle(Manifest):
     @property
     def gpu_graph(self) -> Path:
         return self.path / GPU_GRAPH
+
+    def graph_for(self, device: Device) -> Path:
+        """Raises BundleError when there is none: the CPU's graph would fall back from the GPU operator by operator."""
+        if device == "cuda" and not self.gpu_graph.is_file():
+            raise BundleError(f"bundle {self.path.name}: it has no graph for GPUs, {GPU_GRAPH}; export it again")
+        return self.gpu_graph if device == "cuda" else self.graph
 
     @property
     def tokenizer(self) -> Path:

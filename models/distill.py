@@ -24,9 +24,9 @@ from models.bundle import TOKENIZER
 from models.data import Dataset, read, read_texts, without_leaks
 from models.graph import EMBEDDING_LEVELS
 from models.network import WORD_EMBEDDINGS, Classifier, encoder_layers, keep_layers
-from models.quantize import quantize_encoder, rounded_rows
+from models.quantize import fit_steps, quantize_encoder, rounded_rows, set_steps
 from models.tasks import TASKS
-from models.tokens import Tokenizer
+from models.tokens import Tokenizer, collate
 from models.train import (
     Config,
     ConfigError,
@@ -42,6 +42,9 @@ from models.train import (
     sample,
     save_run,
 )
+
+FITTED_BATCHES = 16
+"""Of the plan, to which the steps of the student's inputs are fitted at first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ def distill(config: Distillation, teacher: Path, data: Path, texts: Path, out: P
     rows += [row for source in config.texts for row in read_texts(texts, source)]
     batches = plan(training, (*training.datasets, *config.texts), task, tokenizer, without_leaks(rows, validation))
     network = load_weights(teacher, taught, task)
-    student = student_of(network, config.layers)
+    student = student_of(network, config.layers, [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]])
     objective = Taught(student, network, config)
     trainer = Trainer(training, task, tokenizer, student, objective, out, len(batches))
     network.to(trainer.device)
@@ -100,10 +103,22 @@ def distill(config: Distillation, teacher: Path, data: Path, texts: Path, out: P
     return out
 
 
-def student_of(teacher: Classifier, layers: Sequence[int]) -> Classifier:
-    """The teacher's word embeddings and these of its layers, all in 8 bits; no dropout, as it sees few texts twice."""
+def collate_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
+    batch = collate([row.tokens for row in rows], tokenizer.pad)
+    return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), torch.from_numpy(batch.types)
+
+
+def student_of(
+    teacher: Classifier, layers: Sequence[int], batches: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> Classifier:
+    """The teacher's word embeddings and these of its layers, all in 8 bits; no dropout, as it sees few texts twice.
+
+    The steps of its inputs are fitted to `batches` of ids, mask and types, each (batch, length).
+    """
     student = keep_layers(deepcopy(teacher), layers)
+    steps = fit_steps(student, batches)
     quantize_encoder(student)
+    set_steps(student, steps)
     words = student.get_parameter(WORD_EMBEDDINGS)
     words.data = rounded_rows(words.data, EMBEDDING_LEVELS)
     for module in student.modules():

@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import copyfile, rmtree
 
-import onnx
-
 from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
 from models.calibrate import crossfit, fit
 from models.card import card
 from models.compare import BATCH, batch_change, check, drift
 from models.data import Dataset, read
 from models.evaluate import CONFUSION, answer, draw_confusion, measure, metrics_of
-from models.graph import Storage, build
+from models.graph import Storage, build, write
 from models.network import Classifier, base_file, graph_weights
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
@@ -98,7 +96,7 @@ def write_graph(network: Classifier, storage: Storage, path: Path) -> None:
     if config.hidden_act != "gelu":
         raise ValueError(f"the base uses {config.hidden_act}: only encoders of the BERT family with gelu are exported")
     weights = graph_weights(network)
-    onnx.save(build(weights, config.num_attention_heads, config.layer_norm_eps, storage), str(path))
+    write(build(weights, config.num_attention_heads, config.layer_norm_eps, storage), path)
 
 
 def sample(tokenizer: Tokenizer, data: Path, datasets: Sequence[Dataset]) -> list[Tokens]:

@@ -25,7 +25,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from models.bundle import TOKENIZER
 from models.data import Dataset, Example, epoch, read, without_leaks
+from models.graph import LOG_STEP
 from models.network import Classifier, base_file, from_base, keep_layers
+from models.quantize import quantize_encoder
 from models.tasks import TASKS, Task
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer, collate
 
@@ -316,7 +318,8 @@ class Trainer:
                         )
                 if self.step % self.config.checkpoint_every == 0:
                     self.save()
-        save_file(self.model.state_dict(), self.out / WEIGHTS)
+        # Copies: layers may share a parameter, which safetensors refuses.
+        save_file({name: tensor.clone() for name, tensor in self.model.state_dict().items()}, self.out / WEIGHTS)
 
     def advance(self, rows: Sequence[Row]) -> float:
         """One optimiser step; returns its loss."""
@@ -409,5 +412,8 @@ def load_weights(folder: Path, run: Run, task: Task) -> Classifier:
     model = from_base(run.base, task)
     if run.layers is not None:
         keep_layers(model, run.layers)
-    model.load_state_dict(load_file(folder / WEIGHTS))
+    weights = load_file(folder / WEIGHTS)
+    if any(name.endswith(LOG_STEP) for name in weights):
+        quantize_encoder(model)
+    model.load_state_dict(weights)
     return model.eval()

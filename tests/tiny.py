@@ -9,11 +9,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from models.bundle import CARD, GRAPH, TOKENIZER, Manifest, Metric, Source, save
-from models.graph import build
+from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Manifest, Metric, Source, save
+from models.graph import build, write
 from models.predict import Scaling
 from models.tasks import SENTIMENT
 
@@ -92,7 +91,8 @@ def tiny_bundle(folder: Path) -> Path:
     path = folder / "sentiment"
     path.mkdir(parents=True)
     write_tokenizer(path / TOKENIZER)
-    onnx.save(build(weights(), HEADS, 1e-12, "int8"), str(path / GRAPH))
+    write(build(weights(), HEADS, 1e-12, "int8"), path / GRAPH)
+    write(build(weights(), HEADS, 1e-12, "fp16"), path / GPU_GRAPH)
     (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
     scaling = Scaling(1.5, 0.0, (0.1, -0.1, 0.0))
     save(

@@ -20,16 +20,16 @@ import numpy as np
 import onnx
 import typer
 from numpy.typing import NDArray
-from onnx import helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-from models.bundle import TOKENIZER
+from models.bundle import TOKENIZER, external_locations
 from models.calibrate import Answers
 from models.compare import batch_change, plain
 from models.data import read
 from models.evaluate import answer, encode, measure
-from models.export import write_graph
+from models.graph import LOG_STEP, Storage, build, write
+from models.network import graph_weights
 from models.runtime_onnx import OnnxRuntime
 from models.tasks import TASKS, Task
 from models.tokens import Tokenizer, Tokens, collate
@@ -92,67 +92,51 @@ def main(
             f1 = np.mean([measure(a, plain(a, len(task.labels)), task).macro_f1 for a in answers])
             same = np.concatenate([chosen(a) == chosen(b) for a, b in zip(answers, truth, strict=True)]).mean()
             change = batch_change(graph, texts[:INVARIANCE_TEXTS], tokenizer.pad)
-            size = paths[name].stat().st_size / 1e6
+            size = megabytes(paths[name])
             print(f"| {name} | {size:.0f} | {' | '.join(speeds)} | {f1:.4f} | {same:.2%} | {change:.1e} |", flush=True)
 
 
 def write_graphs(run: Path, trained: Run, task: Task, folder: Path, texts: CalibrationTexts) -> dict[str, Path]:
     """The graphs by what they are; fp32 is the first."""
     network = load_weights(run, trained, task)
-    paths = {}
-    for name, storage in (("fp32", "fp32"), ("16-bit weights", "mixed"), ("int8, a scale for each token", "int8")):
-        paths[name] = folder / f"{storage}.onnx"
-        write_graph(network, storage, paths[name])  # type: ignore[arg-type]
-    apart = folder / "apart.onnx"
-    onnx.save(attention_apart(onnx.load(str(paths["fp32"]))), str(apart))
-    weights: dict[str, Any] = {
-        "per_channel": True,
-        "reduce_range": True,
-        "extra_options": {"DefaultTensorType": onnx.TensorProto.FLOAT},  # ONNX infers none behind a fused operator
+    heads, epsilon = network.encoder.config.num_attention_heads, network.encoder.config.layer_norm_eps
+    learned = graph_weights(network)
+    stepless = {name: value for name, value in learned.items() if not name.endswith(LOG_STEP)}
+    kinds: dict[str, tuple[dict[str, NDArray[np.float32]], Storage]] = {
+        "fp32": (learned, "fp32"),
+        "16-bit weights": (learned, "mixed"),
+        "int8, a scale for each token": (stepless, "int8"),
     }
+    if len(stepless) < len(learned):
+        kinds["int8, learned steps"] = (learned, "int8")
+    paths = {}
+    for number, (name, (weights, storage)) in enumerate(kinds.items()):
+        paths[name] = folder / str(number) / f"{storage}.onnx"
+        paths[name].parent.mkdir()
+        write(build(weights, heads, epsilon, storage), paths[name])
+    plain_graph = paths["fp32"]
+    options: dict[str, Any] = {"per_channel": True, "reduce_range": True}
     made: dict[str, Callable[[Path], Any]] = {
         "ONNX Runtime's dynamic int8": lambda out: quantize_dynamic(
-            apart, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, **weights
+            plain_graph, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, **options
         ),
         "static int8 (QDQ)": lambda out: quantize_static(
-            apart, out, texts, QuantFormat.QDQ, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, **weights
+            plain_graph,
+            out,
+            texts,
+            QuantFormat.QDQ,
+            op_types_to_quantize=["MatMul"],
+            weight_type=QuantType.QInt8,
+            **options,
         ),
-        "MatMulNBits 8, fp32 arithmetic": lambda out: blocks(apart, out, 8, None),
-        "MatMulNBits 8, int8 arithmetic": lambda out: blocks(apart, out, 8, COMPUTE_INT8),
-        "MatMulNBits 4, int8 arithmetic": lambda out: blocks(apart, out, 4, COMPUTE_INT8),
+        "MatMulNBits 8, fp32 arithmetic": lambda out: blocks(plain_graph, out, 8, None),
+        "MatMulNBits 8, int8 arithmetic": lambda out: blocks(plain_graph, out, 8, COMPUTE_INT8),
+        "MatMulNBits 4, int8 arithmetic": lambda out: blocks(plain_graph, out, 4, COMPUTE_INT8),
     }
     for number, (name, make) in enumerate(made.items()):
         paths[name] = folder / f"{number}.onnx"
         make(paths[name])
     return paths
-
-
-def attention_apart(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The fused Attention as MatMul, Split and MultiHeadAttention, so that the quantisers see its weights."""
-    nodes = list(model.graph.node)
-    del model.graph.node[:]
-    for node in nodes:
-        if node.op_type != "Attention":
-            model.graph.node.append(node)
-            continue
-        hidden, weight, bias, mask = node.input
-        product, parts = f"{node.name}_product", [f"{node.name}_{part}" for part in ("query", "key", "value")]
-        heads = next(attribute.i for attribute in node.attribute if attribute.name == "num_heads")
-        model.graph.node.extend(
-            [
-                helper.make_node("MatMul", [hidden, weight], [product], name=product),
-                helper.make_node("Split", [product], parts, name=parts[0], axis=-1, num_outputs=3),
-                helper.make_node(
-                    "MultiHeadAttention",
-                    [*parts, bias, mask],
-                    list(node.output),
-                    name=node.name,
-                    domain=node.domain,
-                    num_heads=heads,
-                ),
-            ]
-        )
-    return model
 
 
 def blocks(source: Path, out: Path, bits: int, level: int | None) -> None:
@@ -179,6 +163,12 @@ def seconds_of(graph: OnnxRuntime, batches: Sequence[Sequence[Tokens]], pad: int
     for batch in ready:
         graph.run(batch)
     return time.perf_counter() - started_s
+
+
+def megabytes(graph: Path) -> float:
+    """With the embeddings that it keeps apart."""
+    apart = (graph.with_name(name) for name in external_locations(graph.read_bytes()) if name)
+    return sum(file.stat().st_size for file in (graph, *apart)) / 1e6
 
 
 def chosen(answers: Answers) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,19 @@ from typing import Any
 import onnx
 import pytest
 
-from models.bundle import GRAPH, MANIFEST, BundleError, describe, digest_of, load
-from tests.tiny import tiny_bundle
+from models.bundle import (
+    EMBEDDINGS,
+    GPU_GRAPH,
+    GRAPH,
+    MANIFEST,
+    BundleError,
+    describe,
+    digest_of,
+    external_locations,
+    load,
+)
+from models.graph import WORDS, build, write
+from tests.tiny import HEADS, tiny_bundle, weights
 
 
 @pytest.fixture
@@ -53,11 +65,37 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     refuses(tmp_path, "no bundle at")
 
 
-def test_a_changed_byte_is_refused(bundle: Path) -> None:
-    content = bytearray((bundle / GRAPH).read_bytes())
+@pytest.mark.parametrize("name", [GRAPH, GPU_GRAPH, EMBEDDINGS])
+def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
+    content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
-    (bundle / GRAPH).write_bytes(content)
-    refuses(bundle, f"{GRAPH} was changed")
+    (bundle / name).write_bytes(content)
+    refuses(bundle, f"{name} was changed")
+
+
+def test_both_graphs_take_their_embeddings_from_one_file(bundle: Path) -> None:
+    for graph in (GRAPH, GPU_GRAPH):
+        assert list(external_locations((bundle / graph).read_bytes())) == [EMBEDDINGS]
+        (rows,) = [one for one in onnx.load(str(bundle / graph)).graph.initializer if one.name == WORDS]
+        assert rows.raw_data == (bundle / EMBEDDINGS).read_bytes()
+
+
+@pytest.mark.parametrize("graph", [GRAPH, GPU_GRAPH])
+def test_embeddings_outside_the_folder_are_refused(bundle: Path, graph: str) -> None:
+    shutil.copy(bundle / EMBEDDINGS, bundle.parent)
+    model = onnx.load(str(bundle / graph), load_external_data=False)
+    (rows,) = [one for one in model.graph.initializer if one.name == WORDS]
+    (location,) = [entry for entry in rows.external_data if entry.key == "location"]
+    location.value = f"../{EMBEDDINGS}"
+    (bundle / graph).write_bytes(model.SerializeToString())
+    rewrite(bundle, lambda manifest: None)
+    refuses(bundle, f"{graph} takes data from '../{EMBEDDINGS}', outside the bundle")
+
+
+def test_graphs_of_two_models_cannot_share_a_folder(tmp_path: Path) -> None:
+    write(build(weights(seed=1), HEADS, 1e-12, "int8"), tmp_path / GRAPH)
+    with pytest.raises(ValueError, match="another model"):
+        write(build(weights(seed=2), HEADS, 1e-12, "fp16"), tmp_path / GPU_GRAPH)
 
 
 def test_a_missing_file_is_refused(bundle: Path) -> None:

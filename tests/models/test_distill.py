@@ -141,9 +141,9 @@ def test_a_student_reads_the_word_embeddings_that_its_8_bit_graph_holds(student:
 
 def test_a_student_has_no_dropout(run: Path) -> None:
     network = load_weights(run, load_run(run), TASKS["sentiment"]).train()
-    network = student_of(network, (0,)).train()
     ids = torch.arange(4, 20).reshape(2, 8)
     mask, types = torch.ones_like(ids), torch.zeros_like(ids)
+    network = student_of(network, (0,), [(ids, mask, types)]).train()
     assert torch.equal(network(ids, mask, types), network(ids, mask, types))
 
 
