@@ -25,7 +25,8 @@ from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overload
 _log = structlog.get_logger(__name__)
 
 _WINDOW = 256  # the oldest texts that are looked at for one batch: bounds the search when the queue is long
-_SMOOTHING = 0.2  # weight of the newest batch in the measured drain rate
+_FADING = 0.9  # of what older batches say of the rate, with each new one
+_WAIT_SHARE = 0.8  # of the time a caller has, what waiting and computing may take by the measured rate: it wanders
 _RESTART_S = 5.0  # about what a replica needs to be replaced
 
 
@@ -73,6 +74,25 @@ def next_batch(lengths: Sequence[int], limits: Limits) -> list[int]:
     return sorted(chosen)
 
 
+class Rate:
+    """Tokens a second while there is work: gaps between batches count, idle time does not. Older batches fade."""
+
+    def __init__(self) -> None:
+        self._tokens = self._seconds = 0.0
+
+    def add(self, tokens: int, seconds: float) -> None:
+        self._tokens = self._tokens * _FADING + tokens
+        self._seconds = self._seconds * _FADING + seconds
+
+    def seconds(self, tokens: int) -> float:
+        """That so many tokens will take; 0 before anything was measured."""
+        return tokens * self._seconds / self._tokens if self._tokens else 0.0
+
+    def too_late(self, tokens: int, deadline_s: float) -> bool:
+        """Whether so many tokens will hardly be done by a deadline on the monotonic clock."""
+        return self.seconds(tokens) > (deadline_s - time.monotonic()) * _WAIT_SHARE
+
+
 @dataclass(slots=True, eq=False)
 class _Waiting:
     tokens: Tokens
@@ -111,7 +131,9 @@ class Batcher:
         self._queued_tokens = 0
         self._open = False
         self._died = False
-        self._tokens_per_s = 0.0
+        self._running_tokens = 0
+        self._rate = Rate()
+        self._busy_since_s = 0.0
 
     def start(self) -> None:
         """Begin to work; call inside the event loop that will call `run`."""
@@ -139,7 +161,8 @@ class Batcher:
     async def run(self, texts: Sequence[Tokens], deadline_s: float = float("inf")) -> list[Inferred | Problem]:
         """One outcome per text, in order, by `deadline_s` on the monotonic clock.
 
-        Raises Overloaded or NotReady for all of them at the door. Cancelling takes what still waits out of the queue.
+        Raises Overloaded or NotReady for all of them at the door: also when, by the rate at which texts are answered,
+        what waits would keep them past the deadline. Cancelling takes what still waits out of the queue.
         """
         loop = asyncio.get_running_loop()
         now_s = time.monotonic()
@@ -148,18 +171,25 @@ class Batcher:
             if item.tokens.length > self._limits.batch_tokens:
                 item.outcome.set_result(TextTooLong("The text is longer than this service can run.", pointer="/text"))
         if admitted := [item for item in items if not item.outcome.done()]:
-            self._admit(admitted)
+            self._admit(admitted, deadline_s)
             try:
                 await asyncio.wait([item.outcome for item in admitted], timeout=_until(deadline_s))
             finally:
                 self._withdraw(admitted)
         return [_outcome(item) for item in items]
 
-    def _admit(self, items: Sequence[_Waiting]) -> None:
+    def check(self, deadline_s: float, tokens: int = 0) -> None:
+        """Raises Overloaded when so many more tokens would be done too late; an idle thread refuses nobody."""
+        ahead = self._queued_tokens + self._running_tokens
+        if ahead and self._rate.too_late(ahead + tokens, deadline_s):
+            raise Overloaded("What waits would take longer than this request can wait.", retry_after_s=self._drain_s())
+
+    def _admit(self, items: Sequence[_Waiting], deadline_s: float) -> None:
         tokens = sum(item.tokens.length for item in items)
         with self._changed:
             if not self._open:
                 raise NotReady("The model is not running here.", retry_after_s=_RESTART_S)
+            self.check(deadline_s, tokens)
             # A request larger than the whole queue must be possible at some time: when nothing waits.
             if self._queue and self._queued_tokens + tokens > self._limits.queue_tokens:
                 raise Overloaded("The queue is full.", retry_after_s=self._drain_s())
@@ -169,7 +199,7 @@ class Batcher:
             self._changed.notify()
 
     def _drain_s(self) -> float:
-        return min(60.0, self._queued_tokens / self._tokens_per_s) if self._tokens_per_s else 1.0
+        return min(60.0, self._rate.seconds(self._queued_tokens) or 1.0)
 
     def _withdraw(self, items: Sequence[_Waiting]) -> None:
         with self._changed:
@@ -214,9 +244,12 @@ class Batcher:
                     self._depth(len(self._queue) - len(batch))
                     for item in batch:
                         self._remove(item)
+                    self._running_tokens = sum(item.tokens.length for item in batch)
                     return batch
+                self._running_tokens = 0
                 if not self._queue:
                     self._changed.wait()
+                    self._busy_since_s = time.monotonic()
             return []
 
     def _run(self, batch: Sequence[_Waiting]) -> None:
@@ -231,11 +264,13 @@ class Batcher:
             _log.error("inference returned the wrong number of rows", texts=len(batch), rows=len(rows))
             self._post(self._fail, batch)
             return
-        infer_s = time.monotonic() - started_s
+        ended_s = time.monotonic()
+        infer_s = ended_s - started_s
         lengths = [item.tokens.length for item in batch]
         queued_s = tuple(started_s - item.since_s for item in batch)
         report = BatchReport(queued_s, sum(lengths), max(lengths) * len(batch), infer_s)
-        self._measure(report)
+        self._rate.add(report.tokens, ended_s - self._busy_since_s)
+        self._busy_since_s = ended_s
         self._post(self._deliver, batch, rows, report)
 
     def _retry(self, batch: Sequence[_Waiting]) -> None:
@@ -246,10 +281,6 @@ class Batcher:
         for item in batch:
             if item.wanted():
                 self._run([item])
-
-    def _measure(self, report: BatchReport) -> None:
-        newest = report.tokens / max(report.infer_s, 1e-6)
-        self._tokens_per_s += (newest - self._tokens_per_s) * (_SMOOTHING if self._tokens_per_s else 1.0)
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None

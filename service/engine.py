@@ -88,6 +88,7 @@ class Engine:
         """
         if not self.ready:
             raise NotReady("The model is not ready.", retry_after_s=_LOADING_S)
+        self._batcher.check(deadline_s)  # before the work of tokenising: an overloaded service refuses most of all
         started_s = time.perf_counter()
         encoded = await self._encode_all(items, truncate)
         tokenize_s = time.perf_counter() - started_s

@@ -6,6 +6,8 @@ answers in `errors`, counting happens in `middleware`. Knows nothing of Ray or o
 
 # No `from __future__ import annotations` here: FastAPI could not resolve annotations that name a local dependency.
 
+import math
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,7 +28,7 @@ from starlette.types import Receive, Scope, Send
 from models.bundle import Bundle
 from service import errors
 from service.bodies import JsonBody
-from service.errors import NotReady, Problem
+from service.errors import InvalidRequest, NotReady, Problem
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Envelope
 from service.predictor import Answer, Answered, Item, Predictor
@@ -46,6 +48,14 @@ from service.settings import Settings
 
 _SCHEMA = "#/components/schemas/{model}"
 _RETRY_S = 2.0
+_TIMEOUT_HEADER = "X-Request-Timeout-Ms"
+_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}")
+_PATIENCE = {
+    "name": _TIMEOUT_HEADER,
+    "in": "header",
+    "description": "how long the caller will wait: what cannot be answered in that time is refused at once",
+    "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
+}
 
 
 class DirectRoute(APIRoute):
@@ -97,8 +107,9 @@ def _add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> No
 
     async def sentiment(given: Request) -> Response:
         """Sentiment of one text or of up to 256, and with `entity` the sentiment towards that entity."""
+        patience_s = _patience_s(given)
         request = await body.read(given)
-        deadline_s = time.monotonic() + settings.request_timeout_s
+        deadline_s = time.monotonic() + min(settings.request_timeout_s, patience_s)
         inputs = request.inputs if isinstance(request.inputs, list) else [request.inputs]
         answer = await predictor.predict([_item(given) for given in inputs], request.truncate, deadline_s)
         if not any(isinstance(outcome, Answered) for outcome in answer.outcomes):
@@ -111,7 +122,7 @@ def _add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> No
         methods=["POST"],
         response_model=SentimentResponse,
         responses=_problems(400, 408, 413, 415, 422, 429, 500, 502, 503, 504),
-        openapi_extra={"requestBody": _json_body(SentimentRequest)},
+        openapi_extra={"requestBody": _json_body(SentimentRequest), "parameters": [_PATIENCE]},
         route_class_override=DirectRoute,
     )
 
@@ -140,6 +151,16 @@ def _add_operations(app: FastAPI, predictors: Mapping[str, Predictor], settings:
     async def prometheus() -> Response:
         """Prometheus text, summed over all replicas of this node."""
         return Response(metrics.render(), media_type=CONTENT_TYPE)
+
+
+def _patience_s(request: Request) -> float:
+    """How long the caller says it will wait; raises InvalidRequest."""
+    given = request.headers.getlist(_TIMEOUT_HEADER)
+    if not given:
+        return math.inf
+    if len(given) == 1 and _MILLISECONDS.fullmatch(given[0]):
+        return int(given[0]) / 1000
+    raise InvalidRequest(f"{_TIMEOUT_HEADER} should be a whole number of milliseconds, 1 to 999999999, given once.")
 
 
 def _item(given: str | SentimentItem) -> Item:

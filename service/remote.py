@@ -20,7 +20,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from models.bundle import Bundle
-from service.batching import Limits
+from service.batching import Limits, Rate
 from service.call import Counted, Part, Reply
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem, ReplicaLost, from_unknown
 from service.metrics import CallMetrics, TaskMetrics
@@ -30,7 +30,6 @@ from service.predictor import Answer, Item
 # by then, or the replica would idle for the time of a hop.
 CALLS_PER_REPLICA = 4
 
-_SMOOTHING = 0.2  # weight of the newest call in the measured rate
 _RESTART_S = 5.0  # about what a replica needs to be replaced
 _WAY_BACK_S = 0.05  # of a request's time, kept for the reply: what is done by then still gets out
 _WAY_BACK_SHARE = 0.1
@@ -67,6 +66,10 @@ class _Call:
     requests: tuple[_Request, ...]
     task: asyncio.Task[None] | None = None
 
+    @property
+    def tokens(self) -> int:
+        return sum(request.tokens for request in self.requests)
+
     def abandon(self) -> None:
         """Withdraw the whole call once nobody waits for any of it."""
         if self.task and not self.task.done() and all(request.outcome.done() for request in self.requests):
@@ -97,7 +100,8 @@ class Remote:
         self._waiting_tokens = 0
         self._calls: set[_Call] = set()
         self._sending = False
-        self._tokens_per_s = 0.0
+        self._sent_tokens = 0
+        self._rate = Rate()
         self._heard_s = -math.inf
 
     async def start(self) -> None:
@@ -139,6 +143,9 @@ class Remote:
         # A request larger than the whole queue must be possible at some time: when nothing waits.
         if self._waiting and self._waiting_tokens + tokens > self._limits.queue_tokens:
             raise Overloaded("Too many texts wait for the model.", retry_after_s=self._drain_s())
+        ahead = self._waiting_tokens + self._sent_tokens
+        if ahead and self._rate.too_late(ahead + tokens, deadline_s):
+            raise Overloaded("What waits would take longer than this request can wait.", retry_after_s=self._drain_s())
         outcome: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
         request = _Request(items, truncate, deadline_s, time.monotonic(), tokens, outcome)
         self._waiting[request] = None
@@ -152,7 +159,7 @@ class Remote:
         return min(self.bundle.max_tokens, len(item.text) + len(item.entity or "") + _SPECIAL_TOKENS)
 
     def _drain_s(self) -> float:
-        return min(60.0, self._waiting_tokens / self._tokens_per_s) if self._tokens_per_s else 1.0
+        return min(60.0, self._rate.seconds(self._waiting_tokens) or 1.0)
 
     def _leave(self, request: _Request) -> None:
         request.outcome.cancel()  # does nothing to one that is done
@@ -183,6 +190,7 @@ class Remote:
             for request in call.requests:
                 request.call = call
             self._calls.add(call)
+            self._sent_tokens += call.tokens
             # In a context of its own: Serve would take a call made in a request's context for a part of that request,
             # and cancel it for everybody when that one client goes away.
             call.task = asyncio.get_running_loop().create_task(self._run(call), context=Context())
@@ -211,6 +219,7 @@ class Remote:
             _fail(call, _problem(error))
         finally:
             self._calls.discard(call)
+            self._sent_tokens -= call.tokens
             self._send()
 
     async def _ask(self, parts: tuple[Part, ...]) -> Reply:
@@ -231,8 +240,7 @@ class Remote:
             request.settle(answer)
 
     def _record(self, call: _Call, counted: Counted, seconds: float) -> None:
-        newest = sum(request.tokens for request in call.requests) / max(seconds, 1e-6) * len(self._calls)
-        self._tokens_per_s += (newest - self._tokens_per_s) * (_SMOOTHING if self._tokens_per_s else 1.0)
+        self._rate.add(call.tokens, seconds / len(self._calls))  # the others share the replicas with it
         self._call_metrics.call(sum(len(request.items) for request in call.requests), seconds)
         for tokenized_s in counted.tokenized_s:
             self._metrics.tokenized(tokenized_s)

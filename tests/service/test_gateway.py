@@ -267,3 +267,33 @@ async def test_the_openapi_document_is_whole(service: Service) -> None:
     assert post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/SentimentResponse")
     assert set(post["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "502", "503", "504"}
     assert "application/problem+json" in post["responses"]["422"]["content"]
+
+
+# How long a caller will wait.
+
+
+async def ask_waiting(service: Service, *values: str) -> httpx.Response:
+    headers = [("content-type", "application/json"), *(("X-Request-Timeout-Ms", value) for value in values)]
+    return await service.client.post("/v1/sentiment", content=b'{"inputs": "good"}', headers=headers)
+
+
+@pytest.mark.parametrize("values", [("0",), ("-1",), ("1.5",), ("soon",), ("",), ("9" * 400,), ("\u0661",), ("5", "5")])
+async def test_a_time_that_is_no_number_of_milliseconds_is_refused(service: Service, values: tuple[str, ...]) -> None:
+    encoded = [value.encode() for value in values]
+    headers = [(b"content-type", b"application/json"), *((b"x-request-timeout-ms", value) for value in encoded)]
+    response = await service.client.post("/v1/sentiment", content=b'{"inputs": "good"}', headers=headers)
+    assert_problem(response, 422, "invalid_request")
+    assert "X-Request-Timeout-Ms" in response.json()["detail"]
+
+
+async def test_a_caller_who_waits_for_less_is_told_earlier(service: Service) -> None:
+    service.runtime.gate.clear()
+    assert_problem(await ask_waiting(service, "40"), 504, "deadline_exceeded")
+    service.runtime.gate.set()
+    assert (await ask_waiting(service, "9999")).status_code == 200
+
+
+async def test_no_caller_waits_longer_than_the_service_does(tmp_path: Path, metrics: Metrics) -> None:
+    async with serving(tmp_path, metrics, request_timeout_s=0.05) as service:
+        service.runtime.gate.clear()
+        assert_problem(await ask_waiting(service, "600000"), 504, "deadline_exceeded")

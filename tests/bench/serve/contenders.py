@@ -79,6 +79,7 @@ class Contender:
     body: Callable[[Sequence[str]], object] = _inputs
     answers: Answers = Answers.PLAIN
     labels: Callable[[Any], list[str]] = _labels
+    deadline_header: str = ""  # by which a caller of an open loop can say, in milliseconds, how long it will wait
     ready: str = ""  # path that answers 200 when it is up; without one, the first good answer tells
     libraries: str = ""  # the environment that has them; this one if empty
     packages: tuple[str, ...] = ()  # whose versions are reported
@@ -116,18 +117,19 @@ INLINE = Contender(
     "heed",
     "Heed inline",
     Kind.HEED,
-    "`heed serve` with its defaults, replicas = cores",
+    "`heed serve` with its defaults, replicas = cores; arrivals say how long they wait (X-Request-Timeout-Ms)",
     (*COMMAND, "--port", "{port}", "--bundle", "{bundle}", "--replicas", "{cores}"),
     path="/v1/sentiment",
     answers=Answers.CALIBRATED,
     labels=_heed_labels,
+    deadline_header="X-Request-Timeout-Ms",
     packages=("heed", "ray", "onnxruntime"),
 )
 REMOTE = replace(
     INLINE,
     name="heed-remote",
     title="Heed remote",
-    settings="`heed serve` with gateways = cores, and as many replicas of the model from the start",
+    settings="`heed serve` with gateways = cores, and as many replicas of the model from the start; the same header",
     # A replica that is added in mid-turn would make two rates one.
     environment={
         "HEED_PLACEMENT": "remote",

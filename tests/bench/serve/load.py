@@ -66,9 +66,10 @@ def percentile_ms(latencies_s: Sequence[float], percent: float) -> float:
     return float(np.percentile(latencies_s, percent)) * 1000 if latencies_s else float("nan")
 
 
-def http_request(path: str, body: bytes) -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
-    return head.encode() + b"\r\n\r\n" + body
+def http_request(path: str, body: bytes, extra: str = "") -> bytes:
+    """`extra` are further header lines, each with its end."""
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{extra}"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _children_cpu_s() -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,8 +66,8 @@ class Turn:
     seconds: float
     round: int
 
-    def serve(self, workloads: Sequence[Workload], log: Path) -> Iterator[Measurement]:
-        """Measurements as they are made; raises NotStartedError."""
+    def serve(self, workloads: Sequence[Workload], log: Path) -> Generator[Measurement]:
+        """Measurements as they are made, the server up until the next is asked for; raises NotStartedError."""
         machine, contender = self.machine, self.contender
         _refuse_unknown_settings(contender)
         tree = Tree(contender.command_on(machine), PEERS, contender.environment_on(machine), log)
@@ -165,7 +165,9 @@ class Turn:
         bodies = self._bodies(workload.texts, workload.texts_per_request)
         if workload.load is None:
             return self._load(bodies, workload.connections, self.seconds)
-        requests = [http_request(self.contender.path, body) for body in bodies]
+        told = self.contender.deadline_header
+        extra = f"{told}: {round(workload.deadline_s * 1000)}\r\n" if told else ""
+        requests = [http_request(self.contender.path, body, extra) for body in bodies]
         rate = workload.load * capacity
         return arrivals.measure(self.machine.port, requests, rate, self.seconds, workload.deadline_s)
 
