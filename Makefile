@@ -3,9 +3,11 @@ PYTHON ?= python3
 SERVE := .venv/serve
 TEST := .venv/test
 PEERS := .venv/bench
+# Where there is no GPU, bench-gpu has only that to say, and needs no CUDA for it.
+GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint bench-noise bench-graphs bench-serve wrk
+.PHONY: help serve test check bench-footprint bench-noise bench-graphs bench-serve bench-ablation bench-gpu wrk
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +35,12 @@ bench-graphs: $(TEST)/installed ## Compare the ways to store and multiply traine
 bench-serve: wrk $(TEST)/installed $(PEERS)/installed $(PEERS)-older/installed ## Measure Heed beside its peers (DATA=folder of data sets, ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.serve $(if $(DATA),--data $(DATA)) $(ARGS)
 
+bench-ablation: wrk $(TEST)/installed ## Measure what each lever of speed is worth (DATA=folder of data sets, ARGS=--help: options)
+	$(TEST)/bin/python -m tests.bench.ablation $(if $(DATA),--data $(DATA)) $(ARGS)
+
+bench-gpu: $(GPU)/installed ## Measure the engine on this machine's GPU (DATA=folder of data sets, ARGS=--help: options)
+	$(GPU)/bin/python -m tests.bench.gpu $(if $(DATA),--data $(DATA)) $(ARGS)
+
 # Before the environments: installing them takes minutes.
 wrk:
 	@command -v wrk > /dev/null || { echo "wrk, the load generator, is not installed: apt-get install wrk" >&2; exit 1; }
@@ -49,6 +57,13 @@ $(TEST)/installed: pyproject.toml
 	@$(PYTHON) -m venv $(TEST)
 	@$(TEST)/$(PIP) torch==2.13.0
 	@$(TEST)/$(PIP) --editable '.[cpu,train,test]'
+	@touch $@
+
+.venv/gpu/installed: pyproject.toml
+	@echo "Installing what measuring a GPU needs into .venv/gpu ..."
+	@$(PYTHON) -m venv .venv/gpu
+	@.venv/gpu/$(PIP) torch==2.13.0
+	@.venv/gpu/$(PIP) --editable '.[gpu,train,test]'
 	@touch $@
 
 $(PEERS)/installed: tests/bench/serve/requirements.txt

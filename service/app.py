@@ -120,16 +120,13 @@ def _remote(chosen: Settings, metrics: Metrics, model: DeploymentHandle) -> Pred
 
 def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
     # Here and not above: a gateway without a model loads no runtime, and its node needs none.
-    from models.runtime_onnx import OnnxRuntime
+    from models.runtime_onnx import open_runtime
+    from service.budget import prepare
 
-    graph = bundle.gpu_graph if chosen.device == "cuda" and bundle.gpu_graph.is_file() else bundle.graph
-    return Engine(
-        bundle,
-        Tokenizer(bundle.tokenizer, bundle.max_tokens),
-        OnnxRuntime(graph, chosen.threads, chosen.device),
-        _limits(chosen),
-        recorder,
-    )
+    runtime, limits = open_runtime(bundle, chosen.threads, chosen.device), _limits(chosen)
+    if chosen.device == "cuda":
+        limits = prepare(runtime, limits, chosen.to_measure, bundle.max_tokens)
+    return Engine(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), runtime, limits, recorder)
 
 
 def _limits(chosen: Settings) -> Limits:

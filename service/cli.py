@@ -42,12 +42,49 @@ def serve(
         _refuse(error, 2)
     try:
         served = load(chosen.bundle)
+        served.graph_for(chosen.device)
         check(chosen.host, chosen.port)
     except (BundleError, ClusterError) as error:
         _refuse(error)
     if haproxy.find() is None:
         _refuse(haproxy.MISSING)
     _run(Cluster(chosen), f"{served.name} {served.version}", f"http://{chosen.host}:{chosen.port}")
+
+
+@app.command()
+def tune(
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the model (HEED_BUNDLE, the shipped one).")] = None,
+    seconds: Annotated[float, typer.Option(help="For each measurement; about a dozen are made.", min=0.1)] = 4.0,
+    cores: Annotated[int | None, typer.Option(help="Cores to use (all of this machine).", min=1)] = None,
+) -> None:
+    """Measure this machine and print the settings that suit it: heed tune > heed.env."""
+    from models.bundle import BundleError, load
+    from service import settings
+    from service.throughput import ThroughputError
+    from service.tune import HEADER, Trials, TuneError, busy, free_memory_bytes, usable_cores
+    from service.tune import tune as measure
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        chosen = settings.load(bundle=bundle and bundle.resolve())
+        used = usable_cores(cores)
+    except (settings.SettingsError, TuneError) as error:
+        _refuse(error, 2)
+    try:
+        served = load(chosen.bundle)
+        for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy(used), HEADER):
+            if line:
+                _say(line)
+        found = measure(Trials(served, chosen, seconds, _say), used, free_memory_bytes())
+    except (BundleError, ThroughputError, TuneError) as error:
+        _refuse(error)
+    except KeyboardInterrupt:
+        _refuse("stopped", 130)
+    print("\n".join(f"HEED_{name.upper()}={value}" for name, value in found.items()))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 @app.command()

@@ -158,7 +158,8 @@ def environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) 
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
-    chosen = {f"HEED_{name.upper()}": str(value) for name, value in settings.model_dump().items()}
+    known = settings.model_dump(exclude=settings.to_measure)  # what is to be measured must not seem to be set
+    chosen = {f"HEED_{name.upper()}": str(value) for name, value in known.items()}
     kept = {name: value for name, value in inherited.items() if name not in {"RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"}}
     return {**tuning, **kept, **forced, **chosen}
 

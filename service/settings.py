@@ -73,6 +73,11 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], Field(description="least severe event that is logged")
     ] = "info"
 
+    @property
+    def to_measure(self) -> set[str]:
+        """The settings of a batch that nobody has made, on a GPU, where the defaults of a CPU would be slow."""
+        return {"batch_tokens", "batch_items"} - self.model_fields_set if self.device == "cuda" else set()
+
     @field_validator("model_replicas_max")
     @classmethod
     def _not_below_the_fewest(cls, value: int, earlier: ValidationInfo) -> int:

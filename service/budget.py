@@ -1,0 +1,75 @@
+"""The batches for a GPU, measured on the session that will serve, where nobody has set them; and its shapes, warmed.
+
+Budgets of padded tokens are doubled while that makes the runtime faster, and of those that are as fast as the fastest
+the smallest is taken, because it answers sooner. Knows a runtime and its speed: one thread, no queue. `throughput`
+measures whole replicas with their batcher, for `heed tune`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Set
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+import structlog
+
+from models.runtime import Runtime
+from models.runtime_onnx import LENGTH_STEP
+from models.tokens import Batch
+from service.batching import Limits
+from service.tune import climb, doubling, least
+
+_log = structlog.get_logger(__name__)
+
+LENGTHS = (16, 64, 256)
+LEAST_TOKENS, MOST_TOKENS = 2_048, 65_536
+MOST_ITEMS = 1_024
+_RUNS = 3
+_SECONDS = 0.05  # at least, for each length of each budget
+
+
+def prepare(runtime: Runtime, given: Limits, unset: Set[str], longest: int) -> Limits:
+    """The limits given, with `batch_tokens` and `batch_items` measured where unset; every shape of theirs has been run.
+
+    Takes some seconds; `longest` is the longest text in tokens.
+    """
+    limits = given
+    if "batch_tokens" in unset:
+        readings = climb(doubling(LEAST_TOKENS, MOST_TOKENS), lambda tokens: tokens_per_s(runtime, tokens))
+        limits = replace(limits, batch_tokens=least(readings))
+        _log.info("batch tokens measured", chosen=limits.batch_tokens, tokens_per_s={k: round(v) for k, v in readings})
+    if "batch_items" in unset:
+        limits = replace(limits, batch_items=min(MOST_ITEMS, limits.batch_tokens // LENGTHS[0]))
+    warm(runtime, limits, longest)
+    return limits
+
+
+def tokens_per_s(runtime: Runtime, tokens: int) -> float:
+    """Padded tokens a second in batches of so many, when each of LENGTHS brings as many of them."""
+    batches = [full(max(1, tokens // length), length) for length in LENGTHS]
+    return len(batches) / sum(_seconds(runtime, batch) / batch.ids.size for batch in batches)
+
+
+def warm(runtime: Runtime, limits: Limits, longest: int) -> None:
+    """Run every length, alone and in its largest batch: the longest first, so that memory is asked for once."""
+    for length in range(longest + -longest % LENGTH_STEP, 0, -LENGTH_STEP):
+        for rows in {max(1, min(limits.batch_items, limits.batch_tokens // length)), 1}:
+            runtime.run(full(rows, length))
+
+
+def full(rows: int, length: int) -> Batch:
+    """A batch without padding; what the tokens are makes no difference to its speed."""
+    zeros = np.zeros((rows, length), np.int64)
+    return Batch(zeros, np.ones_like(zeros), zeros)
+
+
+def _seconds(runtime: Runtime, batch: Batch) -> float:
+    runtime.run(batch)
+    taken: list[float] = []
+    while len(taken) < _RUNS or sum(taken) < _SECONDS:
+        started_s = time.perf_counter()
+        runtime.run(batch)
+        taken.append(time.perf_counter() - started_s)
+    return median(taken)

@@ -1,0 +1,188 @@
+"""Replicas, threads and batches for this machine, chosen by measuring.
+
+Layouts first, with batches as they are set; then, in the best of them, texts and padded tokens of a batch. Of what is
+hardly faster than less of it, the least is taken: it costs less memory, or answers sooner, and a difference of a few
+per cent is noise. Knows what to try and what to choose; measuring is `throughput`'s.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from models.bundle import Bundle
+from service.settings import Settings
+from service.throughput import CALLERS, LONGEST, Layout, Replicas
+
+NOISE = 0.03
+"""Shares of a rate that are no difference."""
+
+PATIENCE = 2
+"""Trials in a row that may gain nothing: one alone may have been disturbed."""
+
+SERVING_BYTES = 130 * 2**20
+"""What a replica holds beside what measuring holds: Ray, FastAPI and more."""
+
+CLUSTER_BYTES = 450 * 2**20
+"""What the other processes of a service hold: HAProxy and those of Ray."""
+
+Choice = TypeVar("Choice")
+Readings = list[tuple[Choice, float]]
+"""What was tried, in order, with its rate."""
+
+
+class TuneError(Exception):
+    """This machine cannot be measured as asked; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    items: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trials:
+    """How each trial is made: what it asks, for how long, and who is told of its result."""
+
+    bundle: Bundle
+    settings: Settings
+    seconds: float
+    tell: Callable[[str], None]
+
+    def replicas(self, layout: Layout) -> Replicas:
+        return Replicas(self.bundle.path, layout, self.settings.device)
+
+    def rate(self, started: Replicas, layout: Layout, batch: Batch) -> float:
+        rate = started.tokens_per_s(batch.tokens, batch.items, self.seconds)
+        self.tell(row(layout.replicas, layout.threads, batch.items, batch.tokens, f"{rate:,.0f}"))
+        return rate
+
+
+def row(*cells: object) -> str:
+    return "".join(f"{cell!s:>14}" for cell in cells)
+
+
+HEADER = row("replicas", "threads", "batch items", "batch tokens", "tokens/s")
+
+
+def tune(trials: Trials, cores: int, memory_bytes: int) -> Mapping[str, int]:
+    """The settings to use, by name; raises ThroughputError, or TuneError when not even one replica has room."""
+    device = trials.settings.device
+    if device == "cuda":
+        trials.tell(
+            "On a GPU only the batch of one replica is measured; HEED_REPLICAS and HEED_THREADS stay as they are."
+        )
+    layout = Layout(1, 1) if device == "cuda" else _best_layout(trials, cores, memory_bytes)
+    with trials.replicas(layout) as started:
+        batch = _best_batch(trials, started, layout)
+    chosen = {"batch_tokens": batch.tokens, "batch_items": batch.items}
+    return chosen if device == "cuda" else {"replicas": layout.replicas, "threads": layout.threads, **chosen}
+
+
+def _best_layout(trials: Trials, cores: int, memory_bytes: int) -> Layout:
+    batch = Batch(trials.settings.batch_items, trials.settings.batch_tokens)
+    pss_bytes = 0
+
+    def rate(layout: Layout) -> float:
+        nonlocal pss_bytes
+        with trials.replicas(layout) as started:
+            found = trials.rate(started, layout, batch)
+            pss_bytes = max(pss_bytes, started.pss_bytes)
+        return found
+
+    found = climb([Layout(1, 1)], rate)
+    most = fitting(pss_bytes, memory_bytes)
+    if most == 0:
+        raise TuneError(f"a replica takes {_mib(pss_bytes + SERVING_BYTES)}; {_mib(memory_bytes)} of memory are free")
+    if most < cores:
+        trials.tell(f"{_mib(memory_bytes)} of memory are free: at most {most} replicas of {_mib(pss_bytes)} and more")
+    alone, threaded = layouts(cores, most)
+    found = climb(alone, rate, found)
+    return least(climb(threaded, rate, found))
+
+
+def _best_batch(trials: Trials, started: Replicas, layout: Layout) -> Batch:
+    # A text of the model's full length must fit, or it would be refused.
+    least_tokens = max(trials.bundle.max_tokens, 512)
+    callers = CALLERS[trials.settings.device]
+    wide = [Batch(items, max(least_tokens, items * LONGEST)) for items in doubling(1, callers // 2)]
+    items = least(climb(wide, lambda batch: trials.rate(started, layout, batch))).items
+    narrow = [Batch(items, tokens) for tokens in doubling(least_tokens, items * LONGEST)]
+    return least(climb(narrow, lambda batch: trials.rate(started, layout, batch))) if len(narrow) > 1 else narrow[0]
+
+
+def doubling(first: int, last: int) -> list[int]:
+    """From the first, each twice the one before, until the last is reached."""
+    found = [first]
+    while found[-1] < last:
+        found.append(2 * found[-1])
+    return found
+
+
+def layouts(cores: int, most: int) -> tuple[list[Layout], list[Layout]]:
+    """What to try beside one replica of one thread, at most `most` replicas: of one thread each, and of more.
+
+    Half as many replicas as cores are tried too, because two cores may be one with hyper-threading.
+    """
+    alone = [Layout(replicas, 1) for replicas in sorted({min(most, cores // 2), min(most, cores)} - {0, 1})]
+    threads = [number for number in doubling(2, cores) if number <= cores]
+    return alone, [Layout(min(most, cores // number), number) for number in threads]
+
+
+def fitting(pss_bytes: int, memory_bytes: int) -> int:
+    """Replicas that have room beside the rest of a service, when measuring held so much for one."""
+    return max(0, (memory_bytes - CLUSTER_BYTES) // (pss_bytes + SERVING_BYTES))
+
+
+def climb(
+    candidates: Iterable[Choice], rate: Callable[[Choice], float], found: Sequence[tuple[Choice, float]] = ()
+) -> Readings[Choice]:
+    """Add readings to those found, candidate by candidate, until too many gain nothing over the best."""
+    readings, idle = list(found), 0
+    for candidate in candidates:
+        best = max((reading for _, reading in readings), default=0.0)
+        readings.append((candidate, rate(candidate)))
+        idle = 0 if readings[-1][1] > best * (1 + NOISE) else idle + 1
+        if idle == PATIENCE:
+            break
+    return readings
+
+
+def least(readings: Readings[Choice]) -> Choice:
+    """The first that is as fast as the fastest, but for noise."""
+    best = max(rate for _, rate in readings)
+    return next(choice for choice, rate in readings if rate >= best * (1 - NOISE))
+
+
+def usable_cores(asked: int | None) -> int:
+    """So many, or all that this process may use; raises TuneError when it may not use that many."""
+    allowed = len(os.sched_getaffinity(0))
+    if asked is not None and asked > allowed:
+        raise TuneError(f"{asked} cores: this process may use {allowed}")
+    return asked or allowed
+
+
+def busy(cores: int) -> str | None:
+    """What to say when others use the machine, for the readings are then theirs too."""
+    load = os.getloadavg()[0]
+    if load < cores / 4:
+        return None
+    return f"This machine is busy (load {load:.1f}, {cores} cores): measure again when it is not."
+
+
+def free_memory_bytes() -> int:
+    """Of the machine, or of the container when that has less."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and (allowed := limit.read_text().strip()).isdigit():
+        free = min(free, int(allowed) - int(used.read_text()))
+    return free
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

@@ -1,0 +1,126 @@
+"""Every lever can still be turned off, and one that cannot is never measured as if it were."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.bench.ablation.__main__ import refuse_unpatched
+from tests.bench.ablation.levers import LEVERS, Lever
+from tests.bench.ablation.patches import PATCHES, MovedError, Patch, mark
+from tests.bench.ablation.report import markdown, share
+from tests.bench.effects import EFFECTS
+from tests.bench.serve.contenders import INLINE, Machine
+from tests.bench.serve.report import About
+from tests.bench.serve.tree import NotStartedError
+from tests.bench.serve.turn import Measurement
+from tests.bench.serve.workloads import WORKLOADS
+
+ROOT = Path(__file__).parents[2]
+BY_NAME = {lever.name: lever for lever in LEVERS}
+NEAR = BY_NAME["near-lengths"]
+PATCHED = [(name, module, patch) for name, patches in PATCHES.items() for module, patch in patches.items()]
+
+
+def run(folder: Path, *command: str, lever: Lever | None = None) -> subprocess.CompletedProcess[str]:
+    """In a process as the server's are: elsewhere, with nothing but the environment to tell it which lever is off."""
+    machine = Machine(folder, Path(), 0, 2)
+    environment = lever.without(folder).environment_on(machine) if lever else {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, *command], cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+def effect(name: str, folder: Path, lever: Lever | None) -> object:
+    done = run(folder, "-m", "tests.bench.effects", name, str(folder), lever=lever)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_patch_has_its_lever_and_its_effect() -> None:
+    assert set(PATCHES) == set(EFFECTS)
+    assert set(PATCHES) < set(BY_NAME)
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_a_lever_is_on_until_it_is_turned_off(name: str, tmp_path: Path) -> None:
+    found, on, off = EFFECTS[name]
+    assert found(tmp_path / "on") == on
+    assert effect(name, tmp_path, BY_NAME[name]) == off
+    for module in PATCHES[name]:
+        assert list(tmp_path.glob(f"{module}-*"))
+
+
+@pytest.mark.parametrize(("name", "module", "patch"), PATCHED, ids=[name for name, _, _ in PATCHED])
+def test_a_lever_that_has_moved_is_an_error(name: str, module: str, patch: Patch) -> None:
+    with pytest.raises(MovedError, match="any more"):
+        patch(ModuleType(module))
+
+
+def test_a_function_that_takes_something_else_by_now_is_an_error() -> None:
+    module = ModuleType("service.batching")
+    exec("def next_batch(lengths, limits, clock): ...", vars(module))
+    with pytest.raises(MovedError, match="clock"):
+        PATCHES["near-lengths"]["service.batching"](module)
+
+
+def test_a_variable_that_the_cluster_no_longer_sets_is_an_error() -> None:
+    module = ModuleType("service.cluster")
+    exec("def environment(settings, folder, inherited): return {}", vars(module))
+    PATCHES["idle-loops"]["service.cluster"](module)
+    with pytest.raises(MovedError, match="RAY_event_stats"):
+        module.environment(None, None, None)
+
+
+def test_a_process_that_cannot_turn_the_lever_off_does_not_run(tmp_path: Path) -> None:
+    done = run(tmp_path, "-c", "print('ran')", lever=Lever("near-lengths", "", "", environment={}))
+    assert done.stdout == "ran\n"
+    unknown = {**NEAR.without(tmp_path).environment, "ABLATION_LEVER": "gone"}
+    done = subprocess.run([sys.executable, "-c", "print('ran')"], env=unknown, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no lever is named gone" in done.stderr
+
+
+def test_a_replica_in_which_nothing_changed_is_not_measured(tmp_path: Path) -> None:
+    mark(tmp_path, "service.batching", 11).touch()
+    refuse_unpatched(NEAR, tmp_path, [11])
+    with pytest.raises(NotStartedError, match=r"\[12\]"):
+        refuse_unpatched(NEAR, tmp_path, [11, 12])
+    with pytest.raises(NotStartedError, match="any replica"):
+        refuse_unpatched(NEAR, tmp_path, [])
+    refuse_unpatched(BY_NAME["one-thread"], tmp_path, [11, 12])
+
+
+def test_one_replica_with_all_threads_is_started_as_such(tmp_path: Path) -> None:
+    contender, machine = BY_NAME["one-thread"].without(tmp_path), Machine(tmp_path, tmp_path, 0, 6)
+    assert contender.command_on(machine)[-2:] == ["--replicas", "1"]
+    assert contender.environment_on(machine)["HEED_THREADS"] == "6"
+
+
+def measured(contender: str, number: int, rate: float) -> Measurement:
+    return Measurement(contender, "short-64", number, rate, rate, 10.0, 20.0, 1.0, 1e9, start_s=12.0)
+
+
+def test_a_share_is_that_of_the_same_round() -> None:
+    workload = next(one for one in WORKLOADS if one.name == "short-64")
+    rounds = [measured("heed", 1, 100.0), measured(NEAR.name, 1, 80.0), measured("heed", 2, 50.0)]
+    assert share(NEAR, workload, rounds) == [0.8]
+    rounds += [measured(NEAR.name, 2, 45.0), measured(NEAR.name, 3, 500.0)]
+    assert share(NEAR, workload, rounds) == pytest.approx([0.8, 0.9])
+
+
+def test_the_report_has_a_row_for_each_lever_and_says_what_did_not_run() -> None:
+    about = About("sentiment 1.0.0", 1, ["short: 2 texts"], {"heed": "heed 0.1.0"}, ["without orjson, round 1: no"])
+    written = markdown(
+        about, LEVERS, [measured("heed", 1, 100.0), measured(NEAR.name, 1, 80.0)], {"heed": [0.25], NEAR.name: [0.5]}
+    )
+    assert f"| {NEAR.title} | {NEAR.off} | 0.80 (0.80–0.80) | 12.0 | 0.50 |" in written
+    assert f"| {INLINE.title} | {INLINE.settings} | 1 | 12.0 | 0.25 |" in written
+    assert all(f"| {lever.title} | {lever.off} |" in written for lever in LEVERS)
+    assert "Did not run: without orjson, round 1: no" in written
