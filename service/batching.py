@@ -235,7 +235,7 @@ class Batcher:
         """The next batch, as soon as there is one; empty when there will be none."""
         with self._changed:
             while self._open or self._queue:
-                window = list(islice(self._queue, _WINDOW))
+                window = list(islice(self._queue, max(_WINDOW, self._limits.batch_items)))
                 for item in window:
                     if not item.wanted():
                         self._remove(item)

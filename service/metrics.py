@@ -69,6 +69,7 @@ class Metrics:
         self._queue = _histogram("heed_queue_seconds", "Waiting of one text.", _SHORT_SECONDS, unread)
         self._infer = _histogram("heed_infer_seconds", "One call of the model.", _SHORT_SECONDS, unread)
         self._batch_items = _histogram("heed_batch_items", "Texts in one batch.", _ITEMS, unread)
+        self._tokens = Counter("heed_tokens", "Tokens that the model read, without padding.", ["task"], registry=unread)
         self._batch_tokens = _histogram("heed_batch_tokens", "Padded tokens in one batch.", _TOKENS, unread)
         self._padding = _histogram("heed_padding_ratio", "Padded over real tokens of one batch.", _RATIOS, unread)
         self._call_items = _histogram("heed_call_items", "Texts in one call of a model replica.", _ITEMS, unread)
@@ -93,6 +94,7 @@ class Metrics:
             queue=self._queue.labels(task),
             infer=self._infer.labels(task),
             batch_items=self._batch_items.labels(task),
+            tokens=self._tokens.labels(task),
             batch_tokens=self._batch_tokens.labels(task),
             padding=self._padding.labels(task),
         )
@@ -127,6 +129,7 @@ class TaskMetrics:
         queue: Histogram,
         infer: Histogram,
         batch_items: Histogram,
+        tokens: Counter,
         batch_tokens: Histogram,
         padding: Histogram,
     ) -> None:
@@ -140,6 +143,7 @@ class TaskMetrics:
         self._queue = queue
         self._infer = infer
         self._batch_items = batch_items
+        self._tokens = tokens
         self._batch_tokens = batch_tokens
         self._padding = padding
         depth.set(0)
@@ -169,6 +173,7 @@ class TaskMetrics:
             self._queue.observe(queued_s)
         self._infer.observe(report.infer_s)
         self._batch_items.observe(len(report.queued_s))
+        self._tokens.inc(report.tokens)
         self._batch_tokens.observe(report.padded_tokens)
         self._padding.observe(report.padded_tokens / report.tokens)
 

@@ -119,10 +119,6 @@ def test_sets_are_the_same_every_time_and_within_their_bounds(data: Path) -> Non
     assert max(sets["mixed"].lengths) > 100
 
 
-def test_tokens_are_counted_as_the_texts_are_asked() -> None:
-    assert texts.TextSet("short", ("a", "b"), (3, 5)).tokens_of_first(5) == 19
-
-
 def measured(contender: str, number: int, rate: float) -> Measurement:
     return Measurement(contender, "short-64", number, rate, rate, 10.0, 20.0, 1.0, 1e9)
 

@@ -110,6 +110,7 @@ def test_a_batch_is_recorded_once_and_its_texts_each(metrics: Metrics) -> None:
     assert found["heed_queue_seconds_count", "sentiment"] == 3
     assert found["heed_queue_seconds_sum", "sentiment"] == pytest.approx(0.6)
     assert found["heed_padding_ratio_sum", "sentiment"] == pytest.approx(1.1)
+    assert found["heed_tokens_total", "sentiment"] == 30
     assert found["heed_items_total", "ok", "sentiment"] == 2
     assert found["heed_items_total", "empty_text", "sentiment"] == 1
 

@@ -33,11 +33,6 @@ class TextSet:
     texts: tuple[str, ...]
     lengths: tuple[int, ...]  # tokens of each, with the two that mark begin and end
 
-    def tokens_of_first(self, count: int) -> int:
-        """Tokens of the first so many texts when they are asked in order, again and again."""
-        rounds, rest = divmod(count, len(self.lengths))
-        return rounds * sum(self.lengths) + sum(self.lengths[:rest])
-
     def described(self) -> str:
         lengths = sorted(self.lengths)
         spread = f"{lengths[0]} to {lengths[-1]} tokens, median {median(lengths):.0f}, mean {mean(lengths):.1f}"

@@ -136,7 +136,7 @@ class Turn:
         return self.contender.labels(client.send("POST", self.contender.path, body, JSON).json)
 
     def _measure(self, tree: Tree, client: Client, workload: Workload, capacity: float, start_s: float) -> Measurement:
-        padded = self._padding(client, workload)
+        padded = self._padding(client)
         before = tree.cpu_s()
         found = self._run(workload, capacity)
         used_s = sum(used - before.get(pid, 0.0) for pid, used in tree.cpu_s().items())
@@ -181,21 +181,20 @@ class Turn:
         parts = [asked[start : start + size] for start in range(0, len(asked) - size + 1, size)]
         return [json.dumps(self.contender.body(part)).encode() for part in parts]
 
-    def _padding(self, client: Client, workload: Workload) -> Callable[[], float]:
-        """Called after the load: padded over real tokens since now. Texts come in order, so their tokens are known."""
+    def _padding(self, client: Client) -> Callable[[], float]:
+        """Called after the load: padded over real tokens of all that ran since now."""
         if self.contender.kind is not Kind.HEED:
             return lambda: math.nan
-        texts, padded = self._counts(client)
+        real, padded = self._counts(client)
 
         def since() -> float:
-            texts_after, padded_after = self._counts(client)
-            real = self.questions.sets[workload.texts].tokens_of_first(round(texts_after - texts))
-            return (padded_after - padded) / real if real else math.nan
+            real_after, padded_after = self._counts(client)
+            return (padded_after - padded) / (real_after - real) if real_after > real else math.nan
 
         return since
 
     def _counts(self, client: Client) -> tuple[float, float]:
-        return counted(client, "heed_items_total", outcome="ok"), counted(client, "heed_batch_tokens_sum")
+        return counted(client, "heed_tokens_total"), counted(client, "heed_batch_tokens_sum")
 
 
 def _refuse_unknown_settings(contender: Contender) -> None:
