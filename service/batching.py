@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -20,13 +20,12 @@ import structlog
 from numpy.typing import NDArray
 
 from models.tokens import Tokens
+from service.admission import Drain
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
 
 _log = structlog.get_logger(__name__)
 
 _WINDOW = 256  # the oldest texts that are looked at for one batch: bounds the search when the queue is long
-_FADING = 0.9  # of what older batches say of the rate, with each new one
-_WAIT_SHARE = 0.8  # of the time a caller has, what waiting and computing may take by the measured rate: it wanders
 _RESTART_S = 5.0  # about what a replica needs to be replaced
 
 
@@ -74,25 +73,6 @@ def next_batch(lengths: Sequence[int], limits: Limits) -> list[int]:
     return sorted(chosen)
 
 
-class Rate:
-    """Tokens a second while there is work: gaps between batches count, idle time does not. Older batches fade."""
-
-    def __init__(self) -> None:
-        self._tokens = self._seconds = 0.0
-
-    def add(self, tokens: int, seconds: float) -> None:
-        self._tokens = self._tokens * _FADING + tokens
-        self._seconds = self._seconds * _FADING + seconds
-
-    def seconds(self, tokens: int) -> float:
-        """That so many tokens will take; 0 before anything was measured."""
-        return tokens * self._seconds / self._tokens if self._tokens else 0.0
-
-    def too_late(self, tokens: int, deadline_s: float) -> bool:
-        """Whether so many tokens will hardly be done by a deadline on the monotonic clock."""
-        return self.seconds(tokens) > (deadline_s - time.monotonic()) * _WAIT_SHARE
-
-
 @dataclass(slots=True, eq=False)
 class _Waiting:
     tokens: Tokens
@@ -100,8 +80,8 @@ class _Waiting:
     deadline_s: float
     since_s: float
 
-    def wanted(self) -> bool:
-        return not self.outcome.done() and time.monotonic() < self.deadline_s
+    def wanted(self, now_s: float) -> bool:
+        return not self.outcome.done() and now_s < self.deadline_s
 
 
 class Batcher:
@@ -131,9 +111,8 @@ class Batcher:
         self._queued_tokens = 0
         self._open = False
         self._died = False
+        self._drain = Drain()
         self._running_tokens = 0
-        self._rate = Rate()
-        self._busy_since_s = 0.0
 
     def start(self) -> None:
         """Begin to work; call inside the event loop that will call `run`."""
@@ -178,40 +157,41 @@ class Batcher:
                 self._withdraw(admitted)
         return [_outcome(item) for item in items]
 
-    def check(self, deadline_s: float, tokens: int = 0) -> None:
-        """Raises Overloaded when so many more tokens would be done too late; an idle thread refuses nobody."""
-        ahead = self._queued_tokens + self._running_tokens
-        if ahead and self._rate.too_late(ahead + tokens, deadline_s):
-            raise Overloaded("What waits would take longer than this request can wait.", retry_after_s=self._drain_s())
+    def check(self, deadline_s: float) -> None:
+        """Raises Overloaded when what waits alone leaves too little time: costs next to nothing, not even a lock."""
+        self._drain.check(0, deadline_s - time.monotonic())
 
     def _admit(self, items: Sequence[_Waiting], deadline_s: float) -> None:
-        tokens = sum(item.tokens.length for item in items)
+        tokens = _tokens(items)
         with self._changed:
             if not self._open:
                 raise NotReady("The model is not running here.", retry_after_s=_RESTART_S)
-            self.check(deadline_s, tokens)
+            now_s = time.monotonic()
+            self._drain.check(tokens, deadline_s - now_s)
             # A request larger than the whole queue must be possible at some time: when nothing waits.
             if self._queue and self._queued_tokens + tokens > self._limits.queue_tokens:
-                raise Overloaded("The queue is full.", retry_after_s=self._drain_s())
+                raise Overloaded("The queue is full.", retry_after_s=self._drain.retry_s)
+            self._drain.came(tokens, now_s)
             self._queue.update((item, None) for item in items)
             self._queued_tokens += tokens
             self._depth(len(self._queue))
             self._changed.notify()
 
-    def _drain_s(self) -> float:
-        return min(60.0, self._rate.seconds(self._queued_tokens) or 1.0)
-
     def _withdraw(self, items: Sequence[_Waiting]) -> None:
         with self._changed:
             for item in items:
                 item.outcome.cancel()  # does nothing to one that is done
-                self._remove(item)
+                self._drop(item)
             self._depth(len(self._queue))
 
-    def _remove(self, item: _Waiting) -> None:
+    def _drop(self, item: _Waiting) -> None:
         if item in self._queue:
-            del self._queue[item]
-            self._queued_tokens -= item.tokens.length
+            self._remove(item)
+            self._drain.went(item.tokens.length)
+
+    def _remove(self, item: _Waiting) -> None:
+        del self._queue[item]
+        self._queued_tokens -= item.tokens.length
 
     # What follows runs in the inference thread.
 
@@ -234,23 +214,42 @@ class Batcher:
     def _take(self) -> list[_Waiting]:
         """The next batch, as soon as there is one; empty when there will be none."""
         with self._changed:
+            if self._running_tokens:
+                self._drain.finished(self._running_tokens, time.monotonic())
+                self._running_tokens = 0
             while self._open or self._queue:
-                window = list(islice(self._queue, max(_WINDOW, self._limits.batch_items)))
-                for item in window:
-                    if not item.wanted():
-                        self._remove(item)
-                if wanted := [item for item in window if item in self._queue]:
-                    batch = [wanted[p] for p in next_batch([item.tokens.length for item in wanted], self._limits)]
-                    self._depth(len(self._queue) - len(batch))
+                if batch := self._choose(time.monotonic()):
                     for item in batch:
                         self._remove(item)
-                    self._running_tokens = sum(item.tokens.length for item in batch)
+                    self._running_tokens = _tokens(batch)
+                    self._depth(len(self._queue))
                     return batch
-                self._running_tokens = 0
                 if not self._queue:
                     self._changed.wait()
-                    self._busy_since_s = time.monotonic()
             return []
+
+    def _choose(self, now_s: float) -> list[_Waiting]:
+        """The texts to run next; those that nobody wants any more, or would get too late, are dropped."""
+        window = list(islice(self._queue, max(_WINDOW, self._limits.batch_items)))
+        wanted = [item for item in window if item.wanted(now_s)]
+        dropped = {item for item in window if not item.wanted(now_s)}
+        batch: list[_Waiting] = []
+        while wanted:
+            batch = [wanted[p] for p in next_batch([item.tokens.length for item in wanted], self._limits)]
+            end_s = now_s + self._drain.seconds(_tokens(batch))
+            late = {item for item in batch if item.deadline_s < end_s}
+            if not late:
+                break
+            if len(late) == len(wanted):  # nobody is the worse for trying, and only that would show a wrong rate
+                batch = wanted[:1]
+                break
+            dropped |= late
+            wanted = [item for item in wanted if item not in late]
+        for item in dropped:
+            self._drop(item)
+        if dropped:
+            self._post(self._expire, dropped)
+        return batch
 
     def _run(self, batch: Sequence[_Waiting]) -> None:
         started_s = time.monotonic()
@@ -264,13 +263,10 @@ class Batcher:
             _log.error("inference returned the wrong number of rows", texts=len(batch), rows=len(rows))
             self._post(self._fail, batch)
             return
-        ended_s = time.monotonic()
-        infer_s = ended_s - started_s
+        infer_s = time.monotonic() - started_s
         lengths = [item.tokens.length for item in batch]
         queued_s = tuple(started_s - item.since_s for item in batch)
         report = BatchReport(queued_s, sum(lengths), max(lengths) * len(batch), infer_s)
-        self._rate.add(report.tokens, ended_s - self._busy_since_s)
-        self._busy_since_s = ended_s
         self._post(self._deliver, batch, rows, report)
 
     def _retry(self, batch: Sequence[_Waiting]) -> None:
@@ -279,7 +275,7 @@ class Batcher:
             self._post(self._fail, batch)
             return
         for item in batch:
-            if item.wanted():
+            if item.wanted(time.monotonic()):
                 self._run([item])
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
@@ -298,6 +294,10 @@ class Batcher:
         for item in batch:
             _settle(item, InferenceFailed("The model failed on this text."))
 
+    def _expire(self, dropped: Iterable[_Waiting]) -> None:
+        for item in dropped:
+            _settle(item, _expired())
+
     def _end(self, orphans: Sequence[_Waiting]) -> None:
         for item in orphans:
             _settle(item, NotReady("The model stopped.", retry_after_s=_RESTART_S))
@@ -311,8 +311,16 @@ def _settle(item: _Waiting, outcome: Inferred | Problem) -> None:
 
 def _outcome(item: _Waiting) -> Inferred | Problem:
     if item.outcome.cancelled():
-        return DeadlineExceeded("The text was not reached in time.")
+        return _expired()
     return item.outcome.result()
+
+
+def _expired() -> DeadlineExceeded:
+    return DeadlineExceeded("The text was not reached in time.")
+
+
+def _tokens(items: Sequence[_Waiting]) -> int:
+    return sum(item.tokens.length for item in items)
 
 
 def _until(deadline_s: float) -> float | None:

@@ -12,13 +12,12 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+import orjson
 import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-
-from service.schemas import ProblemBody
 
 _log = structlog.get_logger(__name__)
 
@@ -40,20 +39,19 @@ class Problem(Exception):
         """A problem crosses between processes; an exception's own way would call `__init__` with the detail alone."""
         return _restored, (type(self), self.detail, self.pointer, self.headers)
 
-    def body(self, request_id: str) -> ProblemBody:
-        return ProblemBody(
-            type=f"urn:heed:problem:{self.code}",
-            title=self.title,
-            status=self.status,
-            detail=self.detail,
-            instance=f"urn:heed:request:{request_id}",
-            code=self.code,
-            pointer=self.pointer,
-        )
-
     def response(self, request_id: str) -> Response:
-        content = self.body(request_id).model_dump_json(exclude_none=True)
-        return Response(content, self.status, self.headers, media_type="application/problem+json")
+        """A ProblemBody from plain values: an overloaded service writes more of them than answers."""
+        body = {
+            "type": f"urn:heed:problem:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "instance": f"urn:heed:request:{request_id}",
+            "code": self.code,
+        }
+        if self.pointer is not None:
+            body["pointer"] = self.pointer
+        return Response(orjson.dumps(body), self.status, self.headers, media_type="application/problem+json")
 
 
 class MalformedJson(Problem):

@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from models.bundle import Bundle
 from service import errors
+from service.admission import time_to_work
 from service.bodies import JsonBody
 from service.errors import InvalidRequest, NotReady, Problem
 from service.metrics import CONTENT_TYPE, Metrics
@@ -49,7 +50,8 @@ from service.settings import Settings
 _SCHEMA = "#/components/schemas/{model}"
 _RETRY_S = 2.0
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
-_MILLISECONDS = re.compile(r"[1-9][0-9]{0,8}")
+_TIMEOUT_NAME = _TIMEOUT_HEADER.lower().encode()
+_MILLISECONDS = re.compile(rb"[1-9][0-9]{0,8}")
 _PATIENCE = {
     "name": _TIMEOUT_HEADER,
     "in": "header",
@@ -107,9 +109,8 @@ def _add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> No
 
     async def sentiment(given: Request) -> Response:
         """Sentiment of one text or of up to 256, and with `entity` the sentiment towards that entity."""
-        patience_s = _patience_s(given)
+        deadline_s = time.monotonic() + time_to_work(min(settings.request_timeout_s, _patience_s(given)))
         request = await body.read(given)
-        deadline_s = time.monotonic() + min(settings.request_timeout_s, patience_s)
         inputs = request.inputs if isinstance(request.inputs, list) else [request.inputs]
         answer = await predictor.predict([_item(given) for given in inputs], request.truncate, deadline_s)
         if not any(isinstance(outcome, Answered) for outcome in answer.outcomes):
@@ -155,7 +156,7 @@ def _add_operations(app: FastAPI, predictors: Mapping[str, Predictor], settings:
 
 def _patience_s(request: Request) -> float:
     """How long the caller says it will wait; raises InvalidRequest."""
-    given = request.headers.getlist(_TIMEOUT_HEADER)
+    given = [value.strip() for name, value in request.scope["headers"] if name == _TIMEOUT_NAME]
     if not given:
         return math.inf
     if len(given) == 1 and _MILLISECONDS.fullmatch(given[0]):

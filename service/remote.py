@@ -20,19 +20,18 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from models.bundle import Bundle
-from service.batching import Limits, Rate
+from service.admission import Drain, time_to_work
+from service.batching import Limits
 from service.call import Counted, Part, Reply
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem, ReplicaLost, from_unknown
 from service.metrics import CallMetrics, TaskMetrics
-from service.predictor import Answer, Item
+from service.predictor import Answer, Answered, Item
 
 # Texts that a replica has in two calls end in one batch, so their replies leave together; two more calls must be there
 # by then, or the replica would idle for the time of a hop.
 CALLS_PER_REPLICA = 4
 
 _RESTART_S = 5.0  # about what a replica needs to be replaced
-_WAY_BACK_S = 0.05  # of a request's time, kept for the reply: what is done by then still gets out
-_WAY_BACK_SHARE = 0.1
 _SPECIAL_TOKENS = 3  # at most, around a text and its entity
 
 
@@ -53,8 +52,7 @@ class _Request:
     call: _Call | None = None
 
     def part(self) -> Part:
-        left_s = max(0.0, self.deadline_s - time.monotonic())
-        return Part(self.items, self.truncate, left_s - min(_WAY_BACK_S, left_s * _WAY_BACK_SHARE))
+        return Part(self.items, self.truncate, time_to_work(max(0.0, self.deadline_s - time.monotonic())))
 
     def settle(self, outcome: Answer | Problem) -> None:
         if not self.outcome.done():
@@ -64,11 +62,8 @@ class _Request:
 @dataclass(slots=True, eq=False)
 class _Call:
     requests: tuple[_Request, ...]
+    tokens: int  # 0 once it has come back
     task: asyncio.Task[None] | None = None
-
-    @property
-    def tokens(self) -> int:
-        return sum(request.tokens for request in self.requests)
 
     def abandon(self) -> None:
         """Withdraw the whole call once nobody waits for any of it."""
@@ -100,8 +95,7 @@ class Remote:
         self._waiting_tokens = 0
         self._calls: set[_Call] = set()
         self._sending = False
-        self._sent_tokens = 0
-        self._rate = Rate()
+        self._drain = Drain()
         self._heard_s = -math.inf
 
     async def start(self) -> None:
@@ -142,12 +136,13 @@ class Remote:
         tokens = sum(self._most_tokens(item) for item in items)
         # A request larger than the whole queue must be possible at some time: when nothing waits.
         if self._waiting and self._waiting_tokens + tokens > self._limits.queue_tokens:
-            raise Overloaded("Too many texts wait for the model.", retry_after_s=self._drain_s())
-        ahead = self._waiting_tokens + self._sent_tokens
-        if ahead and self._rate.too_late(ahead + tokens, deadline_s):
-            raise Overloaded("What waits would take longer than this request can wait.", retry_after_s=self._drain_s())
+            raise Overloaded("Too many texts wait for the model.", retry_after_s=self._drain.retry_s)
+        now_s = time.monotonic()
+        if self._replicas():  # without one nothing drains, and who can waits for it to come back
+            self._drain.check(tokens, time_to_work(deadline_s - now_s))
+        self._drain.came(tokens, now_s)
         outcome: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
-        request = _Request(items, truncate, deadline_s, time.monotonic(), tokens, outcome)
+        request = _Request(items, truncate, deadline_s, now_s, tokens, outcome)
         self._waiting[request] = None
         self._count(request, 1)
         if not self._sending:  # once all that is ready to run has run, so that what comes together leaves together
@@ -158,15 +153,13 @@ class Remote:
     def _most_tokens(self, item: Item) -> int:
         return min(self.bundle.max_tokens, len(item.text) + len(item.entity or "") + _SPECIAL_TOKENS)
 
-    def _drain_s(self) -> float:
-        return min(60.0, self._rate.seconds(self._waiting_tokens) or 1.0)
-
     def _leave(self, request: _Request) -> None:
         request.outcome.cancel()  # does nothing to one that is done
         if request.call is not None:
             request.call.abandon()
         elif request in self._waiting:
             self._remove(request)
+            self._drain.went(request.tokens)
 
     def _late(self, request: _Request) -> Problem:
         if self._replicas() == 0 or self._heard_s < request.since_s:
@@ -186,11 +179,11 @@ class Remote:
         """Start calls while something waits and there may be more of them."""
         self._sending = False
         while self._waiting and len(self._calls) < CALLS_PER_REPLICA * max(1, self._replicas()):
-            call = _Call(self._gather())
+            gathered = self._gather()
+            call = _Call(gathered, sum(request.tokens for request in gathered))
             for request in call.requests:
                 request.call = call
             self._calls.add(call)
-            self._sent_tokens += call.tokens
             # In a context of its own: Serve would take a call made in a request's context for a part of that request,
             # and cancel it for everybody when that one client goes away.
             call.task = asyncio.get_running_loop().create_task(self._run(call), context=Context())
@@ -211,7 +204,7 @@ class Remote:
         started_s = time.monotonic()
         try:
             reply = await self._ask(tuple(request.part() for request in call.requests))
-            self._deliver(call, reply, time.monotonic() - started_s)
+            self._deliver(call, reply, started_s)
         except asyncio.CancelledError:  # by us when nobody waits any more, or by a replica that shuts down
             _fail(call, ReplicaLost("The replica that worked on this went away; try again."))
             raise
@@ -219,7 +212,7 @@ class Remote:
             _fail(call, _problem(error))
         finally:
             self._calls.discard(call)
-            self._sent_tokens -= call.tokens
+            self._drain.went(call.tokens)
             self._send()
 
     async def _ask(self, parts: tuple[Part, ...]) -> Reply:
@@ -231,16 +224,24 @@ class Remote:
             raise
         return reply
 
-    def _deliver(self, call: _Call, reply: Reply, seconds: float) -> None:
+    def _deliver(self, call: _Call, reply: Reply, started_s: float) -> None:
         self._heard_s = time.monotonic()
-        self._record(call, reply.counted, seconds)
+        self._measure(call, reply)
+        self._record(call, reply.counted, self._heard_s - started_s)
         if reply.digest != self.bundle.digest:  # while one bundle replaces another; its answers would get a wrong name
             raise NotReady("The model is being replaced.", retry_after_s=_RESTART_S)
         for request, answer in zip(call.requests, reply.answers, strict=True):
             request.settle(answer)
 
+    def _measure(self, call: _Call, reply: Reply) -> None:
+        """What was refused or dropped over there was no work."""
+        pairs = zip(call.requests, reply.answers, strict=False)  # of different lengths they are a fault, found later
+        answered = sum(request.tokens for request, answer in pairs if _worked(answer))
+        self._drain.went(call.tokens - answered)
+        self._drain.finished(answered, self._heard_s)
+        call.tokens = 0
+
     def _record(self, call: _Call, counted: Counted, seconds: float) -> None:
-        self._rate.add(call.tokens, seconds / len(self._calls))  # the others share the replicas with it
         self._call_metrics.call(sum(len(request.items) for request in call.requests), seconds)
         for tokenized_s in counted.tokenized_s:
             self._metrics.tokenized(tokenized_s)
@@ -251,6 +252,10 @@ class Remote:
 def _fail(call: _Call, problem: Problem) -> None:
     for request in call.requests:
         request.settle(problem)
+
+
+def _worked(answer: Answer | Problem) -> bool:
+    return isinstance(answer, Answer) and any(isinstance(outcome, Answered) for outcome in answer.outcomes)
 
 
 def _problem(error: Exception) -> Problem:

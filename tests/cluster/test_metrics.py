@@ -80,8 +80,8 @@ def test_the_page_is_what_prometheus_reads(service: Service) -> None:
     }
     assert {
         "heed_requests", "heed_items", "heed_request_seconds", "heed_tokenize_seconds", "heed_queue_seconds",
-        "heed_infer_seconds", "heed_batch_items", "heed_batch_tokens", "heed_padding_ratio", "heed_tokens", "heed_queue_depth",
-        "heed_bundle_info", "heed_items_shared", "heed_items_cached", "heed_cache_entries",
+        "heed_infer_seconds", "heed_batch_items", "heed_batch_tokens", "heed_padding_ratio", "heed_tokens",
+        "heed_queue_depth", "heed_bundle_info", "heed_items_shared", "heed_items_cached", "heed_cache_entries",
     } <= set(families)  # fmt: skip
     routes = {sample.labels["route"] for sample in families["heed_requests"].samples}
     assert "other" in routes

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from models.tokens import Tokens
 from service import batching
-from service.batching import Batcher, BatchReport, Inferred, Limits, Rate
+from service.batching import Batcher, BatchReport, Inferred, Limits
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
 
 pytestmark = pytest.mark.anyio
@@ -315,11 +315,31 @@ async def test_what_waits_longer_than_a_caller_can_is_refused_at_the_door(monkey
         assert refused.value.headers == {"Retry-After": "6"}
         with pytest.raises(Overloaded):
             run.batcher.check(deadline_s=6.0)
-        patient = run.begin([text(6, 3)], deadline_s=10.0)
+        patient = run.begin([text(6, 3)], deadline_s=11.0)
         await run.waiting(2)
         run.model.gate.set()
         await asyncio.gather(second, waiting)
         assert number((await patient)[0]) == 3
+
+
+async def test_who_went_away_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now_s))
+    async with running() as run:
+        first = await run.busy()
+        now_s = 0.5  # 3 tokens in half a second
+        run.model.gate.set()
+        await first
+        second = await run.busy()
+        gone = run.begin([text(60, 1)])
+        await run.waiting(1)
+        with pytest.raises(Overloaded):
+            run.batcher.check(deadline_s=2.5)
+        gone.cancel()
+        await run.waiting(0)
+        run.batcher.check(deadline_s=2.5)
+        run.model.gate.set()
+        await second
 
 
 async def test_an_idle_thread_refuses_nobody_whatever_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,40 +369,35 @@ async def test_time_without_work_does_not_count_as_slowness(monkeypatch: pytest.
         await third
 
 
-def test_the_rate_is_tokens_over_seconds_and_the_newest_count_most() -> None:
-    rate = Rate()
-    assert rate.seconds(100) == 0.0
-    rate.add(100, 1.0)
-    assert rate.seconds(50) == pytest.approx(0.5)
-    for _ in range(100):
-        rate.add(100, 2.0)
-    assert rate.seconds(50) == pytest.approx(1.0, rel=0.01)
-
-
-@pytest.mark.parametrize(("knows", "least", "most"), [(True, 0.95, 1.01), (False, 0.0, 0.3)])
-def test_half_as_much_again_as_can_be_done_still_lets_all_that_can_be_done_through(
-    knows: bool, least: float, most: float, monkeypatch: pytest.MonkeyPatch
+async def test_a_text_that_would_end_too_late_is_dropped_before_the_model_and_its_caller_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In simulated time: texts come at 150 % of what batches of four can do, each with a second to wait."""
-    now_s, rate, done = 0.0, Rate(), 0
-    queue: list[float] = []
+    now_s = 0.0
     monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now_s))
-    one_s, ends_s = 0.005, 30.0
-    arrivals = iter(np.arange(0.0, ends_s, one_s / 1.5))
-    due_s = next(arrivals)
-    while now_s < ends_s:
-        batch, queue = queue[:4], queue[4:]
-        until_s = now_s + one_s * max(1, len(batch))
-        while due_s < until_s:
-            now_s = max(now_s, due_s)
-            if not (knows and rate.too_late(20 * (len(queue) + len(batch) + 1), due_s + 1.0)):
-                queue.append(due_s)
-            due_s = next(arrivals, float("inf"))
-        now_s = until_s
-        if batch:
-            rate.add(20 * len(batch), one_s * len(batch))
-        done += sum(now_s <= came_s + 1.0 for came_s in batch)
-    assert least <= done / (ends_s / one_s) <= most
+    async with running() as run:
+        first = await run.busy()
+        hopeless, patient = run.begin([text(30, 1)], deadline_s=100.0), run.begin([text(5, 2)])
+        await run.waiting(2)
+        now_s = 98.0  # so 30 tokens would take 980 s
+        run.model.gate.set()
+        assert isinstance((await hopeless)[0], DeadlineExceeded)
+        assert number((await patient)[0]) == 2
+        await first
+    assert run.model.seen == [0, 2]
+
+
+async def test_the_oldest_is_tried_when_all_would_end_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a rate measured at a bad time would never be measured again."""
+    now_s = 0.0
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now_s))
+    async with running() as run:
+        first = await run.busy()
+        others = [run.begin([text(5, number)], deadline_s=100.0) for number in (1, 2)]
+        await run.waiting(2)
+        now_s = 99.0
+        run.model.gate.set()
+        assert [number((await one)[0]) for one in (first, *others)] == [0, 1, 2]
+    assert run.model.batches == [[0], [1], [2]]
 
 
 # The thread's end.

@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from models.bundle import load
 from models.predict import Scaling, question_of
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer, Tokens
+from service import batching
 from service.engine import Engine
 from service.errors import InferenceFailed, NotReady, Overloaded, Problem
 from service.metrics import Metrics
@@ -189,6 +192,26 @@ async def test_a_full_queue_refuses_the_request(tmp_path: Path, metrics: Metrics
             await engine.predict([Item("good")])
         runtime.gate.set()
         await asyncio.gather(first, waiting)
+
+
+async def test_what_waits_too_long_is_refused_before_it_is_tokenized(
+    tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = count(0.0, 100.0)  # every look at it is 100 s later, so warming up is slow
+    now_s = 0.0
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now_s or next(clock)))
+    watched = Watched(fakes.tokenizer_file(tmp_path), 512)
+    watched.threads = set()
+    engine = fakes.engine(tmp_path, metrics, runtime, tokenizer=watched)
+    async with started(engine, runtime):
+        first = await held(engine, runtime)
+        watched.threads = set()
+        now_s = next(clock)
+        with pytest.raises(Overloaded):
+            await engine.predict([Item("good")], deadline_s=now_s + 0.1)
+        assert watched.threads == set()
+        runtime.gate.set()
+        await first
 
 
 async def test_a_dead_inference_thread_is_unhealthy(engine: Engine, runtime: fakes.FirstWord) -> None:

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 
 from service import errors
 from service.errors import NotReady, Overloaded, Problem
+from service.schemas import ProblemBody
 
 
 def leaves(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:
@@ -44,6 +45,7 @@ def test_codes_and_their_statuses_are_these_and_stay_these() -> None:
 def test_a_problem_is_an_rfc_9457_document() -> None:
     response = errors.InvalidRequest("Wrong.", pointer="/inputs").response("r-1")
     assert response.headers["content-type"] == "application/problem+json"
+    ProblemBody.model_validate_json(bytes(response.body))
     assert json.loads(bytes(response.body)) == {
         "type": "urn:heed:problem:invalid_request",
         "title": "Invalid request",
@@ -70,7 +72,7 @@ def test_an_unknown_error_tells_the_caller_nothing_of_itself() -> None:
 
 
 def test_what_the_router_refuses_with_another_status_is_opaque() -> None:
-    assert errors.from_http(HTTPException(401, "secret")).body("r").detail == "The request could not be handled."
+    assert errors.from_http(HTTPException(401, "secret")).detail == "The request could not be handled."
 
 
 @pytest.mark.parametrize("kind", [Problem, *(kind for kind in leaves() if not kind.__subclasses__())])

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from models.predict import Sentiment
+from service import remote as remote_module
 from service.batching import BatchReport, Limits
 from service.cache import Cache
 from service.call import Counted, Part, Reply
@@ -249,6 +251,89 @@ async def test_more_than_ever_may_wait_is_accepted_while_nothing_waits(remote: R
     tasks = [*await busy(remote, handle), await ask(remote, *["x" * 1000] * 5)]
     async with answering(handle):
         await asyncio.gather(*tasks)
+
+
+async def slowly(remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits is measured, by a clock that stands still afterwards: 103 tokens a second."""
+    now_s = 0.0
+    monkeypatch.setattr(remote_module, "time", SimpleNamespace(monotonic=lambda: now_s))
+    first = await ask(remote, "x" * 100)
+    now_s = 1.0
+    handle.sent[0].reply()
+    await first
+
+
+async def test_what_would_come_back_too_late_is_refused_at_the_door(
+    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await slowly(remote, handle, monkeypatch)
+    large = await ask(remote, "x" * 500, deadline_s=2.0)  # 4.9 s of work, but nothing is ahead of it
+    refused = await problem(await ask(remote, "x" * 50, deadline_s=7.0))
+    assert type(refused) is Overloaded
+    assert refused.headers == {"Retry-After": "5"}
+    patient = await ask(remote, "x" * 50, deadline_s=10.0)
+    async with answering(handle):
+        await asyncio.gather(large, patient)
+
+
+async def test_what_the_replica_refuses_is_not_taken_for_work(
+    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await slowly(remote, handle, monkeypatch)
+    refused, large = await ask(remote, "x" * 500), await ask(remote, "x" * 500)
+    handle.sent[1].outcome.set_result(Reply((Overloaded("Full.", retry_after_s=1),), NOTHING, "f" * 64))
+    await problem(refused)
+    assert type(await problem(await ask(remote, "x" * 50, deadline_s=7.0))) is Overloaded
+    async with answering(handle):
+        await large
+
+
+async def test_without_a_replica_nobody_is_refused_by_how_fast_it_was(
+    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await slowly(remote, handle, monkeypatch)
+    large = await ask(remote, "x" * 500)
+    handle.replicas = 0
+    waits = await ask(remote, "x" * 50, deadline_s=7.0)
+    async with answering(handle):
+        await asyncio.gather(large, waits)
+
+
+async def test_a_call_that_broke_off_is_no_longer_ahead_of_anybody(
+    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await slowly(remote, handle, monkeypatch)
+    large = await ask(remote, "x" * 500)
+    handle.sent[1].outcome.set_exception(grpc.RpcError())
+    await problem(large)
+    async with answering(handle):
+        await (await ask(remote, "x" * 500, deadline_s=2.0))
+
+
+async def test_who_went_away_is_no_longer_ahead_of_anybody(
+    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await slowly(remote, handle, monkeypatch)
+    first = await busy(remote, handle)
+    gone = await ask(remote, "x" * 500)
+    gone.cancel()
+    await settled()
+    stays = await ask(remote, "x" * 50, deadline_s=3.0)
+    async with answering(handle):
+        await asyncio.gather(*first, stays)
+
+
+async def test_the_time_a_caller_states_crosses_with_its_part(remote: Remote, handle: Handle, metrics: Metrics) -> None:
+    app = create_app({"sentiment": remote}, Settings(), metrics)
+    async with (
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed") as client,
+        answering(handle),
+    ):
+        await client.post("/v1/sentiment", json={"inputs": "good"}, headers={"X-Request-Timeout-Ms": "4000"})
+        await client.post("/v1/sentiment", json={"inputs": "good"}, headers={"X-Request-Timeout-Ms": "99000"})
+    stated, capped = (response.parts[0].remaining_s for response in handle.sent)
+    assert 2 < stated <= 4 - 2 * 0.05  # a hop back to this gateway, and one to the caller
+    assert 6 < capped <= 10 - 2 * 0.05
 
 
 async def test_texts_without_letters_count_too(remote: Remote, handle: Handle) -> None:
