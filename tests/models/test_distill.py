@@ -178,7 +178,7 @@ def test_a_text_without_a_label_adds_nothing_to_the_labels_loss(run: Path) -> No
 
 def test_the_shipped_configuration_is_valid_and_a_wrong_field_is_named() -> None:
     shipped = read_distillation(CONFIGS / "sentiment-student.toml")
-    assert len(shipped.layers) == 6
+    assert len(shipped.layers) == 8
     assert shipped.texts
     with pytest.raises(ConfigError, match="distillation"):
         distillation_of({"task": "sentiment", "datasets": [], "texts": []})

@@ -49,13 +49,13 @@ def texts() -> Batch:
 
 @pytest.fixture(scope="module")
 def student(network: Classifier, texts: Batch) -> Classifier:
-    """Rounded, with steps fitted to the texts."""
+    """Rounded, with steps so small that the largest values are cut."""
     rounded = deepcopy(network)
     steps = fit_steps(
         rounded, [(torch.from_numpy(texts.ids), torch.from_numpy(texts.mask), torch.from_numpy(texts.types))]
     )
     quantize_encoder(rounded)
-    set_steps(rounded, steps)
+    set_steps(rounded, [step / 2 for step in steps])
     words = rounded.get_parameter(WORD_EMBEDDINGS)
     words.data = rounded_rows(words.data, EMBEDDING_LEVELS)
     return rounded.eval()
@@ -65,12 +65,12 @@ def student(network: Classifier, texts: Batch) -> Classifier:
 def test_the_graphs_of_a_student_compute_what_it_was_trained_with(
     network: Classifier, student: Classifier, texts: Batch, storage: Storage, tmp_path: Path
 ) -> None:
-    """All are nearer to the rounded network than the plain one is, the 8-bit graph by ten times."""
+    """Several times nearer to the rounded network than the plain one is, the 8-bit graph by ten times."""
     onnx.save(build(graph_weights(student), heads=4, epsilon=1e-12, storage=storage), str(tmp_path / "graph.onnx"))
     answered = OnnxRuntime(tmp_path / "graph.onnx").run(texts)
     near = np.abs(answered - TorchRuntime(student).run(texts)).mean()
     far = np.abs(TorchRuntime(network).run(texts) - TorchRuntime(student).run(texts)).mean()
-    assert near < far / (10 if storage == "int8" else 1)
+    assert near < far / (10 if storage == "int8" else 4)
 
 
 def test_the_8_bit_graph_of_a_network_without_steps_rounds_each_token_by_its_own_size(
