@@ -52,12 +52,18 @@ class Distillation:
     """What a student is and learns from; `models/configs/*-student.toml` explains each field.
 
     `layers` are those of the teacher that the student begins with, in order; `texts` are files without labels.
+    Of the texts a share `corrupted` has a share `corrupted_tokens` of its tokens swapped for others: the teacher tells
+    what they mean now, so the few labelled texts become many. `compiled` needs a C++ compiler and a minute or two at
+    the start.
     """
 
     layers: tuple[int, ...]
     temperature: float
     labels_weight: float
     states_weight: float
+    corrupted: float
+    corrupted_tokens: float
+    compiled: bool
     texts: tuple[Dataset, ...]
     training: Config
 
@@ -132,18 +138,40 @@ class Taught:
 
     def __init__(self, student: Classifier, teacher: Classifier, config: Distillation) -> None:
         self._student, self._teacher, self._config = student, teacher.requires_grad_(False).eval(), config
+        self._own, self._shown = student.states, teacher.states
+        if config.compiled:
+            self._own, self._shown = (torch.compile(states, dynamic=True) for states in (self._own, self._shown))
 
     def __call__(self, rows: Sequence[Row], inputs: Inputs) -> Tensor:
-        mask, types = inputs.mask, inputs.types
+        mask, types, config = inputs.mask, inputs.types, self._config
+        ids, whole = corrupt(inputs, config.corrupted, config.corrupted_tokens)
         with torch.no_grad():
-            shown = self._teacher.states(inputs.ids, mask, types)
+            shown = self._shown(ids, mask, types)
             target = self._teacher.answer(shown[-1], mask, types).float()
-        own = self._student.states(inputs.ids, mask, types)
+        own = self._own(ids, mask, types)
         logits = self._student.answer(own[-1], mask, types).float()
-        pairs = [(own[place], shown[layer + 1]) for place, layer in enumerate(self._config.layers, 1)]
+        pairs = [(own[place], shown[layer + 1]) for place, layer in enumerate(config.layers, 1)]
         states = torch.stack([states_loss(*pair, mask) for pair in pairs]).mean()
-        soft = softened_loss(logits, target, self._config.temperature)
-        return soft + self._config.labels_weight * labelled_loss(logits, rows) + self._config.states_weight * states
+        soft = softened_loss(logits, target, config.temperature)
+        labelled = labelled_loss(logits[whole], [rows[number] for number in whole.tolist()] if rows else rows)
+        return soft + config.labels_weight * labelled + config.states_weight * states
+
+
+def corrupt(inputs: Inputs, share: float, tokens: float) -> tuple[Tensor, Tensor]:
+    """The ids, (batch, length), some swapped for other tokens of the batch, and the numbers of the rows left whole.
+
+    The first and last piece of a text stay, and a target's tokens.
+    """
+    ids, mask = inputs.ids, inputs.mask
+    words = mask * (1 - inputs.types)
+    words[:, 0] = 0
+    words.scatter_(1, mask.sum(dim=1, keepdim=True) - 1, 0)
+    changed = torch.rand(len(ids), device=ids.device) < share
+    swapped = changed.unsqueeze(1) & (torch.rand(ids.shape, device=ids.device) < tokens) & words.bool()
+    others = ids[words.bool()]
+    if len(others):
+        ids = torch.where(swapped, others[torch.randint(len(others), ids.shape, device=ids.device)], ids)
+    return ids, (~changed).nonzero().flatten()
 
 
 def softened_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:

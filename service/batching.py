@@ -31,9 +31,10 @@ _RESTART_S = 5.0  # about what a replica needs to be replaced
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    batch_tokens: int  # padded: longest text times number of texts
+    batch_tokens: int  # padded: longest text times number of texts, of several together
     batch_items: int
     queue_tokens: int
+    text_tokens: int = 0  # a text of up to so many runs, alone, even where it is beyond the budget of a batch
     padding: float = 1.1  # padded over real tokens; on a CPU padding costs more than a larger batch gains
 
 
@@ -62,7 +63,7 @@ def next_batch(lengths: Sequence[int], limits: Limits) -> list[int]:
     """
     anchor = lengths[0]
     chosen, longest, total = [0], anchor, anchor
-    for position in sorted(range(1, len(lengths)), key=lambda p: (abs(lengths[p] - anchor), p)):
+    for position in sorted(range(1, len(lengths)), key=lambda p: abs(lengths[p] - anchor)):
         if len(chosen) == limits.batch_items:
             break
         peak = max(longest, lengths[position])
@@ -147,7 +148,7 @@ class Batcher:
         now_s = time.monotonic()
         items = [_Waiting(tokens, loop.create_future(), deadline_s, now_s) for tokens in texts]
         for item in items:
-            if item.tokens.length > self._limits.batch_tokens:
+            if item.tokens.length > max(self._limits.batch_tokens, self._limits.text_tokens):
                 item.outcome.set_result(TextTooLong("The text is longer than this service can run.", pointer="/text"))
         if admitted := [item for item in items if not item.outcome.done()]:
             self._admit(admitted, deadline_s)
@@ -232,7 +233,7 @@ class Batcher:
         """The texts to run next; those that nobody wants any more, or would get too late, are dropped."""
         window = list(islice(self._queue, max(_WINDOW, self._limits.batch_items)))
         wanted = [item for item in window if item.wanted(now_s)]
-        dropped = {item for item in window if not item.wanted(now_s)}
+        dropped = set(window).difference(wanted) if len(wanted) < len(window) else set()
         batch: list[_Waiting] = []
         while wanted:
             batch = [wanted[p] for p in next_batch([item.tokens.length for item in wanted], self._limits)]

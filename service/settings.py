@@ -62,7 +62,7 @@ class Settings(BaseSettings):
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**28, description="largest request body")] = 2 * 1024 * 1024
     request_timeout_s: Annotated[float, Field(gt=0, le=3600, description="after which a request is answered 504")] = 10
     queue_tokens: Annotated[int, Field(ge=512, description="tokens that may wait in one replica, then 429")] = 65_536
-    batch_tokens: Annotated[int, Field(ge=512, description="padded tokens in one batch")] = 512
+    batch_tokens: Annotated[int, Field(ge=1, description="padded tokens in a batch of several texts")] = 160
     batch_items: Annotated[int, Field(ge=1, le=1024, description="texts in one batch")] = 8
     cache_entries: Annotated[int, Field(ge=0, le=10_000_000, description="answers kept for texts that come again")] = 0
     metrics_dir: Annotated[Path, Field(description="folder through which the replicas of a node add up metrics")] = (

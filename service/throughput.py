@@ -192,7 +192,7 @@ def _serve(bundle: Bundle, threads: int, device: Literal["cpu", "cuda"]) -> None
     print(json.dumps({"pss_bytes": _pss_bytes()}), flush=True)
     for line in sys.stdin:
         asked = _Asked(**json.loads(line))
-        limits = Limits(asked.batch_tokens, asked.batch_items, _UNBOUNDED)
+        limits = Limits(asked.batch_tokens, asked.batch_items, _UNBOUNDED, bundle.max_tokens)
         rate = asyncio.run(measure(runtime, pad, texts, CALLERS[device], limits, asked.seconds))
         print(json.dumps({"tokens_per_s": rate, "pss_bytes": _pss_bytes()}), flush=True)
 

@@ -1,6 +1,6 @@
 """Replicas, threads and batches for this machine, chosen by measuring.
 
-Layouts first, with batches as they are set; then, in the best of them, texts and padded tokens of a batch. Of what is
+Layouts first, with batches as they are set; then, in the best of them, padded tokens and texts of a batch. Of what is
 hardly faster than less of it, the least is taken: it costs less memory, or answers sooner, and a difference of a few
 per cent is noise. Knows what to try and what to choose; measuring is `throughput`'s.
 """
@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from models.bundle import Bundle
 from service.settings import Settings
-from service.throughput import CALLERS, LONGEST, Layout, Replicas
+from service.throughput import CALLERS, LONGEST, SHORTEST, Layout, Replicas
 
 NOISE = 0.03
 """Shares of a rate that are no difference."""
@@ -25,6 +25,9 @@ PATIENCE = 2
 
 SERVING_BYTES = 130 * 2**20
 """What a replica holds beside what measuring holds: Ray, FastAPI and more."""
+
+LEAST_TOKENS = {"cpu": 40, "cuda": 512}
+"""The smallest budget of a batch that is tried."""
 
 CLUSTER_BYTES = 450 * 2**20
 """What the other processes of a service hold: HAProxy and those of Ray."""
@@ -106,13 +109,14 @@ def _best_layout(trials: Trials, cores: int, memory_bytes: int) -> Layout:
 
 
 def _best_batch(trials: Trials, started: Replicas, layout: Layout) -> Batch:
-    # A text of the model's full length must fit, or it would be refused.
-    least_tokens = max(trials.bundle.max_tokens, 512)
-    callers = CALLERS[trials.settings.device]
-    wide = [Batch(items, max(least_tokens, items * LONGEST)) for items in doubling(1, callers // 2)]
-    items = least(climb(wide, lambda batch: trials.rate(started, layout, batch))).items
-    narrow = [Batch(items, tokens) for tokens in doubling(least_tokens, items * LONGEST)]
-    return least(climb(narrow, lambda batch: trials.rate(started, layout, batch))) if len(narrow) > 1 else narrow[0]
+    def rate(batch: Batch) -> float:
+        return trials.rate(started, layout, batch)
+
+    device = trials.settings.device
+    most = CALLERS[device] // 2
+    budgets = doubling(LEAST_TOKENS[device], most * LONGEST)
+    tokens = least(climb([Batch(most, budget) for budget in budgets], rate)).tokens
+    return least(climb([Batch(items, tokens) for items in doubling(1, min(most, tokens // SHORTEST))], rate))
 
 
 def doubling(first: int, last: int) -> list[int]:

@@ -39,6 +39,9 @@ STUDENT = Distillation(
     temperature=2.0,
     labels_weight=0.3,
     states_weight=1.0,
+    corrupted=0.3,
+    corrupted_tokens=0.15,
+    compiled=False,
     texts=(TEXTS,),
     training=replace(CONFIG, epochs=3, layer_decay=1.0, freeze_embeddings=True),
 )

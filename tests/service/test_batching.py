@@ -162,6 +162,19 @@ async def test_a_text_over_the_budget_is_refused_at_the_door_and_its_neighbours_
     assert run.model.seen == [2]
 
 
+async def test_a_text_over_the_budget_runs_alone_where_such_texts_are_taken() -> None:
+    async with running(Limits(64, 4, 1000, text_tokens=100)) as run:
+        first = await run.busy()
+        waiting = run.begin([text(100, 1), text(101, 2), text(100, 3)])
+        await run.waiting(2)
+        run.model.gate.set()
+        await first
+        one, too_long, three = await waiting
+    assert (number(one), number(three)) == (1, 3)
+    assert isinstance(too_long, TextTooLong)
+    assert [len(batch) for batch in run.model.batches[1:]] == [1, 1]
+
+
 async def test_a_poisoned_text_fails_alone_after_one_retry() -> None:
     async with running() as run:
         first = await run.busy()

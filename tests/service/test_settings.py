@@ -38,7 +38,7 @@ def test_reads_the_environment_and_what_is_given_wins(monkeypatch: pytest.Monkey
         ("DEVICE", "tpu"),
         ("REQUEST_TIMEOUT_S", "nan"),
         ("REQUEST_TIMEOUT_S", "0"),
-        ("BATCH_TOKENS", "511"),
+        ("BATCH_TOKENS", "0"),
         ("MAX_BODY_BYTES", "1"),
         ("LOG_LEVEL", "loud"),
         ("PLACEMENT", "elsewhere"),

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import psutil
@@ -26,6 +25,7 @@ from service.errors import InferenceFailed
 from service.throughput import LONGEST, SHORTEST, Layout, Replicas, ThroughputError, lengths, measure
 from service.tune import (
     CLUSTER_BYTES,
+    LEAST_TOKENS,
     SERVING_BYTES,
     Batch,
     Trials,
@@ -177,10 +177,7 @@ def test_without_room_for_one_replica_nothing_is_proposed(tiny: Path) -> None:
 class Scaling(Trials):
     """Twice the replicas are twice as fast, and larger batches gain nothing."""
 
-    tried: ClassVar[list[Batch]] = []
-
     def rate(self, started: Replicas, layout: Layout, batch: Batch) -> float:
-        self.tried.append(batch)
         return float(layout.replicas)
 
 
@@ -193,12 +190,21 @@ def test_memory_bounds_the_replicas_that_would_be_faster(tiny: Path) -> None:
     assert "at most 1 replicas" in said[0]
 
 
-def test_a_batch_of_the_longest_text_always_fits(tiny: Path) -> None:
-    """Or texts that the model could read would be refused."""
-    loaded = bundles.load(tiny)
-    found = tune(Scaling(loaded, settings.load(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40)
-    assert min(batch.tokens for batch in Scaling.tried) >= loaded.max_tokens
-    assert found == {"replicas": 1, "threads": 1, "batch_tokens": 512, "batch_items": 1}
+def test_the_smallest_batch_is_chosen_when_larger_ones_gain_nothing(tiny: Path) -> None:
+    found = tune(Scaling(bundles.load(tiny), settings.load(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40)
+    assert found == {"replicas": 1, "threads": 1, "batch_tokens": LEAST_TOKENS["cpu"], "batch_items": 1}
+
+
+class Crowded(Scaling):
+    """Batches are faster up to 160 padded tokens and 4 texts."""
+
+    def rate(self, started: Replicas, layout: Layout, batch: Batch) -> float:
+        return min(batch.tokens, 160) * min(batch.items, 4) / (2 if batch.tokens > 160 else 1)
+
+
+def test_tokens_are_chosen_before_texts(tiny: Path) -> None:
+    found = tune(Crowded(bundles.load(tiny), settings.load(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40)
+    assert (found["batch_tokens"], found["batch_items"]) == (160, 4)
 
 
 def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
