@@ -153,7 +153,7 @@ class Taught:
         pairs = [(own[place], shown[layer + 1]) for place, layer in enumerate(config.layers, 1)]
         states = torch.stack([states_loss(*pair, mask) for pair in pairs]).mean()
         soft = softened_loss(logits, target, config.temperature)
-        labelled = labelled_loss(logits[whole], [rows[number] for number in whole.tolist()] if rows else rows)
+        labelled = labelled_loss(logits[whole], [rows[number] for number in whole.tolist()])
         return soft + config.labels_weight * labelled + config.states_weight * states
 
 

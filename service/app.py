@@ -8,11 +8,9 @@ loopback only. Knows Ray; knows nothing of HTTP beyond handing the application o
 
 from __future__ import annotations
 
-import gc
 import math
 import signal
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,9 +78,6 @@ class Gateway:
         metrics.bundle(served.task.name, served.name, served.version, served.digest)
         cache = Cache(self._predictor, chosen.cache_entries, metrics.task(served.task.name))
         self._gateway = create_app({served.task.name: cache}, chosen, metrics)
-        # All of this stays until the end: no collection of what requests leave behind should walk it again.
-        gc.collect()
-        gc.freeze()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
@@ -128,8 +123,7 @@ def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
     from models.runtime_onnx import open_runtime
     from service.budget import prepare
 
-    runtime = open_runtime(bundle, chosen.threads, chosen.device)
-    limits = replace(_limits(chosen), text_tokens=bundle.max_tokens)
+    runtime, limits = open_runtime(bundle, chosen.threads, chosen.device), _limits(chosen)
     if chosen.device == "cuda":
         limits = prepare(runtime, limits, chosen.to_measure, bundle.max_tokens)
     return Engine(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), runtime, limits, recorder)

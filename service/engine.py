@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -56,6 +57,7 @@ class Engine:
         self._tokenizer = tokenizer
         self._runtime = runtime
         self._metrics = metrics
+        limits = replace(limits, text_tokens=bundle.max_tokens)  # what the bundle reads is never refused for its length
         self._batcher = Batcher(self._infer, limits, self._report, metrics.depth, name=f"{bundle.task.name}-inference")
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix=f"{bundle.task.name}-tokenize")
         self._warm = False

@@ -23,11 +23,11 @@ NOISE = 0.03
 PATIENCE = 2
 """Trials in a row that may gain nothing: one alone may have been disturbed."""
 
-SERVING_BYTES = 130 * 2**20
-"""What a replica holds beside what measuring holds: Ray, FastAPI and more."""
-
 LEAST_TOKENS = {"cpu": 40, "cuda": 512}
 """The smallest budget of a batch that is tried."""
+
+SERVING_BYTES = 130 * 2**20
+"""What a replica holds beside what measuring holds: Ray, FastAPI and more."""
 
 CLUSTER_BYTES = 450 * 2**20
 """What the other processes of a service hold: HAProxy and those of Ray."""

@@ -16,6 +16,7 @@ from models.data import Dataset
 from models.distill import (
     Distillation,
     Taught,
+    corrupt,
     distill,
     distillation_of,
     read_distillation,
@@ -29,7 +30,7 @@ from models.graph import EMBEDDING_LEVELS, quantize
 from models.network import WORD_EMBEDDINGS, encoder_layers
 from models.runtime_torch import TorchRuntime
 from models.tasks import TASKS
-from models.tokens import Tokenizer
+from models.tokens import Tokenizer, Tokens
 from models.train import CONFIGS, WEIGHTS, ConfigError, Inputs, Row, labelled_loss, load_run, load_weights
 from tests.models.conftest import CONFIG, WORDS
 
@@ -100,11 +101,42 @@ def test_each_layer_follows_the_one_it_began_as(run: Path) -> None:
     config = replace(STUDENT, layers=(0, 1), labels_weight=0.0)
     ids = torch.arange(4, 20).reshape(2, 8)
     inputs = Inputs(ids, torch.ones_like(ids), torch.zeros_like(ids))
-    assert float(Taught(deepcopy(network), network, config)([], inputs).detach()) == pytest.approx(0, abs=1e-6)
+    rows = [Row(Tokens(ids[0].numpy(), ids[0].numpy(), False, "en"), None, (False,) * 3, 0, 0, 0)] * 2
+    assert float(Taught(deepcopy(network), network, config)(rows, inputs).detach()) == pytest.approx(0, abs=1e-6)
     damaged = deepcopy(network)
     with torch.no_grad():
         damaged.head.weight.mul_(-1)
-    assert float(Taught(damaged, network, config)([], inputs).detach()) > 0.1
+    assert float(Taught(damaged, network, config)(rows, inputs).detach()) > 0.1
+
+
+def test_only_the_words_of_some_texts_are_swapped_and_only_for_words_of_the_batch() -> None:
+    torch.manual_seed(0)
+    ids = torch.cat([torch.zeros(400, 1, dtype=torch.long), torch.arange(4, 2404).reshape(400, 6)], dim=1)
+    ids[:, 4], ids[:, 5:] = 2, 1  # the last piece, and padding
+    mask, types = (ids != 1).long(), torch.zeros_like(ids)
+    types[:, 2] = 1
+    swapped, whole = corrupt(Inputs(ids, mask, types), share=0.5, tokens=0.4)
+    moved = swapped != ids
+    assert not moved[:, [0, 2, 4, 5, 6]].any()
+    assert not moved[whole].any()
+    assert 160 < len(whole) < 240
+    assert 0.3 < float(moved[:, [1, 3]].float().sum()) / (2 * (400 - len(whole))) < 0.5
+    assert set(swapped[moved].tolist()) <= set(ids[:, [1, 3]].flatten().tolist())
+
+
+def test_texts_with_swapped_words_keep_no_label(run: Path) -> None:
+    network = load_weights(run, load_run(run), TASKS["sentiment"])
+    ids = torch.arange(4, 20).reshape(2, 8)
+    inputs = Inputs(ids, torch.ones_like(ids), torch.zeros_like(ids))
+    tokens = Tokens(ids[0].numpy(), ids[0].numpy(), False, "en")
+    rows = {label: [Row(tokens, label, (True,) * 3, 0, 0, 0)] * 2 for label in (0, 2)}
+    for share, matters in ((0.0, True), (1.0, False)):
+        config = replace(STUDENT, layers=(0, 1), corrupted=share, corrupted_tokens=0.0)
+        first, other = (
+            float(Taught(deepcopy(network).eval(), network, config)(labelled, inputs).detach())
+            for labelled in rows.values()
+        )
+        assert (first != other) is matters
 
 
 def test_the_run_says_which_layers_of_the_base_are_left(student: Path) -> None:

@@ -271,7 +271,8 @@ async def held(engine: Engine, runtime: fakes.FirstWord) -> asyncio.Task[object]
 def real(tmp_path: Path, metrics: Metrics) -> Engine:
     bundle = load(tiny_bundle(tmp_path))
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, metrics.task("sentiment"))
+    shorter_than_a_text = dataclasses.replace(fakes.LIMITS, batch_tokens=160)
+    return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), shorter_than_a_text, metrics.task("sentiment"))
 
 
 async def test_a_real_model_answers_alike_alone_and_among_others(real: Engine) -> None:
