@@ -64,7 +64,7 @@ def tune(
     from service.tune import HEADER, Trials, TuneError, busy, free_memory_bytes, usable_cores
     from service.tune import tune as measure
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _stop_on_signals()
     try:
         chosen = settings.load(bundle=bundle and bundle.resolve())
         used = usable_cores(cores)
@@ -179,8 +179,7 @@ def evaluate(
 
 def _run(cluster: Cluster, model: str, address: str) -> None:
     """Start, say where, wait, stop: by Ctrl-C or SIGTERM with exit code 0, by a failure with 1."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    _stop_on_signals()
     failure: ClusterError | None = None
     try:
         print(f"Starting {model} on {address} ...", flush=True)
@@ -197,6 +196,12 @@ def _run(cluster: Cluster, model: str, address: str) -> None:
         cluster.stop()
     if failure is not None:
         _refuse(failure)
+
+
+def _stop_on_signals() -> None:
+    """SIGTERM as Ctrl-C, and that too where a script started us in its background, which would ignore it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
 
 
 def _refuse(reason: object, code: int = 1) -> NoReturn:
