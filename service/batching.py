@@ -113,7 +113,6 @@ class Batcher:
         self._open = False
         self._died = False
         self._drain = Drain()
-        self._running_tokens = 0
 
     def start(self) -> None:
         """Begin to work; call inside the event loop that will call `run`."""
@@ -215,14 +214,10 @@ class Batcher:
     def _take(self) -> list[_Waiting]:
         """The next batch, as soon as there is one; empty when there will be none."""
         with self._changed:
-            if self._running_tokens:
-                self._drain.finished(self._running_tokens, time.monotonic())
-                self._running_tokens = 0
             while self._open or self._queue:
                 if batch := self._choose(time.monotonic()):
                     for item in batch:
                         self._remove(item)
-                    self._running_tokens = _tokens(batch)
                     self._depth(len(self._queue))
                     return batch
                 if not self._queue:
@@ -260,11 +255,12 @@ class Batcher:
             _log.error("inference failed", error=type(error).__name__, texts=len(batch))
             self._retry(batch)
             return
+        infer_s = time.monotonic() - started_s
+        self._finish(batch)
         if len(rows) != len(batch):
             _log.error("inference returned the wrong number of rows", texts=len(batch), rows=len(rows))
             self._post(self._fail, batch)
             return
-        infer_s = time.monotonic() - started_s
         lengths = [item.tokens.length for item in batch]
         queued_s = tuple(started_s - item.since_s for item in batch)
         report = BatchReport(queued_s, sum(lengths), max(lengths) * len(batch), infer_s)
@@ -273,11 +269,19 @@ class Batcher:
     def _retry(self, batch: Sequence[_Waiting]) -> None:
         """Run each text alone, once, so that only the poisoned one fails."""
         if len(batch) == 1:
+            self._finish(batch)
             self._post(self._fail, batch)
             return
         for item in batch:
             if item.wanted(time.monotonic()):
                 self._run([item])
+            else:
+                self._finish([item])
+
+    def _finish(self, batch: Sequence[_Waiting]) -> None:
+        """Counted before the callers hear of it, so that what they send next finds nothing of theirs still ahead."""
+        with self._changed:
+            self._drain.finished(_tokens(batch), time.monotonic())
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None
