@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from string import Template
 
-from models.bundle import Manifest
+from models.bundle import Bundle, Manifest
 from models.compare import Drift
 from models.data import Dataset
 from models.evaluate import COMMAND, Measured, table
@@ -16,7 +16,7 @@ from models.graph import Storage
 from models.train import Run
 
 STORED: dict[Storage, str] = {
-    "int8": "8-bit word embeddings, 7-bit matrices, multiplied in 8 bits with a scale for each token and each output",
+    "int8": "8-bit word embeddings, 7-bit matrices with a scale for each output, multiplied in 8 bits",
     "mixed": "word embeddings in 8 bits a weight, the other matrices in 16, arithmetic in fp32",
     "fp16": "weights and arithmetic in 16 bits",
     "fp32": "weights and arithmetic in 32 bits",
@@ -95,7 +95,7 @@ def card(
     crossfit: Mapping[str, float],
     drifts: Mapping[str, Drift],
     trained: Run,
-    teacher: Manifest | None,
+    teacher: Bundle | None,
     storage: Storage,
 ) -> str:
     """The card's text; `crossfit` is the cross-fitted calibration error of each data set."""
@@ -153,7 +153,7 @@ def student(layers: Sequence[int] | None) -> str:
     )
 
 
-def compared(own: Manifest, teacher: Manifest) -> str:
+def compared(own: Manifest, teacher: Bundle) -> str:
     """Macro-F1 beside the teacher's, from the figures that each bundle carries."""
     known = {metric.dataset: metric.value for metric in teacher.metrics if metric.name == "macro_f1"}
     pairs = [(m.dataset, known[m.dataset], m.value) for m in own.metrics if m.name == "macro_f1" and m.dataset in known]
@@ -166,7 +166,7 @@ def compared(own: Manifest, teacher: Manifest) -> str:
             "",
             "## Teacher and student",
             f"Macro-F1 beside the teacher, `{teacher.name}` {teacher.version}, each from the graph that serves; the",
-            f"teacher's figures: `{COMMAND.format(name=teacher.name)}`.",
+            f"teacher's figures: `{COMMAND.format(name=teacher.path.name)}`.",
             "",
             "| data set | teacher | student | difference |",
             "|---|--:|--:|--:|",

@@ -14,6 +14,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from models.tokens import is_readable
 
@@ -28,6 +29,9 @@ PLACEHOLDERS = {
     "en": ("A", "B", "Acme", "XYZ Corp", "Stock A", "Company B"),
     "zh": ("甲公司", "乙公司", "某公司", "A公司"),
 }
+
+
+AnyRow = TypeVar("AnyRow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ def epoch(
     return rows
 
 
-def drawn(own: Sequence[Example], share: float, seed: int, number: int) -> list[Example]:
+def drawn(own: Sequence[AnyRow], share: float, seed: int, number: int) -> list[AnyRow]:
     """One epoch's rows of a set, so that over the epochs every row is seen equally often, give or take one."""
     order = random.Random(seed).sample(own, len(own))
     first, last = (round(len(own) * share * epochs) for epochs in (number, number + 1))

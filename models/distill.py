@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,18 +23,21 @@ from torch.nn.functional import kl_div, log_softmax
 from models.bundle import TOKENIZER
 from models.data import Dataset, read, read_texts, without_leaks
 from models.graph import EMBEDDING_LEVELS
-from models.network import WORD_EMBEDDINGS, Classifier, encoder_layers, keep_layers
+from models.network import WORD_EMBEDDINGS, AnyNetwork, Classifier, encoder_layers, keep_layers
 from models.quantize import fit_steps, quantize_encoder, rounded_rows, set_steps
 from models.tasks import TASKS
 from models.tokens import Tokenizer, collate
 from models.train import (
     Config,
     ConfigError,
+    Feed,
     Inputs,
     Row,
     Trainer,
+    Validation,
     config_of,
     dataset_of,
+    device,
     labelled_loss,
     load_run,
     load_weights,
@@ -100,10 +103,11 @@ def distill(config: Distillation, teacher: Path, data: Path, texts: Path, out: P
     batches = plan(training, (*training.datasets, *config.texts), task, tokenizer, without_leaks(rows, validation))
     network = load_weights(teacher, taught, task)
     student = student_of(network, config.layers, [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]])
-    objective = Taught(student, network, config)
-    trainer = Trainer(training, task, tokenizer, student, objective, out, len(batches))
-    network.to(trainer.device)
-    trainer.run(batches, sample(validation, training))
+    feed = Feed(tokenizer, device())
+    network.to(feed.device)
+    objective = Taught(student, network, config, feed)
+    looked_at = Validation(student, task, feed, sample(validation, training))
+    Trainer(training, student, objective, looked_at, out, len(batches)).run(batches)
     kept = taught.layers or tuple(range(len(encoder_layers(network))))
     save_run(out, taught.base, [kept[layer] for layer in config.layers], config.texts, training)
     return out
@@ -115,8 +119,8 @@ def collate_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[Tensor, Ten
 
 
 def student_of(
-    teacher: Classifier, layers: Sequence[int], batches: Sequence[tuple[Tensor, Tensor, Tensor]]
-) -> Classifier:
+    teacher: AnyNetwork, layers: Sequence[int], batches: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> AnyNetwork:
     """The teacher's word embeddings and these of its layers, all in 8 bits; no dropout, as it sees few texts twice.
 
     The steps of its inputs are fitted to `batches` of ids, mask and types, each (batch, length).
@@ -136,13 +140,16 @@ def student_of(
 class Taught:
     """The loss of a student beside its teacher."""
 
-    def __init__(self, student: Classifier, teacher: Classifier, config: Distillation) -> None:
+    def __init__(self, student: Classifier, teacher: Classifier, config: Distillation, feed: Feed) -> None:
+        self._feed = feed
         self._student, self._teacher, self._config = student, teacher.requires_grad_(False).eval(), config
-        self._own, self._shown = student.states, teacher.states
+        self._own: States = student.states
+        self._shown: States = teacher.states
         if config.compiled:
-            self._own, self._shown = (torch.compile(states, dynamic=True) for states in (self._own, self._shown))
+            self._own, self._shown = compiled(self._own), compiled(self._shown)
 
-    def __call__(self, rows: Sequence[Row], inputs: Inputs) -> Tensor:
+    def __call__(self, rows: Sequence[Row]) -> Tensor:
+        inputs = self._feed([row.tokens for row in rows])
         mask, types, config = inputs.mask, inputs.types, self._config
         ids, whole = corrupt(inputs, config.corrupted, config.corrupted_tokens)
         with torch.no_grad():
@@ -155,6 +162,14 @@ class Taught:
         soft = softened_loss(logits, target, config.temperature)
         labelled = labelled_loss(logits[whole], [rows[number] for number in whole.tolist()])
         return soft + config.labels_weight * labelled + config.states_weight * states
+
+
+States = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+
+
+def compiled(states: States) -> States:
+    found: States = torch.compile(states, dynamic=True)
+    return found
 
 
 def corrupt(inputs: Inputs, share: float, tokens: float) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from models.graph import ACTIVATION_LEVELS, GELU_ZERO, SIGNED_ZERO, WEIGHT_LEVELS
-from models.network import Classifier, encoder_layers
+from models.network import Network, encoder_layers
 
 SAMPLED_ROWS = 2048
 """Tokens whose states a step is first fitted to."""
@@ -27,31 +27,38 @@ SHARES = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.12, 0.08)
 
 
 class LearnedRounding(torch.autograd.Function):
-    """Whole steps within a range; the gradient passes where nothing was cut, and the step has one of its own."""
+    """Values in whole steps within a range; the gradient passes where nothing was cut, and the step has one of its own.
+
+    The step by which its reader multiplies must be detached: that gradient is counted here.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, log_step: Tensor, lowest: int, highest: int) -> Tensor:
         step = log_step.exp()
         exact = value.float() / step
-        rounded = exact.round().clamp_(lowest, highest)
-        ctx.save_for_backward(exact, rounded, step)
+        whole = exact.round().clamp_(lowest, highest)
+        ctx.save_for_backward(exact, whole, step)
         ctx.highest = highest
-        return rounded * step
+        return whole
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (gradient,) = gradients
-        exact, rounded, step = ctx.saved_tensors
-        change = rounded - exact
+        exact, whole, step = ctx.saved_tensors
+        gradient = gradients[0] / step
+        change = whole - exact
         inside = change.abs() <= 0.5
-        change = torch.where(inside, change, rounded)
+        change = torch.where(inside, change, whole)
         # Scaled as the paper does, so that the one step of many values does not drown their own gradients.
         own = torch.dot(gradient.float().flatten(), change.flatten()) * step / (exact.numel() * ctx.highest) ** 0.5
         return gradient * inside, own, None, None
 
 
 class RoundedLinear(nn.Module):
-    """A linear layer on rounded inputs and weights. Layers that read the same input share its `log_step`."""
+    """A linear layer on rounded inputs and weights. Layers that read the same input share its `log_step`.
+
+    It multiplies whole numbers and scales the sums, as the graph does: exact in fp32 below 2^24, and each factor in
+    bfloat16 too.
+    """
 
     def __init__(self, plain: nn.Linear, log_step: nn.Parameter, zero: int) -> None:
         super().__init__()
@@ -59,9 +66,11 @@ class RoundedLinear(nn.Module):
         self.lowest, self.highest = -zero, ACTIVATION_LEVELS - zero
 
     def forward(self, hidden: Tensor) -> Tensor:
-        rounded: Tensor = LearnedRounding.apply(hidden, self.log_step, self.lowest, self.highest)  # type: ignore[no-untyped-call]
-        weight = through(self.weight, rounded_rows(self.weight, WEIGHT_LEVELS))
-        return linear(rounded, weight, self.bias)
+        whole: Tensor = LearnedRounding.apply(hidden, self.log_step, self.lowest, self.highest)  # type: ignore[no-untyped-call]
+        scale = scale_of(self.weight.detach(), WEIGHT_LEVELS)
+        weight = self.weight / scale
+        sums = linear(whole, through(weight, weight.detach().round()))
+        return sums * (self.log_step.detach().exp() * scale.squeeze(-1)) + self.bias
 
 
 class Through(torch.autograd.Function):
@@ -81,14 +90,19 @@ def through(value: Tensor, rounded: Tensor) -> Tensor:
     return result
 
 
+def scale_of(value: Tensor, levels: int) -> Tensor:
+    """Of each row (last axis, kept as 1), so that it lies on `levels` even steps to either side of zero."""
+    return value.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-12) / levels
+
+
 @torch.no_grad()
 def rounded_rows(value: Tensor, levels: int) -> Tensor:
     """Each row (last axis) on `levels` even steps to either side of zero."""
-    scale = value.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-12) / levels
+    scale = scale_of(value, levels)
     return (value / scale).round_().mul_(scale)
 
 
-def quantize_encoder(model: Classifier) -> None:
+def quantize_encoder(model: Network) -> None:
     """Replace every linear layer of the encoder's layers, in place; the names of the weights stay.
 
     Steps begin at 1: load them, or fit them beforehand with `fit_steps`.
@@ -99,7 +113,7 @@ def quantize_encoder(model: Classifier) -> None:
             setattr(owner, name, RoundedLinear(getattr(owner, name), log_step, zero))
 
 
-def inputs_of(model: Classifier) -> Iterator[tuple[list[tuple[Any, str]], int]]:
+def inputs_of(model: Network) -> Iterator[tuple[list[tuple[Any, str]], int]]:
     """For each input that linear layers read: those layers, as attributes of their owners, and its zero point."""
     for layer in encoder_layers(model):
         attention: Any = layer.attention
@@ -109,7 +123,7 @@ def inputs_of(model: Classifier) -> Iterator[tuple[list[tuple[Any, str]], int]]:
         yield [(layer.output, "dense")], GELU_ZERO
 
 
-def fit_steps(model: Classifier, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> list[float]:
+def fit_steps(model: Network, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> list[float]:
     """The step of each of `inputs_of`, of the least squared error on what a plain model's layers read.
 
     `batches` are ids, mask and types, each (batch, length).
@@ -148,7 +162,7 @@ def fitted_step(value: Tensor, zero: int) -> float:
     return min(steps, key=error)
 
 
-def set_steps(model: Classifier, steps: Iterable[float]) -> None:
+def set_steps(model: Network, steps: Iterable[float]) -> None:
     """Of a quantized model, in the order of `inputs_of`."""
     for (group, _), step in zip(inputs_of(model), steps, strict=True):
         owner, name = group[0]

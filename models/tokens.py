@@ -1,7 +1,8 @@
 """Text to token ids, and a list of those to one padded batch.
 
-Knows the tokenizer file, the token limit and how a target entity is marked: every token of the entity, where it
-is named in the text and where it is repeated after it, has type 1, all others type 0. Knows nothing of models.
+Knows the tokenizer file, the token limit and how what is asked about is marked, by type 1 among tokens of type 0: a
+target entity where the text names it and where it is repeated after the text, the newest turn of a dialogue among
+those before it. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import tokenizers
@@ -28,6 +30,15 @@ LINK = {"type": "Replace", "pattern": {"Regex": "https?://\\S+"}, "content": "ht
 
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 LATIN = re.compile("[A-Za-z]")
+
+
+Speaker = Literal["customer", "agent"]
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    speaker: Speaker
+    text: str
 
 
 class EmptyTextError(ValueError):
@@ -68,6 +79,7 @@ class Tokenizer:
     def __init__(self, path: Path, max_tokens: int) -> None:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self._begin, self._end, self.pad = (self._id(piece) for piece in ("<s>", "</s>", "<pad>"))
+        self._marks = {speaker: self._pieces(f"{speaker}:", 8).ids for speaker in get_args(Speaker)}
         self.max_tokens = max_tokens
 
     def encode(self, text: str, entity: str | None = None) -> Tokens:
@@ -96,6 +108,30 @@ class Tokenizer:
         return Tokens(
             np.asarray(ids, np.int64), np.asarray(kept, np.int64), len(pieces.ids) > room, language_of(text[:2000])
         )
+
+    def encode_dialogue(self, turns: Sequence[Turn]) -> tuple[Tokens, int]:
+        """The newest turn after those before it, and how many turns were read: the oldest give way to the limit.
+
+        Earlier turns are read whole or not at all, each after its speaker's name. The newest alone is as a text. Raises
+        EmptyTextError when nothing of it can be read. The time is bounded by the limit.
+        """
+        newest = self.encode(turns[-1].text)
+        left = self.max_tokens - newest.length - 1
+        earlier: list[list[int]] = []
+        for turn in reversed(turns[:-1]):
+            mark = self._marks[turn.speaker]
+            pieces = [*mark, *self._pieces(turn.text.strip(), max(left, 1)).ids]
+            if len(pieces) > left:
+                break
+            earlier.append(pieces)
+            left -= len(pieces)
+        if not earlier:
+            return newest, 1
+        before = [self._begin, *(piece for pieces in reversed(earlier) for piece in pieces), self._end]
+        ids = np.asarray([*before, *newest.ids[1:]], np.int64)
+        types = np.zeros(len(ids), np.int64)
+        types[len(before) : -1] = 1
+        return Tokens(ids, types, newest.truncated, newest.language), len(earlier) + 1
 
     def _pieces(self, text: str, room: int) -> tokenizers.Encoding:
         characters = room * CHARACTERS_PER_TOKEN

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,7 +26,7 @@ from torch.utils.tensorboard import SummaryWriter
 from models.bundle import TOKENIZER
 from models.data import Dataset, Example, epoch, read, without_leaks
 from models.graph import LOG_STEP
-from models.network import Classifier, base_file, from_base, keep_layers
+from models.network import Classifier, Network, base_file, from_base, keep_layers
 from models.quantize import quantize_encoder
 from models.tasks import TASKS, Task
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer, collate
@@ -37,11 +37,10 @@ SHUFFLE_ROWS = 2048
 """Rows that are sorted by length together: enough for little padding, few enough for random batches."""
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """A training run; `models/configs/*.toml` explains each field. Rates are per step, shares are of all steps."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """How a network is trained; `models/configs/*.toml` explains each field. Rates are per step, shares of all."""
 
-    task: str
     seed: int
     epochs: float
     batch_tokens: int
@@ -54,10 +53,17 @@ class Config:
     warmup_steps: int
     anneal: float
     freeze_embeddings: bool
-    augment: float
     validate_every: int
     validation_rows: int
     checkpoint_every: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Schedule):
+    """The training run of a task with fixed labels."""
+
+    task: str
+    augment: float
     datasets: tuple[Dataset, ...]
 
 
@@ -121,6 +127,14 @@ class Row:
     absent_share: float
 
 
+class Sized(Protocol):
+    @property
+    def tokens(self) -> Tokens: ...
+
+
+AnyRow = TypeVar("AnyRow", bound=Sized)
+
+
 def train(config: Config, base: str, data: Path, out: Path) -> Path:
     """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`."""
     torch.manual_seed(config.seed)
@@ -134,8 +148,9 @@ def train(config: Config, base: str, data: Path, out: Path) -> Path:
     training = without_leaks(training, validation)
     batches = plan(config, config.datasets, task, tokenizer, training)
     model = from_base(base, task)
-    trainer = Trainer(config, task, tokenizer, model, Supervised(model), out, len(batches))
-    trainer.run(batches, sample(validation, config))
+    feed = Feed(tokenizer, device())
+    looked_at = Validation(model, task, feed, sample(validation, config))
+    Trainer(config, model, Supervised(model, feed), looked_at, out, len(batches)).run(batches)
     save_run(out, base, None, (), config)
     return out
 
@@ -164,11 +179,11 @@ def plan(
     return batches
 
 
-def by_length(rows: Sequence[Row], config: Config, chance: random.Random) -> list[list[Row]]:
+def by_length(rows: Sequence[AnyRow], config: Schedule, chance: random.Random) -> list[list[AnyRow]]:
     """Batches of near lengths within the budget of padded tokens, in random order."""
-    batches: list[list[Row]] = []
+    batches: list[list[AnyRow]] = []
     for start in range(0, len(rows), SHUFFLE_ROWS):
-        batch: list[Row] = []
+        batch: list[AnyRow] = []
         for row in sorted(rows[start : start + SHUFFLE_ROWS], key=lambda row: row.tokens.length):
             if batch and (
                 row.tokens.length * (len(batch) + 1) > config.batch_tokens or len(batch) == config.batch_examples
@@ -231,18 +246,50 @@ class Inputs:
     types: Tensor
 
 
-Objective = Callable[[Sequence[Row], Inputs], Tensor]
-"""What a step makes smaller, from its rows and the same as tensors."""
+class Feed:
+    """Tokens to tensors on the device."""
+
+    def __init__(self, tokenizer: Tokenizer, device: torch.device) -> None:
+        self.tokenizer, self.device = tokenizer, device
+
+    def __call__(self, tokens: Sequence[Tokens]) -> Inputs:
+        batch = collate(tokens, self.tokenizer.pad)
+        return Inputs(*(torch.from_numpy(array).to(self.device) for array in (batch.ids, batch.mask, batch.types)))
+
+
+Objective = Callable[[list[Any]], Tensor]
+"""What a step makes smaller, from the rows of its batch."""
+
+Look = Callable[[], Iterator[tuple[str, float]]]
+"""Names and values of what is looked at while training."""
 
 
 class Supervised:
     """The labels' loss of a network."""
 
-    def __init__(self, model: Classifier) -> None:
-        self._model = model
+    def __init__(self, model: Classifier, feed: Feed) -> None:
+        self._model, self._feed = model, feed
 
-    def __call__(self, rows: Sequence[Row], inputs: Inputs) -> Tensor:
+    def __call__(self, rows: Sequence[Row]) -> Tensor:
+        inputs = self._feed([row.tokens for row in rows])
         return labelled_loss(self._model(inputs.ids, inputs.mask, inputs.types).float(), rows)
+
+
+class Validation:
+    """Macro-F1 of each set over the labels that it has, answers chosen among all the task's labels."""
+
+    def __init__(self, model: Classifier, task: Task, feed: Feed, rows: dict[str, list[Example]]) -> None:
+        self._model, self._task, self._feed, self._rows = model, task, feed, rows
+
+    def __call__(self) -> Iterator[tuple[str, float]]:
+        for name, examples in self._rows.items():
+            truth, answers = [], []
+            for start in range(0, len(examples), 50):
+                part = examples[start : start + 50]
+                inputs = self._feed([self._feed.tokenizer.encode(example.text, example.entity) for example in part])
+                answers += self._model(inputs.ids, inputs.mask, inputs.types).argmax(dim=-1).tolist()
+                truth += [self._task.labels.index(example.label) for example in part]
+            yield f"macro_f1/{name}", float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro"))
 
 
 def labelled_loss(logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -259,21 +306,14 @@ def labelled_loss(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 class Trainer:
-    """One run: the optimiser's state, and the steps with their checkpoints, scalars and validations."""
+    """One run: the optimiser's state, and the steps with their checkpoints, scalars and looks at validation rows."""
 
     def __init__(
-        self,
-        config: Config,
-        task: Task,
-        tokenizer: Tokenizer,
-        model: Classifier,
-        objective: Objective,
-        out: Path,
-        steps: int,
+        self, config: Schedule, model: Network, objective: Objective, look: Look, out: Path, steps: int
     ) -> None:
-        self.config, self.task, self.tokenizer, self.out, self.steps = config, task, tokenizer, out, steps
-        self.objective = objective
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.config, self.out, self.steps = config, out, steps
+        self.objective, self.look = objective, look
+        self.device = device()
         self.narrow = multiplies_bfloat16(self.device)
         if self.narrow and self.device.type == "cpu":
             # The fused attention's gradient in bfloat16 is ten times slower there than the plain operators.
@@ -292,7 +332,7 @@ class Trainer:
         warm, left = self.config.warmup_steps, (self.steps - step) / (self.config.anneal * self.steps)
         return max(0.0, min(1.0, (step + 1) / max(1.0, warm), left))
 
-    def run(self, batches: Sequence[list[Row]], validation: dict[str, list[Example]]) -> None:
+    def run(self, batches: Sequence[list[Any]]) -> None:
         bar = Progress(
             TextColumn("train"),
             BarColumn(),
@@ -311,23 +351,21 @@ class Trainer:
                 board.add_scalar("loss", loss, self.step)
                 board.add_scalar("learning_rate", self.schedule.get_last_lr()[0], self.step)
                 if self.step % self.config.validate_every == 0 or self.step == self.steps:
-                    for name, value in self.validate(validation):
-                        board.add_scalar(f"macro_f1/{name}", value, self.step)
-                        bar.console.print(
-                            f"step {self.step} loss {loss:.3f} {name} macro-F1 {value:.4f}", highlight=False
-                        )
+                    for name, value in self.validate():
+                        board.add_scalar(name, value, self.step)
+                        bar.console.print(f"step {self.step} loss {loss:.3f} {name} {value:.4f}", highlight=False)
                 if self.step % self.config.checkpoint_every == 0:
                     self.save()
         # Copies: layers may share a parameter, which safetensors refuses.
         save_file({name: tensor.clone() for name, tensor in self.model.state_dict().items()}, self.out / WEIGHTS)
 
-    def advance(self, rows: Sequence[Row]) -> float:
+    def advance(self, rows: list[Any]) -> float:
         """One optimiser step; returns its loss."""
         # The step's own seed makes dropout the same whether or not the run was resumed.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         self.model.train()
         with self.precision():
-            loss = self.objective(rows, self.tensors([row.tokens for row in rows]))
+            loss = self.objective(rows)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
@@ -336,24 +374,10 @@ class Trainer:
         self.step += 1
         return float(loss.detach())
 
-    def validate(self, validation: dict[str, list[Example]]) -> Iterator[tuple[str, float]]:
-        """Macro-F1 of each set over the labels that it has, answers chosen among all the task's labels."""
+    def validate(self) -> list[tuple[str, float]]:
         self.model.eval()
-        for name, examples in validation.items():
-            truth, answers = [], []
-            for start in range(0, len(examples), 50):
-                part = examples[start : start + 50]
-                tokens = [self.tokenizer.encode(example.text, example.entity) for example in part]
-                inputs = self.tensors(tokens)
-                with torch.inference_mode(), self.precision():
-                    best = self.model(inputs.ids, inputs.mask, inputs.types).argmax(dim=-1).tolist()
-                truth += [self.task.labels.index(example.label) for example in part]
-                answers += best
-            yield name, float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro"))
-
-    def tensors(self, tokens: Sequence[Tokens]) -> Inputs:
-        batch = collate(tokens, self.tokenizer.pad)
-        return Inputs(*(torch.from_numpy(array).to(self.device) for array in (batch.ids, batch.mask, batch.types)))
+        with torch.inference_mode(), self.precision():
+            return list(self.look())
 
     def precision(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow)
@@ -377,12 +401,16 @@ class Trainer:
         self.step = int(state["step"])
 
 
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than fp32: on a GPU, and on a CPU with matrix units (AMX)."""
     return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
-def parameter_groups(model: Classifier, config: Config) -> list[dict[str, Any]]:
+def parameter_groups(model: Network, config: Schedule) -> list[dict[str, Any]]:
     """The head at its own rate, each encoder layer slower than the one above; word embeddings frozen if asked."""
     layers = len(model.encoder.encoder.layer)  # type: ignore[union-attr, arg-type]
     groups: dict[int, list[torch.nn.Parameter]] = {}

@@ -31,9 +31,12 @@ from models.network import WORD_EMBEDDINGS, encoder_layers
 from models.runtime_torch import TorchRuntime
 from models.tasks import TASKS
 from models.tokens import Tokenizer, Tokens
-from models.train import CONFIGS, WEIGHTS, ConfigError, Inputs, Row, labelled_loss, load_run, load_weights
+from models.train import CONFIGS, WEIGHTS, ConfigError, Feed, Inputs, Row, labelled_loss, load_run, load_weights
 from tests.models.conftest import CONFIG, WORDS
 
+EIGHT = [
+    Tokens(np.arange(start, start + 8), np.zeros(8, np.int64), truncated=False, language="en") for start in (4, 12)
+]
 TEXTS = Dataset("headlines", "en", (), "MIT")
 STUDENT = Distillation(
     layers=(1,),
@@ -99,14 +102,13 @@ def test_each_layer_follows_the_one_it_began_as(run: Path) -> None:
     """A student of all layers, not yet trained and not rounded, has nothing to learn from its teacher."""
     network = load_weights(run, load_run(run), TASKS["sentiment"])
     config = replace(STUDENT, layers=(0, 1), labels_weight=0.0)
-    ids = torch.arange(4, 20).reshape(2, 8)
-    inputs = Inputs(ids, torch.ones_like(ids), torch.zeros_like(ids))
-    rows = [Row(Tokens(ids[0].numpy(), ids[0].numpy(), False, "en"), None, (False,) * 3, 0, 0, 0)] * 2
-    assert float(Taught(deepcopy(network), network, config)(rows, inputs).detach()) == pytest.approx(0, abs=1e-6)
+    feed = Feed(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
+    rows = [Row(tokens, None, (False,) * 3, 0, 0, 0) for tokens in EIGHT]
+    assert float(Taught(deepcopy(network), network, config, feed)(rows).detach()) == pytest.approx(0, abs=1e-6)
     damaged = deepcopy(network)
     with torch.no_grad():
         damaged.head.weight.mul_(-1)
-    assert float(Taught(damaged, network, config)(rows, inputs).detach()) > 0.1
+    assert float(Taught(damaged, network, config, feed)(rows).detach()) > 0.1
 
 
 def test_only_the_words_of_some_texts_are_swapped_and_only_for_words_of_the_batch() -> None:
@@ -126,14 +128,12 @@ def test_only_the_words_of_some_texts_are_swapped_and_only_for_words_of_the_batc
 
 def test_texts_with_swapped_words_keep_no_label(run: Path) -> None:
     network = load_weights(run, load_run(run), TASKS["sentiment"])
-    ids = torch.arange(4, 20).reshape(2, 8)
-    inputs = Inputs(ids, torch.ones_like(ids), torch.zeros_like(ids))
-    tokens = Tokens(ids[0].numpy(), ids[0].numpy(), False, "en")
-    rows = {label: [Row(tokens, label, (True,) * 3, 0, 0, 0)] * 2 for label in (0, 2)}
+    feed = Feed(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
+    rows = {label: [Row(tokens, label, (True,) * 3, 0, 0, 0) for tokens in EIGHT] for label in (0, 2)}
     for share, matters in ((0.0, True), (1.0, False)):
         config = replace(STUDENT, layers=(0, 1), corrupted=share, corrupted_tokens=0.0)
         first, other = (
-            float(Taught(deepcopy(network).eval(), network, config)(labelled, inputs).detach())
+            float(Taught(deepcopy(network).eval(), network, config, feed)(labelled).detach())
             for labelled in rows.values()
         )
         assert (first != other) is matters

@@ -90,7 +90,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
     def killed(self: Trainer, rows: list[object]) -> float:
         if self.step == 13:
             raise KeyboardInterrupt
-        return advance(self, rows)  # type: ignore[arg-type]
+        return advance(self, rows)
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "advance", killed)
