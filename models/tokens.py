@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,11 +25,17 @@ CHARACTERS_PER_TOKEN = 16
 ENTITY_SHARE = 4
 """An entity may take up to one part in this many of the token limit."""
 
-LINK = {"type": "Replace", "pattern": {"Regex": "https?://\\S+"}, "content": "http"}
+LINK_PATTERN = "https?://\\S+"
+LINK = {"type": "Replace", "pattern": {"Regex": LINK_PATTERN}, "content": "http"}
 """A normaliser step: a shortened link is a dozen meaningless pieces, and says only that there is a link."""
 
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 LATIN = re.compile("[A-Za-z]")
+LINKED = re.compile(LINK_PATTERN)
+CHUNK = re.compile(rf"{LINK_PATTERN}|(?:(?!{LINK_PATTERN})[^\s\x00-\x1f\x7f-\x9f])+")
+"""What stands between white space and controls: a link, or words."""
+
+APOSTROPHES, POINTS, JOINER = "'’", ".,", "\u200d"
 
 
 Speaker = Literal["customer", "agent"]
@@ -65,6 +71,26 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Words:
+    """A text as words: `text[start:end]` for each of `spans`, in order, without white space.
+
+    `places[word]` are its positions among the tokens. A token that reaches over several words (Chinese characters, a
+    number and its percent sign) is in the places of each. A word of which the tokenizer keeps nothing has none. `read`
+    is the part of the text that the tokens hold.
+    """
+
+    text: str
+    tokens: Tokens
+    spans: tuple[tuple[int, int], ...]
+    places: tuple[tuple[int, ...], ...]
+    read: tuple[int, int]
+
+    def named(self, word: int) -> bool:
+        """Whether the word belongs to a mention of the entity that is asked about."""
+        return any(self.tokens.types[place] for place in self.places[word])
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Padded texts: `ids`, `mask` and `types`, each of shape (batch, length)."""
 
@@ -88,7 +114,19 @@ class Tokenizer:
         A text over the limit keeps its beginning, or, when the entity is first named beyond it, the part around
         that mention. The time is bounded: no more of the text is read than fills the limit.
         """
-        text = text.strip()
+        return self._encode(text.strip(), entity)[0]
+
+    def words(self, text: str, entity: str | None = None) -> Words:
+        """The same tokens, and the words they are of; raises as `encode`."""
+        tokens, offsets = self._encode(text.strip(), entity)
+        before = len(text) - len(text.lstrip())
+        offsets = [(start + before, end + before) for start, end in offsets]
+        read = (offsets[0][0], offsets[-1][1]) if tokens.truncated else (0, len(text))
+        spans = tuple((start + read[0], end + read[0]) for start, end in word_spans(text[slice(*read)]))
+        return Words(text, tokens, spans, places_of(spans, offsets, first=1), read)
+
+    def _encode(self, text: str, entity: str | None) -> tuple[Tokens, list[tuple[int, int]]]:
+        """The tokens of a stripped text, and where in it each of those between `<s>` and `</s>` comes from."""
         if not is_readable(text):
             raise EmptyTextError("the text is empty")
         suffix: list[int] = []
@@ -105,9 +143,10 @@ class Tokenizer:
         kept = [0, *types[start : start + room], 0]
         if suffix:
             kept += [0, *[1] * (len(suffix) - 2), 0]
-        return Tokens(
+        tokens = Tokens(
             np.asarray(ids, np.int64), np.asarray(kept, np.int64), len(pieces.ids) > room, language_of(text[:2000])
         )
+        return tokens, pieces.offsets[start : start + room]
 
     def encode_dialogue(self, turns: Sequence[Turn]) -> tuple[Tokens, int]:
         """The newest turn after those before it, and how many turns were read: the oldest give way to the limit.
@@ -176,6 +215,81 @@ def window_start(types: Sequence[int], room: int) -> int:
     if len(types) <= room or 1 in types[:room] or 1 not in types:
         return 0
     return min(types.index(1) - room // 2, len(types) - room)
+
+
+def word_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where each word begins and ends.
+
+    Links are whole, Chinese characters stand alone, and so does punctuation but for repeats (`!!!`) and what holds a
+    word or a number together (`don't`, `3.5`). Marks and joiners stay with what they change: an emoji of several
+    characters is one word.
+    """
+    for chunk in CHUNK.finditer(text):
+        start, end = chunk.span()
+        if LINKED.match(text, start):
+            yield start, end
+            continue
+        for place in range(start + 1, end):
+            if not is_joined(text, start, place, end):
+                yield start, place
+                start = place
+        yield start, end
+
+
+def is_joined(text: str, start: int, place: int, end: int) -> bool:
+    """Whether the character at `place` continues the word that began at `start`; the chunk ends at `end`."""
+    before, here, after = text[place - 1], text[place], text[place + 1 : min(place + 2, end)]
+    if extends(here):
+        return True
+    if before == JOINER:
+        return not is_letter(here)
+    if is_flag(here):
+        return is_flag(before) and place - start == 1
+    if HAN.match(here):
+        return False
+    if is_letter(here):
+        inside = before in APOSTROPHES or (before in POINTS and here.isdigit())
+        return is_letter(text[start]) and not HAN.match(text[start]) and (is_part(before) or inside)
+    if here in APOSTROPHES or here in POINTS:
+        digits = here in APOSTROPHES or (before.isdigit() and after.isdigit())
+        return digits and is_letter(text[start]) and is_part(before) and is_letter(after) and not HAN.match(after)
+    return here == before == text[start]
+
+
+def is_letter(character: str) -> bool:
+    """Or a digit."""
+    return character.isalnum() or character == "_"
+
+
+def is_part(character: str) -> bool:
+    return extends(character) or (is_letter(character) and not HAN.match(character))
+
+
+def extends(character: str) -> bool:
+    """Whether a character only changes the one before it: marks, joiners, shades of emoji."""
+    return unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf") or "\U0001f3fb" <= character <= "\U0001f3ff"
+
+
+def is_flag(character: str) -> bool:
+    """Whether it is one of the two letters that make the flag of a country."""
+    return "\U0001f1e6" <= character <= "\U0001f1ff"
+
+
+def places_of(
+    spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], first: int
+) -> tuple[tuple[int, ...], ...]:
+    """For each word the tokens that come from it or from the white space before it; the first token is at `first`."""
+    found: list[tuple[int, ...]] = []
+    begin = before = 0
+    for _, end in spans:
+        while begin < len(offsets) and max(offsets[begin][1], offsets[begin][0] + 1) <= before:
+            begin += 1
+        last = begin
+        while last < len(offsets) and offsets[last][0] < end:
+            last += 1
+        found.append(tuple(range(begin + first, last + first)))
+        before = end
+    return tuple(found)
 
 
 def language_of(text: str) -> str:
