@@ -26,6 +26,16 @@ PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
 }
 
 
+def session_options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # The arena never gives memory back, and every new shape would make it grow.
+    options.enable_cpu_mem_arena = False
+    return options
+
+
 class OnnxRuntime:
     """Runs a graph with inputs `ids`, `mask`, `types` (batch, length) and output `logits` (batch, labels).
 
@@ -39,12 +49,7 @@ class OnnxRuntime:
             raise RuntimeError(missing)
         if device == "cuda":
             onnxruntime.preload_dlls()  # CUDA and cuDNN as Python packages, which no linker finds by itself
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # The arena never gives memory back, and every new shape would make it grow.
-        options.enable_cpu_mem_arena = False
+        options = session_options(threads)
         # A plan of the memory is kept for each shape that was seen, and on a GPU rows differ from batch to batch.
         options.enable_mem_pattern = device == "cpu"
         self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[(provider, provider_options)])
