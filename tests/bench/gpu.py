@@ -26,8 +26,7 @@ import tokenizers
 import torch
 
 from models.bundle import SHIPPED, Bundle, BundleError, Device, load
-from models.evaluate import logits_of
-from models.runtime import Runtime
+from models.runtime import Runtime, logits_of
 from models.runtime_onnx import PROVIDERS, BoundRuntime, OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tokens import Tokenizer, Tokens, collate

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from models.calibrate import Answers
 from models.compare import Drift, DriftError, batch_change, check, drift
-from models.evaluate import logits_of, measure, table, write
+from models.evaluate import measure, table, write
 from models.predict import Scaling
+from models.runtime import logits_of
 from models.tasks import SENTIMENT
 from models.tokens import Batch, Tokens
 

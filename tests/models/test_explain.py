@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import random
+import unicodedata
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.bundle import SHIPPED, load
+from models.explain import (
+    METHODS,
+    Explainer,
+    Explanation,
+    MethodName,
+    both_ends,
+    occlusion,
+    parts_of,
+    shapley,
+)
+from models.predict import probabilities, scaling_of
+from models.runtime_onnx import OnnxRuntime
+from models.tokens import LINKED, Batch, EmptyTextError, Tokenizer, Tokens, Words, collate
+
+BUNDLE = load(SHIPPED)
+TOKENIZER = Tokenizer(BUNDLE.tokenizer, BUNDLE.max_tokens)
+RUNTIME = OnnxRuntime(BUNDLE.graph)
+EXPLAINER = Explainer(BUNDLE, TOKENIZER, RUNTIME)
+NEWS = "Shares of Acme plunge after profit warning"
+
+SCRAPS = [
+    *("Acme", "profits", "don't", "U.S.", "3.5%", "$TSLA", "#stocks", "@who", "café", "cafe\u0301", "naïve", "ﬁne"),
+    *("股价", "涨停板", "公司", "，", "。", "！", "平安银行", "５０％", "㍿", "漢", "\U00020bb7", "コスト", "한국"),
+    *("👍", "👍🏽", "👨‍👩‍👧", "🇨🇳", "🇺🇸", "❤️", "1️⃣", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "🙂"),
+    *("مرحبا", "بِسْمِ", "שלום", "שָׁלוֹם", "नमस्ते", "ไทย", "ё", "И\u0306"),
+    *("https://t.co/Xy?z=1", "http://例.cn/路", "!!!", "...", "—", "“quoted”", "a_b", "x-y", "½", "①", "\ufdfa"),
+    *("\u200b", "\u200d", "\u00ad", "\x07", "<s>", "<mask>", "</s>", "▁"),
+    *(" ", "  ", "\n", "\t", "\u3000", "\u00a0", "\u2009", "\r\n", ""),
+]
+
+
+def texts(count: int) -> list[str]:
+    chance = random.Random(11)
+    made = ["".join(chance.choices(SCRAPS, k=chance.randint(1, 24))) for _ in range(count * 2)]
+    return [text for text in made if text.strip() and any(c.isalnum() for c in text)][:count]
+
+
+def bare(text: str) -> str:
+    """Letters and digits without marks, width or form."""
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if c.isalnum())
+
+
+def words_of(text: str, words: Words) -> list[str]:
+    return [text[start:end] for start, end in words.spans]
+
+
+def test_words_are_where_they_say_in_two_thousand_mixed_texts() -> None:
+    for text in texts(2000):
+        words = TOKENIZER.words(text)
+        before = 0
+        for start, end in words.spans:
+            assert before <= start < end <= len(text)
+            assert not text[before:start] or all(
+                c.isspace() or unicodedata.category(c) == "Cc" for c in text[before:start]
+            )
+            before = end
+        assert all(c.isspace() or unicodedata.category(c) == "Cc" for c in text[before:])
+        assert words.tokens.ids.tolist() == TOKENIZER.encode(text).ids.tolist()
+
+
+def test_the_tokens_of_a_word_are_made_of_its_characters() -> None:
+    """Were offsets to drift, a word behind an emoji, a mark or a link would be given another's tokens."""
+    for text in texts(2000):
+        words = TOKENIZER.words(text)
+        for place in range(1, words.tokens.length - 1):
+            own = [span for span, places in zip(words.spans, words.places, strict=True) if place in places]
+            said = "".join(text[start:end] for start, end in own)
+            piece = TOKENIZER._tokenizer.id_to_token(int(words.tokens.ids[place]))
+            assert own or piece == "▁", (text, place)
+            assert piece == "<unk>" or LINKED.search(said) or bare(piece) in bare(said), (text, piece, said)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("  Acme don't rise 3.5%!!! ", ["Acme", "don't", "rise", "3.5", "%", "!!!"]),
+        ("股价ABC大涨，2家", ["股", "价", "ABC", "大", "涨", "，", "2", "家"]),
+        ("ok 👨‍👩‍👧👍🏽🇨🇳🇺🇸❤️1️⃣", ["ok", "👨‍👩‍👧", "👍🏽", "🇨🇳", "🇺🇸", "❤️", "1️⃣"]),
+        ("cafe\u0301 naïve", ["cafe\u0301", "naïve"]),
+        ("بِسْمِ שָׁלוֹם", ["بِسْمِ", "שָׁלוֹם"]),
+        ("see，https://t.co/a?b=c now", ["see", "，", "https://t.co/a?b=c", "now"]),
+        ("'quoted' x-y 1,000, a", ["'", "quoted", "'", "x", "-", "y", "1,000", ",", "a"]),
+    ],
+)
+def test_words_are_those_that_a_reader_sees(text: str, expected: list[str]) -> None:
+    assert words_of(text, TOKENIZER.words(text)) == expected
+
+
+def weights_of(explanation: Explanation) -> NDArray[np.float64]:
+    return np.asarray([weight.weight for weight in explanation.weights])
+
+
+def log_odds(tokens: Tokens, whole: Tokens, label: int) -> float:
+    scaling = scaling_of(BUNDLE.calibration, whole.language, whole.targeted)
+    chance = probabilities(RUNTIME.run(collate([tokens], TOKENIZER.pad)), scaling)[0, label]
+    return float(np.log(chance / (1 - chance)))
+
+
+@pytest.mark.parametrize(
+    ("text", "entity"),
+    [(NEWS, None), ("  Stock A soars while B plunges", "B"), ("Profit of 1200 points 👍🏽 up", None)],
+)
+def test_occlusion_is_what_taking_each_word_away_by_hand_changes(text: str, entity: str | None) -> None:
+    words = TOKENIZER.words(text, entity)
+    found = EXPLAINER.explain(text, entity, "occlusion", "positive")
+    for number, places in enumerate(words.places):
+        if found.weights[number].named:
+            assert found.weights[number].weight == 0
+            continue
+        left = [place for place in range(words.tokens.length) if place not in places]
+        fewer = Tokens(words.tokens.ids[left], words.tokens.types[left], False, words.tokens.language)
+        change = log_odds(words.tokens, words.tokens, 2) - log_odds(fewer, words.tokens, 2)
+        assert found.weights[number].weight == pytest.approx(change, abs=1e-3)
+
+
+def toy(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """3 for the first part or the second, which say the same; -1 for the third; 2 for the fourth and fifth together."""
+    first, second, third, fourth, fifth = kept.T
+    return np.asarray(3.0 * (first | second) - third + 2.0 * (fourth & fifth))
+
+
+@pytest.mark.parametrize(
+    ("weigh", "expected"),
+    [
+        (occlusion, [0, 0, -1, 2, 2]),
+        (both_ends, [1.5, 1.5, -1, 1, 1]),
+        (lambda value, parts: shapley(value, parts, 10), [1.5, 1.5, -1, 1, 1]),
+    ],
+)
+def test_each_method_divides_what_words_say_as_it_is_defined(
+    weigh: Callable[..., NDArray[np.float64]], expected: list[float]
+) -> None:
+    np.testing.assert_allclose(weigh(toy, 5), expected)
+
+
+def test_shapley_values_sum_to_what_the_whole_text_says_beyond_none_of_it() -> None:
+    question = EXPLAINER.question(NEWS)
+    parts = len(question.parts)
+    ends = question.log_odds(np.asarray([[True] * parts, [False] * parts]))
+    assert weights_of(EXPLAINER.explain(NEWS, method="shapley")).sum() == pytest.approx(ends[0] - ends[1], abs=1e-3)
+
+
+def test_a_word_speaks_for_one_label_and_against_another() -> None:
+    words = words_of(NEWS, TOKENIZER.words(NEWS))
+    against = weights_of(EXPLAINER.explain(NEWS, target="positive"))
+    told = EXPLAINER.explain(NEWS)
+    assert told.target == "negative" == max(told.scores, key=lambda label: told.scores[label])
+    assert words[int(weights_of(told).argmax())] == "plunge"
+    assert words[int(against.argmin())] == "plunge"
+    assert weights_of(told).max() > 1
+    assert against.min() < -1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_shares_of_attention_are_those_of_the_tokens(method: MethodName) -> None:
+    found = EXPLAINER.explain("平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份", method)
+    assert [found.weights[place].named for place in (0, 11, 14, 15)] == [False, True, True, False]
+    weights = weights_of(found)
+    assert np.isfinite(weights).all()
+    if not METHODS[method].signed:
+        assert (weights >= 0).all()
+        assert 0 < weights.sum() < 1
+    assert found.signed is METHODS[method].signed
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("text", ["up", "涨", "👍", "ቀበሌ ᚠᚢᚦ", "\u200bup", "a"])
+def test_texts_of_one_token_or_of_none_that_is_known_are_explained(text: str, method: MethodName) -> None:
+    found = EXPLAINER.explain(text, method=method)
+    assert np.isfinite(weights_of(found)).all()
+    assert found.read == (0, len(text))
+
+
+def test_a_text_that_is_all_entity_rests_on_nothing_else() -> None:
+    found = EXPLAINER.explain("Acme", "Acme")
+    assert found.parts == 0
+    assert [(weight.weight, weight.named) for weight in found.weights] == [(0, True)]
+
+
+def test_nothing_readable_is_refused() -> None:
+    with pytest.raises(EmptyTextError):
+        EXPLAINER.explain(" \n")
+
+
+class Counting:
+    """The served runtime, and the tokens that it read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        self.read += int(batch.mask.sum())
+        return np.tile(np.asarray([[0.1, 0.2, 0.7]], np.float32), (len(batch.ids), 1))
+
+
+def test_an_over_long_text_says_what_was_read_and_is_weighed_in_bounded_time() -> None:
+    text = " " + "Profit warning hits the shares. " * 120
+    runtime = Counting()
+    found = Explainer(BUNDLE, TOKENIZER, runtime).explain(text, method="occlusion")
+    assert found.truncated
+    assert found.read[0] <= 1
+    assert 500 < found.read[1] < len(text)
+    assert found.weights[-1].end <= found.read[1]
+    assert found.parts < len(found.weights) < len(TOKENIZER.words(text[:2000]).tokens.ids) * 2
+    assert runtime.read <= 16_384 + 2 * 512
+
+
+def test_an_over_long_text_is_read_around_its_entity() -> None:
+    text = "word " * 900 + "Zorg plunges " + "word " * 900
+    words = TOKENIZER.words(text, "Zorg")
+    assert words.read[0] > 0
+    assert [text[start:end] for word, (start, end) in enumerate(words.spans) if words.named(word)] == ["Zorg"]
+
+
+def test_words_that_share_a_token_are_taken_away_together_and_share_the_weight() -> None:
+    words = TOKENIZER.words("股价 up 50%")
+    parts = [[words_of("股价 up 50%", words)[word] for word in part.words] for part in parts_of(words, 99)]
+    assert parts == [["股", "价"], ["up"], ["50", "%"]]
+    weights = weights_of(EXPLAINER.explain("股价 up 50%"))
+    assert weights[0] == weights[1] != 0
+    assert weights[3] == weights[4] != 0
+
+
+def test_neighbours_go_together_where_parts_are_limited() -> None:
+    words = TOKENIZER.words("a b c d e f g")
+    assert [len(part.words) for part in parts_of(words, 3)] == [3, 3, 1]
