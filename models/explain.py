@@ -1,8 +1,9 @@
 """Which words an answer rests on: a weight for each word, from what changes when words are taken away or from maps.
 
 The signed methods treat the served answer as a function of the words that are kept: a positive weight speaks for the
-target label, a negative one against it, in log-odds of its calibrated probability. The others show where the network
-looks, which speaks for no label. How far each is to be trusted is measured by `models.faithfulness`.
+target label, a negative one against it, in points of its calibrated probability. (In log-odds, an empty text's 6 % and
+a neutral word's 1 % would be worlds apart.) The others show where the network looks, which speaks for no label. How far
+each is to be trusted is measured by `models.faithfulness`.
 Knows a bundle, its tokenizer and a runtime; nothing of the web. Needs no torch.
 """
 
@@ -29,9 +30,6 @@ WORK_TOKENS = 16_384
 
 ORDERS = 10
 """In which Shapley values are sampled, in pairs of one order and its reverse."""
-
-LEAST = 1e-12
-"""Keeps the log-odds of a text the model is wholly sure of finite."""
 
 Value = Callable[[NDArray[np.bool_]], NDArray[np.float64]]
 """Which parts of a text are kept, (variants, parts), to the value of each variant, (variants,)."""
@@ -132,11 +130,11 @@ class Explainer:
         """One weight for each part of the question, (parts,)."""
         count = len(question.parts)
         if method == "occlusion":
-            return occlusion(question.log_odds, count)
+            return occlusion(question.probability, count)
         if method == "both_ends":
-            return both_ends(question.log_odds, count)
+            return both_ends(question.probability, count)
         if method == "shapley":
-            return shapley(question.log_odds, count, ORDERS)
+            return shapley(question.probability, count, ORDERS)
         tokens = question.words.tokens
         maps = self._maps.run(collate([tokens], self._tokenizer.pad))
         taken = {"attention": attention, "rollout": rollout, "value_norm": value_norm}[method]
@@ -166,10 +164,6 @@ class Question:
         different, which = np.unique(kept, axis=0, return_inverse=True)
         answers = self._answers([without(self.words.tokens, self._hidden(row)) for row in different])
         return np.asarray(answers[which, self._label])
-
-    def log_odds(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        chance = self.probability(kept).clip(LEAST, 1 - LEAST)
-        return np.asarray(np.log(chance) - np.log1p(-chance))
 
     def _hidden(self, kept: NDArray[np.bool_]) -> list[int]:
         return [place for part, stays in zip(self.parts, kept, strict=True) if not stays for place in part.places]
