@@ -228,6 +228,8 @@ def test_words_that_share_a_token_are_taken_away_together_and_share_the_weight()
     weights = weights_of(EXPLAINER.explain("股价 up 50%"))
     assert weights[0] == weights[1] != 0
     assert weights[3] == weights[4] != 0
+    whole = EXPLAINER.weigh(EXPLAINER.question("股价 up 50%"), "both_ends")
+    np.testing.assert_allclose([weights[:2].sum(), weights[2], weights[3:].sum()], whole)
 
 
 def test_neighbours_go_together_where_parts_are_limited() -> None:

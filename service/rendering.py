@@ -1,0 +1,109 @@
+"""An explanation as coloured words: in a terminal, or as one page that needs nothing else.
+
+Knows explanations, nothing of how they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+from rich.text import Text
+
+from models.explain import METHODS, Explanation, Weight
+
+FOR, AGAINST, SEEN = (38, 162, 105), (224, 27, 36), (53, 132, 228)
+"""Red, green and blue of a word that speaks for the target, of one against it, and of one that attention is on."""
+
+PAGE = """<!doctype html>
+<html>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font: 1.1rem/1.9 system-ui, sans-serif; max-width: 46rem; margin: 2rem auto; padding: 0 1rem; color: #111;
+background: #fff }}
+.text {{ white-space: pre-wrap; overflow-wrap: anywhere }}
+.text span {{ border-radius: .2rem; padding: .1rem 0 }}
+.named {{ outline: 1px solid #777 }}
+.note {{ color: #555; font-size: .9rem }}
+</style>
+<h1>{title}</h1>
+<p class="text" dir="auto">{words}</p>
+<p class="note">{notes}</p>
+</html>
+"""
+
+
+def title(explanation: Explanation) -> str:
+    target = explanation.target
+    return f"{target}: {explanation.scores[target]:.3f}"
+
+
+def notes(explanation: Explanation) -> list[str]:
+    """What a reader has to know of the colours, and of what was not read."""
+    lines = [f"{explanation.method}: {METHODS[explanation.method].about}."]
+    if explanation.signed:
+        lines.append(f"Green speaks for {explanation.target}, red against it.")
+    else:
+        lines.append("Blue is where the model looks, which speaks neither for nor against a label.")
+    if explanation.truncated:
+        lines.append(f"Only characters {explanation.read[0]} to {explanation.read[1]} were read.")
+    return lines
+
+
+def pieces(text: str, explanation: Explanation) -> Iterator[tuple[str, Weight | None, float]]:
+    """All of the text in order: words with their weight and its share of the largest, and what stands between them."""
+    peak = max((abs(weight.weight) for weight in explanation.weights), default=0.0) or 1.0
+    place = 0
+    for weight in explanation.weights:
+        yield text[place : weight.start], None, 0.0
+        yield text[weight.start : weight.end], weight, weight.weight / peak
+        place = weight.end
+    yield text[place:], None, 0.0
+
+
+def colour(share: float, signed: bool, paper: int) -> tuple[int, int, int]:
+    """Between paper, which is a level of grey, and the full colour."""
+    full = (FOR if share > 0 else AGAINST) if signed else SEEN
+    red, green, blue = (round(paper + (level - paper) * abs(share)) for level in full)
+    return red, green, blue
+
+
+def terminal(text: str, explanation: Explanation) -> Text:
+    """The text with coloured grounds; an entity that is asked about is underlined."""
+    shown = Text()
+    for piece, weight, share in pieces(text, explanation):
+        if weight is None:
+            shown.append(visible(piece))
+            continue
+        red, green, blue = colour(share, explanation.signed, paper=255)
+        style = f"black on rgb({red},{green},{blue})" if abs(share) >= 0.05 else ""
+        shown.append(visible(piece), f"{style} underline" if weight.named else style)
+    return shown
+
+
+def visible(text: str) -> str:
+    """Without controls, by which a text could steer the terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t\u200d" else "\ufffd" for c in text)
+
+
+def page(text: str, explanation: Explanation) -> str:
+    """One HTML page without scripts or outside requests; whatever the text holds is shown as it is."""
+    words = []
+    for piece, weight, share in pieces(text, explanation):
+        if weight is None:
+            words.append(escape(piece))
+            continue
+        red, green, blue = colour(share, explanation.signed, paper=255)
+        named = ' class="named"' if weight.named else ""
+        words.append(
+            f'<span{named} style="background:rgb({red},{green},{blue})" title="{weight.weight:+.3f}">'
+            f"{escape(piece)}</span>"
+        )
+    return PAGE.format(
+        title=escape(title(explanation)),
+        words="".join(words),
+        notes="<br>".join(escape(line) for line in notes(explanation)),
+    )
