@@ -80,11 +80,16 @@ class Curves:
 
 
 def measure(bundle: Bundle, data: Path, datasets: Iterable[Dataset], rows: int) -> Iterator[Measured]:
-    """Every method and random orders on `rows` validation texts of each data set, drawn the same every time."""
+    """Every method and random orders on `rows` validation texts of each data set, drawn the same every time.
+
+    A data set without any text whose words could be ranked is left out.
+    """
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     explainer = Explainer(bundle, tokenizer, OnnxRuntime(bundle.graph))
     for dataset in datasets:
         questions = list(drawn(explainer, read(data, dataset, "validation"), rows))
+        if not questions:
+            continue
         for method in METHODS:
             yield measured(explainer, dataset.name, method, questions)
         yield measured_random(dataset.name, questions)

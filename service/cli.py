@@ -211,7 +211,8 @@ def explain(
     console = Console(highlight=False, soft_wrap=True)
     console.print(rendering.title(found), style="bold")
     console.print(rendering.terminal(text, found))
-    console.print("\n".join(rendering.notes(found)), style="dim", markup=False)
+    lines = [rendering.heaviest(text, found), *rendering.notes(found)]
+    console.print("\n".join(lines), style="dim", markup=False)
 
 
 @app.command()

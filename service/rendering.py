@@ -53,6 +53,12 @@ def notes(explanation: Explanation) -> list[str]:
     return lines
 
 
+def heaviest(text: str, explanation: Explanation, count: int = 6) -> str:
+    """The words that weigh most with their weights, for terminals without colours and eyes that do not see them."""
+    found = sorted(explanation.weights, key=lambda weight: -abs(weight.weight))[:count]
+    return ", ".join(f"{visible(text[weight.start : weight.end])} {weight.weight:+.3f}" for weight in found)
+
+
 def pieces(text: str, explanation: Explanation) -> Iterator[tuple[str, Weight | None, float]]:
     """All of the text in order: words with their weight and its share of the largest, and what stands between them."""
     peak = max((abs(weight.weight) for weight in explanation.weights), default=0.0) or 1.0
@@ -64,11 +70,10 @@ def pieces(text: str, explanation: Explanation) -> Iterator[tuple[str, Weight | 
     yield text[place:], None, 0.0
 
 
-def colour(share: float, signed: bool, paper: int) -> tuple[int, int, int]:
-    """Between paper, which is a level of grey, and the full colour."""
+def colour(share: float, signed: bool) -> str:
+    """Between white and the full colour."""
     full = (FOR if share > 0 else AGAINST) if signed else SEEN
-    red, green, blue = (round(paper + (level - paper) * abs(share)) for level in full)
-    return red, green, blue
+    return "rgb({},{},{})".format(*(round(255 + (level - 255) * abs(share)) for level in full))
 
 
 def terminal(text: str, explanation: Explanation) -> Text:
@@ -78,9 +83,8 @@ def terminal(text: str, explanation: Explanation) -> Text:
         if weight is None:
             shown.append(visible(piece))
             continue
-        red, green, blue = colour(share, explanation.signed, paper=255)
-        style = f"black on rgb({red},{green},{blue})" if abs(share) >= 0.05 else ""
-        shown.append(visible(piece), f"{style} underline" if weight.named else style)
+        ground = f"black on {colour(share, explanation.signed)}" if abs(share) >= 0.05 else ""
+        shown.append(visible(piece), "underline" if weight.named else ground)
     return shown
 
 
@@ -96,12 +100,9 @@ def page(text: str, explanation: Explanation) -> str:
         if weight is None:
             words.append(escape(piece))
             continue
-        red, green, blue = colour(share, explanation.signed, paper=255)
+        ground = colour(share, explanation.signed)
         named = ' class="named"' if weight.named else ""
-        words.append(
-            f'<span{named} style="background:rgb({red},{green},{blue})" title="{weight.weight:+.3f}">'
-            f"{escape(piece)}</span>"
-        )
+        words.append(f'<span{named} style="background:{ground}" title="{weight.weight:+.3f}">{escape(piece)}</span>')
     return PAGE.format(
         title=escape(title(explanation)),
         words="".join(words),

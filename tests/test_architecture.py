@@ -48,6 +48,12 @@ def test_serving_needs_no_training_library(path: Path) -> None:
     assert not {"torch", "transformers", "sklearn", "onnx", "safetensors"} & set(imported(path))
 
 
+@pytest.mark.parametrize("name", ["explain", "maps"])
+def test_explaining_needs_no_training_library(name: str) -> None:
+    code = f"import sys, models.{name}; sys.exit(bool({{'torch', 'onnx', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 @pytest.mark.parametrize("name", ["batching.py", "call.py", "engine.py", "predictor.py", "remote.py", "settings.py"])
 def test_the_engine_knows_nothing_of_http(name: str) -> None:
     assert not {"fastapi", "starlette", "uvicorn"} & set(imported(ROOT / "service" / name))

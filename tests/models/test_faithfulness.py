@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.bundle import load
+from models.data import Dataset
+from models.explain import METHODS
+from models.faithfulness import (
+    RANDOM,
+    Measured,
+    area,
+    curves,
+    heaviest_first,
+    measure,
+    over_sets,
+    summary,
+    table,
+    write,
+)
+from tests.tiny import tiny_bundle
+
+
+def question(weights: list[float]) -> Any:
+    """An answer whose probability is the sum of the weights of the parts that are kept."""
+
+    def probability(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.asarray(kept @ np.asarray(weights))
+
+    return SimpleNamespace(probability=probability)
+
+
+TEN = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0, 0.0, 0.0, 0.0]
+
+
+def test_heaviest_first_keeps_the_order_of_equals() -> None:
+    assert heaviest_first(np.asarray([0.0, 2.0, -1.0, 2.0])).tolist() == [1, 3, 0, 2]
+
+
+def test_the_figures_of_a_known_answer_are_those_worked_out_by_hand() -> None:
+    found = summary("set", "occlusion", [curves(question(TEN), np.arange(10))], rows=1, milliseconds=1.0)
+    # Of ten parts the bins take 1, 1, 1, 2 and 5.
+    assert found.comprehensiveness == pytest.approx((0.5 * 3 + 0.7 + 0.95) / 5)
+    assert found.sufficiency == pytest.approx((0.5 * 3 + 0.3 + 0.05) / 5)
+    assert found.deletion == pytest.approx((1, 0.5, 0.3, 0.2, 0.1, 0.05, 0, 0, 0, 0, 0))
+    assert found.insertion == pytest.approx((0, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1, 1, 1, 1))
+    assert found.deletion_area == pytest.approx(0.165)
+    assert found.insertion_area == pytest.approx(0.835)
+
+
+def test_the_best_order_beats_the_worst() -> None:
+    best, worst = (
+        summary("set", "occlusion", [curves(question(TEN), order)], 1, 0.0)
+        for order in (np.arange(10), np.arange(10)[::-1])
+    )
+    assert best.comprehensiveness > worst.comprehensiveness
+    assert best.sufficiency < worst.sufficiency
+    assert best.deletion_area < worst.deletion_area
+    assert best.insertion_area > worst.insertion_area
+
+
+@pytest.mark.parametrize("parts", [2, 3, 7])
+def test_a_short_text_has_whole_curves(parts: int) -> None:
+    found = summary("set", "occlusion", [curves(question([1 / parts] * parts), np.arange(parts))], 1, 0.0)
+    assert np.isfinite([found.comprehensiveness, found.sufficiency, *found.deletion, *found.insertion]).all()
+    assert (found.deletion[0], found.deletion[-1]) == (pytest.approx(1), pytest.approx(0))
+
+
+def test_an_area_is_that_under_a_curve_from_none_to_all() -> None:
+    assert area([0.4] * 11) == pytest.approx(0.4)
+    assert area(np.linspace(1, 0, 11).tolist()) == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def measured(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Measured]:
+    bundle = load(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+    labels = ("negative", "neutral", "positive")
+    # Of "companies" nothing but the entity and one word is there to be ranked.
+    sets = [Dataset(name, "en", labels, "MIT") for name in ("news", "companies", "reviews_zh")]
+    return list(measure(bundle, data, sets, rows=6))
+
+
+def test_every_method_and_chance_are_measured_on_every_set_that_has_words_to_rank(measured: list[Measured]) -> None:
+    assert [(row.dataset, row.method) for row in measured] == [
+        (name, method) for name in ("news", "reviews_zh") for method in (*METHODS, RANDOM)
+    ]
+    assert {row.rows for row in measured} == {6}
+    assert all(row.milliseconds > 0 for row in measured if row.method != RANDOM)
+
+
+def test_methods_that_ask_the_model_beat_chance_even_on_a_network_that_learned_nothing(
+    measured: list[Measured],
+) -> None:
+    means = {row.method: row for row in over_sets(measured)}
+    for method in ("occlusion", "both_ends", "shapley"):
+        assert means[method].comprehensiveness > means[RANDOM].comprehensiveness + 0.02
+        assert means[method].deletion_area < means[RANDOM].deletion_area
+
+
+def test_the_files_hold_the_figures_and_a_picture(measured: list[Measured], tmp_path: Path) -> None:
+    write(measured, tmp_path / "out")
+    rows = json.loads((tmp_path / "out" / "faithfulness.json").read_text())
+    assert rows[0]["comprehensiveness"] == measured[0].comprehensiveness
+    assert rows[0]["deletion_area"] == measured[0].deletion_area
+    assert (tmp_path / "out" / "faithfulness.md").read_text() == table(measured) + "\n"
+    assert (tmp_path / "out" / "deletion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_table_tells_how_many_times_chance_each_method_is(measured: list[Measured]) -> None:
+    rows = [line.split(" | ") for line in table(measured).splitlines()]
+    chance = next(row for row in rows if row[0] == f"| {RANDOM}")
+    assert chance[2] == "1.0"
