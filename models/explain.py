@@ -239,7 +239,7 @@ def shapley(value: Value, parts: int, orders: int) -> NDArray[np.float64]:
 def readers(tokens: Tokens) -> NDArray[np.float32]:
     """(length,): the share that the answer takes of each token's last state, as `models.network.pool`."""
     chosen = tokens.types if tokens.targeted else np.ones_like(tokens.types)
-    return (chosen / chosen.sum()).astype(np.float32)
+    return np.asarray(chosen / chosen.sum(), np.float32)
 
 
 def attention(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -261,7 +261,7 @@ def rollout(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
 
     In every layer half of a token comes from itself, past the attention.
     """
-    shares = readers
+    shares: NDArray[np.float32] = readers
     for layer in reversed(range(maps.layers)):
         shares = np.asarray((shares + shares @ maps.attention(layer)[0].mean(axis=0)) / 2)
     return shares

@@ -199,6 +199,10 @@ def explain(
     from service import rendering
 
     try:
+        f"{text}{entity or ''}".encode()
+    except UnicodeEncodeError:
+        _refuse("the text, or the entity, is not in UTF-8", 2)
+    try:
         loaded = load(bundle or SHIPPED)
         if target is not None and target not in loaded.task.labels:
             _refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)

@@ -69,7 +69,7 @@ def test_the_best_order_beats_the_worst() -> None:
 def test_a_short_text_has_whole_curves(parts: int) -> None:
     found = summary("set", "occlusion", [curves(question([1 / parts] * parts), np.arange(parts))], 1, 0.0)
     assert np.isfinite([found.comprehensiveness, found.sufficiency, *found.deletion, *found.insertion]).all()
-    assert (found.deletion[0], found.deletion[-1]) == (pytest.approx(1), pytest.approx(0))
+    assert [found.deletion[0], found.deletion[-1]] == pytest.approx([1, 0])
 
 
 def test_an_area_is_that_under_a_curve_from_none_to_all() -> None:

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from models.explain import Explanation, Weight
+from models.explain import Explanation, MethodName, Weight
 from service.rendering import heaviest, page, terminal
 
 TEXT = ' <b>"up"</b> & Acme \x1b[31m{down}'
@@ -17,7 +17,7 @@ def explanation(signed: bool = True, truncated: bool = False) -> Explanation:
         Weight(TEXT.index(word), TEXT.index(word) + len(word), weight if signed else abs(weight), word == "Acme")
         for word, weight in words.items()
     )
-    method = "both_ends" if signed else "rollout"
+    method: MethodName = "both_ends" if signed else "rollout"
     return Explanation(method, signed, "positive", SCORES, weights, 3, (0, len(TEXT)), truncated)
 
 
