@@ -14,11 +14,16 @@ from models.explain import (
     Explainer,
     Explanation,
     MethodName,
+    attention,
     both_ends,
     occlusion,
     parts_of,
+    readers,
+    rollout,
     shapley,
+    value_norm,
 )
+from models.maps import MapRuntime
 from models.predict import probabilities, scaling_of
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import LINKED, Batch, EmptyTextError, Tokenizer, Tokens, Words, collate
@@ -170,6 +175,24 @@ def test_shares_of_attention_are_those_of_the_tokens(method: MethodName) -> None
         assert (weights >= 0).all()
         assert 0 < weights.sum() < 1
     assert found.signed is METHODS[method].signed
+
+
+@pytest.mark.parametrize("entity", [None, "Acme"])
+def test_shares_of_attention_are_those_of_the_published_methods(entity: str | None) -> None:
+    tokens = TOKENIZER.encode(NEWS, entity)
+    maps = MapRuntime(BUNDLE.graph).run(collate([tokens], TOKENIZER.pad))
+    read = tokens.types / tokens.types.sum() if entity else np.full(tokens.length, 1 / tokens.length)
+    along, norms, last = np.eye(tokens.length), np.zeros(tokens.length), np.zeros((tokens.length, tokens.length))
+    for layer in range(maps.layers):
+        last = maps.attention(layer)[0].mean(axis=0)
+        along = (last + np.eye(tokens.length)) / 2 @ along
+        given = np.einsum("htp,hpw->htw", maps.values[layer, 0], maps.mixing[layer])
+        carried = np.einsum("hij,hj->ij", maps.attention(layer)[0], np.sqrt((given**2).sum(axis=-1)))
+        norms += read @ (carried / carried.sum(axis=1, keepdims=True)) / maps.layers
+    own = readers(tokens)
+    np.testing.assert_allclose(attention(maps, own), read @ last, atol=1e-6)
+    np.testing.assert_allclose(rollout(maps, own), read @ along, atol=1e-6)
+    np.testing.assert_allclose(value_norm(maps, own), norms, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
