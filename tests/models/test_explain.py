@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 from models.bundle import SHIPPED, load
 from models.explain import (
+    AUTO,
     METHODS,
+    OFFERED,
     Explainer,
     Explanation,
     MethodName,
@@ -207,6 +209,11 @@ def test_a_text_that_is_all_entity_rests_on_nothing_else() -> None:
     found = EXPLAINER.explain("Acme", "Acme")
     assert found.parts == 0
     assert [(weight.weight, weight.named) for weight in found.weights] == [(0, True)]
+
+
+def test_attention_alone_is_not_offered_as_an_explanation() -> None:
+    assert AUTO in OFFERED
+    assert not {"attention", "rollout"} & set(OFFERED)
 
 
 def test_nothing_readable_is_refused() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from models.explain import METHODS, OFFERED
 from service.cli import app
 from tests.tiny import tiny_bundle
 
@@ -36,6 +37,16 @@ def test_the_target_and_the_method_are_those_asked_for(bundle: Path) -> None:
     assert code == 0
     assert shown.startswith("neutral: ")
     assert "occlusion: " in shown
+
+
+@pytest.mark.parametrize("method", ["auto", *OFFERED])
+def test_every_method_that_is_offered_can_be_asked_for(bundle: Path, method: str) -> None:
+    assert run("up", "--bundle", str(bundle), "--method", method)[0] == 0
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in OFFERED])
+def test_a_method_that_does_not_beat_chance_cannot_be_asked_for(bundle: Path, method: str) -> None:
+    assert run("up", "--bundle", str(bundle), "--method", method)[0] == 2
 
 
 def test_a_page_is_written(bundle: Path, tmp_path: Path) -> None:
