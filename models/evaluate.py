@@ -11,21 +11,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, f1_score
 
 from models.bundle import Bundle, Metric
 from models.calibrate import Answers, calibration_error, scaled
 from models.data import Dataset, Example, read
+from models.embed import rows_of
 from models.predict import Calibration
 from models.runtime import Runtime
 from models.runtime_onnx import OnnxRuntime
 from models.tasks import Task
-from models.tokens import Tokenizer, Tokens, collate
+from models.tokens import Tokenizer, Tokens
 
 COMMAND = "heed evaluate --bundle models/bundles/{name} --data DATA"
 CONFUSION = "confusion.png"
-BATCH_TOKENS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,23 +46,6 @@ class Measured:
     confusion: list[list[int]]
 
 
-def logits_of(runtime: Runtime, tokens: Sequence[Tokens], pad: int) -> NDArray[np.float32]:
-    """(texts, labels), in the order given; batches are made of near lengths."""
-    order = sorted(range(len(tokens)), key=lambda index: tokens[index].length)
-    parts: list[NDArray[np.float32]] = []
-    start = 0
-    while start < len(order):
-        end = start + 1
-        while end < len(order) and tokens[order[end]].length * (end + 1 - start) <= BATCH_TOKENS:
-            end += 1
-        parts.append(runtime.run(collate([tokens[index] for index in order[start:end]], pad)))
-        start = end
-    logits = np.concatenate(parts)
-    result = np.empty_like(logits)
-    result[order] = logits
-    return result
-
-
 def encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Tokens]:
     return [tokenizer.encode(example.text, example.entity) for example in examples]
 
@@ -80,7 +62,7 @@ def answer(
             Answers(
                 dataset.name,
                 dataset.language,
-                logits_of(runtime, tokens, tokenizer.pad),
+                rows_of(runtime, tokens, tokenizer.pad),
                 np.asarray([task.labels.index(example.label) for example in examples]),
                 tuple(task.labels.index(label) for label in dataset.labels),
                 np.asarray([item.language for item in tokens]),

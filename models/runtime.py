@@ -1,4 +1,4 @@
-"""What every runtime offers: one padded batch in, logits out.
+"""What every runtime offers: one padded batch in, a row for each text out.
 
 The two runtimes are sibling files: `runtime_onnx` serves, `runtime_torch` is what the exported graph is held to.
 """
@@ -15,5 +15,5 @@ from models.tokens import Batch
 
 class Runtime(Protocol):
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits of shape (batch, labels). Blocks; not to be called from two threads at once."""
+        """Logits (batch, labels), or vectors (batch, width). Blocks; not to be called from two threads at once."""
         ...

@@ -103,7 +103,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "HEED_INTENT_BUNDLE": "none", **(environment or {})},
         )
         self.seconds_to_ready = self._wait_ready()
 
