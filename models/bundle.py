@@ -27,6 +27,7 @@ MANIFEST, GRAPH, GPU_GRAPH, EMBEDDINGS, TOKENIZER, CARD = (
     "CARD.md",
 )
 SHIPPED = Path(__file__).parent / "bundles" / "sentiment"
+SHIPPED_INTENT = SHIPPED.with_name("intent")
 SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
 """What a bundle may hold; anything else, pickled weights above all, is refused."""
 
@@ -78,10 +79,14 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle(Manifest):
-    """A verified bundle; `digest` is the SHA-256 of its manifest, which holds those of all other files."""
+    """A verified bundle; `digest` is the SHA-256 of its manifest, which holds those of all other files.
+
+    `encoder` is that of its CPU graph: what heads and reply sets made with its vectors are held to.
+    """
 
     path: Path
     digest: str
+    encoder: str
 
     @property
     def graph(self) -> Path:
@@ -147,12 +152,13 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         for language, row in manifest["calibration"].items()
     }
     languages = tuple(manifest["languages"])
-    for question in (*languages, *calibration):
+    for question in (*languages, *calibration) if task.labels else ():
         if question not in calibration or len(calibration[question].bias) != len(task.labels):
             raise BundleError(f"bundle {path.name}: no calibration of {len(task.labels)} labels for {question}")
     return Bundle(
         path=path,
         digest=digest,
+        encoder=str(manifest["files"].get(GRAPH, "")),
         name=str(manifest["name"]),
         version=str(manifest["version"]),
         task=task,

@@ -16,8 +16,9 @@ from sklearn.metrics import confusion_matrix, f1_score
 from models.bundle import Bundle, Metric
 from models.calibrate import Answers, calibration_error, scaled
 from models.data import Dataset, Example, read
+from models.embed import rows_of
 from models.predict import Calibration
-from models.runtime import Runtime, logits_of
+from models.runtime import Runtime
 from models.runtime_onnx import OnnxRuntime
 from models.tasks import Task
 from models.tokens import Tokenizer, Tokens
@@ -61,7 +62,7 @@ def answer(
             Answers(
                 dataset.name,
                 dataset.language,
-                logits_of(runtime, tokens, tokenizer.pad),
+                rows_of(runtime, tokens, tokenizer.pad),
                 np.asarray([task.labels.index(example.label) for example in examples]),
                 tuple(task.labels.index(label) for label in dataset.labels),
                 np.asarray([item.language for item in tokens]),

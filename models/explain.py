@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
+from models.embed import rows_of
 from models.maps import MapRuntime, Maps
 from models.predict import Scaling, probabilities, scaling_of
-from models.runtime import Runtime, logits_of
+from models.runtime import Runtime
 from models.tokens import Tokenizer, Tokens, Words, collate
 
 MethodName = Literal["occlusion", "both_ends", "shapley", "value_norm", "rollout", "attention"]
@@ -173,7 +174,7 @@ class Question:
         return [place for part, stays in zip(self.parts, kept, strict=True) if not stays for place in part.places]
 
     def _answers(self, variants: Sequence[Tokens]) -> NDArray[np.float64]:
-        return probabilities(logits_of(self._runtime, variants, self._pad), self._scaling)
+        return probabilities(rows_of(self._runtime, variants, self._pad), self._scaling)
 
 
 def parts_of(words: Words, limit: int) -> tuple[Part, ...]:

@@ -37,7 +37,7 @@ def session_options(threads: int) -> Any:
 
 
 class OnnxRuntime:
-    """Runs a graph with inputs `ids`, `mask`, `types` (batch, length) and output `logits` (batch, labels).
+    """Runs a graph with inputs `ids`, `mask`, `types` (batch, length) and one output, `logits` or `vectors`.
 
     Raises RuntimeError when the device is not to be had.
     """
@@ -55,12 +55,13 @@ class OnnxRuntime:
         self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[(provider, provider_options)])
         if provider not in self._session.get_providers():  # it falls back to the CPU and only logs it
             raise RuntimeError(missing)
+        self._output = str(self._session.get_outputs()[0].name)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits of shape (batch, labels)."""
+        """A row for each text: logits (batch, labels), or vectors (batch, width)."""
         feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.types}
-        logits: NDArray[np.float32] = self._session.run(["logits"], feeds)[0]
-        return logits.astype(np.float32, copy=False)
+        rows: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
+        return rows.astype(np.float32, copy=False)
 
 
 class BoundRuntime(OnnxRuntime):
@@ -72,14 +73,14 @@ class BoundRuntime(OnnxRuntime):
     """
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits of shape (batch, labels)."""
+        """A row for each text: logits (batch, labels), or vectors (batch, width)."""
         binding = self._session.io_binding()
         for name, array in (("ids", batch.ids), ("mask", batch.mask), ("types", batch.types)):
             binding.bind_cpu_input(name, padded(array))
-        binding.bind_output("logits", "cpu")
+        binding.bind_output(self._output, "cpu")
         self._session.run_with_iobinding(binding)
-        logits: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
-        return logits
+        rows: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
+        return rows
 
 
 def padded(array: NDArray[np.int64]) -> NDArray[np.int64]:

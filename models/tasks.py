@@ -1,4 +1,4 @@
-"""What each task answers: its labels, its token limit and the figure it is judged by.
+"""What each task answers: its labels where they are fixed, its token limit and the figure it is judged by.
 
 Knows nothing of networks, files or the wire.
 """
@@ -18,4 +18,7 @@ class Task:
 
 SENTIMENT = Task("sentiment", ("negative", "neutral", "positive"), max_tokens=512, headline_metric="macro_f1")
 
-TASKS = {task.name: task for task in (SENTIMENT,)}
+INTENT = Task("intent", (), max_tokens=256, headline_metric="accuracy")
+"""Its bundle gives vectors; the intents are those of the heads, and the replies those of a file or a request."""
+
+TASKS = {task.name: task for task in (SENTIMENT, INTENT)}

@@ -148,16 +148,16 @@ class Tokenizer:
         )
         return tokens, pieces.offsets[start : start + room]
 
-    def encode_dialogue(self, turns: Sequence[Turn]) -> tuple[Tokens, int]:
-        """The newest turn after those before it, and how many turns were read: the oldest give way to the limit.
+    def encode_dialogue(self, newest_text: str, before: Sequence[Turn]) -> tuple[Tokens, int]:
+        """A dialogue's newest turn after those before it, and how many were read: the oldest give way to the limit.
 
         Earlier turns are read whole or not at all, each after its speaker's name. The newest alone is as a text. Raises
         EmptyTextError when nothing of it can be read. The time is bounded by the limit.
         """
-        newest = self.encode(turns[-1].text)
+        newest = self.encode(newest_text)
         left = self.max_tokens - newest.length - 1
         earlier: list[list[int]] = []
-        for turn in reversed(turns[:-1]):
+        for turn in reversed(before):
             mark = self._marks[turn.speaker]
             pieces = [*mark, *self._pieces(turn.text.strip(), max(left, 1)).ids]
             if len(pieces) > left:
@@ -166,10 +166,10 @@ class Tokenizer:
             left -= len(pieces)
         if not earlier:
             return newest, 1
-        before = [self._begin, *(piece for pieces in reversed(earlier) for piece in pieces), self._end]
-        ids = np.asarray([*before, *newest.ids[1:]], np.int64)
+        context = [self._begin, *(piece for pieces in reversed(earlier) for piece in pieces), self._end]
+        ids = np.asarray([*context, *newest.ids[1:]], np.int64)
         types = np.zeros(len(ids), np.int64)
-        types[len(before) : -1] = 1
+        types[len(context) : -1] = 1
         return Tokens(ids, types, newest.truncated, newest.language), len(earlier) + 1
 
     def _pieces(self, text: str, room: int) -> tokenizers.Encoding:

@@ -103,6 +103,12 @@ class Run:
     notes: str
 
 
+def task_of(folder: Path) -> str:
+    """What a training folder's network answers."""
+    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    return str(content["config"].get("task", "intent"))
+
+
 def load_run(folder: Path) -> Run:
     content = json.loads((folder / RUN).read_text(encoding="utf-8"))
     notes = folder / NOTES

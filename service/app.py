@@ -40,6 +40,7 @@ from service.metrics import Metrics
 from service.predictor import Predictor
 from service.remote import CALLS_PER_REPLICA, Remote, running
 from service.settings import Settings
+from service.shelf import Shelf
 
 _NAME = "heed"
 _KEEP_ALIVE_S = 75
@@ -67,35 +68,44 @@ _NEEDED_RESOURCE = 0.001  # of a custom resource: it says where models may be, n
 
 @serve.ingress()
 class Gateway:
-    """One replica. Serve runs the lifespan of the application, and that starts and stops the predictor."""
+    """One replica. Serve runs the lifespan of the application, and that starts and stops the predictors."""
 
-    def __init__(self, chosen: Settings, model: DeploymentHandle | None = None) -> None:
+    def __init__(self, chosen: Settings, *models: DeploymentHandle) -> None:
+        """`models` are in the order of the settings' bundles; without them the models are held here."""
         logs.configure(chosen.log_level)
         _close_handle_port()
         metrics = Metrics(chosen.metrics_dir)
-        self._predictor = _inline(chosen, metrics) if model is None else _remote(chosen, metrics, model)
-        served = self._predictor.bundle
-        metrics.bundle(served.task.name, served.name, served.version, served.digest)
-        cache = Cache(self._predictor, chosen.cache_entries, metrics.task(served.task.name))
-        self._gateway = create_app({served.task.name: cache}, chosen, metrics)
+        self._predictors = (
+            [_remote(path, chosen, metrics, model) for path, model in zip(chosen.bundles.values(), models, strict=True)]
+            if models
+            else [_inline(path, chosen, metrics) for path in chosen.bundles.values()]
+        )
+        caches, shelf = {}, None
+        for predictor in self._predictors:
+            served, task = predictor.bundle, predictor.bundle.task.name
+            metrics.bundle(task, served.name, served.version, served.digest)
+            caches[task] = Cache(predictor, chosen.cache_entries, metrics.task(task))
+            if task == "intent":
+                shelf = Shelf(served, chosen.shelf)
+        self._gateway = create_app(caches, chosen, metrics, shelf)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
 
     def check_health(self) -> None:
         """Raising makes Serve replace this replica."""
-        if not self._predictor.healthy:
+        if not all(predictor.healthy for predictor in self._predictors):
             raise RuntimeError("the inference thread has died")
 
 
 class Model:
     """One replica of the model alone; the gateways call `predict`."""
 
-    async def __init__(self, chosen: Settings) -> None:  # type: ignore[misc]  # Serve awaits it, then sends calls
+    async def __init__(self, chosen: Settings, path: Path) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure(chosen.log_level)
         _close_handle_port()
         self._tally = Tally()
-        self._engine = _engine(bundles.load(chosen.bundle), chosen, self._tally)
+        self._engine = _engine(bundles.load(path), chosen, self._tally)
         await self._engine.start()
 
     async def predict(self, parts: Sequence[Part]) -> Reply:
@@ -107,13 +117,13 @@ class Model:
             raise RuntimeError("the inference thread has died")
 
 
-def _inline(chosen: Settings, metrics: Metrics) -> Predictor:
-    bundle = bundles.load(chosen.bundle)
+def _inline(path: Path, chosen: Settings, metrics: Metrics) -> Predictor:
+    bundle = bundles.load(path)
     return _engine(bundle, chosen, metrics.task(bundle.task.name))
 
 
-def _remote(chosen: Settings, metrics: Metrics, model: DeploymentHandle) -> Predictor:
-    bundle = bundles.describe(chosen.bundle)
+def _remote(path: Path, chosen: Settings, metrics: Metrics, model: DeploymentHandle) -> Predictor:
+    bundle = bundles.describe(path)
     task = bundle.task.name
     return Remote(bundle, model, partial(running, model), _limits(chosen), metrics.task(task), metrics.calls(task))
 
@@ -161,13 +171,14 @@ def _application(chosen: Settings) -> serve.Application:
         },
         **_COMMON,
     )
-    return gateway.bind(chosen) if inline else gateway.bind(chosen, _model(chosen).bind(chosen))
+    models = {} if inline else chosen.bundles
+    return gateway.bind(chosen, *(_model(task, chosen).bind(chosen, path) for task, path in models.items()))
 
 
-def _model(chosen: Settings) -> serve.Deployment:
+def _model(task: str, chosen: Settings) -> serve.Deployment:
     model: serve.Deployment = serve.deployment(
         Model,
-        name="model",
+        name=f"{task}-model",
         autoscaling_config=AutoscalingConfig(
             min_replicas=chosen.model_replicas_min,
             max_replicas=chosen.model_replicas_max,
@@ -201,7 +212,8 @@ def _start(chosen: Settings, folder: Path) -> None:
     # The one switch with which every port of Ray binds to 127.0.0.1: that address given to `ray.init` is replaced by
     # the address of the network card.
     ray_constants.ENABLE_RAY_CLUSTER = False
-    models_cpus = chosen.model_cpus * chosen.model_replicas_max if chosen.placement == "remote" else 0
+    models = len(chosen.bundles) if chosen.placement == "remote" else 0
+    models_cpus = models * chosen.model_cpus * chosen.model_replicas_max
     ray.init(
         address="local",
         num_cpus=chosen.replicas + math.ceil(models_cpus),  # what they ask for, not what the machine has

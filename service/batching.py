@@ -1,8 +1,8 @@
-"""The batcher: waiting texts in, scores out, on one thread that alone touches the model.
+"""The batcher: waiting texts in, a row of the model for each out, on one thread that alone touches the model.
 
 Work-conserving, without a timer: an idle thread starts on whatever waits, and while it is busy more gathers. It knows
 lengths, budgets and deadlines; it knows nothing of tokens' meaning, of HTTP or of metrics. Which texts go together is
-`next_batch`, a pure function; the rest is bookkeeping that makes every caller end: with scores or with a Problem.
+`next_batch`, a pure function; the rest is bookkeeping that makes every caller end: with its row or with a Problem.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Inferred:
-    scores: NDArray[np.float64]  # (labels,)
+    row: NDArray[np.floating]  # what the model gave for this text
     queue_s: float
     infer_s: float
 
@@ -86,7 +86,7 @@ class _Waiting:
 
 
 class Batcher:
-    """`infer` gets texts of near lengths and returns one row of scores for each, in order; it may block.
+    """`infer` gets texts of near lengths and returns one row for each, in order; it may block.
 
     `report` is called in the event loop after every call of the model that succeeded. `depth` is called with the number
     of texts that wait whenever it changed, from either thread but never from both at once.
@@ -94,7 +94,7 @@ class Batcher:
 
     def __init__(
         self,
-        infer: Callable[[Sequence[Tokens]], NDArray[np.float64]],
+        infer: Callable[[Sequence[Tokens]], NDArray[np.floating]],
         limits: Limits,
         report: Callable[[BatchReport], None],
         depth: Callable[[int], None],
@@ -290,7 +290,7 @@ class Batcher:
 
     # What follows runs in the event loop again.
 
-    def _deliver(self, batch: Sequence[_Waiting], rows: NDArray[np.float64], report: BatchReport) -> None:
+    def _deliver(self, batch: Sequence[_Waiting], rows: NDArray[np.floating], report: BatchReport) -> None:
         for item, row, queue_s in zip(batch, rows, report.queued_s, strict=True):
             _settle(item, Inferred(row, queue_s, report.infer_s))
         self._report(report)

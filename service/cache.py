@@ -139,4 +139,7 @@ def key_of(item: Item, truncate: bool) -> Key:
     digest.update(item.text.encode(errors="surrogatepass"))
     if item.entity is not None:
         digest.update(item.entity.encode(errors="surrogatepass") + b"\x01")
+    for turn in item.before:
+        digest.update(f"\x02{turn.speaker}{len(turn.text)}\x02".encode())
+        digest.update(turn.text.encode(errors="surrogatepass"))
     return digest.digest()

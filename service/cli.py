@@ -9,20 +9,24 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Literal
 
 import typer
 
+from service.cli_shelf import heads, replies, train_head
 from service.cluster import Cluster, ClusterError, check
+from service.refusal import refuse
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(heads, name="heads")
+app.add_typer(replies, name="replies")
 
 _EXAMPLE = '{"inputs": "Shares of Acme plunge after profit warning"}'
 
 
 @app.callback()
 def heed() -> None:
-    """Multilingual text understanding for finance."""
+    """Sentiment, intents and replies, English and Chinese."""
 
 
 @app.command()
@@ -39,15 +43,15 @@ def serve(
     try:
         chosen = settings.load(host=host, port=port, bundle=bundle and bundle.resolve(), replicas=replicas)
     except settings.SettingsError as error:
-        _refuse(error, 2)
+        refuse(error, 2)
     try:
         served = load(chosen.bundle)
         served.graph_for(chosen.device)
         check(chosen.host, chosen.port)
     except (BundleError, ClusterError) as error:
-        _refuse(error)
+        refuse(error)
     if haproxy.find() is None:
-        _refuse(haproxy.MISSING)
+        refuse(haproxy.MISSING)
     _run(Cluster(chosen), f"{served.name} {served.version}", f"http://{chosen.host}:{chosen.port}")
 
 
@@ -69,7 +73,7 @@ def tune(
         chosen = settings.load(bundle=bundle and bundle.resolve())
         used = usable_cores(cores)
     except (settings.SettingsError, TuneError) as error:
-        _refuse(error, 2)
+        refuse(error, 2)
     try:
         served = load(chosen.bundle)
         for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy(used), HEADER):
@@ -77,9 +81,9 @@ def tune(
                 _say(line)
         found = measure(Trials(served, chosen, seconds, _say), used, free_memory_bytes())
     except (BundleError, ThroughputError, TuneError) as error:
-        _refuse(error)
+        refuse(error)
     except KeyboardInterrupt:
-        _refuse("stopped", 130)
+        refuse("stopped", 130)
     print("\n".join(f"HEED_{name.upper()}={value}" for name, value in found.items()))
 
 
@@ -89,44 +93,77 @@ def _say(line: str) -> None:
 
 @app.command()
 def train(
-    task: Annotated[str, typer.Argument(help="What to learn: sentiment.")],
-    base: Annotated[
-        str, typer.Option(help="Encoder to start from: a folder in the transformers format, or a hub name.")
+    task: Annotated[Literal["sentiment", "intent"], typer.Argument(help="What to learn.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with a folder for each data set; with --labels a .jsonl.", exists=True)
     ],
-    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
-    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard files.")],
+    base: Annotated[
+        str | None, typer.Option(help="Encoder to start from: a folder in the transformers format, or a hub name.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for weights, checkpoints and TensorBoard files; with --labels a file.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Intent: learn intents of your own, under this name, on the model as it is.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="With --labels: the intent model (HEED_INTENT_BUNDLE).")] = None,
+    rejected: Annotated[
+        float, typer.Option(help="With --labels: share of texts in scope to turn away.", min=0.0, max=0.5)
+    ] = 0.05,
 ) -> None:
-    """Fine-tune a model; run again after a kill, it goes on from its newest checkpoint."""
+    """Fine-tune a model; run again after a kill, it goes on from its newest checkpoint.
+
+    heed train intent --labels my-team --data my.jsonl takes seconds and no torch: it learns a head on the model.
+    """
+    if labels is not None:
+        if task != "intent":
+            refuse("--labels is for intents: heed train intent --labels NAME --data FILE", 2)
+        train_head(labels, data, out or Path(f"{labels}.head.safetensors"), bundle, rejected)
+        return
+    if base is None or out is None:
+        refuse("--base and --out are needed to train an encoder", 2)
     from models.train import CONFIGS, ConfigError, read_config
     from models.train import train as fine_tune
+    from models.train_intents import read_intent_config, train_intents
 
+    path = config or CONFIGS / f"{task}.toml"
     try:
-        chosen = read_config(config or CONFIGS / f"{task}.toml")
-        fine_tune(chosen, base, data, out)
+        if task == "intent":
+            train_intents(read_intent_config(path)[0], base, data, out)
+        else:
+            fine_tune(read_config(path), base, data, out)
     except (ConfigError, OSError) as error:
-        _refuse(error, 2)
+        refuse(error, 2)
     print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
 
 
 @app.command()
 def distill(
-    task: Annotated[Literal["sentiment"], typer.Argument(help="What the model answers.")],
+    task: Annotated[Literal["sentiment", "intent"], typer.Argument(help="What the model answers.")],
     teacher: Annotated[Path, typer.Option(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
-    texts: Annotated[Path, typer.Option(help="Folder with the texts without labels.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard files.")],
+    texts: Annotated[
+        Path | None, typer.Option(help="Sentiment: folder with the texts without labels.", exists=True, file_okay=False)
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
 ) -> None:
     """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
     from models.distill import distill as teach
     from models.distill import read_distillation
     from models.train import CONFIGS, ConfigError
+    from models.train_intents import distill_intents, read_intent_config
 
     try:
-        teach(read_distillation(config or CONFIGS / f"{task}-student.toml"), teacher, data, texts, out)
+        if task == "intent":
+            distill_intents(*read_intent_config(config or CONFIGS / "intent.toml"), teacher, data, out)
+        elif texts is None:
+            refuse("--texts is needed", 2)
+        else:
+            teach(read_distillation(config or CONFIGS / f"{task}-student.toml"), teacher, data, texts, out)
     except (ConfigError, OSError) as error:
-        _refuse(error, 2)
+        refuse(error, 2)
     print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
 
 
@@ -147,16 +184,23 @@ def export(
     from models.bundle import BundleError, load
     from models.compare import DriftError
     from models.export import export as make
+    from models.export_intents import export_intents
+    from models.train import task_of
 
     try:
-        bundle = make(run, data, out, version, storage, gpu, None if teacher is None else load(teacher), print)
+        if task_of(run) == "intent":
+            bundle = export_intents(run, data, out, version, gpu, print)
+        else:
+            bundle = make(run, data, out, version, storage, gpu, None if teacher is None else load(teacher), print)
     except (BundleError, DriftError, ValueError, OSError) as error:
-        _refuse(error)
+        refuse(error)
     print(f"Wrote {bundle.path}; its figures are in {bundle.path / 'CARD.md'}")
 
 
 @app.command()
 def evaluate(
+    task: Annotated[Literal["sentiment", "intent"], typer.Argument(help="Which model.")] = "sentiment",
+    *,
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
     out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the confusion matrices.")] = Path(
@@ -164,17 +208,25 @@ def evaluate(
     ),
 ) -> None:
     """Measure a bundle on the validation files, from the graph that serves."""
-    from models.bundle import SHIPPED, BundleError, load
+    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
     from models.evaluate import evaluate as measure
     from models.evaluate import table, write
+    from models.evaluate_intents import evaluate_bundle, intents_table, write_intents
+    from models.heads import HeadError
 
     try:
-        loaded = load(bundle or SHIPPED)
-        measured = measure(loaded, data)
-    except (BundleError, OSError) as error:
-        _refuse(error)
-    write(measured, loaded.task, out)
-    print(f"{loaded.name} {loaded.version}, {loaded.graph.name}, validation files\n\n{table(measured)}\n\nWrote {out}")
+        loaded = load(bundle or (SHIPPED if task == "sentiment" else SHIPPED_INTENT))
+        if loaded.task.name == "intent":
+            found = evaluate_bundle(loaded, data)
+            write_intents(found, out)
+            shown = intents_table(found)
+        else:
+            measured = measure(loaded, data)
+            write(measured, loaded.task, out)
+            shown = table(measured)
+    except (BundleError, HeadError, OSError) as error:
+        refuse(error)
+    print(f"{loaded.name} {loaded.version}, {loaded.graph.name}, validation files\n\n{shown}\n\nWrote {out}")
 
 
 @app.command()
@@ -201,17 +253,17 @@ def explain(
     try:
         f"{text}{entity or ''}".encode()
     except UnicodeEncodeError:
-        _refuse("the text, or the entity, is not in UTF-8", 2)
+        refuse("the text, or the entity, is not in UTF-8", 2)
     try:
         loaded = load(bundle or SHIPPED)
         if target is not None and target not in loaded.task.labels:
-            _refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
+            refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
         explainer = Explainer(loaded, Tokenizer(loaded.tokenizer, loaded.max_tokens), OnnxRuntime(loaded.graph))
         found = explainer.explain(text, entity, AUTO if method == "auto" else method, target)
         if html is not None:
             html.write_text(rendering.page(text, found), encoding="utf-8")
     except (BundleError, EmptyTextError, OSError) as error:
-        _refuse(error)
+        refuse(error)
     console = Console(highlight=False, soft_wrap=True)
     console.print(rendering.title(found), style="bold")
     console.print(rendering.terminal(text, found))
@@ -237,7 +289,7 @@ def faithfulness(
         loaded = load(bundle or SHIPPED)
         measured = list(measure(loaded, data, datasets_of(loaded, data), rows))
     except (BundleError, OSError) as error:
-        _refuse(error)
+        refuse(error)
     write(measured, out)
     print(f"{loaded.name} {loaded.version}, {rows} validation texts a set\n\n{table(measured)}\n\nWrote {out}")
 
@@ -260,18 +312,13 @@ def _run(cluster: Cluster, model: str, address: str) -> None:
     finally:
         cluster.stop()
     if failure is not None:
-        _refuse(failure)
+        refuse(failure)
 
 
 def _stop_on_signals() -> None:
     """SIGTERM as Ctrl-C, and that too where a script started us in its background, which would ignore it."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-
-
-def _refuse(reason: object, code: int = 1) -> NoReturn:
-    print(f"heed: {reason}", file=sys.stderr)
-    raise SystemExit(code)
 
 
 def main() -> None:

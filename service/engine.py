@@ -1,4 +1,4 @@
-"""One model in this process: texts in, sentiments out.
+"""One model in this process: texts in, sentiments or vectors out.
 
 text → tokens → batcher → runtime → prediction, nothing calls back. What is wrong with one text is that text's Problem
 in the answer; what is wrong with the request, or with the service, is raised. Knows nothing of HTTP or of Ray.
@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -23,7 +23,7 @@ from models.runtime import Runtime
 from models.tokens import EmptyTextError, Tokenizer, Tokens, collate, is_readable
 from service.batching import Batcher, BatchReport, Inferred, Limits
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong
-from service.predictor import Answer, Answered, Item, Timings
+from service.predictor import Answer, Answered, Embedded, Item, Rated, Timings
 
 # Beyond either, tokenising would hold up the event loop for more than a few milliseconds.
 _INLINE_ITEMS = 16
@@ -35,6 +35,12 @@ _WARM_UP = (
     ("up and down " * 600,),
 )
 _LOADING_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    tokens: Tokens
+    turns: int
 
 
 class Recorder(Protocol):
@@ -95,51 +101,60 @@ class Engine:
         encoded = await self._encode_all(items, truncate)
         tokenize_s = time.perf_counter() - started_s
         self._metrics.tokenized(tokenize_s)
-        texts = [item for item in encoded if isinstance(item, Tokens)]
-        inferred = await self._batcher.run(texts, deadline_s)
+        texts = [item for item in encoded if isinstance(item, _Encoded)]
+        inferred = await self._batcher.run([item.tokens for item in texts], deadline_s)
         predicted = iter([self._predicted(*pair) for pair in zip(texts, inferred, strict=True)])
-        outcomes = tuple(next(predicted) if isinstance(item, Tokens) else item for item in encoded)
+        outcomes = tuple(next(predicted) if isinstance(item, _Encoded) else item for item in encoded)
         return Answer(outcomes, _timings(tokenize_s, inferred))
 
-    async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[Tokens | Problem]:
-        def encode() -> list[Tokens | Problem]:
+    async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[_Encoded | Problem]:
+        def encode() -> list[_Encoded | Problem]:
             return [self._encode(item, truncate) for item in items]
 
-        if len(items) <= _INLINE_ITEMS and sum(len(item.text) for item in items) <= _INLINE_CHARS:
+        if len(items) <= _INLINE_ITEMS and sum(map(_size, items)) <= _INLINE_CHARS:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
-    def _encode(self, item: Item, truncate: bool) -> Tokens | Problem:
+    def _encode(self, item: Item, truncate: bool) -> _Encoded | Problem:
         if item.entity is not None and not is_readable(item.entity):
             return InvalidRequest("The entity is empty.", pointer="/entity")
         try:
-            tokens = self._tokenizer.encode(item.text, item.entity)
+            if item.before:
+                tokens, turns = self._tokenizer.encode_dialogue(item.text, item.before)
+            else:
+                tokens, turns = self._tokenizer.encode(item.text, item.entity), 1
         except EmptyTextError:
             return EmptyText("The text holds nothing that can be read.", pointer="/text")
         if tokens.truncated and not truncate:
             return TextTooLong(f"The text is longer than {self.bundle.max_tokens} tokens.", pointer="/text")
-        return tokens
+        return _Encoded(tokens, turns)
 
     def _report(self, report: BatchReport) -> None:
         if self._warm:  # what warms up is nobody's text
             self._metrics.batch(report)
 
-    def _infer(self, texts: Sequence[Tokens]) -> NDArray[np.float64]:
+    def _infer(self, texts: Sequence[Tokens]) -> NDArray[np.floating]:
         """Calibrated here, a batch at a time: arrays of three numbers cost more than their arithmetic."""
-        logits = self._runtime.run(collate(texts, self._tokenizer.pad))
-        return calibrated(logits, [self._scaling(text) for text in texts])
+        rows = self._runtime.run(collate(texts, self._tokenizer.pad))
+        return calibrated(rows, [self._scaling(text) for text in texts]) if self.bundle.task.labels else rows
 
     def _scaling(self, text: Tokens) -> Scaling:
         known = text.language in self.bundle.languages
         return scaling_of(self.bundle.calibration, text.language if known else self.bundle.languages[0], text.targeted)
 
-    def _predicted(self, tokens: Tokens, inferred: Inferred | Problem) -> Answered | Problem:
+    def _predicted(self, encoded: _Encoded, inferred: Inferred | Problem) -> Answered | Problem:
         if isinstance(inferred, Problem):
             return inferred
-        scores = inferred.scores.tolist()
-        if not all(map(math.isfinite, scores)):
+        if not math.isfinite(inferred.row.sum()):
             return InferenceFailed("The model failed on this text.")
-        return Answered(sentiment(scores), tokens.length, tokens.truncated)
+        read = (encoded.tokens.length, encoded.tokens.truncated, encoded.turns)
+        if self.bundle.task.labels:
+            return Rated(*read, sentiment(inferred.row.tolist()))
+        return Embedded(*read, inferred.row.astype(np.float32, copy=False))
+
+
+def _size(item: Item) -> int:
+    return len(item.text) + sum(len(turn.text) for turn in item.before)
 
 
 def _timings(tokenize_s: float, inferred: Sequence[Inferred | Problem]) -> Timings:

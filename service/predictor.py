@@ -10,22 +10,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.bundle import Bundle
 from models.predict import Sentiment
+from models.tokens import Turn
 from service.errors import Problem
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
+    """A text, which may be asked about an entity, or which may be the newest turn after those `before` it."""
+
     text: str
     entity: str | None = None
+    before: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    sentiment: Sentiment
+    """`turns` is how many of a dialogue were read, its newest included."""
+
     tokens: int
     truncated: bool
+    turns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rated(Answered):
+    """By a model of sentiment."""
+
+    sentiment: Sentiment
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded(Answered):
+    """By a model that gives vectors, (width,)."""
+
+    vector: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

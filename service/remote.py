@@ -151,7 +151,8 @@ class Remote:
         return request
 
     def _most_tokens(self, item: Item) -> int:
-        return min(self.bundle.max_tokens, len(item.text) + len(item.entity or "") + _SPECIAL_TOKENS)
+        before = sum(len(turn.text) + _SPECIAL_TOKENS for turn in item.before)
+        return min(self.bundle.max_tokens, len(item.text) + len(item.entity or "") + before + _SPECIAL_TOKENS)
 
     def _leave(self, request: _Request) -> None:
         request.outcome.cancel()  # does nothing to one that is done

@@ -34,6 +34,10 @@ def _metrics_dir(earlier: dict[str, Any]) -> Path:
     return Path(tempfile.gettempdir()) / f"heed-metrics-{os.getuid()}-{earlier.get('port', 0)}"
 
 
+def _shelf() -> Path:
+    return Path.home() / ".local" / "share" / "heed"
+
+
 class Settings(BaseSettings):
     """Every field is the environment variable `HEED_` + its name in capitals."""
 
@@ -41,7 +45,14 @@ class Settings(BaseSettings):
 
     host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
-    bundle: Annotated[Path, Field(description="folder of the model to serve")] = SHIPPED
+    bundle: Annotated[Path, Field(description="folder of the model of sentiment")] = SHIPPED
+    intent_bundle: Annotated[Path | None, Field(description="folder of the model of intents and replies")] = None
+    labels: Annotated[str, Field(min_length=1, description="intents that are meant when a request names none")] = (
+        "banking77"
+    )
+    shelf: Annotated[Path | None, Field(description="folder of a team's own heads and reply sets")] = Field(
+        default_factory=_shelf
+    )
     replicas: Annotated[int, Field(ge=1, le=256, description="gateways; inline, each has a copy of the model")] = Field(
         default_factory=_cores
     )
@@ -74,9 +85,19 @@ class Settings(BaseSettings):
     ] = "info"
 
     @property
+    def bundles(self) -> dict[str, Path]:
+        """Folders by task."""
+        return {"sentiment": self.bundle} | ({"intent": self.intent_bundle} if self.intent_bundle else {})
+
+    @property
     def to_measure(self) -> set[str]:
         """The settings of a batch that nobody has made, on a GPU, where the defaults of a CPU would be slow."""
         return {"batch_tokens", "batch_items"} - self.model_fields_set if self.device == "cuda" else set()
+
+    @field_validator("intent_bundle", "shelf", mode="before")
+    @classmethod
+    def _none_when_empty(cls, value: object) -> object:
+        return None if value in ("", "none") else value
 
     @field_validator("model_replicas_max")
     @classmethod

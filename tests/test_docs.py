@@ -29,11 +29,21 @@ def test_every_make_target_is_in_the_readme(target: str) -> None:
     assert f"make {target}" in README
 
 
+@pytest.mark.parametrize("path", re.findall(r'@app\.get\(\s*"([^"]+)"', (ROOT / "service/gateway.py").read_text()))
+def test_every_endpoint_of_an_operator_is_in_the_readme(path: str) -> None:
+    assert f"`GET {path}`" in README
+
+
 @pytest.mark.parametrize(
-    "route", re.findall(r'@app\.(get|post)\(\s*"([^"]+)"', (ROOT / "service/gateway.py").read_text())
+    "path",
+    [
+        path
+        for file in sorted((ROOT / "service").glob("*.py"))
+        for path in re.findall(r'add_hot_route\(app, "([^"]+)"', file.read_text())
+    ],
 )
-def test_every_endpoint_is_in_the_readme(route: tuple[str, str]) -> None:
-    assert f"`{route[0].upper()} {route[1]}`" in README
+def test_every_endpoint_of_a_task_is_in_the_readme(path: str) -> None:
+    assert f"`POST {path}`" in README
 
 
 @pytest.mark.parametrize("problem", subclasses(errors.Problem), ids=lambda problem: str(problem.code))

@@ -6,16 +6,25 @@ Made in a fraction of a second, without torch. Its answers mean nothing and neve
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Manifest, Metric, Source, save
+from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
+from models.embed import Reader
 from models.graph import build, write
+from models.head_training import Examples, make
+from models.heads import SUFFIX, Head, save_head
 from models.predict import Scaling
-from models.tasks import SENTIMENT
+from models.replies import RANKER, Ranker, save_ranker
+from models.runtime_onnx import OnnxRuntime
+from models.tasks import INTENT, SENTIMENT
+from models.tokens import Tokenizer, Turn
 
+LABEL_SETS = {"letters": "abc", "digits": "1234"}
+HEADS_FOLDER = "heads"
 WIDTH, HEADS, LAYERS, INNER = 32, 4, 2, 64
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 PIECES = [
@@ -84,6 +93,49 @@ def write_tokenizer(path: Path) -> None:
         },
     }
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+
+
+def tiny_intent_bundle(folder: Path) -> Path:
+    """The same encoder without a head, in a new folder `intent` of `folder`: two label sets of what first words say."""
+    path = folder / "intent"
+    (path / HEADS_FOLDER).mkdir(parents=True)
+    write_tokenizer(path / TOKENIZER)
+    body = {name: value for name, value in weights().items() if not name.startswith("head.")}
+    write(build(body, HEADS, 1e-12, "int8"), path / GRAPH)
+    (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
+    encoder = digest_of(path / GRAPH)
+    reader = Reader(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, INTENT.max_tokens))
+    for name, starts in LABEL_SETS.items():
+        head = tiny_head(name, starts, reader, encoder)
+        save_head(head, path / HEADS_FOLDER / f"{name}{SUFFIX}")
+    rng = np.random.default_rng(8)
+    projections = [
+        np.eye(WIDTH, dtype=np.float32) + rng.normal(0, 0.05, (WIDTH, WIDTH)).astype(np.float32) for _ in "ab"
+    ]
+    save_ranker(Ranker(projections[0], projections[1], 5.0, -2.0, 0.3), path / RANKER)
+    save(
+        path,
+        Manifest(
+            name="intent",
+            version="0.0.1",
+            task=INTENT,
+            languages=("en", "zh"),
+            max_tokens=INTENT.max_tokens,
+            base="tiny",
+            base_digest="0" * 64,
+            calibration={},
+            sources=(Source("none", "en", "none"),),
+            metrics=(),
+        ),
+    )
+    return path
+
+
+def tiny_head(name: str, starts: Sequence[str], reader: Reader, encoder: str) -> Head:
+    """Tells texts apart that consist of one character of `starts` again and again; the character is the intent."""
+    rows = [(start, start * length) for start in starts for length in range(3, 15)]
+    vectors = reader.dialogues([(Turn("customer", text),) for _, text in rows])
+    return make(name, ["en"], encoder, Examples(vectors, tuple(start for start, _ in rows)))[0]
 
 
 def tiny_bundle(folder: Path) -> Path:

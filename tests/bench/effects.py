@@ -40,9 +40,9 @@ def handling(folder: Path) -> object:
 
 def writer(_: Path) -> object:
     """Of answers, and that they are the same."""
-    from service import gateway
+    from service import routes
 
-    return [bytes(gateway._json({"id": "好", "polarity": 0.5}).body).decode(), vars(gateway)["orjson"].dumps.__module__]
+    return [bytes(routes.json({"id": "好", "polarity": 0.5}).body).decode(), vars(routes)["orjson"].dumps.__module__]
 
 
 def batch(_: Path) -> object:
@@ -122,12 +122,12 @@ class _Twice:
 
     async def predict(self, items: Any, *_more: object) -> Any:
         from models.predict import sentiment
-        from service.predictor import Answer, Answered, Timings
+        from service.predictor import Answer, Rated, Timings
 
         self.texts += len(items)
         for _ in range(2):
             await asyncio.sleep(0)
-        return Answer(tuple(Answered(sentiment([0.1, 0.2, 0.7]), 3, False) for _ in items), Timings(0.0, 0.0, 0.0))
+        return Answer(tuple(Rated(3, False, 1, sentiment([0.1, 0.2, 0.7])) for _ in items), Timings(0.0, 0.0, 0.0))
 
 
 class _Counts:

@@ -26,7 +26,8 @@ import tokenizers
 import torch
 
 from models.bundle import SHIPPED, Bundle, BundleError, Device, load
-from models.runtime import Runtime, logits_of
+from models.embed import rows_of
+from models.runtime import Runtime
 from models.runtime_onnx import PROVIDERS, BoundRuntime, OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tokens import Tokenizer, Tokens, collate
@@ -191,7 +192,7 @@ def matrix_rate(device: Device, size: int) -> float:
 
 def same_labels(truth: Runtime, other: Runtime, chosen: Sequence[Tokens], pad: int) -> float:
     """Share of the texts for which both find the same label the likeliest."""
-    labels = [logits_of(runtime, chosen, pad).argmax(axis=1) for runtime in (truth, other)]
+    labels = [rows_of(runtime, chosen, pad).argmax(axis=1) for runtime in (truth, other)]
     return float((labels[0] == labels[1]).mean())
 
 

@@ -136,7 +136,7 @@ def main(folder: Path, port: int, bundle: Path) -> None:
             node = nodes.add_node(**models)
             answer("joined")
         elif line == "replicas\n":
-            states = serve.status().applications["heed"].deployments["model"].replica_states
+            states = serve.status().applications["heed"].deployments["sentiment-model"].replica_states
             answer(str(states.get("RUNNING", 0)))
     serve.shutdown()
     ray.shutdown()

@@ -103,7 +103,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, "HEED_INTENT_BUNDLE": "none", **(environment or {})},
         )
         self.seconds_to_ready = self._wait_ready()
 
@@ -181,7 +181,9 @@ def at_once(port: int, contents: Sequence[object], connections: int) -> list[Rep
 
 
 @contextmanager
-def load(port: int, connections: int, content: Callable[[int], object]) -> Iterator[list[Reply | Exception]]:
+def load(
+    port: int, connections: int, content: Callable[[int], object], path: str = "/v1/sentiment"
+) -> Iterator[list[Reply | Exception]]:
     """Ask without pause while the block runs; what was answered, or went wrong, is complete when it ends."""
     found: list[Reply | Exception] = []
     stopped = threading.Event()
@@ -189,7 +191,7 @@ def load(port: int, connections: int, content: Callable[[int], object]) -> Itera
     def ask(number: int) -> None:
         while not stopped.is_set():
             try:
-                found.append(client.post(content(number)))
+                found.append(client.post(content(number), path))
             except (OSError, http.client.HTTPException) as error:
                 found.append(error)
             number += connections

@@ -15,7 +15,7 @@ from models.tokens import Tokenizer
 from service.batching import Limits
 from service.call import Tally
 from service.engine import Engine
-from service.predictor import Answer, Answered, Item
+from service.predictor import Answer, Item, Rated
 from tests.cluster.nodes import PATIENCE_S, TIMEOUT_S, Nodes
 from tests.cluster.running import Reply, Service, at_once, counted, exposed, free_port, listening, load
 
@@ -73,7 +73,7 @@ def test_answers_are_those_of_the_inline_model(nodes: Nodes, bundle: Path) -> No
     together = nodes.client.post({"inputs": inputs}).json["results"]
     for results in (alone, together):
         for result, answered in zip(results, expected, strict=True):
-            assert isinstance(answered, Answered)
+            assert isinstance(answered, Rated)
             assert (result["tokens"], result["truncated"]) == (answered.tokens, answered.truncated)
             assert result["scores"] == pytest.approx(answered.sentiment.scores, abs=1e-6)
 
@@ -135,7 +135,7 @@ def test_on_one_machine_the_model_listens_on_loopback_alone(bundle: Path) -> Non
     try:
         assert started.client.post({"inputs": TEXTS}).status == 200
         ports = listening(started)
-        assert any("ServeReplica:heed:model" in process for process in ports.values())
+        assert any("ServeReplica:heed:sentiment-model" in process for process in ports.values())
         assert exposed(ports) == {}
     finally:
         started.stop()

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from models.calibrate import Answers
 from models.compare import Drift, DriftError, batch_change, check, drift
+from models.embed import rows_of
 from models.evaluate import measure, table, write
 from models.predict import Scaling
-from models.runtime import logits_of
 from models.tasks import SENTIMENT
 from models.tokens import Batch, Tokens
 
@@ -48,7 +48,7 @@ def answers(rows: list[tuple[str, str]], among: tuple[int, ...] = (0, 1, 2), riv
 def test_logits_come_back_in_the_order_of_the_texts() -> None:
     runtime = Lengths()
     lengths = [300, 5, 90, 700, 7, 5, 250]
-    assert logits_of(runtime, texts(*lengths), pad=1)[:, 0].tolist() == lengths
+    assert rows_of(runtime, texts(*lengths), pad=1)[:, 0].tolist() == lengths
     assert max(runtime.sizes) <= 1024
 
 

@@ -20,7 +20,9 @@ from models.tasks import SENTIMENT
 from models.tokens import Batch, Tokenizer
 from service.batching import Limits
 from service.engine import Engine
+from service.errors import Problem
 from service.metrics import Metrics
+from service.predictor import Answered, Rated
 
 VOCABULARY = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "good": 4, "bad": 5, "poison": 6, "nan": 7, "fine": 8}
 LIMITS = Limits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
@@ -47,7 +49,16 @@ def bundle(folder: Path) -> Bundle:
         sources=(),
         metrics=(Metric("headlines", "en", "macro_f1", 0.9, "heed evaluate"),),
         digest="f" * 64,
+        encoder="e" * 64,
     )
+
+
+def told(outcome: Answered | Problem) -> str:
+    """The label of a text that was answered, the code of one that was not."""
+    if isinstance(outcome, Problem):
+        return outcome.code
+    assert isinstance(outcome, Rated)
+    return outcome.sentiment.label
 
 
 class FirstWord:

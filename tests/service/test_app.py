@@ -54,10 +54,10 @@ def test_on_gpus_the_model_asks_for_them_and_gateways_for_none(gpus: float) -> N
 
 def test_on_cpus_a_remote_model_asks_for_no_gpu_and_no_certain_node() -> None:
     found = deployments({"placement": "remote", "device": "cpu"})
-    assert asked(found["model"]) == {"num_cpus": 1, "num_gpus": 0, "resources": {}}
+    assert asked(found["sentiment-model"]) == {"num_cpus": 1, "num_gpus": 0, "resources": {}}
 
 
 def test_a_model_scales_between_its_bounds_before_the_calls_of_all_gateways_are_under_way() -> None:
-    scaling = deployments(args_of("serve.gpu.yaml"))["model"]._deployment_config.autoscaling_config
+    scaling = deployments(args_of("serve.gpu.yaml"))["sentiment-model"]._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 3)
     assert 0 < scaling.target_ongoing_requests < CALLS_PER_REPLICA * 2  # of two gateways

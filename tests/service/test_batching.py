@@ -109,7 +109,7 @@ async def slowly(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def number(outcome: Inferred | Problem) -> int:
     assert isinstance(outcome, Inferred)
-    return int(outcome.scores[0])
+    return int(outcome.row[0])
 
 
 # What becomes of a caller.
@@ -119,7 +119,7 @@ async def test_each_text_gets_its_own_scores_in_order() -> None:
     texts = [text(1 + (number * 37) % 50, number) for number in range(200)]
     async with running(Limits(64, 4, 100_000)) as run:
         outcomes = await run.batcher.run(texts)
-    assert [outcome.scores.tolist() for outcome in outcomes if isinstance(outcome, Inferred)] == [
+    assert [outcome.row.tolist() for outcome in outcomes if isinstance(outcome, Inferred)] == [
         [number, one.length] for number, one in enumerate(texts)
     ]
 

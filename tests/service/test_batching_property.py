@@ -78,7 +78,7 @@ def check(request: Request, ended: list[Inferred | Problem] | BaseException) -> 
             assert isinstance(outcome, InferenceFailed)
         else:
             assert isinstance(outcome, Inferred)
-            assert outcome.scores.tolist() == [own.ids[0], own.length]
+            assert outcome.row.tolist() == [own.ids[0], own.length]
 
 
 def check_batches(plan: list[Request], run: Running) -> None:

@@ -12,7 +12,7 @@ from service.cache import Cache, key_of
 from service.engine import Engine
 from service.errors import DeadlineExceeded, EmptyText, InferenceFailed, Overloaded
 from service.metrics import Metrics
-from service.predictor import Answered, Item
+from service.predictor import Item, Rated
 from tests.service import fakes
 
 pytestmark = pytest.mark.anyio
@@ -76,7 +76,7 @@ async def test_identical_texts_under_way_are_computed_once(
     answers = [await other for other in others]
     await first
     outcomes = [answer.outcomes[0] for answer in answers]
-    assert isinstance(outcomes[0], Answered)
+    assert isinstance(outcomes[0], Rated)
     assert outcomes[0].sentiment.label == "positive"
     assert outcomes == [outcomes[0]] * 5
     assert len(runtime.batches) == 1
@@ -90,7 +90,7 @@ async def test_a_text_twice_in_one_request_is_computed_once_and_answered_twice(
     sharing: Cache, runtime: fakes.FirstWord, metrics: Metrics
 ) -> None:
     answer = await sharing.predict([GOOD, BAD, GOOD, Item(" "), Item(" ")])
-    labels = [o.sentiment.label if isinstance(o, Answered) else type(o) for o in answer.outcomes]
+    labels = [o.sentiment.label if isinstance(o, Rated) else type(o) for o in answer.outcomes]
     assert labels == ["positive", "negative", "positive", EmptyText, EmptyText]
     assert len(runtime.batches) == 2
     assert counted(metrics, "heed_items_shared_total") == 1
@@ -147,7 +147,7 @@ async def test_when_the_first_caller_goes_away_the_others_are_still_answered(
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     runtime.gate.set()
-    assert isinstance((await second).outcomes[0], Answered)
+    assert isinstance((await second).outcomes[0], Rated)
     await holding
 
 
@@ -160,7 +160,7 @@ async def test_a_hurried_first_caller_does_not_take_the_others_with_it(
     patient = asyncio.ensure_future(sharing.predict([GOOD]))
     assert isinstance((await hurried).outcomes[0], DeadlineExceeded)
     runtime.gate.set()
-    assert isinstance((await patient).outcomes[0], Answered)
+    assert isinstance((await patient).outcomes[0], Rated)
     await holding
 
 
@@ -185,5 +185,5 @@ async def test_a_refused_first_caller_leaves_nothing_behind(
         await cache.predict([BAD])
     runtime.gate.set()
     await asyncio.gather(holding, waiting)
-    assert isinstance((await cache.predict([BAD])).outcomes[0], Answered)
+    assert isinstance((await cache.predict([BAD])).outcomes[0], Rated)
     await engine.stop()

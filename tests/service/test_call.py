@@ -14,7 +14,7 @@ from models.tokens import Tokenizer
 from service.call import Part, Reply, Tally, answer
 from service.engine import Engine
 from service.errors import Overloaded, Problem
-from service.predictor import Answer, Answered, Item
+from service.predictor import Answer, Item
 from tests.service import fakes
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +50,7 @@ def part(*texts: str, truncate: bool = True, remaining_s: float = float("inf")) 
 def described(outcome: Answer | Problem) -> list[str] | str:
     if isinstance(outcome, Problem):
         return outcome.code
-    return [one.sentiment.label if isinstance(one, Answered) else one.code for one in outcome.outcomes]
+    return [fakes.told(one) for one in outcome.outcomes]
 
 
 async def test_each_part_gets_its_own_answer_in_order(replica: Replica) -> None:

@@ -21,7 +21,7 @@ from service import batching
 from service.engine import Engine
 from service.errors import InferenceFailed, NotReady, Overloaded, Problem
 from service.metrics import Metrics
-from service.predictor import Answered, Item
+from service.predictor import Answered, Item, Rated
 from tests.service import fakes
 from tests.service.test_metrics import samples
 from tests.tiny import tiny_bundle
@@ -60,7 +60,7 @@ async def started(engine: Engine, runtime: fakes.FirstWord) -> AsyncIterator[Eng
 
 
 def described(outcomes: tuple[Answered | Problem, ...]) -> list[str]:
-    return [one.sentiment.label if isinstance(one, Answered) else one.code for one in outcomes]
+    return [fakes.told(one) for one in outcomes]
 
 
 async def test_answers_in_order(engine: Engine, runtime: fakes.FirstWord) -> None:
@@ -68,7 +68,7 @@ async def test_answers_in_order(engine: Engine, runtime: fakes.FirstWord) -> Non
         answer = await engine.predict([Item("bad news"), Item("good"), Item("so so day", entity="day")])
     assert described(answer.outcomes) == ["negative", "positive", "neutral"]
     first = answer.outcomes[0]
-    assert isinstance(first, Answered)
+    assert isinstance(first, Rated)
     assert (first.tokens, first.truncated) == (4, False)
     assert answer.timings.tokenize_s > 0
     assert answer.timings.infer_s > 0
@@ -93,8 +93,8 @@ async def test_a_long_text_is_shortened_and_says_so_or_is_refused(engine: Engine
     async with started(engine, runtime):
         shortened, short = (await engine.predict(long)).outcomes
         refused = await engine.predict(long, truncate=False)
-    assert isinstance(shortened, Answered)
-    assert isinstance(short, Answered)
+    assert isinstance(shortened, Rated)
+    assert isinstance(short, Rated)
     assert (shortened.truncated, shortened.tokens, short.truncated) == (True, 512, False)
     assert described(refused.outcomes) == ["text_too_long", "positive"]
 
@@ -282,8 +282,8 @@ async def test_a_real_model_answers_alike_alone_and_among_others(real: Engine) -
     alone = [(await real.predict([Item(text)])).outcomes[0] for text in texts]
     await real.stop()
     for one, other in zip(together, alone, strict=True):
-        assert isinstance(one, Answered)
-        assert isinstance(other, Answered)
+        assert isinstance(one, Rated)
+        assert isinstance(other, Rated)
         assert one.sentiment.label == other.sentiment.label
         assert list(one.sentiment.scores.values()) == pytest.approx(list(other.sentiment.scores.values()), abs=1e-3)
 
@@ -292,5 +292,5 @@ async def test_a_real_model_shortens_a_word_of_a_megabyte(real: Engine) -> None:
     await real.start()
     (outcome,) = (await real.predict([Item("a" * 2**20)])).outcomes
     await real.stop()
-    assert isinstance(outcome, Answered)
+    assert isinstance(outcome, Rated)
     assert (outcome.truncated, outcome.tokens) == (True, 512)

@@ -25,7 +25,7 @@ from service.call import Counted, Part, Reply
 from service.errors import DeadlineExceeded, EmptyText, NotReady, Overloaded, Problem, ReplicaLost
 from service.gateway import create_app
 from service.metrics import Metrics
-from service.predictor import Answer, Answered, Item, Timings
+from service.predictor import Answer, Item, Rated, Timings
 from service.remote import CALLS_PER_REPLICA, Remote
 from service.settings import Settings
 from tests.service import fakes
@@ -65,7 +65,7 @@ class Response:
 
 def answered(part: Part) -> Answer:
     """Each text comes back as its own label."""
-    outcomes = tuple(Answered(Sentiment(item.text, {}, 0.0), 3, False) for item in part.items)
+    outcomes = tuple(Rated(3, False, 1, Sentiment(item.text, {}, 0.0)) for item in part.items)
     return Answer(outcomes, Timings(0.001, 0.002, 0.003))
 
 
@@ -141,7 +141,7 @@ async def ask(remote: Remote, *texts: str, **more: Any) -> asyncio.Task[Answer]:
 
 
 def labels(answer: Answer) -> list[str]:
-    return [one.sentiment.label if isinstance(one, Answered) else one.code for one in answer.outcomes]
+    return [fakes.told(one) for one in answer.outcomes]
 
 
 async def busy(remote: Remote, handle: Handle) -> list[asyncio.Task[Answer]]:

@@ -125,28 +125,40 @@ def _rates_of_ray(cluster: Any) -> None:
 
 def _ordinary_route(gateway: Any) -> None:
     """As FastAPI's own documentation has it: it parses and validates the request, and validates the response."""
-    item, response = _found(gateway, "_item"), _found(gateway, "_response")
-    annotations = {"request": _found(gateway, "SentimentRequest")}
-    answered = _found(gateway, "SentimentResponse")
+    from service import sentiment as ours
 
-    def _add_sentiment(app: Any, predictor: Any, settings: Any) -> None:
+    item, result = _found(ours, "item_of"), _found(ours, "result_of")
+    annotations = {"request": _found(ours, "SentimentRequest")}
+    answered = _found(ours, "SentimentResponse")
+
+    def add_sentiment(app: Any, predictor: Any, settings: Any) -> None:
         async def sentiment(request: Any) -> Any:
             deadline_s = time.monotonic() + settings.request_timeout_s
             inputs = request.inputs if isinstance(request.inputs, list) else [request.inputs]
             answer = await predictor.predict([item(one) for one in inputs], request.truncate, deadline_s)
-            return response(predictor.bundle, inputs, answer)
+            timings = answer.timings
+            return {
+                "model": predictor.bundle.name,
+                "version": predictor.bundle.version,
+                "results": [result(*pair) for pair in zip(inputs, answer.outcomes, strict=True)],
+                "timings_ms": {
+                    "tokenize": timings.tokenize_s * 1000,
+                    "queue": timings.queue_s * 1000,
+                    "infer": timings.infer_s * 1000,
+                },
+            }
 
         sentiment.__annotations__ = annotations
         app.post("/v1/sentiment", response_model=answered)(sentiment)
 
-    _replace(gateway, "_add_sentiment", _add_sentiment)
+    _replace(gateway, "add_sentiment", add_sentiment)
 
 
-def _standard_json(gateway: Any) -> None:
+def _standard_json(routes: Any) -> None:
     def dumps(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
-    _replace(gateway, "orjson", SimpleNamespace(**{**vars(_found(gateway, "orjson")), "dumps": dumps}))
+    _replace(routes, "orjson", SimpleNamespace(**{**vars(_found(routes, "orjson")), "dumps": dumps}))
 
 
 def _as_they_come(batching: Any) -> None:
@@ -223,7 +235,7 @@ PATCHES: Mapping[str, Mapping[str, Patch]] = {
     "haproxy": {"service.cluster": _serves_own_proxy},
     "throughput": {"service.cluster": _without_throughput_mode},
     "direct-route": {"service.gateway": _ordinary_route},
-    "orjson": {"service.gateway": _standard_json},
+    "orjson": {"service.routes": _standard_json},
     "near-lengths": {"service.batching": _as_they_come},
     "batching": {"service.batching": _one_at_a_time},
     "in-flight": {"service.cache": _every_text_computed},

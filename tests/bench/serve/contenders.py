@@ -30,7 +30,7 @@ class Answers(Enum):
 
     CALIBRATED = "the bundle's calibrated prediction"
     PLAIN = "the largest logit"
-    RANDOM = "nothing: its weights are random"
+    OTHER = "nothing: its answers are of another kind"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +137,15 @@ REMOTE = replace(
         "HEED_MODEL_REPLICAS_MAX": "{cores}",
     },
 )
+INTENTS = replace(
+    INLINE,
+    name="heed-intent",
+    title="Heed inline, intents",
+    settings="`heed serve` with its defaults, asked at /v1/intent: a model of the same shape, and a head after it",
+    path="/v1/intent",
+    answers=Answers.OTHER,
+    labels=lambda answer: [str(one["intent"]) for one in answer["results"]],
+)
 HANDMADE = Contender(
     "handmade",
     "FastAPI by hand",
@@ -183,7 +192,7 @@ PIPELINE = Contender(
     Kind.OTHER,
     "one uvicorn worker, torch's default threads, fp32; random weights in the bundle's architecture",
     (*_UVICORN, "fastapi_pipeline:app"),
-    answers=Answers.RANDOM,
+    answers=Answers.OTHER,
     libraries="bench",
     packages=("transformers", "torch"),
 )
@@ -218,6 +227,6 @@ MLSERVER = Contender(
     ready="/v2/models/sentiment/ready",
 )
 
-CONTENDERS = (LIMIT, INLINE, REMOTE, HANDMADE, LITSERVE, BENTOML, RAY_SERVE, PIPELINE, TRITON, MLSERVER)
+CONTENDERS = (LIMIT, INLINE, REMOTE, INTENTS, HANDMADE, LITSERVE, BENTOML, RAY_SERVE, PIPELINE, TRITON, MLSERVER)
 
 ABSENT = (("Infinity", "it serves folders in the transformers layout only, and a bundle's graph has other inputs"),)

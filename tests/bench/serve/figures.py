@@ -114,4 +114,10 @@ FIGURES = (
         0.90,
         _over("heed-remote", "short-64", _rate("heed", "short-64")),
     ),
+    Figure(
+        "intents ÷ sentiment (models of the same shape), short texts, 64 connections",
+        0.90,
+        1.0,
+        _over("heed-intent", "short-64", _rate("heed", "short-64")),
+    ),
 )

@@ -1,0 +1,167 @@
+"""Export of intents and replies: a training folder to a bundle with its heads, refused when the graph drifts.
+
+Heads are made from the vectors of the graph that serves, so they know its rounding. torch is needed here for the last
+time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile, rmtree
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
+from models.card_intents import card
+from models.compare import BATCH, DriftError
+from models.dialogues import Exchange, LabelSet, ReplySet, Utterance, read_exchanges, read_utterances, without_held_out
+from models.embed import Reader
+from models.evaluate_intents import (
+    HEADS,
+    evaluate_intents,
+    metrics_of_intents,
+    own_heads,
+)
+from models.graph import Storage, build, write
+from models.head_training import Examples, make
+from models.heads import SUFFIX, Head, save_head
+from models.intents import IntentNetwork
+from models.network import base_file, graph_weights
+from models.replies import RANKER, Ranker, save_ranker, unit
+from models.runtime_onnx import OnnxRuntime
+from models.runtime_torch import TorchRuntime
+from models.tasks import INTENT
+from models.tokens import Tokenizer
+from models.train import WEIGHTS
+from models.train_intents import load_intent_run, load_intent_weights
+
+MOST_ROWS = 16_000
+"""Of a label set, from which its head is made."""
+
+COMPARED = 600
+LEAST_COSINE = 0.97
+"""Mean over the rows compared, between a graph's vectors and torch's."""
+
+MOST_BATCH_CHANGE = 1e-3
+TURNED_AWAY = 0.05
+"""Share of the replies given in held-out dialogues that score under the ranker's `least`."""
+
+
+def export_intents(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Callable[[str], None]) -> Bundle:
+    """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
+    trained = load_intent_run(run)
+    config, tokenizer = trained.config, Tokenizer(run / TOKENIZER, INTENT.max_tokens)
+    building = out.with_name(out.name + ".building")
+    rmtree(building, ignore_errors=True)
+    (building / HEADS).mkdir(parents=True)
+    copyfile(run / TOKENIZER, building / TOKENIZER)
+    network = load_intent_weights(run, trained)
+    rows = {source.name: read_utterances(data, source, "validation") for source in config.label_sets}
+    compared = sample([row for own in rows.values() for row in own])
+    drift = []
+    graphs: dict[str, Storage] = {GRAPH: "int8", GPU_GRAPH: "fp16"} if gpu else {GRAPH: "int8"}
+    for name, storage in graphs.items():
+        write_intent_graph(network, storage, building / name)
+        drift.append(check_vectors(name, network, OnnxRuntime(building / name, threads=0), tokenizer, compared))
+        say(drift[-1])
+    reader = Reader(OnnxRuntime(building / GRAPH, threads=0), tokenizer)
+    encoder = digest_of(building / GRAPH)
+    for source in config.label_sets:
+        head, accuracy = made(source, reader, data, rows, encoder)
+        save_head(head, building / HEADS / f"{source.name}{SUFFIX}")
+        say(f"{source.name}: accuracy {accuracy:.4f}")
+    ranker = fitted_ranker(
+        network, reader, [one for own in config.reply_sets for one in read_exchanges(data, own, "validation")]
+    )
+    save_ranker(ranker, building / RANKER)
+    sources: list[LabelSet | ReplySet] = [*config.label_sets, *config.reply_sets]
+    manifest = Manifest(
+        name=out.name,
+        version=version,
+        task=INTENT,
+        languages=("en", "zh"),
+        max_tokens=INTENT.max_tokens,
+        base=Path(trained.base).name,
+        base_digest=digest_of(base_file(trained.base, WEIGHTS)),
+        calibration={},
+        sources=tuple(Source(own.name, own.language, own.licence) for own in sources),
+        metrics=(),
+    )
+    (building / CARD).write_text("", encoding="utf-8")
+    heads = own_heads(save(building, manifest))
+    measured = evaluate_intents(heads, ranker, reader, data, config.label_sets, config.reply_sets)
+    languages = {own.name: own.language for own in config.label_sets}
+    metrics = metrics_of_intents(out.name, measured, languages)
+    (building / CARD).write_text(card(manifest, measured, drift, trained), encoding="utf-8")
+    final = replace(manifest, metrics=metrics)
+    save(building, final)
+    rmtree(out, ignore_errors=True)
+    building.rename(out)
+    return save(out, final)
+
+
+def write_intent_graph(network: IntentNetwork, storage: Storage, path: Path) -> None:
+    config = network.encoder.config
+    write(build(graph_weights(network), config.num_attention_heads, config.layer_norm_eps, storage), path)
+
+
+def sample(rows: Sequence[Utterance]) -> list[Utterance]:
+    return random.Random(0).sample(rows, min(COMPARED, len(rows)))
+
+
+def check_vectors(
+    name: str, network: IntentNetwork, runtime: OnnxRuntime, tokenizer: Tokenizer, rows: Sequence[Utterance]
+) -> str:
+    """How near the graph's vectors are to the trained network's, in a sentence; raises DriftError."""
+    turns = [row.turns for row in rows]
+    truth, found = (Reader(one, tokenizer).dialogues(turns) for one in (TorchRuntime(network), runtime))
+    alone = np.concatenate([Reader(runtime, tokenizer).dialogues([one]) for one in turns[: 2 * BATCH]])
+    cosine = float((unit(truth) * unit(found)).sum(axis=1).mean())
+    change = float(np.abs(unit(alone) - unit(found[: 2 * BATCH])).max())
+    if cosine < LEAST_COSINE:
+        raise DriftError(f"{name}: its vectors have a mean cosine of {cosine:.4f} to torch's, below {LEAST_COSINE}")
+    if change > MOST_BATCH_CHANGE:
+        raise DriftError(f"{name}: a vector changes with its batch by {change:.5f}, over {MOST_BATCH_CHANGE}")
+    return (
+        f"`{name}` against the trained network in fp32 (torch), {len(rows)} validation rows: mean cosine of the "
+        f"vectors {cosine:.4f}; alone and in a batch a vector of length 1 differs by at most {change:.1e} in any place."
+    )
+
+
+def made(
+    source: LabelSet, reader: Reader, data: Path, held_out: dict[str, list[Utterance]], encoder: str
+) -> tuple[Head, float]:
+    """The head of a label set, and its accuracy on the validation rows that it is calibrated on."""
+    every = without_held_out(read_utterances(data, source, "train"), held_out[source.name])
+    known = [row for row in every if row.label is not None]
+    chosen = random.Random(1).sample(known, min(MOST_ROWS, len(known)))
+    labels = {row.label for row in chosen}
+    checked = [row for row in held_out[source.name] if row.label in labels]
+    head, report = make(source.name, [source.language], encoder, examples(reader, chosen), examples(reader, checked))
+    return head, report.accuracy
+
+
+def examples(reader: Reader, rows: Sequence[Utterance]) -> Examples:
+    return Examples(reader.dialogues([row.turns for row in rows]), tuple(str(row.label) for row in rows))
+
+
+def fitted_ranker(network: IntentNetwork, reader: Reader, exchanges: Sequence[Exchange]) -> Ranker:
+    """The projections, and the scores as probabilities among what was offered (Platt scaling)."""
+    dialogue, reply = (one.weight.detach().numpy().T for one in (network.dialogue, network.reply))
+    plain = Ranker(dialogue, reply, 1.0, 0.0, 0.0)
+    offered = [one for one in exchanges if len(one.options) > 1]
+    texts = sorted({text for one in offered for text in one.options})
+    placed = dict(zip(texts, plain.place(reader.texts(texts)), strict=True))
+    said = unit(reader.dialogues([one.turns for one in offered]) @ dialogue)
+    cosines = [
+        np.asarray([float(vector @ placed[t]) for t in one.options]) for one, vector in zip(offered, said, strict=True)
+    ]
+    right = np.concatenate([[text == one.template for text in one.options] for one in offered])
+    model = LogisticRegression(C=1e6).fit(np.concatenate(cosines)[:, None], right)
+    slope, offset = float(model.coef_[0, 0]), float(model.intercept_[0])
+    given = 1 / (1 + np.exp(-(slope * np.concatenate(cosines)[right] + offset)))
+    return Ranker(dialogue, reply, slope, offset, float(np.quantile(given, TURNED_AWAY)))

@@ -1,0 +1,202 @@
+"""Making a head: a set of intents learned on the vectors of an encoder that stays as it is, in seconds on a CPU.
+
+Knows vectors and labels, no network; needs scikit-learn, no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from sklearn.covariance import ledoit_wolf
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+
+from models.calibrate import calibration_error
+from models.heads import Head, HeadError, directions, distances
+from models.predict import log_softmax
+
+STRENGTH = 30.0
+"""Inverse of the penalty on the weights, for vectors of length 1."""
+
+FOLDS = 5
+QUANTILES = 200
+REJECTED = 0.05
+"""Share of the texts that belong which the threshold turns away, unless asked otherwise."""
+
+SHOWN = 10
+SUSPICIOUS = 0.9
+"""Confidence in another intent from which an example looks mislabelled."""
+
+Vectors = NDArray[np.floating]
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """`count` examples of `label` were taken for `taken_for`."""
+
+    label: str
+    taken_for: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspicion:
+    """The example `number`, from 0, labelled `label`, looks like `looks_like`."""
+
+    number: int
+    label: str
+    looks_like: str
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a head answers texts that it was not made of."""
+
+    accuracy: float
+    ece: float
+    confusions: tuple[Confusion, ...]
+    suspicions: tuple[Suspicion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """`vectors` (rows, width) and `labels` (rows,)."""
+
+    vectors: Vectors
+    labels: tuple[str, ...]
+
+
+def make(
+    name: str,
+    languages: Sequence[str],
+    encoder: str,
+    examples: Examples,
+    held_out: Examples | None = None,
+    rejected: float = REJECTED,
+) -> tuple[Head, Report]:
+    """A head of the examples; raises HeadError when no head can be made of them.
+
+    Confidences and the threshold come from `held_out`, where there is none from the examples by cross-validation.
+    """
+    labels = check(examples.labels)
+    numbers = np.asarray([labels.index(label) for label in examples.labels])
+    plain = fitted(name, labels, languages, encoder, examples.vectors, numbers)
+    if held_out is None:
+        logits, away = crossfit(plain, examples.vectors, numbers)
+        truth = numbers
+    else:
+        truth = np.asarray([labels.index(label) for label in held_out.labels])
+        logits, away = raw(plain, held_out.vectors)
+    temperature = coolest(logits, truth)
+    confidences = np.exp(log_softmax(logits / temperature))
+    report = Report(
+        accuracy=float((confidences.argmax(axis=1) == truth).mean()),
+        ece=calibration_error(confidences, truth),
+        confusions=confusions(confidences, truth, labels),
+        suspicions=suspicions(confidences, truth, labels),
+    )
+    belonging = np.quantile(away, np.linspace(0, 1, min(QUANTILES, len(away)))).astype(np.float32)
+    figures = {"accuracy": report.accuracy, "ece": report.ece}
+    head = replace(plain, temperature=temperature, belonging=belonging, threshold=1 - rejected, figures=figures)
+    return head, report
+
+
+def check(labels: Sequence[str]) -> tuple[str, ...]:
+    """The intents in order; raises HeadError."""
+    counts = Counter(labels)
+    if len(counts) < 2:
+        raise HeadError(f"the examples have {len(counts)} intent; at least 2 are needed")
+    if few := [label for label, count in counts.items() if count < 2]:
+        raise HeadError(f"the intent {few[0]!r} has one example; each needs at least 2")
+    return tuple(sorted(counts))
+
+
+def fitted(
+    name: str,
+    labels: tuple[str, ...],
+    languages: Sequence[str],
+    encoder: str,
+    vectors: Vectors,
+    numbers: NDArray[np.int64],
+) -> Head:
+    """Not yet calibrated."""
+    center = vectors.mean(axis=0).astype(np.float32)
+    direction = directions(vectors, center)
+    model = LogisticRegression(C=STRENGTH, max_iter=300).fit(direction, numbers)
+    weight, bias = model.coef_, model.intercept_
+    if len(labels) == 2:  # one row that speaks for the second
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    means = np.stack([direction[numbers == label].mean(axis=0) for label in range(len(labels))])
+    covariance, _ = ledoit_wolf(direction - means[numbers], assume_centered=True)
+    values, axes = np.linalg.eigh(covariance)
+    whiten = (axes / np.sqrt(np.maximum(values, 1e-9))).astype(np.float32)
+    return Head(
+        name=name,
+        labels=labels,
+        languages=tuple(languages),
+        encoder=encoder,
+        center=center,
+        weight=weight.astype(np.float32),
+        bias=bias.astype(np.float32),
+        temperature=1.0,
+        whiten=whiten,
+        means=(means @ whiten).astype(np.float32),
+        belonging=np.zeros(1, np.float32),
+        threshold=1.0,
+        figures={},
+    )
+
+
+def crossfit(
+    head: Head, vectors: Vectors, numbers: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logits (rows, labels) and distances (rows,) of each row from a head that was made without it."""
+    logits, away = np.zeros((len(numbers), len(head.labels))), np.zeros(len(numbers))
+    folds = StratifiedKFold(min(FOLDS, int(np.bincount(numbers).min())), shuffle=True, random_state=0)
+    for others, own in folds.split(vectors, numbers):
+        part = fitted(head.name, head.labels, head.languages, head.encoder, vectors[others], numbers[others])
+        logits[own], away[own] = raw(part, vectors[own])
+    return logits, away
+
+
+def raw(head: Head, vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Logits (rows, labels) and distances (rows,)."""
+    direction = directions(vectors, head.center)
+    return (direction @ head.weight.T + head.bias).astype(np.float64), distances(direction, head.whiten, head.means)
+
+
+def coolest(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
+    """The temperature of the least log loss."""
+
+    def loss(log_temperature: float) -> float:
+        return -float(log_softmax(logits / np.exp(log_temperature))[np.arange(len(truth)), truth].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+
+
+def confusions(
+    confidences: NDArray[np.float64], truth: NDArray[np.int64], labels: Sequence[str]
+) -> tuple[Confusion, ...]:
+    """The most frequent first."""
+    best = confidences.argmax(axis=1)
+    pairs = Counter((labels[own], labels[other]) for own, other in zip(truth, best, strict=True) if own != other)
+    return tuple(Confusion(own, other, count) for (own, other), count in pairs.most_common(SHOWN))
+
+
+def suspicions(
+    confidences: NDArray[np.float64], truth: NDArray[np.int64], labels: Sequence[str]
+) -> tuple[Suspicion, ...]:
+    """The surest first (confident learning, Northcutt et al. 2021, in its plainest form)."""
+    best, height = confidences.argmax(axis=1), confidences.max(axis=1)
+    found = [
+        Suspicion(number, labels[truth[number]], labels[best[number]], float(height[number]))
+        for number in np.argsort(-height)
+        if best[number] != truth[number] and height[number] >= SUSPICIOUS
+    ]
+    return tuple(found[:SHOWN])

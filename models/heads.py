@@ -1,0 +1,176 @@
+"""A head: a set of intents on the vectors of one encoder, in one file, and what it says of a vector.
+
+Intents are told apart by a linear layer, and a text that is none of them by how far its vector is from all of theirs:
+the smallest Mahalanobis distance to an intent's mean under one covariance for all (Lee et al. 2018), set beside those
+of held-out texts that do belong. So every set of intents knows what is outside it, without examples of that. Needs
+numpy only; `models.head_training` makes heads.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from models.predict import log_softmax
+
+FORMAT = "heed-head-1"
+SUFFIX = ".head.safetensors"
+MAX_LABELS = 1000
+MOST_BYTES = 64 * 2**20
+TENSORS = ("center", "weight", "bias", "whiten", "means", "belonging")
+
+
+class HeadError(ValueError):
+    """A head that must not be used; the message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """`encoder` is the digest of the graph whose vectors it reads; arrays are fp32.
+
+    `center` (width,) is taken off a vector, which is then brought to length 1. `weight` (labels, width), `bias`
+    (labels,) and `temperature` give the confidences; `whiten` (width, rank) and `means` (labels, rank) the distances;
+    `belonging` (quantiles,) are the distances of held-out texts that belong, rising. A text is out of scope when its
+    score is above `threshold`. `figures` are measured ones, by name.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    languages: tuple[str, ...]
+    encoder: str
+    center: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    temperature: float
+    whiten: NDArray[np.float32]
+    means: NDArray[np.float32]
+    belonging: NDArray[np.float32]
+    threshold: float
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """Of several vectors: `confidences` (texts, labels) sum to 1; `outside` (texts,) is from 0 to 1.
+
+    `outside` 0.97 says that of the texts that do belong 97 % are nearer to an intent: the threshold 0.95 turns away one
+    in twenty of those.
+    """
+
+    confidences: NDArray[np.float64]
+    outside: NDArray[np.float64]
+
+
+def judge(head: Head, vectors: NDArray[np.floating]) -> Verdicts:
+    """`vectors` (texts, width)."""
+    direction = directions(vectors, head.center)
+    logits = (direction @ head.weight.T + head.bias).astype(np.float64) / head.temperature
+    return Verdicts(np.exp(log_softmax(logits)), rank(distances(direction, head.whiten, head.means), head.belonging))
+
+
+def directions(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> NDArray[np.float32]:
+    moved = vectors.astype(np.float32) - center
+    return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1e-9), np.float32)
+
+
+def distances(
+    direction: NDArray[np.float32], whiten: NDArray[np.float32], means: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The square of the smallest distance to a mean, (texts,), in whitened space."""
+    place = (direction @ whiten).astype(np.float64)
+    squares = (
+        (place**2).sum(1)[:, None] - 2 * place @ means.T.astype(np.float64) + (means.astype(np.float64) ** 2).sum(1)
+    )
+    return np.asarray(np.maximum(squares, 0).min(axis=1))
+
+
+def rank(distance: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArray[np.float64]:
+    """The share of the texts that belong which are nearer; beyond the farthest of them it goes on rising towards 1."""
+    known = belonging.astype(np.float64)
+    steps = np.linspace(0.0, 1.0 - 1.0 / len(known), len(known))
+    over = np.maximum(distance - known[-1], 0.0) / max(known[-1], 1e-9)
+    return np.asarray(np.interp(distance, known, steps) + (1.0 - steps[-1]) * (1 - np.exp(-over)))
+
+
+def save_head(head: Head, path: Path) -> None:
+    """At once or not at all."""
+    about = {
+        "format": FORMAT,
+        "name": head.name,
+        "labels": list(head.labels),
+        "languages": list(head.languages),
+        "encoder": head.encoder,
+        "temperature": head.temperature,
+        "threshold": head.threshold,
+        "figures": head.figures,
+    }
+    tensors = {name: np.ascontiguousarray(getattr(head, name), np.float32) for name in TENSORS}
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(save(tensors, metadata={"heed": json.dumps(about, ensure_ascii=False)}))
+    part.replace(path)
+
+
+def load_head(path: Path, encoder: str) -> Head:
+    """Raises HeadError when the file is no head, or was made for an encoder of another digest than `encoder`."""
+    about, tensors = read_tensors(path, FORMAT)
+    if sorted(tensors) != sorted(TENSORS):
+        raise HeadError(f"{path.name}: it lacks {', '.join(sorted(set(TENSORS) - set(tensors))) or 'nothing'}")
+    try:
+        head = Head(
+            name=str(about["name"]),
+            labels=tuple(str(label) for label in about["labels"]),
+            languages=tuple(str(language) for language in about["languages"]),
+            encoder=str(about["encoder"]),
+            temperature=float(about["temperature"]),
+            threshold=float(about["threshold"]),
+            figures={str(name): float(value) for name, value in about["figures"].items()},
+            **tensors,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise HeadError(f"{path.name}: its description cannot be read ({error!r})") from error
+    verify(head, path.name, encoder)
+    return head
+
+
+def verify(head: Head, file: str, encoder: str) -> None:
+    if head.encoder != encoder:
+        raise HeadError(
+            f"{file}: it was made for another encoder ({head.encoder[:12]}, this one is {encoder[:12]}); train it again"
+        )
+    if not 2 <= len(head.labels) <= MAX_LABELS:
+        raise HeadError(f"{file}: it has {len(head.labels)} intents; 2 to {MAX_LABELS} are possible")
+    if len(set(head.labels)) < len(head.labels):
+        twice = next(label for label in head.labels if head.labels.count(label) > 1)
+        raise HeadError(f"{file}: the intent {twice!r} is there twice")
+    if not all(label.strip() for label in head.labels):
+        raise HeadError(f"{file}: an intent has no name")
+    width, labels = head.center.shape[-1], len(head.labels)
+    shapes = (head.weight.shape, head.bias.shape, head.whiten.shape[:1], head.means.shape)
+    if shapes != ((labels, width), (labels,), (width,), (labels, head.whiten.shape[-1])) or not len(head.belonging):
+        raise HeadError(f"{file}: the shapes of its arrays do not fit each other")
+    if not all(np.isfinite(getattr(head, name)).all() for name in TENSORS) or head.temperature <= 0:
+        raise HeadError(f"{file}: its arrays hold something that is no number")
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """A safetensors file of ours: what it says of itself, and its arrays; raises HeadError."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise HeadError(f"{path.name}: it is larger than {MOST_BYTES // 2**20} MiB")
+        with safe_open(str(path), "numpy") as file:
+            about = json.loads((file.metadata() or {}).get("heed", "null"))
+            tensors = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise (
+            error if isinstance(error, HeadError) else HeadError(f"{path.name}: it cannot be read ({error})")
+        ) from None
+    if not isinstance(about, dict) or about.get("format") != kind:
+        raise HeadError(f"{path.name}: it is not a file of the kind {kind}")
+    return about, tensors

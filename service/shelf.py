@@ -1,0 +1,105 @@
+"""What the intent model is asked with: heads and reply sets, those of its bundle and those of a team's own folder.
+
+The folder is looked at every second, so a file that is placed there is served, and one that is taken away is not,
+without a restart; a request keeps what it began with. A file that cannot be used is logged once and what was there
+before it stays. Knows files, nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import structlog
+
+from models.bundle import Bundle
+from models.heads import SUFFIX, Head, HeadError, load_head
+from models.replies import RANKER, SET_SUFFIX, Ranker, ReplySet, load_ranker, load_replies
+
+HEADS = "heads"
+"""The folder of a bundle's own heads."""
+
+_LOOK_S = 1.0
+_log = structlog.get_logger(__name__)
+
+Kept = TypeVar("Kept", Head, ReplySet)
+Stamp = tuple[int, int, int]
+
+
+class Shelf:
+    """`heads` and `reply_sets` are by name; each is replaced as a whole, never changed."""
+
+    def __init__(self, bundle: Bundle, folder: Path | None) -> None:
+        self.ranker: Ranker = load_ranker(bundle.path / RANKER)
+        own = [load_head(path, bundle.encoder) for path in sorted((bundle.path / HEADS).glob(f"*{SUFFIX}"))]
+        self._own = {head.name: head for head in own}
+        self._folder = folder
+        self._heads = _Files(SUFFIX, lambda path: load_head(path, bundle.encoder))
+        self._replies = _Files(SET_SUFFIX, lambda path: load_replies(path, bundle.encoder))
+        self.heads: dict[str, Head] = self._own
+        self.reply_sets: dict[str, ReplySet] = {}
+        self._looking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if self._folder is not None:
+            self._look(self._folder)
+            self._looking = asyncio.create_task(self._keep_looking(self._folder))
+
+    async def stop(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _keep_looking(self, folder: Path) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                await asyncio.to_thread(self._look, folder)
+            except OSError as error:
+                _log.error("folder cannot be read", folder=str(folder), error=type(error).__name__)
+
+    def _look(self, folder: Path) -> None:
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        if self._heads.update(files):
+            # A bundle's own names stay its own: callers of "banking77" must not get another model by a file.
+            self.heads = {head.name: head for head in self._heads.kept()} | self._own
+        if self._replies.update(files):
+            self.reply_sets = {replies.name: replies for replies in self._replies.kept()}
+
+
+@dataclass(slots=True)
+class _Files(Generic[Kept]):
+    """Files of one kind, each loaded when it is new or has changed."""
+
+    suffix: str
+    load: Callable[[Path], Kept]
+    stamps: dict[Path, Stamp] = field(default_factory=dict)
+    loaded: dict[Path, Kept] = field(default_factory=dict)
+
+    def update(self, files: Iterable[Path]) -> bool:
+        """Whether anything is different now."""
+        found = {path: _stamp(path) for path in files if path.name.endswith(self.suffix) and path.name[0] != "."}
+        changed = [path for path, stamp in found.items() if stamp != self.stamps.get(path)]
+        gone = [path for path in self.loaded if path not in found]
+        self.stamps = found
+        for path in gone:
+            del self.loaded[path]
+        for path in changed:
+            try:
+                self.loaded[path] = self.load(path)
+            except HeadError as error:
+                _log.error("file cannot be used", reason=str(error))
+        return bool(changed or gone)
+
+    def kept(self) -> Iterable[Kept]:
+        return self.loaded.values()
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:  # taken away since it was listed
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from models.head_training import Examples, Report, make
+from models.heads import Head, HeadError, judge, load_head, rank, save_head
+
+WIDTH = 24
+LABELS = ("close", "open", "pay", "refund")
+ENCODER = "e" * 64
+
+
+def drawn(seed: int, rows: int, spread: float = 0.35) -> Examples:
+    """Vectors about a direction for each intent."""
+    rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).normal(0, 1, (len(LABELS), WIDTH))
+    numbers = rng.integers(0, len(LABELS), rows)
+    vectors = centres[numbers] + rng.normal(0, spread, (rows, WIDTH)) + 3.0  # vectors of encoders lie in a cone
+    return Examples(vectors.astype(np.float32), tuple(LABELS[number] for number in numbers))
+
+
+def strangers(rows: int) -> NDArray[np.float32]:
+    return np.asarray(np.random.default_rng(9).normal(0, 1, (rows, WIDTH)) + 3.0, np.float32)
+
+
+@pytest.fixture(scope="module")
+def made() -> tuple[Head, Report]:
+    return make("mine", ["en"], ENCODER, drawn(1, 300))
+
+
+@pytest.fixture(scope="module")
+def head(made: tuple[Head, Report]) -> Head:
+    return made[0]
+
+
+def test_a_head_tells_new_texts_apart_and_knows_how_well_it_does(made: tuple[Head, Report]) -> None:
+    head, report = made
+    unseen = drawn(2, 400)
+    verdicts = judge(head, unseen.vectors)
+    answers = [head.labels[place] for place in verdicts.confidences.argmax(axis=1)]
+    accuracy = np.mean([one == other for one, other in zip(answers, unseen.labels, strict=True)])
+    assert accuracy > 0.95
+    assert report.accuracy == pytest.approx(accuracy, abs=0.04)
+    np.testing.assert_allclose(verdicts.confidences.sum(axis=1), 1)
+
+
+def test_the_threshold_turns_away_the_share_that_was_asked_for(head: Head) -> None:
+    assert head.threshold == pytest.approx(0.95)
+    belongs = judge(head, drawn(3, 2000).vectors).outside
+    assert 0.02 < float((belongs > head.threshold).mean()) < 0.1
+    assert float((judge(head, strangers(500)).outside > head.threshold).mean()) > 0.9
+
+
+def test_scores_rise_with_the_distance_within_0_and_1_also_beyond_all_that_was_seen() -> None:
+    known = np.asarray([1, 2, 3, 4], np.float32)
+    scores = rank(np.asarray([0.0, 1.0, 2.5, 4.0, 5.0, 50.0, 5000.0]), known)
+    assert scores.tolist() == sorted(scores.tolist())
+    assert len(set(scores[1:-1].tolist())) == 5
+    assert scores[0] == 0
+    assert scores[-1] <= 1
+
+
+def test_a_vectors_verdict_does_not_depend_on_its_batch(head: Head) -> None:
+    vectors = drawn(4, 40).vectors
+    together = judge(head, vectors)
+    alone = [judge(head, vector[None]) for vector in vectors]
+    np.testing.assert_allclose(together.confidences, np.concatenate([one.confidences for one in alone]), atol=1e-5)
+    np.testing.assert_allclose(together.outside, np.concatenate([one.outside for one in alone]), atol=1e-5)
+
+
+def test_what_is_saved_comes_back(head: Head, tmp_path: Path) -> None:
+    path = tmp_path / "mine.head.safetensors"
+    save_head(head, path)
+    loaded = load_head(path, ENCODER)
+    assert (loaded.name, loaded.labels, loaded.figures) == (head.name, head.labels, head.figures)
+    vectors = drawn(5, 10).vectors
+    np.testing.assert_array_equal(judge(loaded, vectors).confidences, judge(head, vectors).confidences)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (("close", "open", "pay", "pay"), "'pay' is there twice"),
+        (("close", "open", "pay", " "), "an intent has no name"),
+        (("close", "open", "pay"), "shapes"),
+        (("close",), "1 intents"),
+    ],
+)
+def test_a_head_with_wrong_labels_is_refused(head: Head, labels: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    save_head(replace(head, labels=labels), tmp_path / "x.head.safetensors")
+    with pytest.raises(HeadError, match=says):
+        load_head(tmp_path / "x.head.safetensors", ENCODER)
+
+
+def test_a_head_of_another_encoder_is_refused(head: Head, tmp_path: Path) -> None:
+    save_head(head, tmp_path / "x.head.safetensors")
+    with pytest.raises(HeadError, match="another encoder"):
+        load_head(tmp_path / "x.head.safetensors", "f" * 64)
+
+
+def test_what_is_no_head_is_refused(head: Head, tmp_path: Path) -> None:
+    path = tmp_path / "x.head.safetensors"
+    for content in (b"", b"\x80\x04 pickled", b"{" * 5000):
+        path.write_bytes(content)
+        with pytest.raises(HeadError):
+            load_head(path, ENCODER)
+    save_file({"weight": np.zeros((2, 2), np.float32)}, path)
+    with pytest.raises(HeadError, match="not a file of the kind"):
+        load_head(path, ENCODER)
+    save_head(replace(head, weight=head.weight * np.nan), path)
+    with pytest.raises(HeadError, match="no number"):
+        load_head(path, ENCODER)
+
+
+def test_ten_examples_of_each_intent_are_enough_for_a_head_and_its_figures() -> None:
+    few = drawn(6, 60)
+    head, report = make("few", ["en"], ENCODER, few)
+    assert report.accuracy > 0.8
+    assert len(head.labels) == len(LABELS)
+
+
+def test_two_intents_are_enough() -> None:
+    every = drawn(7, 80)
+    kept = [number for number, label in enumerate(every.labels) if label in LABELS[:2]]
+    two = Examples(every.vectors[kept], tuple(every.labels[number] for number in kept))
+    head, report = make("two", ["en"], ENCODER, two)
+    assert head.labels == LABELS[:2]
+    assert report.accuracy > 0.9
+    answers = judge(head, two.vectors).confidences.argmax(axis=1)
+    assert float(np.mean([head.labels[place] == own for place, own in zip(answers, two.labels, strict=True)])) > 0.95
+
+
+def test_examples_that_look_mislabelled_are_named() -> None:
+    rows = drawn(8, 200)
+    wrong = list(rows.labels)
+    wrong[17] = next(label for label in LABELS if label != wrong[17])
+    _, report = make("mine", ["en"], ENCODER, Examples(rows.vectors, tuple(wrong)))
+    assert report.suspicions[0].number == 17
+    assert report.suspicions[0].looks_like == rows.labels[17]
+    assert report.confusions
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [(("a",) * 8, "have 1 intent"), (("a",) * 7 + ("b",), "'b' has one example")],
+)
+def test_too_few_examples_are_refused(labels: tuple[str, ...], says: str) -> None:
+    with pytest.raises(HeadError, match=says):
+        make("mine", ["en"], ENCODER, Examples(drawn(1, 8).vectors, labels))
