@@ -108,6 +108,13 @@ def train(
         str | None, typer.Option(help="Intent: learn intents of your own, under this name, on the model as it is.")
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="With --labels: the intent model (HEED_INTENT_BUNDLE).")] = None,
+    full: Annotated[
+        bool,
+        typer.Option(help="With --labels: teach the encoder too, from --base with the sets of --sets, into --out."),
+    ] = False,
+    sets: Annotated[
+        Path | None, typer.Option(help="With --full: folder of the configuration's data sets.", file_okay=False)
+    ] = None,
     rejected: Annotated[
         float, typer.Option(help="With --labels: share of texts in scope to turn away.", min=0.0, max=0.5)
     ] = 0.05,
@@ -119,21 +126,28 @@ def train(
     if labels is not None:
         if task != "intent":
             refuse("--labels is for intents: heed train intent --labels NAME --data FILE", 2)
-        train_head(labels, data, out or Path(f"{labels}.head.safetensors"), bundle, rejected)
-        return
+        if not full:
+            train_head(labels, data, out or Path(f"{labels}.head.safetensors"), bundle, rejected)
+            return
+        if sets is None:
+            refuse("--sets is needed to teach the encoder too", 2)
     if base is None or out is None:
         refuse("--base and --out are needed to train an encoder", 2)
+    from models.heads import HeadError
     from models.train import CONFIGS, ConfigError, read_config
     from models.train import train as fine_tune
-    from models.train_intents import read_intent_config, train_intents
+    from models.train_intents import read_intent_config, train_intents, with_examples
 
     path = config or CONFIGS / f"{task}.toml"
     try:
-        if task == "intent":
-            train_intents(read_intent_config(path)[0], base, data, out)
-        else:
+        if task == "sentiment":
             fine_tune(read_config(path), base, data, out)
-    except (ConfigError, OSError) as error:
+        elif labels is not None and sets is not None:
+            data, own = sets, data
+            train_intents(with_examples(read_intent_config(path)[0], labels, own), base, data, out)
+        else:
+            train_intents(read_intent_config(path)[0], base, data, out)
+    except (ConfigError, HeadError, OSError) as error:
         refuse(error, 2)
     print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
 
