@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import load
+from models.bundle import TOKENIZER, load
 from models.compare import DriftError
 from models.dialogues import (
     SHARED_INTENTS,
@@ -29,13 +29,14 @@ from models.dialogues import (
 from models.embed import open_reader
 from models.evaluate_intents import evaluate_intents, intents_table, own_heads
 from models.export_intents import export_intents
-from models.intents import OUTSIDE, margin_loss
+from models.intents import OUTSIDE, ReplyRow, margin_loss
 from models.replies import RANKER, load_ranker
-from models.tokens import Turn
+from models.tokens import Tokenizer, Turn
 from models.train import ConfigError
 from models.train_intents import (
     IntentConfig,
     IntentDistillation,
+    Planner,
     candidates,
     distill_intents,
     gather,
@@ -236,10 +237,6 @@ def test_the_margin_makes_a_right_answer_harder_and_a_stranger_is_to_be_far_from
 
 
 def test_each_reply_of_a_batch_is_a_candidate_once(teacher: Path, sets: Path) -> None:
-    from models.bundle import TOKENIZER
-    from models.tokens import Tokenizer
-    from models.train_intents import Planner, ReplyRow
-
     planner = Planner(CONFIG, Tokenizer(teacher / TOKENIZER, 64), gather(CONFIG, sets))
     batch = next(batch for batch in planner.batches() if isinstance(batch[0], ReplyRow))
     texts, right = candidates(batch)
