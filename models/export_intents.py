@@ -7,6 +7,7 @@ time.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -41,6 +42,9 @@ from models.train_intents import load_intent_run, load_intent_weights
 
 MOST_ROWS = 16_000
 """Of a label set, from which its head is made."""
+
+RARE = 50
+"""An intent with so few rows or less keeps them all."""
 
 COMPARED = 600
 LEAST_COSINE = 0.97
@@ -137,8 +141,11 @@ def made(
 ) -> tuple[Head, float]:
     """The head of a label set, and its accuracy on the validation rows that it is calibrated on."""
     every = without_held_out(read_utterances(data, source, "train"), held_out[source.name])
-    known = [row for row in every if row.label is not None]
-    chosen = random.Random(1).sample(known, min(MOST_ROWS, len(known)))
+    counts = Counter(row.label for row in every if row.label is not None)
+    known = [row for row in every if counts[str(row.label)] >= 2]  # of one example there is nothing to hold out
+    common = [row for row in known if counts[str(row.label)] > RARE]
+    chosen = random.Random(1).sample(common, min(MOST_ROWS, len(common)))
+    chosen += [row for row in known if counts[str(row.label)] <= RARE]
     labels = {row.label for row in chosen}
     checked = [row for row in held_out[source.name] if row.label in labels]
     head, report = make(source.name, [source.language], encoder, examples(reader, chosen), examples(reader, checked))
