@@ -102,6 +102,8 @@ def result_of(given: str | SentimentItem, outcome: Explained) -> dict[str, Any]:
 
 def _maps(attention: Attention) -> dict[str, Any]:
     return {
+        "model_layers": attention.model_layers,
+        "model_heads": attention.model_heads,
         "tokens": attention.tokens,
         "layers": attention.layers,
         "heads": attention.heads,

@@ -70,6 +70,8 @@ class Wanted:
 class Attention:
     """`weights` (layers, heads, tokens, tokens): the share that each token (third axis) takes from each (fourth)."""
 
+    model_layers: int
+    model_heads: int
     tokens: tuple[str, ...]
     layers: tuple[int, ...]
     heads: tuple[int, ...]
@@ -274,7 +276,8 @@ class Explaining:
         weights = np.stack([found.attention(layer)[0][list(heads)] for layer in wanted.layers])
         shares = readers(tokens) @ weights.mean(axis=(0, 1))
         pieces = tuple(self._tokenizer.pieces(tokens))
-        return Attention(pieces, wanted.layers, heads, weights), by_part(question, shares)
+        maps = Attention(explainer.layers, explainer.heads, pieces, wanted.layers, heads, weights)
+        return maps, by_part(question, shares)
 
     @cached_property
     def _explainer(self) -> Explainer:

@@ -20,6 +20,7 @@ from pydantic.json_schema import models_json_schema
 
 from models.bundle import Bundle
 from service import errors
+from service.console import add_console
 from service.errors import NotReady
 from service.explain import add_explain
 from service.explaining import Explaining
@@ -92,6 +93,7 @@ def create_app(
         add_intent(app, predictors["intent"], shelf, settings)
         add_replies(app, predictors["intent"], shelf, settings)
     _add_operations(app, predictors, settings, metrics, shelf)
+    add_console(app)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 

@@ -193,6 +193,8 @@ class Span(_Wire):
 
 
 class AttentionMaps(_Wire):
+    model_layers: Annotated[int, Field(ge=1, description="how many there are to ask for")]
+    model_heads: Annotated[int, Field(ge=1, description="in each of them")]
     tokens: list[str]
     layers: list[int]
     heads: list[int]

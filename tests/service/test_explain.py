@@ -149,6 +149,7 @@ async def test_attention_comes_back_for_the_layers_and_heads_asked_for(
     (one,) = shown(await explains.ask("ab 利润", method="attention", layers=[1, 0], heads=heads))
     maps = one["attention"]
     assert (maps["layers"], maps["heads"]) == ([1, 0], which)
+    assert (maps["model_layers"], maps["model_heads"]) == (LAYERS, HEADS)
     assert maps["tokens"] == ["<s>", "▁", "a", "b", "▁", "利", "润", "</s>"]
     weights = np.asarray(maps["weights"])
     assert weights.shape == (2, len(which), 8, 8)
