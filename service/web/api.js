@@ -4,6 +4,7 @@ export class Refused extends Error {
   constructor(status, problem, retryAfterS) {
     super(problem ? `${problem.title}: ${problem.detail}` : `The service answered ${status}.`);
     this.status = status;
+    this.code = problem?.code ?? "unknown";
     this.retryAfterS = retryAfterS;
   }
 }

@@ -20,6 +20,7 @@ export function start(_, shared) {
   $("map").addEventListener("pointerdown", (event) => point(at(event)));
   $("map").addEventListener("pointerleave", () => point(null));
   $("map").addEventListener("keydown", onKey);
+  $("pieces").addEventListener("pointerleave", () => point(null));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => maps && draw());
   window.addEventListener("resize", () => maps && !$("panel-attention").hidden && draw());
 }
@@ -65,7 +66,7 @@ async function ask() {
     fill("head", found.model_heads, [el("option", { value: "mean" }, "mean of all")]);
     cell = null;
     $("attention-answer").hidden = false;
-    say($("attention-status"), `Layer ${found.layers[0]} of ${found.model_layers}, ${found.model_heads} heads, ${found.tokens.length} tokens.`);
+    say($("attention-status"), `Layer ${found.layers[0]} (there are 0 to ${found.model_layers - 1}), ${found.model_heads} heads, ${found.tokens.length} tokens.`);
     draw();
   } catch (error) {
     if (own !== newest) return;

@@ -9,7 +9,6 @@ const SHOWN = 200;
 const MOST = 100_000;
 const TRIES = 20;
 
-let limits = null;
 let labels = [];
 let rows = []; // {text, entity?, id?}
 let results = [];
@@ -17,7 +16,6 @@ let stopped = null;
 
 export function start(served) {
   const model = served.find((one) => one.task === "sentiment");
-  limits = model?.limits;
   labels = model?.labels ?? [];
   $("file").addEventListener("change", () => { if ($("file").files[0]) take($("file").files[0]); });
   const drop = $("drop");
@@ -66,7 +64,7 @@ function read(name, text) {
   return found;
 }
 
-/** Asks for one part, again after a while where the service says so. */
+/** Asks for one part: again after a while where the service says so, in halves where something in it is refused. */
 async function answer(part, signal) {
   const inputs = part.map(({ text, entity }) => (entity ? { text, entity } : { text }));
   for (let attempt = 1; ; attempt += 1) {
@@ -74,11 +72,17 @@ async function answer(part, signal) {
       results.push(...(await post("/v1/sentiment", { inputs }, signal)).results);
       return;
     } catch (error) {
-      if (![429, 503].includes(error.status) || attempt === TRIES) {
-        if (error.status !== 422) throw error;
-        results.push(...part.map(() => ({ error: { code: "invalid", detail: error.message } })));
+      if ([413, 422].includes(error.status) && part.length > 1) {
+        const middle = Math.ceil(part.length / 2);
+        await answer(part.slice(0, middle), signal);
+        await answer(part.slice(middle), signal);
         return;
       }
+      if ([413, 422].includes(error.status)) {
+        results.push({ error: { code: error.code, detail: error.message } });
+        return;
+      }
+      if (![429, 503].includes(error.status) || attempt === TRIES) throw error;
       say($("batch-status"), `The service is busy; going on in ${error.retryAfterS} s.`);
       await new Promise((done) => setTimeout(done, error.retryAfterS * 1000));
       signal.throwIfAborted();

@@ -34,8 +34,18 @@ function bundle(model) {
   };
   return el("section", { class: "bundle" }, el("h3", {}, model.name),
     el("dl", {}, ...Object.entries(facts).filter(([, value]) => value).flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)])),
-    el("div", { class: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ...["data set", "language", "figure", "value"].map((name) => el("th", { scope: "col", class: name === "value" ? "number" : "" }, name)))),
-      el("tbody", {}, ...model.metrics.map((one) => el("tr", { title: one.command }, el("td", {}, one.dataset), el("td", {}, one.language), el("td", {}, one.name), el("td", { class: "number" }, one.value.toFixed(3))))))));
+    ...(model.metrics.length ? [figures(model.metrics)] : []));
+}
+
+/** A row for each data set, a column for each figure. */
+function figures(metrics) {
+  const names = [...new Set(metrics.map((one) => one.name))];
+  const sets = [...new Set(metrics.map((one) => `${one.dataset}\n${one.language}`))].map((key) => key.split("\n"));
+  const value = (dataset, language, name) => metrics.find((one) => one.dataset === dataset && one.language === language && one.name === name)?.value.toFixed(3) ?? "";
+  const head = el("tr", {}, el("th", { scope: "col" }, "data set"), el("th", { scope: "col" }, "language"), ...names.map((name) => el("th", { scope: "col", class: "number" }, name)));
+  const rows = sets.map(([dataset, language]) => el("tr", {}, el("td", {}, dataset), el("td", {}, language), ...names.map((name) => el("td", { class: "number" }, value(dataset, language, name)))));
+  const commands = [...new Set(metrics.map((one) => one.command))].join("; ");
+  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "note" }, "Measured by ", el("code", {}, commands)));
 }
 
 async function scrape() {

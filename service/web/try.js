@@ -134,7 +134,8 @@ async function askSentiment() {
 function explanation(text, found) {
   const characters = Array.from(text); // the API counts code points
   const slice = (start, end) => characters.slice(start, end).join("");
-  const peak = Math.max(...found.words.map((word) => Math.abs(word.weight)), 1e-9);
+  // Where no word weighs anything to speak of, the heaviest is not to look as if it did.
+  const peak = Math.max(...found.words.map((word) => Math.abs(word.weight)), found.signed ? 0.05 : 1e-9);
   const shown = el("p", { class: "words", dir: "auto" });
   const marks = new Map();
   let place = found.read.start;
