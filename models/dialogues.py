@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.data import key
+from models.examples import read_examples
 from models.tokens import Turn, is_readable
 
 SHARED_INTENTS = frozenset(
@@ -35,13 +36,14 @@ LAST_DIALOGUES = 50
 class LabelSet:
     """One set of intents as the configuration names it.
 
-    `kind` is how its files are read: single texts, or MultiDoGO's dialogues. `share`: how often an epoch goes through
-    its rows. `outside`: the label of what is none of the others, where the set has one.
+    `kind` is how its files are read: single texts, MultiDoGO's dialogues, or a team's own file of examples, which
+    `folder` then is and of which every tenth row is kept for validation. `share`: how often an epoch goes through its
+    rows. `outside`: the label of what is none of the others, where the set has one.
     """
 
     name: str
     folder: str
-    kind: Literal["texts", "multidogo"]
+    kind: Literal["texts", "multidogo", "examples"]
     language: str
     licence: str
     share: float = 1.0
@@ -99,6 +101,13 @@ def shipped_sets() -> tuple[tuple[LabelSet, ...], tuple[ReplySet, ...]]:
 
 def read_utterances(root: Path, source: LabelSet, part: str) -> list[Utterance]:
     """All rows of one part, `train` or `validation`."""
+    if source.kind == "examples":
+        every = read_examples(root / source.folder)
+        return [
+            Utterance(turns, label, source.name)
+            for number, (turns, label) in enumerate(every)
+            if (number % 10 == 9) is (part == "validation")
+        ]
     rows = _rows(root / source.folder / f"{part}.jsonl.gz")
     if source.kind == "multidogo":
         return [one for row in rows for one in _sentences(row, source.name)]

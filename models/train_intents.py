@@ -10,7 +10,7 @@ import json
 import random
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from shutil import copyfile
@@ -34,6 +34,7 @@ from models.dialogues import (
     without_held_out,
 )
 from models.distill import FITTED_BATCHES, States, compiled, states_loss, student_of
+from models.examples import read_examples
 from models.graph import LOG_STEP
 from models.intents import (
     OUTSIDE,
@@ -51,6 +52,9 @@ from models.train import RUN, WEIGHTS, ConfigError, Feed, Inputs, Schedule, Trai
 
 REPLY_SIDE = 2
 """A batch of dialogues has this many times fewer rows than its tokens allow: each brings its reply and others."""
+
+OWN_ROWS = 9000
+"""Rows of a team's own examples in an epoch, at least: few are seen often."""
 
 MOST_OTHERS = 4
 """Replies that were offered and not given, of one dialogue."""
@@ -97,6 +101,15 @@ def read_intent_config(path: Path) -> tuple[IntentConfig, IntentDistillation]:
 def intent_config_of(content: dict[str, Any]) -> IntentConfig:
     label_sets, reply_sets = sets_of(content)
     return IntentConfig(**{**content, "label_sets": label_sets, "reply_sets": reply_sets})
+
+
+def with_examples(config: IntentConfig, name: str, file: Path) -> IntentConfig:
+    """The same with a team's own examples as one more label set, of which an epoch sees as much as of banking77."""
+    if name in {source.name for source in config.label_sets}:
+        raise ConfigError(f"{name} is a label set of the configuration already; give yours another name")
+    rows = len(read_examples(file))
+    own = LabelSet(name, str(file.resolve()), "examples", "mixed", "own", share=max(1.0, OWN_ROWS / rows))
+    return replace(config, label_sets=(*config.label_sets, own))
 
 
 @dataclass(frozen=True, slots=True)

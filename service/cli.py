@@ -16,12 +16,16 @@ import typer
 from service.cli_shelf import heads, replies, train_head
 from service.cluster import Cluster, ClusterError, check
 from service.refusal import refuse
+from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(heads, name="heads")
 app.add_typer(replies, name="replies")
 
-_EXAMPLE = '{"inputs": "Shares of Acme plunge after profit warning"}'
+_EXAMPLES = {
+    "sentiment": '{"inputs": "Shares of Acme plunge after profit warning"}',
+    "intent": '{"inputs": "where is my card?"}',
+}
 
 
 @app.callback()
@@ -36,8 +40,9 @@ def serve(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the model (HEED_BUNDLE, the shipped one).")] = None,
     replicas: Annotated[int | None, typer.Option(help="Processes (HEED_REPLICAS, one per core up to 4).")] = None,
 ) -> None:
-    """Serve a model on this machine until Ctrl-C."""
-    from models.bundle import BundleError, load
+    """Serve the models on this machine until Ctrl-C."""
+    from models.bundle import BundleError
+    from models.heads import HeadError
     from service import haproxy, settings
 
     try:
@@ -45,14 +50,32 @@ def serve(
     except settings.SettingsError as error:
         refuse(error, 2)
     try:
-        served = load(chosen.bundle)
-        served.graph_for(chosen.device)
+        names = _verified(chosen)
         check(chosen.host, chosen.port)
-    except (BundleError, ClusterError) as error:
+    except (BundleError, HeadError, ClusterError) as error:
         refuse(error)
     if haproxy.find() is None:
         refuse(haproxy.MISSING)
-    _run(Cluster(chosen), f"{served.name} {served.version}", f"http://{chosen.host}:{chosen.port}")
+    _run(Cluster(chosen), " and ".join(names), f"http://{chosen.host}:{chosen.port}", list(chosen.bundles))
+
+
+def _verified(chosen: Settings) -> list[str]:
+    """What would be served, by name and version; raises when any of it cannot be."""
+    from models.bundle import BundleError, load
+    from service.shelf import Shelf
+
+    names = []
+    for task, path in chosen.bundles.items():
+        bundle = load(path)
+        if bundle.task.name != task:
+            raise BundleError(f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}")
+        bundle.graph_for(chosen.device)
+        if task == "intent":
+            known = Shelf(bundle, chosen.shelf).all_heads()
+            if chosen.labels not in known:
+                raise BundleError(f"HEED_LABELS={chosen.labels}: there are the label sets {', '.join(sorted(known))}")
+        names.append(f"{bundle.name} {bundle.version}")
+    return names
 
 
 @app.command()
@@ -108,6 +131,13 @@ def train(
         str | None, typer.Option(help="Intent: learn intents of your own, under this name, on the model as it is.")
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="With --labels: the intent model (HEED_INTENT_BUNDLE).")] = None,
+    full: Annotated[
+        bool,
+        typer.Option(help="With --labels: teach the encoder too, from --base with the sets of --sets, into --out."),
+    ] = False,
+    sets: Annotated[
+        Path | None, typer.Option(help="With --full: folder of the configuration's data sets.", file_okay=False)
+    ] = None,
     rejected: Annotated[
         float, typer.Option(help="With --labels: share of texts in scope to turn away.", min=0.0, max=0.5)
     ] = 0.05,
@@ -119,21 +149,28 @@ def train(
     if labels is not None:
         if task != "intent":
             refuse("--labels is for intents: heed train intent --labels NAME --data FILE", 2)
-        train_head(labels, data, out or Path(f"{labels}.head.safetensors"), bundle, rejected)
-        return
+        if not full:
+            train_head(labels, data, out or Path(f"{labels}.head.safetensors"), bundle, rejected)
+            return
+        if sets is None:
+            refuse("--sets is needed to teach the encoder too", 2)
     if base is None or out is None:
         refuse("--base and --out are needed to train an encoder", 2)
+    from models.heads import HeadError
     from models.train import CONFIGS, ConfigError, read_config
     from models.train import train as fine_tune
-    from models.train_intents import read_intent_config, train_intents
+    from models.train_intents import read_intent_config, train_intents, with_examples
 
     path = config or CONFIGS / f"{task}.toml"
     try:
-        if task == "intent":
-            train_intents(read_intent_config(path)[0], base, data, out)
-        else:
+        if task == "sentiment":
             fine_tune(read_config(path), base, data, out)
-    except (ConfigError, OSError) as error:
+        elif labels is not None and sets is not None:
+            data, own = sets, data
+            train_intents(with_examples(read_intent_config(path)[0], labels, own), base, data, out)
+        else:
+            train_intents(read_intent_config(path)[0], base, data, out)
+    except (ConfigError, HeadError, OSError) as error:
         refuse(error, 2)
     print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
 
@@ -294,16 +331,19 @@ def faithfulness(
     print(f"{loaded.name} {loaded.version}, {rows} validation texts a set\n\n{table(measured)}\n\nWrote {out}")
 
 
-def _run(cluster: Cluster, model: str, address: str) -> None:
+def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
     """Start, say where, wait, stop: by Ctrl-C or SIGTERM with exit code 0, by a failure with 1."""
     _stop_on_signals()
     failure: ClusterError | None = None
     try:
-        print(f"Starting {model} on {address} ...", flush=True)
+        print(f"Starting {models} on {address} ...", flush=True)
         started_s = time.monotonic()
         cluster.start()
         print(f"Ready after {time.monotonic() - started_s:.0f} s; Ctrl-C stops. Documentation: {address}/docs. Try:\n")
-        print(f"  curl {address}/v1/sentiment -H 'Content-Type: application/json' -d '{_EXAMPLE}'\n", flush=True)
+        for task in tasks:
+            print(
+                f"  curl {address}/v1/{task} -H 'Content-Type: application/json' -d '{_EXAMPLES[task]}'\n", flush=True
+            )
         cluster.wait()
     except KeyboardInterrupt:
         print("\nStopping ...", flush=True)

@@ -97,7 +97,7 @@ class Settings(BaseSettings):
     @field_validator("intent_bundle", "shelf", mode="before")
     @classmethod
     def _none_when_empty(cls, value: object) -> object:
-        return None if value in ("", "none") else value
+        return None if isinstance(value, str) and value.lower() in ("", "none") else value
 
     @field_validator("model_replicas_max")
     @classmethod

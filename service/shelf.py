@@ -43,6 +43,12 @@ class Shelf:
         self.reply_sets: dict[str, ReplySet] = {}
         self._looking: asyncio.Task[None] | None = None
 
+    def all_heads(self) -> dict[str, Head]:
+        """Those of the bundle and those that the folder holds now."""
+        if self._folder is not None:
+            self._look(self._folder)
+        return self.heads
+
     async def start(self) -> None:
         if self._folder is not None:
             self._look(self._folder)

@@ -101,6 +101,7 @@ def main(folder: Path, port: int, bundle: Path) -> None:
     chosen = Settings(
         port=port,
         bundle=bundle,
+        intent_bundle=None,
         replicas=1,
         placement="remote",
         model_cpus=0,

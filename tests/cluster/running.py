@@ -163,7 +163,11 @@ def refused(*arguments: str, environment: Mapping[str, str] | None = None) -> tu
     """`heed serve` that should not start: its exit code, stderr and seconds."""
     started_s = time.monotonic()
     done = subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, env={**os.environ, **(environment or {})}
+        [*COMMAND, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "HEED_INTENT_BUNDLE": "none", **(environment or {})},
     )
     return done.returncode, done.stderr, time.monotonic() - started_s
 

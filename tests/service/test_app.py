@@ -48,12 +48,12 @@ def test_on_gpus_the_model_asks_for_them_and_gateways_for_none(gpus: float) -> N
     found = deployments(args_of("serve.gpu.yaml") | {"model_gpus": gpus})
     assert {name: asked(one) for name, one in found.items()} == {
         "gateway": {"num_cpus": 1, "num_gpus": 0, "resources": None},
-        "model": {"num_cpus": 0, "num_gpus": gpus, "resources": {"heed_model": 0.001}},
+        "sentiment-model": {"num_cpus": 0, "num_gpus": gpus, "resources": {"heed_model": 0.001}},
     }
 
 
 def test_on_cpus_a_remote_model_asks_for_no_gpu_and_no_certain_node() -> None:
-    found = deployments({"placement": "remote", "device": "cpu"})
+    found = deployments({"placement": "remote", "device": "cpu", "intent_bundle": "none"})
     assert asked(found["sentiment-model"]) == {"num_cpus": 1, "num_gpus": 0, "resources": {}}
 
 

@@ -86,3 +86,12 @@ def test_settings_cannot_be_changed() -> None:
 
 def test_every_setting_says_what_it_is() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_a_folder_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for word in ("none", "None", ""):
+        monkeypatch.setenv("HEED_INTENT_BUNDLE", word)
+        assert load().intent_bundle is None
+        assert list(load().bundles) == ["sentiment"]
+    monkeypatch.setenv("HEED_INTENT_BUNDLE", "/some/intents")
+    assert load().bundles["intent"] == Path("/some/intents")

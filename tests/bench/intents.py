@@ -1,0 +1,216 @@
+"""What the shipped intents and replies cannot show of themselves: intents never seen, and simpler ways beside ours.
+
+Run with `make bench-intents BASE=encoder DATA=folder`; half an hour on two cores. Three parts:
+few examples: heads of 10 examples an intent, on the encoder as it was before any of these sets, three drawings;
+open intents: a quarter of the intents known, the encoder fine-tuned on those alone, all others to be found out of scope
+(Zhang et al. 2021, adaptive decision boundary), three drawings; replies: BM25, and the encoder as it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score, roc_auc_score
+
+from models.bundle import TOKENIZER
+from models.dialogues import Utterance, all_templates, read_exchanges, read_utterances
+from models.embed import Reader
+from models.evaluate_intents import measure_replies
+from models.head_training import Examples, make
+from models.heads import Head, judge
+from models.intents import OUTSIDE, IntentNetwork, IntentRow
+from models.network import base_file, encoder_of
+from models.replies import Ranker
+from models.runtime_torch import TorchRuntime
+from models.tokens import Tokenizer, adapt_tokenizer
+from models.train import CONFIGS, Feed, Trainer, by_length, device
+from models.train_intents import IntentConfig, Vectors, labels_loss, read_intent_config
+
+SEEDS = 3
+SHOTS = 10
+KNOWN = 0.25
+EPOCHS = 10
+REJECTED = 0.1
+"""Share of the texts in scope that the open-intent threshold turns away: three of four texts are out of scope there."""
+
+OPEN = ("banking77", "clinc150")
+STRANGERS = {"banking77": ("clinc150", "dstc11"), "clinc150": ("banking77", "dstc11")}
+"""Sets whose texts are shown as none of the known intents (outlier exposure); never texts of the set itself."""
+
+STRANGER_ROWS = 2000
+Texts = NDArray[np.float32]
+
+
+class Bench:
+    def __init__(self, base: str, data: Path, folder: Path) -> None:
+        self.base, self.data, self.folder = base, data, folder
+        self.config: IntentConfig = read_intent_config(CONFIGS / "intent.toml")[0]
+        adapt_tokenizer(base_file(base, TOKENIZER), folder / TOKENIZER)
+        self.tokenizer = Tokenizer(folder / TOKENIZER, self.config.max_tokens)
+
+    def network(self, labels: int) -> IntentNetwork:
+        encoder = encoder_of(self.base)
+        return IntentNetwork(encoder, encoder.config.hidden_size, {"known": labels})
+
+    def reader(self, network: IntentNetwork) -> Reader:
+        return Reader(TorchRuntime(network), self.tokenizer)
+
+    def rows(self, name: str, part: str) -> list[Utterance]:
+        (source,) = (one for one in self.config.label_sets if one.name == name)
+        return read_utterances(self.data, source, part)
+
+    def few(self) -> Iterator[str]:
+        yield "| 10 examples an intent | accuracy, mean of 3 drawings |"
+        yield "|---|--:|"
+        reader = self.reader(self.network(2))
+        for name in OPEN:
+            every = [row for row in self.rows(name, "train") if row.label is not None]
+            asked = [row for row in self.rows(name, "validation") if row.label is not None]
+            vectors = reader.dialogues([row.turns for row in asked])
+            found = [accuracy(self._shots(reader, every, seed), vectors, asked) for seed in range(SEEDS)]
+            yield f"| {name} | {np.mean(found):.3f} ({', '.join(f'{one:.3f}' for one in found)}) |"
+
+    def _shots(self, reader: Reader, every: Sequence[Utterance], seed: int) -> Head:
+        taken: Counter[str | None] = Counter()
+        chosen = []
+        for row in random.Random(seed).sample(every, len(every)):
+            if taken[row.label] < SHOTS:
+                taken[row.label] += 1
+                chosen.append(row)
+        return head_of(reader, chosen)[0]
+
+    def open(self) -> Iterator[str]:
+        yield "| a quarter of the intents known | accuracy | macro-F1 | AUROC | in scope, turned away |"
+        yield "|---|--:|--:|--:|--:|"
+        for name in OPEN:
+            found = np.asarray([self._opened(name, seed) for seed in range(SEEDS)])
+            yield "| " + " | ".join((name, *(f"{value:.3f}" for value in found.mean(axis=0)))) + " |"
+
+    def _opened(self, name: str, seed: int) -> tuple[float, float, float, float]:
+        train, asked = self.rows(name, "train"), self.rows(name, "validation")
+        labels = sorted({row.label for row in train if row.label is not None})
+        known = sorted(random.Random(seed).sample(labels, round(KNOWN * len(labels))))
+        own = [row for row in train if row.label in known]
+        held_out = own[::10]  # for the threshold: the validation file is what is asked
+        own = [row for number, row in enumerate(own) if number % 10]
+        reader = self.reader(self._tuned(name, own, known, seed))
+        head, _ = head_of(reader, own, held_out)
+        verdicts = judge(head, reader.dialogues([row.turns for row in asked]))
+        inside = np.asarray([row.label in known for row in asked])
+        truth = [str(row.label) if within else "none" for row, within in zip(asked, inside, strict=True)]
+        away = verdicts.outside > head.threshold
+        best = verdicts.confidences.argmax(axis=1)
+        answers = ["none" if out else head.labels[place] for place, out in zip(best, away, strict=True)]
+        right = np.mean([one == other for one, other in zip(truth, answers, strict=True)])
+        macro = f1_score(truth, answers, average="macro")
+        return float(right), float(macro), float(roc_auc_score(~inside, verdicts.outside)), float(away[inside].mean())
+
+    def _tuned(self, name: str, own: Sequence[Utterance], known: Sequence[str], seed: int) -> IntentNetwork:
+        """Fine-tuned on the known intents, with texts of other sets that are none of them."""
+        chance = random.Random(seed)
+        strange = [row for other in STRANGERS[name] for row in self.rows(other, "train")]
+        strange = chance.sample(strange, min(STRANGER_ROWS, len(strange)))
+        told = [(row, known.index(str(row.label))) for row in own] + [(row, OUTSIDE) for row in strange]
+        rows = [IntentRow(self.tokenizer.encode(row.turns[-1].text), "known", label) for row, label in told]
+        config = replace(self.config, warmup_steps=20, validate_every=10**9, checkpoint_every=10**9, seed=seed)
+        batches: list[list[Any]] = []
+        for _ in range(EPOCHS):
+            chance.shuffle(rows)
+            batches += by_length(rows, config, chance)
+        network = self.network(len(known))
+        vectors = Vectors(network, Feed(self.tokenizer, device()), False)
+        with tempfile.TemporaryDirectory() as out:
+            trainer = Trainer(
+                config,
+                network,
+                lambda batch: labels_loss(network, vectors, batch),
+                lambda: iter(()),
+                Path(out),
+                len(batches),
+            )
+            trainer.run(batches)
+        return network.eval()
+
+    def replies(self) -> Iterator[str]:
+        (source,) = (one for one in self.config.reply_sets if one.kind == "star")
+        exchanges, templates = read_exchanges(self.data, source, "validation"), all_templates(self.data, source)
+        yield "| replies | first among those offered | recall@1 | recall@5 |"
+        yield "|---|--:|--:|--:|"
+        untuned = Ranker(*(np.eye(self.network(2).encoder.config.hidden_size, dtype=np.float32),) * 2, 10.0, 0.0, 0.0)
+        found = measure_replies(untuned, self.reader(self.network(2)), exchanges, templates)
+        yield f"| the encoder as it was | {found.first_offered:.3f} | {found.recall_1:.3f} | {found.recall_5:.3f} |"
+        scores = bm25([one.turns[-1].text for one in exchanges], templates)
+        place = {text: number for number, text in enumerate(templates)}
+        right = np.asarray([row[place[str(one.template)]] for one, row in zip(exchanges, scores, strict=True)])
+        ranks = (scores > right[:, None]).sum(axis=1)
+        firsts = [
+            own >= max(row[place[text]] for text in one.options)
+            for one, row, own in zip(exchanges, scores, right, strict=True)
+            if len(one.options) > 1
+        ]
+        yield f"| BM25 | {np.mean(firsts):.3f} | {(ranks < 1).mean():.3f} | {(ranks < 5).mean():.3f} |"
+
+
+def bm25(queries: Sequence[str], texts: Sequence[str], k: float = 1.5, b: float = 0.75) -> NDArray[np.float64]:
+    """(queries, texts) scores (Robertson et al. 1994)."""
+    bags = [Counter(words(text)) for text in texts]
+    lengths = np.asarray([sum(bag.values()) for bag in bags])
+    frequency = Counter(word for bag in bags for word in bag)
+    rows = np.zeros((len(queries), len(texts)))
+    for row, query in zip(rows, queries, strict=True):
+        for word in set(words(query)) & frequency.keys():
+            counts = np.asarray([bag[word] for bag in bags])
+            weight = math.log(1 + (len(texts) - frequency[word] + 0.5) / (frequency[word] + 0.5))
+            row += weight * counts * (k + 1) / (counts + k * (1 - b + b * lengths / lengths.mean()))
+    return rows
+
+
+def words(text: str) -> list[str]:
+    return ["".join(filter(str.isalnum, word)) for word in text.casefold().split()]
+
+
+def head_of(
+    reader: Reader, rows: Sequence[Utterance], held_out: Sequence[Utterance] | None = None
+) -> tuple[Head, float]:
+    examples = [
+        None if part is None else Examples(reader.dialogues([r.turns for r in part]), tuple(str(r.label) for r in part))
+        for part in (rows, held_out)
+    ]
+    assert examples[0] is not None
+    head, report = make("known", ["en"], "0" * 64, examples[0], examples[1], REJECTED)
+    return head, report.accuracy
+
+
+def accuracy(head: Head, vectors: Texts, rows: Sequence[Utterance]) -> float:
+    best = judge(head, vectors).confidences.argmax(axis=1)
+    return float(np.mean([head.labels[place] == row.label for place, row in zip(best, rows, strict=True)]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench-intents", description=__doc__)
+    parser.add_argument("--base", required=True, help="the encoder before any of these sets")
+    parser.add_argument("--data", type=Path, required=True, help="folder of the intent data sets")
+    parser.add_argument("--parts", nargs="+", choices=("few", "open", "replies"), default=("few", "open", "replies"))
+    given = parser.parse_args()
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(given.base, given.data, Path(folder))
+        for part in given.parts:
+            for line in getattr(bench, part)():
+                print(line, flush=True)
+            print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""From dialogues to a bundle: a tiny encoder that learns tiny sets, its student, the export and the figures."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import TOKENIZER, load
+from models.compare import DriftError
+from models.dialogues import (
+    SHARED_INTENTS,
+    LabelSet,
+    ReplySet,
+    all_templates,
+    read_exchanges,
+    read_utterances,
+    spoken,
+    without_held_out,
+)
+from models.embed import open_reader
+from models.evaluate_intents import evaluate_intents, intents_table, own_heads
+from models.export_intents import export_intents
+from models.intents import OUTSIDE, ReplyRow, margin_loss
+from models.replies import RANKER, load_ranker
+from models.tokens import Tokenizer, Turn
+from models.train import ConfigError
+from models.train_intents import (
+    IntentConfig,
+    IntentDistillation,
+    Planner,
+    candidates,
+    distill_intents,
+    gather,
+    load_intent_run,
+    read_intent_config,
+    train_intents,
+    with_examples,
+)
+
+WORDS = {"pay": "pay it", "stop": "stop it", "find": "find it"}
+CONFIG = IntentConfig(
+    seed=3,
+    epochs=8,
+    batch_tokens=600,
+    batch_examples=16,
+    max_tokens=64,
+    encoder_rate=3e-3,
+    head_rate=1e-2,
+    layer_decay=1.0,
+    weight_decay=0.01,
+    warmup_steps=10,
+    anneal=0.5,
+    freeze_embeddings=False,
+    validate_every=1000,
+    validation_rows=20,
+    checkpoint_every=1000,
+    unrelated=0.1,
+    compiled=False,
+    label_sets=(
+        LabelSet("wishes", "wishes", "texts", "en", "MIT", outside="oos"),
+        LabelSet("talk", "talk", "multidogo", "en", "MIT"),
+    ),
+    reply_sets=(ReplySet("star", "star", "star", "en", "MIT"),),
+)
+STUDENT = IntentDistillation(layers=(1,), labels_weight=0.5, states_weight=1.0, direction_weight=1.0)
+
+
+def write(path: Path, rows: Sequence[Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    chance = random.Random(4)
+
+    def name() -> str:
+        return "".join(chance.choices("BCDEGHKMPQ", k=4))
+
+    for part, count in (("train", 90), ("validation", 45)):
+        wishes = [
+            {"text": f"{name()} {word}", "label": label} for label, word in WORDS.items() for _ in range(count // 3)
+        ]
+        strange = [{"text": f"{name()} {name()} {name()}", "label": "oos"} for _ in range(count // 9)]
+        write(folder / "wishes" / f"{part}.jsonl.gz", [*wishes, *strange])
+        # What "it" is, only the turn before tells.
+        talk = [
+            {
+                "domain": domain,
+                "turns": [
+                    {"speaker": "customer", "text": f"{name()} {word}", "intents": [intent]},
+                    {"speaker": "customer", "text": "it", "intents": [f"again{intent}"]},
+                    {"speaker": "customer", "text": "", "intents": ["contentonly"]},
+                    {"speaker": "customer", "text": f"{name()}", "intents": ["contentonly", "thankyou"]},
+                ],
+            }
+            for domain, intent, word in (("bank", "pay", "pay it"), ("shop", "stop", "stop it"))
+            for _ in range(count // 3)
+        ]
+        write(folder / "talk" / f"{part}.jsonl.gz", talk)
+        star = [
+            {
+                "tasks": ["shop"],
+                "turns": [
+                    {"speaker": "customer", "text": f"{name()} {word}"},
+                    {"speaker": "agent", "text": said, "action": action, "options": ["a_pay", "a_stop", "gone"]},
+                    {"speaker": "agent", "text": "hm"},
+                ],
+            }
+            for word, said, action in (("pay it", "I pay it", "a_pay"), ("stop it", "I stop it", "a_stop"))
+            for _ in range(count // 3)
+        ]
+        write(folder / "star" / f"{part}.jsonl.gz", star)
+    templates = {"shop": {"a_pay": "I pay {amount:s} now", "a_stop": "I stop it"}, "other": {"a_pay": "never"}}
+    (folder / "star" / "response_templates.json").write_text(json.dumps(templates), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(base: Path, sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_intents(CONFIG, str(base), sets, tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def student(teacher: Path, sets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return distill_intents(CONFIG, STUDENT, teacher, sets, tmp_path_factory.mktemp("student"))
+
+
+def test_a_student_becomes_a_bundle_that_reads_intents_context_and_replies(
+    student: Path, sets: Path, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", gpu=False, say=said.append)
+    assert load(bundle.path).digest == bundle.digest
+    heads = own_heads(bundle)
+    assert heads["wishes"].labels == ("find", "pay", "stop")
+    ranker, reader = load_ranker(bundle.path / RANKER), open_reader(bundle)
+    measured = evaluate_intents(heads, ranker, reader, sets, CONFIG.label_sets, CONFIG.reply_sets)
+    wishes, talk = measured.intents
+    assert wishes.accuracy > 0.9
+    assert wishes.auroc is not None
+    assert wishes.auroc > 0.8
+    assert talk.auroc is None
+    whole = measured.context[0]
+    assert whole.short_macro_f1 > whole.short_alone + 0.1  # "it" alone tells nothing
+    assert [one.part for one in measured.context] == ["all", "bank", "shop"]
+    (replies,) = measured.replies
+    assert replies.first_offered > 0.9
+    assert replies.templates == 3
+    figures = {(one.dataset, one.name): one.value for one in bundle.metrics}
+    assert figures["wishes", "accuracy"] == pytest.approx(wishes.accuracy, abs=1e-6)
+    card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
+    assert intents_table(measured) in card
+    assert "of 1 layers, taught by one of twelve" in card
+    assert any("mean cosine" in line for line in said)
+
+
+def test_a_graph_that_drifts_is_refused_and_nothing_is_written(
+    student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.export_intents.LEAST_COSINE", 1.01)
+    with pytest.raises(DriftError, match="mean cosine"):
+        export_intents(student, sets, tmp_path / "intent", "1.0.0", gpu=False, say=lambda line: None)
+    assert not (tmp_path / "intent").exists()
+
+
+def test_a_student_of_other_sets_is_refused(teacher: Path, sets: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="other intents"):
+        distill_intents(replace(CONFIG, label_sets=CONFIG.label_sets[:1]), STUDENT, teacher, sets, tmp_path)
+
+
+def test_a_teams_own_examples_become_one_more_label_set(sets: Path, tmp_path: Path) -> None:
+    file = tmp_path / "my.jsonl"
+    rows = [{"text": f"{word} {number}", "label": word} for number in range(20) for word in ("open", "shut")]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config = with_examples(CONFIG, "mine", file)
+    material = gather(config, sets)
+    assert material.labels["mine"] == ("open", "shut")
+    assert len(material.held_out["mine"]) == 4
+    with pytest.raises(ConfigError, match="already"):
+        with_examples(CONFIG, "talk", file)
+
+
+def test_the_folder_says_what_was_trained(teacher: Path, student: Path) -> None:
+    assert load_intent_run(teacher).layers is None
+    run = load_intent_run(student)
+    assert run.layers == (1,)
+    assert run.config == CONFIG
+
+
+def test_dialogues_are_read_with_what_came_before(sets: Path) -> None:
+    rows = read_utterances(sets, CONFIG.label_sets[1], "validation")
+    assert [len(row.turns) for row in rows[:3]] == [1, 2, 3]  # the empty sentence is left out
+    assert [row.label for row in rows[:3]] == ["bank/pay", "bank/againpay", "contentonly"]
+    assert "contentonly" in SHARED_INTENTS
+    assert {row.part for row in rows} == {"bank", "shop"}
+    assert None in {row.label for row in read_utterances(sets, CONFIG.label_sets[0], "train")}
+
+
+def test_replies_follow_their_dialogues_own_templates(sets: Path) -> None:
+    exchanges = read_exchanges(sets, CONFIG.reply_sets[0], "validation")
+    assert exchanges[0].turns[-1].text.endswith("pay it")
+    assert (exchanges[0].reply, exchanges[0].template) == ("I pay it", "I pay amount now")
+    assert exchanges[0].options == ("I pay amount now", "I stop it")
+    assert len(exchanges) == 30  # what follows no template is no reply to learn
+    assert all_templates(sets, CONFIG.reply_sets[0]) == ["I pay amount now", "I stop it", "never"]
+    assert spoken("{a_b:s} is\n{c} ") == "a b is c"
+
+
+def test_rows_that_are_held_out_are_not_trained_on(sets: Path) -> None:
+    rows = read_utterances(sets, CONFIG.label_sets[0], "validation")
+    twin = replace(rows[0], turns=(Turn("customer", rows[0].turns[0].text.upper() + "!"),))
+    assert without_held_out([twin, *rows[1:3]], rows[:1]) == rows[1:3]
+
+
+def test_the_margin_makes_a_right_answer_harder_and_a_stranger_is_to_be_far_from_all() -> None:
+    cosines = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.1, 0.1], [0.9, 0.1, 0.1]])
+    near, even, loud = (
+        float(margin_loss(cosines[row : row + 1], torch.tensor([label])))
+        for row, label in ((0, 0), (1, OUTSIDE), (2, OUTSIDE))
+    )
+    plain = float(torch.nn.functional.cross_entropy(24.0 * cosines[:1], torch.tensor([0])))
+    assert near > plain
+    assert even == pytest.approx(0.5 * np.log(3), abs=1e-4)
+    assert loud > even
+
+
+def test_each_reply_of_a_batch_is_a_candidate_once(teacher: Path, sets: Path) -> None:
+    planner = Planner(CONFIG, Tokenizer(teacher / TOKENIZER, 64), gather(CONFIG, sets))
+    batch = next(batch for batch in planner.batches() if isinstance(batch[0], ReplyRow))
+    texts, right = candidates(batch)
+    keys = [tokens.ids.tobytes() for tokens in texts]
+    assert len(set(keys)) == len(keys)
+    assert [keys[place] for place in right] == [row.reply.ids.tobytes() for row in batch]
+
+
+def test_the_shipped_configuration_can_be_read() -> None:
+    config, student = read_intent_config(Path("models/configs/intent.toml"))
+    assert {source.name for source in config.label_sets} == {"banking77", "clinc150", "dstc11", "smp_zh", "multidogo"}
+    assert len(student.layers) == 8
