@@ -165,7 +165,7 @@ async def test_every_name_of_json_is_taken(service: Service, kind: str) -> None:
     assert (await service.send(b'{"inputs": "good"}', {"content-type": kind})).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/sentiment/", "/v1/../etc/passwd", "/v1/%00", "/metrics/x"])
+@pytest.mark.parametrize("path", ["/console", "/v1", "/v1/sentiment/", "/v1/../etc/passwd", "/v1/%00", "/metrics/x"])
 async def test_an_unknown_route_is_not_found(service: Service, path: str) -> None:
     assert_problem(await service.client.get(path), 404, "not_found")
 
