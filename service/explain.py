@@ -5,7 +5,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import orjson
 from fastapi import FastAPI, Request, Response
 
@@ -107,5 +106,5 @@ def _maps(attention: Attention) -> dict[str, Any]:
         "tokens": attention.tokens,
         "layers": attention.layers,
         "heads": attention.heads,
-        "weights": np.ascontiguousarray(attention.weights.round(4)),
+        "weights": attention.weights,
     }

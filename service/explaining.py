@@ -49,6 +49,7 @@ _LONGEST_PAUSE_S = 1.0
 _NICENESS = 10
 _MEMORY = 0.3  # of how long explanations take, for Retry-After: the share of the newest
 _RESTART_S = 5.0
+_PLACES = 4  # of an attention weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,10 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """`weights` (layers, heads, tokens, tokens): the share that each token (third axis) takes from each (fourth)."""
+    """`weights` (layers, heads, tokens, tokens): the share that each token (third axis) takes from each (fourth).
+
+    They are rounded to four places.
+    """
 
     model_layers: int
     model_heads: int
@@ -276,7 +280,9 @@ class Explaining:
         weights = np.stack([found.attention(layer)[0][list(heads)] for layer in wanted.layers])
         shares = readers(tokens) @ weights.mean(axis=(0, 1))
         pieces = tuple(self._tokenizer.pieces(tokens))
-        maps = Attention(explainer.layers, explainer.heads, pieces, wanted.layers, heads, weights)
+        # Rounded, and laid out as it is written, here and not in the event loop.
+        shown = np.ascontiguousarray(weights.round(_PLACES))
+        maps = Attention(explainer.layers, explainer.heads, pieces, wanted.layers, heads, shown)
         return maps, by_part(question, shares)
 
     @cached_property

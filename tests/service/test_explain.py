@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -348,6 +349,21 @@ async def test_a_model_that_fails_on_a_text_is_that_texts_error(
     assert good["label"]
     assert [one["error"]["code"] for one in (bad, nan)] == ["inference_failed"] * 2
     assert "secret" not in str(bad)
+
+
+async def test_its_thread_gives_way_to_all_others(explains: Explains, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, found = OnnxRuntime.run, set()
+
+    def noting(runtime: OnnxRuntime, batch: Batch) -> NDArray[np.float32]:
+        thread = threading.current_thread().name.partition("_")[0]
+        found.add((thread, os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+        return run(runtime, batch)
+
+    monkeypatch.setattr(OnnxRuntime, "run", noting)
+    await explains.label("ab")
+    shown(await explains.ask("ab"))
+    niceness = dict(found)
+    assert niceness["explain"] == min(19, niceness["sentiment-inference"] + 10)
 
 
 async def test_it_pauses_while_plain_texts_are_answered(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
