@@ -202,7 +202,7 @@ class Explaining:
             job.check()
             explainer = self._explainer
             self._runtime.job = job
-            self._check_maps(job.wanted)
+            _check_maps(explainer, job.wanted)
             left = job.wanted.most_numbers
             for item in job.items:
                 outcome = self._explained(explainer, item, job.wanted, left)
@@ -213,18 +213,6 @@ class Explaining:
             return
         except Problem as problem:
             job.refused = problem
-
-    def _check_maps(self, wanted: Wanted) -> None:
-        if not wanted.layers:
-            return
-        for name, asked, there in (
-            ("layer", wanted.layers, self._explainer.layers),
-            ("head", wanted.heads or (), self._explainer.heads),
-        ):
-            for place, number in enumerate(asked):
-                if number >= there:
-                    reason = f"This model has {there} {name}s, 0 to {there - 1}."
-                    raise InvalidRequest(reason, pointer=f"/{name}s/{place}")
 
     def _explained(self, explainer: Explainer, item: Item, wanted: Wanted, left: int) -> Outcome:
         if item.entity is not None and not is_readable(item.entity):
@@ -314,6 +302,21 @@ class _Patient:
             pause_s = min(_LONGEST_PAUSE_S, _PAUSES * (time.monotonic() - started_s))
             self.job.given_up.wait(min(pause_s, _left_s(self.job.deadline_s)))
         return rows
+
+
+def _check_maps(explainer: Explainer, wanted: Wanted) -> None:
+    """Raises InvalidRequest for maps that the model does not have."""
+    if not wanted.layers and wanted.method != "value_norm":
+        return
+    try:
+        layers, heads = explainer.layers, explainer.heads
+    except ValueError:  # a graph written by an older export, or by another
+        raise InvalidRequest("The graph of this model shows no attention.", pointer="/method") from None
+    for name, asked, there in (("layer", wanted.layers, layers), ("head", wanted.heads or (), heads)):
+        for place, number in enumerate(asked):
+            if number >= there:
+                reason = f"This model has {there} {name}s, 0 to {there - 1}."
+                raise InvalidRequest(reason, pointer=f"/{name}s/{place}")
 
 
 def _give_way() -> None:

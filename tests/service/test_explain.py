@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models import maps
 from models.bundle import SHIPPED, Bundle, load
 from models.explain import OFFERED
 from models.runtime_onnx import OnnxRuntime
@@ -148,11 +149,11 @@ async def test_attention_comes_back_for_the_layers_and_heads_asked_for(
     explains: Explains, heads: Any, which: list[int]
 ) -> None:
     (one,) = shown(await explains.ask("ab 利润", method="attention", layers=[1, 0], heads=heads))
-    maps = one["attention"]
-    assert (maps["layers"], maps["heads"]) == ([1, 0], which)
-    assert (maps["model_layers"], maps["model_heads"]) == (LAYERS, HEADS)
-    assert maps["tokens"] == ["<s>", "▁", "a", "b", "▁", "利", "润", "</s>"]
-    weights = np.asarray(maps["weights"])
+    found = one["attention"]
+    assert (found["layers"], found["heads"]) == ([1, 0], which)
+    assert (found["model_layers"], found["model_heads"]) == (LAYERS, HEADS)
+    assert found["tokens"] == ["<s>", "▁", "a", "b", "▁", "利", "润", "</s>"]
+    weights = np.asarray(found["weights"])
     assert weights.shape == (2, len(which), 8, 8)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-3)
     assert one["signed"] is False
@@ -219,6 +220,15 @@ async def test_a_request_of_nothing_that_can_be_explained_is_refused(explains: E
 )
 async def test_bad_input_is_named(explains: Explains, more: dict[str, Any], pointer: str) -> None:
     assert_problem(await explains.client.post(PATH, json={"inputs": "ab", **more}), 422, "invalid_request", pointer)
+
+
+async def test_a_graph_that_shows_no_attention_is_explained_without(
+    explains: Explains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maps, "attentions", lambda graph: iter(()))
+    for more in ({"method": "attention", "layers": [0]}, {"method": "value_norm"}):
+        assert_problem(await explains.ask("ab", **more), 422, "invalid_request", "/method")
+    shown(await explains.ask("ab"))
 
 
 async def test_malformed_bodies_are_refused_as_everywhere(explains: Explains) -> None:
@@ -400,6 +410,6 @@ async def test_the_shipped_model_rests_on_the_words_anyone_would_name(metrics: M
         assert NEWS[heaviest["start"] : heaviest["end"]] == "plunge"
         assert chinese["label"] == "positive"
         assert towards["label"] == await shipped.label(inputs[2])
-        (maps,) = shown(await shipped.ask(NEWS, method="attention", layers=[7], heads=[0]))
-        assert len(maps["attention"]["weights"][0][0]) == maps["tokens"]
+        (looked,) = shown(await shipped.ask(NEWS, method="attention", layers=[7], heads=[0]))
+        assert len(looked["attention"]["weights"][0][0]) == looked["tokens"]
         assert_problem(await shipped.ask(NEWS, method="attention", layers=[8]), 422, "invalid_request", "/layers/0")
