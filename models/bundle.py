@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models.predict import Calibration, Scaling
+from models.predict import Calibration, Scaling, scaling_of
 from models.tasks import TASKS, Task
 
 FORMAT = 2
@@ -105,6 +105,10 @@ class Bundle(Manifest):
     @property
     def tokenizer(self) -> Path:
         return self.path / TOKENIZER
+
+    def scaling(self, language: str, targeted: bool) -> Scaling:
+        """A language that the bundle does not know is taken for its first."""
+        return scaling_of(self.calibration, language if language in self.languages else self.languages[0], targeted)
 
 
 def load(path: Path) -> Bundle:

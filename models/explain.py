@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.embed import rows_of
 from models.maps import MapRuntime, Maps
-from models.predict import Scaling, probabilities, scaling_of
+from models.predict import Scaling, probabilities
 from models.runtime import Runtime
 from models.tokens import Tokenizer, Tokens, Words, collate
 
@@ -108,27 +108,11 @@ class Explainer:
     ) -> Explanation:
         """The target is the answer itself unless a label is given; raises EmptyTextError as the tokenizer does."""
         question = self.question(text, entity, target)
-        words = question.words
-        spread = np.zeros(len(words.spans))
-        for part, weight in zip(question.parts, self.weigh(question, method), strict=True):
-            spread[list(part.words)] = weight / len(part.words)
-        return Explanation(
-            method=method,
-            signed=METHODS[method].signed,
-            target=question.target,
-            scores=question.scores,
-            weights=tuple(
-                Weight(start, end, float(weight), words.named(word))
-                for word, ((start, end), weight) in enumerate(zip(words.spans, spread, strict=True))
-            ),
-            parts=len(question.parts),
-            read=words.read,
-            truncated=words.tokens.truncated,
-        )
+        return explanation_of(question, method, self.weigh(question, method))
 
     def question(self, text: str, entity: str | None = None, target: str | None = None) -> Question:
         words = self._tokenizer.words(text, entity)
-        scaling = scaling_of(self._bundle.calibration, words.tokens.language, words.tokens.targeted)
+        scaling = self._bundle.scaling(words.tokens.language, words.tokens.targeted)
         return Question(self._runtime, self._tokenizer.pad, words, scaling, self._bundle.task.labels, target)
 
     def weigh(self, question: Question, method: MethodName) -> NDArray[np.float64]:
@@ -140,11 +124,21 @@ class Explainer:
             return both_ends(question.probability, count)
         if method == "shapley":
             return shapley(question.probability, count, ORDERS)
-        tokens = question.words.tokens
-        maps = self._maps.run(collate([tokens], self._tokenizer.pad))
         taken = {"attention": attention, "rollout": rollout, "value_norm": value_norm}[method]
-        shares = taken(maps, readers(tokens))
-        return np.asarray([shares[list(part.places)].sum() for part in question.parts])
+        return by_part(question, taken(self.maps(question), readers(question.words.tokens)))
+
+    def maps(self, question: Question) -> Maps:
+        """Of the question's whole text."""
+        return self._maps.run(collate([question.words.tokens], self._tokenizer.pad))
+
+    @property
+    def layers(self) -> int:
+        return self._maps.layers
+
+    @property
+    def heads(self) -> int:
+        """Of the layer that has fewest."""
+        return self._maps.heads
 
     @cached_property
     def _maps(self) -> MapRuntime:
@@ -175,6 +169,32 @@ class Question:
 
     def _answers(self, variants: Sequence[Tokens]) -> NDArray[np.float64]:
         return probabilities(rows_of(self._runtime, variants, self._pad), self._scaling)
+
+
+def explanation_of(question: Question, method: MethodName, weights: NDArray[np.float64]) -> Explanation:
+    """With one weight for each part of the question, (parts,)."""
+    words = question.words
+    spread = np.zeros(len(words.spans))
+    for part, weight in zip(question.parts, weights, strict=True):
+        spread[list(part.words)] = weight / len(part.words)
+    return Explanation(
+        method=method,
+        signed=METHODS[method].signed,
+        target=question.target,
+        scores=question.scores,
+        weights=tuple(
+            Weight(start, end, float(weight), words.named(word))
+            for word, ((start, end), weight) in enumerate(zip(words.spans, spread, strict=True))
+        ),
+        parts=len(question.parts),
+        read=words.read,
+        truncated=words.tokens.truncated,
+    )
+
+
+def by_part(question: Question, shares: NDArray[np.float32]) -> NDArray[np.float64]:
+    """(length,) to (parts,): what the tokens of each part have together."""
+    return np.asarray([shares[list(part.places)].sum() for part in question.parts], np.float64)
 
 
 def parts_of(words: Words, limit: int) -> tuple[Part, ...]:

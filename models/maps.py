@@ -119,6 +119,15 @@ class MapRuntime:
             model + with_outputs(self._names), options, providers=["CPUExecutionProvider"]
         )
 
+    @property
+    def layers(self) -> int:
+        return len(self._attentions)
+
+    @property
+    def heads(self) -> int:
+        """Of the layer that has fewest."""
+        return min(attention.heads for attention in self._attentions)
+
     def run(self, batch: Batch) -> Maps:
         feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.types}
         logits, *states = self._session.run(None, feeds)

@@ -125,6 +125,10 @@ class Tokenizer:
         spans = tuple((start + read[0], end + read[0]) for start, end in word_spans(text[slice(*read)]))
         return Words(text, tokens, spans, places_of(spans, offsets, first=1), read)
 
+    def pieces(self, tokens: Tokens) -> list[str]:
+        """What each token is, as the tokenizer writes it: `▁` stands for a space before it."""
+        return [str(self._tokenizer.id_to_token(number)) for number in tokens.ids.tolist()]
+
     def _encode(self, text: str, entity: str | None) -> tuple[Tokens, list[tuple[int, int]]]:
         """The tokens of a stripped text, and where in it each of those between `<s>` and `</s>` comes from."""
         if not is_readable(text):

@@ -35,6 +35,7 @@ from service.batching import Limits
 from service.cache import Cache
 from service.call import Part, Reply, Tally, answer
 from service.engine import Engine, Recorder
+from service.explaining import Explaining
 from service.gateway import create_app
 from service.metrics import Metrics
 from service.predictor import Predictor
@@ -80,14 +81,16 @@ class Gateway:
             if models
             else [_inline(path, chosen, metrics) for path in chosen.bundles.values()]
         )
-        caches, shelf = {}, None
+        caches, shelf, explaining = {}, None, None
         for predictor in self._predictors:
             served, task = predictor.bundle, predictor.bundle.task.name
             metrics.bundle(task, served.name, served.version, served.digest)
             caches[task] = Cache(predictor, chosen.cache_entries, metrics.task(task))
             if task == "intent":
                 shelf = Shelf(served, chosen.shelf)
-        self._gateway = create_app(caches, chosen, metrics, shelf)
+            if task == "sentiment" and isinstance(predictor, Engine):
+                explaining = _explaining(predictor)
+        self._gateway = create_app(caches, chosen, metrics, shelf, explaining)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
@@ -137,6 +140,10 @@ def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
     if chosen.device == "cuda":
         limits = prepare(runtime, limits, chosen.to_measure, bundle.max_tokens)
     return Engine(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), runtime, limits, recorder)
+
+
+def _explaining(engine: Engine) -> Explaining:
+    return Explaining(engine.bundle, engine.tokenizer, lambda: engine.busy)
 
 
 def _limits(chosen: Settings) -> Limits:

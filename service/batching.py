@@ -137,6 +137,11 @@ class Batcher:
         """False, and for good, once the inference thread has died."""
         return not self._died
 
+    @property
+    def busy(self) -> bool:
+        """Whether any text waits or is being run; asked from any thread, as of a moment ago."""
+        return self._drain.ahead > 0
+
     async def run(self, texts: Sequence[Tokens], deadline_s: float = float("inf")) -> list[Inferred | Problem]:
         """One outcome per text, in order, by `deadline_s` on the monotonic clock.
 

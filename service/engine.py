@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.predict import Scaling, calibrated, scaling_of, sentiment
+from models.predict import Scaling, calibrated, sentiment
 from models.runtime import Runtime
 from models.tokens import EmptyTextError, Tokenizer, Tokens, collate, is_readable
 from service.batching import Batcher, BatchReport, Inferred, Limits
@@ -60,7 +60,7 @@ class Engine:
         self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, limits: Limits, metrics: Recorder
     ) -> None:
         self.bundle = bundle
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
         self._runtime = runtime
         self._metrics = metrics
         limits = replace(limits, text_tokens=bundle.max_tokens)  # what the bundle reads is never refused for its length
@@ -71,7 +71,7 @@ class Engine:
     async def start(self) -> None:
         self._batcher.start()
         for texts in _WARM_UP:
-            for outcome in await self._batcher.run([self._tokenizer.encode(text) for text in texts]):
+            for outcome in await self._batcher.run([self.tokenizer.encode(text) for text in texts]):
                 if isinstance(outcome, Problem):
                     raise outcome
         self._warm = True
@@ -88,6 +88,11 @@ class Engine:
     @property
     def healthy(self) -> bool:
         return self._batcher.healthy
+
+    @property
+    def busy(self) -> bool:
+        """Whether any text waits or is being answered."""
+        return self._batcher.busy
 
     async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
         """The items' outcomes by `deadline_s` on the monotonic clock; raises NotReady or Overloaded for all of them.
@@ -120,9 +125,9 @@ class Engine:
             return InvalidRequest("The entity is empty.", pointer="/entity")
         try:
             if item.before:
-                tokens, turns = self._tokenizer.encode_dialogue(item.text, item.before)
+                tokens, turns = self.tokenizer.encode_dialogue(item.text, item.before)
             else:
-                tokens, turns = self._tokenizer.encode(item.text, item.entity), 1
+                tokens, turns = self.tokenizer.encode(item.text, item.entity), 1
         except EmptyTextError:
             return EmptyText("The text holds nothing that can be read.", pointer="/text")
         if tokens.truncated and not truncate:
@@ -135,12 +140,11 @@ class Engine:
 
     def _infer(self, texts: Sequence[Tokens]) -> NDArray[np.floating]:
         """Calibrated here, a batch at a time: arrays of three numbers cost more than their arithmetic."""
-        rows = self._runtime.run(collate(texts, self._tokenizer.pad))
+        rows = self._runtime.run(collate(texts, self.tokenizer.pad))
         return calibrated(rows, [self._scaling(text) for text in texts]) if self.bundle.task.labels else rows
 
     def _scaling(self, text: Tokens) -> Scaling:
-        known = text.language in self.bundle.languages
-        return scaling_of(self.bundle.calibration, text.language if known else self.bundle.languages[0], text.targeted)
+        return self.bundle.scaling(text.language, text.targeted)
 
     def _predicted(self, encoded: _Encoded, inferred: Inferred | Problem) -> Answered | Problem:
         if isinstance(inferred, Problem):

@@ -78,6 +78,10 @@ class BodyTooLarge(Problem):
     status, code, title = 413, "body_too_large", "Body too large"
 
 
+class TooMuchToExplain(Problem):
+    status, code, title = 413, "too_much_to_explain", "Too much to explain"
+
+
 class UnsupportedMediaType(Problem):
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 

@@ -20,7 +20,10 @@ from pydantic.json_schema import models_json_schema
 
 from models.bundle import Bundle
 from service import errors
+from service.console import add_console
 from service.errors import NotReady
+from service.explain import add_explain
+from service.explaining import Explaining
 from service.intent import add_intent, add_replies
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Envelope
@@ -28,6 +31,7 @@ from service.predictor import Predictor
 from service.routes import SCHEMA, problems
 from service.schemas import (
     MAX_INPUTS,
+    ExplainRequest,
     Health,
     IntentRequest,
     Limits,
@@ -46,9 +50,16 @@ _RETRY_S = 2.0
 
 
 def create_app(
-    predictors: Mapping[str, Predictor], settings: Settings, metrics: Metrics, shelf: Shelf | None = None
+    predictors: Mapping[str, Predictor],
+    settings: Settings,
+    metrics: Metrics,
+    shelf: Shelf | None = None,
+    explaining: Explaining | None = None,
 ) -> FastAPI:
-    """The application over predictors by task; its lifespan starts and stops them, and the shelf that intent has."""
+    """The application over predictors by task; its lifespan starts and stops them, and the shelf that intent has.
+
+    `explaining` explains what the predictor of sentiment answers, where the model is in this process.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -57,6 +68,8 @@ def create_app(
         if shelf is not None:
             await shelf.start()
         yield
+        if explaining is not None:
+            await explaining.stop()
         if shelf is not None:
             await shelf.stop()
         for predictor in predictors.values():
@@ -75,10 +88,12 @@ def create_app(
     app.add_middleware(Envelope, metrics=metrics)
     if "sentiment" in predictors:
         add_sentiment(app, predictors["sentiment"], settings)
+        add_explain(app, predictors["sentiment"], explaining, settings)
     if shelf is not None:
         add_intent(app, predictors["intent"], shelf, settings)
         add_replies(app, predictors["intent"], shelf, settings)
     _add_operations(app, predictors, settings, metrics, shelf)
+    add_console(app)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
@@ -138,6 +153,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
         _, unseen = models_json_schema(
             [
                 (SentimentRequest, "validation"),
+                (ExplainRequest, "validation"),
                 (IntentRequest, "validation"),
                 (RepliesRequest, "validation"),
                 (ProblemBody, "serialization"),

@@ -42,7 +42,7 @@ def add_intent(app: FastAPI, predictor: Predictor, shelf: Shelf, settings: Setti
         inputs = listed(request.inputs)
         items, kept = zip(*map(item_of, inputs), strict=True)
         answer = await predictor.predict(items, request.truncate, due_s)
-        refuse_if_none_answered(answer, request.inputs)
+        refuse_if_none_answered(answer.outcomes, request.inputs)
         threshold = head.threshold if request.threshold is None else request.threshold
         results = _results(head, inputs, kept, answer.outcomes, request.top_k, threshold)
         return answered(predictor, results, answer.timings, labels=head.name)

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.admission import time_to_work
 from service.errors import InvalidRequest, Problem
-from service.predictor import Answer, Answered, Predictor, Timings
+from service.predictor import Answered, Predictor, Timings
 from service.settings import Settings
 
 SCHEMA = "#/components/schemas/{model}"
@@ -90,11 +90,11 @@ def listed(inputs: Any) -> Sequence[Any]:
     return inputs if isinstance(inputs, list) else [inputs]
 
 
-def refuse_if_none_answered(answer: Answer, inputs: Any) -> None:
+def refuse_if_none_answered(outcomes: Sequence[Answered | Problem], inputs: Any) -> None:
     """Raises the problem of the first item as that of the request, pointing into the request."""
-    if any(isinstance(outcome, Answered) for outcome in answer.outcomes):
+    if any(isinstance(outcome, Answered) for outcome in outcomes):
         return
-    problem = answer.outcomes[0]
+    problem = outcomes[0]
     assert isinstance(problem, Problem)
     if problem.pointer is not None:
         place = "/inputs/0" if isinstance(inputs, list) else "/inputs"
@@ -111,9 +111,9 @@ def answered(predictor: Predictor, results: list[dict[str, Any]], timings: Timin
             "results": results,
             **more,
             "timings_ms": {
-                "tokenize": _ms(timings.tokenize_s),
-                "queue": _ms(timings.queue_s),
-                "infer": _ms(timings.infer_s),
+                "tokenize": milliseconds(timings.tokenize_s),
+                "queue": milliseconds(timings.queue_s),
+                "infer": milliseconds(timings.infer_s),
             },
         }
     )
@@ -134,7 +134,7 @@ def json(body: dict[str, Any]) -> Response:
     return Response(orjson.dumps(body), media_type="application/json")
 
 
-def _ms(seconds: float) -> float:
+def milliseconds(seconds: float) -> float:
     return round(seconds * 1000, 3)
 
 

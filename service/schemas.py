@@ -22,6 +22,10 @@ MAX_TURNS = 256
 MAX_TOP_K = 100
 MAX_CANDIDATES = 1_000
 MAX_REPLY_CHARS = 10_000
+MAX_EXPLAINED = 16
+MAX_MAPPED, MAX_MAPPED_TOKENS = 4, 128
+MAX_MAP_NUMBERS = 200_000  # in one answer: all heads of a layer for 128 tokens, and about 1.5 MB of JSON
+MAX_LAYERS = 64
 
 # Branch names of the union below. pydantic puts them into the location of an error; `bodies` takes them out again.
 TEXT, OBJECT, LIST = "(text)", "(object)", "(list)"
@@ -58,6 +62,10 @@ def _item_branch(value: Any) -> str | None:
 
 def _branch(value: Any) -> str | None:
     return LIST if isinstance(value, list) else _item_branch(value)
+
+
+def _heads_branch(value: Any) -> str | None:
+    return LIST if isinstance(value, list) else TEXT if isinstance(value, str) else None
 
 
 # Chosen by a function and not tried in turn, so that a wrong input gives one error that says what is expected.
@@ -106,6 +114,107 @@ class SentimentResult(_Wire):
     label: Label
     scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
     polarity: Annotated[float, Field(ge=-1, le=1, description="P(positive) - P(negative)")]
+    tokens: Annotated[int, Field(ge=0, description="tokens that the model read")]
+    truncated: Annotated[bool, Field(description="whether the text was longer than the model reads")]
+    id: str | None
+
+
+_Places = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_LAYERS)]
+
+
+class ExplainRequest(_Wire):
+    """One text, or a list of at most 16 of them, of at most 4 for attention."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"inputs": ["Shares of Acme plunge after profit warning"], "method": "auto", "target": None},
+                {
+                    "inputs": {"text": "A beats B", "entity": "A", "id": "n-17"},
+                    "method": "attention",
+                    "layers": [7],
+                    "heads": "all",
+                },
+            ]
+        }
+    )
+
+    inputs: Annotated[
+        _Text | _Object | _List,
+        Discriminator(
+            _branch,
+            custom_error_type="input_type",
+            custom_error_message="Input should be a string, an object with a text, or a list of either",
+        ),
+    ]
+    method: Annotated[
+        Literal["auto", "both_ends", "occlusion", "shapley", "value_norm", "attention"],
+        Field(description="how words are weighed; auto is the one measured to be best for its time"),
+    ] = "auto"
+    target: Annotated[Label | None, Field(description="the label that weights speak for; the answer if not given")] = (
+        None
+    )
+    layers: Annotated[
+        _Places | None, Field(description="with attention, and needed there: layers to show, counted from 0")
+    ] = None
+    heads: Annotated[
+        Annotated[
+            Annotated[Literal["all"], Tag(TEXT)] | Annotated[_Places, Tag(LIST)],
+            Discriminator(
+                _heads_branch,
+                custom_error_type="input_type",
+                custom_error_message="Input should be 'all' or a list of whole numbers",
+            ),
+        ]
+        | None,
+        Field(description="with attention: heads to show, counted from 0; all if not given"),
+    ] = None
+
+    @model_validator(mode="after")
+    def _attention_or_not(self) -> ExplainRequest:
+        if self.method == "attention" and self.layers is None:
+            raise PydanticCustomError("no_layers", "The method attention needs layers")
+        if self.method != "attention" and (self.layers is not None or self.heads is not None):
+            raise PydanticCustomError("no_attention", "Layers and heads are for the method attention")
+        return self
+
+
+class WordWeight(_Wire):
+    text: str
+    start: Annotated[int, Field(ge=0, description="in characters of the text (Unicode code points)")]
+    end: Annotated[int, Field(ge=0)]
+    weight: Annotated[float, Field(description="points of the target's probability; unsigned: a share of attention")]
+    named: Annotated[bool, Field(description="part of the entity asked about, which is never taken away: weight 0")]
+
+
+class Span(_Wire):
+    start: Annotated[int, Field(ge=0)]
+    end: Annotated[int, Field(ge=0)]
+
+
+class AttentionMaps(_Wire):
+    model_layers: Annotated[int, Field(ge=1, description="how many there are to ask for")]
+    model_heads: Annotated[int, Field(ge=1, description="in each of them")]
+    tokens: list[str]
+    layers: list[int]
+    heads: list[int]
+    weights: Annotated[
+        list[list[list[list[float]]]],
+        Field(description="[layer][head][from][to]: the share each token takes from each, rounded to 4 places"),
+    ]
+
+
+class ExplainResult(_Wire):
+    """A positive weight speaks for the target, a negative one against it, where the method is `signed`."""
+
+    label: Label
+    scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
+    method: str
+    signed: Annotated[bool, Field(description="else weights are where the model looks, and speak for no label")]
+    target: Label
+    words: list[WordWeight]
+    read: Annotated[Span, Field(description="the part of the text that was read and explained")]
+    attention: AttentionMaps | None = None
     tokens: Annotated[int, Field(ge=0, description="tokens that the model read")]
     truncated: Annotated[bool, Field(description="whether the text was longer than the model reads")]
     id: str | None
@@ -292,6 +401,22 @@ class SentimentResponse(_Wire):
     version: str
     results: list[SentimentResult | FailedItem]
     timings_ms: Timings
+
+
+class ExplainTimings(_Wire):
+    """Milliseconds: waiting for other explanations, and the work of this one."""
+
+    queue: float
+    explain: float
+
+
+class ExplainResponse(_Wire):
+    """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
+
+    model: str
+    version: str
+    results: list[ExplainResult | FailedItem]
+    timings_ms: ExplainTimings
 
 
 class IntentResponse(_Wire):

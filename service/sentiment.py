@@ -23,7 +23,7 @@ def add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> Non
         request = await body.read(given)
         inputs = listed(request.inputs)
         answer = await predictor.predict([item_of(one) for one in inputs], request.truncate, due_s)
-        refuse_if_none_answered(answer, request.inputs)
+        refuse_if_none_answered(answer.outcomes, request.inputs)
         results = [result_of(*pair) for pair in zip(inputs, answer.outcomes, strict=True)]
         return answered(predictor, results, answer.timings)
 

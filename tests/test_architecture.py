@@ -54,7 +54,9 @@ def test_explaining_needs_no_training_library(name: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-@pytest.mark.parametrize("name", ["batching.py", "call.py", "engine.py", "predictor.py", "remote.py", "settings.py"])
+@pytest.mark.parametrize(
+    "name", ["batching.py", "call.py", "engine.py", "explaining.py", "predictor.py", "remote.py", "settings.py"]
+)
 def test_the_engine_knows_nothing_of_http(name: str) -> None:
     assert not {"fastapi", "starlette", "uvicorn"} & set(imported(ROOT / "service" / name))
 

@@ -86,6 +86,11 @@ def test_gateways_hold_no_model_and_count_for_it(nodes: Nodes) -> None:
     assert counted(nodes.client, "heed_infer_seconds_count") > before["heed_infer_seconds_count"]
 
 
+def test_gateways_without_a_model_explain_nothing(nodes: Nodes) -> None:
+    reply = nodes.client.post({"inputs": "a"}, "/v1/explain/sentiment")
+    assert (reply.status, reply.json["code"]) == (404, "not_found")
+
+
 def test_requests_that_wait_share_calls(nodes: Nodes) -> None:
     before = [counted(nodes.client, f"heed_call_items_{part}") for part in ("sum", "count")]
     at_once(nodes.port, [long(number) for number in range(48)], 12)

@@ -14,6 +14,7 @@ from tests.cluster.running import JSON, Client, Reply, Service, load
 
 GOOD = ["Shares of Acme plunge after profit warning", "公司利润大增，股票上涨", "A beats B"]
 WITHIN_S = 2.0
+PAGES = ["/", "/console/console.js", "/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"]
 
 
 def test_the_example_of_the_documentation(service: Service) -> None:
@@ -36,11 +37,21 @@ def test_the_example_of_the_documentation(service: Service) -> None:
     assert list(answer["timings_ms"]) == ["tokenize", "queue", "infer"]
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", PAGES)
 def test_every_page_comes_from_the_application(service: Service, path: str) -> None:
     reply = service.client.get(path)
     assert reply.status == 200
     assert "," not in reply.headers["x-request-id"]  # only the application knows this header
+
+
+def test_answers_are_explained(service: Service) -> None:
+    for text in GOOD:
+        (answer,) = service.client.post({"inputs": text}).json["results"]
+        reply = service.client.post({"inputs": text}, "/v1/explain/sentiment")
+        assert reply.status == 200, reply.body
+        (found,) = reply.json["results"]
+        assert (found["label"], found["tokens"]) == (answer["label"], answer["tokens"])
+        assert "".join(word["text"] for word in found["words"]) == text.replace(" ", "")
 
 
 PROBLEMS = {
@@ -131,7 +142,7 @@ def test_other_content_types_are_refused(neighbours: Client, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1/nothing", "/v1/sentiment/", "/-/routes/x", "/%2e%2e/etc/passwd", "/v1//sentiment"]
+    "path", ["/console", "/v1/nothing", "/v1/sentiment/", "/-/routes/x", "/%2e%2e/etc/passwd", "/v1//sentiment"]
 )
 def test_unknown_routes(neighbours: Client, path: str) -> None:
     expect_problem(neighbours.get(path), 404, "not_found")

@@ -25,6 +25,7 @@ STABLE = {
     ("method_not_allowed", 405),
     ("body_timeout", 408),
     ("body_too_large", 413),
+    ("too_much_to_explain", 413),
     ("unsupported_media_type", 415),
     ("invalid_request", 422),
     ("empty_text", 422),

@@ -165,7 +165,7 @@ async def test_every_name_of_json_is_taken(service: Service, kind: str) -> None:
     assert (await service.send(b'{"inputs": "good"}', {"content-type": kind})).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/sentiment/", "/v1/../etc/passwd", "/v1/%00", "/metrics/x"])
+@pytest.mark.parametrize("path", ["/console", "/v1", "/v1/sentiment/", "/v1/../etc/passwd", "/v1/%00", "/metrics/x"])
 async def test_an_unknown_route_is_not_found(service: Service, path: str) -> None:
     assert_problem(await service.client.get(path), 404, "not_found")
 
@@ -234,6 +234,8 @@ async def test_the_models_tell_what_they_are(service: Service) -> None:
         "version": "1.2.3",
         "task": "sentiment",
         "labels": ["negative", "neutral", "positive"],
+        "label_sets": {},
+        "reply_sets": [],
         "languages": ["en", "zh"],
         "digest": "f" * 64,
         "base": "tiny",
@@ -259,7 +261,8 @@ async def test_the_docs_page_needs_no_other_host(service: Service) -> None:
 
 async def test_the_openapi_document_is_whole(service: Service) -> None:
     document = (await service.client.get("/openapi.json")).json()
-    assert set(document["paths"]) == {"/v1/sentiment", "/v1/models", "/healthz", "/readyz", "/metrics"}
+    tasks = {"/v1/sentiment", "/v1/explain/sentiment"}
+    assert set(document["paths"]) == tasks | {"/v1/models", "/healthz", "/readyz", "/metrics"}
     references = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document)))
     assert references <= set(document["components"]["schemas"])
     post = document["paths"]["/v1/sentiment"]["post"]

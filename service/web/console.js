@@ -1,0 +1,68 @@
+// Tabs, and what the page is about as its fragment: #tab=try&text=…, so that it can be sent to someone.
+
+import { get } from "./api.js";
+import { $, complain } from "./dom.js";
+import * as attention from "./attention.js";
+import * as batch from "./batch.js";
+import * as models from "./models.js";
+import * as tries from "./try.js";
+
+const PARTS = { try: tries, attention, batch, models };
+let served = [];
+
+function show(name, focus = false) {
+  for (const other of Object.keys(PARTS)) {
+    const chosen = other === name;
+    const tab = $(`tab-${other}`);
+    tab.setAttribute("aria-selected", String(chosen));
+    tab.tabIndex = chosen ? 0 : -1;
+    $(`panel-${other}`).hidden = !chosen;
+    if (chosen && focus) tab.focus();
+    PARTS[other].visible?.(chosen);
+  }
+}
+
+/** Called by a part when what it shows has changed. */
+function share(tab, values) {
+  const fragment = new URLSearchParams({ tab });
+  for (const [name, value] of Object.entries(values)) if (value) fragment.set(name, value);
+  history.replaceState(null, "", `#${fragment}`);
+}
+
+function follow() {
+  const given = new URLSearchParams(location.hash.slice(1));
+  const name = given.get("tab") in PARTS ? given.get("tab") : "try";
+  show(name);
+  PARTS[name].restore?.(given);
+}
+
+function onKey(event) {
+  const names = Object.keys(PARTS);
+  const here = names.findIndex((name) => $(`tab-${name}`) === event.target);
+  const to = { ArrowRight: here + 1, ArrowLeft: here - 1, Home: 0, End: names.length - 1 }[event.key];
+  if (here < 0 || to === undefined) return;
+  event.preventDefault();
+  open(names[(to + names.length) % names.length], true);
+}
+
+function open(name, focus) {
+  show(name, focus);
+  if (PARTS[name].current) share(name, PARTS[name].current());
+  else share(name, {});
+}
+
+async function start() {
+  $("tabs").addEventListener("keydown", onKey);
+  for (const name of Object.keys(PARTS)) $(`tab-${name}`).addEventListener("click", () => open(name, true));
+  try {
+    served = (await (await get("/v1/models")).json()).models;
+    $("served").textContent = served.map((model) => `${model.name} ${model.version}`).join(", ");
+  } catch (error) {
+    complain($("served"), error);
+  }
+  for (const [name, part] of Object.entries(PARTS)) part.start(served, (values) => share(name, values));
+  window.addEventListener("hashchange", follow);
+  follow();
+}
+
+start();

@@ -1,0 +1,48 @@
+// Elements from plain values. Whatever a text holds is put in as text: nothing here, or elsewhere, parses markup.
+
+export const $ = (id) => document.getElementById(id);
+
+/** An element with attributes (functions are listeners) and children, which are elements or text. */
+export function el(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === "function") node.addEventListener(name, value);
+    else if (value !== undefined && value !== null && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/** A named bar of a share between 0 and 1. */
+export function bar(name, share, figure, kind = "") {
+  const fill = el("span", { class: "fill" });
+  fill.style.setProperty("--share", Math.min(1, Math.max(0, share)));
+  return el("div", { class: `bar ${kind}` }, el("span", { class: "name" }, name), el("span", { class: "track" }, fill),
+    el("span", { class: "figure" }, figure));
+}
+
+export const percent = (share) => `${(share * 100).toFixed(1)} %`;
+export const signed = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(3)}`;
+
+/** Shows what a request was refused with, or anything else that went wrong. */
+export function complain(status, error) {
+  status.classList.add("error");
+  status.textContent = error.message;
+}
+
+export function say(status, sentence) {
+  status.classList.remove("error");
+  status.textContent = sentence;
+}
+
+/** A canvas of so many CSS pixels that is as sharp as the screen. */
+export function sized(canvas, width, height) {
+  const ratio = window.devicePixelRatio || 1;
+  canvas.width = Math.round(width * ratio);
+  canvas.height = Math.round(height * ratio);
+  const context = canvas.getContext("2d");
+  context.setTransform(ratio, 0, 0, ratio, 0, 0);
+  return context;
+}
+
+export const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();

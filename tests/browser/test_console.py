@@ -1,0 +1,265 @@
+"""The console in a real browser, over the shipped model of sentiment and a tiny one of intents.
+
+Needs Chromium (Debian: `apt-get install chromium`); without it these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+import uvicorn
+from prometheus_client import values
+
+from models.bundle import SHIPPED, load
+from models.runtime_onnx import OnnxRuntime
+from models.tokens import Tokenizer
+from service.cache import Cache
+from service.engine import Engine
+from service.explaining import Explaining
+from service.gateway import create_app
+from service.metrics import Metrics
+from service.settings import Settings
+from service.shelf import Shelf
+from tests.service import fakes
+from tests.tiny import tiny_intent_bundle
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+PHONE = {"width": 360, "height": 740}
+NASTY = "Shares <img src=x onerror=alert(1)> plunge 👍🏽 after '; profit</script> warning"
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("console")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(values, "ValueClass", values.ValueClass)
+        patch.setenv("PROMETHEUS_MULTIPROC_DIR", os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
+        metrics = Metrics(folder / "metrics")
+        engines = [engine(path, metrics) for path in (SHIPPED, tiny_intent_bundle(folder))]
+        predictors = {one.bundle.task.name: Cache(one, 0, metrics.task(one.bundle.task.name)) for one in engines}
+        explaining = Explaining(engines[0].bundle, engines[0].tokenizer, lambda: engines[0].busy)
+        shelf = Shelf(engines[1].bundle, folder / "shelf")
+        app = create_app(predictors, Settings(labels="letters"), metrics, shelf, explaining)
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        found = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        until_ready(found)
+        yield found
+        server.should_exit = True
+        thread.join(60)
+        listening.close()
+
+
+def engine(path: Path, metrics: Metrics) -> Engine:
+    bundle = load(path)
+    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, metrics.task(bundle.task.name))
+
+
+def until_ready(address: str) -> None:
+    give_up_s = time.monotonic() + 120
+    while time.monotonic() < give_up_s:
+        try:
+            if httpx.get(f"{address}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    raise TimeoutError("the service did not start")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as running:
+        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def page(browser: Any, address: str) -> Iterator[Any]:
+    """A fresh page that has asked nobody but the service, and in which nothing went wrong, when the test is over."""
+    context = browser.new_context(base_url=address)
+    fresh = context.new_page()
+    fresh.set_default_timeout(60_000)
+    wrong: list[str] = []
+    fresh.on("pageerror", lambda error: wrong.append(str(error)))
+    fresh.on("dialog", lambda dialog: wrong.append(dialog.message))
+    fresh.on("request", lambda request: elsewhere(request.url))
+    fresh.on("console", lambda said: refused(said.text))
+
+    def elsewhere(url: str) -> None:
+        if not url.startswith((address, "blob:", "about:")):
+            wrong.append(url)
+
+    def refused(text: str) -> None:
+        if "Content Security Policy" in text:
+            wrong.append(text)
+
+    yield fresh
+    context.close()
+    assert wrong == []
+
+
+def link(**values: str) -> str:
+    return "/#" + urlencode(values)
+
+
+def test_a_text_is_answered_and_its_words_are_coloured(page: Any) -> None:
+    page.goto("/")
+    page.fill("#text", "Shares of Acme plunge after profit warning")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector(".words")
+    assert page.text_content("#try-answer strong") == "negative"
+    assert page.locator(".bar.chosen .name").first.text_content() == "negative"
+    heaviest = page.locator(".words .for", has_text="plunge")
+    assert heaviest.get_attribute("title").startswith("plunge: +0.")
+    assert page.text_content(".words") == "Shares of Acme plunge after profit warning"
+    assert "/v1/explain/sentiment" in page.text_content("#try-curl pre")
+
+
+def test_what_is_shown_can_be_sent_to_somebody(page: Any) -> None:
+    text, entity = "平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份"
+    page.goto(link(tab="try", text=text, entity=entity, target="positive"))
+    page.wait_for_selector(".words")
+    assert page.input_value("#text") == text
+    assert page.text_content(".words") == text
+    assert "".join(page.locator(".words .named").all_text_contents()) == entity
+    assert page.locator("#try-answer h2").text_content() == "What speaks for positive"
+
+
+def test_a_text_is_shown_as_it_is(page: Any) -> None:
+    page.goto(link(tab="try", text=NASTY))
+    page.wait_for_selector(".words")
+    assert page.text_content(".words") == NASTY
+    assert page.locator("img").count() == 0
+    assert r"'\''" in page.text_content("#try-curl pre")
+
+
+@pytest.mark.parametrize(
+    "fragment", ["tab=nothing", "tab=try&task=intent&turns=[1,{", "tab=try&method=x&target=y", "%"]
+)
+def test_any_fragment_shows_a_page(page: Any, fragment: str) -> None:
+    page.goto(f"/#{fragment}")
+    page.wait_for_selector("#served:not(:empty)")
+    assert page.locator("[role=tabpanel]:not([hidden])").count() == 1
+
+
+def test_what_cannot_be_answered_is_said(page: Any) -> None:
+    page.goto(link(tab="try", text="\u200b"))
+    page.wait_for_selector("#try-status.error")
+    assert page.text_content("#try-status").startswith("Empty text: ")
+
+
+def test_tabs_work_by_the_keyboard(page: Any) -> None:
+    page.goto("/")
+    page.wait_for_selector("#served:not(:empty)")
+    page.focus("#tab-try")
+    for key, name in (("ArrowRight", "attention"), ("End", "models"), ("ArrowRight", "try"), ("ArrowLeft", "models")):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.id") == f"tab-{name}"
+        assert page.get_attribute(f"#tab-{name}", "aria-selected") == "true"
+        assert page.is_visible(f"#panel-{name}")
+        assert page.locator("[role=tab][tabindex='-1']").count() == 3
+
+
+def test_attention_of_a_layer_and_head(page: Any) -> None:
+    page.goto(link(tab="attention", text="Acme soars", layer="7", head="2"))
+    page.wait_for_selector("#attention-answer:not([hidden])")
+    assert page.locator("#layer option").count() == 8
+    assert (page.input_value("#layer"), page.input_value("#head")) == ("7", "2")
+    assert page.locator("#heads button").count() == 12
+    page.focus("#map")
+    for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+    assert " % from " in page.text_content("#cell")
+    page.locator("#heads button").nth(5).click()
+    assert page.input_value("#head") == "5"
+    assert "head=5" in page.url
+
+
+def test_a_file_is_answered_and_comes_back(page: Any) -> None:
+    page.goto(link(tab="batch"))
+    rows = [
+        "id,text,entity",
+        '1,"Shares, of ""Acme"" plunge",',
+        "2,股价大涨,",
+        "3,Acme soars while B plunges,B",
+        "4,\u200b,",
+    ]
+    rows += [f"{number},Profit rises {number} percent," for number in range(5, 50)]
+    file = {"name": "texts.csv", "mimeType": "text/csv", "buffer": "\r\n".join(rows).encode()}
+    page.set_input_files("#file", files=[file])
+    page.wait_for_selector("#save-jsonl:not([hidden])")
+    assert "49 of 49 answered, 1 could not be" in page.text_content("#batch-status")
+    assert page.locator("#rows tbody tr").count() == 49
+    with page.expect_download() as download:
+        page.click("#save-jsonl")
+    found = [json.loads(line) for line in Path(download.value.path()).read_text(encoding="utf-8").splitlines()]
+    assert [(one["id"], one.get("label")) for one in found[:4]] == [
+        ("1", "negative"),
+        ("2", "positive"),
+        ("3", "negative"),
+        ("4", None),
+    ]
+    assert found[0]["text"] == 'Shares, of "Acme" plunge'
+    with page.expect_download() as download:
+        page.click("#save-csv")
+    assert Path(download.value.path()).read_text(encoding="utf-8").startswith("id,text,entity,label,negative,")
+
+
+def test_a_dialogue_gets_its_intents(page: Any) -> None:
+    page.goto("/")
+    page.check("input[value=intent]")
+    page.select_option("#labels", "letters")
+    page.locator("#turns input").fill("hello")
+    for said in ("yes?", "bbbbbb"):
+        page.click("#add-turn")
+        page.keyboard.type(said)
+    page.click("#intent-form button.primary")
+    page.wait_for_selector("#try-answer h2")
+    assert page.text_content("#try-status").startswith("Of letters: 3 turns read")
+    assert page.locator("#try-answer .bar").count() == 4
+    shared = page.url
+    page.goto("about:blank")
+    page.goto(shared)
+    page.wait_for_selector("#try-answer h2")
+    assert page.locator("#turns li").count() == 3
+
+
+def test_models_and_what_they_do_are_shown(page: Any) -> None:
+    page.goto(link(tab="models"))
+    page.wait_for_selector("#live tbody tr")
+    page.evaluate(
+        "fetch('/v1/sentiment', {method: 'POST', headers: {'Content-Type': 'application/json'},"
+        " body: JSON.stringify({inputs: 'up'})})"
+    )
+    page.locator("#live td:nth-child(3)", has_text=re.compile(r"\d")).first.wait_for()
+    assert page.locator(".bundle").count() == 2
+    assert load(SHIPPED).digest in page.text_content("#bundles")
+
+
+@pytest.mark.parametrize("tab", ["try", "attention", "batch", "models"])
+def test_nothing_is_wider_than_a_phone(page: Any, tab: str) -> None:
+    page.set_viewport_size(PHONE)
+    page.goto(link(tab=tab, text="Acme soars after strong earnings"))
+    page.wait_for_selector({"try": ".words", "attention": "#map:visible"}.get(tab, f"#panel-{tab}"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
