@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from models.bundle import SHIPPED
+from models.bundle import SHIPPED, SHIPPED_INTENT
 
 _PREFIX = "HEED_"
 
@@ -46,7 +46,9 @@ class Settings(BaseSettings):
     host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
     bundle: Annotated[Path, Field(description="folder of the model of sentiment")] = SHIPPED
-    intent_bundle: Annotated[Path | None, Field(description="folder of the model of intents and replies")] = None
+    intent_bundle: Annotated[Path | None, Field(description="folder of the model of intents and replies")] = (
+        SHIPPED_INTENT
+    )
     labels: Annotated[str, Field(min_length=1, description="intents that are meant when a request names none")] = (
         "banking77"
     )
