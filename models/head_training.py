@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
+from scipy.stats import t as student
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -25,6 +26,9 @@ STRENGTH = 30.0
 
 FOLDS = 5
 QUANTILES = 200
+LEAST_SPREAD = 0.1
+"""Of the logarithm of a few distances."""
+
 REJECTED = 0.05
 """Share of the texts that belong which the threshold turns away, unless asked otherwise."""
 
@@ -93,7 +97,8 @@ def make(
     else:
         truth = np.asarray([labels.index(label) for label in held_out.labels])
         logits, away = raw(plain, held_out.vectors)
-    temperature = coolest(logits, truth)
+    doubt = 1 / (len(truth) + 2) if held_out is None else 0.0
+    temperature = coolest(logits, truth, doubt)
     confidences = np.exp(log_softmax(logits / temperature))
     report = Report(
         accuracy=float((confidences.argmax(axis=1) == truth).mean()),
@@ -101,9 +106,11 @@ def make(
         confusions=confusions(confidences, truth, labels),
         suspicions=suspicions(confidences, truth, labels),
     )
-    belonging = np.quantile(away, np.linspace(0, 1, min(QUANTILES, len(away)))).astype(np.float32)
+    belonging = few_quantiles(away) if len(away) < QUANTILES else np.quantile(away, np.linspace(0, 1, QUANTILES))
     figures = {"accuracy": report.accuracy, "ece": report.ece}
-    head = replace(plain, temperature=temperature, belonging=belonging, threshold=1 - rejected, figures=figures)
+    head = replace(
+        plain, temperature=temperature, belonging=belonging.astype(np.float32), threshold=1 - rejected, figures=figures
+    )
     return head, report
 
 
@@ -171,11 +178,30 @@ def raw(head: Head, vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.f
     return (direction @ head.weight.T + head.bias).astype(np.float64), distances(direction, head.whiten, head.means)
 
 
-def coolest(logits: NDArray[np.float64], truth: NDArray[np.int64]) -> float:
-    """The temperature of the least log loss."""
+def few_quantiles(away: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the distribution that a few distances come from, taken for log-normal, as wide as so few leave it open.
+
+    The 95th percentile of a dozen values is not among them: it is that of Student's t, by which the next value differs.
+    """
+    logs = np.log(np.maximum(away, 1e-9))
+    spread = max(float(logs.std(ddof=1)), LEAST_SPREAD) * float(np.sqrt(1 + 1 / len(logs)))
+    shares = np.linspace(0, 1, QUANTILES, endpoint=False)
+    shares[0] = shares[1] / 2
+    return np.asarray(np.exp(logs.mean() + spread * student.ppf(shares, len(logs) - 1)))
+
+
+def coolest(logits: NDArray[np.float64], truth: NDArray[np.int64], doubt: float) -> float:
+    """The temperature of the least log loss.
+
+    `doubt` is what the target leaves to the other intents together: without it a few examples, all of them right, would
+    make any text certain (Platt 1999).
+    """
 
     def loss(log_temperature: float) -> float:
-        return -float(log_softmax(logits / np.exp(log_temperature))[np.arange(len(truth)), truth].mean())
+        logs = log_softmax(logits / np.exp(log_temperature))
+        right = logs[np.arange(len(truth)), truth]
+        others = (logs.sum(axis=1) - right) / (logs.shape[1] - 1)
+        return -float(((1 - doubt) * right + doubt * others).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
 
