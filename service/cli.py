@@ -284,7 +284,7 @@ def explain(
     from models.bundle import SHIPPED, BundleError, load
     from models.explain import AUTO, Explainer
     from models.runtime_onnx import OnnxRuntime
-    from models.tokens import EmptyTextError, Tokenizer
+    from models.tokens import Tokenizer
     from service import rendering
 
     try:
@@ -293,13 +293,15 @@ def explain(
         refuse("the text, or the entity, is not in UTF-8", 2)
     try:
         loaded = load(bundle or SHIPPED)
+        if not loaded.task.labels:
+            refuse(f"{loaded.name} answers no fixed labels; what is explained is sentiment", 2)
         if target is not None and target not in loaded.task.labels:
             refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
         explainer = Explainer(loaded, Tokenizer(loaded.tokenizer, loaded.max_tokens), OnnxRuntime(loaded.graph))
         found = explainer.explain(text, entity, AUTO if method == "auto" else method, target)
         if html is not None:
             html.write_text(rendering.page(text, found), encoding="utf-8")
-    except (BundleError, EmptyTextError, OSError) as error:
+    except (BundleError, OSError, ValueError) as error:
         refuse(error)
     console = Console(highlight=False, soft_wrap=True)
     console.print(rendering.title(found), style="bold")
