@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
 
 from service.metrics import Metrics
 from tests.service.serving import Service, serving
@@ -17,11 +19,21 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture
-def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Metrics:
-    """Fresh metrics; what they set for the whole process is set back afterwards."""
+def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
+    """Fresh metrics; what they set for the whole process is set back afterwards, and the files they hold are closed."""
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
-    return Metrics(tmp_path / "metrics")
+    opened: list[MmapedDict] = []
+
+    class Recorded(MmapedDict):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)  # type: ignore[no-untyped-call]
+            opened.append(self)
+
+    monkeypatch.setattr(values, "MmapedDict", Recorded)
+    yield Metrics(tmp_path / "metrics")
+    for file in opened:
+        file.close()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture
