@@ -175,7 +175,7 @@ def crossfit(
 def raw(head: Head, vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logits (rows, labels) and distances (rows,)."""
     direction = directions(vectors, head.center)
-    return (direction @ head.weight.T + head.bias).astype(np.float64), distances(direction, head.whiten, head.means)
+    return (direction @ head.weight.T + head.bias).astype(np.float64), distances(head, direction)
 
 
 def few_quantiles(away: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ numpy only; `models.head_training` makes heads.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,8 @@ class Head:
     `center` (width,) is taken off a vector, which is then brought to length 1. `weight` (labels, width), `bias`
     (labels,) and `temperature` give the confidences; `whiten` (width, rank) and `means` (labels, rank) the distances;
     `belonging` (quantiles,) are the distances of held-out texts that belong, rising. A text is out of scope when its
-    score is above `threshold`. `figures` are measured ones, by name.
+    score is above `threshold`. `figures` are measured ones, by name. `squares` (labels,) of the means are kept, because
+    every request needs them.
     """
 
     name: str
@@ -54,6 +55,10 @@ class Head:
     belonging: NDArray[np.float32]
     threshold: float
     figures: dict[str, float]
+    squares: NDArray[np.float32] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "squares", np.einsum("ij,ij->i", self.means, self.means))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ def judge(head: Head, vectors: NDArray[np.floating]) -> Verdicts:
     """`vectors` (texts, width)."""
     direction = directions(vectors, head.center)
     logits = (direction @ head.weight.T + head.bias).astype(np.float64) / head.temperature
-    return Verdicts(np.exp(log_softmax(logits)), rank(distances(direction, head.whiten, head.means), head.belonging))
+    return Verdicts(np.exp(log_softmax(logits)), rank(distances(head, direction), head.belonging))
 
 
 def directions(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -80,15 +85,11 @@ def directions(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> ND
     return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1e-9), np.float32)
 
 
-def distances(
-    direction: NDArray[np.float32], whiten: NDArray[np.float32], means: NDArray[np.float32]
-) -> NDArray[np.float64]:
+def distances(head: Head, direction: NDArray[np.float32]) -> NDArray[np.float64]:
     """The square of the smallest distance to a mean, (texts,), in whitened space."""
-    place = (direction @ whiten).astype(np.float64)
-    squares = (
-        (place**2).sum(1)[:, None] - 2 * place @ means.T.astype(np.float64) + (means.astype(np.float64) ** 2).sum(1)
-    )
-    return np.asarray(np.maximum(squares, 0).min(axis=1))
+    place = direction @ head.whiten
+    squares = np.einsum("ij,ij->i", place, place)[:, None] - 2 * (place @ head.means.T) + head.squares
+    return np.asarray(np.maximum(squares, 0).min(axis=1), np.float64)
 
 
 def rank(distance: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArray[np.float64]:
