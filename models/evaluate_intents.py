@@ -27,14 +27,12 @@ from models.dialogues import (
     shipped_sets,
 )
 from models.embed import Reader, open_reader
-from models.heads import SUFFIX, Head, judge, load_head
+from models.heads import Head, heads_of, judge
 from models.replies import RANKER, Ranker, load_ranker
 
 COMMAND = "heed evaluate intent --bundle models/bundles/{name} --data DATA"
 SHORT_WORDS = 3
 """Turns of so many words or fewer say little without what came before them."""
-
-HEADS = "heads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +75,6 @@ class MeasuredReplies:
     templates: int
     recall_1: float
     recall_5: float
-
-
-def own_heads(bundle: Bundle) -> dict[str, Head]:
-    heads = [load_head(path, bundle.encoder) for path in sorted((bundle.path / HEADS).glob(f"*{SUFFIX}"))]
-    return {head.name: head for head in heads}
 
 
 def measure_intents(head: Head, vectors: NDArray[np.float32], rows: Sequence[Utterance]) -> MeasuredIntents:
@@ -187,7 +180,7 @@ def evaluate_intents(
 
 def evaluate_bundle(bundle: Bundle, data: Path) -> MeasuredBundle:
     """A bundle's own heads and ranker on the validation files of the shipped sets."""
-    heads, ranker = own_heads(bundle), load_ranker(bundle.path / RANKER)
+    heads, ranker = heads_of(bundle.path, bundle.encoder), load_ranker(bundle.path / RANKER)
     label_sets, reply_sets = shipped_sets()
     known = [source for source in label_sets if source.name in heads]
     return evaluate_intents(heads, ranker, open_reader(bundle), data, known, reply_sets)

@@ -22,14 +22,12 @@ from models.compare import BATCH, DriftError
 from models.dialogues import Exchange, LabelSet, ReplySet, Utterance, read_exchanges, read_utterances, without_held_out
 from models.embed import Reader
 from models.evaluate_intents import (
-    HEADS,
     evaluate_intents,
     metrics_of_intents,
-    own_heads,
 )
 from models.graph import Storage, build, write
 from models.head_training import Examples, make
-from models.heads import SUFFIX, Head, save_head
+from models.heads import HEADS, SUFFIX, Head, heads_of, save_head
 from models.intents import IntentNetwork
 from models.network import base_file, graph_weights
 from models.replies import RANKER, Ranker, save_ranker, unit
@@ -96,7 +94,7 @@ def export_intents(run: Path, data: Path, out: Path, version: str, gpu: bool, sa
         metrics=(),
     )
     (building / CARD).write_text("", encoding="utf-8")
-    heads = own_heads(save(building, manifest))
+    heads = heads_of(building, save(building, manifest).encoder)
     measured = evaluate_intents(heads, ranker, reader, data, config.label_sets, config.reply_sets)
     languages = {own.name: own.language for own in config.label_sets}
     metrics = metrics_of_intents(out.name, measured, languages)

@@ -22,6 +22,9 @@ from models.predict import log_softmax
 
 FORMAT = "heed-head-1"
 SUFFIX = ".head.safetensors"
+HEADS = "heads"
+"""The folder of a bundle's own heads."""
+
 MAX_LABELS = 1000
 MOST_BYTES = 64 * 2**20
 TENSORS = ("center", "weight", "bias", "whiten", "means", "belonging")
@@ -138,6 +141,12 @@ def load_head(path: Path, encoder: str) -> Head:
         raise HeadError(f"{path.name}: its description cannot be read ({error!r})") from error
     verify(head, path.name, encoder)
     return head
+
+
+def heads_of(bundle: Path, encoder: str) -> dict[str, Head]:
+    """A bundle's own, by name."""
+    heads = [load_head(path, encoder) for path in sorted((bundle / HEADS).glob(f"*{SUFFIX}"))]
+    return {head.name: head for head in heads}
 
 
 def verify(head: Head, file: str, encoder: str) -> None:

@@ -46,8 +46,7 @@ def add_head(
 @heads.command("list")
 def list_heads(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every label set a request can name."""
-    from models.heads import SUFFIX, HeadError, load_head
-    from service.shelf import HEADS
+    from models.heads import HEADS, SUFFIX, HeadError, load_head
 
     folder, loaded = opened(shelf, bundle)
     for source in (loaded.path / HEADS, folder):
@@ -175,8 +174,7 @@ def _loaded(bundle: Path | None) -> Bundle:
 
 
 def _own_names(bundle: Path) -> set[str]:
-    from models.heads import SUFFIX
-    from service.shelf import HEADS
+    from models.heads import HEADS, SUFFIX
 
     return {path.name.removesuffix(SUFFIX) for path in (bundle / HEADS).glob(f"*{SUFFIX}")}
 

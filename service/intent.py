@@ -6,8 +6,10 @@ requests for different intents share batches, and identical ones their answers.
 
 # No `from __future__ import annotations` here: FastAPI could not resolve annotations that name a local dependency.
 
-from collections.abc import Sequence
-from typing import Any
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -30,6 +32,10 @@ from service.schemas import (
 from service.settings import Settings
 from service.shelf import Shelf
 
+_INLINE_DIALOGUES, _INLINE_REPLIES = 16, 2_000
+
+Result = TypeVar("Result")
+
 
 def add_intent(app: FastAPI, predictor: Predictor, shelf: Shelf, settings: Settings) -> None:
     body = JsonBody(IntentRequest, settings.max_body_bytes, settings.request_timeout_s)
@@ -44,7 +50,8 @@ def add_intent(app: FastAPI, predictor: Predictor, shelf: Shelf, settings: Setti
         answer = await predictor.predict(items, request.truncate, due_s)
         refuse_if_none_answered(answer.outcomes, request.inputs)
         threshold = head.threshold if request.threshold is None else request.threshold
-        results = _results(head, inputs, kept, answer.outcomes, request.top_k, threshold)
+        work = partial(_results, head, inputs, kept, answer.outcomes, request.top_k, threshold)
+        results = await _aside(work, len(inputs) > _INLINE_DIALOGUES)
         return answered(predictor, results, answer.timings, labels=head.name)
 
     add_hot_route(app, "/v1/intent", intent, IntentRequest, IntentResponse, 404)
@@ -70,7 +77,8 @@ def add_replies(app: FastAPI, predictor: Predictor, shelf: Shelf, settings: Sett
         else:
             texts = candidates
             placed = shelf.ranker.place(np.stack([one.vector for one in others]))
-        scores = shelf.ranker.scores(dialogue.vector, placed)
+        work = partial(shelf.ranker.scores, dialogue.vector, placed)
+        scores = await _aside(work, len(placed) > _INLINE_REPLIES)
         best = np.argsort(-scores, kind="stable")[: request.top_k].tolist()
         results = [{"index": place, "text": texts[place], "score": float(scores[place])} for place in best]
         least = shelf.ranker.least if request.threshold is None else request.threshold
@@ -85,6 +93,11 @@ def add_replies(app: FastAPI, predictor: Predictor, shelf: Shelf, settings: Sett
         )
 
     add_hot_route(app, "/v1/replies", replies, RepliesRequest, RepliesResponse, 404)
+
+
+async def _aside(work: Callable[[], Result], large: bool) -> Result:
+    """What is large would hold up the event loop for milliseconds."""
+    return await asyncio.to_thread(work) if large else work()
 
 
 def item_of(given: str | IntentItem) -> tuple[Item, int]:

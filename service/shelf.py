@@ -16,11 +16,8 @@ from typing import Generic, TypeVar
 import structlog
 
 from models.bundle import Bundle
-from models.heads import SUFFIX, Head, HeadError, load_head
+from models.heads import SUFFIX, Head, HeadError, heads_of, load_head
 from models.replies import RANKER, SET_SUFFIX, Ranker, ReplySet, load_ranker, load_replies
-
-HEADS = "heads"
-"""The folder of a bundle's own heads."""
 
 _LOOK_S = 1.0
 _log = structlog.get_logger(__name__)
@@ -34,8 +31,7 @@ class Shelf:
 
     def __init__(self, bundle: Bundle, folder: Path | None) -> None:
         self.ranker: Ranker = load_ranker(bundle.path / RANKER)
-        own = [load_head(path, bundle.encoder) for path in sorted((bundle.path / HEADS).glob(f"*{SUFFIX}"))]
-        self._own = {head.name: head for head in own}
+        self._own = heads_of(bundle.path, bundle.encoder)
         self._folder = folder
         self._heads = _Files(SUFFIX, lambda path: load_head(path, bundle.encoder))
         self._replies = _Files(SET_SUFFIX, lambda path: load_replies(path, bundle.encoder))

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models import heads
 from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
 from models.embed import Reader
 from models.graph import build, write
@@ -24,7 +25,6 @@ from models.tasks import INTENT, SENTIMENT
 from models.tokens import Tokenizer, Turn
 
 LABEL_SETS = {"letters": "abc", "digits": "1234"}
-HEADS_FOLDER = "heads"
 WIDTH, HEADS, LAYERS, INNER = 32, 4, 2, 64
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 PIECES = [
@@ -98,7 +98,7 @@ def write_tokenizer(path: Path) -> None:
 def tiny_intent_bundle(folder: Path) -> Path:
     """The same encoder without a head, in a new folder `intent` of `folder`: two label sets of what first words say."""
     path = folder / "intent"
-    (path / HEADS_FOLDER).mkdir(parents=True)
+    (path / heads.HEADS).mkdir(parents=True)
     write_tokenizer(path / TOKENIZER)
     body = {name: value for name, value in weights().items() if not name.startswith("head.")}
     write(build(body, HEADS, 1e-12, "int8"), path / GRAPH)
@@ -107,7 +107,7 @@ def tiny_intent_bundle(folder: Path) -> Path:
     reader = Reader(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, INTENT.max_tokens))
     for name, starts in LABEL_SETS.items():
         head = tiny_head(name, starts, reader, encoder)
-        save_head(head, path / HEADS_FOLDER / f"{name}{SUFFIX}")
+        save_head(head, path / heads.HEADS / f"{name}{SUFFIX}")
     rng = np.random.default_rng(8)
     projections = [
         np.eye(WIDTH, dtype=np.float32) + rng.normal(0, 0.05, (WIDTH, WIDTH)).astype(np.float32) for _ in "ab"

@@ -27,8 +27,9 @@ from models.dialogues import (
     without_held_out,
 )
 from models.embed import open_reader
-from models.evaluate_intents import evaluate_intents, intents_table, own_heads
+from models.evaluate_intents import evaluate_intents, intents_table
 from models.export_intents import export_intents
+from models.heads import heads_of
 from models.intents import OUTSIDE, ReplyRow, margin_loss
 from models.replies import RANKER, load_ranker
 from models.tokens import Tokenizer, Turn
@@ -143,7 +144,7 @@ def test_a_student_becomes_a_bundle_that_reads_intents_context_and_replies(
     said: list[str] = []
     bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", gpu=False, say=said.append)
     assert load(bundle.path).digest == bundle.digest
-    heads = own_heads(bundle)
+    heads = heads_of(bundle.path, bundle.encoder)
     assert heads["wishes"].labels == ("find", "pay", "stop")
     ranker, reader = load_ranker(bundle.path / RANKER), open_reader(bundle)
     measured = evaluate_intents(heads, ranker, reader, sets, CONFIG.label_sets, CONFIG.reply_sets)

@@ -134,6 +134,16 @@ async def test_both_languages_in_one_dialogue_in_either_order(intents: Intents) 
         assert answer.json()["results"][0]["turns_used"] == 2
 
 
+async def test_many_dialogues_get_what_each_gets_alone(intents: Intents) -> None:
+    texts = [letter * length for letter in "abc1" for length in range(3, 10)]
+    together = (await intents.intent(texts)).json()["results"]
+    alone = [(await intents.intent(text)).json()["results"][0] for text in texts]
+    for one, other in zip(together, alone, strict=True):
+        assert one["intent"] == other["intent"]
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
+        assert one["out_of_scope_score"] == pytest.approx(other["out_of_scope_score"], abs=1e-4)
+
+
 async def test_one_bad_item_leaves_its_neighbours_unharmed(intents: Intents) -> None:
     good, bad = (await intents.intent(["aaaa", {"text": " ", "id": "x"}])).json()["results"]
     assert good["ranking"][0]["intent"] == "a"
@@ -182,7 +192,7 @@ async def test_candidates_are_ranked(intents: Intents) -> None:
 
 
 async def test_a_reply_set_answers_as_its_replies_sent_along_do(intents: Intents) -> None:
-    texts = tuple(f"{letter * 5} {number}" for letter in "abcdef" for number in range(20))
+    texts = tuple(f"{letter * 5} {number}" for letter in "abcdef" for number in range(140))
     ranker, reader = intents.shelf.ranker, open_reader(intents.bundle)
     replies = ReplySet("support", intents.bundle.encoder, texts, ranker.place(reader.texts(texts)))
     save_replies(replies, intents.folder / "support.replies.safetensors")
