@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.data import Dataset, Example, read
-from models.explain import METHODS, Explainer, MethodName, Question
+from models.explain import METHODS, Explainer, MethodName
+from models.question import Question
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
 
@@ -101,7 +102,7 @@ def drawn(explainer: Explainer, examples: Sequence[Example], rows: int) -> Itera
     for example in random.Random(0).sample(examples, len(examples)):
         if not left:
             return
-        question = explainer.question(example.text, example.entity)
+        question = explainer.text(example.text, example.entity)
         if 2 <= len(question.parts) <= LONGEST:
             left -= 1
             yield question

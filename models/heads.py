@@ -79,8 +79,17 @@ class Verdicts:
 def judge(head: Head, vectors: NDArray[np.floating]) -> Verdicts:
     """`vectors` (texts, width)."""
     direction = directions(vectors, head.center)
+    return Verdicts(_confidences(head, direction), rank(distances(head, direction), head.belonging))
+
+
+def confidences(head: Head, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(texts, labels): those of `judge`, without its distances."""
+    return _confidences(head, directions(vectors, head.center))
+
+
+def _confidences(head: Head, direction: NDArray[np.float32]) -> NDArray[np.float64]:
     logits = (direction @ head.weight.T + head.bias).astype(np.float64) / head.temperature
-    return Verdicts(np.exp(log_softmax(logits)), rank(distances(head, direction), head.belonging))
+    return np.exp(log_softmax(logits))
 
 
 def directions(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> NDArray[np.float32]:

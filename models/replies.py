@@ -39,8 +39,14 @@ class Ranker:
 
     def scores(self, vector: NDArray[np.floating], placed: NDArray[np.float32]) -> NDArray[np.float64]:
         """Of each placed reply after a dialogue with this vector, (width,): from 0 to 1."""
-        cosines = (placed @ unit(vector @ self.dialogue)).astype(np.float64)
-        return np.asarray(1 / (1 + np.exp(-(self.slope * cosines + self.offset))))
+        return self._fit(placed @ unit(vector @ self.dialogue))
+
+    def after(self, vectors: NDArray[np.floating], placed: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Of one placed reply, (rank,), after each of several dialogues, (dialogues, width): (dialogues,)."""
+        return self._fit(unit(vectors @ self.dialogue) @ placed)
+
+    def _fit(self, cosines: NDArray[np.float32]) -> NDArray[np.float64]:
+        return np.asarray(1 / (1 + np.exp(-(self.slope * cosines.astype(np.float64) + self.offset))))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -19,24 +19,18 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from models.words import HAN, LINK_PATTERN, Words, words_of
+
 CHARACTERS_PER_TOKEN = 16
 """How much text is read at first for each token of room; more is read only when that was too little."""
 
 ENTITY_SHARE = 4
 """An entity may take up to one part in this many of the token limit."""
 
-LINK_PATTERN = "https?://\\S+"
 LINK = {"type": "Replace", "pattern": {"Regex": LINK_PATTERN}, "content": "http"}
 """A normaliser step: a shortened link is a dozen meaningless pieces, and says only that there is a link."""
 
-HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 LATIN = re.compile("[A-Za-z]")
-LINKED = re.compile(LINK_PATTERN)
-CHUNK = re.compile(rf"{LINK_PATTERN}|(?:(?!{LINK_PATTERN})[^\s\x00-\x1f\x7f-\x9f])+")
-"""What stands between white space and controls: a link, or words."""
-
-APOSTROPHES, POINTS, JOINER = "'’", ".,", "\u200d"
-
 
 Speaker = Literal["customer", "agent"]
 
@@ -71,23 +65,11 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
-    """A text as words: `text[start:end]` for each of `spans`, in order, without white space.
+class Reading:
+    """Tokens, and what they are of: one text, or the turns of a dialogue that were read, oldest first."""
 
-    `places[word]` are its positions among the tokens. A token that reaches over several words (Chinese characters, a
-    number and its percent sign) is in the places of each. A word of which the tokenizer keeps nothing has none. `read`
-    is the part of the text that the tokens hold.
-    """
-
-    text: str
     tokens: Tokens
-    spans: tuple[tuple[int, int], ...]
-    places: tuple[tuple[int, ...], ...]
-    read: tuple[int, int]
-
-    def named(self, word: int) -> bool:
-        """Whether the word belongs to a mention of the entity that is asked about."""
-        return any(self.tokens.types[place] for place in self.places[word])
+    passages: tuple[Words, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +98,11 @@ class Tokenizer:
         """
         return self._encode(text.strip(), entity)[0]
 
-    def words(self, text: str, entity: str | None = None) -> Words:
+    def words(self, text: str, entity: str | None = None) -> Reading:
         """The same tokens, and the words they are of; raises as `encode`."""
         tokens, offsets = self._encode(text.strip(), entity)
-        before = len(text) - len(text.lstrip())
-        offsets = [(start + before, end + before) for start, end in offsets]
-        read = (offsets[0][0], offsets[-1][1]) if tokens.truncated else (0, len(text))
-        spans = tuple((start + read[0], end + read[0]) for start, end in word_spans(text[slice(*read)]))
-        return Words(text, tokens, spans, places_of(spans, offsets, first=1), read)
+        mentions = frozenset(np.flatnonzero(tokens.types).tolist())
+        return Reading(tokens, (passage(text, offsets, 1, tokens.truncated, mentions),))
 
     def pieces(self, tokens: Tokens) -> list[str]:
         """What each token is, as the tokenizer writes it: `▁` stands for a space before it."""
@@ -158,23 +137,43 @@ class Tokenizer:
         Earlier turns are read whole or not at all, each after its speaker's name. The newest alone is as a text. Raises
         EmptyTextError when nothing of it can be read. The time is bounded by the limit.
         """
-        newest = self.encode(newest_text)
-        left = self.max_tokens - newest.length - 1
-        earlier: list[list[int]] = []
+        newest, _ = self._encode(newest_text.strip(), None)
+        earlier = self._earlier(before, self.max_tokens - newest.length - 1)
+        return self._joined(newest, earlier), len(earlier) + 1
+
+    def dialogue_words(self, newest_text: str, before: Sequence[Turn]) -> Reading:
+        """The same tokens, and the words of the turns that were read; raises as `encode_dialogue`."""
+        newest, newest_offsets = self._encode(newest_text.strip(), None)
+        earlier = self._earlier(before, self.max_tokens - newest.length - 1)
+        passages, place = [], 1
+        for turn, pieces in earlier:
+            place += len(self._marks[turn.speaker])
+            passages.append(passage(turn.text, pieces.offsets, place, False))
+            place += len(pieces.ids)
+        first = place + 1 if earlier else 1
+        passages.append(passage(newest_text, newest_offsets, first, newest.truncated))
+        return Reading(self._joined(newest, earlier), tuple(passages))
+
+    def _earlier(self, before: Sequence[Turn], room: int) -> list[tuple[Turn, tokenizers.Encoding]]:
+        """The newest of these turns that fit, with their pieces, oldest first."""
+        found: list[tuple[Turn, tokenizers.Encoding]] = []
         for turn in reversed(before):
-            mark = self._marks[turn.speaker]
-            pieces = [*mark, *self._pieces(turn.text.strip(), max(left, 1)).ids]
-            if len(pieces) > left:
+            pieces = self._pieces(turn.text.strip(), max(room, 1))
+            room -= len(self._marks[turn.speaker]) + len(pieces.ids)
+            if room < 0:
                 break
-            earlier.append(pieces)
-            left -= len(pieces)
+            found.append((turn, pieces))
+        return found[::-1]
+
+    def _joined(self, newest: Tokens, earlier: Sequence[tuple[Turn, tokenizers.Encoding]]) -> Tokens:
         if not earlier:
-            return newest, 1
-        context = [self._begin, *(piece for pieces in reversed(earlier) for piece in pieces), self._end]
+            return newest
+        said = (number for turn, pieces in earlier for number in (*self._marks[turn.speaker], *pieces.ids))
+        context = [self._begin, *said, self._end]
         ids = np.asarray([*context, *newest.ids[1:]], np.int64)
         types = np.zeros(len(ids), np.int64)
         types[len(context) : -1] = 1
-        return Tokens(ids, types, newest.truncated, newest.language), len(earlier) + 1
+        return Tokens(ids, types, newest.truncated, newest.language)
 
     def _pieces(self, text: str, room: int) -> tokenizers.Encoding:
         characters = room * CHARACTERS_PER_TOKEN
@@ -190,6 +189,20 @@ class Tokenizer:
         if number is None:
             raise ValueError(f"the tokenizer has no piece {piece}")
         return int(number)
+
+
+def passage(
+    text: str,
+    offsets: Sequence[tuple[int, int]],
+    first: int,
+    truncated: bool,
+    mentions: frozenset[int] = frozenset(),
+) -> Words:
+    """The words of a text that was stripped before it was encoded; `offsets` are those in the stripped text."""
+    before = len(text) - len(text.lstrip())
+    offsets = [(start + before, end + before) for start, end in offsets]
+    read = (offsets[0][0], offsets[-1][1]) if truncated else (0, len(text))
+    return words_of(text, read, offsets, first, mentions)
 
 
 def is_readable(text: str) -> bool:
@@ -219,81 +232,6 @@ def window_start(types: Sequence[int], room: int) -> int:
     if len(types) <= room or 1 in types[:room] or 1 not in types:
         return 0
     return min(types.index(1) - room // 2, len(types) - room)
-
-
-def word_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Where each word begins and ends.
-
-    Links are whole, Chinese characters stand alone, and so does punctuation but for repeats (`!!!`) and what holds a
-    word or a number together (`don't`, `3.5`). Marks and joiners stay with what they change: an emoji of several
-    characters is one word.
-    """
-    for chunk in CHUNK.finditer(text):
-        start, end = chunk.span()
-        if LINKED.match(text, start):
-            yield start, end
-            continue
-        for place in range(start + 1, end):
-            if not is_joined(text, start, place, end):
-                yield start, place
-                start = place
-        yield start, end
-
-
-def is_joined(text: str, start: int, place: int, end: int) -> bool:
-    """Whether the character at `place` continues the word that began at `start`; the chunk ends at `end`."""
-    before, here, after = text[place - 1], text[place], text[place + 1 : min(place + 2, end)]
-    if extends(here):
-        return True
-    if before == JOINER:
-        return not is_letter(here)
-    if is_flag(here):
-        return is_flag(before) and place - start == 1
-    if HAN.match(here):
-        return False
-    if is_letter(here):
-        inside = before in APOSTROPHES or (before in POINTS and here.isdigit())
-        return is_letter(text[start]) and not HAN.match(text[start]) and (is_part(before) or inside)
-    if here in APOSTROPHES or here in POINTS:
-        digits = here in APOSTROPHES or (before.isdigit() and after.isdigit())
-        return digits and is_letter(text[start]) and is_part(before) and is_letter(after) and not HAN.match(after)
-    return here == before == text[start]
-
-
-def is_letter(character: str) -> bool:
-    """Or a digit."""
-    return character.isalnum() or character == "_"
-
-
-def is_part(character: str) -> bool:
-    return extends(character) or (is_letter(character) and not HAN.match(character))
-
-
-def extends(character: str) -> bool:
-    """Whether a character only changes the one before it: marks, joiners, shades of emoji."""
-    return unicodedata.category(character) in ("Mn", "Mc", "Me", "Cf") or "\U0001f3fb" <= character <= "\U0001f3ff"
-
-
-def is_flag(character: str) -> bool:
-    """Whether it is one of the two letters that make the flag of a country."""
-    return "\U0001f1e6" <= character <= "\U0001f1ff"
-
-
-def places_of(
-    spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], first: int
-) -> tuple[tuple[int, ...], ...]:
-    """For each word the tokens that come from it or from the white space before it; the first token is at `first`."""
-    found: list[tuple[int, ...]] = []
-    begin = before = 0
-    for _, end in spans:
-        while begin < len(offsets) and max(offsets[begin][1], offsets[begin][0] + 1) <= before:
-            begin += 1
-        last = begin
-        while last < len(offsets) and offsets[last][0] < end:
-            last += 1
-        found.append(tuple(range(begin + first, last + first)))
-        before = end
-    return tuple(found)
 
 
 def language_of(text: str) -> str:

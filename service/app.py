@@ -35,7 +35,7 @@ from service.batching import Limits
 from service.cache import Cache
 from service.call import Part, Reply, Tally, answer
 from service.engine import Engine, Recorder
-from service.explaining import Explaining
+from service.explaining import Explaining, Source
 from service.gateway import create_app
 from service.metrics import Metrics
 from service.predictor import Predictor
@@ -81,16 +81,14 @@ class Gateway:
             if models
             else [_inline(path, chosen, metrics) for path in chosen.bundles.values()]
         )
-        caches, shelf, explaining = {}, None, None
+        caches, shelf = {}, None
         for predictor in self._predictors:
             served, task = predictor.bundle, predictor.bundle.task.name
             metrics.bundle(task, served.name, served.version, served.digest)
             caches[task] = Cache(predictor, chosen.cache_entries, metrics.task(task))
             if task == "intent":
                 shelf = Shelf(served, chosen.shelf)
-            if task == "sentiment" and isinstance(predictor, Engine):
-                explaining = _explaining(predictor)
-        self._gateway = create_app(caches, chosen, metrics, shelf, explaining)
+        self._gateway = create_app(caches, chosen, metrics, shelf, _explaining(self._predictors))
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
@@ -142,8 +140,11 @@ def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
     return Engine(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), runtime, limits, recorder)
 
 
-def _explaining(engine: Engine) -> Explaining:
-    return Explaining(engine.bundle, engine.tokenizer, lambda: engine.busy)
+def _explaining(predictors: Sequence[Predictor]) -> Explaining | None:
+    """Of those that are held here."""
+    engines = [predictor for predictor in predictors if isinstance(predictor, Engine)]
+    sources = {engine.bundle.task.name: Source(engine.bundle, engine.tokenizer) for engine in engines}
+    return Explaining(sources, lambda: any(engine.busy for engine in engines)) if engines else None
 
 
 def _limits(chosen: Settings) -> Limits:

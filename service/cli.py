@@ -298,7 +298,7 @@ def explain(
         if target is not None and target not in loaded.task.labels:
             refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
         explainer = Explainer(loaded, Tokenizer(loaded.tokenizer, loaded.max_tokens), OnnxRuntime(loaded.graph))
-        found = explainer.explain(text, entity, AUTO if method == "auto" else method, target)
+        found = explainer.explain(explainer.text(text, entity, target), AUTO if method == "auto" else method)
         if html is not None:
             html.write_text(rendering.page(text, found), encoding="utf-8")
     except (BundleError, OSError, ValueError) as error:

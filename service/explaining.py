@@ -1,9 +1,9 @@
-"""Why the served model answers as it does: explanations on a thread of their own, which gives way to plain requests.
+"""Why the served models answer as they do: explanations on a thread of their own, which gives way to plain requests.
 
-One request at a time, a few may wait. The thread has a session of its own, opened by the first explanation, so that a
-gateway which nobody asks for any is as light as before. Its priority is lower, and while plain texts are being answered
-it pauses after each of its steps for nine times as long as that took. Between two steps it looks whether its caller's
-time is over.
+One request at a time, a few may wait, whichever model they ask about. The thread has sessions of its own, each opened
+by the first explanation of its model, so that a gateway which nobody asks for any is as light as before. Its priority
+is lower, and while plain texts are being answered it pauses after each of its steps for nine times as long as that
+took. Between two steps it looks whether its caller's time is over.
 Knows nothing of HTTP or of Ray.
 """
 
@@ -13,35 +13,22 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import structlog
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.tokens import Batch, EmptyTextError, Tokenizer, is_readable
-from service.errors import (
-    DeadlineExceeded,
-    EmptyText,
-    InferenceFailed,
-    InvalidRequest,
-    NotReady,
-    Overloaded,
-    Problem,
-    TooMuchToExplain,
-)
-from service.predictor import Answered, Item
+from models.tokens import Batch, Tokenizer
+from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem
+from service.explained import Ask, Explained, Explanations, GivenUp, Outcome, Wanted
 
 if TYPE_CHECKING:  # at run time only in the thread: a gateway without a model loads no runtime
-    from models.explain import Explainer, Explanation, MethodName, Question
-
-_log = structlog.get_logger(__name__)
+    from models.explain import Explainer
 
 _MOST_WAITING = 4
 _PAUSES = 9.0  # for each second of work while plain texts are being answered
@@ -49,90 +36,45 @@ _LONGEST_PAUSE_S = 1.0
 _NICENESS = 10
 _MEMORY = 0.3  # of how long explanations take, for Retry-After: the share of the newest
 _RESTART_S = 5.0
-_PLACES = 4  # of an attention weight
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked of every text. The method is the best one where none is named; no heads are all of them.
+class Source:
+    """A model whose answers can be explained, by its CPU graph."""
 
-    `most_tokens` and `most_numbers` bound the maps: of each text, and of all that come back together.
-    """
-
-    method: MethodName | None = None
-    target: str | None = None
-    layers: tuple[int, ...] = ()
-    heads: tuple[int, ...] | None = None
-    most_tokens: int = 0
-    most_numbers: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Attention:
-    """`weights` (layers, heads, tokens, tokens): the share that each token (third axis) takes from each (fourth).
-
-    They are rounded to four places.
-    """
-
-    model_layers: int
-    model_heads: int
-    tokens: tuple[str, ...]
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-    weights: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True)
-class Explained(Answered):
-    label: str
-    explanation: Explanation
-    attention: Attention | None
-
-
-Outcome = Explained | Problem
-
-
-@dataclass(frozen=True, slots=True)
-class Explanations:
-    """One outcome per item, in order."""
-
-    outcomes: tuple[Outcome, ...]
-    queue_s: float
-    explain_s: float
-
-
-class _GivenUp(Exception):
-    """Nobody waits for this explanation any more."""
+    bundle: Bundle
+    tokenizer: Tokenizer
 
 
 class _Job:
     """What event loop and thread share of one request: outcomes as they come, and whether they are still wanted."""
 
-    def __init__(self, items: Sequence[Item], wanted: Wanted, deadline_s: float) -> None:
-        self.items, self.wanted, self.deadline_s = items, wanted, deadline_s
+    def __init__(self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, deadline_s: float) -> None:
+        self.task, self.asks, self.wanted, self.deadline_s = task, asks, wanted, deadline_s
         self.outcomes: list[Outcome] = []
         self.refused: Problem | None = None
         self.given_up = threading.Event()
 
-    def check(self) -> None:
-        if self.given_up.is_set() or time.monotonic() >= self.deadline_s:
-            raise _GivenUp
+    @property
+    def over(self) -> bool:
+        return self.given_up.is_set() or time.monotonic() >= self.deadline_s
 
     def answered(self) -> tuple[Outcome, ...]:
         """With a problem for each item that was not reached."""
         done = tuple(self.outcomes)
         late = DeadlineExceeded("The text was not explained in time.")
-        return done + (late,) * (len(self.items) - len(done))
+        return done + (late,) * (len(self.asks) - len(done))
 
 
 class Explaining:
-    """Explains the answers of one bundle of sentiment, by its CPU graph.
+    """Explains the answers of models by task.
 
     `busy` says whether plain texts are being answered; it is asked from the thread.
     """
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, busy: Callable[[], bool]) -> None:
-        self._bundle, self._tokenizer, self._busy = bundle, tokenizer, busy
+    def __init__(self, sources: Mapping[str, Source], busy: Callable[[], bool]) -> None:
+        self._sources, self._busy = sources, busy
+        self._explainers: dict[str, tuple[Explainer, _Patient]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=_give_way)
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -147,15 +89,21 @@ class Explaining:
             self._job.given_up.set()
         await asyncio.to_thread(self._thread.shutdown)
 
-    async def explain(self, items: Sequence[Item], wanted: Wanted, deadline_s: float) -> Explanations:
-        """By `deadline_s` on the monotonic clock: what is not reached by then gets DeadlineExceeded, the rest stands.
+    def explains(self, task: str) -> bool:
+        return task in self._sources
 
-        Raises Overloaded when too many wait, NotReady once stopped, and InvalidRequest or TooMuchToExplain for all.
-        Cancelling ends the work at its next step.
+    async def explain(
+        self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, deadline_s: float
+    ) -> Explanations:
+        """Each item's question, or the problem that it already has, by `deadline_s` on the monotonic clock.
+
+        What is not reached by then gets DeadlineExceeded, the rest stands. Raises Overloaded when too many wait,
+        NotReady once stopped, and InvalidRequest or TooMuchToExplain for all. Cancelling ends the work at its next
+        step.
         """
         started_s = time.monotonic()
         await self._take_turn(deadline_s)
-        job = _Job(items, wanted, deadline_s)
+        job = _Job(task, asks, wanted, deadline_s)
         begun_s = time.monotonic()
         try:
             if not self._open:
@@ -198,90 +146,35 @@ class Explaining:
     # What follows runs in the thread.
 
     def _work(self, job: _Job) -> None:
+        from service.weigher import check_maps, explained
+
         try:
-            job.check()
-            explainer = self._explainer
-            self._runtime.job = job
-            _check_maps(explainer, job.wanted)
+            if job.over:
+                return
+            explainer = self._explainer(job)
+            check_maps(explainer, job.wanted)
             left = job.wanted.most_numbers
-            for item in job.items:
-                outcome = self._explained(explainer, item, job.wanted, left)
+            for ask in job.asks:
+                outcome = ask if isinstance(ask, Problem) else explained(explainer, ask, job.wanted, left)
                 if isinstance(outcome, Explained) and outcome.attention is not None:
                     left -= outcome.attention.weights.size
                 job.outcomes.append(outcome)
-        except _GivenUp:
+        except GivenUp:
             return
         except Problem as problem:
             job.refused = problem
 
-    def _explained(self, explainer: Explainer, item: Item, wanted: Wanted, left: int) -> Outcome:
-        if item.entity is not None and not is_readable(item.entity):
-            return InvalidRequest("The entity is empty.", pointer="/entity")
-        try:
-            question = explainer.question(item.text, item.entity, wanted.target)
-            if not np.isfinite(list(question.scores.values())).all():
-                return InferenceFailed("The model failed on this text.")
-            return self._weighed(explainer, question, wanted, left)
-        except EmptyTextError:
-            return EmptyText("The text holds nothing that can be read.", pointer="/text")
-        except (_GivenUp, Problem):
-            raise
-        except Exception as error:  # of the runtime: this text's problem, as where it is answered
-            _log.error("explaining failed", error=type(error).__name__)
-            return InferenceFailed("The model failed on this text.")
-
-    def _weighed(self, explainer: Explainer, question: Question, wanted: Wanted, left: int) -> Outcome:
-        from models.explain import AUTO, explanation_of
-
-        method, maps = wanted.method or AUTO, None
-        if wanted.layers:
-            maps, weights = self._attention(explainer, question, wanted, left)
-        else:
-            weights = explainer.weigh(question, method)
-        if not np.isfinite(weights).all():
-            return InferenceFailed("The model failed on this text.")
-        tokens = question.words.tokens
-        return Explained(
-            tokens.length,
-            tokens.truncated,
-            1,
-            max(question.scores, key=question.scores.__getitem__),
-            explanation_of(question, method, weights),
-            maps,
-        )
-
-    def _attention(
-        self, explainer: Explainer, question: Question, wanted: Wanted, left: int
-    ) -> tuple[Attention, NDArray[np.float64]]:
-        """The maps, and what the answer takes from each part of the text by them, in the mean."""
-        from models.explain import by_part, readers
-
-        tokens = question.words.tokens
-        heads = tuple(range(explainer.heads)) if wanted.heads is None else wanted.heads
-        if tokens.length > wanted.most_tokens:
-            reason = f"A text has {tokens.length} tokens; attention is shown for at most {wanted.most_tokens}."
-            raise TooMuchToExplain(reason, pointer="/inputs")
-        if len(wanted.layers) * len(heads) * tokens.length**2 > left:
-            reason = f"The maps would be over {wanted.most_numbers} numbers; ask for fewer texts, layers or heads."
-            raise TooMuchToExplain(reason, pointer="/inputs")
-        found = explainer.maps(question)
-        weights = np.stack([found.attention(layer)[0][list(heads)] for layer in wanted.layers])
-        shares = readers(tokens) @ weights.mean(axis=(0, 1))
-        pieces = tuple(self._tokenizer.pieces(tokens))
-        # Rounded, and laid out as it is written, here and not in the event loop.
-        shown = np.ascontiguousarray(weights.round(_PLACES))
-        maps = Attention(explainer.layers, explainer.heads, pieces, wanted.layers, heads, shown)
-        return maps, by_part(question, shares)
-
-    @cached_property
-    def _explainer(self) -> Explainer:
+    def _explainer(self, job: _Job) -> Explainer:
+        """For the job: its steps end when it is over."""
         from models.explain import Explainer
 
-        return Explainer(self._bundle, self._tokenizer, self._runtime)
-
-    @cached_property
-    def _runtime(self) -> _Patient:
-        return _Patient(self._bundle, self._busy)
+        if job.task not in self._explainers:
+            source = self._sources[job.task]
+            runtime = _Patient(source.bundle, self._busy)
+            self._explainers[job.task] = Explainer(source.bundle, source.tokenizer, runtime), runtime
+        explainer, runtime = self._explainers[job.task]
+        runtime.job = job
+        return explainer
 
 
 class _Patient:
@@ -295,28 +188,14 @@ class _Patient:
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         assert self.job is not None
-        self.job.check()
+        if self.job.over:
+            raise GivenUp
         started_s = time.monotonic()
         rows = self._runtime.run(batch)
         if self._busy():
             pause_s = min(_LONGEST_PAUSE_S, _PAUSES * (time.monotonic() - started_s))
             self.job.given_up.wait(min(pause_s, _left_s(self.job.deadline_s)))
         return rows
-
-
-def _check_maps(explainer: Explainer, wanted: Wanted) -> None:
-    """Raises InvalidRequest for maps that the model does not have."""
-    if not wanted.layers and wanted.method != "value_norm":
-        return
-    try:
-        layers, heads = explainer.layers, explainer.heads
-    except ValueError:  # a graph written by an older export, or by another
-        raise InvalidRequest("The graph of this model shows no attention.", pointer="/method") from None
-    for name, asked, there in (("layer", wanted.layers, layers), ("head", wanted.heads or (), heads)):
-        for place, number in enumerate(asked):
-            if number >= there:
-                reason = f"This model has {there} {name}s, 0 to {there - 1}."
-                raise InvalidRequest(reason, pointer=f"/{name}s/{place}")
 
 
 def _give_way() -> None:

@@ -23,6 +23,7 @@ from service import errors
 from service.console import add_console
 from service.errors import NotReady
 from service.explain import add_explain
+from service.explain_dialogues import add_explain_intent, add_explain_replies
 from service.explaining import Explaining
 from service.intent import add_intent, add_replies
 from service.metrics import CONTENT_TYPE, Metrics
@@ -31,7 +32,6 @@ from service.predictor import Predictor
 from service.routes import SCHEMA, problems
 from service.schemas import (
     MAX_INPUTS,
-    ExplainRequest,
     Health,
     IntentRequest,
     Limits,
@@ -42,6 +42,7 @@ from service.schemas import (
     RepliesRequest,
     SentimentRequest,
 )
+from service.schemas_explain import ExplainIntentRequest, ExplainRepliesRequest, ExplainRequest
 from service.sentiment import add_sentiment
 from service.settings import Settings
 from service.shelf import Shelf
@@ -58,7 +59,7 @@ def create_app(
 ) -> FastAPI:
     """The application over predictors by task; its lifespan starts and stops them, and the shelf that intent has.
 
-    `explaining` explains what the predictor of sentiment answers, where the model is in this process.
+    `explaining` explains what those predictors answer whose models are in this process.
     """
 
     @asynccontextmanager
@@ -92,6 +93,8 @@ def create_app(
     if shelf is not None:
         add_intent(app, predictors["intent"], shelf, settings)
         add_replies(app, predictors["intent"], shelf, settings)
+        add_explain_intent(app, predictors["intent"], shelf, explaining, settings)
+        add_explain_replies(app, predictors["intent"], shelf, explaining, settings)
     _add_operations(app, predictors, settings, metrics, shelf)
     add_console(app)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
@@ -154,6 +157,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
             [
                 (SentimentRequest, "validation"),
                 (ExplainRequest, "validation"),
+                (ExplainIntentRequest, "validation"),
+                (ExplainRepliesRequest, "validation"),
                 (IntentRequest, "validation"),
                 (RepliesRequest, "validation"),
                 (ProblemBody, "serialization"),

@@ -44,7 +44,7 @@ def add_intent(app: FastAPI, predictor: Predictor, shelf: Shelf, settings: Setti
         """What a customer wants at the newest turn of a dialogue, or of up to 256, and whether it is in scope."""
         due_s = deadline_s(given, settings)
         request = await body.read(given)
-        head = _named(shelf.heads, request.labels or settings.labels, "/labels", "label set")
+        head = named(shelf.heads, request.labels or settings.labels, "/labels", "label set")
         inputs = listed(request.inputs)
         items, kept = zip(*map(item_of, inputs), strict=True)
         answer = await predictor.predict(items, request.truncate, due_s)
@@ -67,7 +67,7 @@ def add_replies(app: FastAPI, predictor: Predictor, shelf: Shelf, settings: Sett
         turns = turns_of(request.turns)
         items = [Item(turns[-1].text, before=turns[:-1])]
         candidates = request.candidates or ()
-        chosen = request.reply_set and _named(shelf.reply_sets, request.reply_set, "/reply_set", "reply set")
+        chosen = request.reply_set and named(shelf.reply_sets, request.reply_set, "/reply_set", "reply set")
         items += [Item(text) for text in candidates]
         answer = await predictor.predict(items, True, due_s)
         dialogue, *others = (_embedded(outcome, number) for number, outcome in enumerate(answer.outcomes))
@@ -171,7 +171,7 @@ def _embedded(outcome: Answered | Problem, number: int) -> Embedded:
     return outcome
 
 
-def _named(shelf: Any, name: str, pointer: str, kind: str) -> Any:
+def named(shelf: Any, name: str, pointer: str, kind: str) -> Any:
     if name not in shelf:
         known = ", ".join(sorted(shelf)) or "none"
         raise NotFound(f"There is no {kind} of this name; there are: {known}.", pointer=pointer)

@@ -1,6 +1,6 @@
 """An explanation as coloured words: in a terminal, or as one page that needs nothing else.
 
-Knows explanations, nothing of how they are made.
+Knows explanations of a text, nothing of how they are made.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ def notes(explanation: Explanation) -> list[str]:
     else:
         lines.append("Blue is where the model looks, which speaks neither for nor against a label.")
     if explanation.truncated:
-        lines.append(f"Only characters {explanation.read[0]} to {explanation.read[1]} were read.")
+        lines.append(f"Only characters {explanation.text.read[0]} to {explanation.text.read[1]} were read.")
     return lines
 
 
 def heaviest(text: str, explanation: Explanation, count: int = 6) -> str:
     """The words that weigh most with their weights, for terminals without colours and eyes that do not see them."""
-    found = sorted(explanation.weights, key=lambda weight: -abs(weight.weight))[:count]
+    found = sorted(explanation.text.words, key=lambda weight: -abs(weight.weight))[:count]
     return ", ".join(f"{visible(text[weight.start : weight.end])} {weight.weight:+.3f}" for weight in found)
 
 
 def pieces(text: str, explanation: Explanation) -> Iterator[tuple[str, Weight | None, float]]:
     """All of the text in order: words with their weight and its share of the largest, and what stands between them."""
-    peak = max((abs(weight.weight) for weight in explanation.weights), default=0.0) or 1.0
+    peak = max((abs(weight.weight) for weight in explanation.text.words), default=0.0) or 1.0
     place = 0
-    for weight in explanation.weights:
+    for weight in explanation.text.words:
         yield text[place : weight.start], None, 0.0
         yield text[weight.start : weight.end], weight, weight.weight / peak
         place = weight.end

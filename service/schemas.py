@@ -6,6 +6,7 @@ means, and whether one of many texts can be answered, is decided further in and 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -22,10 +23,6 @@ MAX_TURNS = 256
 MAX_TOP_K = 100
 MAX_CANDIDATES = 1_000
 MAX_REPLY_CHARS = 10_000
-MAX_EXPLAINED = 16
-MAX_MAPPED, MAX_MAPPED_TOKENS = 4, 128
-MAX_MAP_NUMBERS = 200_000  # in one answer: all heads of a layer for 128 tokens, and about 1.5 MB of JSON
-MAX_LAYERS = 64
 
 # Branch names of the union below. pydantic puts them into the location of an error; `bodies` takes them out again.
 TEXT, OBJECT, LIST = "(text)", "(object)", "(list)"
@@ -34,7 +31,7 @@ BRANCHES = frozenset({TEXT, OBJECT, LIST})
 Label = Literal["negative", "neutral", "positive"]
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -44,10 +41,10 @@ def _readable(text: str) -> str:
     return text
 
 
-_Reply = Annotated[str, Field(max_length=MAX_REPLY_CHARS), AfterValidator(_readable)]
+Reply = Annotated[str, Field(max_length=MAX_REPLY_CHARS), AfterValidator(_readable)]
 
 
-class SentimentItem(_Wire):
+class SentimentItem(Wire):
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS, description="the text, English or Chinese")]
     entity: Annotated[
         str | None,
@@ -64,10 +61,6 @@ def _branch(value: Any) -> str | None:
     return LIST if isinstance(value, list) else _item_branch(value)
 
 
-def _heads_branch(value: Any) -> str | None:
-    return LIST if isinstance(value, list) else TEXT if isinstance(value, str) else None
-
-
 # Chosen by a function and not tried in turn, so that a wrong input gives one error that says what is expected.
 _Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), Tag(TEXT)]
 _Object = Annotated[SentimentItem, Tag(OBJECT)]
@@ -81,8 +74,17 @@ _Item = Annotated[
 ]
 _List = Annotated[list[_Item], Field(min_length=1, max_length=MAX_INPUTS), Tag(LIST)]
 
+SentimentInputs = Annotated[
+    _Text | _Object | _List,
+    Discriminator(
+        _branch,
+        custom_error_type="input_type",
+        custom_error_message="Input should be a string, an object with a text, or a list of either",
+    ),
+]
 
-class SentimentRequest(_Wire):
+
+class SentimentRequest(Wire):
     """One text, or a list of them. Of a key that is given twice the last value counts."""
 
     model_config = ConfigDict(
@@ -99,18 +101,11 @@ class SentimentRequest(_Wire):
         }
     )
 
-    inputs: Annotated[
-        _Text | _Object | _List,
-        Discriminator(
-            _branch,
-            custom_error_type="input_type",
-            custom_error_message="Input should be a string, an object with a text, or a list of either",
-        ),
-    ]
+    inputs: SentimentInputs
     truncate: Annotated[bool, Field(description="shorten over-long texts and say so; false refuses them")] = True
 
 
-class SentimentResult(_Wire):
+class SentimentResult(Wire):
     label: Label
     scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
     polarity: Annotated[float, Field(ge=-1, le=1, description="P(positive) - P(negative)")]
@@ -119,113 +114,12 @@ class SentimentResult(_Wire):
     id: str | None
 
 
-_Places = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_LAYERS)]
-
-
-class ExplainRequest(_Wire):
-    """One text, or a list of at most 16 of them, of at most 4 for attention."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"inputs": ["Shares of Acme plunge after profit warning"], "method": "auto", "target": None},
-                {
-                    "inputs": {"text": "A beats B", "entity": "A", "id": "n-17"},
-                    "method": "attention",
-                    "layers": [7],
-                    "heads": "all",
-                },
-            ]
-        }
-    )
-
-    inputs: Annotated[
-        _Text | _Object | _List,
-        Discriminator(
-            _branch,
-            custom_error_type="input_type",
-            custom_error_message="Input should be a string, an object with a text, or a list of either",
-        ),
-    ]
-    method: Annotated[
-        Literal["auto", "both_ends", "occlusion", "shapley", "value_norm", "attention"],
-        Field(description="how words are weighed; auto is the one measured to be best for its time"),
-    ] = "auto"
-    target: Annotated[Label | None, Field(description="the label that weights speak for; the answer if not given")] = (
-        None
-    )
-    layers: Annotated[
-        _Places | None, Field(description="with attention, and needed there: layers to show, counted from 0")
-    ] = None
-    heads: Annotated[
-        Annotated[
-            Annotated[Literal["all"], Tag(TEXT)] | Annotated[_Places, Tag(LIST)],
-            Discriminator(
-                _heads_branch,
-                custom_error_type="input_type",
-                custom_error_message="Input should be 'all' or a list of whole numbers",
-            ),
-        ]
-        | None,
-        Field(description="with attention: heads to show, counted from 0; all if not given"),
-    ] = None
-
-    @model_validator(mode="after")
-    def _attention_or_not(self) -> ExplainRequest:
-        if self.method == "attention" and self.layers is None:
-            raise PydanticCustomError("no_layers", "The method attention needs layers")
-        if self.method != "attention" and (self.layers is not None or self.heads is not None):
-            raise PydanticCustomError("no_attention", "Layers and heads are for the method attention")
-        return self
-
-
-class WordWeight(_Wire):
-    text: str
-    start: Annotated[int, Field(ge=0, description="in characters of the text (Unicode code points)")]
-    end: Annotated[int, Field(ge=0)]
-    weight: Annotated[float, Field(description="points of the target's probability; unsigned: a share of attention")]
-    named: Annotated[bool, Field(description="part of the entity asked about, which is never taken away: weight 0")]
-
-
-class Span(_Wire):
-    start: Annotated[int, Field(ge=0)]
-    end: Annotated[int, Field(ge=0)]
-
-
-class AttentionMaps(_Wire):
-    model_layers: Annotated[int, Field(ge=1, description="how many there are to ask for")]
-    model_heads: Annotated[int, Field(ge=1, description="in each of them")]
-    tokens: list[str]
-    layers: list[int]
-    heads: list[int]
-    weights: Annotated[
-        list[list[list[list[float]]]],
-        Field(description="[layer][head][from][to]: the share each token takes from each, rounded to 4 places"),
-    ]
-
-
-class ExplainResult(_Wire):
-    """A positive weight speaks for the target, a negative one against it, where the method is `signed`."""
-
-    label: Label
-    scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
-    method: str
-    signed: Annotated[bool, Field(description="else weights are where the model looks, and speak for no label")]
-    target: Label
-    words: list[WordWeight]
-    read: Annotated[Span, Field(description="the part of the text that was read and explained")]
-    attention: AttentionMaps | None = None
-    tokens: Annotated[int, Field(ge=0, description="tokens that the model read")]
-    truncated: Annotated[bool, Field(description="whether the text was longer than the model reads")]
-    id: str | None
-
-
-class DialogueTurn(_Wire):
+class DialogueTurn(Wire):
     speaker: Literal["customer", "agent"]
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_readable)]
 
 
-class IntentItem(_Wire):
+class IntentItem(Wire):
     """Either a text or turns."""
 
     text: Annotated[str | None, Field(max_length=MAX_TEXT_CHARS, description="what a customer says")] = None
@@ -265,8 +159,17 @@ _IntentItem = Annotated[
 ]
 _IntentList = Annotated[list[_IntentItem], Field(min_length=1, max_length=MAX_INPUTS), Tag(LIST)]
 
+IntentInputs = Annotated[
+    _Text | _IntentObject | _IntentList,
+    Discriminator(
+        _intents_branch,
+        custom_error_type="input_type",
+        custom_error_message="Input should be a string, an object with a text or turns, or a list of either",
+    ),
+]
 
-class IntentRequest(_Wire):
+
+class IntentRequest(Wire):
     """One text or dialogue, or a list of them. Of a key that is given twice the last value counts."""
 
     model_config = ConfigDict(
@@ -292,14 +195,7 @@ class IntentRequest(_Wire):
         }
     )
 
-    inputs: Annotated[
-        _Text | _IntentObject | _IntentList,
-        Discriminator(
-            _intents_branch,
-            custom_error_type="input_type",
-            custom_error_message="Input should be a string, an object with a text or turns, or a list of either",
-        ),
-    ]
+    inputs: IntentInputs
     labels: Annotated[
         str | None, Field(max_length=MAX_NAME_CHARS, description="which intents; HEED_LABELS if not given")
     ] = None
@@ -310,12 +206,12 @@ class IntentRequest(_Wire):
     truncate: Annotated[bool, Field(description="shorten over-long texts and say so; false refuses them")] = True
 
 
-class RankedIntent(_Wire):
+class RankedIntent(Wire):
     intent: str
     confidence: float
 
 
-class IntentResult(_Wire):
+class IntentResult(Wire):
     intent: Annotated[str | None, Field(description="null when out of scope")]
     confidence: Annotated[float, Field(ge=0, le=1, description="calibrated, of the first of the ranking")]
     out_of_scope: bool
@@ -330,7 +226,7 @@ class IntentResult(_Wire):
     id: str | None
 
 
-class RepliesRequest(_Wire):
+class RepliesRequest(Wire):
     """A dialogue, with candidates of its own or the name of a reply set."""
 
     model_config = ConfigDict(
@@ -346,7 +242,7 @@ class RepliesRequest(_Wire):
     )
 
     turns: Annotated[list[DialogueTurn], Field(min_length=1, max_length=MAX_TURNS, description="oldest first")]
-    candidates: Annotated[list[_Reply] | None, Field(min_length=1, max_length=MAX_CANDIDATES)] = None
+    candidates: Annotated[list[Reply] | None, Field(min_length=1, max_length=MAX_CANDIDATES)] = None
     reply_set: Annotated[str | None, Field(max_length=MAX_NAME_CHARS, description="name of a registered set")] = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="replies to return")] = 5
     threshold: Annotated[
@@ -355,38 +251,45 @@ class RepliesRequest(_Wire):
 
     @model_validator(mode="after")
     def _one_of_both(self) -> RepliesRequest:
-        if (self.candidates is None) == (self.reply_set is None):
-            raise PydanticCustomError("input_type", "Input should have either candidates or a reply_set")
-        if all(turn.speaker != "customer" for turn in self.turns):
-            raise PydanticCustomError("no_customer", "Input should have a turn of the customer")
-        places: dict[str, int] = {}
-        for number, text in enumerate(self.candidates or ()):
-            if (first := places.setdefault(text, number)) != number:
-                raise PydanticCustomError(
-                    "duplicate", "Candidates {first} and {second} are the same", {"first": first, "second": number}
-                )
+        refuse_unlike_a_dialogue(self.turns, self.candidates, self.reply_set)
         return self
 
 
-class RankedReply(_Wire):
+def refuse_unlike_a_dialogue(
+    turns: Sequence[DialogueTurn], candidates: Sequence[str] | None, reply_set: str | None
+) -> None:
+    """A dialogue has a customer, and either different candidates or a set."""
+    if (candidates is None) == (reply_set is None):
+        raise PydanticCustomError("input_type", "Input should have either candidates or a reply_set")
+    if all(turn.speaker != "customer" for turn in turns):
+        raise PydanticCustomError("no_customer", "Input should have a turn of the customer")
+    places: dict[str, int] = {}
+    for number, text in enumerate(candidates or ()):
+        if (first := places.setdefault(text, number)) != number:
+            raise PydanticCustomError(
+                "duplicate", "Candidates {first} and {second} are the same", {"first": first, "second": number}
+            )
+
+
+class RankedReply(Wire):
     index: Annotated[int, Field(ge=0, description="place among the candidates, or in the set")]
     text: str
     score: Annotated[float, Field(ge=0, le=1)]
 
 
-class ItemError(_Wire):
+class ItemError(Wire):
     status: int
     code: str
     title: str
     detail: str
 
 
-class FailedItem(_Wire):
+class FailedItem(Wire):
     error: ItemError
     id: str | None
 
 
-class Timings(_Wire):
+class Timings(Wire):
     """Milliseconds. Queue and infer are those of the text that was answered last, so that the three add up."""
 
     tokenize: float
@@ -394,7 +297,7 @@ class Timings(_Wire):
     infer: float
 
 
-class SentimentResponse(_Wire):
+class SentimentResponse(Wire):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str
@@ -403,23 +306,7 @@ class SentimentResponse(_Wire):
     timings_ms: Timings
 
 
-class ExplainTimings(_Wire):
-    """Milliseconds: waiting for other explanations, and the work of this one."""
-
-    queue: float
-    explain: float
-
-
-class ExplainResponse(_Wire):
-    """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
-
-    model: str
-    version: str
-    results: list[ExplainResult | FailedItem]
-    timings_ms: ExplainTimings
-
-
-class IntentResponse(_Wire):
+class IntentResponse(Wire):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str
@@ -429,7 +316,7 @@ class IntentResponse(_Wire):
     timings_ms: Timings
 
 
-class RepliesResponse(_Wire):
+class RepliesResponse(Wire):
     """The best reply first."""
 
     model: str
@@ -442,13 +329,13 @@ class RepliesResponse(_Wire):
     timings_ms: Timings
 
 
-class Limits(_Wire):
+class Limits(Wire):
     max_tokens: int
     max_inputs: int
     max_body_bytes: int
 
 
-class MetricInfo(_Wire):
+class MetricInfo(Wire):
     dataset: str
     language: str
     name: str
@@ -456,7 +343,7 @@ class MetricInfo(_Wire):
     command: str
 
 
-class ModelInfo(_Wire):
+class ModelInfo(Wire):
     name: str
     version: str
     task: str
@@ -470,15 +357,15 @@ class ModelInfo(_Wire):
     metrics: list[MetricInfo]
 
 
-class ModelList(_Wire):
+class ModelList(Wire):
     models: list[ModelInfo]
 
 
-class Health(_Wire):
+class Health(Wire):
     status: Literal["ok"]
 
 
-class ProblemBody(_Wire):
+class ProblemBody(Wire):
     """RFC 9457. Branch on `code`; the sentences may change."""
 
     type: str

@@ -27,7 +27,7 @@ from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
 from service.cache import Cache
 from service.engine import Engine
-from service.explaining import Explaining
+from service.explaining import Explaining, Source
 from service.gateway import create_app
 from service.metrics import Metrics
 from service.settings import Settings
@@ -53,7 +53,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         metrics = Metrics(folder / "metrics")
         engines = [engine(path, metrics) for path in (SHIPPED, tiny_intent_bundle(folder))]
         predictors = {one.bundle.task.name: Cache(one, 0, metrics.task(one.bundle.task.name)) for one in engines}
-        explaining = Explaining(engines[0].bundle, engines[0].tokenizer, lambda: engines[0].busy)
+        sources = {one.bundle.task.name: Source(one.bundle, one.tokenizer) for one in engines}
+        explaining = Explaining(sources, lambda: any(one.busy for one in engines))
         shelf = Shelf(engines[1].bundle, folder / "shelf")
         app = create_app(predictors, Settings(labels="letters"), metrics, shelf, explaining)
         listening = socket.create_server(("127.0.0.1", 0))

@@ -16,19 +16,14 @@ from models.explain import (
     Explainer,
     Explanation,
     MethodName,
-    attention,
-    both_ends,
-    occlusion,
-    parts_of,
-    readers,
-    rollout,
-    shapley,
-    value_norm,
 )
 from models.maps import MapRuntime
 from models.predict import probabilities, scaling_of
+from models.question import parts_of
 from models.runtime_onnx import OnnxRuntime
-from models.tokens import LINKED, Batch, EmptyTextError, Tokenizer, Tokens, Words, collate
+from models.tokens import Batch, EmptyTextError, Tokenizer, Tokens, collate
+from models.weighing import attention, both_ends, occlusion, readers, rollout, shapley, value_norm
+from models.words import LINKED, Words
 
 BUNDLE = load(SHIPPED)
 TOKENIZER = Tokenizer(BUNDLE.tokenizer, BUNDLE.max_tokens)
@@ -58,13 +53,23 @@ def bare(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text) if c.isalnum())
 
 
-def words_of(text: str, words: Words) -> list[str]:
-    return [text[start:end] for start, end in words.spans]
+def explain(text: str, entity: str | None = None, method: MethodName = AUTO, target: str | None = None) -> Explanation:
+    return EXPLAINER.explain(EXPLAINER.text(text, entity, target), method)
+
+
+def read(text: str, entity: str | None = None) -> tuple[Tokens, Words]:
+    reading = TOKENIZER.words(text, entity)
+    (words,) = reading.passages
+    return reading.tokens, words
+
+
+def words_of(text: str) -> list[str]:
+    return [text[start:end] for start, end in read(text)[1].spans]
 
 
 def test_words_are_where_they_say_in_two_thousand_mixed_texts() -> None:
     for text in texts(2000):
-        words = TOKENIZER.words(text)
+        tokens, words = read(text)
         before = 0
         for start, end in words.spans:
             assert before <= start < end <= len(text)
@@ -73,17 +78,17 @@ def test_words_are_where_they_say_in_two_thousand_mixed_texts() -> None:
             )
             before = end
         assert all(c.isspace() or unicodedata.category(c) == "Cc" for c in text[before:])
-        assert words.tokens.ids.tolist() == TOKENIZER.encode(text).ids.tolist()
+        assert tokens.ids.tolist() == TOKENIZER.encode(text).ids.tolist()
 
 
 def test_the_tokens_of_a_word_are_made_of_its_characters() -> None:
     """Were offsets to drift, a word behind an emoji, a mark or a link would be given another's tokens."""
     for text in texts(2000):
-        words = TOKENIZER.words(text)
-        for place in range(1, words.tokens.length - 1):
+        tokens, words = read(text)
+        for place in range(1, tokens.length - 1):
             own = [span for span, places in zip(words.spans, words.places, strict=True) if place in places]
             said = "".join(text[start:end] for start, end in own)
-            piece = TOKENIZER._tokenizer.id_to_token(int(words.tokens.ids[place])) or ""
+            piece = TOKENIZER._tokenizer.id_to_token(int(tokens.ids[place])) or ""
             assert own or piece == "▁", (text, place)
             assert piece == "<unk>" or LINKED.search(said) or bare(piece) in bare(said), (text, piece, said)
 
@@ -101,11 +106,11 @@ def test_the_tokens_of_a_word_are_made_of_its_characters() -> None:
     ],
 )
 def test_words_are_those_that_a_reader_sees(text: str, expected: list[str]) -> None:
-    assert words_of(text, TOKENIZER.words(text)) == expected
+    assert words_of(text) == expected
 
 
 def weights_of(explanation: Explanation) -> NDArray[np.float64]:
-    return np.asarray([weight.weight for weight in explanation.weights])
+    return np.asarray([weight.weight for weight in explanation.passages[0].words])
 
 
 def probability(tokens: Tokens, whole: Tokens, label: int) -> float:
@@ -118,16 +123,16 @@ def probability(tokens: Tokens, whole: Tokens, label: int) -> float:
     [(NEWS, None), ("  Stock A soars while B plunges", "B"), ("Profit of 1200 points 👍🏽 up", None)],
 )
 def test_occlusion_is_what_taking_each_word_away_by_hand_changes(text: str, entity: str | None) -> None:
-    words = TOKENIZER.words(text, entity)
-    found = EXPLAINER.explain(text, entity, "occlusion", "positive")
+    tokens, words = read(text, entity)
+    found = explain(text, entity, "occlusion", "positive")
     for number, places in enumerate(words.places):
-        if found.weights[number].named:
-            assert found.weights[number].weight == 0
+        if found.passages[0].words[number].named:
+            assert found.passages[0].words[number].weight == 0
             continue
-        left = [place for place in range(words.tokens.length) if place not in places]
-        fewer = Tokens(words.tokens.ids[left], words.tokens.types[left], False, words.tokens.language)
-        change = probability(words.tokens, words.tokens, 2) - probability(fewer, words.tokens, 2)
-        assert found.weights[number].weight == pytest.approx(change, abs=1e-5)
+        left = [place for place in range(tokens.length) if place not in places]
+        fewer = Tokens(tokens.ids[left], tokens.types[left], False, tokens.language)
+        change = probability(tokens, tokens, 2) - probability(fewer, tokens, 2)
+        assert found.passages[0].words[number].weight == pytest.approx(change, abs=1e-5)
 
 
 def toy(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -151,16 +156,16 @@ def test_each_method_divides_what_words_say_as_it_is_defined(
 
 
 def test_shapley_values_sum_to_what_the_whole_text_says_beyond_none_of_it() -> None:
-    question = EXPLAINER.question(NEWS)
+    question = EXPLAINER.text(NEWS)
     parts = len(question.parts)
     ends = question.probability(np.asarray([[True] * parts, [False] * parts]))
-    assert weights_of(EXPLAINER.explain(NEWS, method="shapley")).sum() == pytest.approx(ends[0] - ends[1], abs=1e-6)
+    assert weights_of(explain(NEWS, method="shapley")).sum() == pytest.approx(ends[0] - ends[1], abs=1e-6)
 
 
 def test_a_word_speaks_for_one_label_and_against_another() -> None:
-    words = words_of(NEWS, TOKENIZER.words(NEWS))
-    against = weights_of(EXPLAINER.explain(NEWS, target="positive"))
-    told = EXPLAINER.explain(NEWS)
+    words = words_of(NEWS)
+    against = weights_of(explain(NEWS, target="positive"))
+    told = explain(NEWS)
     assert told.target == "negative" == max(told.scores, key=lambda label: told.scores[label])
     assert words[int(weights_of(told).argmax())] == "plunge"
     assert weights_of(told).max() > 0.3
@@ -169,8 +174,8 @@ def test_a_word_speaks_for_one_label_and_against_another() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_shares_of_attention_are_those_of_the_tokens(method: MethodName) -> None:
-    found = EXPLAINER.explain("平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份", method)
-    assert [found.weights[place].named for place in (0, 11, 14, 15)] == [False, True, True, False]
+    found = explain("平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份", method)
+    assert [found.passages[0].words[place].named for place in (0, 11, 14, 15)] == [False, True, True, False]
     weights = weights_of(found)
     assert np.isfinite(weights).all()
     if not METHODS[method].signed:
@@ -200,15 +205,15 @@ def test_shares_of_attention_are_those_of_the_published_methods(entity: str | No
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("text", ["up", "涨", "👍", "ቀበሌ ᚠᚢᚦ", "\u200bup", "a"])
 def test_texts_of_one_token_or_of_none_that_is_known_are_explained(text: str, method: MethodName) -> None:
-    found = EXPLAINER.explain(text, method=method)
+    found = explain(text, method=method)
     assert np.isfinite(weights_of(found)).all()
-    assert found.read == (0, len(text))
+    assert found.passages[0].read == (0, len(text))
 
 
 def test_a_text_that_is_all_entity_rests_on_nothing_else() -> None:
-    found = EXPLAINER.explain("Acme", "Acme")
+    found = explain("Acme", "Acme")
     assert found.parts == 0
-    assert [(weight.weight, weight.named) for weight in found.weights] == [(0, True)]
+    assert [(weight.weight, weight.named) for weight in found.passages[0].words] == [(0, True)]
 
 
 def test_attention_alone_is_not_offered_as_an_explanation() -> None:
@@ -218,7 +223,7 @@ def test_attention_alone_is_not_offered_as_an_explanation() -> None:
 
 def test_nothing_readable_is_refused() -> None:
     with pytest.raises(EmptyTextError):
-        EXPLAINER.explain(" \n")
+        explain(" \n")
 
 
 class Counting:
@@ -235,33 +240,34 @@ class Counting:
 def test_an_over_long_text_says_what_was_read_and_is_weighed_in_bounded_time() -> None:
     text = " " + "Profit warning hits the shares. " * 120
     runtime = Counting()
-    found = Explainer(BUNDLE, TOKENIZER, runtime).explain(text, method="occlusion")
+    explainer = Explainer(BUNDLE, TOKENIZER, runtime)
+    found = explainer.explain(explainer.text(text), "occlusion")
     assert found.truncated
-    assert found.read[0] <= 1
-    assert 500 < found.read[1] < len(text)
-    assert found.weights[-1].end <= found.read[1]
-    assert found.parts < len(found.weights) < len(TOKENIZER.words(text[:2000]).tokens.ids) * 2
+    assert found.passages[0].read[0] <= 1
+    assert 500 < found.passages[0].read[1] < len(text)
+    assert found.passages[0].words[-1].end <= found.passages[0].read[1]
+    assert found.parts < len(found.passages[0].words) < len(TOKENIZER.encode(text[:2000]).ids) * 2
     assert runtime.read <= 16_384 + 2 * 512
 
 
 def test_an_over_long_text_is_read_around_its_entity() -> None:
     text = "word " * 900 + "Zorg plunges " + "word " * 900
-    words = TOKENIZER.words(text, "Zorg")
+    _, words = read(text, "Zorg")
     assert words.read[0] > 0
     assert [text[start:end] for word, (start, end) in enumerate(words.spans) if words.named(word)] == ["Zorg"]
 
 
 def test_words_that_share_a_token_are_taken_away_together_and_share_the_weight() -> None:
-    words = TOKENIZER.words("股价 up 50%")
-    parts = [[words_of("股价 up 50%", words)[word] for word in part.words] for part in parts_of(words, 99)]
+    _, words = read("股价 up 50%")
+    parts = [[words_of("股价 up 50%")[word] for word in part.words] for part in parts_of([words], 99)]
     assert parts == [["股", "价"], ["up"], ["50", "%"]]
-    weights = weights_of(EXPLAINER.explain("股价 up 50%"))
+    weights = weights_of(explain("股价 up 50%"))
     assert weights[0] == weights[1] != 0
     assert weights[3] == weights[4] != 0
-    whole = EXPLAINER.weigh(EXPLAINER.question("股价 up 50%"), "both_ends")
+    whole = EXPLAINER.weigh(EXPLAINER.text("股价 up 50%"), "both_ends")
     np.testing.assert_allclose([weights[:2].sum(), weights[2], weights[3:].sum()], whole)
 
 
 def test_neighbours_go_together_where_parts_are_limited() -> None:
-    words = TOKENIZER.words("a b c d e f g")
-    assert [len(part.words) for part in parts_of(words, 3)] == [3, 3, 1]
+    _, words = read("a b c d e f g")
+    assert [len(part.words) for part in parts_of([words], 3)] == [3, 3, 1]

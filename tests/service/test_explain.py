@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
 import os
 import threading
 import time
@@ -26,11 +28,11 @@ from models.tokens import Batch, Tokenizer
 from service.cache import Cache
 from service.engine import Engine
 from service.errors import NotReady
-from service.explaining import Explained, Explaining, Wanted
+from service.explained import Ask, Explained, Wanted
+from service.explaining import Explaining, Source
 from service.gateway import create_app
 from service.metrics import Metrics
-from service.predictor import Item
-from service.schemas import MAX_EXPLAINED, ExplainResponse
+from service.schemas_explain import MAX_EXPLAINED, MAX_MAP_NUMBERS, MAX_PACKED_NUMBERS, ExplainResponse
 from service.settings import Settings
 from tests.service import fakes
 from tests.service.serving import JSON, Service, assert_problem
@@ -39,6 +41,7 @@ from tests.tiny import HEADS, LAYERS, tiny_bundle
 pytestmark = pytest.mark.anyio
 
 PATH = "/v1/explain/sentiment"
+ASK: Ask = lambda explainer: explainer.text("ab")  # noqa: E731
 NEWS = "Shares of Acme plunge after profit warning"
 
 
@@ -72,7 +75,7 @@ async def serving(bundle: Bundle, metrics: Metrics) -> AsyncIterator[Explains]:
     task = metrics.task("sentiment")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    explaining = Explaining(bundle, tokenizer, lambda: engine.busy)
+    explaining = Explaining({"sentiment": Source(bundle, tokenizer)}, lambda: engine.busy)
     app = create_app({"sentiment": Cache(engine, 0, task)}, Settings(), metrics, None, explaining)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
@@ -160,6 +163,63 @@ async def test_attention_comes_back_for_the_layers_and_heads_asked_for(
     assert 0 < sum(word["weight"] for word in one["words"]) < 1
 
 
+async def maps_of(explains: Explains, inputs: Any, **more: Any) -> NDArray[np.float64]:
+    (one,) = shown(await explains.ask(inputs, method="attention", **more))
+    return np.asarray(one["attention"]["weights"])
+
+
+async def test_maps_are_reduced_to_their_mean(explains: Explains) -> None:
+    whole = await maps_of(explains, "ab 利润", layers=[0, 1], heads=[0, 2])
+    mean = await maps_of(explains, "ab 利润", layers=[0, 1], heads=[0, 2], reduce="mean")
+    assert mean.shape == (1, 1, 8, 8)
+    np.testing.assert_allclose(mean[0, 0], whole.mean(axis=(0, 1)), atol=2e-4)
+
+
+async def test_maps_are_followed_through_all_layers(explains: Explains) -> None:
+    whole = (await maps_of(explains, "ab 利润", layers=[0, 1])).mean(axis=1)
+    rolled = await maps_of(explains, "ab 利润", reduce="rollout")
+    mixed = (whole + np.eye(8)) / 2
+    np.testing.assert_allclose(rolled[0, 0], mixed[1] @ mixed[0], atol=5e-4)
+    (one,) = shown(await explains.ask("ab 利润", method="attention", reduce="rollout"))
+    assert one["attention"]["reduce"] == "rollout"
+    assert (one["attention"]["layers"], one["attention"]["heads"]) == ([0, 1], [0, 1, 2, 3])
+    assert 0 < sum(word["weight"] for word in one["words"]) < 1
+
+
+async def test_one_map_of_the_longest_text_is_shown(explains: Explains) -> None:
+    assert (await maps_of(explains, "a" * 3000, reduce="rollout")).shape == (1, 1, 512, 512)
+
+
+async def test_maps_come_as_a_file_of_arrays_that_says_the_same(explains: Explains) -> None:
+    asked: dict[str, Any] = {"method": "attention", "layers": [1, 0], "heads": [2]}
+    inputs = ["ab", {"text": " ", "id": "x"}, {"text": "利润 cd", "id": "y"}]
+    answer = await explains.ask(inputs, {"Accept": "application/x-npz"}, **asked)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-npz")
+    file = np.load(io.BytesIO(answer.content), allow_pickle=False)
+    assert sorted(file) == ["answer", "weights_0", "weights_2"]
+    told, plain = json.loads(str(file["answer"])), (await explains.ask(inputs, **asked)).json()
+    assert told["results"][1]["error"]["code"] == "empty_text"
+    for number in (0, 2):
+        name = told["results"][number]["attention"]["weights"]
+        told["results"][number]["attention"]["weights"] = plain["results"][number]["attention"]["weights"]
+        np.testing.assert_allclose(file[name], plain["results"][number]["attention"]["weights"], atol=1e-6)
+    assert told["results"] == plain["results"]
+
+
+async def test_a_file_of_arrays_may_be_larger_and_has_its_limit(explains: Explains) -> None:
+    asked: dict[str, Any] = {"method": "attention", "layers": [0, 1], "heads": "all"}
+    accept = {"Accept": "application/x-npz"}
+    assert_problem(await explains.ask("a" * 300, **asked), 413, "too_much_to_explain", "/inputs")
+    assert (await explains.ask("a" * 300, accept, **asked)).status_code == 200
+    refused = await explains.ask("a" * 3000, accept, **(asked | {"layers": [0, 1, 0]}))
+    assert_problem(refused, 413, "too_much_to_explain", "/inputs")
+    assert f"over {MAX_PACKED_NUMBERS} numbers" in refused.json()["detail"]
+
+
+async def test_without_maps_there_is_no_file_of_arrays(explains: Explains) -> None:
+    shown(await explains.ask("ab", {"Accept": "application/x-npz"}))
+
+
 @pytest.mark.parametrize("text", ["x", "‰‰‰ ‰", "🙂", "<s>"])
 @pytest.mark.parametrize("method", OFFERED)
 async def test_texts_of_one_word_or_of_nothing_known_are_explained(explains: Explains, text: str, method: str) -> None:
@@ -212,6 +272,11 @@ async def test_a_request_of_nothing_that_can_be_explained_is_refused(explains: E
         ({"method": "attention", "layers": [0], "heads": "some"}, "/heads"),
         ({"method": "attention", "layers": [0], "heads": 1}, "/heads"),
         ({"method": "attention", "layers": [0], "heads": []}, "/heads"),
+        ({"reduce": "mean"}, ""),
+        ({"method": "attention", "reduce": "mean"}, ""),
+        ({"method": "attention", "reduce": "rollout", "layers": [0]}, ""),
+        ({"method": "attention", "reduce": "rollout", "heads": "all"}, ""),
+        ({"method": "attention", "reduce": "sum", "layers": [0]}, "/reduce"),
         ({"truncate": True}, "/truncate"),
         ({"inputs": []}, "/inputs"),
         ({"inputs": 3}, "/inputs"),
@@ -241,8 +306,8 @@ async def test_malformed_bodies_are_refused_as_everywhere(explains: Explains) ->
     [
         (["a"] * (MAX_EXPLAINED + 1), {}, "At most 16"),
         (["a"] * 5, {"layers": [0]}, "at most 4"),
-        ("a" * 300, {"layers": [0]}, "at most 128"),
-        (["a" * 120] * 4, {"layers": [0]}, "fewer"),
+        ("a" * 300, {"layers": [0]}, f"over {MAX_MAP_NUMBERS} numbers"),
+        (["a" * 200] * 4, {"layers": [0], "heads": [0, 1]}, "fewer"),
     ],
 )
 async def test_too_much_is_refused_with_the_limit(
@@ -387,18 +452,20 @@ async def test_it_pauses_while_plain_texts_are_answered(bundle: Bundle, monkeypa
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     steps = 2  # the text itself, and what is left of it
     for busy in (True, False):
-        explaining = Explaining(bundle, tokenizer, {True: lambda: True, False: lambda: False}[busy])
-        found = await explaining.explain([Item("ab")], Wanted(), time.monotonic() + 60)
+        source = {"sentiment": Source(bundle, tokenizer)}
+        explaining = Explaining(source, {True: lambda: True, False: lambda: False}[busy])
+        found = await explaining.explain("sentiment", [ASK], Wanted(), time.monotonic() + 60)
         assert isinstance(found.outcomes[0], Explained)
         assert not busy or found.explain_s > steps * 9 * 0.02
         await explaining.stop()
 
 
 async def test_once_stopped_it_refuses(bundle: Bundle) -> None:
-    explaining = Explaining(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), lambda: False)
+    source = Source(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens))
+    explaining = Explaining({"sentiment": source}, lambda: False)
     await explaining.stop()
     with pytest.raises(NotReady):
-        await explaining.explain([Item("ab")], Wanted(), time.monotonic() + 60)
+        await explaining.explain("sentiment", [ASK], Wanted(), time.monotonic() + 60)
 
 
 async def test_the_shipped_model_rests_on_the_words_anyone_would_name(metrics: Metrics) -> None:

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from models.explain import Explanation, MethodName, Weight
+from models.explain import Explanation, MethodName, Passage, Weight
 from service.rendering import heaviest, page, terminal
 
 TEXT = ' <b>"up"</b> & Acme \x1b[31m{down}'
@@ -18,7 +18,8 @@ def explanation(signed: bool = True, truncated: bool = False) -> Explanation:
         for word, weight in words.items()
     )
     method: MethodName = "both_ends" if signed else "rollout"
-    return Explanation(method, signed, "positive", SCORES, weights, 3, (0, len(TEXT)), truncated)
+    passage = Passage(weights, (0, len(TEXT)), None)
+    return Explanation(method, signed, "positive", SCORES, (passage,), 3, truncated)
 
 
 class Shown(HTMLParser):

@@ -1,0 +1,85 @@
+"""The ways to weigh the parts of a text: by what taking them away changes, or by where the network looks.
+
+The first see an answer as a function of the parts that are kept, the others as maps of attention. Nothing here knows
+texts, bundles or runtimes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.maps import Maps
+from models.tokens import Tokens
+
+Value = Callable[[NDArray[np.bool_]], NDArray[np.float64]]
+"""Which parts of a text are kept, (variants, parts), to the value of each variant, (variants,)."""
+
+
+def occlusion(value: Value, parts: int) -> NDArray[np.float64]:
+    """(parts,): what the value loses without each part (Zeiler & Fergus 2014; leave one out)."""
+    values = value(np.vstack([np.ones((1, parts), np.bool_), ~np.eye(parts, dtype=np.bool_)]))
+    return np.asarray(values[0] - values[1:])
+
+
+def both_ends(value: Value, parts: int) -> NDArray[np.float64]:
+    """(parts,): the mean of what each part changes last, in the whole text, and first, when nothing else is kept.
+
+    These are the two ends of every order that Shapley values are the mean over. One end alone misses what a text says
+    twice, since either word can go, the other what only words together say.
+    """
+    alone = np.eye(parts, dtype=np.bool_)
+    values = value(np.vstack([np.zeros((1, parts), np.bool_), alone]))
+    return np.asarray((occlusion(value, parts) + values[1:] - values[0]) / 2)
+
+
+def shapley(value: Value, parts: int, orders: int) -> NDArray[np.float64]:
+    """(parts,): what each part adds, in the mean over random orders in which parts come in (Castro et al. 2009).
+
+    Every other order is the one before reversed, which makes the mean steadier (Mitchell et al. 2022). Weights sum to
+    the value of the whole less that of nothing. The orders are the same every time.
+    """
+    chance = np.random.default_rng(0)
+    drawn = [chance.permutation(parts) for _ in range(orders // 2)]
+    every = [order for one in drawn for order in (one, one[::-1])]
+    kept = np.zeros((len(every), parts + 1, parts), np.bool_)
+    for number, order in enumerate(every):
+        kept[number][:, order] = np.tri(parts + 1, parts, -1, dtype=np.bool_)
+    values = value(kept.reshape(-1, parts)).reshape(len(every), parts + 1)
+    added = np.zeros(parts)
+    for order, along in zip(every, values, strict=True):
+        added[order] += np.diff(along) / len(every)
+    return added
+
+
+def readers(tokens: Tokens) -> NDArray[np.float32]:
+    """(length,): the share that the answer takes of each token's last state, as `models.network.pool`."""
+    chosen = tokens.types if tokens.targeted else np.ones_like(tokens.types)
+    return np.asarray(chosen / chosen.sum(), np.float32)
+
+
+def attention(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(length,): what the answer takes from each token in the last layer, in the mean over heads. Of one text."""
+    return np.asarray(readers @ maps.attention(maps.layers - 1)[0].mean(axis=0))
+
+
+def value_norm(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(length,): attention times the length of what it carries (Kobayashi et al. 2020), in the mean over layers."""
+    shares = []
+    for layer in range(maps.layers):
+        carried = (maps.attention(layer)[0] * maps.value_norms(layer)[0][:, None, :]).mean(axis=0)
+        shares.append(readers @ (carried / carried.sum(axis=-1, keepdims=True)))
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def rollout(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(length,): attention followed from the answer down to the input (Abnar & Zuidema 2020).
+
+    In every layer half of a token comes from itself, past the attention.
+    """
+    shares: NDArray[np.float32] = readers
+    for layer in reversed(range(maps.layers)):
+        shares = np.asarray((shares + shares @ maps.attention(layer)[0].mean(axis=0)) / 2)
+    return shares
