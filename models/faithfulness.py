@@ -2,29 +2,26 @@
 
 Comprehensiveness and sufficiency as in ERASER (DeYoung et al. 2020), and the areas under the curves of deletion and
 insertion (Petsiuk et al. 2018): words are taken away, or put back, from the heaviest on. Every figure is in points of
-the answer's calibrated probability. Knows explanations and data sets; prints nothing. The picture needs matplotlib,
+the answer's calibrated probability. Knows explanations; prints nothing. The picture needs matplotlib,
 which is imported when it is drawn.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
-from models.data import Dataset, Example, read
+from models.asked import Asked
 from models.explain import METHODS, Explainer, MethodName
 from models.question import Question
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
 
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of the words, each rounded up, over which comprehensiveness and sufficiency are means, as ERASER has them."""
@@ -33,11 +30,11 @@ GRID = tuple(step / 10 for step in range(11))
 """Shares of the words between which the curves are drawn, each rounded."""
 
 LONGEST = 64
-"""Parts of a text that is measured: the curves of longer ones would take most of the time."""
+"""Parts of what is measured."""
 
 RANDOM_ORDERS = 5
 RANDOM: Literal["random"] = "random"
-CURVES = "deletion.png"
+CURVES = "curves.png"
 
 Ranking = MethodName | Literal["random"]
 
@@ -80,32 +77,23 @@ class Curves:
     only: NDArray[np.float64]
 
 
-def measure(bundle: Bundle, data: Path, datasets: Iterable[Dataset], rows: int) -> Iterator[Measured]:
-    """Every method and random orders on `rows` validation texts of each data set, drawn the same every time.
+def measure(explainer: Explainer, sets: Iterable[Asked], rows: int) -> Iterator[Measured]:
+    """Every method and random orders on `rows` questions of each data set.
 
-    A data set without any text whose words could be ranked is left out.
+    A data set without any whose words could be ranked is left out.
     """
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    explainer = Explainer(bundle, tokenizer, OnnxRuntime(bundle.graph))
-    for dataset in datasets:
-        questions = list(drawn(explainer, read(data, dataset, "validation"), rows))
+    for name, asked in sets:
+        questions = list(islice(filter(rankable, asked), rows))
         if not questions:
             continue
         for method in METHODS:
-            yield measured(explainer, dataset.name, method, questions)
-        yield measured_random(dataset.name, questions)
+            yield measured(explainer, name, method, questions)
+        yield measured_random(name, questions)
 
 
-def drawn(explainer: Explainer, examples: Sequence[Example], rows: int) -> Iterator[Question]:
-    """Up to `rows` texts whose parts can be ranked, 2 to LONGEST of them."""
-    left = rows
-    for example in random.Random(0).sample(examples, len(examples)):
-        if not left:
-            return
-        question = explainer.text(example.text, example.entity)
-        if 2 <= len(question.parts) <= LONGEST:
-            left -= 1
-            yield question
+def rankable(question: Question) -> bool:
+    """Whether there is anything to rank, and not so much that its curves would take most of the time."""
+    return 2 <= len(question.parts) <= LONGEST
 
 
 def measured(explainer: Explainer, dataset: str, method: MethodName, questions: Sequence[Question]) -> Measured:
@@ -217,7 +205,7 @@ def table(measured: Sequence[Measured]) -> str:
 
 
 def write(measured: Sequence[Measured], out: Path) -> None:
-    """`faithfulness.json`, `faithfulness.md` and `deletion.png` in the folder `out`."""
+    """`faithfulness.json`, `faithfulness.md` and `curves.png` in the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     areas = [{"deletion_area": row.deletion_area, "insertion_area": row.insertion_area} for row in measured]
     content = json.dumps([asdict(row) | own for row, own in zip(measured, areas, strict=True)], indent=1)
@@ -227,15 +215,18 @@ def write(measured: Sequence[Measured], out: Path) -> None:
 
 
 def draw_curves(measured: Sequence[Measured], path: Path) -> None:
-    """The answer's probability as the heaviest words go, in the mean over data sets; random orders dashed."""
+    """The answer's score as the heaviest words go, and as they come, the mean over data sets; random orders dashed."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
     for row in over_sets(measured):
-        axes.plot(GRID, row.deletion, "k--" if row.method == RANDOM else "-", label=row.method)
-    axes.set_xlabel("share of the words taken away, heaviest first")
-    axes.set_ylabel("probability of the answer")
-    axes.set_ylim(0, 1)
-    axes.legend(fontsize=8)
+        style = "k--" if row.method == RANDOM else "-"
+        left.plot(GRID, row.deletion, style, label=row.method)
+        right.plot(GRID, row.insertion, style)
+    left.set_xlabel("share of the words taken away, heaviest first")
+    right.set_xlabel("share of the words put back, heaviest first")
+    left.set_ylabel("score of the answer")
+    left.set_ylim(0, 1)
+    left.legend(fontsize=8)
     figure.savefig(path, dpi=110)

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from service.cli_explain import explain, faithfulness
 from service.cli_shelf import heads, replies, train_head
 from service.cluster import Cluster, ClusterError, check
 from service.refusal import refuse
@@ -21,6 +22,8 @@ from service.settings import Settings
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(heads, name="heads")
 app.add_typer(replies, name="replies")
+app.add_typer(explain, name="explain")
+app.command()(faithfulness)
 
 _EXAMPLES = {
     "sentiment": '{"inputs": "Shares of Acme plunge after profit warning"}',
@@ -264,73 +267,6 @@ def evaluate(
     except (BundleError, HeadError, OSError) as error:
         refuse(error)
     print(f"{loaded.name} {loaded.version}, {loaded.graph.name}, validation files\n\n{shown}\n\nWrote {out}")
-
-
-@app.command()
-def explain(
-    text: Annotated[str, typer.Argument(help="The text whose answer is to be explained.")],
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
-    entity: Annotated[str | None, typer.Option(help="Ask for the answer towards this company or thing.")] = None,
-    method: Annotated[
-        Literal["auto", "both_ends", "occlusion", "shapley", "value_norm"],
-        typer.Option(help="How words are weighed; auto is the one measured to be best for its time."),
-    ] = "auto",
-    target: Annotated[str | None, typer.Option(help="Label to explain (the answer itself).")] = None,
-    html: Annotated[Path | None, typer.Option(help="Write one page with the coloured text to this file too.")] = None,
-) -> None:
-    """Show which words an answer rests on: green speaks for it, red against it."""
-    from rich.console import Console
-
-    from models.bundle import SHIPPED, BundleError, load
-    from models.explain import AUTO, Explainer
-    from models.runtime_onnx import OnnxRuntime
-    from models.tokens import Tokenizer
-    from service import rendering
-
-    try:
-        f"{text}{entity or ''}".encode()
-    except UnicodeEncodeError:
-        refuse("the text, or the entity, is not in UTF-8", 2)
-    try:
-        loaded = load(bundle or SHIPPED)
-        if not loaded.task.labels:
-            refuse(f"{loaded.name} answers no fixed labels; what is explained is sentiment", 2)
-        if target is not None and target not in loaded.task.labels:
-            refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
-        explainer = Explainer(loaded, Tokenizer(loaded.tokenizer, loaded.max_tokens), OnnxRuntime(loaded.graph))
-        found = explainer.explain(explainer.text(text, entity, target), AUTO if method == "auto" else method)
-        if html is not None:
-            html.write_text(rendering.page(text, found), encoding="utf-8")
-    except (BundleError, OSError, ValueError) as error:
-        refuse(error)
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(rendering.title(found), style="bold")
-    console.print(rendering.terminal(text, found))
-    lines = [rendering.heaviest(text, found), *rendering.notes(found)]
-    console.print("\n".join(lines), style="dim", markup=False)
-
-
-@app.command()
-def faithfulness(
-    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
-    rows: Annotated[int, typer.Option(help="Validation texts of each data set.", min=1)] = 40,
-    out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the deletion curves.")] = Path(
-        "runs/faithfulness"
-    ),
-) -> None:
-    """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
-    from models.bundle import SHIPPED, BundleError, load
-    from models.evaluate import datasets_of
-    from models.faithfulness import measure, table, write
-
-    try:
-        loaded = load(bundle or SHIPPED)
-        measured = list(measure(loaded, data, datasets_of(loaded, data), rows))
-    except (BundleError, OSError) as error:
-        refuse(error)
-    write(measured, out)
-    print(f"{loaded.name} {loaded.version}, {rows} validation texts a set\n\n{table(measured)}\n\nWrote {out}")
 
 
 def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:

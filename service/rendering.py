@@ -5,8 +5,10 @@ Knows explanations of a text, nothing of how they are made.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from html import escape
+from pathlib import Path
 
 from rich.text import Text
 
@@ -14,6 +16,12 @@ from models.explain import METHODS, Explanation, Weight
 
 FOR, AGAINST, SEEN = (38, 162, 105), (224, 27, 36), (53, 132, 228)
 """Red, green and blue of a word that speaks for the target, of one against it, and of one that attention is on."""
+
+FAMILIES = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Emoji")
+"""Fonts for a picture, those of them that are there: matplotlib's own has no Chinese."""
+
+FAMILIES = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Emoji")
+"""Fonts for a picture, those of them that are there: matplotlib's own has no Chinese."""
 
 PAGE = """<!doctype html>
 <html>
@@ -86,6 +94,30 @@ def terminal(text: str, explanation: Explanation) -> Text:
         ground = f"black on {colour(share, explanation.signed)}" if abs(share) >= 0.05 else ""
         shown.append(visible(piece), "underline" if weight.named else ground)
     return shown
+
+
+def picture(text: str, explanation: Explanation, path: Path, count: int = 12) -> None:
+    """A PNG file: the words that weigh most as bars, in the order of the text. Raises ModuleNotFoundError."""
+    from matplotlib import font_manager
+    from matplotlib.figure import Figure
+
+    words = sorted(explanation.text.words, key=lambda word: -abs(word.weight))[:count]
+    shown = sorted(words, key=lambda word: -word.start)
+    figure = Figure(figsize=(6.4, 1 + 0.32 * len(shown)), layout="constrained")
+    axes = figure.add_subplot()
+    full = [FOR if word.weight > 0 else AGAINST for word in shown] if explanation.signed else [SEEN] * len(shown)
+    fills = [tuple(level / 255 for level in colour) for colour in full]
+    axes.barh(range(len(shown)), [word.weight for word in shown], color=fills)
+    axes.set_yticks(range(len(shown)), [visible(text[word.start : word.end])[:40] for word in shown], parse_math=False)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_title(title(explanation))
+    unit = "points of its probability" if explanation.signed else "share of attention"
+    axes.set_xlabel(f"{unit}, {explanation.method}")
+    known = set(font_manager.get_font_names())
+    for label in axes.get_yticklabels():
+        label.set_fontfamily([family for family in FAMILIES if family in known])
+    with warnings.catch_warnings(action="ignore"):  # of characters that no font of this machine has
+        figure.savefig(path, dpi=110, format="png")
 
 
 def visible(text: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.asked import explainer_of, intents, replies, texts
 from models.bundle import load
 from models.data import Dataset
+from models.dialogues import LabelSet, ReplySet
 from models.explain import METHODS
 from models.faithfulness import (
     RANDOM,
@@ -24,7 +27,9 @@ from models.faithfulness import (
     table,
     write,
 )
-from tests.tiny import tiny_bundle
+from models.heads import heads_of
+from models.replies import RANKER, load_ranker
+from tests.tiny import tiny_bundle, tiny_intent_bundle
 
 
 def question(weights: list[float]) -> Any:
@@ -83,7 +88,8 @@ def measured(data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Measu
     labels = ("negative", "neutral", "positive")
     # Of "companies" nothing but the entity and one word is there to be ranked.
     sets = [Dataset(name, "en", labels, "MIT") for name in ("news", "companies", "reviews_zh")]
-    return list(measure(bundle, data, sets, rows=6))
+    explainer = explainer_of(bundle)
+    return list(measure(explainer, texts(explainer, data, sets), rows=6))
 
 
 def test_every_method_and_chance_are_measured_on_every_set_that_has_words_to_rank(measured: list[Measured]) -> None:
@@ -103,13 +109,57 @@ def test_methods_that_ask_the_model_beat_chance_even_on_a_network_that_learned_n
         assert means[method].deletion_area < means[RANDOM].deletion_area
 
 
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of texts and one of replies, as the published sets are filed."""
+    folder = tmp_path_factory.mktemp("dialogues")
+    for name in ("letters", "star"):
+        (folder / name).mkdir()
+    rows = [{"text": f"{letter * 3} {letter} {number}", "label": letter} for letter in "abc" for number in range(4)]
+    write_rows(folder / "letters", [*rows, {"text": "zz zz", "label": "oos"}])
+    offered = {action: f"{action * 4} now" for action in "abc"}
+    (folder / "star" / "response_templates.json").write_text(json.dumps({"talk": offered}))
+    turns = [
+        {"speaker": "customer", "text": "aa bb"},
+        {"speaker": "agent", "text": "bbbb now", "action": "b", "options": ["a", "b", "c"]},
+        {"speaker": "customer", "text": "cc aa"},
+        {"speaker": "agent", "text": "aaaa now", "action": "a", "options": ["a"]},
+    ]
+    write_rows(folder / "star", [{"tasks": ["talk"], "turns": turns}] * 3)
+    return folder
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
+    with gzip.open(folder / "validation.jsonl.gz", "wt", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def test_intents_and_replies_are_measured_as_texts_are(
+    dialogues: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    bundle = load(tiny_intent_bundle(tmp_path_factory.mktemp("bundle")))
+    explainer, heads = explainer_of(bundle), heads_of(bundle.path, bundle.encoder)
+    sources = [LabelSet(name, name, "texts", "en", "MIT", outside="oos") for name in ("letters", "absent")]
+    ranker = load_ranker(bundle.path / RANKER)
+    sets = [
+        *intents(explainer, dialogues, sources, heads),
+        *replies(explainer, dialogues, [ReplySet("star", "star", "star", "en", "MIT")], ranker),
+    ]
+    found = list(measure(explainer, sets, rows=50))
+    # What is out of scope is not asked, nor a reply that was offered alone.
+    assert {(row.dataset, row.rows) for row in found} == {("letters", 12), ("star", 3)}
+    assert len(found) == 2 * (len(METHODS) + 1)
+    means = {row.method: row for row in over_sets(found)}
+    assert means["shapley"].comprehensiveness > means[RANDOM].comprehensiveness
+
+
 def test_the_files_hold_the_figures_and_a_picture(measured: list[Measured], tmp_path: Path) -> None:
     write(measured, tmp_path / "out")
     rows = json.loads((tmp_path / "out" / "faithfulness.json").read_text())
     assert rows[0]["comprehensiveness"] == measured[0].comprehensiveness
     assert rows[0]["deletion_area"] == measured[0].deletion_area
     assert (tmp_path / "out" / "faithfulness.md").read_text() == table(measured) + "\n"
-    assert (tmp_path / "out" / "deletion.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_table_tells_how_many_times_chance_each_method_is(measured: list[Measured]) -> None:

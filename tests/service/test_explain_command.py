@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,27 @@ def test_a_page_is_written(bundle: Path, tmp_path: Path) -> None:
     code, _ = run("shares <i>fall", "--bundle", str(bundle), "--html", str(tmp_path / "page.html"))
     assert code == 0
     assert "<i>" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["shares $x^ fall", "股价大涨 👍🏽"])
+def test_a_picture_is_written(bundle: Path, tmp_path: Path, text: str) -> None:
+    code, shown = run(text, "--bundle", str(bundle), "--png", str(tmp_path / "weights.png"))
+    assert code == 0, shown
+    assert (tmp_path / "weights.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_without_matplotlib_is_refused_with_the_remedy(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, shown = run("up", "--bundle", str(bundle), "--png", str(tmp_path / "weights.png"))
+    assert (code, shown.count("\n")) == (2, 1)
+    assert "needs matplotlib" in shown
+
+
+def test_a_text_may_be_named_as_a_command_and_options_may_come_first(bundle: Path) -> None:
+    assert run("--bundle", str(bundle), "up") == run("text", "up", "--bundle", str(bundle))
+    assert run("text", "report", "--bundle", str(bundle))[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""Questions of validation rows, as the service would be asked them: what explanations are measured on.
+
+Knows the data sets of each task and how its answers come about; nothing of how words are weighed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from models.bundle import Bundle
+from models.data import Dataset, read
+from models.dialogues import LabelSet, ReplySet, read_exchanges, read_utterances
+from models.explain import Explainer
+from models.heads import Head
+from models.question import Question
+from models.replies import Ranker
+from models.runtime_onnx import OnnxRuntime
+from models.tokens import Tokenizer
+
+TaskName = Literal["sentiment", "intent", "replies"]
+"""Whose answers are explained; intents and replies come from one bundle."""
+
+Row = TypeVar("Row")
+Asked = tuple[str, Iterator[Question]]
+"""A data set's name, and the questions of its rows in random order, the same every time."""
+
+
+def explainer_of(bundle: Bundle) -> Explainer:
+    """By its CPU graph, on one core, as the service has it."""
+    return Explainer(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(bundle.graph))
+
+
+def texts(explainer: Explainer, data: Path, datasets: Iterable[Dataset]) -> Iterator[Asked]:
+    for dataset in datasets:
+        rows = shuffled(read(data, dataset, "validation"))
+        yield dataset.name, (explainer.text(row.text, row.entity) for row in rows)
+
+
+def intents(
+    explainer: Explainer, data: Path, sources: Iterable[LabelSet], heads: Mapping[str, Head]
+) -> Iterator[Asked]:
+    """Of what is in scope, by the bundle's own head of each set."""
+    for source in sources:
+        if source.name in heads:
+            rows = [row for row in read_utterances(data, source, "validation") if row.label is not None]
+            head = heads[source.name]
+            yield source.name, (explainer.intent(row.turns, head) for row in shuffled(rows))
+
+
+def replies(explainer: Explainer, data: Path, sources: Iterable[ReplySet], ranker: Ranker) -> Iterator[Asked]:
+    """Of the reply that scores best among those that the agent was offered."""
+    for source in sources:
+        rows = [row for row in read_exchanges(data, source, "validation") if len(row.options) > 1]
+        if rows:
+            yield (
+                source.name,
+                (
+                    explainer.reply(row.turns, ranker, row.options, ranker.place(explainer.vectors(row.options)))
+                    for row in shuffled(rows)
+                ),
+            )
+
+
+def shuffled(rows: Sequence[Row]) -> list[Row]:
+    return random.Random(0).sample(rows, len(rows))

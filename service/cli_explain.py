@@ -1,0 +1,122 @@
+"""`heed explain` and `heed faithfulness`: why a model answers so, of one text or of many, and how far to trust that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from service.refusal import refuse
+
+if TYPE_CHECKING:
+    from models.asked import Asked, TaskName
+    from models.bundle import Bundle
+    from models.explain import Explainer
+
+
+class TextOrCommand(TyperGroup):
+    """`heed explain "some text"` is `heed explain text "some text"`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if not args or args[0] in {*self.commands, "--help"} else ["text", *args])
+
+
+explain = typer.Typer(
+    cls=TextOrCommand, no_args_is_help=True, help="Which words answers rest on: heed explain TEXT, or of many texts."
+)
+
+
+@explain.command("text")
+def explain_text(
+    text: Annotated[str, typer.Argument(help="The text whose answer is to be explained.")],
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
+    entity: Annotated[str | None, typer.Option(help="Ask for the answer towards this company or thing.")] = None,
+    method: Annotated[
+        Literal["auto", "both_ends", "occlusion", "shapley", "value_norm"],
+        typer.Option(help="How words are weighed; auto is the one measured to be best for its time."),
+    ] = "auto",
+    target: Annotated[str | None, typer.Option(help="Label to explain (the answer itself).")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page with the coloured text to this file too.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write a picture of the weights to this file too.")] = None,
+) -> None:
+    """Show which words an answer rests on: green speaks for it, red against it."""
+    from rich.console import Console
+
+    from models.asked import explainer_of
+    from models.bundle import SHIPPED, BundleError, load
+    from models.explain import AUTO
+    from service import rendering
+
+    try:
+        f"{text}{entity or ''}".encode()
+    except UnicodeEncodeError:
+        refuse("the text, or the entity, is not in UTF-8", 2)
+    try:
+        loaded = load(bundle or SHIPPED)
+        if not loaded.task.labels:
+            refuse(f"{loaded.name} answers no fixed labels; what is explained is sentiment", 2)
+        if target is not None and target not in loaded.task.labels:
+            refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
+        explainer = explainer_of(loaded)
+        found = explainer.explain(explainer.text(text, entity, target), AUTO if method == "auto" else method)
+        if html is not None:
+            html.write_text(rendering.page(text, found), encoding="utf-8")
+        if png is not None:
+            rendering.picture(text, found, png)
+    except ModuleNotFoundError as error:
+        refuse(f"a picture needs {error.name}, of the extra `train`: pip install '.[train]'", 2)
+    except (BundleError, OSError, ValueError) as error:
+        refuse(error)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(rendering.title(found), style="bold")
+    console.print(rendering.terminal(text, found))
+    lines = [rendering.heaviest(text, found), *rendering.notes(found)]
+    console.print("\n".join(lines), style="dim", markup=False)
+
+
+def faithfulness(
+    task: Annotated[Literal["sentiment", "intent", "replies"], typer.Argument(help="Whose answers.")] = "sentiment",
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
+    rows: Annotated[int, typer.Option(help="Validation rows of each data set.", min=1)] = 40,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the curves.")] = Path(
+        "runs/faithfulness"
+    ),
+) -> None:
+    """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
+    from models.asked import explainer_of
+    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
+    from models.faithfulness import measure, table, write
+    from models.heads import HeadError
+
+    try:
+        loaded = load(bundle or (SHIPPED if task == "sentiment" else SHIPPED_INTENT))
+        if (task == "sentiment") is not (loaded.task.name == "sentiment"):
+            refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
+        explainer = explainer_of(loaded)
+        measured = list(measure(explainer, _asked(task, explainer, loaded, data), rows))
+    except (BundleError, HeadError, OSError) as error:
+        refuse(error)
+    if not measured:
+        refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
+    write(measured, out)
+    print(f"{loaded.name} {loaded.version}, {task}, {rows} validation rows a set\n\n{table(measured)}\n\nWrote {out}")
+
+
+def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path) -> Iterator[Asked]:
+    from models import asked
+    from models.dialogues import shipped_sets
+    from models.evaluate import datasets_of
+    from models.heads import heads_of
+    from models.replies import RANKER, load_ranker
+
+    label_sets, reply_sets = shipped_sets()
+    if task == "sentiment":
+        return asked.texts(explainer, data, datasets_of(bundle, data))
+    if task == "intent":
+        return asked.intents(explainer, data, label_sets, heads_of(bundle.path, bundle.encoder))
+    return asked.replies(explainer, data, reply_sets, load_ranker(bundle.path / RANKER))
