@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from models.data import LABEL_NAMES
 from models.heads import HeadError
 from models.replies import MAX_REPLIES
 from models.tokens import Speaker, Turn, is_readable
@@ -34,6 +36,36 @@ def read_examples(path: Path) -> list[tuple[tuple[Turn, ...], str]]:
     if not rows:
         raise HeadError(f"{path.name}: it holds no examples")
     return rows
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """One row of a file of texts; `label` is the right one, where it is known."""
+
+    text: str
+    entity: str | None
+    label: str | None
+
+
+def read_texts(path: Path, labels: Sequence[str]) -> list[Text]:
+    """Rows `{"text"}`, with an `entity` and one of `labels` where they are known, a line each.
+
+    Raises HeadError naming the line.
+    """
+    texts = []
+    for where, row in _rows(path):
+        text, entity, label = row.get("text"), row.get("entity"), row.get("label")
+        if not isinstance(text, str) or not is_readable(text):
+            raise HeadError(f"{where}: it has no text")
+        if entity is not None and (not isinstance(entity, str) or not is_readable(entity)):
+            raise HeadError(f"{where}: its entity is empty")
+        label = LABEL_NAMES.get(label, label) if isinstance(label, str) else label
+        if label is not None and label not in labels:
+            raise HeadError(f"{where}: its label {label!r} is none of {', '.join(labels)}")
+        texts.append(Text(text, entity, label))
+    if not texts:
+        raise HeadError(f"{path.name}: it holds no texts")
+    return texts
 
 
 def read_replies(path: Path) -> list[str]:

@@ -212,6 +212,17 @@ def attentions(graph: memoryview) -> Iterator[Attention]:
             yield Attention(inputs[0], inputs[1], inputs[2], heads[0])
 
 
+def initializers(graph: memoryview) -> dict[str, list[tuple[int, Any]]]:
+    """The fields of each, by its name."""
+    tensors = {}
+    for number, value in fields(graph):
+        if number == INITIALIZERS:
+            tensor = list(fields(value))
+            name = next(bytes(part).decode() for own, part in tensor if own == NAME)
+            tensors[name] = tensor
+    return tensors
+
+
 def read_tensor(tensor: Sequence[tuple[int, Any]]) -> NDArray[np.float32]:
     """An initializer whose values are in the graph itself, as `onnx.numpy_helper` writes them."""
     kind = next(value for number, value in tensor if number == KIND)
@@ -222,12 +233,7 @@ def read_tensor(tensor: Sequence[tuple[int, Any]]) -> NDArray[np.float32]:
 
 def mixing(graph: memoryview, heads: Sequence[int]) -> NDArray[np.float32]:
     """(layers, heads, part, width): of each layer the matrix that joins its heads, cut by head."""
-    tensors = {}
-    for number, value in fields(graph):
-        if number == INITIALIZERS:
-            tensor = list(fields(value))
-            name = next(bytes(part).decode() for own, part in tensor if own == NAME)
-            tensors[name] = tensor
+    tensors = initializers(graph)
     found = []
     for layer, own in enumerate(heads):
         name = MIXING.format(layer=layer)

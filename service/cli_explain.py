@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -75,6 +76,42 @@ def explain_text(
     console.print(rendering.terminal(text, found))
     lines = [rendering.heaviest(text, found), *rendering.notes(found)]
     console.print("\n".join(lines), style="dim", markup=False)
+
+
+@explain.command("report")
+def explain_report(
+    data: Annotated[
+        Path,
+        typer.Option(help='Rows {"text"}, with "entity" and "label" where known: .jsonl or .jsonl.gz.', exists=True),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for report.html.")],
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
+    rows: Annotated[int, typer.Option(help="Texts to explain, drawn of all.", min=1)] = 2000,
+) -> None:
+    """Write one page on many texts: words that drive answers, what heads do and which can go, whence mistakes come."""
+    from models.asked import explainer_of, shuffled
+    from models.bundle import SHIPPED, BundleError, load
+    from models.examples import read_texts
+    from models.findings import find
+    from models.heads import HeadError
+    from service import report
+
+    try:
+        loaded = load(bundle or SHIPPED)
+        if not loaded.task.labels:
+            refuse(f"{loaded.name} answers no fixed labels; what is explained is sentiment", 2)
+        texts = shuffled(read_texts(data, loaded.task.labels))[:rows]
+        found = find(loaded, explainer_of(loaded), texts, _say)
+        out.mkdir(parents=True, exist_ok=True)
+        title = f"{loaded.name} {loaded.version} on {data.name}"
+        (out / "report.html").write_text(report.page(title, found), encoding="utf-8")
+    except (BundleError, HeadError, OSError, ValueError) as error:
+        refuse(error)
+    print(f"Wrote {out / 'report.html'}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def faithfulness(

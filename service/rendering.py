@@ -125,8 +125,8 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t\u200d" else "\ufffd" for c in text)
 
 
-def page(text: str, explanation: Explanation) -> str:
-    """One HTML page without scripts or outside requests; whatever the text holds is shown as it is."""
+def coloured(text: str, explanation: Explanation) -> str:
+    """The text as markup, with coloured grounds."""
     words = []
     for piece, weight, share in pieces(text, explanation):
         if weight is None:
@@ -135,8 +135,13 @@ def page(text: str, explanation: Explanation) -> str:
         ground = colour(share, explanation.signed)
         named = ' class="named"' if weight.named else ""
         words.append(f'<span{named} style="background:{ground}" title="{weight.weight:+.3f}">{escape(piece)}</span>')
+    return "".join(words)
+
+
+def page(text: str, explanation: Explanation) -> str:
+    """One HTML page without scripts or outside requests; whatever the text holds is shown as it is."""
     return PAGE.format(
         title=escape(title(explanation)),
-        words="".join(words),
+        words=coloured(text, explanation),
         notes="<br>".join(escape(line) for line in notes(explanation)),
     )
