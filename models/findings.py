@@ -199,7 +199,11 @@ def driving(told: Sequence[Told], most: int = 20) -> dict[str, tuple[Driving, ..
     return {
         label: tuple(
             sorted(
-                (Driving(w, float(np.mean(x)), len(x)) for w, x in found[label].items() if len(x) >= LEAST_TEXTS),
+                (
+                    Driving(word, float(np.mean(weights)), len(weights))
+                    for word, weights in found[label].items()
+                    if len(weights) >= LEAST_TEXTS and np.mean(weights) > 0
+                ),
                 key=lambda one: -one.weight,
             )[:most]
         )

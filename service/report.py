@@ -137,7 +137,7 @@ def spared(findings: Findings) -> str:
     whole = findings.single[0]
     kept = [one for one in findings.cumulative if is_as_good(one, whole)]
     count = max((len(one.heads) for one in kept), default=0)
-    by = "as many answers are right as with all of them" if whole.accuracy is not None else "at most 1 % of answers change"
+    by = "at most 1 % of answers change" if whole.accuracy is None else "as many answers are right as with all of them"
     return f"{count} of {len(findings.roles)} heads can be taken away together so that {by}."
 
 

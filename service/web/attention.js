@@ -33,6 +33,7 @@ export function restore(given) {
   if (!given.get("text")) return;
   $("attention-text").value = given.get("text");
   $("attention-entity").value = given.get("entity") ?? "";
+  if (given.get("layer") === "rollout") $("layer").value = "rollout";
   for (const id of ["layer", "head"]) if (/^\d{1,2}$/.test(given.get(id) ?? "")) offer(id, Number(given.get(id)));
   ask();
 }
@@ -57,16 +58,18 @@ async function ask() {
   say($("attention-status"), "Asking …");
   try {
     const answer = await post("/v1/explain/sentiment", {
-      inputs: entity ? { text, entity } : { text }, method: "attention", layers: [Number(layer)], heads: "all",
+      inputs: entity ? { text, entity } : { text }, method: "attention",
+      ...(layer === "rollout" ? { reduce: "rollout" } : { layers: [Number(layer)], heads: "all" }),
     });
     if (own !== newest) return;
     const found = answer.results[0].attention;
-    maps = { tokens: found.tokens, heads: found.heads, weights: found.weights[0] };
-    fill("layer", found.model_layers, []);
-    fill("head", found.model_heads, [el("option", { value: "mean" }, "mean of all")]);
+    maps = { tokens: found.tokens, heads: found.heads, weights: found.weights[0], reduced: found.reduce !== null };
+    fill("layer", found.model_layers, [el("option", { value: "rollout" }, "rollout, all layers")]);
+    fill("head", found.reduce ? 0 : found.model_heads, [el("option", { value: "mean" }, "mean of all")]);
     cell = null;
     $("attention-answer").hidden = false;
-    say($("attention-status"), `Layer ${found.layers[0]} (there are 0 to ${found.model_layers - 1}), ${found.model_heads} heads, ${found.tokens.length} tokens.`);
+    const shown = found.reduce ? "Followed through all layers" : `Layer ${found.layers[0]}`;
+    say($("attention-status"), `${shown} (there are 0 to ${found.model_layers - 1}), ${found.model_heads} heads, ${found.tokens.length} tokens.`);
     draw();
   } catch (error) {
     if (own !== newest) return;
@@ -161,6 +164,7 @@ function pieces(weights) {
 }
 
 function thumbnails() {
+  $("all-heads").hidden = maps.reduced;
   $("heads").replaceChildren(...maps.weights.map((weights, head) => {
     const canvas = el("canvas", { width: weights.length, height: weights.length, "aria-hidden": "true" });
     paint(canvas.getContext("2d"), weights, 0, 1);

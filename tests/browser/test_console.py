@@ -20,6 +20,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 import uvicorn
+from axe_playwright_python.sync_playwright import Axe
 from prometheus_client import values
 
 from models.bundle import SHIPPED, load
@@ -185,7 +186,7 @@ def test_tabs_work_by_the_keyboard(page: Any) -> None:
 def test_attention_of_a_layer_and_head(page: Any) -> None:
     page.goto(link(tab="attention", text="Acme soars", layer="7", head="2"))
     page.wait_for_selector("#attention-answer:not([hidden])")
-    assert page.locator("#layer option").count() == 8
+    assert page.locator("#layer option").count() == 9
     assert (page.input_value("#layer"), page.input_value("#head")) == ("7", "2")
     assert page.locator("#heads button").count() == 12
     page.focus("#map")
@@ -227,23 +228,112 @@ def test_a_file_is_answered_and_comes_back(page: Any) -> None:
     assert Path(download.value.path()).read_text(encoding="utf-8").startswith("id,text,entity,label,negative,")
 
 
-def test_a_dialogue_gets_its_intents(page: Any) -> None:
+def say(page: Any, *said: str) -> None:
+    page.locator("#turns input").fill(said[0])
+    for text in said[1:]:
+        page.click("#add-turn")
+        page.keyboard.type(text)
+
+
+def coloured(page: Any) -> list[list[tuple[str, str]]]:
+    """Of each turn that is shown, its words with what they say of themselves."""
+    return [
+        [(mark.text_content(), mark.get_attribute("title")) for mark in turn.locator(".words span").all()]
+        for turn in page.locator(".said li").all()
+    ]
+
+
+def told(answer: dict[str, Any]) -> list[list[tuple[str, str]]]:
+    """The same, from the API's answer."""
+    shown = [
+        [(word["text"], f"{word['weight']:+.3f}".replace("-", "−")) for word in turn["words"]]
+        for turn in answer["results"][0]["turns"]
+    ]
+    return [[(text, f"{text}: {weight}") for text, weight in turn] for turn in shown]
+
+
+def test_a_dialogue_gets_its_intents_and_the_words_that_speak_for_them(page: Any, address: str) -> None:
     page.goto("/")
     page.check("input[value=intent]")
     page.select_option("#labels", "letters")
-    page.locator("#turns input").fill("hello")
-    for said in ("yes?", "bbbbbb"):
-        page.click("#add-turn")
-        page.keyboard.type(said)
-    page.click("#intent-form button.primary")
-    page.wait_for_selector("#try-answer h2")
+    say(page, "hello", "yes?", "bbbbbb")
+    page.click("#dialogue-form button.primary")
+    page.wait_for_selector(".said")
     assert page.text_content("#try-status").startswith("Of letters: 3 turns read")
-    assert page.locator("#try-answer .bar").count() == 4
+    assert page.locator("#try-answer .bar.wide").count() == 4
     shared = page.url
     page.goto("about:blank")
     page.goto(shared)
-    page.wait_for_selector("#try-answer h2")
+    page.wait_for_selector(".said")
     assert page.locator("#turns li").count() == 3
+    turns = [{"speaker": who, "text": text} for who, text in zip("cac", ("hello", "yes?", "bbbbbb"), strict=True)]
+    turns = [turn | {"speaker": {"c": "customer", "a": "agent"}[turn["speaker"]]} for turn in turns]
+    page.get_by_role("button", name="Why a", exact=True).click()
+    page.get_by_role("heading", name="What speaks for a", exact=True).wait_for()
+    asked = {"inputs": {"turns": turns}, "labels": "letters", "target": "a"}
+    assert coloured(page) == told(httpx.post(f"{address}/v1/explain/intent", json=asked, timeout=60).json())
+    assert "/v1/explain/intent" in page.text_content("#try-curl pre")
+
+
+def test_replies_are_ranked_and_explained(page: Any, address: str) -> None:
+    page.goto("/")
+    page.check("input[value=replies]")
+    say(page, "aaaa <b>bb</b>")
+    candidates = ["aaaa", "<img src=x onerror=alert(1)>"]
+    page.fill("#candidates", "\n".join([*candidates, "", "aaaa"]))
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".said")
+    assert sorted(page.locator("#try-answer .bar.wide .name").all_text_contents()) == sorted(candidates)
+    page.get_by_role("button", name=f"Why {candidates[1]}").click()
+    page.get_by_role("heading", name=f"What speaks for “{candidates[1]}”").wait_for()
+    turns = [{"speaker": "customer", "text": "aaaa <b>bb</b>"}]
+    asked = {"turns": turns, "candidates": candidates, "target": 1}
+    assert coloured(page) == told(httpx.post(f"{address}/v1/explain/replies", json=asked, timeout=60).json())
+    shared = page.url
+    page.goto("about:blank")
+    page.goto(shared)
+    page.wait_for_selector(".said")
+    assert page.input_value("#candidates").split("\n")[:2] == candidates
+
+
+def test_attention_is_followed_through_all_layers(page: Any) -> None:
+    page.goto(link(tab="attention", text="Acme soars", layer="rollout"))
+    page.wait_for_selector("#attention-answer:not([hidden])")
+    assert page.text_content("#attention-status").startswith("Followed through all layers")
+    assert page.is_hidden("#all-heads")
+    page.select_option("#layer", "3")
+    page.locator("#heads button").nth(11).wait_for()
+
+
+SHOWN = {
+    "text": (link(tab="try", text="Shares of Acme plunge after profit warning"), ".words"),
+    "intent": (link(tab="try", task="intent", turns='[["agent","yes?"],["customer","bbbb"]]'), ".said"),
+    "replies": (link(tab="try", task="replies", turns='[["customer","aaaa"],["customer","bb"]]'), ".said"),
+    "attention": (link(tab="attention", text="Acme soars", layer="7"), "#map:visible"),
+    "batch": (link(tab="batch"), "#panel-batch:not([hidden])"),
+    "models": (link(tab="models"), "#live tbody tr"),
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", SHOWN)
+def test_axe_finds_nothing_serious(page: Any, name: str, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)
+    address, ready = SHOWN[name]
+    page.goto(address)
+    page.wait_for_selector(ready)
+    found = Axe().run(page).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    assert not serious, [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in serious]
+
+
+def test_the_page_weighs_less_than_300_kilobytes(page: Any) -> None:
+    loaded: list[int] = []
+    page.on("response", lambda response: loaded.append(len(response.body())))
+    page.goto("/")
+    page.wait_for_selector("#served:not(:empty)")
+    assert 10_000 < sum(loaded) < 300_000
 
 
 def test_models_and_what_they_do_are_shown(page: Any) -> None:
@@ -258,9 +348,10 @@ def test_models_and_what_they_do_are_shown(page: Any) -> None:
     assert load(SHIPPED).digest in page.text_content("#bundles")
 
 
-@pytest.mark.parametrize("tab", ["try", "attention", "batch", "models"])
-def test_nothing_is_wider_than_a_phone(page: Any, tab: str) -> None:
+@pytest.mark.parametrize("name", SHOWN)
+def test_nothing_is_wider_than_a_phone(page: Any, name: str) -> None:
     page.set_viewport_size(PHONE)
-    page.goto(link(tab=tab, text="Acme soars after strong earnings"))
-    page.wait_for_selector({"try": ".words", "attention": "#map:visible"}.get(tab, f"#panel-{tab}"))
+    address, ready = SHOWN[name]
+    page.goto(address)
+    page.wait_for_selector(ready)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
