@@ -7,7 +7,7 @@ PEERS := .venv/bench
 GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint bench-noise bench-intents bench-graphs bench-serve bench-ablation bench-gpu wrk
+.PHONY: help serve test check bench-footprint bench-explain bench-noise bench-intents bench-graphs bench-serve bench-ablation bench-gpu wrk
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ check: $(TEST)/installed ## Lint, formatting and types
 
 bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of the shipped service
 	$(TEST)/bin/python -m tests.bench.footprint
+
+bench-explain: $(TEST)/installed ## Measure what explaining costs plain requests, through HAProxy (ARGS=--help: options; seven minutes)
+	$(TEST)/bin/python -m tests.bench.explaining $(ARGS)
 
 bench-noise: $(TEST)/installed ## Measure what the handling of noisy labels gains (BASE=encoder DATA=data sets; an hour)
 	$(TEST)/bin/python -m tests.bench.noise --base $(BASE) --data $(DATA)
