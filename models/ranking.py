@@ -56,6 +56,16 @@ def place_of(events: int) -> NDArray[np.int64]:
     return buckets
 
 
+def kinds_of(kind: str, values: Array) -> NDArray[np.int64]:
+    """Of events that are all of one kind, by name; ratings of 1 to 5 (values, nan otherwise) are likes or others.
+
+    As in the data of what people rate next, where a low rating is no dislike of what it stands for: they chose it.
+    """
+    if kind == "rating":
+        return np.where(values < NEUTRAL, KINDS.index("other"), KINDS.index("like"))
+    return np.full(len(values), KINDS.index(kind))
+
+
 @dataclass(frozen=True, slots=True)
 class History:
     """A user's events, oldest first, all arrays of the same length.

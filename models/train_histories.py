@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.histories import Interactions, Split, Trail
-from models.ranking import KINDS, MOST_EVENTS, NEUTRAL, age_of, place_of
+from models.ranking import MOST_EVENTS, age_of, kinds_of, place_of
 from models.recommender import NEVER, Histories, HistoryNetwork, Shape
 
 DAY_S = 86_400
@@ -71,14 +71,10 @@ class Next:
 
 def past_of(trail: Trail, kind: str, events: int, use_time: bool = True) -> Past:
     """The newest `events` of a trail."""
-    items, times, values = trail.items[-events:], trail.times[-events:], trail.values[-events:]
+    items, times = trail.items[-events:], trail.times[-events:]
     days = (times[-1] - times) / DAY_S
     ages = age_of(days if use_time else np.full(len(items), np.nan))
-    if kind == "rating":
-        kinds = np.where(values < NEUTRAL, KINDS.index("other"), KINDS.index("like"))
-    else:
-        kinds = np.full(len(items), KINDS.index(kind))
-    return Past(items, kinds, ages, place_of(len(items)))
+    return Past(items, kinds_of(kind, trail.values[-events:]), ages, place_of(len(items)))
 
 
 def batch_of(pasts: Sequence[Past], device: torch.device) -> Histories:
