@@ -34,9 +34,10 @@ from models.edits import (
     Entry,
     GoneError,
     Outcome,
-    OutdatedError,
     Vector,
     VectorsMissingError,
+    check_digest,
+    outcome_of,
 )
 from models.snapshot import Change, Snapshot, empty
 from models.tables import ALL, BUSY_S, PUT, SINCE, TABLES, State, connected, state_of, translated
@@ -65,7 +66,10 @@ def names_in(folder: Path) -> list[str]:
 def create(
     path: Path, digest: str, width: int, entries: Sequence[Entry] = (), vectors: Mapping[str, Vector] = _NONE
 ) -> bool:
-    """Make a catalogue, whole or not at all; False when one is there already. `digest` names what makes its vectors."""
+    """Make a catalogue of version 0, whole or not at all; False when one is there already.
+
+    `digest` names the model that makes its vectors.
+    """
     with translated(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -78,6 +82,8 @@ def create(
             if entries:
                 with closing(Catalogue(part)) as catalogue:
                     catalogue.edit(digest, entries, vectors)
+                with closing(connected(part / DATABASE)) as database:
+                    database.executescript("UPDATE meta SET version = 0; UPDATE items SET version = 0")
             part.chmod(0o755)
             vector_file.sync_folder(part)
             try:
@@ -93,22 +99,20 @@ def create(
 
 
 def remove(path: Path) -> None:
-    """Take a catalogue away for good; an edit that is under way goes with it or is refused."""
-    with closing(Catalogue(path)) as catalogue, catalogue.writing():
-        trash = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
-        path.rename(trash / path.name)
-    shutil.rmtree(trash)
+    with closing(Catalogue(path)) as catalogue:
+        catalogue.discard()
 
 
 class Catalogue:
-    """Opens what `create` made. Its methods may be called from any thread; all but `moved` and `changed` may block."""
+    """Opens what `create` made. Called from any thread; properties never block, methods may."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._write_lock, self._read_lock = threading.Lock(), threading.Lock()
+        self._write_lock, self._read_lock, self._watch_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._seen: int | None = None
         self._snapshot: Snapshot | None = None
-        self._inode = _inode(path)
+        self._database = str(path / DATABASE)
+        self._inode = _inode(self._database)
         if self._inode is None:
             raise GoneError(f"there is no catalogue {path.name}")
         self._connections: list[sqlite3.Connection] = []
@@ -132,7 +136,12 @@ class Catalogue:
     @property
     def moved(self) -> bool:
         """Whether its place on disk is empty now, or another's."""
-        return _inode(self.path) != self._inode
+        return _inode(self._database) != self._inode
+
+    @property
+    def last(self) -> Snapshot | None:
+        """The newest that `snapshot` gave."""
+        return self._snapshot
 
     @property
     def changed(self) -> bool:
@@ -177,9 +186,22 @@ class Catalogue:
                 live = state.live + len(given.keys() - old.keys()) - len(gone)
                 state = replace(state, version=version, rows=state.rows + len(fresh), live=live)
                 self._keep(state)
-        outcomes: list[Outcome] = [_outcome(old.get(item_id), given[item_id]) for item_id in given]
+        outcomes: list[Outcome] = [outcome_of(old.get(item_id), given[item_id]) for item_id in given]
         outcomes += ["removed" if item_id in old else "unchanged" for item_id in removed]
         return Edited(tuple(outcomes), state.version, state.live)
+
+    def discard(self, version: int | None = None) -> bool:
+        """Take the catalogue away for good, or only while it is of this version; whether it did.
+
+        An edit that is under way goes with it or is refused.
+        """
+        with self.writing() as state:
+            if version is not None and state.version != version:
+                return False
+            trash = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
+            self.path.rename(trash / self.path.name)
+        shutil.rmtree(trash)
+        return True
 
     def compact(self) -> bool:
         """Take dead rows out of the vectors when there are so many that it pays; whether it did."""
@@ -279,7 +301,8 @@ class Catalogue:
 
     def _data_version(self) -> int | None:
         try:
-            found: int = self._watcher.execute("PRAGMA data_version").fetchone()[0]
+            with self._watch_lock:
+                found: int = self._watcher.execute("PRAGMA data_version").fetchone()[0]
         except sqlite3.Error:  # someone recovers from a crash: look properly
             return None
         return found
@@ -294,7 +317,7 @@ class Catalogue:
                     if old is not None and old.file == state.file
                     else empty(self.path.name, state.file, state.width)
                 )
-                lines = self._reader.execute(SINCE, (base.version,)) if base.version else self._reader.execute(ALL)
+                lines = self._reader.execute(SINCE, (base.version,)) if base.rows else self._reader.execute(ALL)
                 changes = [
                     Change(item_id, place, text, json.loads(attributes), popularity)
                     for item_id, place, text, attributes, popularity in lines
@@ -309,19 +332,6 @@ class Catalogue:
         raise CatalogueError(f"catalogue {self.path.name}: its vectors are missing")
 
 
-def check_digest(name: str, found: str, wanted: str) -> None:
-    """Raises OutdatedError."""
-    if found != wanted:
-        raise OutdatedError(
-            f"catalogue {name}: its vectors were made by another model ({found[:12]}, this one is {wanted[:12]}); "
-            f"heed catalogue rebuild {name}"
-        )
-
-
-def _outcome(old: Content | None, new: Content) -> Outcome:
-    return "added" if old is None else "unchanged" if old == new else "changed"
-
-
 def _chunks(rows: Vector, places: Sequence[int]) -> Iterator[Vector]:
     for start in range(0, len(places), _CHUNK_ROWS):
         yield rows[places[start : start + _CHUNK_ROWS]]
@@ -334,9 +344,9 @@ def _stacked(vectors: Sequence[Vector], width: int) -> Vector:
     return np.stack(vectors).astype(np.float32, copy=False) if vectors else np.empty((0, width), np.float32)
 
 
-def _inode(path: Path) -> tuple[int, int] | None:
+def _inode(path: str) -> tuple[int, int] | None:
     try:
-        found = os.stat(path / DATABASE)
+        found = os.stat(path)
     except OSError:
         return None
     return found.st_dev, found.st_ino

@@ -88,3 +88,16 @@ class Edited:
     outcomes: tuple[Outcome, ...]
     version: int
     count: int
+
+
+def check_digest(name: str, found: str, wanted: str) -> None:
+    """Raises OutdatedError."""
+    if found != wanted:
+        raise OutdatedError(
+            f"catalogue {name}: its vectors were made by another model ({found[:12]}, this one is {wanted[:12]}); "
+            f"heed catalogue rebuild {name}"
+        )
+
+
+def outcome_of(old: Content | None, new: Content) -> Outcome:
+    return "added" if old is None else "unchanged" if old == new else "changed"

@@ -58,15 +58,17 @@ def add_hot_route(
     request: type[BaseModel],
     response: type[BaseModel],
     *more: int,
+    method: str = "POST",
 ) -> None:
     """`more` are statuses of problems beyond those that every such route has."""
+    named = [_in_path(name) for name in re.findall(r"{(\w+)}", path)]
     app.router.add_api_route(
         path,
         endpoint,
-        methods=["POST"],
+        methods=[method],
         response_model=response,
         responses=problems(*sorted({400, 408, 413, 415, 422, 429, 500, 502, 503, 504, *more})),
-        openapi_extra={"requestBody": _json_body(request), "parameters": [_PATIENCE]},
+        openapi_extra={"requestBody": _json_body(request), "parameters": [*named, _PATIENCE]},
         route_class_override=DirectRoute,
     )
 
@@ -126,8 +128,12 @@ def id_of(given: Any) -> str | None:
 
 def failed(problem: Problem, given: Any) -> dict[str, Any]:
     """A FailedItem."""
-    error = {"status": problem.status, "code": problem.code, "title": problem.title, "detail": problem.detail}
-    return {"error": error, "id": id_of(given)}
+    return {"error": error_of(problem), "id": id_of(given)}
+
+
+def error_of(problem: Problem) -> dict[str, Any]:
+    """An ItemError."""
+    return {"status": problem.status, "code": problem.code, "title": problem.title, "detail": problem.detail}
 
 
 def json(body: dict[str, Any]) -> Response:
@@ -142,6 +148,10 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem responses of a route, for the OpenAPI document."""
     content = {"application/problem+json": {"schema": {"$ref": SCHEMA.format(model="ProblemBody")}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def _in_path(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _json_body(model: type[BaseModel]) -> dict[str, Any]:
