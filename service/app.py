@@ -84,7 +84,7 @@ class Gateway:
             if models
             else [_inline(path, chosen, metrics) for path in chosen.bundles.values()]
         )
-        caches, shelf, explaining, self._recommending, catalogues = {}, None, None, None, None
+        caches, shelf, explaining, recommending, catalogues = {}, None, None, None, None
         for predictor in self._predictors:
             served, task = predictor.bundle, predictor.bundle.task.name
             metrics.bundle(task, served.name, served.version, served.digest)
@@ -93,21 +93,19 @@ class Gateway:
                 shelf = Shelf(served, chosen.shelf)
             if task == "recommend":
                 recommender = load_recommender(served)
-                self._recommending = Recommending(recommender, metrics.task(TASK))
+                recommending = Recommending(recommender, metrics.task(TASK))
                 catalogues = Catalogues(served, recommender, chosen.shelf)
             if task == "sentiment" and isinstance(predictor, Engine):
                 explaining = _explaining(predictor)
-        self._gateway = create_app(
-            caches, chosen, metrics, shelf, explaining, self._recommending, catalogues
-        )
+        self._vital: list[Predictor | Recommending] = [*self._predictors, *([recommending] if recommending else [])]
+        self._gateway = create_app(caches, chosen, metrics, shelf, explaining, recommending, catalogues)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
 
     def check_health(self) -> None:
         """Raising makes Serve replace this replica."""
-        vital = [*self._predictors, *([self._recommending] if self._recommending else [])]
-        if not all(one.healthy for one in vital):
+        if not all(one.healthy for one in self._vital):
             raise RuntimeError("the inference thread has died")
 
 

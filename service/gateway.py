@@ -70,7 +70,9 @@ def create_app(
     answers, where the model is in this process.
     """
     beside = [one for one in (shelf, recommending, catalogues) if one is not None]
-    vital = [*predictors.values(), *([recommending] if recommending else [])]
+    vital: list[Predictor | Recommending] = [*predictors.values()]
+    if recommending is not None:
+        vital.append(recommending)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

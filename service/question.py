@@ -1,4 +1,4 @@
-"""One user's question, against one state of a catalogue: which items did what, which to rank, what has to be read first.
+"""One user's question, against one state of a catalogue: what was done with which items, and which are to be ranked.
 
 Knows what events and candidates mean together; what is wrong with one user's is that user's Problem. Knows nothing of
 models but the events they can tell apart, and nothing of HTTP.
@@ -164,7 +164,11 @@ class _Asking:
         if not unknown or self._skip:
             return
         first, name = min(unknown), self._snapshot.name
-        items = f"item of {noun} {first} is" if len(unknown) == 1 else f"items of {len(unknown)} {noun}s, {first} first, are"
+        items = (
+            f"item of {noun} {first} is"
+            if len(unknown) == 1
+            else f"items of {len(unknown)} {noun}s, {first} first, are"
+        )
         raise UnknownItem(
             f"The {items} not in the catalogue {name} and came without a text.", pointer=f"/{part}/{first}"
         )
@@ -205,9 +209,7 @@ class _Asking:
     def _owned(self) -> Numbers:
         """Of every event, also of those that are not read."""
         row_of = self._snapshot.number_of.get
-        numbers = {
-            row_of(event.get("item_id", ""), self._sent.get(_key(event), -1)) for event in self._user.history
-        }
+        numbers = {row_of(event.get("item_id", ""), self._sent.get(_key(event), -1)) for event in self._user.history}
         return np.array([number for number in numbers if number >= 0], np.int64)
 
 

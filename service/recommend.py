@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
@@ -167,6 +168,4 @@ def _named(question: Question, place: int) -> tuple[str | None, str]:
 
 
 def _sum(one: Timings, other: Timings) -> Timings:
-    return Timings(
-        one.tokenize_s + other.tokenize_s, one.queue_s + other.queue_s, one.infer_s + other.infer_s
-    )
+    return Timings(one.tokenize_s + other.tokenize_s, one.queue_s + other.queue_s, one.infer_s + other.infer_s)

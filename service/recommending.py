@@ -131,12 +131,14 @@ def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bo
     snapshot, candidates = question.snapshot, question.candidates
     sent = _sent(recommender, question)
     history = History(_vectors(question.items, snapshot.vectors, sent), question.items, question.kinds, question.ages)
-    if candidates is None:
-        found = recommender.rank(history, snapshot.vectors, snapshot.items, question.top_k, allowed)
-    else:
-        vectors = _vectors(candidates, snapshot.vectors, sent)
-        found = recommender.rank(history, vectors, candidates, question.top_k, allowed)
-    if not np.isfinite(found.scores).all():
+    vectors, numbers = snapshot.vectors, snapshot.items
+    if candidates is not None:
+        vectors, numbers = _vectors(candidates, snapshot.vectors, sent), candidates
+    wanted = min(question.top_k, len(numbers) if allowed is None else int(allowed.sum()))
+    if not wanted:
+        return Ranking([], [], [])
+    found = recommender.rank(history, vectors, numbers, question.top_k, allowed)
+    if len(found.order) < wanted:  # it leaves out what has no finite score
         return InferenceFailed("The model failed on this history.")
     return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
 
@@ -149,9 +151,7 @@ def _sent(recommender: Recommender, question: Question) -> NDArray[np.float32]:
     return recommender.place(np.stack(question.vectors), ids)
 
 
-def _vectors(
-    numbers: NDArray[np.int64], placed: NDArray[np.float32], sent: NDArray[np.float32]
-) -> NDArray[np.float32]:
+def _vectors(numbers: NDArray[np.int64], placed: NDArray[np.float32], sent: NDArray[np.float32]) -> NDArray[np.float32]:
     """(numbers, width) of items of the catalogue and of those that came as a text."""
     if not len(sent):
         return placed[numbers]

@@ -6,10 +6,10 @@ rating and its value, times and their order) is looked at further in, and comes 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
 from service.schemas import (
     LIST,
@@ -34,7 +34,8 @@ _CHECKED = ConfigDict(extra="forbid", strict=True)
 
 _ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, description="of the catalogue, or of your own")]
 _ItemText = Annotated[
-    str, Field(max_length=MAX_TEXT_CHARS, description="read where the catalogue has no item of this id, English or Chinese")
+    str,
+    Field(max_length=MAX_TEXT_CHARS, description="read where the catalogue has no item of this id, English or Chinese"),
 ]
 
 
@@ -92,7 +93,8 @@ class User(Wire):
         Field(min_length=1, max_length=MAX_RANKED_CANDIDATES, description="the whole catalogue if not given"),
     ] = None
     catalogue: Annotated[
-        str | None, Field(max_length=MAX_NAME_CHARS, description="where ids are looked up; the model's own if not given")
+        str | None,
+        Field(max_length=MAX_NAME_CHARS, description="where ids are looked up; the model's own if not given"),
     ] = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="items to return")] = 10
     exclude_history: Annotated[bool, Field(description="leave out every item of the history")] = False
@@ -156,7 +158,9 @@ class RecommendedItem(Wire):
     candidate_index: Annotated[int | None, Field(description="place among the candidates; null without any")]
     text: str
     score: Annotated[float, Field(ge=0, le=1, description="calibrated: how likely it is to be in the next purchase")]
-    because: Annotated[list[Because], Field(max_length=3, description="the events it leans on most, the first the most")]
+    because: Annotated[
+        list[Because], Field(max_length=3, description="the events it leans on most, the first the most")
+    ]
 
 
 class RecommendResult(Wire):
