@@ -62,6 +62,7 @@ def serve(
 def _verified(chosen: Settings) -> list[str]:
     """What would be served, by name and version; raises when any of it cannot be."""
     from models.bundle import BundleError, load
+    from models.ranking import load_recommender
     from service.shelf import Shelf
 
     names = []
@@ -74,6 +75,8 @@ def _verified(chosen: Settings) -> list[str]:
             known = Shelf(bundle, chosen.shelf).all_heads()
             if chosen.labels not in known:
                 raise BundleError(f"HEED_LABELS={chosen.labels}: there are the label sets {', '.join(sorted(known))}")
+        if task == "recommend":
+            load_recommender(bundle)
         names.append(f"{bundle.name} {bundle.version}")
     return names
 

@@ -106,6 +106,10 @@ class TextTooLong(Problem):
     status, code, title = 422, "text_too_long", "Text too long"
 
 
+class UnknownItem(Problem):
+    status, code, title = 422, "unknown_item", "Unknown item"
+
+
 class InferenceFailed(Problem):
     status, code, title = 500, "inference_failed", "Inference failed"
 

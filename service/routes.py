@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.admission import time_to_work
 from service.errors import InvalidRequest, Problem
-from service.predictor import Answered, Predictor, Timings
+from service.predictor import Predictor, Timings
 from service.settings import Settings
 
 SCHEMA = "#/components/schemas/{model}"
@@ -92,12 +92,11 @@ def listed(inputs: Any) -> Sequence[Any]:
     return inputs if isinstance(inputs, list) else [inputs]
 
 
-def refuse_if_none_answered(outcomes: Sequence[Answered | Problem], inputs: Any) -> None:
+def refuse_if_none_answered(outcomes: Sequence[object], inputs: Any) -> None:
     """Raises the problem of the first item as that of the request, pointing into the request."""
-    if any(isinstance(outcome, Answered) for outcome in outcomes):
-        return
     problem = outcomes[0]
-    assert isinstance(problem, Problem)
+    if not isinstance(problem, Problem) or not all(isinstance(outcome, Problem) for outcome in outcomes):
+        return
     if problem.pointer is not None:
         place = "/inputs/0" if isinstance(inputs, list) else "/inputs"
         problem.pointer = place if isinstance(listed(inputs)[0], str) else place + problem.pointer

@@ -30,6 +30,7 @@ STABLE = {
     ("invalid_request", 422),
     ("empty_text", 422),
     ("text_too_long", 422),
+    ("unknown_item", 422),
     ("overloaded", 429),
     ("internal_error", 500),
     ("inference_failed", 500),
