@@ -41,7 +41,7 @@ def add_recommend(
         due_s = deadline_s(given, settings)
         request = await body.read(given)
         users: Sequence[User] = listed(request.inputs)
-        names = [user.catalogue or recommending.catalogue for user in users]
+        names = [user.catalogue or catalogues.own for user in users]
         snapshots = {name: await _current(catalogues, name) for name in dict.fromkeys(names)}
         asked = await _asked(users, [snapshots[name] for name in names])
         texts = dict.fromkeys(sent.text for one in asked if isinstance(one, Question) for sent in one.sent)

@@ -64,11 +64,6 @@ class Recommending:
         await self._batcher.stop()
 
     @property
-    def catalogue(self) -> str:
-        """The name of the model's own."""
-        return self._recommender.catalogue
-
-    @property
     def healthy(self) -> bool:
         return self._batcher.healthy
 
