@@ -40,7 +40,10 @@ _Bundle = Annotated[
 def add(
     name: _Name,
     file: Annotated[
-        Path, typer.Argument(help="A JSON object a line: item_id, text, attributes, popularity.", exists=True)
+        Path,
+        typer.Argument(
+            help="A JSON object a line: item_id, text, attributes, popularity.", exists=True, dir_okay=False
+        ),
     ],
     shelf: _Shelf = None,
     bundle: _Bundle = None,
