@@ -54,6 +54,11 @@ class Snapshot:
     def rows(self) -> int:
         return len(self.ids)
 
+    def has(self, item_id: str, text: str) -> bool:
+        """Whether the item is there, with this text."""
+        row = self.number_of.get(item_id)
+        return row is not None and self.texts[row] == text
+
     def allowed(self, given: Mapping[str, object] | None = None, excluding: Iterable[int] = ()) -> Mask | None:
         """The rows that meet the filter `given` and are none of `excluding`, or None when all do; raises FilterError.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
-from models.edits import Edited, Entry, VectorsMissingError
+from models.edits import Edited, VectorsMissingError
 from models.snapshot import Snapshot
 from service.bodies import JsonBody
 from service.catalogues import Catalogues
@@ -35,7 +35,7 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: Catalogues, s
         request = await body.read(given)
         name = given.path_params["name"]
         snapshot = await catalogues.current(name)
-        wanted = [item for item in request.items if _is_new(item, snapshot)]
+        wanted = [item for item in request.items if not snapshot.has(item.item_id, item.text)]
         for _ in range(_TRIES):
             read = await _read(wanted, predictor, due_s)
             kept = [item for item in request.items if item.item_id not in read.problems]
@@ -43,7 +43,7 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: Catalogues, s
                 raise _of_request(read.problems, request)
             vectors = catalogues.placed(name, list(read.found), [one.vector for one in read.found.values()])
             try:
-                edited = await catalogues.edit(name, [_entry(item) for item in kept], vectors, request.remove, due_s)
+                edited = await catalogues.edit(name, [item.entry() for item in kept], vectors, request.remove, due_s)
             except VectorsMissingError:  # someone else changed a text since
                 wanted = list(request.items)
                 continue
@@ -92,16 +92,6 @@ async def _read(items: Sequence[CatalogueItem], predictor: Predictor, due_s: flo
             assert isinstance(outcome, Embedded)
             found[item.item_id] = outcome
     return _Read(found, failures, answer.timings)
-
-
-def _is_new(item: CatalogueItem, snapshot: Snapshot) -> bool:
-    row = snapshot.number_of.get(item.item_id)
-    return row is None or snapshot.texts[row] != item.text
-
-
-def _entry(item: CatalogueItem) -> Entry:
-    attributes = {name: value for name, value in item.attributes.items() if value is not None}
-    return Entry(item.item_id, item.text, attributes, item.popularity)
 
 
 def _of_request(found: Mapping[str, Problem], request: CatalogueEdit) -> Problem:

@@ -126,11 +126,8 @@ class Catalogues:
             held.writing.release()
 
     def placed(self, name: str, ids: Sequence[str], raw: Sequence[Vector]) -> dict[str, Vector]:
-        """Item vectors by id, of texts' vectors by the encoder. What was learned of ids counts in the own catalogue."""
-        if not ids:
-            return {}
-        known: Sequence[str | None] = ids if name == self.own else [None] * len(ids)
-        return dict(zip(ids, self._recommender.place(np.stack(raw), known), strict=True))
+        """Item vectors by id, of the encoder's vectors of their texts."""
+        return placed(self._recommender, name, ids, np.stack(raw)) if ids else {}
 
     async def _holding(self, name: str, pointer: str | None) -> _Held:
         held = self._held.get(name)
@@ -187,6 +184,12 @@ class Catalogues:
         except CatalogueError as error:
             _log.error("the model's own catalogue cannot be placed", reason=str(error))
             self._refused[self.own] = (_stamp(path), f"The {error}.")
+
+
+def placed(recommender: Recommender, name: str, ids: Sequence[str], raw: Vector) -> dict[str, Vector]:
+    """Item vectors by id, of texts' vectors (ids, width); ids count in the model's own catalogue alone."""
+    known: Sequence[str | None] = ids if name == recommender.catalogue else [None] * len(ids)
+    return dict(zip(ids, recommender.place(raw, known), strict=True))
 
 
 class _Held:

@@ -13,12 +13,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from service.cli_catalogue import catalogue
 from service.cli_shelf import heads, replies, train_head
 from service.cluster import Cluster, ClusterError, check
 from service.refusal import refuse
 from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(catalogue, name="catalogue")
 app.add_typer(heads, name="heads")
 app.add_typer(replies, name="replies")
 

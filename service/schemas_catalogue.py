@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from models.edits import MOST_EXACT
+from models.edits import MOST_EXACT, Entry
 from service.schemas import MAX_ID_CHARS, MAX_INPUTS, MAX_NAME_CHARS, ItemError, Timings
 
 MAX_ITEM_CHARS = 10_000
@@ -48,6 +48,10 @@ class CatalogueItem(_Wire):
     popularity: Annotated[
         float, Field(ge=0, allow_inf_nan=False, description="who has no history gets the most popular items")
     ] = 0.0
+
+    def entry(self) -> Entry:
+        attributes = {name: value for name, value in self.attributes.items() if value is not None}
+        return Entry(self.item_id, self.text, attributes, self.popularity)
 
 
 class CatalogueEdit(_Wire):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -316,7 +317,7 @@ def test_a_catalogue_holds_what_json_can(books: Catalogue) -> None:
 
 def test_a_thousand_items_cost_one_transaction_and_one_sync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
-    monkeypatch.setattr(catalogues.vector_file.os, "fsync", lambda file: calls.append(file))
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append(file))
     with closing(Catalogue(path)) as books:
         put(books, [Entry(str(number), str(number)) for number in range(1000)])
         assert len(calls) == 1
