@@ -1,4 +1,4 @@
-"""Recommendations from a running service of two replicas: with ids, with texts, over many connections, after an edit."""
+"""Recommendations from a running service of two replicas: ids and texts, many connections, a catalogue that changes."""
 
 from __future__ import annotations
 

@@ -102,7 +102,12 @@ def run(bundle: Path, shelf: Path, rounds: int, seconds: float, replicas: int) -
         service.stop()
     print(
         "\n".join(
-            ["", "| | Heed | limit | ratio | bound | |", "|---|--:|--:|--:|--:|---|", *map(_row, FIGURES, zip(*found, strict=True))]
+            [
+                "",
+                "| | Heed | limit | ratio | bound | |",
+                "|---|--:|--:|--:|--:|---|",
+                *map(_row, FIGURES, zip(*found, strict=True)),
+            ]
         )
     )
 
