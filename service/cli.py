@@ -27,6 +27,7 @@ app.add_typer(replies, name="replies")
 _EXAMPLES = {
     "sentiment": '{"inputs": "Shares of Acme plunge after profit warning"}',
     "intent": '{"inputs": "where is my card?"}',
+    "recommend": '{"inputs": {"history": [{"text": "Regency cakestand 3 tier", "event": "purchase"}], "top_k": 5}}',
 }
 
 
