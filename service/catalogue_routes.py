@@ -18,7 +18,7 @@ from service.bodies import JsonBody
 from service.catalogues import Catalogues
 from service.errors import CatalogueBusy, Problem
 from service.predictor import Embedded, Item, Predictor, Timings
-from service.routes import add_hot_route, answered, deadline_s, error_of, json, problems
+from service.routes import add_hot_route, answered, deadline_s, error_of, in_path, json, problems
 from service.schemas_catalogue import CatalogueEdit, CatalogueEdited, CatalogueInfo, CatalogueItem, CatalogueList
 from service.settings import Settings
 
@@ -65,10 +65,14 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: Catalogues, s
                 found.append({"name": name, "error": error_of(problem)})
         return json({"catalogues": found})
 
-    @app.get("/v1/catalogues/{name}", response_model=CatalogueInfo, responses=problems(404, 409, 503))
-    async def one(name: str) -> Response:
+    named = {"parameters": [in_path("name")]}
+
+    @app.get(
+        "/v1/catalogues/{name}", response_model=CatalogueInfo, responses=problems(404, 409, 503), openapi_extra=named
+    )
+    async def one(given: Request) -> Response:
         """How many items a catalogue has, how often it was edited, and the model that it belongs to."""
-        return json(_info(await catalogues.current(name)))
+        return json(_info(await catalogues.current(given.path_params["name"])))
 
 
 @dataclass(frozen=True, slots=True)

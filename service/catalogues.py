@@ -167,23 +167,26 @@ class Catalogues:
             raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_S) from error
 
     def _place_own(self) -> None:
-        """Put the model's own catalogue into the folder, unless there is one that is up to date or was edited."""
         path = self._folder / self.own
         try:
-            if (path / DATABASE).is_file():
-                with closing(Catalogue(path)) as there:
-                    found = there.snapshot()
-                    if found.digest == self._bundle.digest or not there.discard(version=0):
-                        return
-            _, items, vectors = catalogue_of(self._bundle)
-            entries = [Entry(item.item_id, item.text, item.attributes, item.popularity) for item in items]
-            rows = dict(zip((item.item_id for item in items), vectors, strict=True))
-            create(path, self._bundle.digest, self._recommender.width, entries, rows)
+            place_own(path, self._bundle, self._recommender)
         except GoneError:  # another replica replaces it
             return
         except CatalogueError as error:
             _log.error("the model's own catalogue cannot be placed", reason=str(error))
             self._refused[self.own] = (_stamp(path), f"The {error}.")
+
+
+def place_own(path: Path, bundle: Bundle, recommender: Recommender) -> None:
+    """Put the model's own catalogue there, unless there is one that is up to date or was edited."""
+    if (path / DATABASE).is_file():
+        with closing(Catalogue(path)) as there:
+            if there.snapshot().digest == bundle.digest or not there.discard(version=0):
+                return
+    _, items, vectors = catalogue_of(bundle)
+    entries = [Entry(item.item_id, item.text, item.attributes, item.popularity) for item in items]
+    rows = dict(zip((item.item_id for item in items), vectors, strict=True))
+    create(path, bundle.digest, recommender.width, entries, rows)
 
 
 def placed(recommender: Recommender, name: str, ids: Sequence[str], raw: Vector) -> dict[str, Vector]:

@@ -52,7 +52,7 @@ def add(
 
     Interrupted, it goes on where it was when it is run again. Lines that cannot be used are named and left out.
     """
-    from models.catalogue import Catalogue, create, is_name
+    from models.catalogue import Catalogue, is_name
     from models.edits import CatalogueError
 
     if not is_name(name):
@@ -67,7 +67,7 @@ def add(
     outcomes: Counter[str] = Counter()
     try:
         embedder = _Embedder(name, loaded)
-        create(folder / name, embedder.digest, embedder.width)
+        embedder.prepare(folder / name)
         with closing(Catalogue(folder / name)) as opened, _progress() as progress:
             for edited in _put(opened, items, embedder, progress):
                 outcomes.update(edited)
@@ -149,10 +149,20 @@ class _Embedder:
         from models.embed import open_reader
         from models.ranking import load_recommender
 
-        self._name = name
+        self._name, self._bundle = name, bundle
         self._recommender = load_recommender(bundle)
         self._reader = open_reader(bundle)
         self.width, self.digest = self._recommender.width, bundle.digest
+
+    def prepare(self, path: Path) -> None:
+        """The catalogue to add to: the model's own begins with what is shipped. Raises CatalogueError."""
+        from models.catalogue import create
+        from service.catalogues import place_own
+
+        if self._name == self._recommender.catalogue:
+            place_own(path, self._bundle, self._recommender)
+        else:
+            create(path, self.digest, self.width)
 
     def vectors(self, ids: Sequence[str], texts: Sequence[str]) -> dict[str, Vector]:
         from service.catalogues import placed

@@ -61,7 +61,7 @@ def add_hot_route(
     method: str = "POST",
 ) -> None:
     """`more` are statuses of problems beyond those that every such route has."""
-    named = [_in_path(name) for name in re.findall(r"{(\w+)}", path)]
+    named = [in_path(name) for name in re.findall(r"{(\w+)}", path)]
     app.router.add_api_route(
         path,
         endpoint,
@@ -149,7 +149,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
-def _in_path(name: str) -> dict[str, Any]:
+def in_path(name: str) -> dict[str, Any]:
+    """A parameter for the OpenAPI document."""
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 

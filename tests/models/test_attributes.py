@@ -80,7 +80,7 @@ def test_columns_that_were_changed_are_those_of_the_changed_items(
     items: list[dict[str, Value]], changes: dict[int, dict[str, Value]]
 ) -> None:
     before = updated({}, len(items), dict(enumerate(items)))
-    kept = {name: (column.numbers.copy(), column.codes.copy()) for name, column in before.items()}
+    kept = {name: (column.numbers.copy(), column.codes.copy(), [*column.vocabulary]) for name, column in before.items()}
     rows = max(len(items), 10)
     whole = {row: changes.get(row, items[row] if row < len(items) else {}) for row in range(rows)}
     changed, fresh = updated(before, rows, changes), updated({}, rows, whole)
@@ -95,6 +95,7 @@ def test_columns_that_were_changed_are_those_of_the_changed_items(
     for name, column in before.items():  # a snapshot that was taken earlier is as it was
         np.testing.assert_array_equal(column.numbers, kept[name][0])
         np.testing.assert_array_equal(column.codes, kept[name][1])
+        assert [*map(repr, column.vocabulary)] == [*map(repr, kept[name][2])]
 
 
 COLUMNS = updated({}, 2, {0: {"price": 3.0, "colour": "red"}, 1: {"price": 5.0, "new": True}})

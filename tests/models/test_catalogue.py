@@ -192,12 +192,14 @@ def test_dead_rows_are_compacted_under_a_reader(path: Path, monkeypatch: pytest.
         expected = content(before)
         assert before.rows == 45
         assert books.compact()
+        assert len(list(path.glob("vectors*"))) == 1
         assert not books.compact()
         after = reader.snapshot()
         assert (after.rows, after.version, after.allowed()) == (28, before.version, None)
         assert content(before) == content(after) == expected
         assert after.allowed({"m": {"lte": 3}}).sum() == 4  # type: ignore[union-attr]
-        assert len(list(path.glob("vectors*"))) == 1
+        with closing(sqlite3.connect(path / "items.sqlite")) as database:
+            assert database.execute("SELECT count(*) FROM items").fetchone() == (28,)
         put(books, [Entry("20", "back")])
         assert content(reader.snapshot()) == expected | {"20": "back"}
         assert content(books.snapshot()) == expected | {"20": "back"}

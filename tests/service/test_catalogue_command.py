@@ -231,11 +231,20 @@ def test_what_is_edited_during_a_rebuild_is_kept(
     np.testing.assert_allclose(after.vectors[list(after.number_of.values())], expected, atol=1e-5)
 
 
-def test_ids_count_in_the_models_own_catalogue(bundle: Bundle, shelf: Path, tmp_path: Path) -> None:
-    items = [{"item_id": item.item_id, "text": item.text} for item in CATALOGUE_ITEMS[:2]]
+def test_the_models_own_catalogue_is_added_to_as_it_is_shipped_and_ids_count_in_it(
+    bundle: Bundle, shelf: Path, tmp_path: Path
+) -> None:
+    items = [{"item_id": CATALOGUE_ITEMS[0].item_id, "text": "xyz"}, {"item_id": "new", "text": "xyz"}]
     for name in (CATALOGUE, "books"):
-        run(bundle, "add", name, str(written(tmp_path, items)))
-    assert not np.allclose(found(shelf, CATALOGUE).vectors, found(shelf, "books").vectors)
+        code, said, _ = run(bundle, "add", name, str(written(tmp_path, items)))
+        assert code == 0
+    assert said.startswith("books: 2 added, 0 changed")
+    own, books = found(shelf, CATALOGUE), found(shelf, "books")
+    assert (own.count, books.count) == (len(CATALOGUE_ITEMS) + 1, 2)
+    vectors = own.vectors[[own.number_of["new"], own.number_of[CATALOGUE_ITEMS[0].item_id]]]
+    assert not np.allclose(vectors[0], vectors[1])
+    np.testing.assert_allclose(books.vectors[0], books.vectors[1])
+    np.testing.assert_allclose(vectors[0], books.vectors[0], atol=1e-6)
 
 
 def test_a_catalogue_is_removed(bundle: Bundle, shelf: Path, tmp_path: Path) -> None:
