@@ -1,0 +1,107 @@
+"""Heed's recommender beside popularity, neighbours, factors and other sequence models, on the same splits.
+
+Run with `make bench-recommend-quality DATA=folder BASE=encoder`. Every method is tuned on the inner split: the
+last-but-one basket of each user. Interrupted, it goes on where it stopped; give another `--out` to begin again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from models.histories import Interactions, Split, hold_out_last, read_movielens, read_online_retail, with_items_removed
+from tests.bench.recommend import methods, report
+from tests.bench.recommend.methods import Method
+from tests.bench.recommend.raw import raw_encoder
+from tests.bench.recommend.simple import most_popular
+from tests.bench.recommend.study import Row, Study, study
+
+REMOVED = 0.1
+PARTS = ("retail", "movielens", "removed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench-recommend-quality", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of recommend/online_retail")
+    parser.add_argument("--base", help="the encoder before any of these sets, for items by their texts alone")
+    parser.add_argument("--movielens", type=Path, help="RecBole's wheel, or where it is installed")
+    parser.add_argument("--out", type=Path, default=Path("runs/recommend-quality"), help="results and where to go on")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--methods", nargs="+", default=("",), help="only those whose name begins with one of these")
+    given = parser.parse_args()
+    tables: dict[str, Sequence[Row]] = {}
+    for part in given.parts:
+        title, compared, every = parts(part, given)
+        rows = []
+        for method in every:
+            if method.name.casefold().startswith(tuple(name.casefold() for name in given.methods)):
+                rows.append(compared.row(method))
+                tables[title] = rows
+                report.write(given.out, tables)
+                print(f"{part}: {method.name}: {rows[-1].views.overall}", flush=True)
+    print(report.write(given.out, tables))
+
+
+def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Method]]:
+    if part == "movielens":
+        movies = hold_out_last(read_movielens(given.movielens or installed()))
+        return "MovieLens-100k, the last rating", study(movies, given.out / part), on_movielens()
+    retail = hold_out_last(read_online_retail(given.data / "recommend" / "online_retail"))
+    if part == "retail":
+        return "Online Retail, the last remaining invoice", study(retail, given.out / part), on_retail()
+    title = f"Online Retail, {REMOVED:.0%} of the items removed from training"
+    return title, removed_study(retail, given.out / part), on_removed(given.base, retail.training)
+
+
+def on_retail() -> Iterator[Method]:
+    yield from methods.simple()
+    yield from methods.matrices()
+    yield methods.sasrec(
+        (5, 10, 20, 30),
+        n_factors=(64, 128),
+        session_max_len=(100,),
+        loss=("softmax",),
+        dropout_rate=(0.2, 0.5),
+        n_heads=(1,),
+    )
+
+
+def on_movielens() -> Iterator[Method]:
+    yield from methods.simple()
+    yield from methods.matrices()
+    epochs = (10, 20, 40, 80)
+    yield methods.sasrec(
+        epochs,
+        n_factors=(64, 128),
+        session_max_len=(200,),
+        loss=("softmax",),
+        dropout_rate=(0.2, 0.5),
+        n_heads=(1,),
+    )
+    yield methods.bert4rec(
+        epochs, n_factors=(64, 128), session_max_len=(200,), mask_prob=(0.15, 0.3), dropout_rate=(0.2,), n_heads=(1,)
+    )
+
+
+def on_removed(base: str, items: Interactions) -> Iterator[Method]:
+    yield methods.chance()
+    yield Method("popularity", methods.directly(most_popular), methods.grid(days=(None,)))
+    yield raw_encoder(base, items.texts)
+
+
+def removed_study(split: Split, folder: Path) -> Study:
+    """Tuned with other items removed, on the inner split."""
+    inner, _ = with_items_removed(hold_out_last(split.training), REMOVED, seed=1)
+    asked, _ = with_items_removed(split, REMOVED, seed=0)
+    return replace(study(asked, folder), inner=inner, chosen_by="hit_rate")
+
+
+def installed() -> Path:
+    (folder,) = methods.PYTHON.parent.parent.glob("lib/python*/site-packages")
+    return folder
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Rankings of RecTools' SASRec and BERT4Rec, after each of the epochs asked for.
+
+python sequences.py SPLIT.npz SETTING.json FOLDER, where each becomes EPOCHS.npy
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from pytorch_lightning import seed_everything
+from rectools import Columns
+from rectools.dataset import Dataset
+from rectools.models import BERT4RecModel, SASRecModel
+
+KINDS = {"sasrec": SASRecModel, "bert4rec": BERT4RecModel}
+
+
+def dataset_of(split):
+    """Times are the events' places: what was done in one second stays in order."""
+    lengths = np.diff(split["offsets"])
+    users = np.repeat(np.arange(len(lengths)), lengths)
+    places = np.arange(len(users)) - np.repeat(split["offsets"][:-1], lengths)
+    columns = {
+        Columns.User: users,
+        Columns.Item: split["items"],
+        Columns.Weight: 1.0,
+        Columns.Datetime: pd.Timestamp("2000-01-01") + pd.to_timedelta(places, unit="s"),
+    }
+    return Dataset.construct(pd.DataFrame(columns))
+
+
+def rankings(model, dataset, split):
+    """Items and users that the library leaves out come after the others, by popularity."""
+    total = int(split["item_count"])
+    popular = np.argsort(-np.bincount(split["items"], minlength=total), kind="stable")
+    found = model.recommend(split["asked"], dataset, total, False, on_unsupported_targets="ignore")
+    rows = dict(iter(found.groupby(Columns.User, sort=False)[Columns.Item]))
+    order = np.empty((len(split["asked"]), total), np.int32)
+    for row, user in zip(order, split["asked"], strict=True):
+        known = rows[user].to_numpy() if user in rows else popular[:0]
+        row[:] = np.concatenate([known, popular[~np.isin(popular, known)]])
+    return order
+
+
+def main():
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    split = np.load(sys.argv[1])
+    setting = json.loads(Path(sys.argv[2]).read_text())
+    kind, checkpoints = KINDS[setting.pop("method")], sorted(setting.pop("epochs"))
+    seed_everything(0, verbose=False)
+    dataset = dataset_of(split)
+    model = kind(deterministic=True, recommend_torch_device="cpu", **setting)
+    done = 0
+    for epochs in checkpoints:
+        model.fit_partial(dataset, epochs - done, epochs - done)
+        done = epochs
+        np.save(Path(sys.argv[3]) / f"{epochs}.npy", rankings(model, dataset, split))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.histories import Interactions, Split, hold_out_last, trail_of
+from tests.bench.recommend import report
+from tests.bench.recommend.methods import Method, Setting, directly, grid, matrices, save, simple
+from tests.bench.recommend.simple import (
+    Rankings,
+    by_chance,
+    decayed,
+    most_popular,
+    own_most_frequent,
+    popularity,
+    ranked,
+    tifu_knn,
+)
+from tests.bench.recommend.study import Study, study, views
+
+ITEMS = 6
+
+
+def interactions(*users: list[list[int]]) -> Interactions:
+    """Each user's baskets, a day apart."""
+    names = tuple(str(item) for item in range(ITEMS))
+    trails = {
+        f"u{number}": trail_of([(86400.0 * day, dict.fromkeys(basket, np.nan)) for day, basket in enumerate(baskets)])
+        for number, baskets in enumerate(users)
+    }
+    return Interactions("purchase", names, names, trails)
+
+
+@pytest.fixture
+def split() -> Split:
+    return hold_out_last(interactions([[0, 1], [1, 2], [1, 4]], [[3], [3, 4], [3, 0]], [[5, 4]]))
+
+
+def test_popularity_counts_the_baskets_of_the_last_days(split: Split) -> None:
+    assert popularity(split.training).tolist() == [1, 2, 1, 2, 2, 1]
+    assert popularity(split.training, days=0.5).tolist() == [0, 1, 1, 1, 1, 0]
+    assert most_popular(split, None)[1].tolist() == [1, 3, 4, 0, 2, 5]
+
+
+def test_of_equal_scores_the_more_popular_comes_first() -> None:
+    scores = np.asarray([[0, 1, 0, 0]], np.float32)
+    assert ranked(scores, np.asarray([1, 0, 3, 2], np.float32)).tolist() == [[1, 2, 3, 0]]
+
+
+@pytest.mark.parametrize(("tie", "first"), [("recent", [1, 2, 0]), ("popular", [1, 0, 2])])
+def test_a_users_own_items_come_by_how_often_he_took_them(split: Split, tie: str, first: list[int]) -> None:
+    found = own_most_frequent(split, tie)
+    assert found[0].tolist() == [*first, 3, 4, 5]
+    assert found[1].tolist()[:2] == [3, 4]
+
+
+def test_a_decayed_history_weighs_groups_of_baskets_by_age() -> None:
+    trail = interactions([[0], [1], [2, 3]]).users["u0"]
+    (row,) = decayed([trail], ITEMS, groups=2, in_group=0.5, between=0.1)
+    assert row.tolist() == pytest.approx([0.1 / 2, 0.5 / 4, 1 / 4, 1 / 4, 0, 0])
+
+
+def test_neighbours_give_what_the_user_never_had() -> None:
+    alike = [[0], [1]]
+    split = hold_out_last(interactions([*alike, [3]], [*alike, [5], [5]], [[3], [4], [4]], [[2, 3], [2, 3]]))
+    found = tifu_knn(split, neighbours=1, own=0.5, groups=2, in_group=1.0, between=1.0, recent_days=None)
+    assert found[0].tolist()[:3] == [0, 1, 5]
+
+
+@pytest.mark.parametrize("method", [*simple(), Method("random", directly(by_chance), grid(seed=(3,)))])
+def test_every_simple_method_ranks_every_item_once(split: Split, method: Method) -> None:
+    setting = {**method.settings[0], **({"neighbours": 2} if "neighbours" in method.settings[0] else {})}
+    ((told, rankings),) = method.rank(split, setting)
+    assert told == setting
+    assert np.sort(rankings, axis=1).tolist() == [list(range(ITEMS))] * 2
+
+
+def test_views_keep_what_is_new_apart(split: Split) -> None:
+    found = views(split, np.tile(np.arange(ITEMS), (2, 1)))
+    assert found.again is not None
+    assert found.new is not None
+    assert (found.overall.users, found.again.users, found.new.users) == (2, 2, 2)
+    assert found.new.mrr == pytest.approx((1 / 2 + 1) / 2), "4 after 3 for the first user, 0 first for the second"
+    assert found.again.mrr == pytest.approx((1 / 2 + 1 / 4) / 2)
+
+
+def test_a_view_without_targets_is_empty() -> None:
+    split = hold_out_last(interactions([[0], [1]]))
+    assert views(split, np.asarray([[1, 0, 2, 3, 4, 5]])).again is None
+
+
+class Asked:
+    """Ranks the wanted item first, others in order; counts on which split and with what it was asked."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, object]] = []
+
+    def method(self, *firsts: int) -> Method:
+        return Method("first of all", self.rank, grid(first=firsts))
+
+    def rank(self, split: Split, setting: Setting) -> Iterator[tuple[Setting, Rankings]]:
+        self.seen.append((len(split.training.users["u0"]), setting["first"]))
+        row = sorted(range(ITEMS), key=lambda item: item != setting["first"])
+        yield setting, np.tile(row, (len(split.users), 1))
+
+
+@pytest.fixture
+def compared(split: Split, tmp_path: Path) -> Study:
+    return study(split, tmp_path)
+
+
+def test_settings_are_chosen_on_the_inner_split_and_measured_once_outside(compared: Study) -> None:
+    asked = Asked()
+    row = compared.row(asked.method(5, 4))
+    inner, outer = 2, 4
+    assert asked.seen == [(inner, 5), (inner, 4), (outer, 4)]
+    assert row.setting == {"first": 4}
+    assert row.tried == 2
+
+
+def test_a_comparison_that_was_cut_off_goes_on_where_it_stopped(compared: Study) -> None:
+    before = Asked()
+    first = compared.row(before.method(4))
+    assert compared.row(before.method(4)) == first
+    assert len(before.seen) == 1, "one setting needs no tuning, and a row that is there is read"
+    (compared.folder / "first-of-all.json").unlink()
+    compared.row(before.method(4, 5))
+    (compared.folder / "first-of-all.json").unlink()
+    after = Asked()
+    compared.row(after.method(4, 5, 3))
+    assert [one for one in after.seen if one[0] == 2] == [(2, 3)]
+
+
+def test_a_method_may_be_told_otherwise_for_what_is_new(tmp_path: Path) -> None:
+    split = hold_out_last(interactions([[0], [0, 3], [2]]))
+    rows = {"old": [0, 1, 3, 2, 4, 5], "new": [3, 1, 2, 4, 5, 0]}
+    method = Method("two", directly(lambda split, row: np.asarray([rows[row]])), grid(row=("old", "new")))
+    found = study(split, tmp_path).row(method)
+    assert (found.setting, found.new_setting) == ({"row": "old"}, {"row": "new"})
+    assert found.views.new is not None
+    assert (found.views.overall.mrr, found.views.new.mrr) == pytest.approx((1 / 4, 1 / 2))
+
+
+def test_the_report_has_a_line_a_method_and_says_what_was_chosen(compared: Study, tmp_path: Path) -> None:
+    rows = [compared.row(Asked().method(5, 4))]
+    text = report.write(tmp_path, {"Toys": rows})
+    assert "| first of all | 1.0000 |" in text
+    assert "- first of all: first: 4 (2 tried)" in text
+    assert json.loads((tmp_path / "report.json").read_text())["Toys"][0]["views"]["overall"]["users"] == 2
+    assert (tmp_path / "report.md").read_text() == text
+
+
+def test_peers_are_given_all_of_training_and_who_is_asked(split: Split, tmp_path: Path) -> None:
+    save(split, tmp_path / "split.npz")
+    kept = np.load(tmp_path / "split.npz")
+    assert kept["items"].tolist() == [0, 1, 1, 2, 3, 3, 4, 5, 4]
+    assert kept["offsets"].tolist() == [0, 4, 7, 9]
+    assert kept["asked"].tolist() == [0, 1]
+    assert kept["item_count"] == ITEMS
+
+
+def test_methods_have_names_of_their_own() -> None:
+    names = [method.name for method in [*simple(), *matrices()]]
+    assert len(set(names)) == len(names)
