@@ -53,8 +53,8 @@ def simple() -> Iterator[Method]:
     yield Method("the user's most frequent", directly(own_most_frequent), grid(tie=("recent", "popular")))
     baskets = grid(
         neighbours=(30, 100, 300),
-        own=(0.1, 0.3, 0.5, 0.7),
-        groups=(3, 7),
+        own=(0.1, 0.3, 0.5, 0.7, 0.9),
+        groups=(3, 7, 15),
         in_group=(0.9,),
         between=(0.6, 0.8, 1.0),
         recent_days=(30,),
@@ -67,12 +67,16 @@ def chance() -> Method:
 
 
 def matrices() -> Iterator[Method]:
-    sizes = (20, 50, 100, 200, 500, 1000)
+    sizes = (5, 10, 20, 50, 100, 200, 500, 1000)
     every = {
         "item-kNN, cosine": grid(method=("cosine",), K=sizes, weights=("counts", "log", "once")),
         "item-kNN, tf-idf": grid(method=("tfidf",), K=sizes, weights=("counts", "log", "once")),
         "item-kNN, BM25": grid(
-            method=("bm25",), K=sizes, K1=(1.2, 10.0, 100.0), B=(0.2, 0.5, 0.8), weights=("counts", "once")
+            method=("bm25",),
+            K=(5, 10, 20, 50, 100, 500),
+            K1=(1.2, 10.0, 100.0),
+            B=(0.2, 0.5, 0.8),
+            weights=("counts", "once"),
         ),
         "ALS": grid(
             method=("als",),
