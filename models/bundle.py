@@ -27,7 +27,7 @@ MANIFEST, GRAPH, GPU_GRAPH, EMBEDDINGS, TOKENIZER, CARD = (
     "CARD.md",
 )
 SHIPPED = Path(__file__).parent / "bundles" / "sentiment"
-SHIPPED_INTENT = SHIPPED.with_name("intent")
+SHIPPED_INTENT, SHIPPED_RECOMMEND = SHIPPED.with_name("intent"), SHIPPED.with_name("recommend")
 SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
 """What a bundle may hold; anything else, pickled weights above all, is refused."""
 

@@ -25,4 +25,7 @@ Dialogues are read up to 128 tokens, near the 96 of training: at 256 the reply t
 offered in 0.77 of cases, at 128 in 0.83.
 """
 
-TASKS = {task.name: task for task in (SENTIMENT, INTENT)}
+RECOMMEND = Task("recommend", (), max_tokens=64, headline_metric="ndcg_at_10")
+"""Its bundle gives vectors of items' texts, and has the history model beside them."""
+
+TASKS = {task.name: task for task in (SENTIMENT, INTENT, RECOMMEND)}

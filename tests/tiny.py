@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
 from models import heads
 from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
@@ -19,9 +20,11 @@ from models.graph import build, write
 from models.head_training import Examples, make
 from models.heads import SUFFIX, Head, save_head
 from models.predict import Scaling
+from models.ranking import AGES, KINDS, PLACES, CatalogueItem, Recommender, save_items
+from models.ranking import WEIGHTS as HISTORY
 from models.replies import RANKER, Ranker, save_ranker
 from models.runtime_onnx import OnnxRuntime
-from models.tasks import INTENT, SENTIMENT
+from models.tasks import INTENT, RECOMMEND, SENTIMENT
 from models.tokens import Tokenizer, Turn
 
 LABEL_SETS = {"letters": "abc", "digits": "1234"}
@@ -136,6 +139,81 @@ def tiny_head(name: str, starts: Sequence[str], reader: Reader, encoder: str) ->
     rows = [(start, start * length) for start in starts for length in range(3, 15)]
     vectors = reader.dialogues([(Turn("customer", text),) for _, text in rows])
     return make(name, ["en"], encoder, Examples(vectors, tuple(start for start, _ in rows)))[0]
+
+
+CATALOGUE = "letters"
+CATALOGUE_ITEMS = tuple(
+    CatalogueItem(f"item-{start}{length}", start * length, {"price": float(length), "kind": start}, float(length % 5))
+    for start in "abc上下"
+    for length in range(1, 9)
+)
+EYES, EYE = 2, 4
+
+
+def history_weights(items: int, seed: int = 11) -> dict[str, NDArray[np.float32]]:
+    """Named as `models.recommender.HistoryNetwork` names them; an item that comes again counts most."""
+    rng = np.random.default_rng(seed)
+    inner = 2 * HEADS
+
+    def dense(name: str, inputs: int, outputs: int) -> dict[str, NDArray[np.float32]]:
+        return {
+            f"{name}.weight": rng.normal(0, 0.3, (outputs, inputs)).astype(np.float32),
+            f"{name}.bias": rng.normal(0, 0.1, outputs).astype(np.float32),
+        }
+
+    def norm(name: str) -> dict[str, NDArray[np.float32]]:
+        return {f"{name}.weight": np.ones(inner, np.float32), f"{name}.bias": np.zeros(inner, np.float32)}
+
+    found = dense("enter", WIDTH, inner) | dense("reader", inner, HEADS) | dense("taste", inner, WIDTH) | norm("norm")
+    found |= dense("look", WIDTH, EYES * EYE) | dense("shown", inner, EYES * EYE) | dense("strength", inner, EYES)
+    for name, rows in (("kinds", len(KINDS)), ("ages", AGES), ("places", PLACES)):
+        found[f"{name}.weight"] = rng.normal(0, 0.2, (rows, inner)).astype(np.float32)
+    for number in range(2):
+        block = f"blocks.{number}"
+        for part in ("query", "key", "value", "output"):
+            found |= dense(f"{block}.attention.{part}", inner, inner)
+        found |= dense(f"{block}.inner", inner, 2 * inner) | dense(f"{block}.output", 2 * inner, inner)
+        found |= norm(f"{block}.attention_norm") | norm(f"{block}.inner_norm")
+    return found | {
+        "ids.weight": rng.normal(0, 0.1, (items, WIDTH)).astype(np.float32),
+        "known": np.ones(items, np.float32),
+        "again": np.full((AGES, EYES), 2.0, np.float32),
+        "eyes": np.ones(EYES, np.float32),
+        "centre": np.zeros(WIDTH, np.float32),
+        "calibration": np.asarray([0.5, -3.0], np.float32),
+    }
+
+
+def tiny_recommend_bundle(folder: Path) -> Path:
+    """The encoder of the others and a small history model, in a new folder `recommend` of `folder`; 40 items."""
+    path = folder / "recommend"
+    path.mkdir(parents=True)
+    write_tokenizer(path / TOKENIZER)
+    body = {name: value for name, value in weights().items() if not name.startswith("head.")}
+    write(build(body, HEADS, 1e-12, "int8"), path / GRAPH)
+    (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
+    own = history_weights(len(CATALOGUE_ITEMS))
+    save_file(own, path / HISTORY)
+    reader = Reader(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, RECOMMEND.max_tokens))
+    ids = {item.item_id: number for number, item in enumerate(CATALOGUE_ITEMS)}
+    raw = reader.texts([item.text for item in CATALOGUE_ITEMS])
+    save_items(path, CATALOGUE, CATALOGUE_ITEMS, Recommender(own, CATALOGUE, ids).place(raw, list(ids)))
+    save(
+        path,
+        Manifest(
+            name="recommend",
+            version="0.0.1",
+            task=RECOMMEND,
+            languages=("en", "zh"),
+            max_tokens=RECOMMEND.max_tokens,
+            base="tiny",
+            base_digest="0" * 64,
+            calibration={},
+            sources=(Source("none", "en", "none"),),
+            metrics=(),
+        ),
+    )
+    return path
 
 
 def tiny_bundle(folder: Path) -> Path:
