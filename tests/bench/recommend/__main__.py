@@ -11,8 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from models.bundle import load
 from models.histories import Interactions, Split, hold_out_last, read_movielens, read_online_retail, with_items_removed
 from tests.bench.recommend import methods, report
+from tests.bench.recommend.heed import shipped
 from tests.bench.recommend.methods import Method
 from tests.bench.recommend.raw import raw_encoder
 from tests.bench.recommend.simple import most_popular
@@ -28,6 +30,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the recommend data sets")
     parser.add_argument("--base", help="the encoder before any of these sets, for items by their texts alone")
     parser.add_argument("--movielens", type=Path, help="RecBole's wheel, or where it is installed")
+    parser.add_argument("--bundle", type=Path, help="Heed's, for its row on Online Retail")
     parser.add_argument("--out", type=Path, default=Path("runs/recommend-quality"), help="results and where to go on")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--methods", nargs="+", default=("",), help="only those whose name begins with one of these")
@@ -35,7 +38,7 @@ def main() -> None:
     tables: dict[str, Sequence[Row]] = {}
     for part in given.parts:
         title, compared, every = parts(part, given)
-        rows = []
+        rows = [shipped(load(given.bundle), compared.split)] if given.bundle and part == "retail" else []
         for method in every:
             if method.name.casefold().startswith(tuple(name.casefold() for name in given.methods)):
                 rows.append(compared.row(method))
