@@ -21,7 +21,7 @@ from tests.bench.recommend.simple import most_popular
 from tests.bench.recommend.study import Row, Study, study
 
 REMOVED = 0.1
-LEARNING: dict[str, Sequence[object]] = {"session_max_len": (100,), "batch_size": (32,), "loss": ("softmax",)}
+LEARNING: dict[str, Sequence[object]] = {"session_max_len": (100,), "batch_size": (32,)}
 PARTS = ("retail", "movielens", "removed")
 
 

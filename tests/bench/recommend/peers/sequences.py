@@ -18,8 +18,19 @@ from pytorch_lightning import seed_everything
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import BERT4RecModel, SASRecModel
+from rectools.models.nn.transformers.lightning import TransformerLightningModule
 
 KINDS = {"sasrec": SASRecModel, "bert4rec": BERT4RecModel}
+
+
+class WithoutPadding(TransformerLightningModule):
+    """The library's softmax loss, computed only where there is something to predict: the same, in less than half."""
+
+    def training_step(self, batch, batch_idx):
+        items = self.torch_model.item_model.get_all_embeddings()
+        wanted = batch["y"] != 0
+        states = self.torch_model.encode_sessions(batch, items)[wanted]
+        return torch.nn.functional.cross_entropy(self.torch_model.similarity_module(states, items), batch["y"][wanted])
 
 
 def dataset_of(split):
@@ -58,7 +69,8 @@ def main():
     kind, checkpoints = KINDS[setting.pop("method")], sorted(setting.pop("epochs"))
     seed_everything(0, verbose=False)
     dataset = dataset_of(split)
-    model = kind(deterministic=True, recommend_torch_device="cpu", **setting)
+    setting["loss"] = "softmax"
+    model = kind(deterministic=True, recommend_torch_device="cpu", lightning_module_type=WithoutPadding, **setting)
     done = 0
     for epochs in checkpoints:
         model.fit_partial(dataset, epochs - done, epochs - done)
