@@ -52,7 +52,7 @@ def simple() -> Iterator[Method]:
     yield Method("popularity", directly(most_popular), grid(days=(None, 14, 30, 60, 90, 180)))
     yield Method("the user's most frequent", directly(own_most_frequent), grid(tie=("recent", "popular")))
     baskets = grid(
-        neighbours=(30, 100, 300),
+        neighbours=(100, 300),
         own=(0.1, 0.3, 0.5, 0.7, 0.9),
         groups=(3, 7, 15),
         in_group=(0.9,),
@@ -67,28 +67,24 @@ def chance() -> Method:
 
 
 def matrices() -> Iterator[Method]:
-    sizes = (5, 10, 20, 50, 100, 200, 500, 1000)
+    sizes, weights = (5, 20, 50, 100, 200, 500, 1000), ("counts", "log", "once")
     every = {
-        "item-kNN, cosine": grid(method=("cosine",), K=sizes, weights=("counts", "log", "once")),
-        "item-kNN, tf-idf": grid(method=("tfidf",), K=sizes, weights=("counts", "log", "once")),
+        "item-kNN, cosine": grid(method=("cosine",), K=sizes, weights=weights),
+        "item-kNN, tf-idf": grid(method=("tfidf",), K=sizes, weights=weights),
         "item-kNN, BM25": grid(
-            method=("bm25",),
-            K=(5, 10, 20, 50, 100, 500),
-            K1=(1.2, 10.0, 100.0),
-            B=(0.2, 0.5, 0.8),
-            weights=("counts", "once"),
+            method=("bm25",), K=sizes, K1=(1.2, 10.0, 100.0), B=(0.2, 0.5, 0.8), weights=("counts", "once")
         ),
         "ALS": grid(
             method=("als",),
-            factors=(32, 64, 128),
-            regularization=(0.1, 10.0),
-            alpha=(1.0, 10.0, 40.0),
+            factors=(64, 128, 256),
+            regularization=(0.1, 10.0, 100.0),
+            alpha=(0.3, 1.0, 10.0),
             iterations=(15,),
             weights=("counts", "log"),
         ),
         "BPR": grid(
             method=("bpr",),
-            factors=(32, 64, 128),
+            factors=(64, 128),
             learning_rate=(0.02, 0.1),
             regularization=(0.003, 0.03),
             iterations=(100, 400),
