@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,9 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.histories import Interactions, Split, hold_out_last, trail_of
+from models.histories import Interactions, Split, hold_out_last, read_online_retail, trail_of
+from models.train_histories import HistorySchedule
 from tests.bench.recommend import report
-from tests.bench.recommend.methods import Method, Setting, directly, grid, matrices, save, simple
+from tests.bench.recommend.__main__ import main, removed_study
+from tests.bench.recommend.heed import WITHOUT, ablations, trained
+from tests.bench.recommend.methods import (
+    PYTHON,
+    Method,
+    Setting,
+    directly,
+    grid,
+    matrices,
+    sasrec,
+    save,
+    simple,
+)
+from tests.bench.recommend.raw import raw_encoder
 from tests.bench.recommend.simple import (
     Rankings,
     by_chance,
@@ -166,3 +181,76 @@ def test_peers_are_given_all_of_training_and_who_is_asked(split: Split, tmp_path
 def test_methods_have_names_of_their_own() -> None:
     names = [method.name for method in [*simple(), *matrices()]]
     assert len(set(names)) == len(names)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A data folder with six items and three users."""
+    folder = tmp_path / "data" / "online_retail"
+    folder.mkdir(parents=True)
+    with gzip.open(folder / "items.jsonl.gz", "wt", encoding="utf-8") as file:
+        for item in range(ITEMS):
+            file.write(json.dumps({"item_id": f"i{item}", "text": f"Thing {item}", "median_price": 1.0}) + "\n")
+    with gzip.open(folder / "interactions.csv.gz", "wt", encoding="utf-8") as file:
+        file.write("user_id,item_id,timestamp,invoice,quantity\n")
+        for user in range(3):
+            for day in range(1, 4):
+                for item in {user, day, (user + day) % ITEMS}:
+                    file.write(f"u{user},i{item},2011-01-0{day} 10:00:00,{user}{day},1\n")
+    return tmp_path / "data"
+
+
+def test_the_command_writes_a_table_of_the_methods_asked_for(
+    shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    command = ["--data", str(shop), "--out", str(out), "--parts", "retail", "--methods", "popularity", "the"]
+    monkeypatch.setattr("sys.argv", ["bench-recommend-quality", *command])
+    main()
+    (rows,) = json.loads((out / "report.json").read_text()).values()
+    assert [row["method"] for row in rows] == ["popularity", "the user's most frequent"]
+    assert "3 users" in (out / "report.md").read_text()
+
+
+def test_items_are_removed_from_the_inner_split_too(shop: Path, tmp_path: Path) -> None:
+    compared = removed_study(hold_out_last(read_online_retail(shop / "online_retail")), tmp_path, share=0.5)
+    assert compared.chosen_by == "hit_rate"
+    for asked in (compared.split, compared.inner):
+        targets = np.concatenate(asked.targets)
+        assert len(targets)
+        assert not any(np.isin(targets, trail.items).any() for trail in asked.training.users.values())
+
+
+def test_a_network_of_heed_is_trained_on_the_split_it_is_asked_for(split: Split) -> None:
+    texts = np.eye(ITEMS, 8, dtype=np.float32)
+    schedule = HistorySchedule(
+        seed=0, epochs=1, batch_examples=2, events=8, rate=1e-3, weight_decay=0.0, dropout=0.0, id_dropout=0.5,
+        halves=0.5, steps_of_user=2, inner=8, layers=1, heads=2, eyes=2, eye=4,
+    )  # fmt: skip
+    methods = [trained("Heed", texts, schedule), *ablations(texts, schedule)]
+    assert [method.name for method in methods][1:] == [f"Heed, {what}" for what in WITHOUT]
+    for method in methods:
+        ((_, rankings),) = method.rank(split, {})
+        assert np.sort(rankings, axis=1).tolist() == [list(range(ITEMS))] * 2
+
+
+def test_texts_alone_rank_what_is_near_the_history_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    circle = np.asarray([[np.cos(angle), np.sin(angle)] for angle in range(ITEMS)], np.float32)
+    monkeypatch.setattr("tests.bench.recommend.raw.embedded", lambda base, texts: circle)
+    split = hold_out_last(interactions([[0], [2], [5]]))
+    method = raw_encoder("base", split.training.texts)
+    firsts = {}
+    for setting in method.settings:
+        ((_, rankings),) = method.rank(split, setting)
+        firsts[setting["baskets"]] = int(rankings[0, 0])
+    assert firsts == {None: 1, 1: 2}
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="needs make .venv/bench-recommend/installed")
+@pytest.mark.parametrize("method", [next(matrices()), sasrec((1,), batch_size=(2,))])
+def test_what_a_library_ranks_has_every_item_once(split: Split, method: Method) -> None:
+    small = {"n_factors": 4, "n_heads": 1, "session_max_len": 4}
+    first = {**method.settings[0], **(small if "epochs" in method.settings[0] else {})}
+    ((told, rankings),) = method.rank(split, first)
+    assert told == first | ({"epochs": [1]} if "epochs" in first else {})
+    assert np.sort(rankings, axis=1).tolist() == [list(range(ITEMS))] * 2

@@ -80,10 +80,10 @@ def on_removed(base: str, items: Interactions) -> Iterator[Method]:
     yield raw_encoder(base, items.texts)
 
 
-def removed_study(split: Split, folder: Path) -> Study:
+def removed_study(split: Split, folder: Path, share: float = REMOVED) -> Study:
     """Tuned with other items removed, on the inner split."""
-    inner, _ = with_items_removed(hold_out_last(split.training), REMOVED, seed=1)
-    asked, _ = with_items_removed(split, REMOVED, seed=0)
+    inner, _ = with_items_removed(hold_out_last(split.training), share, seed=1)
+    asked, _ = with_items_removed(split, share, seed=0)
     return replace(study(asked, folder), inner=inner, chosen_by="hit_rate")
 
 
