@@ -62,7 +62,7 @@ def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Me
 def on_retail() -> Iterator[Method]:
     yield from methods.simple()
     yield from methods.matrices()
-    yield methods.sasrec((4, 8, 12, 16, 20, 25, 30), n_factors=(128,), n_heads=(2,), dropout_rate=(0.2,), **LEARNING)
+    yield methods.sasrec((4, 8, 12, 16, 20, 25), n_factors=(128,), n_heads=(2,), dropout_rate=(0.2,), **LEARNING)
 
 
 def on_movielens() -> Iterator[Method]:

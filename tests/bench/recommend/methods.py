@@ -76,9 +76,9 @@ def matrices() -> Iterator[Method]:
         ),
         "ALS": grid(
             method=("als",),
-            factors=(64, 128, 256),
-            regularization=(0.1, 10.0, 100.0),
-            alpha=(0.3, 1.0, 10.0),
+            factors=(128, 256, 512),
+            regularization=(10.0, 30.0, 100.0),
+            alpha=(0.3, 1.0),
             iterations=(15,),
             weights=("counts", "log"),
         ),
