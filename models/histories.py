@@ -116,14 +116,18 @@ def with_items_removed(split: Split, share: float, seed: int) -> tuple[Split, It
 
     No history has them; asked are the users whose target has one and who still have a history.
     """
-    total = len(split.training.ids)
-    removed = np.sort(np.random.default_rng(seed).permutation(total)[: int(share * total)])
+    removed = removed_items(len(split.training.ids), share, seed)
     users = {user: trail.take(~np.isin(trail.items, removed)) for user, trail in split.training.users.items()}
     users = {user: trail for user, trail in users.items() if len(trail)}
     targets = [own[np.isin(own, removed)] for own in split.targets]
     kept = [len(own) > 0 and user in users for user, own in zip(split.users, targets, strict=True)]
     asked = split.where(kept, targets)
     return replace(asked, training=replace(split.training, users=users)), removed
+
+
+def removed_items(items: int, share: float, seed: int) -> Items:
+    """The numbers of a share of so many items, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(items)[: int(share * items)])
 
 
 def read_online_retail(folder: Path) -> Interactions:

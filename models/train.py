@@ -106,7 +106,7 @@ class Run:
 def task_of(folder: Path) -> str:
     """What a training folder's network answers."""
     content = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    return str(content["config"].get("task", "intent"))
+    return str(content.get("task") or content["config"].get("task", "intent"))
 
 
 def load_run(folder: Path) -> Run:

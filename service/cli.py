@@ -116,7 +116,7 @@ def _say(line: str) -> None:
 
 @app.command()
 def train(
-    task: Annotated[Literal["sentiment", "intent"], typer.Argument(help="What to learn.")],
+    task: Annotated[Literal["sentiment", "intent", "recommend"], typer.Argument(help="What to learn.")],
     data: Annotated[
         Path, typer.Option(help="Folder with a folder for each data set; with --labels a .jsonl.", exists=True)
     ],
@@ -137,6 +137,9 @@ def train(
     ] = False,
     sets: Annotated[
         Path | None, typer.Option(help="With --full: folder of the configuration's data sets.", file_okay=False)
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Recommend: folder with the texts that are no items.", file_okay=False)
     ] = None,
     rejected: Annotated[
         float, typer.Option(help="With --labels: share of texts in scope to turn away.", min=0.0, max=0.5)
@@ -160,11 +163,16 @@ def train(
     from models.train import CONFIGS, ConfigError, read_config
     from models.train import train as fine_tune
     from models.train_intents import read_intent_config, train_intents, with_examples
+    from models.train_recommend import read_recommend_config, train_recommend
 
     path = config or CONFIGS / f"{task}.toml"
     try:
         if task == "sentiment":
             fine_tune(read_config(path), base, data, out)
+        elif task == "recommend":
+            if texts is None:
+                refuse("--texts is needed to train a recommender", 2)
+            train_recommend(read_recommend_config(path), base, data, texts, out)
         elif labels is not None and sets is not None:
             data, own = sets, data
             train_intents(with_examples(read_intent_config(path)[0], labels, own), base, data, out)
@@ -222,11 +230,15 @@ def export(
     from models.compare import DriftError
     from models.export import export as make
     from models.export_intents import export_intents
+    from models.export_recommend import export_recommend
     from models.train import task_of
 
     try:
-        if task_of(run) == "intent":
+        task = task_of(run)
+        if task == "intent":
             bundle = export_intents(run, data, out, version, gpu, print)
+        elif task == "recommend":
+            bundle = export_recommend(run, data, out, version, gpu, print)
         else:
             bundle = make(run, data, out, version, storage, gpu, None if teacher is None else load(teacher), print)
     except (BundleError, DriftError, ValueError, OSError) as error:
@@ -236,7 +248,7 @@ def export(
 
 @app.command()
 def evaluate(
-    task: Annotated[Literal["sentiment", "intent"], typer.Argument(help="Which model.")] = "sentiment",
+    task: Annotated[Literal["sentiment", "intent", "recommend"], typer.Argument(help="Which model.")] = "sentiment",
     *,
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
@@ -245,15 +257,20 @@ def evaluate(
     ),
 ) -> None:
     """Measure a bundle on the validation files, from the graph that serves."""
-    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
+    from models.bundle import SHIPPED, BundleError, load
     from models.evaluate import evaluate as measure
     from models.evaluate import table, write
     from models.evaluate_intents import evaluate_bundle, intents_table, write_intents
+    from models.evaluate_recommend import evaluate_recommender, recommend_table, write_recommender
     from models.heads import HeadError
 
     try:
-        loaded = load(bundle or (SHIPPED if task == "sentiment" else SHIPPED_INTENT))
-        if loaded.task.name == "intent":
+        loaded = load(bundle or SHIPPED.with_name(task))
+        if loaded.task.name == "recommend":
+            taken = evaluate_recommender(loaded, data)
+            write_recommender(taken, out)
+            shown = recommend_table(taken)
+        elif loaded.task.name == "intent":
             found = evaluate_bundle(loaded, data)
             write_intents(found, out)
             shown = intents_table(found)

@@ -1,0 +1,76 @@
+"""The model card of a recommender bundle, in the model-card convention (Mitchell et al. 2019).
+
+Every figure in it comes from the evaluation and the export that made the bundle; the prose is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from string import Template
+
+from models.bundle import Manifest
+from models.evaluate_recommend import COMMAND, MeasuredRecommender, recommend_table
+from models.train_recommend import RecommendRun
+
+TEXT = Template("""\
+# $name $version
+
+Scores of items after what a user did, read from the items' texts, English and Chinese, so that an item nobody has taken
+yet is scored too. It says which past items each score leans on.
+
+## Model
+- A BERT encoder gives each item's text a vector; base: `$base` (SHA-256 of its weights `$base_digest`):
+  intfloat/multilingual-e5-small (MIT), dequantised 4-bit, pruned vocabulary (60,000 Chinese and English pieces); never
+  the original. It was taught which items stand beside each other in baskets, popularity apart. A tenth of the items
+  took no part in that.
+- An item vector is the text's, and for items of the catalogue `online_retail` a learned id-vector, of which $id_dropout
+  were dropped at random in each step of training.
+- Two layers of self-attention read up to 256 events with their kind, age and place. A score is the taste read from all
+  of them plus, for each candidate, what its own attention to the events adds: log(1 + sum of exp), the potential of
+  softmax attention with an empty slot (Ramsauer et al. 2021). `because` is that attention.
+- Trained with softmax over all items on every basket of a user after the first.
+
+## Intended use
+Ordering what a shop shows. Not for decisions about people. Only purchases were in the data: views, clicks, carts and
+likes are read as purchases are, and a disliked item takes away what a liked one would add; neither was measured.
+
+## Training data
+| data set | language | licence as stated |
+|---|---|---|
+| Online Retail, a year of a gift shop in the UK (Chen 2015, UCI) | English | CC-BY-4.0 |
+
+Trained with `heed train recommend` and `models/configs/recommend.toml`, seed $seed, exported with `heed export`.
+
+## Figures
+Each user's last basket, predicted from everything before it: ranked among all items, never among samples. The test
+baskets were never read; scores are calibrated on these same baskets.
+
+$figures
+
+Reproduce with `$command`; other recommenders beside it, new items and ablations with `make bench-recommend-quality`.
+
+$drift
+
+## Limits
+- One shop, one year: many customers are wholesalers, who order the same again.
+- The months up to a basket are known from training, as in every split by user; what is popular in another year is not.
+- The encoder saw English items only; Chinese texts keep about the vectors of the base.
+
+## Attribution
+Online Retail (Daqing Chen, 2015, UCI Machine Learning Repository, CC-BY-4.0), multilingual-e5 (Wang et al. 2024).
+""")
+
+
+def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str], trained: RecommendRun) -> str:
+    histories = trained.config.histories
+    return TEXT.substitute(
+        name=manifest.name,
+        version=manifest.version,
+        base=manifest.base,
+        base_digest=manifest.base_digest,
+        id_dropout=f"{histories.id_dropout:.0%}",
+        seed=histories.seed,
+        figures=recommend_table(measured),
+        command=COMMAND.format(name=manifest.name),
+        drift="\n\n".join(drift),
+    )
