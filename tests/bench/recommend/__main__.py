@@ -69,7 +69,7 @@ def on_movielens() -> Iterator[Method]:
     """Of the simple methods only popularity: nobody rates a film twice."""
     yield next(methods.simple())
     yield from methods.matrices()
-    epochs, shape = (20, 40, 60, 80, 120), {"n_factors": (64,), "n_heads": (2,)}
+    epochs, shape = (20, 40, 60, 80), {"n_factors": (64,), "n_heads": (2,)}
     yield methods.sasrec(epochs, dropout_rate=(0.2, 0.5), **shape, **LEARNING)
     yield methods.bert4rec(epochs, mask_prob=(0.2,), dropout_rate=(0.2, 0.5), **shape, **LEARNING)
 
