@@ -22,6 +22,7 @@ from tests.bench.recommend.methods import (
     matrices,
     sasrec,
     save,
+    sequences,
     simple,
 )
 from tests.bench.recommend.raw import raw_encoder
@@ -254,3 +255,11 @@ def test_what_a_library_ranks_has_every_item_once(split: Split, method: Method) 
     ((told, rankings),) = method.rank(split, first)
     assert told == first | ({"epochs": [1]} if "epochs" in first else {})
     assert np.sort(rankings, axis=1).tolist() == [list(range(ITEMS))] * 2
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="needs make .venv/bench-recommend/installed")
+def test_rankings_after_some_epochs_are_those_of_a_training_that_ends_there(split: Split) -> None:
+    (setting,) = sasrec((1, 3), batch_size=(1,), n_factors=(4,), n_heads=(1,), session_max_len=(4,), lr=(0.1,)).settings
+    (_, _), (told, after) = sequences(split, setting)
+    ((_, alone),) = sequences(split, told)
+    assert after.tolist() == alone.tolist()

@@ -71,11 +71,11 @@ def main():
     dataset = dataset_of(split)
     setting["loss"] = "softmax"
     model = kind(deterministic=True, recommend_torch_device="cpu", lightning_module_type=WithoutPadding, **setting)
-    done = 0
-    for epochs in checkpoints:
-        model.fit_partial(dataset, epochs - done, epochs - done)
-        done = epochs
-        np.save(Path(sys.argv[3]) / f"{epochs}.npy", rankings(model, dataset, split))
+    for epochs in range(1, checkpoints[-1] + 1):
+        model.fit_partial(dataset, 1, 1)
+        if epochs in checkpoints:
+            with torch.random.fork_rng():  # the epochs after these go on as if nothing had been ranked
+                np.save(Path(sys.argv[3]) / f"{epochs}.npy", rankings(model, dataset, split))
 
 
 if __name__ == "__main__":
