@@ -46,7 +46,7 @@ bench-gpu: $(GPU)/installed ## Measure the engine on this machine's GPU (DATA=fo
 	$(GPU)/bin/python -m tests.bench.gpu $(if $(DATA),--data $(DATA)) $(ARGS)
 
 bench-recommend-quality: $(TEST)/installed $(RECOMMENDERS)/installed ## Measure recommendations, and other methods' (BASE=encoder DATA=recommend data sets, ARGS=--help: options)
-	$(TEST)/bin/python -m tests.bench.recommend --base $(BASE) --data $(DATA) $(ARGS)
+	$(TEST)/bin/python -m tests.bench.recommend_quality --base $(BASE) --data $(DATA) $(ARGS)
 
 # Before the environments: installing them takes minutes.
 wrk:
@@ -87,7 +87,7 @@ $(PEERS)-older/installed: tests/bench/serve/requirements-older.txt
 	@touch $@
 
 # RecBole for the MovieLens data that is in it, so without what else it needs.
-$(RECOMMENDERS)/installed: tests/bench/recommend/requirements.txt
+$(RECOMMENDERS)/installed: tests/bench/recommend_quality/requirements.txt
 	@echo "Installing the other methods of bench-recommend-quality into $(RECOMMENDERS) ..."
 	@$(PYTHON) -m venv $(RECOMMENDERS)
 	@$(RECOMMENDERS)/$(PIP) torch==2.13.0

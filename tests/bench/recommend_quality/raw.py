@@ -16,8 +16,8 @@ from models.ranked_metrics import best_first
 from models.replies import unit
 from models.runtime_torch import TorchRuntime
 from models.tokens import Tokenizer, adapt_tokenizer
-from tests.bench.recommend.methods import Method, directly, grid
-from tests.bench.recommend.simple import Rankings, Scores
+from tests.bench.recommend_quality.methods import Method, directly, grid
+from tests.bench.recommend_quality.simple import Rankings, Scores
 
 MAX_TOKENS = 64
 PREFIXES = ("", "query: ")

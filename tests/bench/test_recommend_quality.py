@@ -10,10 +10,10 @@ import pytest
 
 from models.histories import Interactions, Split, hold_out_last, read_online_retail, trail_of
 from models.train_histories import HistorySchedule
-from tests.bench.recommend import report
-from tests.bench.recommend.__main__ import main, removed_study
-from tests.bench.recommend.heed import WITHOUT, ablations, trained
-from tests.bench.recommend.methods import (
+from tests.bench.recommend_quality import report
+from tests.bench.recommend_quality.__main__ import main, removed_study
+from tests.bench.recommend_quality.heed import WITHOUT, ablations, trained
+from tests.bench.recommend_quality.methods import (
     PYTHON,
     Method,
     Setting,
@@ -25,8 +25,8 @@ from tests.bench.recommend.methods import (
     sequences,
     simple,
 )
-from tests.bench.recommend.raw import raw_encoder
-from tests.bench.recommend.simple import (
+from tests.bench.recommend_quality.raw import raw_encoder
+from tests.bench.recommend_quality.simple import (
     Rankings,
     by_chance,
     decayed,
@@ -36,7 +36,7 @@ from tests.bench.recommend.simple import (
     ranked,
     tifu_knn,
 )
-from tests.bench.recommend.study import Study, study, views
+from tests.bench.recommend_quality.study import Study, study, views
 
 ITEMS = 6
 
@@ -237,7 +237,7 @@ def test_a_network_of_heed_is_trained_on_the_split_it_is_asked_for(split: Split)
 
 def test_texts_alone_rank_what_is_near_the_history_first(monkeypatch: pytest.MonkeyPatch) -> None:
     circle = np.asarray([[np.cos(angle), np.sin(angle)] for angle in range(ITEMS)], np.float32)
-    monkeypatch.setattr("tests.bench.recommend.raw.embedded", lambda base, texts: circle)
+    monkeypatch.setattr("tests.bench.recommend_quality.raw.embedded", lambda base, texts: circle)
     split = hold_out_last(interactions([[0], [2], [5]]))
     method = raw_encoder("base", split.training.texts)
     firsts = {}

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from models.bundle import load
 from models.histories import Interactions, Split, hold_out_last, read_movielens, read_online_retail, with_items_removed
-from tests.bench.recommend import methods, report
-from tests.bench.recommend.heed import shipped
-from tests.bench.recommend.methods import Method
-from tests.bench.recommend.raw import raw_encoder
-from tests.bench.recommend.simple import most_popular
-from tests.bench.recommend.study import Row, Study, study
+from tests.bench.recommend_quality import methods, report
+from tests.bench.recommend_quality.heed import shipped
+from tests.bench.recommend_quality.methods import Method
+from tests.bench.recommend_quality.raw import raw_encoder
+from tests.bench.recommend_quality.simple import most_popular
+from tests.bench.recommend_quality.study import Row, Study, study
 
 REMOVED = 0.1
 LEARNING: dict[str, Sequence[object]] = {"session_max_len": (100,), "batch_size": (32,)}

@@ -14,9 +14,9 @@ from models.histories import Split
 from models.ranked_metrics import best_first
 from models.ranking import catalogue_of, load_recommender
 from models.train_histories import HistorySchedule, scores_of, train_histories
-from tests.bench.recommend.methods import Method, directly
-from tests.bench.recommend.simple import Rankings
-from tests.bench.recommend.study import Row, Views
+from tests.bench.recommend_quality.methods import Method, directly
+from tests.bench.recommend_quality.simple import Rankings
+from tests.bench.recommend_quality.study import Row, Views
 
 WITHOUT = {
     "no text": {"use_text": False},

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from models.ranked_metrics import Measures
-from tests.bench.recommend.study import Row
+from tests.bench.recommend_quality.study import Row
 
 FIELDS = ("hit_rate", "recall", "ndcg", "mrr", "coverage")
 

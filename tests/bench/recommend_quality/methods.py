@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from models.histories import Split
-from tests.bench.recommend.simple import Rankings, by_chance, most_popular, own_most_frequent, tifu_knn
+from tests.bench.recommend_quality.simple import Rankings, by_chance, most_popular, own_most_frequent, tifu_knn
 
 PEERS = Path(__file__).parent / "peers"
 PYTHON = Path(".venv/bench-recommend/bin/python")

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from models.histories import Split, hold_out_last
 from models.ranked_metrics import Measures, measure, without
-from tests.bench.recommend.methods import Method, Setting
-from tests.bench.recommend.simple import Rankings
+from tests.bench.recommend_quality.methods import Method, Setting
+from tests.bench.recommend_quality.simple import Rankings
 
 
 @dataclass(frozen=True, slots=True)
