@@ -8,7 +8,7 @@ RECOMMENDERS := .venv/bench-recommend
 GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint bench-noise bench-intents bench-graphs bench-serve bench-ablation bench-gpu bench-recommend-quality wrk
+.PHONY: help serve test check bench-footprint bench-noise bench-intents bench-recommend bench-graphs bench-serve bench-ablation bench-gpu bench-recommend-quality wrk
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ bench-noise: $(TEST)/installed ## Measure what the handling of noisy labels gain
 
 bench-intents: $(TEST)/installed ## Measure intents never seen, and simpler ways beside ours (BASE=encoder DATA=intent data sets; half an hour)
 	$(TEST)/bin/python -m tests.bench.intents --base $(BASE) --data $(DATA) $(ARGS)
+
+bench-recommend: wrk $(TEST)/installed ## Measure recommendation beside the same scoring alone (ARGS=--help: options)
+	$(TEST)/bin/python -m tests.bench.recommend $(ARGS)
 
 bench-graphs: $(TEST)/installed ## Compare the ways to store and multiply trained weights (RUN=training folder DATA=data sets)
 	$(TEST)/bin/python -m tests.bench.graphs --run $(RUN) --data $(DATA)

@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import erf, expit
 
@@ -244,7 +245,7 @@ def load_recommender(bundle: Bundle) -> Recommender:
         content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
         ids = {str(row["item_id"]): number for number, row in enumerate(content["items"]) if weights["known"][number]}
         return Recommender(weights, str(content["catalogue"]), ids)
-    except (KeyError, TypeError, ValueError, OSError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, OSError, IndexError, SafetensorError) as error:
         raise BundleError(
             f"bundle {bundle.path.name}: no history model can be read ({error!r}); export again"
         ) from error

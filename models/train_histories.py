@@ -40,6 +40,7 @@ class HistorySchedule:
     id_dropout: float
     halves: float
     steps_of_user: int
+    horizon: int = 1
     use_text: bool = True
     use_ids: bool = True
     use_time: bool = True
@@ -98,12 +99,9 @@ def examples(interactions: Interactions, config: HistorySchedule, chance: np.ran
     for trail in interactions.users.values():
         starts = np.flatnonzero(np.diff(trail.baskets, prepend=-1))
         for step in chance.permutation(np.arange(1, len(starts)))[: config.steps_of_user]:
-            past = trail.take(trail.baskets < step)
-            found.append(
-                Next(
-                    past_of(past, interactions.kind, config.events, config.use_time), trail.items[trail.baskets == step]
-                )
-            )
+            past = past_of(trail.take(trail.baskets < step), interactions.kind, config.events, config.use_time)
+            near = (trail.baskets >= step) & (trail.baskets < step + config.horizon)
+            found.append(Next(past, np.unique(trail.items[near])))
         halves += [basket for basket in trail.each_basket() if len(basket) >= 4]
     for place in chance.choice(len(halves), int(config.halves * len(halves)), replace=False):
         mixed = chance.permutation(halves[place])

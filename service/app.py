@@ -29,16 +29,19 @@ from ray.serve.schema import LoggingConfig
 
 from models import bundle as bundles
 from models.bundle import Bundle
+from models.ranking import load_recommender
 from models.tokens import Tokenizer
 from service import cluster, logs, settings
 from service.batching import Limits
 from service.cache import Cache
 from service.call import Part, Reply, Tally, answer
+from service.catalogues import Catalogues
 from service.engine import Engine, Recorder
 from service.explaining import Explaining
 from service.gateway import create_app
 from service.metrics import Metrics
 from service.predictor import Predictor
+from service.recommending import TASK, Recommending
 from service.remote import CALLS_PER_REPLICA, Remote, running
 from service.settings import Settings
 from service.shelf import Shelf
@@ -81,23 +84,28 @@ class Gateway:
             if models
             else [_inline(path, chosen, metrics) for path in chosen.bundles.values()]
         )
-        caches, shelf, explaining = {}, None, None
+        caches, shelf, explaining, recommending, catalogues = {}, None, None, None, None
         for predictor in self._predictors:
             served, task = predictor.bundle, predictor.bundle.task.name
             metrics.bundle(task, served.name, served.version, served.digest)
             caches[task] = Cache(predictor, chosen.cache_entries, metrics.task(task))
             if task == "intent":
                 shelf = Shelf(served, chosen.shelf)
+            if task == "recommend":
+                recommender = load_recommender(served)
+                recommending = Recommending(recommender, metrics.task(TASK))
+                catalogues = Catalogues(served, recommender, chosen.shelf)
             if task == "sentiment" and isinstance(predictor, Engine):
                 explaining = _explaining(predictor)
-        self._gateway = create_app(caches, chosen, metrics, shelf, explaining)
+        self._vital: list[Predictor | Recommending] = [*self._predictors, *([recommending] if recommending else [])]
+        self._gateway = create_app(caches, chosen, metrics, shelf, explaining, recommending, catalogues)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
 
     def check_health(self) -> None:
         """Raising makes Serve replace this replica."""
-        if not all(predictor.healthy for predictor in self._predictors):
+        if not all(one.healthy for one in self._vital):
             raise RuntimeError("the inference thread has died")
 
 

@@ -3,6 +3,7 @@
 Work-conserving, without a timer: an idle thread starts on whatever waits, and while it is busy more gathers. It knows
 lengths, budgets and deadlines; it knows nothing of tokens' meaning, of HTTP or of metrics. Which texts go together is
 `next_batch`, a pure function; the rest is bookkeeping that makes every caller end: with its row or with a Problem.
+What is said of texts and tokens goes for all work that has a length.
 """
 
 from __future__ import annotations
@@ -11,15 +12,13 @@ import asyncio
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Generic, Protocol, TypeVar
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
-from models.tokens import Tokens
 from service.admission import Drain
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
 
@@ -27,6 +26,26 @@ _log = structlog.get_logger(__name__)
 
 _WINDOW = 256  # the oldest texts that are looked at for one batch: bounds the search when the queue is long
 _RESTART_S = 5.0  # about what a replica needs to be replaced
+
+
+class Measured(Protocol):
+    """A text or other work; its length is what it costs, in any unit that all of a batcher's work is counted in."""
+
+    @property
+    def length(self) -> int: ...
+
+
+Work = TypeVar("Work", bound=Measured)
+Row = TypeVar("Row")
+Given = TypeVar("Given", covariant=True)
+
+
+class Rows(Protocol[Given]):
+    """One for each text: a list of anything, or an array."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Given]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +58,8 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred:
-    row: NDArray[np.floating]  # what the model gave for this text
+class Inferred(Generic[Row]):
+    row: Row  # what the model gave for this text
     queue_s: float
     infer_s: float
 
@@ -75,9 +94,9 @@ def next_batch(lengths: Sequence[int], limits: Limits) -> list[int]:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    tokens: Tokens
-    outcome: asyncio.Future[Inferred | Problem]
+class _Waiting(Generic[Work, Row]):
+    work: Work
+    outcome: asyncio.Future[Inferred[Row] | Problem]
     deadline_s: float
     since_s: float
 
@@ -85,30 +104,33 @@ class _Waiting:
         return not self.outcome.done() and now_s < self.deadline_s
 
 
-class Batcher:
+class Batcher(Generic[Work, Row]):
     """`infer` gets texts of near lengths and returns one row for each, in order; it may block.
 
     `report` is called in the event loop after every call of the model that succeeded. `depth` is called with the number
-    of texts that wait whenever it changed, from either thread but never from both at once.
+    of texts that wait whenever it changed, from either thread but never from both at once. `noun` is what callers
+    are told a text is.
     """
 
     def __init__(
         self,
-        infer: Callable[[Sequence[Tokens]], NDArray[np.floating]],
+        infer: Callable[[Sequence[Work]], Rows[Row]],
         limits: Limits,
         report: Callable[[BatchReport], None],
         depth: Callable[[int], None],
         name: str = "inference",
+        noun: str = "text",
     ) -> None:
         self._infer = infer
         self._limits = limits
         self._report = report
         self._depth = depth
+        self._noun = noun
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._changed = threading.Condition()  # guards what follows
-        self._queue: OrderedDict[_Waiting, None] = OrderedDict()
+        self._queue: OrderedDict[_Waiting[Work, Row], None] = OrderedDict()
         self._queued_tokens = 0
         self._open = False
         self._died = False
@@ -142,7 +164,7 @@ class Batcher:
         """Whether any text waits or is being run; asked from any thread, as of a moment ago."""
         return self._drain.ahead > 0
 
-    async def run(self, texts: Sequence[Tokens], deadline_s: float = float("inf")) -> list[Inferred | Problem]:
+    async def run(self, texts: Sequence[Work], deadline_s: float = float("inf")) -> list[Inferred[Row] | Problem]:
         """One outcome per text, in order, by `deadline_s` on the monotonic clock.
 
         Raises Overloaded or NotReady for all of them at the door: also when, by the rate at which texts are answered,
@@ -150,23 +172,29 @@ class Batcher:
         """
         loop = asyncio.get_running_loop()
         now_s = time.monotonic()
-        items = [_Waiting(tokens, loop.create_future(), deadline_s, now_s) for tokens in texts]
+        items: list[_Waiting[Work, Row]] = [_Waiting(work, loop.create_future(), deadline_s, now_s) for work in texts]
         for item in items:
-            if item.tokens.length > max(self._limits.batch_tokens, self._limits.text_tokens):
-                item.outcome.set_result(TextTooLong("The text is longer than this service can run.", pointer="/text"))
+            if item.work.length > max(self._limits.batch_tokens, self._limits.text_tokens):
+                item.outcome.set_result(TextTooLong(f"This {self._noun} is longer than can be run.", pointer="/text"))
         if admitted := [item for item in items if not item.outcome.done()]:
             self._admit(admitted, deadline_s)
             try:
                 await asyncio.wait([item.outcome for item in admitted], timeout=_until(deadline_s))
             finally:
                 self._withdraw(admitted)
-        return [_outcome(item) for item in items]
+        return [self._outcome(item) for item in items]
+
+    def _outcome(self, item: _Waiting[Work, Row]) -> Inferred[Row] | Problem:
+        return self._expired() if item.outcome.cancelled() else item.outcome.result()
+
+    def _expired(self) -> DeadlineExceeded:
+        return DeadlineExceeded(f"The {self._noun} was not reached in time.")
 
     def check(self, deadline_s: float) -> None:
         """Raises Overloaded when what waits alone leaves too little time: costs next to nothing, not even a lock."""
         self._drain.check(0, deadline_s - time.monotonic())
 
-    def _admit(self, items: Sequence[_Waiting], deadline_s: float) -> None:
+    def _admit(self, items: Sequence[_Waiting[Work, Row]], deadline_s: float) -> None:
         tokens = _tokens(items)
         with self._changed:
             if not self._open:
@@ -182,26 +210,26 @@ class Batcher:
             self._depth(len(self._queue))
             self._changed.notify()
 
-    def _withdraw(self, items: Sequence[_Waiting]) -> None:
+    def _withdraw(self, items: Sequence[_Waiting[Work, Row]]) -> None:
         with self._changed:
             for item in items:
                 item.outcome.cancel()  # does nothing to one that is done
                 self._drop(item)
             self._depth(len(self._queue))
 
-    def _drop(self, item: _Waiting) -> None:
+    def _drop(self, item: _Waiting[Work, Row]) -> None:
         if item in self._queue:
             self._remove(item)
-            self._drain.went(item.tokens.length)
+            self._drain.went(item.work.length)
 
-    def _remove(self, item: _Waiting) -> None:
+    def _remove(self, item: _Waiting[Work, Row]) -> None:
         del self._queue[item]
-        self._queued_tokens -= item.tokens.length
+        self._queued_tokens -= item.work.length
 
     # What follows runs in the inference thread.
 
     def _work(self) -> None:
-        batch: list[_Waiting] = []
+        batch: list[_Waiting[Work, Row]] = []
         try:
             while batch := self._take():
                 self._run(batch)
@@ -216,7 +244,7 @@ class Batcher:
                 self._queued_tokens = 0
             self._post(self._end, orphans)
 
-    def _take(self) -> list[_Waiting]:
+    def _take(self) -> list[_Waiting[Work, Row]]:
         """The next batch, as soon as there is one; empty when there will be none."""
         with self._changed:
             while self._open or self._queue:
@@ -229,14 +257,14 @@ class Batcher:
                     self._changed.wait()
             return []
 
-    def _choose(self, now_s: float) -> list[_Waiting]:
+    def _choose(self, now_s: float) -> list[_Waiting[Work, Row]]:
         """The texts to run next; those that nobody wants any more, or would get too late, are dropped."""
         window = list(islice(self._queue, max(_WINDOW, self._limits.batch_items)))
         wanted = [item for item in window if item.wanted(now_s)]
         dropped = set(window).difference(wanted) if len(wanted) < len(window) else set()
-        batch: list[_Waiting] = []
+        batch: list[_Waiting[Work, Row]] = []
         while wanted:
-            batch = [wanted[p] for p in next_batch([item.tokens.length for item in wanted], self._limits)]
+            batch = [wanted[p] for p in next_batch([item.work.length for item in wanted], self._limits)]
             end_s = now_s + self._drain.seconds(_tokens(batch))
             late = {item for item in batch if item.deadline_s < end_s}
             if not late:
@@ -252,10 +280,10 @@ class Batcher:
             self._post(self._expire, dropped)
         return batch
 
-    def _run(self, batch: Sequence[_Waiting]) -> None:
+    def _run(self, batch: Sequence[_Waiting[Work, Row]]) -> None:
         started_s = time.monotonic()
         try:
-            rows = self._infer([item.tokens for item in batch])
+            rows = self._infer([item.work for item in batch])
         except Exception as error:  # anything the runtime throws belongs to this batch, never to the thread
             _log.error("inference failed", error=type(error).__name__, texts=len(batch))
             self._retry(batch)
@@ -266,12 +294,12 @@ class Batcher:
             _log.error("inference returned the wrong number of rows", texts=len(batch), rows=len(rows))
             self._post(self._fail, batch)
             return
-        lengths = [item.tokens.length for item in batch]
+        lengths = [item.work.length for item in batch]
         queued_s = tuple(started_s - item.since_s for item in batch)
         report = BatchReport(queued_s, sum(lengths), max(lengths) * len(batch), infer_s)
         self._post(self._deliver, batch, rows, report)
 
-    def _retry(self, batch: Sequence[_Waiting]) -> None:
+    def _retry(self, batch: Sequence[_Waiting[Work, Row]]) -> None:
         """Run each text alone, once, so that only the poisoned one fails."""
         if len(batch) == 1:
             self._finish(batch)
@@ -283,7 +311,7 @@ class Batcher:
             else:
                 self._finish([item])
 
-    def _finish(self, batch: Sequence[_Waiting]) -> None:
+    def _finish(self, batch: Sequence[_Waiting[Work, Row]]) -> None:
         """Counted before the callers hear of it, so that what they send next finds nothing of theirs still ahead."""
         with self._changed:
             self._drain.finished(_tokens(batch), time.monotonic())
@@ -295,42 +323,32 @@ class Batcher:
 
     # What follows runs in the event loop again.
 
-    def _deliver(self, batch: Sequence[_Waiting], rows: NDArray[np.floating], report: BatchReport) -> None:
+    def _deliver(self, batch: Sequence[_Waiting[Work, Row]], rows: Rows[Row], report: BatchReport) -> None:
         for item, row, queue_s in zip(batch, rows, report.queued_s, strict=True):
             _settle(item, Inferred(row, queue_s, report.infer_s))
         self._report(report)
 
-    def _fail(self, batch: Sequence[_Waiting]) -> None:
+    def _fail(self, batch: Sequence[_Waiting[Work, Row]]) -> None:
         for item in batch:
-            _settle(item, InferenceFailed("The model failed on this text."))
+            _settle(item, InferenceFailed(f"The model failed on this {self._noun}."))
 
-    def _expire(self, dropped: Iterable[_Waiting]) -> None:
+    def _expire(self, dropped: Iterable[_Waiting[Work, Row]]) -> None:
         for item in dropped:
-            _settle(item, _expired())
+            _settle(item, self._expired())
 
-    def _end(self, orphans: Sequence[_Waiting]) -> None:
+    def _end(self, orphans: Sequence[_Waiting[Work, Row]]) -> None:
         for item in orphans:
             _settle(item, NotReady("The model stopped.", retry_after_s=_RESTART_S))
         self._ended.set()
 
 
-def _settle(item: _Waiting, outcome: Inferred | Problem) -> None:
+def _settle(item: _Waiting[Work, Row], outcome: Inferred[Row] | Problem) -> None:
     if not item.outcome.done():
         item.outcome.set_result(outcome)
 
 
-def _outcome(item: _Waiting) -> Inferred | Problem:
-    if item.outcome.cancelled():
-        return _expired()
-    return item.outcome.result()
-
-
-def _expired() -> DeadlineExceeded:
-    return DeadlineExceeded("The text was not reached in time.")
-
-
-def _tokens(items: Sequence[_Waiting]) -> int:
-    return sum(item.tokens.length for item in items)
+def _tokens(items: Sequence[_Waiting[Work, Row]]) -> int:
+    return sum(item.work.length for item in items)
 
 
 def _until(deadline_s: float) -> float | None:

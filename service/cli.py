@@ -13,18 +13,21 @@ from typing import Annotated, Literal
 
 import typer
 
+from service.cli_catalogue import catalogue
 from service.cli_shelf import heads, replies, train_head
 from service.cluster import Cluster, ClusterError, check
 from service.refusal import refuse
 from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(catalogue, name="catalogue")
 app.add_typer(heads, name="heads")
 app.add_typer(replies, name="replies")
 
 _EXAMPLES = {
     "sentiment": '{"inputs": "Shares of Acme plunge after profit warning"}',
     "intent": '{"inputs": "where is my card?"}',
+    "recommend": '{"inputs": {"history": [{"text": "Regency cakestand 3 tier", "event": "purchase"}], "top_k": 5}}',
 }
 
 
@@ -62,6 +65,7 @@ def serve(
 def _verified(chosen: Settings) -> list[str]:
     """What would be served, by name and version; raises when any of it cannot be."""
     from models.bundle import BundleError, load
+    from models.ranking import load_recommender
     from service.shelf import Shelf
 
     names = []
@@ -74,6 +78,8 @@ def _verified(chosen: Settings) -> list[str]:
             known = Shelf(bundle, chosen.shelf).all_heads()
             if chosen.labels not in known:
                 raise BundleError(f"HEED_LABELS={chosen.labels}: there are the label sets {', '.join(sorted(known))}")
+        if task == "recommend":
+            load_recommender(bundle)
         names.append(f"{bundle.name} {bundle.version}")
     return names
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,9 @@ class Engine:
         self._runtime = runtime
         self._metrics = metrics
         limits = replace(limits, text_tokens=bundle.max_tokens)  # what the bundle reads is never refused for its length
-        self._batcher = Batcher(self._infer, limits, self._report, metrics.depth, name=f"{bundle.task.name}-inference")
+        self._batcher: Batcher[Tokens, NDArray[np.floating]] = Batcher(
+            self._infer, limits, self._report, metrics.depth, name=f"{bundle.task.name}-inference"
+        )
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix=f"{bundle.task.name}-tokenize")
         self._warm = False
 
@@ -110,7 +112,7 @@ class Engine:
         inferred = await self._batcher.run([item.tokens for item in texts], deadline_s)
         predicted = iter([self._predicted(*pair) for pair in zip(texts, inferred, strict=True)])
         outcomes = tuple(next(predicted) if isinstance(item, _Encoded) else item for item in encoded)
-        return Answer(outcomes, _timings(tokenize_s, inferred))
+        return Answer(outcomes, timings(tokenize_s, inferred))
 
     async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[_Encoded | Problem]:
         def encode() -> list[_Encoded | Problem]:
@@ -146,7 +148,7 @@ class Engine:
     def _scaling(self, text: Tokens) -> Scaling:
         return self.bundle.scaling(text.language, text.targeted)
 
-    def _predicted(self, encoded: _Encoded, inferred: Inferred | Problem) -> Answered | Problem:
+    def _predicted(self, encoded: _Encoded, inferred: Inferred[NDArray[np.floating]] | Problem) -> Answered | Problem:
         if isinstance(inferred, Problem):
             return inferred
         if not math.isfinite(inferred.row.sum()):
@@ -161,7 +163,8 @@ def _size(item: Item) -> int:
     return len(item.text) + sum(len(turn.text) for turn in item.before)
 
 
-def _timings(tokenize_s: float, inferred: Sequence[Inferred | Problem]) -> Timings:
+def timings(tokenize_s: float, inferred: Sequence[Inferred[Any] | Problem]) -> Timings:
+    """Of what was answered last."""
     done = [(one.queue_s + one.infer_s, one.queue_s, one.infer_s) for one in inferred if isinstance(one, Inferred)]
     _, queue_s, infer_s = max(done, default=(0.0, 0.0, 0.0))
     return Timings(tokenize_s, queue_s, infer_s)

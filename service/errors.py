@@ -70,6 +70,14 @@ class MethodNotAllowed(Problem):
     status, code, title = 405, "method_not_allowed", "Method not allowed"
 
 
+class CatalogueOutdated(Problem):
+    status, code, title = 409, "catalogue_outdated", "Catalogue made by another model"
+
+
+class CatalogueReadOnly(Problem):
+    status, code, title = 409, "catalogue_read_only", "Catalogue cannot be edited"
+
+
 class BodyTimeout(Problem):
     status, code, title = 408, "body_timeout", "The body came too slowly"
 
@@ -98,6 +106,10 @@ class TextTooLong(Problem):
     status, code, title = 422, "text_too_long", "Text too long"
 
 
+class UnknownItem(Problem):
+    status, code, title = 422, "unknown_item", "Unknown item"
+
+
 class InferenceFailed(Problem):
     status, code, title = 500, "inference_failed", "Inference failed"
 
@@ -108,6 +120,10 @@ class ReplicaLost(Problem):
 
 class DeadlineExceeded(Problem):
     status, code, title = 504, "deadline_exceeded", "Deadline exceeded"
+
+
+class DiskFull(Problem):
+    status, code, title = 507, "disk_full", "Disk full"
 
 
 class _Retryable(Problem):
@@ -121,6 +137,14 @@ class Overloaded(_Retryable):
 
 class NotReady(_Retryable):
     status, code, title = 503, "not_ready", "Not ready"
+
+
+class CatalogueBusy(_Retryable):
+    status, code, title = 503, "catalogue_busy", "Catalogue busy"
+
+
+class CatalogueUnusable(_Retryable):
+    status, code, title = 503, "catalogue_unusable", "Catalogue cannot be used"
 
 
 def _restored(kind: type[Problem], detail: str, pointer: str | None, headers: Mapping[str, str]) -> Problem:

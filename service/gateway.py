@@ -7,7 +7,7 @@ model runs.
 
 # No `from __future__ import annotations` here: FastAPI could not resolve annotations that name a local dependency.
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -20,6 +20,8 @@ from pydantic.json_schema import models_json_schema
 
 from models.bundle import Bundle
 from service import errors
+from service.catalogue_routes import add_catalogues
+from service.catalogues import Catalogues
 from service.console import add_console
 from service.errors import NotReady
 from service.explain import add_explain
@@ -28,6 +30,8 @@ from service.intent import add_intent, add_replies
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Envelope
 from service.predictor import Predictor
+from service.recommend import add_recommend
+from service.recommending import Recommending
 from service.routes import SCHEMA, problems
 from service.schemas import (
     MAX_INPUTS,
@@ -42,6 +46,8 @@ from service.schemas import (
     RepliesRequest,
     SentimentRequest,
 )
+from service.schemas_catalogue import CatalogueEdit
+from service.schemas_recommend import RecommendRequest
 from service.sentiment import add_sentiment
 from service.settings import Settings
 from service.shelf import Shelf
@@ -55,30 +61,37 @@ def create_app(
     metrics: Metrics,
     shelf: Shelf | None = None,
     explaining: Explaining | None = None,
+    recommending: Recommending | None = None,
+    catalogues: Catalogues | None = None,
 ) -> FastAPI:
-    """The application over predictors by task; its lifespan starts and stops them, and the shelf that intent has.
+    """The application over predictors by task; its lifespan starts and stops them and what they have beside them.
 
-    `explaining` explains what the predictor of sentiment answers, where the model is in this process.
+    Intent has a shelf, recommend has rankings and catalogues; `explaining` explains what the predictor of sentiment
+    answers, where the model is in this process.
     """
+    beside = [one for one in (shelf, recommending, catalogues) if one is not None]
+    vital: list[Predictor | Recommending] = [*predictors.values()]
+    if recommending is not None:
+        vital.append(recommending)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for predictor in predictors.values():
             await predictor.start()
-        if shelf is not None:
-            await shelf.start()
+        for one in beside:
+            await one.start()
         yield
         if explaining is not None:
             await explaining.stop()
-        if shelf is not None:
-            await shelf.stop()
+        for one in reversed(beside):
+            await one.stop()
         for predictor in predictors.values():
             await predictor.stop()
 
     app = FastAPIOffline(
         redoc_url=None,
         title="Heed",
-        summary="Sentiment, intents and replies, English and Chinese",
+        summary="Sentiment, intents, replies and recommendations, English and Chinese",
         version=_version(),
         lifespan=lifespan,
         redirect_slashes=False,
@@ -92,14 +105,22 @@ def create_app(
     if shelf is not None:
         add_intent(app, predictors["intent"], shelf, settings)
         add_replies(app, predictors["intent"], shelf, settings)
-    _add_operations(app, predictors, settings, metrics, shelf)
+    if recommending is not None and catalogues is not None:
+        add_recommend(app, predictors["recommend"], recommending, catalogues, settings)
+        add_catalogues(app, predictors["recommend"], catalogues, settings)
+    _add_operations(app, predictors, settings, metrics, shelf, vital)
     add_console(app)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return app
 
 
 def _add_operations(
-    app: FastAPI, predictors: Mapping[str, Predictor], settings: Settings, metrics: Metrics, shelf: Shelf | None
+    app: FastAPI,
+    predictors: Mapping[str, Predictor],
+    settings: Settings,
+    metrics: Metrics,
+    shelf: Shelf | None,
+    vital: Sequence[Predictor | Recommending],
 ) -> None:
     @app.get("/v1/models")
     async def models() -> ModelList:
@@ -109,7 +130,7 @@ def _add_operations(
     @app.get("/healthz", responses=problems(503))
     async def healthz() -> Health:
         """Alive; 503 when this process can no longer answer and should be replaced."""
-        if not all(predictor.healthy for predictor in predictors.values()):
+        if not all(one.healthy for one in vital):
             raise NotReady("The inference thread has died.", retry_after_s=_RETRY_S)
         return Health(status="ok")
 
@@ -156,6 +177,8 @@ def _document(app: FastAPI) -> dict[str, Any]:
                 (ExplainRequest, "validation"),
                 (IntentRequest, "validation"),
                 (RepliesRequest, "validation"),
+                (RecommendRequest, "validation"),
+                (CatalogueEdit, "validation"),
                 (ProblemBody, "serialization"),
             ],
             ref_template=SCHEMA,

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.admission import time_to_work
 from service.errors import InvalidRequest, Problem
-from service.predictor import Answered, Predictor, Timings
+from service.predictor import Predictor, Timings
 from service.settings import Settings
 
 SCHEMA = "#/components/schemas/{model}"
@@ -58,15 +58,17 @@ def add_hot_route(
     request: type[BaseModel],
     response: type[BaseModel],
     *more: int,
+    method: str = "POST",
 ) -> None:
     """`more` are statuses of problems beyond those that every such route has."""
+    named = [in_path(name) for name in re.findall(r"{(\w+)}", path)]
     app.router.add_api_route(
         path,
         endpoint,
-        methods=["POST"],
+        methods=[method],
         response_model=response,
         responses=problems(*sorted({400, 408, 413, 415, 422, 429, 500, 502, 503, 504, *more})),
-        openapi_extra={"requestBody": _json_body(request), "parameters": [_PATIENCE]},
+        openapi_extra={"requestBody": _json_body(request), "parameters": [*named, _PATIENCE]},
         route_class_override=DirectRoute,
     )
 
@@ -90,12 +92,11 @@ def listed(inputs: Any) -> Sequence[Any]:
     return inputs if isinstance(inputs, list) else [inputs]
 
 
-def refuse_if_none_answered(outcomes: Sequence[Answered | Problem], inputs: Any) -> None:
+def refuse_if_none_answered(outcomes: Sequence[object], inputs: Any) -> None:
     """Raises the problem of the first item as that of the request, pointing into the request."""
-    if any(isinstance(outcome, Answered) for outcome in outcomes):
-        return
     problem = outcomes[0]
-    assert isinstance(problem, Problem)
+    if not isinstance(problem, Problem) or not all(isinstance(outcome, Problem) for outcome in outcomes):
+        return
     if problem.pointer is not None:
         place = "/inputs/0" if isinstance(inputs, list) else "/inputs"
         problem.pointer = place if isinstance(listed(inputs)[0], str) else place + problem.pointer
@@ -126,8 +127,12 @@ def id_of(given: Any) -> str | None:
 
 def failed(problem: Problem, given: Any) -> dict[str, Any]:
     """A FailedItem."""
-    error = {"status": problem.status, "code": problem.code, "title": problem.title, "detail": problem.detail}
-    return {"error": error, "id": id_of(given)}
+    return {"error": error_of(problem), "id": id_of(given)}
+
+
+def error_of(problem: Problem) -> dict[str, Any]:
+    """An ItemError."""
+    return {"status": problem.status, "code": problem.code, "title": problem.title, "detail": problem.detail}
 
 
 def json(body: dict[str, Any]) -> Response:
@@ -142,6 +147,11 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The problem responses of a route, for the OpenAPI document."""
     content = {"application/problem+json": {"schema": {"$ref": SCHEMA.format(model="ProblemBody")}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
+
+
+def in_path(name: str) -> dict[str, Any]:
+    """A parameter for the OpenAPI document."""
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _json_body(model: type[BaseModel]) -> dict[str, Any]:

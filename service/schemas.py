@@ -34,7 +34,7 @@ BRANCHES = frozenset({TEXT, OBJECT, LIST})
 Label = Literal["negative", "neutral", "positive"]
 
 
-class _Wire(BaseModel):
+class Wire(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -47,7 +47,7 @@ def _readable(text: str) -> str:
 _Reply = Annotated[str, Field(max_length=MAX_REPLY_CHARS), AfterValidator(_readable)]
 
 
-class SentimentItem(_Wire):
+class SentimentItem(Wire):
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS, description="the text, English or Chinese")]
     entity: Annotated[
         str | None,
@@ -82,7 +82,7 @@ _Item = Annotated[
 _List = Annotated[list[_Item], Field(min_length=1, max_length=MAX_INPUTS), Tag(LIST)]
 
 
-class SentimentRequest(_Wire):
+class SentimentRequest(Wire):
     """One text, or a list of them. Of a key that is given twice the last value counts."""
 
     model_config = ConfigDict(
@@ -110,7 +110,7 @@ class SentimentRequest(_Wire):
     truncate: Annotated[bool, Field(description="shorten over-long texts and say so; false refuses them")] = True
 
 
-class SentimentResult(_Wire):
+class SentimentResult(Wire):
     label: Label
     scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
     polarity: Annotated[float, Field(ge=-1, le=1, description="P(positive) - P(negative)")]
@@ -122,7 +122,7 @@ class SentimentResult(_Wire):
 _Places = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_LAYERS)]
 
 
-class ExplainRequest(_Wire):
+class ExplainRequest(Wire):
     """One text, or a list of at most 16 of them, of at most 4 for attention."""
 
     model_config = ConfigDict(
@@ -179,7 +179,7 @@ class ExplainRequest(_Wire):
         return self
 
 
-class WordWeight(_Wire):
+class WordWeight(Wire):
     text: str
     start: Annotated[int, Field(ge=0, description="in characters of the text (Unicode code points)")]
     end: Annotated[int, Field(ge=0)]
@@ -187,12 +187,12 @@ class WordWeight(_Wire):
     named: Annotated[bool, Field(description="part of the entity asked about, which is never taken away: weight 0")]
 
 
-class Span(_Wire):
+class Span(Wire):
     start: Annotated[int, Field(ge=0)]
     end: Annotated[int, Field(ge=0)]
 
 
-class AttentionMaps(_Wire):
+class AttentionMaps(Wire):
     model_layers: Annotated[int, Field(ge=1, description="how many there are to ask for")]
     model_heads: Annotated[int, Field(ge=1, description="in each of them")]
     tokens: list[str]
@@ -204,7 +204,7 @@ class AttentionMaps(_Wire):
     ]
 
 
-class ExplainResult(_Wire):
+class ExplainResult(Wire):
     """A positive weight speaks for the target, a negative one against it, where the method is `signed`."""
 
     label: Label
@@ -220,12 +220,12 @@ class ExplainResult(_Wire):
     id: str | None
 
 
-class DialogueTurn(_Wire):
+class DialogueTurn(Wire):
     speaker: Literal["customer", "agent"]
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS), AfterValidator(_readable)]
 
 
-class IntentItem(_Wire):
+class IntentItem(Wire):
     """Either a text or turns."""
 
     text: Annotated[str | None, Field(max_length=MAX_TEXT_CHARS, description="what a customer says")] = None
@@ -266,7 +266,7 @@ _IntentItem = Annotated[
 _IntentList = Annotated[list[_IntentItem], Field(min_length=1, max_length=MAX_INPUTS), Tag(LIST)]
 
 
-class IntentRequest(_Wire):
+class IntentRequest(Wire):
     """One text or dialogue, or a list of them. Of a key that is given twice the last value counts."""
 
     model_config = ConfigDict(
@@ -310,12 +310,12 @@ class IntentRequest(_Wire):
     truncate: Annotated[bool, Field(description="shorten over-long texts and say so; false refuses them")] = True
 
 
-class RankedIntent(_Wire):
+class RankedIntent(Wire):
     intent: str
     confidence: float
 
 
-class IntentResult(_Wire):
+class IntentResult(Wire):
     intent: Annotated[str | None, Field(description="null when out of scope")]
     confidence: Annotated[float, Field(ge=0, le=1, description="calibrated, of the first of the ranking")]
     out_of_scope: bool
@@ -330,7 +330,7 @@ class IntentResult(_Wire):
     id: str | None
 
 
-class RepliesRequest(_Wire):
+class RepliesRequest(Wire):
     """A dialogue, with candidates of its own or the name of a reply set."""
 
     model_config = ConfigDict(
@@ -368,25 +368,25 @@ class RepliesRequest(_Wire):
         return self
 
 
-class RankedReply(_Wire):
+class RankedReply(Wire):
     index: Annotated[int, Field(ge=0, description="place among the candidates, or in the set")]
     text: str
     score: Annotated[float, Field(ge=0, le=1)]
 
 
-class ItemError(_Wire):
+class ItemError(Wire):
     status: int
     code: str
     title: str
     detail: str
 
 
-class FailedItem(_Wire):
+class FailedItem(Wire):
     error: ItemError
     id: str | None
 
 
-class Timings(_Wire):
+class Timings(Wire):
     """Milliseconds. Queue and infer are those of the text that was answered last, so that the three add up."""
 
     tokenize: float
@@ -394,7 +394,7 @@ class Timings(_Wire):
     infer: float
 
 
-class SentimentResponse(_Wire):
+class SentimentResponse(Wire):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str
@@ -403,14 +403,14 @@ class SentimentResponse(_Wire):
     timings_ms: Timings
 
 
-class ExplainTimings(_Wire):
+class ExplainTimings(Wire):
     """Milliseconds: waiting for other explanations, and the work of this one."""
 
     queue: float
     explain: float
 
 
-class ExplainResponse(_Wire):
+class ExplainResponse(Wire):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str
@@ -419,7 +419,7 @@ class ExplainResponse(_Wire):
     timings_ms: ExplainTimings
 
 
-class IntentResponse(_Wire):
+class IntentResponse(Wire):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str
@@ -429,7 +429,7 @@ class IntentResponse(_Wire):
     timings_ms: Timings
 
 
-class RepliesResponse(_Wire):
+class RepliesResponse(Wire):
     """The best reply first."""
 
     model: str
@@ -442,13 +442,13 @@ class RepliesResponse(_Wire):
     timings_ms: Timings
 
 
-class Limits(_Wire):
+class Limits(Wire):
     max_tokens: int
     max_inputs: int
     max_body_bytes: int
 
 
-class MetricInfo(_Wire):
+class MetricInfo(Wire):
     dataset: str
     language: str
     name: str
@@ -456,7 +456,7 @@ class MetricInfo(_Wire):
     command: str
 
 
-class ModelInfo(_Wire):
+class ModelInfo(Wire):
     name: str
     version: str
     task: str
@@ -470,15 +470,15 @@ class ModelInfo(_Wire):
     metrics: list[MetricInfo]
 
 
-class ModelList(_Wire):
+class ModelList(Wire):
     models: list[ModelInfo]
 
 
-class Health(_Wire):
+class Health(Wire):
     status: Literal["ok"]
 
 
-class ProblemBody(_Wire):
+class ProblemBody(Wire):
     """RFC 9457. Branch on `code`; the sentences may change."""
 
     type: str

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from models.bundle import SHIPPED, SHIPPED_INTENT
+from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
 
 _PREFIX = "HEED_"
 
@@ -34,6 +34,10 @@ def _metrics_dir(earlier: dict[str, Any]) -> Path:
     return Path(tempfile.gettempdir()) / f"heed-metrics-{os.getuid()}-{earlier.get('port', 0)}"
 
 
+def _recommend_bundle() -> Path | None:
+    return SHIPPED_RECOMMEND if SHIPPED_RECOMMEND.is_dir() else None
+
+
 def _shelf() -> Path:
     return Path.home() / ".local" / "share" / "heed"
 
@@ -49,10 +53,13 @@ class Settings(BaseSettings):
     intent_bundle: Annotated[Path | None, Field(description="folder of the model of intents and replies")] = (
         SHIPPED_INTENT
     )
+    recommend_bundle: Annotated[Path | None, Field(description="folder of the model of recommendations")] = Field(
+        default_factory=_recommend_bundle
+    )
     labels: Annotated[str, Field(min_length=1, description="intents that are meant when a request names none")] = (
         "banking77"
     )
-    shelf: Annotated[Path | None, Field(description="folder of a team's own heads and reply sets")] = Field(
+    shelf: Annotated[Path | None, Field(description="folder of a team's own heads, reply sets and catalogues")] = Field(
         default_factory=_shelf
     )
     replicas: Annotated[int, Field(ge=1, le=256, description="gateways; inline, each has a copy of the model")] = Field(
@@ -89,14 +96,15 @@ class Settings(BaseSettings):
     @property
     def bundles(self) -> dict[str, Path]:
         """Folders by task."""
-        return {"sentiment": self.bundle} | ({"intent": self.intent_bundle} if self.intent_bundle else {})
+        more = {"intent": self.intent_bundle, "recommend": self.recommend_bundle}
+        return {"sentiment": self.bundle} | {task: path for task, path in more.items() if path}
 
     @property
     def to_measure(self) -> set[str]:
         """The settings of a batch that nobody has made, on a GPU, where the defaults of a CPU would be slow."""
         return {"batch_tokens", "batch_items"} - self.model_fields_set if self.device == "cuda" else set()
 
-    @field_validator("intent_bundle", "shelf", mode="before")
+    @field_validator("intent_bundle", "recommend_bundle", "shelf", mode="before")
     @classmethod
     def _none_when_empty(cls, value: object) -> object:
         return None if isinstance(value, str) and value.lower() in ("", "none") else value

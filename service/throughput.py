@@ -23,6 +23,7 @@ from typing import Literal
 
 import numpy as np
 import tokenizers
+from numpy.typing import NDArray
 
 from models.bundle import Bundle, load
 from models.runtime import Runtime
@@ -152,7 +153,9 @@ async def measure(
     def report(batch: BatchReport) -> None:
         reports.append((time.monotonic(), batch.tokens))
 
-    batcher = Batcher(lambda batch: runtime.run(collate(batch, pad)).astype(np.float64), limits, report, lambda _: None)
+    batcher: Batcher[Tokens, NDArray[np.float64]] = Batcher(
+        lambda batch: runtime.run(collate(batch, pad)).astype(np.float64), limits, report, lambda _: None
+    )
     batcher.start()
     waiting = cycle(texts)
     asking = [asyncio.create_task(_ask(batcher, waiting)) for _ in range(callers)]
@@ -172,7 +175,7 @@ async def measure(
     return sum(tokens for _, tokens in counted[1:]) / (counted[-1][0] - counted[0][0])
 
 
-async def _ask(batcher: Batcher, texts: Iterator[Tokens]) -> None:
+async def _ask(batcher: Batcher[Tokens, NDArray[np.float64]], texts: Iterator[Tokens]) -> None:
     for text in texts:
         for outcome in await batcher.run([text]):
             if isinstance(outcome, Problem):

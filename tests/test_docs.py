@@ -35,15 +35,22 @@ def test_every_endpoint_of_an_operator_is_in_the_readme(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path",
+    ("path", "method"),
     [
-        path
+        (path, method or "POST")
         for file in sorted((ROOT / "service").glob("*.py"))
-        for path in re.findall(r'add_hot_route\(app, "([^"]+)"', file.read_text())
+        for path, method in re.findall(r'add_hot_route\(app, "([^"]+)"(?:[^)]*method="([A-Z]+)")?', file.read_text())
     ],
 )
-def test_every_endpoint_of_a_task_is_in_the_readme(path: str) -> None:
-    assert f"`POST {path}`" in README
+def test_every_endpoint_of_a_task_is_in_the_readme(path: str, method: str) -> None:
+    assert f"`{method} {path}`" in README
+
+
+@pytest.mark.parametrize(
+    "path", re.findall(r'@app\.get\("([^"]+)"', (ROOT / "service/catalogue_routes.py").read_text(encoding="utf-8"))
+)
+def test_every_endpoint_of_catalogues_is_in_the_readme(path: str) -> None:
+    assert f"`GET {path}`" in README
 
 
 @pytest.mark.parametrize("problem", subclasses(errors.Problem), ids=lambda problem: str(problem.code))

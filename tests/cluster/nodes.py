@@ -102,6 +102,7 @@ def main(folder: Path, port: int, bundle: Path) -> None:
         port=port,
         bundle=bundle,
         intent_bundle=None,
+        recommend_bundle=None,
         replicas=1,
         placement="remote",
         model_cpus=0,

@@ -28,6 +28,7 @@ import psutil
 
 COMMAND = [str(Path(sys.executable).parent / "heed"), "serve"]
 JSON = {"Content-Type": "application/json"}
+ONLY_SENTIMENT = {"HEED_INTENT_BUNDLE": "none", "HEED_RECOMMEND_BUNDLE": "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Service:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "HEED_INTENT_BUNDLE": "none", **(environment or {})},
+            env={**os.environ, **ONLY_SENTIMENT, **(environment or {})},
         )
         self.seconds_to_ready = self._wait_ready()
 
@@ -167,7 +168,7 @@ def refused(*arguments: str, environment: Mapping[str, str] | None = None) -> tu
         capture_output=True,
         text=True,
         timeout=60,
-        env={**os.environ, "HEED_INTENT_BUNDLE": "none", **(environment or {})},
+        env={**os.environ, **ONLY_SENTIMENT, **(environment or {})},
     )
     return done.returncode, done.stderr, time.monotonic() - started_s
 

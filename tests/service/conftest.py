@@ -9,8 +9,11 @@ import pytest
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 
+from models.bundle import Bundle, load
 from service.metrics import Metrics
+from tests.service import shop as shops
 from tests.service.serving import Service, serving
+from tests.tiny import tiny_recommend_bundle
 
 
 @pytest.fixture
@@ -39,4 +42,15 @@ def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics
 @pytest.fixture
 async def service(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Service]:
     async with serving(tmp_path, metrics) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def recommend_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture
+async def shop(recommend_bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[shops.Shop]:
+    async with shops.serving(recommend_bundle, tmp_path / "shelf", metrics) as running:
         yield running

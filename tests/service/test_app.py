@@ -53,7 +53,7 @@ def test_on_gpus_the_model_asks_for_them_and_gateways_for_none(gpus: float) -> N
 
 
 def test_on_cpus_a_remote_model_asks_for_no_gpu_and_no_certain_node() -> None:
-    found = deployments({"placement": "remote", "device": "cpu", "intent_bundle": "none"})
+    found = deployments({"placement": "remote", "device": "cpu", "intent_bundle": "none", "recommend_bundle": "none"})
     assert asked(found["sentiment-model"]) == {"num_cpus": 1, "num_gpus": 0, "resources": {}}
 
 

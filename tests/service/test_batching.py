@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,7 +108,7 @@ async def slowly(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     await first
 
 
-def number(outcome: Inferred | Problem) -> int:
+def number(outcome: Inferred[NDArray[np.float64]] | Problem) -> int:
     assert isinstance(outcome, Inferred)
     return int(outcome.row[0])
 
@@ -441,6 +442,27 @@ async def test_stopping_finishes_what_waits_and_refuses_what_is_new() -> None:
         await run.batcher.stop()
     assert run.batcher.healthy
     assert not run.batcher.accepting
+
+
+async def test_what_waits_can_be_any_work_that_has_a_length_and_a_row_anything() -> None:
+    @dataclass(frozen=True)
+    class Sum:
+        numbers: tuple[int, ...]
+
+        @property
+        def length(self) -> int:
+            return len(self.numbers)
+
+    def infer(works: Sequence[Sum]) -> list[str]:
+        return [str(sum(work.numbers)) for work in works]
+
+    batcher: Batcher[Sum, str] = Batcher(infer, LIMITS, lambda _: None, lambda _: None, noun="sum")
+    batcher.start()
+    outcomes = await batcher.run([Sum((1, 2)), Sum((3,) * 65), Sum((4, 5, 6))])
+    await batcher.stop()
+    assert [one.row for one in outcomes if isinstance(one, Inferred)] == ["3", "15"]
+    assert isinstance(outcomes[1], TextTooLong)
+    assert outcomes[1].detail == "This sum is longer than can be run."
 
 
 async def test_before_start_it_refuses_and_stopping_it_is_harmless() -> None:

@@ -8,8 +8,10 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import count
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from models.tokens import Tokens
 from service.batching import Inferred, Limits
@@ -65,7 +67,7 @@ async def drive(plan: list[Request], held: bool) -> None:
     assert run.depths[-1] == 0
 
 
-def check(request: Request, ended: list[Inferred | Problem] | BaseException) -> None:
+def check(request: Request, ended: list[Inferred[NDArray[np.float64]] | Problem] | BaseException) -> None:
     if isinstance(ended, BaseException):
         assert isinstance(ended, Overloaded) or (request.cancelled and isinstance(ended, asyncio.CancelledError))
         return

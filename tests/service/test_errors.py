@@ -8,7 +8,7 @@ import pytest
 from starlette.exceptions import HTTPException
 
 from service import errors
-from service.errors import NotReady, Overloaded, Problem
+from service.errors import CatalogueBusy, CatalogueUnusable, NotReady, Overloaded, Problem
 from service.schemas import ProblemBody
 
 
@@ -24,18 +24,24 @@ STABLE = {
     ("not_found", 404),
     ("method_not_allowed", 405),
     ("body_timeout", 408),
+    ("catalogue_outdated", 409),
+    ("catalogue_read_only", 409),
     ("body_too_large", 413),
     ("too_much_to_explain", 413),
     ("unsupported_media_type", 415),
     ("invalid_request", 422),
     ("empty_text", 422),
     ("text_too_long", 422),
+    ("unknown_item", 422),
     ("overloaded", 429),
     ("internal_error", 500),
     ("inference_failed", 500),
     ("replica_lost", 502),
     ("not_ready", 503),
+    ("catalogue_busy", 503),
+    ("catalogue_unusable", 503),
     ("deadline_exceeded", 504),
+    ("disk_full", 507),
 }
 
 
@@ -78,7 +84,7 @@ def test_what_the_router_refuses_with_another_status_is_opaque() -> None:
 
 @pytest.mark.parametrize("kind", [Problem, *(kind for kind in leaves() if not kind.__subclasses__())])
 def test_a_problem_crosses_to_another_process_as_it_is(kind: type[Problem]) -> None:
-    if issubclass(kind, Overloaded | NotReady):
+    if issubclass(kind, Overloaded | NotReady | CatalogueBusy | CatalogueUnusable):
         made: Problem = kind("Wait.", retry_after_s=7)
     else:
         made = kind("No.", pointer="/text")

@@ -91,7 +91,11 @@ def test_every_setting_says_what_it_is() -> None:
 def test_a_folder_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in ("none", "None", ""):
         monkeypatch.setenv("HEED_INTENT_BUNDLE", word)
+        monkeypatch.setenv("HEED_RECOMMEND_BUNDLE", word)
         assert load().intent_bundle is None
+        assert load().recommend_bundle is None
         assert list(load().bundles) == ["sentiment"]
     monkeypatch.setenv("HEED_INTENT_BUNDLE", "/some/intents")
+    monkeypatch.setenv("HEED_RECOMMEND_BUNDLE", "/some/items")
     assert load().bundles["intent"] == Path("/some/intents")
+    assert load().bundles["recommend"] == Path("/some/items")

@@ -1,0 +1,167 @@
+"""Rankings, on one thread of their own: what they cost is arithmetic of milliseconds, too long for the event loop.
+
+The batcher that serves texts serves questions too, so they are admitted, wait, are withdrawn and counted in the same
+way. Knows a recommender and what a question says; nothing of HTTP, nothing of how texts become vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.attributes import FilterError
+from models.ranking import History, Recommender
+from service.batching import Batcher, BatchReport, Inferred, Limits
+from service.errors import InferenceFailed, InvalidRequest, Problem
+from service.metrics import TaskMetrics
+from service.predictor import Timings
+from service.question import Question
+
+TASK = "ranking"
+"""Under which rankings are counted; the texts that they need are those of their bundle's task."""
+
+_LIMITS = Limits(batch_tokens=1, batch_items=1, queue_tokens=50_000_000, text_tokens=2**62)
+_REASONS = 3
+_LEAST_WEIGHT = 0.05
+"""Below it an event is not named as a reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """`event` is a place among the events that were read."""
+
+    event: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """`places` are those of a question's candidates, or rows of the catalogue, the best first."""
+
+    places: list[int]
+    scores: list[float]
+    because: list[list[Reason]]
+
+
+class Recommending:
+    """Call `start` in the event loop that calls `rank`."""
+
+    def __init__(self, recommender: Recommender, metrics: TaskMetrics) -> None:
+        self._recommender = recommender
+        self._metrics = metrics
+        self._batcher: Batcher[Question, Ranking | Problem] = Batcher(
+            self._answers, _LIMITS, self._report, metrics.depth, name=TASK, noun="ranking"
+        )
+
+    async def start(self) -> None:
+        self._batcher.start()
+
+    async def stop(self) -> None:
+        """Refuse what is new, finish what was accepted."""
+        await self._batcher.stop()
+
+    @property
+    def healthy(self) -> bool:
+        return self._batcher.healthy
+
+    async def rank(self, questions: Sequence[Question], deadline_s: float) -> tuple[list[Ranking | Problem], Timings]:
+        """One outcome per question, in order; raises NotReady or Overloaded for all of them."""
+        inferred = await self._batcher.run(questions, deadline_s)
+        outcomes = [one.row if isinstance(one, Inferred) else one for one in inferred]
+        self._metrics.outcomes("ok" if isinstance(one, Ranking) else one.code for one in outcomes)
+        done = [one for one in inferred if isinstance(one, Inferred)]
+        queue_s, infer_s = max(((one.queue_s, one.infer_s) for one in done), key=sum, default=(0.0, 0.0))
+        return outcomes, Timings(0.0, queue_s, infer_s)
+
+    def _report(self, report: BatchReport) -> None:
+        self._metrics.batch(report)
+
+    def _answers(self, questions: Sequence[Question]) -> list[Ranking | Problem]:
+        return [answer(self._recommender, question) for question in questions]
+
+
+def answer(recommender: Recommender, question: Question) -> Ranking | Problem:
+    """Without a history, what is popular; its scores are shares of all that was taken in the catalogue."""
+    try:
+        allowed = _allowed(question)
+    except FilterError as error:
+        keys = "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in error.path)
+        return InvalidRequest(f"{error}.", pointer=f"/filter{keys}")
+    if not len(question.items):
+        return _popular(question, allowed)
+    return _ranked(recommender, question, allowed)
+
+
+def _allowed(question: Question) -> NDArray[np.bool_] | None:
+    """Of each candidate or row; None when all are. What came as a text has no attributes, so it meets no filter."""
+    snapshot, candidates = question.snapshot, question.candidates
+    if candidates is None:
+        inside = question.excluded[question.excluded < snapshot.rows]
+        return snapshot.allowed(question.filter, inside.tolist())
+    if question.filter is None:
+        return None if not len(question.excluded) else ~np.isin(candidates, question.excluded)
+    rows = snapshot.allowed(question.filter)
+    here = candidates < snapshot.rows
+    meets = here if rows is None else here & rows[np.where(here, candidates, 0)]
+    return meets & ~np.isin(candidates, question.excluded)
+
+
+def _popular(question: Question, allowed: NDArray[np.bool_] | None) -> Ranking:
+    snapshot, candidates = question.snapshot, question.candidates
+    taken = snapshot.popularity
+    if candidates is None:
+        best = snapshot.popular(question.top_k, allowed)
+    else:
+        taken = np.append(taken, 0.0)[np.minimum(candidates, snapshot.rows)]
+        places = np.arange(len(candidates)) if allowed is None else np.flatnonzero(allowed)
+        best = places[np.argsort(-taken[places], kind="stable")[: question.top_k]]
+    shares = taken[best] / max(snapshot.popularity.sum(), 1.0)
+    return Ranking(best.tolist(), shares.tolist(), [[] for _ in best])
+
+
+def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bool_] | None) -> Ranking | Problem:
+    snapshot, candidates = question.snapshot, question.candidates
+    sent = _sent(recommender, question)
+    history = History(_vectors(question.items, snapshot.vectors, sent), question.items, question.kinds, question.ages)
+    vectors, numbers = snapshot.vectors, snapshot.items
+    if candidates is not None:
+        vectors, numbers = _vectors(candidates, snapshot.vectors, sent), candidates
+    wanted = min(question.top_k, len(numbers) if allowed is None else int(allowed.sum()))
+    if not wanted:
+        return Ranking([], [], [])
+    found = recommender.rank(history, vectors, numbers, question.top_k, allowed)
+    if len(found.order) < wanted:  # it leaves out what has no finite score
+        return InferenceFailed("The model failed on this history.")
+    return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
+
+
+def _sent(recommender: Recommender, question: Question) -> NDArray[np.float32]:
+    if not question.vectors:
+        return np.empty((0, recommender.width), np.float32)
+    own = question.snapshot.name == recommender.catalogue
+    ids = [one.item_id if own else None for one in question.sent]
+    return recommender.place(np.stack(question.vectors), ids)
+
+
+def _vectors(numbers: NDArray[np.int64], placed: NDArray[np.float32], sent: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(numbers, width) of items of the catalogue and of those that came as a text."""
+    if not len(sent):
+        return placed[numbers]
+    outside = numbers >= len(placed)
+    found = np.empty((len(numbers), sent.shape[1]), np.float32)
+    found[~outside] = placed[numbers[~outside]]
+    found[outside] = sent[numbers[outside] - len(placed)]
+    return found
+
+
+def _because(weights: NDArray[np.float32]) -> list[list[Reason]]:
+    """Of each ranked item the events it leans on most; those that speak against it are no reasons."""
+    best = np.argsort(-weights, axis=1)[:, :_REASONS]
+    shares = np.take_along_axis(weights, best, axis=1)
+    return [
+        [Reason(event, share) for event, share in zip(events, parts, strict=True) if share >= _LEAST_WEIGHT]
+        for events, parts in zip(best.tolist(), shares.tolist(), strict=True)
+    ]

@@ -1,0 +1,325 @@
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from models import catalogue as catalogues
+from models.catalogue import Catalogue, create, is_name, names_in, remove
+from models.edits import (
+    MAX_ATTRIBUTES,
+    CatalogueError,
+    Edited,
+    EditError,
+    Entry,
+    GoneError,
+    OutdatedError,
+    Vector,
+    VectorsMissingError,
+)
+from models.snapshot import Snapshot
+
+DIGEST, WIDTH = "a" * 64, 4
+
+
+def vector_of(text: str) -> Vector:
+    """Another one for each text."""
+    return np.random.default_rng(abs(hash(text)) % 2**32).normal(size=WIDTH).astype(np.float32)
+
+
+def put(catalogue: Catalogue, entries: Sequence[Entry], removed: Sequence[str] = ()) -> Edited:
+    return catalogue.edit(DIGEST, entries, {entry.item_id: vector_of(entry.text) for entry in entries}, removed)
+
+
+def content(snapshot: Snapshot) -> dict[str, str]:
+    """Texts by id; every item's vector is checked to be that of its text."""
+    assert snapshot.live.sum() == snapshot.count
+    for item_id, row in snapshot.number_of.items():
+        assert snapshot.ids[row] == item_id
+        assert snapshot.live[row]
+        np.testing.assert_array_equal(snapshot.vectors[row], vector_of(snapshot.texts[row]))
+    return {item_id: snapshot.texts[row] for item_id, row in snapshot.number_of.items()}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    assert create(tmp_path / "books", DIGEST, WIDTH)
+    return tmp_path / "books"
+
+
+@pytest.fixture
+def books(path: Path) -> Iterator[Catalogue]:
+    with closing(Catalogue(path)) as opened:
+        yield opened
+
+
+def test_items_are_added_changed_and_removed(books: Catalogue) -> None:
+    assert put(books, [Entry("1", "红楼梦"), Entry("2", "Emma")]) == Edited(("added", "added"), 1, 2)
+    edited = put(books, [Entry("2", "Persuasion"), Entry("1", "红楼梦"), Entry("3", "Dune")], ["4"])
+    assert edited == Edited(("changed", "unchanged", "added", "unchanged"), 2, 3)
+    assert put(books, [], ["1", "9"]) == Edited(("removed", "unchanged"), 3, 2)
+    assert content(books.snapshot()) == {"2": "Persuasion", "3": "Dune"}
+    assert put(books, [Entry("1", "Ulysses")]) == Edited(("added",), 4, 3)
+    assert content(books.snapshot()) == {"1": "Ulysses", "2": "Persuasion", "3": "Dune"}
+
+
+def test_what_was_put_is_there_when_it_is_opened_again(path: Path) -> None:
+    with closing(Catalogue(path)) as books:
+        put(books, [Entry("1", "红楼梦", {"price": 3, "new": True, "shelf": "文学"}, 7)])
+    with closing(Catalogue(path)) as again:
+        found = again.snapshot()
+    assert content(found) == {"1": "红楼梦"}
+    assert (found.name, found.digest, found.version, found.popularity.tolist()) == ("books", DIGEST, 1, [7.0])
+    for given in ({"price": 3}, {"new": True}, {"shelf": "文学"}):
+        assert found.allowed(given, [-1]) is not None
+        assert found.allowed(given).tolist() == [True]  # type: ignore[union-attr]
+
+
+def test_only_a_new_text_needs_a_vector(books: Catalogue) -> None:
+    put(books, [Entry("1", "Emma"), Entry("2", "Dune")])
+    edited = books.edit(DIGEST, [Entry("1", "Emma", {"price": 2}), Entry("2", "Dune")], {})
+    assert edited.outcomes == ("changed", "unchanged")
+    with pytest.raises(VectorsMissingError) as refused:
+        books.edit(DIGEST, [Entry("1", "Emma", {"price": 9}), Entry("2", "Dune II"), Entry("3", "Ulysses")], {})
+    assert refused.value.ids == ["2", "3"]
+    found = books.snapshot()
+    assert content(found) == {"1": "Emma", "2": "Dune"}
+    assert found.columns["price"].numbers.tolist()[0] == 2
+
+
+def test_an_edit_that_changes_nothing_is_no_edit(books: Catalogue) -> None:
+    put(books, [Entry("1", "Emma", {"a": 1.0, "b": "x"})])
+    before = books.snapshot()
+    assert put(books, [Entry("1", "Emma", {"b": "x", "a": 1})]) == Edited(("unchanged",), 1, 1)
+    assert books.snapshot() is before
+
+
+def test_a_request_keeps_what_it_began_with(books: Catalogue) -> None:
+    put(books, [Entry("1", "Emma"), Entry("2", "Dune", {"price": 1})])
+    before = books.snapshot()
+    put(books, [Entry("1", "Persuasion"), Entry("3", "Ulysses", {"price": 5})], ["2"])
+    after = books.snapshot()
+    assert content(before) == {"1": "Emma", "2": "Dune"}
+    assert content(after) == {"1": "Persuasion", "3": "Ulysses"}
+    assert before.columns["price"].numbers.tolist()[1] == 1
+    assert (before.rows, after.rows) == (2, 4)
+    assert after.allowed() is not None
+    assert after.allowed().tolist() == [False, False, True, True]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("entry", "vector"),
+    [
+        (Entry("2", "Dune", {"price": float("nan")}), [0, 0, 0, 0]),
+        (Entry("2", "Dune", {"price": 2**53 + 1}), [0, 0, 0, 0]),
+        (Entry("2", "Dune", {}, float("inf")), [0, 0, 0, 0]),
+        (Entry("2", "Dune"), [0, float("nan"), 0, 0]),
+        (Entry("2", "Dune"), [0, 0, float("-inf"), 0]),
+        (Entry("2", "Dune"), [0, 0, 0]),
+        (Entry("1", "Dune"), [0, 0, 0, 0]),
+        (Entry("2", "Dune", {f"a{number}": 1 for number in range(MAX_ATTRIBUTES + 1)}), [0, 0, 0, 0]),
+    ],
+    ids=["nan", "inexact", "infinite", "nan vector", "infinite vector", "short", "twice", "too many attributes"],
+)
+def test_what_cannot_be_kept_changes_nothing(books: Catalogue, entry: Entry, vector: list[float]) -> None:
+    put(books, [Entry("0", "Emma")])
+    vectors = {"1": vector_of("Ulysses"), entry.item_id: np.array(vector, np.float32)}
+    with pytest.raises(EditError):
+        books.edit(DIGEST, [Entry("1", "Ulysses"), entry], vectors)
+    assert content(books.snapshot()) == {"0": "Emma"}
+    assert put(books, [Entry("1", "Ulysses")]).version == 2
+
+
+def test_another_process_sees_an_edit_at_once_and_notices_it_cheaply(path: Path) -> None:
+    with closing(Catalogue(path)) as writer, closing(Catalogue(path)) as reader:
+        assert reader.changed
+        assert content(reader.snapshot()) == {}
+        assert not reader.changed
+        put(writer, [Entry("1", "Emma")])
+        assert reader.changed
+        assert content(reader.snapshot()) == {"1": "Emma"}
+        assert not reader.changed
+
+
+def test_two_writers_at_once_lose_nothing(path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def write(name: str) -> None:
+        try:
+            with closing(Catalogue(path)) as catalogue:
+                for number in range(30):
+                    put(catalogue, [Entry(f"{name}{number}", f"{name} {number}"), Entry("shared", name)])
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    with closing(Catalogue(path)) as catalogue:
+        found = content(catalogue.snapshot())
+    assert found.pop("shared") in "abc"
+    assert found == {f"{name}{number}": f"{name} {number}" for name in "abc" for number in range(30)}
+
+
+def test_a_torn_tail_belongs_to_nobody_and_is_overwritten(path: Path) -> None:
+    with closing(Catalogue(path)) as books:
+        put(books, [Entry("1", "Emma")])
+        with (path / "vectors.f32").open("ab") as file:
+            file.write(b"\xff" * 4 * WIDTH * 5 + b"half")
+        assert content(books.snapshot()) == {"1": "Emma"}
+        put(books, [Entry("2", "Dune")])
+        assert content(books.snapshot()) == {"1": "Emma", "2": "Dune"}
+
+
+def test_dead_rows_are_compacted_under_a_reader(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalogues, "_DEAD_ROWS", 10)
+    with closing(Catalogue(path)) as books, closing(Catalogue(path)) as reader:
+        put(books, [Entry(f"{number}", f"text {number}", {"n": number}) for number in range(30)])
+        assert not books.compact()
+        put(books, [Entry(f"{number}", f"other {number}", {"m": number}) for number in range(15)], ["20", "21"])
+        before = reader.snapshot()
+        expected = content(before)
+        assert before.rows == 45
+        assert books.compact()
+        assert len(list(path.glob("vectors*"))) == 1
+        assert not books.compact()
+        after = reader.snapshot()
+        assert (after.rows, after.version, after.allowed()) == (28, before.version, None)
+        assert content(before) == content(after) == expected
+        assert after.allowed({"m": {"lte": 3}}).sum() == 4  # type: ignore[union-attr]
+        with closing(sqlite3.connect(path / "items.sqlite")) as database:
+            assert database.execute("SELECT count(*) FROM items").fetchone() == (28,)
+        put(books, [Entry("20", "back")])
+        assert content(reader.snapshot()) == expected | {"20": "back"}
+        assert content(books.snapshot()) == expected | {"20": "back"}
+
+
+def test_names_of_attributes_that_are_gone_are_forgotten_when_it_is_compacted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogues, "_DEAD_ROWS", 0)
+    with closing(Catalogue(path)) as books:
+        put(books, [Entry("1", "Emma", {f"a{number}": 1 for number in range(MAX_ATTRIBUTES)})])
+        put(books, [Entry("1", "Dune", {"a0": 1})])
+        with pytest.raises(EditError):
+            put(books, [Entry("2", "Ulysses", {"b": 1})])
+        assert books.compact()
+        assert put(books, [Entry("2", "Ulysses", {"b": 1})]).count == 2
+
+
+def test_another_models_vectors_are_never_mixed_in(books: Catalogue) -> None:
+    put(books, [Entry("1", "Emma"), Entry("2", "Dune")])
+    other = "b" * 64
+    with pytest.raises(OutdatedError, match=r"heed catalogue rebuild books$"):
+        books.edit(other, [Entry("1", "Persuasion")], {"1": vector_of("Persuasion")})
+    with pytest.raises(VectorsMissingError) as missing:
+        books.renew(other, 2, {"1": ("Emma", np.ones(2, np.float32)), "2": ("old text", np.ones(2, np.float32))})
+    assert missing.value.ids == ["2"]
+    books.renew(other, 2, {"1": ("Emma", np.ones(2, np.float32)), "2": ("Dune", np.zeros(2, np.float32))})
+    found = books.snapshot()
+    assert (found.digest, found.version, found.count) == (other, 2, 2)
+    np.testing.assert_array_equal(found.vectors[found.number_of["1"]], [1, 1])
+    with pytest.raises(OutdatedError):
+        put(books, [Entry("1", "Persuasion")])
+
+
+def test_the_most_popular_come_first_where_they_are_allowed(books: Catalogue) -> None:
+    put(books, [Entry(str(number), str(number), {"odd": number % 2 == 1}, number % 4) for number in range(8)])
+    found = books.snapshot()
+    assert [found.ids[row] for row in found.popular(3, None)] == ["3", "7", "2"]
+    assert [found.ids[row] for row in found.popular(9, found.allowed({"odd": False}, [2]))] == ["6", "0", "4"]
+
+
+def test_a_catalogue_is_made_once(path: Path) -> None:
+    with closing(Catalogue(path)) as books:
+        put(books, [Entry("1", "Emma")])
+        assert not create(path, DIGEST, WIDTH, [Entry("2", "Dune")], {"2": vector_of("Dune")})
+        assert content(books.snapshot()) == {"1": "Emma"}
+    assert [item.name for item in path.parent.iterdir()] == ["books"]
+
+
+def test_one_that_is_made_with_items_has_them_all_or_is_not_there(tmp_path: Path) -> None:
+    entries = [Entry("1", "Emma"), Entry("2", "Dune")]
+    with pytest.raises(VectorsMissingError):
+        create(tmp_path / "books", DIGEST, WIDTH, entries, {"1": vector_of("Emma")})
+    assert list(tmp_path.iterdir()) == []
+    assert create(
+        tmp_path / "books", DIGEST, WIDTH, entries, {entry.item_id: vector_of(entry.text) for entry in entries}
+    )
+    with closing(Catalogue(tmp_path / "books")) as books:
+        assert content(books.snapshot()) == {"1": "Emma", "2": "Dune"}
+
+
+def test_one_that_was_removed_takes_no_edits_and_its_successor_is_another(path: Path) -> None:
+    with closing(Catalogue(path)) as books:
+        put(books, [Entry("1", "Emma")])
+        remove(path)
+        assert books.moved
+        with pytest.raises(GoneError):
+            put(books, [Entry("2", "Dune")])
+        create(path, DIGEST, WIDTH)
+        assert books.moved
+        with pytest.raises(GoneError):
+            put(books, [Entry("2", "Dune")])
+    with closing(Catalogue(path)) as successor:
+        assert content(successor.snapshot()) == {}
+        put(successor, [Entry("3", "Ulysses")])
+        assert content(successor.snapshot()) == {"3": "Ulysses"}
+    assert [item.name for item in path.parent.iterdir()] == ["books"]
+    with pytest.raises(GoneError):
+        remove(path.with_name("none"))
+
+
+@pytest.mark.parametrize("broken", ["database", "format", "vectors short", "vectors gone"])
+def test_what_is_broken_is_refused_with_a_line(path: Path, broken: str) -> None:
+    with closing(Catalogue(path)) as books:
+        put(books, [Entry("1", "Emma"), Entry("2", "Dune")])
+    if broken == "database":
+        (path / "items.sqlite").write_bytes(b"no database, but long enough to be one" * 100)
+    elif broken == "format":
+        with closing(sqlite3.connect(path / "items.sqlite")) as database:
+            database.execute("UPDATE meta SET format = 99")
+            database.commit()
+    elif broken == "vectors short":
+        (path / "vectors.f32").write_bytes(bytes(WIDTH * 4 + 1))
+    else:
+        (path / "vectors.f32").unlink()
+    with pytest.raises(CatalogueError, match=r"catalogue books: [^\n]+"), closing(Catalogue(path)) as books:
+        books.snapshot()
+
+
+def test_names_are_those_of_folders_anywhere(tmp_path: Path) -> None:
+    good = ["books", "图书", "a-b_c.d", "x" * 128]
+    bad = ["", ".", "..", ".books", "-books", "a/b", "a b", "a\x00b", "x" * 129, "书" * 43, "a\ud800"]
+    assert [name for name in [*good, *bad] if is_name(name)] == good
+    for name in good[:3]:
+        create(tmp_path / name, DIGEST, WIDTH)
+    (tmp_path / "no catalogue").mkdir()
+    (tmp_path / "empty").mkdir()
+    assert names_in(tmp_path) == sorted(good[:3])
+    assert names_in(tmp_path / "missing") == []
+
+
+def test_a_catalogue_holds_what_json_can(books: Catalogue) -> None:
+    texts = ["", " ", "\x00", "\U0001f600", "a" * 10_000, "'; DROP TABLE items; --", json.dumps({"a": 1})]
+    put(books, [Entry(f"{number}{text[:3]}", text, {text[:20]: text}) for number, text in enumerate(texts)])
+    assert sorted(content(books.snapshot()).values()) == sorted(texts)
+
+
+def test_a_thousand_items_cost_one_transaction_and_one_sync(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+    monkeypatch.setattr(os, "fsync", lambda file: calls.append(file))
+    with closing(Catalogue(path)) as books:
+        put(books, [Entry(str(number), str(number)) for number in range(1000)])
+        assert len(calls) == 1

@@ -1,0 +1,208 @@
+"""Ranking without torch: what serves gives the trained network's scores, and its weights tell what a score rests on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import logit
+
+from models.bundle import BundleError, load
+from models.ranking import (
+    AGES,
+    DISLIKE,
+    KINDS,
+    PLACES,
+    RANKED,
+    UNKNOWN_AGE,
+    WEIGHTS,
+    History,
+    Recommender,
+    age_of,
+    catalogue_of,
+    kinds_of,
+    load_recommender,
+    place_of,
+)
+from models.recommender import Histories, HistoryNetwork, LogSumExp, Shape
+from tests.tiny import CATALOGUE, CATALOGUE_ITEMS, tiny_recommend_bundle
+
+ITEMS, WIDTH = 60, 24
+BOUGHT = KINDS.index("purchase")
+
+
+@pytest.fixture(scope="module")
+def network() -> HistoryNetwork:
+    torch.manual_seed(4)
+    found = HistoryNetwork(Shape(WIDTH, 16, 2, 4, 2, 4), ITEMS).eval()
+    with torch.no_grad():
+        for parameter in found.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return found
+
+
+@pytest.fixture(scope="module")
+def texts() -> torch.Tensor:
+    return torch.randn(ITEMS, WIDTH, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.fixture(scope="module")
+def recommender(network: HistoryNetwork) -> Recommender:
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    weights |= {"centre": np.zeros(WIDTH, np.float32), "calibration": np.asarray([1.0, 0.0], np.float32)}
+    return Recommender(weights, "shop", {str(number): number for number in range(ITEMS)})
+
+
+@pytest.fixture(scope="module")
+def vectors(recommender: Recommender, texts: torch.Tensor) -> np.ndarray:
+    return recommender.place(texts.numpy(), [str(number) for number in range(ITEMS)])
+
+
+def history(vectors: np.ndarray, items: list[int], days: list[float], kinds: list[int] | None = None) -> History:
+    numbers = np.asarray(items, np.int64)
+    return History(vectors[numbers], numbers, np.asarray(kinds or [BOUGHT] * len(items)), np.asarray(days, np.float32))
+
+
+def test_numpy_gives_what_the_network_gives(
+    network: HistoryNetwork, recommender: Recommender, texts: torch.Tensor, vectors: np.ndarray
+) -> None:
+    items, days = [3, 5, 3, 9], [400.0, 30.0, 3.0, 0.0]
+    ages = np.append(age_of(np.asarray(days)), 0)
+    batch = Histories(
+        torch.tensor([[*items, -1]]),
+        torch.full((1, 5), BOUGHT),
+        torch.from_numpy(ages)[None],
+        torch.from_numpy(np.append(place_of(4), 0))[None],
+    )
+    with torch.inference_mode():
+        placed = network.item_vectors(texts, network.known)
+        expected = network(batch, placed)[0].numpy()
+    np.testing.assert_allclose(vectors, placed.numpy(), atol=1e-5)
+    found = recommender.rank(history(vectors, items, days), vectors, np.arange(ITEMS), ITEMS)
+    np.testing.assert_allclose(logit(found.scores.astype(float)), expected[found.order], rtol=1e-3, atol=1e-3)
+    assert (np.diff(found.scores) <= 0).all()
+
+
+def test_gradients_of_the_candidates_attention_are_right() -> None:
+    generator = torch.Generator().manual_seed(6)
+    asked, shown, again = (
+        torch.randn(*shape, dtype=torch.double, generator=generator, requires_grad=True)
+        for shape in ((6, 3), (2, 4, 3), (2, 4))
+    )
+    items = torch.tensor([[0, 1, 1, -1], [5, -1, 2, 2]])
+    assert torch.autograd.gradcheck(LogSumExp.apply, (asked, shown, again, items))
+
+
+def test_weights_are_by_how_much_a_score_falls_without_the_event(recommender: Recommender, vectors: np.ndarray) -> None:
+    """For one head exactly: log(1 + Σ) without an event is log(1 - its weight) lower, taste and states apart."""
+    weights = dict(recommender._w) | {"eyes": np.asarray([1.0, 0.0], np.float32)}
+    one = Recommender(weights, "shop", recommender.ids)
+    whole = history(vectors, [3, 5, 9], [9.0, 3.0, 0.0])
+    _, states = one._read(whole)
+    liked = np.ones(3, bool)
+    added, parts = one._attended(states, whole, liked, vectors, np.arange(ITEMS))
+    kept = np.asarray([True, False, True])
+    less = History(*(getattr(whole, name)[kept] for name in ("vectors", "items", "kinds", "ages")))
+    fewer, _ = one._attended(states[kept], less, liked[kept], vectors, np.arange(ITEMS))
+    np.testing.assert_allclose(fewer - added, np.log1p(-parts[:, 1]), atol=1e-4)
+
+
+def test_weights_of_a_row_sum_to_less_than_one(recommender: Recommender, vectors: np.ndarray) -> None:
+    found = recommender.rank(history(vectors, [1, 2, 2], [5.0, 1.0, 0.0]), vectors, np.arange(ITEMS), 10)
+    assert (found.weights > 0).all()
+    assert (found.weights.sum(axis=1) < 1).all()
+
+
+def test_dislike_takes_away_what_a_like_adds(recommender: Recommender, vectors: np.ndarray) -> None:
+    numbers = np.arange(ITEMS)
+    plain = history(vectors, [1, 2], [5.0, 0.0])
+    disliked = history(vectors, [1, 2, 30], [5.0, 0.0, 0.0], [BOUGHT, BOUGHT, DISLIKE])
+    before, after = (recommender.rank(one, vectors, numbers, ITEMS) for one in (plain, disliked))
+    old = dict(zip(before.order.tolist(), before.scores.tolist(), strict=True))
+    new = dict(zip(after.order.tolist(), after.scores.tolist(), strict=True))
+    assert new[30] < old[30]
+    assert (after.weights[:, 2] < 0).all()
+
+
+def test_history_of_dislikes_alone_is_ranked(recommender: Recommender, vectors: np.ndarray) -> None:
+    found = recommender.rank(history(vectors, [1], [0.0], [DISLIKE]), vectors, np.arange(ITEMS), ITEMS)
+    assert np.isfinite(found.scores).all()
+
+
+def test_candidates_left_out_are_not_ranked(recommender: Recommender, vectors: np.ndarray) -> None:
+    allowed = np.zeros(ITEMS, bool)
+    allowed[[4, 8]] = True
+    found = recommender.rank(history(vectors, [1], [0.0]), vectors, np.arange(ITEMS), 10, allowed)
+    assert sorted(found.order.tolist()) == [4, 8]
+
+
+def test_own_items_are_ranked_among_many(recommender: Recommender, vectors: np.ndarray) -> None:
+    """However low the taste alone would put it, an item that comes again is looked at with its own attention."""
+    chance = np.random.default_rng(7)
+    many = chance.normal(size=(20 * RANKED, WIDTH)).astype(np.float32)
+    taste, _ = recommender._read(history(vectors, [3], [0.0]))
+    many[50] = -taste
+    numbers = np.arange(len(many))
+    chosen = recommender._chosen(many @ taste, numbers, np.asarray([50]), 10)
+    assert 50 in chosen
+    assert len(chosen) == RANKED + 1
+
+
+def test_unknown_number_is_nobodys_again(recommender: Recommender, vectors: np.ndarray) -> None:
+    """-1 says that no candidate is the same item, not that all of number -1 are."""
+    plain = history(vectors, [3], [0.0])
+    foreign = History(plain.vectors, np.asarray([-1]), plain.kinds, plain.ages)
+    same = np.full(2, -1)
+    liked, asked = np.ones(1, bool), vectors[[3, 4]]
+    _, states = recommender._read(plain)
+    known, _ = recommender._attended(states, plain, liked, asked, np.asarray([3, 4]))
+    unknown, _ = recommender._attended(states, foreign, liked, asked, same)
+    assert unknown[0] < known[0] - 0.1
+    assert unknown[1] == known[1]
+
+
+def test_empty_history_is_refused(recommender: Recommender, vectors: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="empty history"):
+        recommender.rank(history(vectors, [], []), vectors, np.arange(ITEMS), 3)
+
+
+def test_ages_and_places_are_buckets() -> None:
+    assert age_of(np.asarray([np.nan]))[0] == UNKNOWN_AGE
+    ages = age_of(np.asarray([0.0, 0.05, 1.0, 30.0, 365.0, 1e6]))
+    assert (np.diff(ages) > 0).all()
+    assert ages.max() < UNKNOWN_AGE < AGES
+    places = place_of(300)
+    assert places[-1] == 0
+    assert (np.diff(places) <= 0).all()
+    assert places.max() < PLACES
+
+
+def test_low_rating_is_no_like() -> None:
+    kinds = kinds_of("rating", np.asarray([1.0, 3.0, 5.0], np.float32))
+    assert [KINDS[kind] for kind in kinds] == ["other", "like", "like"]
+
+
+def test_known_id_changes_a_vector_and_an_unknown_one_does_not(recommender: Recommender, texts: torch.Tensor) -> None:
+    raw = texts.numpy()[:2]
+    known, unknown, none = (recommender.place(raw, ids) for ids in (["0", "1"], ["x", "y"], [None, None]))
+    assert np.abs(known - none).max() > 0.01
+    np.testing.assert_array_equal(unknown, none)
+
+
+def test_bundle_gives_its_recommender_and_its_catalogue(tmp_path: Path) -> None:
+    bundle = load(tiny_recommend_bundle(tmp_path))
+    recommender = load_recommender(bundle)
+    name, items, vectors = catalogue_of(bundle)
+    assert name == recommender.catalogue == CATALOGUE
+    assert items == list(CATALOGUE_ITEMS)
+    assert vectors.shape == (len(items), recommender.width)
+
+
+def test_bundle_without_history_weights_is_refused(tmp_path: Path) -> None:
+    path = tiny_recommend_bundle(tmp_path)
+    bundle = load(path)
+    (path / WEIGHTS).write_bytes(b"nothing")
+    with pytest.raises(BundleError, match="no history model"):
+        load_recommender(bundle)

@@ -1,0 +1,230 @@
+"""From baskets to a bundle: a tiny encoder and a history network that learn a tiny shop, the export and the figures."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from models import export_recommend as exporting
+from models.bundle import load
+from models.compare import DriftError
+from models.evaluate_recommend import (
+    calibration_error,
+    evaluate_recommender,
+    held_out,
+    recommend_table,
+    write_recommender,
+)
+from models.export_recommend import export_recommend
+from models.histories import with_items_removed
+from models.ranked_metrics import best_first, measure
+from models.ranking import catalogue_of, load_recommender
+from models.train import CONFIGS, ConfigError
+from models.train_histories import HistorySchedule, scores_of, train_histories
+from models.train_items import ItemSchedule, companions
+from models.train_recommend import (
+    VECTORS,
+    KeptTexts,
+    RecommendConfig,
+    centred,
+    load_recommend_run,
+    read_recommend_config,
+    train_recommend,
+)
+
+FAMILIES = ("cup", "hat", "pen", "bag")
+COLOURS = tuple("abcdefgh")
+CONFIG = RecommendConfig(
+    removed=0.1,
+    removed_seed=7,
+    items=ItemSchedule(
+        seed=3,
+        epochs=4,
+        batch_tokens=600,
+        batch_examples=16,
+        max_tokens=64,
+        encoder_rate=3e-3,
+        head_rate=1e-3,
+        layer_decay=1.0,
+        weight_decay=0.01,
+        warmup_steps=2,
+        anneal=0.9,
+        freeze_embeddings=True,
+        validate_every=1000,
+        validation_rows=0,
+        checkpoint_every=3,
+        frozen_layers=0,
+        temperature=0.1,
+        keep_weight=1.0,
+        kept_rows=2,
+    ),
+    histories=HistorySchedule(
+        seed=0,
+        epochs=6,
+        batch_examples=16,
+        events=32,
+        rate=3e-3,
+        weight_decay=0.01,
+        dropout=0.1,
+        id_dropout=0.3,
+        halves=0.2,
+        steps_of_user=10,
+        inner=16,
+        eye=8,
+    ),
+    kept=(KeptTexts("zh", 5),),
+)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each user stays with one family of items, and takes one of the last basket again."""
+    folder = tmp_path_factory.mktemp("shop")
+    own = folder / "online_retail"
+    own.mkdir()
+    items = [f"{colour} {family}" for family in FAMILIES for colour in COLOURS]
+    with gzip.open(own / "items.jsonl.gz", "wt", encoding="utf-8") as file:
+        rows = ({"item_id": f"i{n}", "text": text, "median_price": n + 0.5} for n, text in enumerate(items))
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    chance = random.Random(1)
+    with gzip.open(own / "interactions.csv.gz", "wt", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user_id", "item_id", "timestamp", "invoice", "quantity"])
+        for user in range(80):
+            family, again = user % len(FAMILIES), chance.randrange(len(COLOURS))
+            for day in range(1, 5):
+                basket = {again, *chance.sample(range(len(COLOURS)), 2)}
+                again = min(basket)
+                for colour in sorted(basket):
+                    item = f"i{family * len(COLOURS) + colour}"
+                    writer.writerow([user, item, f"2011-03-{day:02d} 10:00:00", f"{user}-{day}", 1])
+    with gzip.open(folder / "zh.txt.gz", "wt", encoding="utf-8") as file:
+        file.writelines(f"手机质量好{word}\n" for word in "一二三四五六")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(base: Path, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_recommend(CONFIG, str(base), shop, shop, tmp_path_factory.mktemp("run"), lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def bundle(run: Path, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bundles") / "recommend"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporting, "LEAST_COSINE", 0.8)  # random weights round badly
+        return export_recommend(run, shop, out, "0.0.1", True, lambda line: None).path
+
+
+def test_what_a_user_takes_next_is_learned(bundle: Path, shop: Path) -> None:
+    found = evaluate_recommender(load(bundle), shop)
+    split = held_out(shop)
+    popular = np.bincount(np.concatenate([trail.items for trail in split.training.users.values()]), minlength=32)
+    everyone = np.tile(popular.astype(np.float64), (len(split.users), 1))
+    assert found.every.ndcg > measure(best_first(everyone), split.targets, 32).ndcg + 0.3
+    assert found.again.ndcg > 0.4
+    assert found.calibration_error < 0.1
+    assert found.deletion.named > found.deletion.random
+
+
+def test_bundle_holds_the_shop_as_its_catalogue(bundle: Path) -> None:
+    loaded = load(bundle)
+    name, items, vectors = catalogue_of(loaded)
+    assert name == "online_retail"
+    assert (items[3].item_id, items[3].text, items[3].attributes) == ("i3", "d cup", {"price": 3.5})
+    assert sum(item.popularity for item in items) > 80
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 4).max() < 2
+    assert set(load_recommender(loaded).ids) == {item.item_id for item in items}
+
+
+def test_figures_are_in_the_card_and_in_the_files(bundle: Path, shop: Path, tmp_path: Path) -> None:
+    loaded = load(bundle)
+    found = evaluate_recommender(loaded, shop)
+    write_recommender(found, tmp_path)
+    assert recommend_table(found) in (bundle / "CARD.md").read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "recommend.json").read_text())["every"]["users"] == 80
+    assert {metric.name for metric in loaded.metrics} == {"hr_at_10", "ndcg_at_10"}
+
+
+def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "recommend"
+    out.mkdir()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporting, "LEAST_COSINE", 1.1)
+        with pytest.raises(DriftError, match="mean cosine"):
+            export_recommend(run, shop, out, "0.0.1", False, lambda line: None)
+    assert list(out.iterdir()) == []
+
+
+def test_run_tells_how_it_was_made(run: Path, base: Path) -> None:
+    found = load_recommend_run(run)
+    assert found.base == str(base)
+    assert found.config == CONFIG
+
+
+def test_histories_are_trained_anew_without_the_encoder(run: Path, base: Path, shop: Path) -> None:
+    """A run that was stopped after its encoder goes on from there, to the same end."""
+    vectors = (run / VECTORS).read_bytes()
+    before = (run / "history.safetensors").read_bytes()
+    (run / "history.safetensors").unlink()
+    train_recommend(CONFIG, str(base), shop, shop, run, lambda line: None)
+    assert (run / VECTORS).read_bytes() == vectors
+    assert (run / "history.safetensors").read_bytes() == before
+
+
+def test_item_that_was_removed_is_neither_known_nor_predicted_in_training(run: Path, shop: Path) -> None:
+    split, removed = with_items_removed(held_out(shop), 0.1, 7)
+    texts = centred(_vectors(run))
+    network = train_histories(split.training, texts, CONFIG.histories, lambda line: None)
+    assert (network.known[removed] == 0).all()
+    assert network.known.sum() == len(texts) - len(removed)
+    scores = scores_of(network, texts, split, CONFIG.histories)
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("change", ["use_text", "use_ids", "use_time", "use_candidates"])
+def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
+    split, schedule = held_out(shop), replace(CONFIG.histories, epochs=1, **{change: False})
+    texts = _vectors(run)
+    network = train_histories(split.training, texts, schedule, lambda line: None)
+    plain = scores_of(network, texts, split, schedule)
+    assert np.isfinite(plain).all()
+    if change == "use_text":
+        np.testing.assert_array_equal(plain, scores_of(network, texts[::-1].copy(), split, schedule))
+    if change == "use_ids":
+        assert (network.known == 0).all()
+    if change == "use_candidates":
+        assert (network.eyes == 0).all()
+
+
+def test_companions_are_who_stands_beside_whom() -> None:
+    found = companions([np.asarray([0, 1]), np.asarray([0, 1, 2]), np.asarray([3])], 4).toarray()
+    np.testing.assert_allclose(found[0], [0, 0.75, 0.25, 0])
+    np.testing.assert_allclose(found[2], [0.5, 0.5, 0, 0])
+    np.testing.assert_allclose(found[3], 0)
+
+
+def test_calibration_error_is_the_distance_from_what_happened() -> None:
+    rankings, scores = np.asarray([[0, 1], [0, 1]]), np.full((2, 2), 0.5, np.float32)
+    assert calibration_error(rankings, scores, [np.asarray([0]), np.asarray([0])]) == pytest.approx(0)
+    assert calibration_error(rankings, scores, [np.asarray([0, 1]), np.asarray([0, 1])]) == pytest.approx(0.5)
+
+
+def test_shipped_configuration_is_read_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+    assert read_recommend_config(CONFIGS / "recommend.toml").histories.epochs > 1
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text((CONFIGS / "recommend.toml").read_text().replace("id_dropout", "id_dropped"))
+    with pytest.raises(ConfigError, match="id_dropped"):
+        read_recommend_config(wrong)
+
+
+def _vectors(run: Path) -> np.ndarray:
+    return load_file(run / VECTORS)["vectors"]
