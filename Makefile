@@ -3,11 +3,12 @@ PYTHON ?= python3
 SERVE := .venv/serve
 TEST := .venv/test
 PEERS := .venv/bench
+RECOMMENDERS := .venv/bench-recommend
 # Where there is no GPU, bench-gpu has only that to say, and needs no CUDA for it.
 GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-graphs bench-serve bench-ablation bench-gpu wrk
+.PHONY: help serve test check bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-recommend-quality bench-graphs bench-serve bench-ablation bench-gpu wrk
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +51,9 @@ bench-ablation: wrk $(TEST)/installed ## Measure what each lever of speed is wor
 bench-gpu: $(GPU)/installed ## Measure the engine on this machine's GPU (DATA=folder of data sets, ARGS=--help: options)
 	$(GPU)/bin/python -m tests.bench.gpu $(if $(DATA),--data $(DATA)) $(ARGS)
 
+bench-recommend-quality: $(TEST)/installed $(RECOMMENDERS)/installed ## Measure recommendations, and other methods' (BASE=encoder DATA=recommend data sets, ARGS=--help: options)
+	$(TEST)/bin/python -m tests.bench.recommend_quality --base $(BASE) --data $(DATA) $(ARGS)
+
 # Before the environments: installing them takes minutes.
 wrk:
 	@command -v wrk > /dev/null || { echo "wrk, the load generator, is not installed: apt-get install wrk" >&2; exit 1; }
@@ -86,4 +90,13 @@ $(PEERS)-older/installed: tests/bench/serve/requirements-older.txt
 	@echo "Installing the peers that need older libraries into $(PEERS)-older ..."
 	@$(PYTHON) -m venv $(PEERS)-older
 	@$(PEERS)-older/$(PIP) --requirement $<
+	@touch $@
+
+# RecBole for the MovieLens data that is in it, so without what else it needs.
+$(RECOMMENDERS)/installed: tests/bench/recommend_quality/requirements.txt
+	@echo "Installing the other methods of bench-recommend-quality into $(RECOMMENDERS) ..."
+	@$(PYTHON) -m venv $(RECOMMENDERS)
+	@$(RECOMMENDERS)/$(PIP) torch==2.13.0
+	@$(RECOMMENDERS)/$(PIP) --requirement $<
+	@$(RECOMMENDERS)/$(PIP) --no-deps recbole==1.2.1
 	@touch $@

@@ -1,0 +1,99 @@
+"""Heed's recommender beside popularity, neighbours, factors and other sequence models, on the same splits.
+
+Run with `make bench-recommend-quality DATA=folder BASE=encoder`. Every method is tuned on the inner split: the
+last-but-one basket of each user. Interrupted, it goes on where it stopped; give another `--out` to begin again.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from models.bundle import load
+from models.histories import Interactions, Split, hold_out_last, read_movielens, read_online_retail, with_items_removed
+from tests.bench.recommend_quality import methods, report
+from tests.bench.recommend_quality.heed import shipped
+from tests.bench.recommend_quality.methods import Method
+from tests.bench.recommend_quality.raw import raw_encoder
+from tests.bench.recommend_quality.simple import most_popular
+from tests.bench.recommend_quality.study import Row, Study, study
+
+REMOVED = 0.1
+LEARNING: dict[str, Sequence[object]] = {"session_max_len": (100,), "batch_size": (32,)}
+PARTS = ("retail", "movielens", "removed")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench-recommend-quality", description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder of the recommend data sets")
+    parser.add_argument("--base", help="the encoder before any of these sets, for items by their texts alone")
+    parser.add_argument("--movielens", type=Path, help="RecBole's wheel, or where it is installed")
+    parser.add_argument("--bundle", type=Path, help="Heed's, for its row on Online Retail")
+    parser.add_argument("--out", type=Path, default=Path("runs/recommend-quality"), help="results and where to go on")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--methods", nargs="+", default=("",), help="only those whose name begins with one of these")
+    given = parser.parse_args()
+    tables: dict[str, Sequence[Row]] = {}
+    for part in given.parts:
+        title, compared, every = parts(part, given)
+        rows = [shipped(load(given.bundle), compared.split)] if given.bundle and part == "retail" else []
+        for method in every:
+            if method.name.casefold().startswith(tuple(name.casefold() for name in given.methods)):
+                rows.append(compared.row(method))
+                tables[title] = rows
+                report.write(given.out, tables)
+                print(f"{part}: {method.name}: {rows[-1].views.overall}", flush=True)
+    print(report.write(given.out, tables))
+
+
+def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Method]]:
+    if part == "movielens":
+        movies = hold_out_last(read_movielens(given.movielens or installed()))
+        return "MovieLens-100k, the last rating", study(movies, given.out / part), on_movielens()
+    retail = hold_out_last(read_online_retail(given.data / "online_retail"))
+    if part == "retail":
+        return "Online Retail, the last remaining invoice", study(retail, given.out / part), on_retail()
+    title = f"Online Retail, {REMOVED:.0%} of the items removed from training"
+    return title, removed_study(retail, given.out / part), on_removed(given.base, retail.training)
+
+
+def on_retail() -> Iterator[Method]:
+    yield from methods.simple()
+    yield from methods.matrices()
+    yield methods.sasrec((4, 8, 12, 16, 20, 25), n_factors=(128,), n_heads=(2,), dropout_rate=(0.2,), **LEARNING)
+
+
+def on_movielens() -> Iterator[Method]:
+    """Of the simple methods only popularity: nobody rates a film twice.
+
+    RecBole ranks for sequence models among all items, as the columns over all do; those of `new` leave the history out.
+    """
+    yield next(methods.simple())
+    yield from methods.matrices()
+    epochs, shape = (20, 40, 60, 80), {"n_factors": (64,), "n_heads": (2,)}
+    yield methods.sasrec(epochs, dropout_rate=(0.2, 0.5), **shape, **LEARNING)
+    yield methods.bert4rec(epochs, mask_prob=(0.2,), dropout_rate=(0.2, 0.5), **shape, **LEARNING)
+
+
+def on_removed(base: str, items: Interactions) -> Iterator[Method]:
+    yield methods.chance()
+    yield Method("popularity", methods.directly(most_popular), methods.grid(days=(None,)))
+    yield raw_encoder(base, items.texts)
+
+
+def removed_study(split: Split, folder: Path, share: float = REMOVED) -> Study:
+    """Tuned with other items removed, on the inner split."""
+    inner, _ = with_items_removed(hold_out_last(split.training), share, seed=1)
+    asked, _ = with_items_removed(split, share, seed=0)
+    return replace(study(asked, folder), inner=inner, chosen_by="hit_rate")
+
+
+def installed() -> Path:
+    (folder,) = methods.PYTHON.parent.parent.glob("lib/python*/site-packages")
+    return folder
+
+
+if __name__ == "__main__":
+    main()

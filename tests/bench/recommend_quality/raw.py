@@ -1,0 +1,48 @@
+"""Items by their texts alone: the cosine of an encoder's vectors, before that has seen any of this."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from models.bundle import TOKENIZER
+from models.embed import Reader
+from models.histories import Split
+from models.network import Embedder, base_file, encoder_of
+from models.ranked_metrics import best_first
+from models.replies import unit
+from models.runtime_torch import TorchRuntime
+from models.tokens import Tokenizer, adapt_tokenizer
+from tests.bench.recommend_quality.methods import Method, directly, grid
+from tests.bench.recommend_quality.simple import Rankings, Scores
+
+MAX_TOKENS = 64
+PREFIXES = ("", "query: ")
+"""E5 is trained with one before each text."""
+
+
+def raw_encoder(base: str, texts: Sequence[str]) -> Method:
+    vectors = {prefix: embedded(base, [prefix + text for text in texts]) for prefix in PREFIXES}
+
+    def near(split: Split, prefix: str, baskets: int | None) -> Rankings:
+        """`baskets`: the history's newest that are read, all where None."""
+        items = vectors[prefix]
+        means = [items[trail.items[trail.baskets > newest(trail.baskets[-1], baskets)]] for trail in split.histories]
+        return best_first(unit(np.stack([one.mean(axis=0) for one in means])) @ items.T)
+
+    return Method("raw encoder", directly(near), grid(prefix=PREFIXES, baskets=(None, 1)))
+
+
+def newest(last: int, baskets: int | None) -> int:
+    return -1 if baskets is None else last - baskets
+
+
+def embedded(base: str, texts: Sequence[str]) -> Scores:
+    """Unit vectors, (texts, width)."""
+    with tempfile.TemporaryDirectory() as folder:
+        adapt_tokenizer(base_file(base, TOKENIZER), Path(folder) / TOKENIZER)
+        tokenizer = Tokenizer(Path(folder) / TOKENIZER, MAX_TOKENS)
+        return unit(Reader(TorchRuntime(Embedder(encoder_of(base))), tokenizer).texts(texts))
