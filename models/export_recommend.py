@@ -39,6 +39,8 @@ LEAST_COSINE = 0.99
 """Mean over the catalogue's texts, between a graph's vectors and torch's, both with the middle taken away."""
 
 LICENCE = "CC-BY-4.0"
+SHOWN = 10
+"""Of a ranking, for which its scores are calibrated: what is further down belongs to other odds."""
 
 
 def export_recommend(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Callable[[str], None]) -> Bundle:
@@ -107,8 +109,8 @@ def check_items(
 
 
 def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
-    """Slope and offset (Platt 1999) with which the scores of a user's first hundred are probabilities."""
-    rankings, scores = rankings_of(recommender, vectors, split)
+    """Slope and offset (Platt 1999) with which the scores of a user's first ten are probabilities."""
+    rankings, scores = (found[:, :SHOWN] for found in rankings_of(recommender, vectors, split))
     taken = np.stack([np.isin(row, own) for row, own in zip(rankings, split.targets, strict=True)])
     clear = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
     odds = np.log(clear / (1 - clear))

@@ -1,14 +1,14 @@
 """Teaching the history network what users take next, from baskets, with softmax over all items.
 
-An example is a user's events up to a basket, and the basket. Halves of single baskets, each to be told from the other,
-are more of them. Id-vectors are dropped at random, so that the network also scores an item that it knows by its text
-alone. Knows torch; nothing of bundles.
+An example is a user's events up to a basket, and the basket. Halves of single baskets, each to be told from the
+other, are more of them, but not in the last epochs: a half never comes again, a basket does. Id-vectors are dropped
+at random, so that the network also scores an item that it knows by its text alone. Knows torch; nothing of bundles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -39,6 +39,7 @@ class HistorySchedule:
     dropout: float
     id_dropout: float
     halves: float
+    finish_epochs: int
     steps_of_user: int
     horizon: int = 1
     use_text: bool = True
@@ -128,17 +129,34 @@ def train_histories(
     network.known.copy_(known * config.use_ids)
     if not config.use_candidates:
         network.eyes.requires_grad_(False).zero_()
+    teach(network, interactions, read, config, chance, say)
+    finish = replace(config, epochs=config.finish_epochs, rate=config.rate / 2, halves=0.0)
+    teach(network, interactions, read, finish, chance, say)
+    return network.eval()
+
+
+def teach(
+    network: HistoryNetwork,
+    interactions: Interactions,
+    texts: Tensor,
+    config: HistorySchedule,
+    chance: np.random.Generator,
+    say: Callable[[str], None],
+) -> None:
+    """All epochs of a schedule, its rate warmed up and annealed."""
     optimizer = optimizer_of(network, config)
     epochs = [examples(interactions, config, chance) for _ in range(config.epochs)]
     batches = [batch for epoch in epochs for batch in batches_of(epoch, config.batch_examples, chance)]
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 100, 1.0, max(0.02, (len(batches) - step) / (0.7 * len(batches))))
     )
+    taken = torch.zeros(len(texts))
+    taken[np.unique(np.concatenate([trail.items for trail in interactions.users.values()]))] = 1
     network.train()
     for step, batch in enumerate(batches):
         kept = network.known * (torch.rand(len(texts)) >= config.id_dropout)
-        vectors = network.item_vectors(read, kept)
-        scores = network(batch_of([one.past for one in batch], read.device), vectors) + (1 - known) * NEVER
+        vectors = network.item_vectors(texts, kept)
+        scores = network(batch_of([one.past for one in batch], texts.device), vectors) + (1 - taken) * NEVER
         loss = next_loss(scores, [one.targets for one in batch])
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -147,7 +165,6 @@ def train_histories(
         optimizer.zero_grad(set_to_none=True)
         if step % 100 == 0:
             say(f"step {step} of {len(batches)} loss {loss.item():.3f}")
-    return network.eval()
 
 
 def next_loss(scores: Tensor, targets: Sequence[Items]) -> Tensor:

@@ -34,10 +34,6 @@ def _metrics_dir(earlier: dict[str, Any]) -> Path:
     return Path(tempfile.gettempdir()) / f"heed-metrics-{os.getuid()}-{earlier.get('port', 0)}"
 
 
-def _recommend_bundle() -> Path | None:
-    return SHIPPED_RECOMMEND if SHIPPED_RECOMMEND.is_dir() else None
-
-
 def _shelf() -> Path:
     return Path.home() / ".local" / "share" / "heed"
 
@@ -53,8 +49,8 @@ class Settings(BaseSettings):
     intent_bundle: Annotated[Path | None, Field(description="folder of the model of intents and replies")] = (
         SHIPPED_INTENT
     )
-    recommend_bundle: Annotated[Path | None, Field(description="folder of the model of recommendations")] = Field(
-        default_factory=_recommend_bundle
+    recommend_bundle: Annotated[Path | None, Field(description="folder of the model of recommendations")] = (
+        SHIPPED_RECOMMEND
     )
     labels: Annotated[str, Field(min_length=1, description="intents that are meant when a request names none")] = (
         "banking77"
