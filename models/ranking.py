@@ -205,6 +205,7 @@ class Recommender:
                 total = raised.sum(axis=-1, keepdims=True) + np.exp(-peak)
                 added += sign * (self._w["eyes"] @ (np.log(total) + peak)[..., 0])
                 weights[:, chosen] = sign * np.einsum("h,hct->ct", share, raised / total)
+                added += sign * self._w["often"][0] * np.log1p(_same(numbers, part.items).sum(axis=1))
         return added, weights
 
     def _energies(self, states: Array, history: History, asked: Array, numbers: NDArray[np.int64]) -> Array:
@@ -212,7 +213,7 @@ class Recommender:
         shown = self._linear("shown", states).reshape(len(history), self._eyes, -1).transpose(1, 2, 0)
         energies = asked @ shown / np.float32(np.sqrt(asked.shape[-1])) + self._linear("strength", states).T[:, None, :]
         again = self._w["again"][age_of(history.ages)].T
-        at_candidate, at_event = np.nonzero(numbers[:, None] == np.where(history.items < 0, -2, history.items)[None, :])
+        at_candidate, at_event = np.nonzero(_same(numbers, history.items))
         energies[:, at_candidate, at_event] += again[:, at_event]
         found: Array = energies
         return found
@@ -267,6 +268,12 @@ def save_items(path: Path, catalogue: str, items: Sequence[CatalogueItem], vecto
 
 def _part(history: History, chosen: NDArray[np.bool_]) -> History:
     return History(history.vectors[chosen], history.items[chosen], history.kinds[chosen], history.ages[chosen])
+
+
+def _same(numbers: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(candidates, events): whether the event is of the candidate itself."""
+    found: NDArray[np.bool_] = (numbers[:, None] == items[None, :]) & (items >= 0)[None, :]
+    return found
 
 
 def _softmax(scores: Array) -> Array:

@@ -1,10 +1,11 @@
 """The network that scores items after a history: self-attention over events, and attention of each candidate to them.
 
-score(c) = u·v_c + Σ_h w_h log(1 + Σ_t exp e_h(c, t)): the taste u is read from all of the history, and each head of the
-candidate's own attention adds what the events that concern it say. Log-sum-exp is the potential whose gradient is
-softmax attention with an empty slot (Ramsauer et al. 2021), so that three purchases weigh more than one, a history
-without anything alike adds nothing, and the attention weights say by how much the score falls without an event.
-`models.ranking` computes the same without torch. Knows torch, no files and no data.
+score(c) = u·v_c + Σ_h w_h log(1 + Σ_t exp e_h(c, t)) + o log(1 + n_c): the taste u is read from all of the history,
+each head of the candidate's own attention adds what the events that concern it say, and n_c of them are of the item
+itself. Log-sum-exp is the potential whose gradient is softmax attention with an empty slot (Ramsauer et al. 2021), so
+that three purchases weigh more than one, a history without anything alike adds nothing, and the attention weights say
+by how much the score falls without an event. `models.ranking` computes the same without torch. Knows torch, no files
+and no data.
 """
 
 from __future__ import annotations
@@ -120,6 +121,7 @@ class HistoryNetwork(nn.Module):
         self.strength = nn.Linear(inner, shape.eyes)
         self.again = nn.Parameter(torch.full((AGES, shape.eyes), 2.0))
         self.eyes = nn.Parameter(torch.full((shape.eyes,), 1.0))
+        self.often = nn.Parameter(torch.tensor([2.0]))
         self.dropout = nn.Dropout(dropout)
         for table in (self.ids, self.kinds, self.ages, self.places):
             nn.init.normal_(table.weight, std=0.02)
@@ -161,4 +163,11 @@ class HistoryNetwork(nn.Module):
             events = torch.cat([shown[..., part], strength[..., eye : eye + 1]], dim=2)
             heard: Tensor = LogSumExp.apply(own, events, again[..., eye], histories.items)  # type: ignore[no-untyped-call]
             added = added + self.eyes[eye] * heard
-        return added
+        return added + self.often * times_taken(histories.items, len(vectors)).log1p()
+
+
+def times_taken(items: Tensor, of: int) -> Tensor:
+    """How often each of the items 0 to `of` - 1 is in each row; items (batch, events), -1 for none; (batch, of)."""
+    counts = torch.zeros(len(items), of + 1, device=items.device)
+    ones = torch.ones_like(items, dtype=counts.dtype)
+    return counts.scatter_add_(1, items.where(items >= 0, of), ones)[:, :of]

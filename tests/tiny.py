@@ -179,6 +179,7 @@ def history_weights(items: int, seed: int = 11) -> dict[str, NDArray[np.float32]
         "known": np.ones(items, np.float32),
         "again": np.full((AGES, EYES), 2.0, np.float32),
         "eyes": np.ones(EYES, np.float32),
+        "often": np.ones(1, np.float32),
         "centre": np.zeros(WIDTH, np.float32),
         "calibration": np.asarray([0.5, -3.0], np.float32),
     }

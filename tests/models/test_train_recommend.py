@@ -76,7 +76,6 @@ CONFIG = RecommendConfig(
         dropout=0.1,
         id_dropout=0.3,
         halves=0.2,
-        finish_epochs=1,
         steps_of_user=10,
         inner=16,
         eye=8,
