@@ -28,7 +28,7 @@ yet is scored too. It says which past items each score leans on.
 - Two layers of self-attention read up to 256 events with their kind, age and place. A score is the taste read from all
   of them plus, for each candidate, what its own attention to the events adds: log(1 + sum of exp), the potential of
   softmax attention with an empty slot (Ramsauer et al. 2021). `because` is that attention. How often the item itself
-  was taken counts besides.
+  was taken counts besides, with a weight chosen on 500 of the users below (without it NDCG@10 is about 0.02 lower).
 - Trained with softmax over all items on every basket of a user after the first.
 
 ## Intended use

@@ -99,10 +99,12 @@ class Block(nn.Module):
 class HistoryNetwork(nn.Module):
     """Scores of the items that it was made for, after histories of them.
 
-    `known` (items,) is 0 for an item whose id says nothing, because nobody had anything to do with it in training.
+    `known` (items,) is 0 for an item whose id says nothing, because nobody had anything to do with it in training;
+    `often` (1,) is the weight of how often an item was taken, which is chosen, not learned.
     """
 
     known: Tensor
+    often: Tensor
 
     def __init__(self, shape: Shape, items: int, dropout: float = 0.2) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ class HistoryNetwork(nn.Module):
         self.strength = nn.Linear(inner, shape.eyes)
         self.again = nn.Parameter(torch.full((AGES, shape.eyes), 2.0))
         self.eyes = nn.Parameter(torch.full((shape.eyes,), 1.0))
-        self.often = nn.Parameter(torch.tensor([2.0]))
+        self.register_buffer("often", torch.zeros(1))
         self.dropout = nn.Dropout(dropout)
         for table in (self.ids, self.kinds, self.ages, self.places):
             nn.init.normal_(table.weight, std=0.02)

@@ -1,8 +1,9 @@
 """Teaching the history network what users take next, from baskets, with softmax over all items.
 
 An example is a user's events up to a basket, and the basket. Halves of single baskets, each to be told from the
-other, are more of them, without their age: what was taken at the same time does not come again, what was taken lately
-does. Id-vectors are dropped at random, so that the network also scores an item that it knows by its text alone. Knows torch; nothing of bundles.
+other, are more of them. Id-vectors are dropped at random, so that the network also scores an item that it knows by its
+text alone. How much it counts how often an item was taken is chosen afterwards: learned with the rest, it is too little
+for the first ten, because the loss is that of whole baskets. Knows torch; nothing of bundles.
 """
 
 from __future__ import annotations
@@ -23,8 +24,6 @@ DAY_S = 86_400
 LENGTH_NOISE = 8
 """Events by which a history's length is blurred when near lengths are put together, so that batches differ."""
 
-FASTER = 5
-
 Items = NDArray[np.int64]
 
 
@@ -42,6 +41,7 @@ class HistorySchedule:
     id_dropout: float
     halves: float
     steps_of_user: int
+    often: float
     horizon: int = 1
     use_text: bool = True
     use_ids: bool = True
@@ -108,7 +108,7 @@ def examples(interactions: Interactions, config: HistorySchedule, chance: np.ran
     for place in chance.choice(len(halves), int(config.halves * len(halves)), replace=False):
         mixed = chance.permutation(halves[place])
         cut = int(chance.integers(1, len(mixed)))
-        trail = Trail(mixed[:cut], np.full(cut, np.nan), np.full(cut, np.nan, np.float32), np.zeros(cut, np.int64))
+        trail = Trail(mixed[:cut], np.zeros(cut), np.full(cut, np.nan, np.float32), np.zeros(cut, np.int64))
         found.append(Next(past_of(trail, interactions.kind, config.events, config.use_time), mixed[cut:]))
     return found
 
@@ -129,9 +129,9 @@ def train_histories(
     known[np.unique(np.concatenate([trail.items for trail in interactions.users.values()]))] = 1
     network.known.copy_(known * config.use_ids)
     if not config.use_candidates:
-        for part in (network.eyes, network.often):
-            part.requires_grad_(False).zero_()
+        network.eyes.requires_grad_(False).zero_()
     teach(network, interactions, read, config, chance, say)
+    network.often.fill_(config.often * config.use_candidates)
     return network.eval()
 
 
@@ -176,14 +176,10 @@ def next_loss(scores: Tensor, targets: Sequence[Items]) -> Tensor:
 
 
 def optimizer_of(network: HistoryNetwork, config: HistorySchedule) -> torch.optim.Optimizer:
-    """Weight decay on matrices alone; the few numbers that say what an item's return counts learn faster."""
-    few = [network.again, network.eyes, network.often]
-    others = [one for one in network.parameters() if not any(one is own for own in few)]
-    groups = [
-        {"params": [one for one in others if one.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [one for one in others if one.ndim == 1], "weight_decay": 0.0},
-        {"params": few, "weight_decay": 0.0, "lr": FASTER * config.rate},
-    ]
+    """Weight decay on matrices alone."""
+    matrices = [one for name, one in network.named_parameters() if one.ndim > 1 and name != "again"]
+    others = [one for name, one in network.named_parameters() if one.ndim == 1 or name == "again"]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.rate, fused=True)
 
 

@@ -76,6 +76,7 @@ CONFIG = RecommendConfig(
         dropout=0.1,
         id_dropout=0.3,
         halves=0.2,
+        often=1.0,
         steps_of_user=10,
         inner=16,
         eye=8,
