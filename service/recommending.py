@@ -25,7 +25,7 @@ TASK = "ranking"
 
 _LIMITS = Limits(batch_tokens=1, batch_items=1, queue_tokens=50_000_000, text_tokens=2**62)
 _REASONS = 3
-_LEAST_WEIGHT = 0.05
+_LEAST_WEIGHT = 0.02
 """Below it an event is not named as a reason."""
 
 

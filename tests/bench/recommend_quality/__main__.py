@@ -9,18 +9,23 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from models.bundle import load
+from models.bundle import Bundle, load
+from models.embed import open_reader
 from models.histories import Interactions, Split, hold_out_last, read_movielens, read_online_retail, with_items_removed
+from models.train import CONFIGS
+from models.train_recommend import centred, read_recommend_config
 from tests.bench.recommend_quality import methods, report
-from tests.bench.recommend_quality.heed import shipped
+from tests.bench.recommend_quality.heed import ablations, shipped, trained
 from tests.bench.recommend_quality.methods import Method
 from tests.bench.recommend_quality.raw import raw_encoder
 from tests.bench.recommend_quality.simple import most_popular
 from tests.bench.recommend_quality.study import Row, Study, study
 
-REMOVED = 0.1
+REMOVED, REMOVED_SEED = 0.1, 7
+"""As in `models/configs/recommend.toml`: the encoder that ships saw none of these items beside others."""
 LEARNING: dict[str, Sequence[object]] = {"session_max_len": (100,), "batch_size": (32,)}
 PARTS = ("retail", "movielens", "removed")
 
@@ -30,7 +35,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the recommend data sets")
     parser.add_argument("--base", help="the encoder before any of these sets, for items by their texts alone")
     parser.add_argument("--movielens", type=Path, help="RecBole's wheel, or where it is installed")
-    parser.add_argument("--bundle", type=Path, help="Heed's, for its row on Online Retail")
+    parser.add_argument("--bundle", type=Path, help="Heed's, for its rows: as it serves, and trained anew")
     parser.add_argument("--out", type=Path, default=Path("runs/recommend-quality"), help="results and where to go on")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--methods", nargs="+", default=("",), help="only those whose name begins with one of these")
@@ -39,7 +44,8 @@ def main() -> None:
     for part in given.parts:
         title, compared, every = parts(part, given)
         rows = [shipped(load(given.bundle), compared.split)] if given.bundle and part == "retail" else []
-        for method in every:
+        own = heeds(part, load(given.bundle), compared.split.training.texts) if given.bundle else iter(())
+        for method in chain(every, own):
             if method.name.casefold().startswith(tuple(name.casefold() for name in given.methods)):
                 rows.append(compared.row(method))
                 tables[title] = rows
@@ -57,6 +63,17 @@ def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Me
         return "Online Retail, the last remaining invoice", study(retail, given.out / part), on_retail()
     title = f"Online Retail, {REMOVED:.0%} of the items removed from training"
     return title, removed_study(retail, given.out / part), on_removed(given.base, retail.training)
+
+
+def heeds(part: str, bundle: Bundle, texts: Sequence[str]) -> Iterator[Method]:
+    """Heed's history network trained on the part's own split, on the vectors of the encoder that ships."""
+    schedule = read_recommend_config(CONFIGS / "recommend.toml").histories
+    vectors = centred(open_reader(bundle).texts(texts))
+    if part == "movielens":
+        schedule = replace(schedule, halves=0.0, steps_of_user=10, horizon=3, epochs=10, often=0.0)
+    yield trained("Heed, trained here", vectors, schedule)
+    if part == "retail":
+        yield from ablations(vectors, schedule)
 
 
 def on_retail() -> Iterator[Method]:
@@ -86,7 +103,7 @@ def on_removed(base: str, items: Interactions) -> Iterator[Method]:
 def removed_study(split: Split, folder: Path, share: float = REMOVED) -> Study:
     """Tuned with other items removed, on the inner split."""
     inner, _ = with_items_removed(hold_out_last(split.training), share, seed=1)
-    asked, _ = with_items_removed(split, share, seed=0)
+    asked, _ = with_items_removed(split, share, seed=REMOVED_SEED)
     return replace(study(asked, folder), inner=inner, chosen_by="hit_rate")
 
 
