@@ -5,7 +5,6 @@ Imports inside the commands: each then needs only what it uses, and serving need
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from service.cli_catalogue import catalogue
 from service.cli_explain import explain, faithfulness
 from service.cli_shelf import heads, replies, train_head
 from service.cluster import Cluster, ClusterError, check
-from service.refusal import refuse
+from service.refusal import refuse, stop_on_signals
 from service.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -100,7 +99,7 @@ def tune(
     from service.tune import HEADER, Trials, TuneError, busy, free_memory_bytes, usable_cores
     from service.tune import tune as measure
 
-    _stop_on_signals()
+    stop_on_signals()
     try:
         chosen = settings.load(bundle=bundle and bundle.resolve())
         used = usable_cores(cores)
@@ -294,7 +293,7 @@ def evaluate(
 
 def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
     """Start, say where, wait, stop: by Ctrl-C or SIGTERM with exit code 0, by a failure with 1."""
-    _stop_on_signals()
+    stop_on_signals()
     failure: ClusterError | None = None
     try:
         print(f"Starting {models} on {address} ...", flush=True)
@@ -314,12 +313,6 @@ def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
         cluster.stop()
     if failure is not None:
         refuse(failure)
-
-
-def _stop_on_signals() -> None:
-    """SIGTERM as Ctrl-C, and that too where a script started us in its background, which would ignore it."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
 
 
 def main() -> None:

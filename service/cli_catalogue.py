@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service import settings
-from service.refusal import refuse
+from service.refusal import refuse, stop_on_signals
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -65,6 +65,7 @@ def add(
         print(f"heed: {file.name}: and {len(faults) - _SHOWN} more lines", file=sys.stderr)
     loaded = _loaded(bundle)
     outcomes: Counter[str] = Counter()
+    stop_on_signals()
     try:
         embedder = _Embedder(name, loaded)
         embedder.prepare(folder / name)
@@ -105,6 +106,7 @@ def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     from models.edits import CatalogueError, VectorsMissingError
 
     folder, loaded = _folder(shelf), _loaded(bundle)
+    stop_on_signals()
     try:
         with closing(_existing(folder, name)) as opened, _progress() as progress:
             found = opened.snapshot()

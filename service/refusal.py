@@ -1,7 +1,8 @@
-"""How a command refuses: one line on standard error, and an exit code."""
+"""How a command refuses, with one line on standard error and an exit code, and how it is stopped."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -9,3 +10,9 @@ from typing import NoReturn
 def refuse(reason: object, code: int = 1) -> NoReturn:
     print(f"heed: {reason}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def stop_on_signals() -> None:
+    """SIGTERM as Ctrl-C, and that too where a script started us in its background, which would ignore it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)

@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -417,21 +417,25 @@ async def test_without_a_shelf_it_is_served_and_cannot_be_edited(bundle: Bundle,
         assert_problem(await shop.put(CATALOGUE, [ITEM]), 409, "catalogue_read_only")
 
 
-@pytest.fixture
+@contextmanager
 def no_room() -> Iterator[None]:
+    """Not a fixture: pytest would write its own report, which may go to a file, while the limit holds."""
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, most))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
 async def test_a_shelf_without_room_for_it_is_said_and_does_not_stop_the_service(
-    bundle: Bundle, recommender: Recommender, tmp_path: Path, no_room: None
+    bundle: Bundle, recommender: Recommender, tmp_path: Path
 ) -> None:
     catalogues = Catalogues(bundle, recommender, tmp_path)
-    await catalogues.start()
-    with pytest.raises(Exception, match="no room on its disk") as refused:
-        await catalogues.current(CATALOGUE)
+    with no_room():
+        await catalogues.start()
+        with pytest.raises(Exception, match="no room on its disk") as refused:
+            await catalogues.current(CATALOGUE)
     assert type(refused.value).__name__ == "CatalogueUnusable"
     await catalogues.stop()
 
