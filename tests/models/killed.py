@@ -23,6 +23,7 @@ from models.catalogue import Catalogue, create
 from models.edits import Entry, Vector
 
 DIGEST, WIDTH = "a" * 64, 24
+MOST_EDITS = 3
 FIRST_S, STEP = 0.02, 1.1
 """How long a child lives at most, from when it is ready; more after one that made no edit, less after one that did."""
 
@@ -62,15 +63,17 @@ def found(path: Path) -> Items:
     return items
 
 
-def edit_for_ever(path: Path, number: int, seed: int, pipe: int) -> None:
+def edit_and_wait(path: Path, number: int, seed: int, pipe: int) -> None:
+    """A few edits, so that a killer who comes late does not find all of them done."""
     with closing(Catalogue(path)) as catalogue:
         os.write(pipe, b"\n")
-        while True:
+        for _ in range(MOST_EDITS):
             entries, removed = edit_of(number, seed)
             vectors: Mapping[str, Vector] = {entry.item_id: vector_of(entry.text) for entry in entries}
             catalogue.edit(DIGEST, entries, vectors, removed)
             os.write(pipe, b"%d\n" % number)
             number += 1
+        signal.pause()
 
 
 def killed_after(path: Path, number: int, seed: int, seconds: float) -> int:
@@ -79,7 +82,7 @@ def killed_after(path: Path, number: int, seed: int, seconds: float) -> int:
     child = os.fork()
     if child == 0:
         try:
-            edit_for_ever(path, number, seed, writing)
+            edit_and_wait(path, number, seed, writing)
         finally:
             os._exit(1)
     os.close(writing)

@@ -15,7 +15,7 @@ import pytest
 from models import catalogue as catalogues
 from models.catalogue import Catalogue, create
 from models.edits import Entry, FullError
-from tests.models.killed import DIGEST
+from tests.models.killed import DIGEST, MOST_EDITS
 
 ROOT = Path(__file__).parent.parent.parent
 EDITS = 200
@@ -27,7 +27,7 @@ def test_what_was_acknowledged_outlives_being_killed_and_nothing_is_there_in_par
     assert done.returncode == 0, done.stderr[-2000:]
     edits, kills, under_way = map(int, done.stdout.split())
     assert edits >= EDITS
-    assert kills >= EDITS / 4
+    assert kills >= EDITS / (MOST_EDITS + 1)
     assert under_way > 0  # else no child was killed at a moment that matters
 
 
