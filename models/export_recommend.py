@@ -20,13 +20,14 @@ from sklearn.linear_model import LogisticRegression
 from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
 from models.card_recommend import card
 from models.compare import DriftError
+from models.edits import Entry
 from models.embed import Reader
 from models.evaluate_recommend import RETAIL, held_out, measure_recommender, metrics_of_recommender, rankings_of
 from models.graph import Storage, build, write
 from models.histories import Split
 from models.network import Embedder, base_file, graph_weights
 from models.ranking import WEIGHTS as HISTORY_WEIGHTS
-from models.ranking import CatalogueItem, Recommender, save_items
+from models.ranking import Recommender, save_items
 from models.replies import unit
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
@@ -118,7 +119,7 @@ def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Sp
     return np.asarray([model.coef_[0, 0], model.intercept_[0]], np.float32)
 
 
-def catalogue_items(data: Path, split: Split) -> list[CatalogueItem]:
+def catalogue_items(data: Path, split: Split) -> list[Entry]:
     """With the price, and how many users took it before their last basket."""
     with gzip.open(data / RETAIL / "items.jsonl.gz", "rt", encoding="utf-8") as file:
         prices = {row["item_id"]: float(row["median_price"]) for row in map(json.loads, file)}
@@ -126,6 +127,6 @@ def catalogue_items(data: Path, split: Split) -> list[CatalogueItem]:
     for trail in split.training.users.values():
         users[np.unique(trail.items)] += 1
     return [
-        CatalogueItem(one, text, {"price": prices[one]}, float(users[number]))
+        Entry(one, text, {"price": prices[one]}, float(users[number]))
         for number, (one, text) in enumerate(zip(split.training.ids, split.training.texts, strict=True))
     ]

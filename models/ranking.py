@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import erf, expit
 
 from models.bundle import Bundle, BundleError
+from models.edits import Entry
 
 WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
 """Of a bundle: the history model's weights, the items of its own catalogue, and their item vectors under `vectors`."""
@@ -229,16 +230,6 @@ class Recommender:
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogueItem:
-    """`popularity` is how many users took it."""
-
-    item_id: str
-    text: str
-    attributes: Mapping[str, str | float]
-    popularity: float
-
-
 def load_recommender(bundle: Bundle) -> Recommender:
     """Raises BundleError when the bundle's weights are not those of a history model."""
     try:
@@ -252,14 +243,14 @@ def load_recommender(bundle: Bundle) -> Recommender:
         ) from error
 
 
-def catalogue_of(bundle: Bundle) -> tuple[str, list[CatalogueItem], Array]:
+def catalogue_of(bundle: Bundle) -> tuple[str, list[Entry], Array]:
     """The bundle's own catalogue: its name, its items, and their item vectors (items, width)."""
     content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
-    items = [CatalogueItem(**row) for row in content["items"]]
+    items = [Entry(**row) for row in content["items"]]
     return str(content["catalogue"]), items, load_file(bundle.path / ITEM_VECTORS)["vectors"]
 
 
-def save_items(path: Path, catalogue: str, items: Sequence[CatalogueItem], vectors: Array) -> None:
+def save_items(path: Path, catalogue: str, items: Sequence[Entry], vectors: Array) -> None:
     """Write a bundle's own catalogue into its folder."""
     content = {"catalogue": catalogue, "items": [asdict(item) for item in items]}
     (path / ITEMS).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")

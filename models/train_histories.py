@@ -125,38 +125,22 @@ def train_histories(
     shape = Shape(texts.shape[1], config.inner, config.layers, config.heads, config.eyes, config.eye)
     network = HistoryNetwork(shape, len(texts), config.dropout)
     read = torch.from_numpy(texts if config.use_text else np.zeros_like(texts))
-    known = torch.zeros(len(texts))
-    known[np.unique(np.concatenate([trail.items for trail in interactions.users.values()]))] = 1
-    network.known.copy_(known * config.use_ids)
+    taken = torch.zeros(len(texts))
+    taken[np.unique(np.concatenate([trail.items for trail in interactions.users.values()]))] = 1
+    network.known.copy_(taken * config.use_ids)
     if not config.use_candidates:
         network.eyes.requires_grad_(False).zero_()
-    teach(network, interactions, read, config, chance, say)
-    network.often.fill_(config.often * config.use_candidates)
-    return network.eval()
-
-
-def teach(
-    network: HistoryNetwork,
-    interactions: Interactions,
-    texts: Tensor,
-    config: HistorySchedule,
-    chance: np.random.Generator,
-    say: Callable[[str], None],
-) -> None:
-    """All epochs of a schedule, its rate warmed up and annealed."""
     optimizer = optimizer_of(network, config)
     epochs = [examples(interactions, config, chance) for _ in range(config.epochs)]
     batches = [batch for epoch in epochs for batch in batches_of(epoch, config.batch_examples, chance)]
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 100, 1.0, max(0.02, (len(batches) - step) / (0.7 * len(batches))))
     )
-    taken = torch.zeros(len(texts))
-    taken[np.unique(np.concatenate([trail.items for trail in interactions.users.values()]))] = 1
     network.train()
     for step, batch in enumerate(batches):
         kept = network.known * (torch.rand(len(texts)) >= config.id_dropout)
-        vectors = network.item_vectors(texts, kept)
-        scores = network(batch_of([one.past for one in batch], texts.device), vectors) + (1 - taken) * NEVER
+        vectors = network.item_vectors(read, kept)
+        scores = network(batch_of([one.past for one in batch], read.device), vectors) + (1 - taken) * NEVER
         loss = next_loss(scores, [one.targets for one in batch])
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -165,6 +149,8 @@ def teach(
         optimizer.zero_grad(set_to_none=True)
         if step % 100 == 0:
             say(f"step {step} of {len(batches)} loss {loss.item():.3f}")
+    network.often.fill_(config.often * config.use_candidates)
+    return network.eval()
 
 
 def next_loss(scores: Tensor, targets: Sequence[Items]) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.intents import direction_loss
-from models.network import Embedder, encoder_layers, pool
+from models.network import Embedder, encoder_layers
 from models.tokens import Tokens
 from models.train import Feed, Schedule
 
@@ -96,7 +96,6 @@ class Companions:
         for part in list(encoder_layers(network))[: config.frozen_layers]:
             part.requires_grad_(False)
         network.encoder.embeddings.requires_grad_(False)
-        self._states = network.states
         self._network, self._feed, self._tokens, self._beside, self._config = network, feed, tokens, beside, config
         network.eval()
         self._bank = normalize(embed(network, feed, tokens), dim=-1)
@@ -122,7 +121,8 @@ class Companions:
 
     def _vectors(self, tokens: Sequence[Tokens]) -> Tensor:
         inputs = self._feed(tokens)
-        return pool(self._states(inputs.ids, inputs.mask, inputs.types)[-1], inputs.mask, inputs.types).float()
+        found: Tensor = self._network(inputs.ids, inputs.mask, inputs.types).float()
+        return found
 
 
 def batches_of(

@@ -183,9 +183,8 @@ def place_own(path: Path, bundle: Bundle, recommender: Recommender) -> None:
         with closing(Catalogue(path)) as there:
             if there.snapshot().digest == bundle.digest or not there.discard(version=0):
                 return
-    _, items, vectors = catalogue_of(bundle)
-    entries = [Entry(item.item_id, item.text, item.attributes, item.popularity) for item in items]
-    rows = dict(zip((item.item_id for item in items), vectors, strict=True))
+    _, entries, vectors = catalogue_of(bundle)
+    rows = dict(zip((entry.item_id for entry in entries), vectors, strict=True))
     create(path, bundle.digest, recommender.width, entries, rows)
 
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from models.edits import MOST_EXACT, Entry
-from service.schemas import MAX_ID_CHARS, MAX_INPUTS, MAX_NAME_CHARS, ItemError, Timings
+from service.schemas import MAX_ID_CHARS, MAX_INPUTS, MAX_NAME_CHARS, ItemError, Timings, Wire
 
 MAX_ITEM_CHARS = 10_000
 MAX_ITEM_ATTRIBUTES = 32
 MAX_ATTRIBUTE_CHARS = 1_000
 MAX_REMOVED = 1_000
-
-
-class _Wire(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _exact(value: str | bool | int | float | None) -> str | bool | int | float | None:
@@ -38,13 +34,13 @@ _Value = Annotated[
 ]
 
 
-class CatalogueItem(_Wire):
+class CatalogueItem(Wire):
     item_id: ItemId
     text: Annotated[str, Field(max_length=MAX_ITEM_CHARS, description="what the item is, English or Chinese")]
     attributes: Annotated[
         dict[_Name, _Value],
         Field(max_length=MAX_ITEM_ATTRIBUTES, description="to filter by; null is the same as nothing"),
-    ] = {}
+    ] = Field(default_factory=dict)
     popularity: Annotated[
         float, Field(ge=0, allow_inf_nan=False, description="who has no history gets the most popular items")
     ] = 0.0
@@ -54,7 +50,7 @@ class CatalogueItem(_Wire):
         return Entry(self.item_id, self.text, attributes, self.popularity)
 
 
-class CatalogueEdit(_Wire):
+class CatalogueEdit(Wire):
     """Each item replaces the one of its id as a whole, or is added."""
 
     model_config = ConfigDict(
@@ -71,8 +67,10 @@ class CatalogueEdit(_Wire):
         }
     )
 
-    items: Annotated[list[CatalogueItem], Field(max_length=MAX_INPUTS)] = []
-    remove: Annotated[list[ItemId], Field(max_length=MAX_REMOVED, description="ids of items")] = []
+    items: Annotated[list[CatalogueItem], Field(max_length=MAX_INPUTS)] = Field(default_factory=list)
+    remove: Annotated[list[ItemId], Field(max_length=MAX_REMOVED, description="ids of items")] = Field(
+        default_factory=list
+    )
 
     @model_validator(mode="after")
     def _each_once(self) -> CatalogueEdit:
@@ -86,7 +84,7 @@ class CatalogueEdit(_Wire):
         return self
 
 
-class EditedItem(_Wire):
+class EditedItem(Wire):
     item_id: str
     outcome: Literal["added", "changed", "removed", "unchanged"]
     truncated: Annotated[
@@ -94,21 +92,21 @@ class EditedItem(_Wire):
     ]
 
 
-class UneditedItem(_Wire):
+class UneditedItem(Wire):
     """Its text cannot be used; what the catalogue held under its id is there as before."""
 
     item_id: str
     error: ItemError
 
 
-class CatalogueInfo(_Wire):
+class CatalogueInfo(Wire):
     name: str
     count: Annotated[int, Field(ge=0, description="items")]
     version: Annotated[int, Field(ge=0, description="edits since it was made")]
     digest: Annotated[str, Field(description="of the model that its items are embedded by")]
 
 
-class CatalogueEdited(_Wire):
+class CatalogueEdited(Wire):
     """Results are in the order of the items and then of what was to be removed; all of them are durable."""
 
     model: str
@@ -118,10 +116,10 @@ class CatalogueEdited(_Wire):
     timings_ms: Timings
 
 
-class RefusedCatalogue(_Wire):
+class RefusedCatalogue(Wire):
     name: str
     error: ItemError
 
 
-class CatalogueList(_Wire):
+class CatalogueList(Wire):
     catalogues: list[CatalogueInfo | RefusedCatalogue]

@@ -15,12 +15,13 @@ from safetensors.numpy import save_file
 
 from models import heads
 from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
+from models.edits import Entry
 from models.embed import Reader
 from models.graph import build, write
 from models.head_training import Examples, make
 from models.heads import SUFFIX, Head, save_head
 from models.predict import Scaling
-from models.ranking import AGES, KINDS, PLACES, CatalogueItem, Recommender, save_items
+from models.ranking import AGES, KINDS, PLACES, Recommender, save_items
 from models.ranking import WEIGHTS as HISTORY
 from models.replies import RANKER, Ranker, save_ranker
 from models.runtime_onnx import OnnxRuntime
@@ -143,7 +144,7 @@ def tiny_head(name: str, starts: Sequence[str], reader: Reader, encoder: str) ->
 
 CATALOGUE = "letters"
 CATALOGUE_ITEMS = tuple(
-    CatalogueItem(f"item-{start}{length}", start * length, {"price": float(length), "kind": start}, float(length % 5))
+    Entry(f"item-{start}{length}", start * length, {"price": float(length), "kind": start}, float(length % 5))
     for start in "abc上下"
     for length in range(1, 9)
 )
