@@ -37,17 +37,16 @@ from service.routes import SCHEMA, problems
 from service.schemas import (
     MAX_INPUTS,
     Health,
-    IntentRequest,
     Limits,
     MetricInfo,
     ModelInfo,
     ModelList,
     ProblemBody,
-    RepliesRequest,
     SentimentRequest,
 )
 from service.schemas_catalogue import CatalogueEdit
 from service.schemas_explain import ExplainIntentRequest, ExplainRepliesRequest, ExplainRequest
+from service.schemas_intent import IntentRequest, RepliesRequest
 from service.schemas_recommend import RecommendRequest
 from service.sentiment import add_sentiment
 from service.settings import Settings

@@ -21,7 +21,7 @@ from service.bodies import JsonBody
 from service.errors import EmptyText, NotFound, Problem
 from service.predictor import Answered, Embedded, Item, Predictor
 from service.routes import add_hot_route, answered, deadline_s, failed, id_of, listed, refuse_if_none_answered
-from service.schemas import (
+from service.schemas_intent import (
     DialogueTurn,
     IntentItem,
     IntentRequest,

@@ -7,20 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from service.schemas import (
-    LIST,
+from service.schemas import LIST, MAX_NAME_CHARS, TEXT, FailedItem, Label, SentimentInputs, Wire
+from service.schemas_intent import (
     MAX_CANDIDATES,
-    MAX_NAME_CHARS,
     MAX_TURNS,
-    TEXT,
     DialogueTurn,
-    FailedItem,
     IntentInputs,
-    Label,
     RankedReply,
     Reply,
-    SentimentInputs,
-    Wire,
     refuse_unlike_a_dialogue,
 )
 

@@ -22,7 +22,7 @@ from service.cache import Cache
 from service.engine import Engine
 from service.gateway import create_app
 from service.metrics import Metrics
-from service.schemas import IntentResponse, RepliesResponse
+from service.schemas_intent import IntentResponse, RepliesResponse
 from service.settings import Settings
 from service.shelf import Shelf
 from tests.service import fakes
