@@ -10,6 +10,7 @@ from string import Template
 
 from models.bundle import Manifest
 from models.evaluate_recommend import COMMAND, MeasuredRecommender, recommend_table
+from models.neighbours import NEIGHBOURS
 from models.train_recommend import RecommendRun
 
 TEXT = Template("""\
@@ -27,8 +28,11 @@ yet is scored too. It says which past items each score leans on.
   were dropped at random in each step of training.
 - Two layers of self-attention read up to 256 events with their kind, age and place. A score is the taste read from all
   of them plus, for each candidate, what its own attention to the events adds: log(1 + sum of exp), the potential of
-  softmax attention with an empty slot (Ramsauer et al. 2021). `because` is that attention. How often the item itself
+  softmax attention with an empty slot (Ramsauer et al. 2021). How often the item itself
   was taken counts besides, with a weight chosen on 500 of the users below (without it NDCG@10 is about 0.02 lower).
+- Of an item of the catalogue that is new to the user, the user's other items speak too, by weights in closed form of what
+  users took together (EASE, Steck 2019, the $neighbours largest of an item), their strength chosen on the same 500 users.
+  Without them NDCG@10 of new items is 0.0968 and of all 0.2866. `because` holds attention and these parts together.
 - Trained with softmax over all items on every basket of a user after the first.
 
 ## Intended use
@@ -72,6 +76,7 @@ def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str]
         base_digest=manifest.base_digest,
         id_dropout=f"{histories.id_dropout:.0%}",
         seed=histories.seed,
+        neighbours=NEIGHBOURS,
         figures=recommend_table(measured),
         command=COMMAND.format(name=manifest.name),
         drift="\n\n".join(drift),

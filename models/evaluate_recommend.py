@@ -60,7 +60,7 @@ def history_of(trail: Trail, kind: str, vectors: NDArray[np.float32]) -> History
     """The newest events that are read of a trail; `vectors` (items, width) are the item vectors of its numbers."""
     items, times = trail.items[-MOST_EVENTS:], trail.times[-MOST_EVENTS:]
     kinds = kinds_of(kind, trail.values[-MOST_EVENTS:])
-    return History(vectors[items], items, kinds, ((times[-1] - times) / DAY_S).astype(np.float32))
+    return History(vectors[items], items, kinds, ((times[-1] - times) / DAY_S).astype(np.float32), items)
 
 
 def rankings_of(
@@ -73,7 +73,8 @@ def rankings_of(
     with threadpool_limits(1):  # products so small are slower on several threads, by far where others work too
         for row, trail in enumerate(split.histories):
             allowed = None if left_out is None else ~np.isin(numbers, left_out[row])
-            found = recommender.rank(history_of(trail, split.training.kind, vectors), vectors, numbers, DEPTH, allowed)
+            history = history_of(trail, split.training.kind, vectors)
+            found = recommender.rank(history, vectors, numbers, DEPTH, allowed, numbers)
             rankings[row, : len(found.order)], scores[row, : len(found.order)] = found.order, found.scores
     return rankings, scores
 
@@ -122,7 +123,8 @@ def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Spli
         own = np.unique(history.items)
         if len(own) < 3:
             continue
-        best = recommender.rank(history, vectors, np.arange(len(vectors)), 1)
+        numbers = np.arange(len(vectors))
+        best = recommender.rank(history, vectors, numbers, 1, trained=numbers)
         first = best.order[:1]
         named = history.items[np.argmax(best.weights[0])]
         other = chance.choice(own[own != named])
@@ -136,8 +138,8 @@ def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Spli
 def _fall(recommender: Recommender, vectors: NDArray[np.float32], history: History, first: Items, item: int) -> float:
     """Of the log odds of the item `first` when all events of `item` are gone."""
     kept = history.items != item
-    less = History(history.vectors[kept], history.items[kept], history.kinds[kept], history.ages[kept])
-    before, after = (recommender.rank(one, vectors[first], first, 1).scores[0] for one in (history, less))
+    both = (history, history.where(kept))
+    before, after = (recommender.rank(one, vectors[first], first, 1, trained=first).scores[0] for one in both)
     return float(logit(before) - logit(after))
 
 

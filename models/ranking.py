@@ -74,22 +74,28 @@ class History:
 
     `vectors` (events, width) of the items; `items` (events,) whole numbers, equal for the same item, -1 for one that no
     candidate can be; `kinds` (events,) numbers of KINDS or DISLIKE; `ages` (events,) days before the newest event, nan
-    where no time was given.
+    where no time was given; `trained` (events,) as `Recommender.trained` numbers the items, None when it knows none.
     """
 
     vectors: Array
     items: NDArray[np.int64]
     kinds: NDArray[np.int64]
     ages: Array
+    trained: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def where(self, kept: NDArray[np.bool_]) -> History:
+        """Its events for which `kept` (events,) is True."""
+        trained = None if self.trained is None else self.trained[kept]
+        return History(self.vectors[kept], self.items[kept], self.kinds[kept], self.ages[kept], trained)
 
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
     """The best candidates: `order` (k,) their places among those given, `scores` (k,) in 0 to 1, and `weights`
-    (k, events): the part of a candidate's own attention that goes to each event; a row sums to less than 1."""
+    (k, events): of what the events add to a candidate's score, the part of each; a row sums to less than 1."""
 
     order: NDArray[np.int64]
     scores: Array
@@ -109,6 +115,8 @@ class Recommender:
         self._layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         self._heads = len(weights["reader.bias"])
         self._eyes = len(weights["eyes"])
+        self._neighbours, self._nearness = weights["neighbours"], weights["nearness"]
+        self._numbered: tuple[Sequence[str | None], NDArray[np.int64]] = ((), np.zeros(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
 
     def place(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
@@ -122,6 +130,14 @@ class Recommender:
             placed[rows] += self._w["ids.weight"][numbers]
         return placed
 
+    def trained(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
+        """(items,) the numbers under which the model knows these ids, -1 for others; kept for the list asked last."""
+        ids, numbers = self._numbered
+        if ids is not item_ids:
+            numbers = np.array([-1 if one is None else self.ids.get(one, -1) for one in item_ids], np.int64)
+            self._numbered = item_ids, numbers
+        return numbers
+
     def rank(
         self,
         history: History,
@@ -129,29 +145,59 @@ class Recommender:
         items: NDArray[np.int64],
         top_k: int,
         allowed: NDArray[np.bool_] | None = None,
+        trained: NDArray[np.int64] | None = None,
     ) -> Ranked:
         """The best `top_k` of candidates with item `vectors` (candidates, width) and numbers `items` (candidates,).
 
         Of more than RANKED candidates, those are ranked that the history's taste puts first, and its own items. Where
-        `allowed` (candidates,) is False a candidate is left out. Raises ValueError for an empty history.
+        `allowed` (candidates,) is False a candidate is left out. With `trained` (candidates,), numbers as in History,
+        candidates' neighbours in the history speak too. Raises ValueError for an empty history.
         """
         if not len(history):
             raise ValueError("there is nothing to rank by in an empty history")
         liked = history.kinds != DISLIKE
-        taste, states = self._read(_part(history, liked))
+        taste, states = self._read(history.where(liked))
         scores = vectors @ taste
+        if trained is not None and history.trained is not None:
+            scores += self._near(history.trained, liked)[trained]
         if allowed is not None:
             scores = np.where(allowed, scores, -np.inf)
         chosen = self._chosen(scores, items, history.items, top_k)
-        added, weights = self._attended(states, history, liked, vectors[chosen], items[chosen])
-        found = scores[chosen] + added
+        heard, weights = self._attended(states, history, liked, vectors[chosen], items[chosen])
+        found = scores[chosen] + heard + self._taken(history, liked, items[chosen])
         best = np.argsort(-found, kind="stable")[:top_k]
         best = best[np.isfinite(found[best])]
-        return Ranked(
-            chosen[best],
-            expit(self._slope * found[best] + self._offset).astype(np.float32),
-            weights[best],
+        weights = weights[best]
+        if trained is not None and history.trained is not None:
+            said = self._said(history.trained, liked, trained[chosen[best]])
+            amount = np.abs(heard[best, None])
+            weights = (weights * amount + said) / np.maximum(amount + np.abs(said).sum(axis=1, keepdims=True), 1e-9)
+        return Ranked(chosen[best], expit(self._slope * found[best] + self._offset).astype(np.float32), weights)
+
+    def _near(self, own: NDArray[np.int64], liked: NDArray[np.bool_]) -> Array:
+        """What distinct liked items say of each trained item that is not among `own`, and 0 for number -1."""
+        rows = np.unique(own[liked & (own >= 0)])
+        said = np.bincount(self._neighbours[rows].ravel(), self._nearness[rows].ravel(), len(self._nearness) + 1)
+        said[own] = 0
+        return said.astype(np.float32)
+
+    def _said(self, own: NDArray[np.int64], liked: NDArray[np.bool_], candidates: NDArray[np.int64]) -> Array:
+        """The part of each event in `_near`, (candidates, events); events with the same item share theirs."""
+        _, place, counts = np.unique(own, return_inverse=True, return_counts=True)
+        counted = (own >= 0) & liked
+        same = self._neighbours[own][None] == candidates[:, None, None]
+        said = (same * self._nearness[own]).sum(axis=-1) * counted / counts[place]
+        said[np.isin(candidates, own)] = 0
+        found: Array = said.astype(np.float32)
+        return found
+
+    def _taken(self, history: History, liked: NDArray[np.bool_], numbers: NDArray[np.int64]) -> Array:
+        """What it adds that a candidate was taken before, and takes away that it was disliked; (candidates,)."""
+        same = _same(numbers, history.items)
+        found: Array = self._w["often"][0] * (
+            np.log1p(same[:, liked].sum(axis=1)) - np.log1p(same[:, ~liked].sum(axis=1))
         )
+        return found
 
     def _chosen(self, scores: Array, items: NDArray[np.int64], own: NDArray[np.int64], top_k: int) -> NDArray[np.int64]:
         """The places of the candidates that are looked at closely."""
@@ -199,14 +245,13 @@ class Recommender:
         share = self._w["eyes"] / np.abs(self._w["eyes"]).sum()
         for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
             if chosen.any():
-                part = _part(history, chosen)
+                part = history.where(chosen)
                 energies = self._energies(states if sign > 0 else self._read(part)[1], part, asked, numbers)
                 peak = np.maximum(energies.max(axis=-1, keepdims=True), 0)
                 raised = np.exp(energies - peak)
                 total = raised.sum(axis=-1, keepdims=True) + np.exp(-peak)
                 added += sign * (self._w["eyes"] @ (np.log(total) + peak)[..., 0])
                 weights[:, chosen] = sign * np.einsum("h,hct->ct", share, raised / total)
-                added += sign * self._w["often"][0] * np.log1p(_same(numbers, part.items).sum(axis=1))
         return added, weights
 
     def _energies(self, states: Array, history: History, asked: Array, numbers: NDArray[np.int64]) -> Array:
@@ -255,10 +300,6 @@ def save_items(path: Path, catalogue: str, items: Sequence[Entry], vectors: Arra
     content = {"catalogue": catalogue, "items": [asdict(item) for item in items]}
     (path / ITEMS).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     save_file({"vectors": np.ascontiguousarray(vectors)}, path / ITEM_VECTORS)
-
-
-def _part(history: History, chosen: NDArray[np.bool_]) -> History:
-    return History(history.vectors[chosen], history.items[chosen], history.kinds[chosen], history.ages[chosen])
 
 
 def _same(numbers: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -1,11 +1,12 @@
 """The network that scores items after a history: self-attention over events, and attention of each candidate to them.
 
-score(c) = u·v_c + Σ_h w_h log(1 + Σ_t exp e_h(c, t)) + o log(1 + n_c): the taste u is read from all of the history,
-each head of the candidate's own attention adds what the events that concern it say, and n_c of them are of the item
-itself. Log-sum-exp is the potential whose gradient is softmax attention with an empty slot (Ramsauer et al. 2021), so
-that three purchases weigh more than one, a history without anything alike adds nothing, and the attention weights say
-by how much the score falls without an event. `models.ranking` computes the same without torch. Knows torch, no files
-and no data.
+score(c) = u·v_c + Σ_h w_h log(1 + Σ_t exp e_h(c, t)) + o log(1 + n_c) + Σ_i B_ic: the taste u is read from all of the
+history, each head of the candidate's own attention adds what the events that concern it say, and n_c of them are of the
+item itself; of one that is new to the user, B tells which of their items i are its neighbours (`models.neighbours`).
+Log-sum-exp is the potential whose gradient is softmax attention with an empty slot (Ramsauer et al. 2021), so that
+three purchases weigh more than one, a history without anything alike adds nothing, and the attention weights say by how
+much the score falls without an event. `models.ranking` computes the same without torch. Knows torch, no
+files and no data.
 """
 
 from __future__ import annotations
@@ -99,12 +100,15 @@ class Block(nn.Module):
 class HistoryNetwork(nn.Module):
     """Scores of the items that it was made for, after histories of them.
 
-    `known` (items,) is 0 for an item whose id says nothing, because nobody had anything to do with it in training;
-    `often` (1,) is the weight of how often an item was taken, which is chosen, not learned.
+    `known` (items,) is 0 for an item whose id says nothing, because nobody had anything to do with it in training.
+    `often` (1,) is the weight of how often an item was taken, and `neighbours` and `nearness` (items, any number) what
+    an item says of others: both come to the network when it is trained.
     """
 
     known: Tensor
     often: Tensor
+    neighbours: Tensor
+    nearness: Tensor
 
     def __init__(self, shape: Shape, items: int, dropout: float = 0.2) -> None:
         super().__init__()
@@ -124,6 +128,8 @@ class HistoryNetwork(nn.Module):
         self.again = nn.Parameter(torch.full((AGES, shape.eyes), 2.0))
         self.eyes = nn.Parameter(torch.full((shape.eyes,), 1.0))
         self.register_buffer("often", torch.zeros(1))
+        self.register_buffer("neighbours", torch.zeros(items, 0, dtype=torch.int32))
+        self.register_buffer("nearness", torch.zeros(items, 0))
         self.dropout = nn.Dropout(dropout)
         for table in (self.ids, self.kinds, self.ages, self.places):
             nn.init.normal_(table.weight, std=0.02)
@@ -136,7 +142,8 @@ class HistoryNetwork(nn.Module):
     def forward(self, histories: Histories, vectors: Tensor) -> Tensor:
         """Scores (batch, items) of all items; vectors (items, width) are theirs."""
         taste, states = self.read(histories, vectors)
-        return taste @ vectors.T + self.attended(histories, states, vectors)
+        scores = taste @ vectors.T + self.attended(histories, states, vectors)
+        return scores + self.near(histories.items) if self.nearness.shape[1] else scores
 
     def read(self, histories: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The taste (batch, width) and the events' states (batch, events, inner)."""
@@ -166,6 +173,12 @@ class HistoryNetwork(nn.Module):
             heard: Tensor = LogSumExp.apply(own, events, again[..., eye], histories.items)  # type: ignore[no-untyped-call]
             added = added + self.eyes[eye] * heard
         return added + self.often * times_taken(histories.items, len(vectors)).log1p()
+
+    def near(self, items: Tensor) -> Tensor:
+        """What the distinct ones of `items` (batch, events) say of those that are not among them, (batch, items)."""
+        owned = (times_taken(items, len(self.nearness)) > 0).to(self.nearness.dtype)
+        between = self.nearness.new_zeros(2 * (len(self.nearness),))
+        return (owned @ between.scatter_(1, self.neighbours.long(), self.nearness)) * (1 - owned)
 
 
 def times_taken(items: Tensor, of: int) -> Tensor:

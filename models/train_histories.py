@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.histories import Interactions, Split, Trail
+from models.neighbours import neighbours_of
 from models.ranking import MOST_EVENTS, age_of, kinds_of, place_of
 from models.recommender import NEVER, Histories, HistoryNetwork, Shape
 
@@ -42,6 +43,8 @@ class HistorySchedule:
     halves: float
     steps_of_user: int
     often: float
+    neighbours: float
+    ridge: float
     horizon: int = 1
     use_text: bool = True
     use_ids: bool = True
@@ -150,6 +153,9 @@ def train_histories(
         if step % 100 == 0:
             say(f"step {step} of {len(batches)} loss {loss.item():.3f}")
     network.often.fill_(config.often * config.use_candidates)
+    if config.use_ids and config.neighbours:
+        numbers, weights = neighbours_of(interactions, config.ridge)
+        network.neighbours, network.nearness = torch.from_numpy(numbers), torch.from_numpy(weights * config.neighbours)
     return network.eval()
 
 

@@ -125,17 +125,35 @@ def _popular(question: Question, allowed: NDArray[np.bool_] | None) -> Ranking:
 def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bool_] | None) -> Ranking | Problem:
     snapshot, candidates = question.snapshot, question.candidates
     sent = _sent(recommender, question)
-    history = History(_vectors(question.items, snapshot.vectors, sent), question.items, question.kinds, question.ages)
+    trained = _trained(recommender, question)
+    history = History(
+        _vectors(question.items, snapshot.vectors, sent),
+        question.items,
+        question.kinds,
+        question.ages,
+        None if trained is None else trained[question.items],
+    )
     vectors, numbers = snapshot.vectors, snapshot.items
     if candidates is not None:
         vectors, numbers = _vectors(candidates, snapshot.vectors, sent), candidates
     wanted = min(question.top_k, len(numbers) if allowed is None else int(allowed.sum()))
     if not wanted:
         return Ranking([], [], [])
-    found = recommender.rank(history, vectors, numbers, question.top_k, allowed)
+    known = None if trained is None else trained[numbers]
+    found = recommender.rank(history, vectors, numbers, question.top_k, allowed, known)
     if len(found.order) < wanted:  # it leaves out what has no finite score
         return InferenceFailed("The model failed on this history.")
     return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
+
+
+def _trained(recommender: Recommender, question: Question) -> NDArray[np.int64] | None:
+    """By item number, as the recommender numbers the items that it was trained with; None in another's catalogue."""
+    if question.snapshot.name != recommender.catalogue:
+        return None
+    known = recommender.trained(question.snapshot.ids)
+    if not question.sent:
+        return known
+    return np.concatenate([known, [recommender.ids.get(one.item_id or "", -1) for one in question.sent]])
 
 
 def _sent(recommender: Recommender, question: Question) -> NDArray[np.float32]:

@@ -181,6 +181,8 @@ def history_weights(items: int, seed: int = 11) -> dict[str, NDArray[np.float32]
         "again": np.full((AGES, EYES), 2.0, np.float32),
         "eyes": np.ones(EYES, np.float32),
         "often": np.ones(1, np.float32),
+        "neighbours": np.stack([np.roll(np.arange(items, dtype=np.int32), -1 - row)[:3] for row in range(items)]),
+        "nearness": np.tile(np.asarray([0.5, 0.2, -0.1], np.float32), (items, 1)),
         "centre": np.zeros(WIDTH, np.float32),
         "calibration": np.asarray([0.5, -3.0], np.float32),
     }

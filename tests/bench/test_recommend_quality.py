@@ -226,7 +226,7 @@ def test_a_network_of_heed_is_trained_on_the_split_it_is_asked_for(split: Split)
     texts = np.eye(ITEMS, 8, dtype=np.float32)
     schedule = HistorySchedule(
         seed=0, epochs=1, batch_examples=2, events=8, rate=1e-3, weight_decay=0.0, dropout=0.0, id_dropout=0.5,
-        halves=0.5, often=1.0, steps_of_user=2, inner=8, layers=1, heads=2, eyes=2, eye=4,
+        halves=0.5, often=1.0, neighbours=1.0, ridge=1.0, steps_of_user=2, inner=8, layers=1, heads=2, eyes=2, eye=4,
     )  # fmt: skip
     methods = [trained("Heed", texts, schedule), *ablations(texts, schedule)]
     assert [method.name for method in methods][1:] == [f"Heed, {what}" for what in WITHOUT]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,8 @@ def network() -> HistoryNetwork:
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
+    found.neighbours = torch.stack([torch.randperm(ITEMS)[:5] for _ in range(ITEMS)]).int()
+    found.nearness = torch.randn(ITEMS, 5)
     return found
 
 
@@ -62,7 +65,8 @@ def vectors(recommender: Recommender, texts: torch.Tensor) -> np.ndarray:
 
 def history(vectors: np.ndarray, items: list[int], days: list[float], kinds: list[int] | None = None) -> History:
     numbers = np.asarray(items, np.int64)
-    return History(vectors[numbers], numbers, np.asarray(kinds or [BOUGHT] * len(items)), np.asarray(days, np.float32))
+    acts = np.asarray(kinds or [BOUGHT] * len(items))
+    return History(vectors[numbers], numbers, acts, np.asarray(days, np.float32), numbers)
 
 
 def test_numpy_gives_what_the_network_gives(
@@ -80,7 +84,8 @@ def test_numpy_gives_what_the_network_gives(
         placed = network.item_vectors(texts, network.known)
         expected = network(batch, placed)[0].numpy()
     np.testing.assert_allclose(vectors, placed.numpy(), atol=1e-5)
-    found = recommender.rank(history(vectors, items, days), vectors, np.arange(ITEMS), ITEMS)
+    numbers = np.arange(ITEMS)
+    found = recommender.rank(history(vectors, items, days), vectors, numbers, ITEMS, trained=numbers)
     np.testing.assert_allclose(logit(found.scores.astype(float)), expected[found.order], rtol=1e-3, atol=1e-3)
     assert (np.diff(found.scores) <= 0).all()
 
@@ -104,9 +109,55 @@ def test_weights_are_by_how_much_a_score_falls_without_the_event(recommender: Re
     liked = np.ones(3, bool)
     added, parts = one._attended(states, whole, liked, vectors, np.arange(ITEMS))
     kept = np.asarray([True, False, True])
-    less = History(*(getattr(whole, name)[kept] for name in ("vectors", "items", "kinds", "ages")))
-    fewer, _ = one._attended(states[kept], less, liked[kept], vectors, np.arange(ITEMS))
+    fewer, _ = one._attended(states[kept], whole.where(kept), liked[kept], vectors, np.arange(ITEMS))
     np.testing.assert_allclose(fewer - added, np.log1p(-parts[:, 1]), atol=1e-4)
+
+
+def test_neighbours_speak_for_what_is_new_to_the_user_once_for_each_item(
+    recommender: Recommender, vectors: np.ndarray
+) -> None:
+    numbers = np.arange(ITEMS)
+    whole = history(vectors, [3, 5, 3], [9.0, 3.0, 0.0])
+    plain, heard = (recommender.rank(whole, vectors, numbers, ITEMS, trained=one) for one in (None, numbers))
+    before, after = (dict(zip(one.order, logit(one.scores.astype(float)), strict=True)) for one in (plain, heard))
+    said = np.zeros(ITEMS)
+    for own in (3, 5):
+        said[recommender._neighbours[own]] += recommender._nearness[own]
+    said[[3, 5]] = 0
+    for item in numbers:
+        assert after[item] - before[item] == pytest.approx(said[item], abs=2e-3)
+    weights = dict(zip(heard.order, heard.weights, strict=True))
+    near = recommender._neighbours[3][np.argmax(recommender._nearness[3])]
+    attended = dict(zip(plain.order, plain.weights, strict=True))
+    assert weights[near][[0, 2]].sum() > attended[near][[0, 2]].sum()
+    assert np.abs(heard.weights).sum(axis=1).max() <= 1
+
+
+def test_parts_of_events_add_up_to_what_neighbours_say(recommender: Recommender) -> None:
+    own, candidates = np.asarray([3, 5, 3, -1, 7]), np.append(np.arange(ITEMS), -1)
+    liked = np.asarray([True, True, True, True, False])
+    parts = recommender._said(own, liked, candidates)
+    np.testing.assert_allclose(parts.sum(axis=1), recommender._near(own, liked)[candidates], atol=1e-6)
+    np.testing.assert_array_equal(parts[:, 0], parts[:, 2])
+    assert not parts[:, 3:].any()
+
+
+def test_unknown_items_have_no_neighbours(recommender: Recommender, vectors: np.ndarray) -> None:
+    numbers, none = np.arange(ITEMS), np.full(ITEMS, -1)
+    whole = history(vectors, [3, 5], [3.0, 0.0])
+    plain = recommender.rank(whole, vectors, numbers, ITEMS)
+    for events, candidates in ((whole.trained, none), (none[:2], numbers)):
+        one = replace(whole, trained=events)
+        found = recommender.rank(one, vectors, numbers, ITEMS, trained=candidates)
+        np.testing.assert_array_equal(found.order, plain.order)
+        np.testing.assert_array_equal(found.scores, plain.scores)
+
+
+def test_numbers_of_trained_items_are_found_anew_for_another_list(recommender: Recommender) -> None:
+    first, second = ["3", "", "x"], ["5", None]
+    for _ in range(2):
+        assert recommender.trained(first).tolist() == [3, -1, -1]
+        assert recommender.trained(second).tolist() == [5, -1]
 
 
 def test_weights_of_a_row_sum_to_less_than_one(recommender: Recommender, vectors: np.ndarray) -> None:
@@ -157,8 +208,10 @@ def test_unknown_number_is_nobodys_again(recommender: Recommender, vectors: np.n
     same = np.full(2, -1)
     liked, asked = np.ones(1, bool), vectors[[3, 4]]
     _, states = recommender._read(plain)
-    known, _ = recommender._attended(states, plain, liked, asked, np.asarray([3, 4]))
-    unknown, _ = recommender._attended(states, foreign, liked, asked, same)
+    known, unknown = (
+        recommender._attended(states, one, liked, asked, numbers)[0] + recommender._taken(one, liked, numbers)
+        for one, numbers in ((plain, np.asarray([3, 4])), (foreign, same))
+    )
     assert unknown[0] < known[0] - 0.1
     assert unknown[1] == known[1]
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import cycle
 from pathlib import Path
@@ -68,7 +68,10 @@ def _read(process: subprocess.Popen[bytes]) -> dict[str, float]:
 def rank(recommender: Recommender, own: Snapshot, user: dict[str, Any]) -> list[tuple[str, float]]:
     """Of candidates in the catalogue that the history is of."""
     numbers = np.array([own.number_of[one["item_id"]] for one in user["candidates"]])
-    found = recommender.rank(_history(own, user), own.vectors[numbers], numbers, user["top_k"])
+    trained = recommender.trained(own.ids)
+    history = _history(own, user)
+    history = replace(history, trained=trained[history.items])
+    found = recommender.rank(history, own.vectors[numbers], numbers, user["top_k"], trained=trained[numbers])
     return [(own.ids[numbers[place]], score) for place, score in zip(found.order, found.scores.tolist(), strict=True)]
 
 
