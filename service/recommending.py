@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from models.attributes import FilterError
 from models.ranking import History, Recommender
@@ -57,11 +58,14 @@ class Recommending:
         )
 
     async def start(self) -> None:
+        # Products so small gain nothing from more threads of numpy's, and those spin on cores that others serve with.
+        self._limited = threadpool_limits(1, user_api="blas")
         self._batcher.start()
 
     async def stop(self) -> None:
         """Refuse what is new, finish what was accepted."""
         await self._batcher.stop()
+        self._limited.restore_original_limits()
 
     @property
     def healthy(self) -> bool:
@@ -126,13 +130,11 @@ def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bo
     snapshot, candidates = question.snapshot, question.candidates
     sent = _sent(recommender, question)
     history = History(_vectors(question.items, snapshot.vectors, sent), question.items, question.kinds, question.ages)
-    vectors, numbers = snapshot.vectors, snapshot.items
-    if candidates is not None:
-        vectors, numbers = _vectors(candidates, snapshot.vectors, sent), candidates
-    wanted = min(question.top_k, len(numbers) if allowed is None else int(allowed.sum()))
+    vectors = snapshot.vectors if candidates is None else _vectors(candidates, snapshot.vectors, sent)
+    wanted = min(question.top_k, len(vectors) if allowed is None else int(allowed.sum()))
     if not wanted:
         return Ranking([], [], [])
-    found = recommender.rank(history, vectors, numbers, question.top_k, allowed)
+    found = recommender.rank(history, vectors, candidates, question.top_k, allowed)
     if len(found.order) < wanted:  # it leaves out what has no finite score
         return InferenceFailed("The model failed on this history.")
     return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
