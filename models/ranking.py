@@ -42,6 +42,8 @@ SCALE = 4.0
 RANKED = 400
 """Candidates, of many, that are looked at with their own attention: the best by taste, and the history's own items."""
 
+_SAMPLE = 4_096
+
 Array = NDArray[np.float32]
 
 
@@ -88,6 +90,8 @@ class History:
 
     def where(self, kept: NDArray[np.bool_]) -> History:
         """Its events for which `kept` (events,) is True."""
+        if kept.all():
+            return self
         trained = None if self.trained is None else self.trained[kept]
         return History(self.vectors[kept], self.items[kept], self.kinds[kept], self.ages[kept], trained)
 
@@ -110,7 +114,7 @@ class Recommender:
 
     def __init__(self, weights: Mapping[str, Array], catalogue: str, ids: Mapping[str, int]) -> None:
         self.catalogue, self.ids = catalogue, ids
-        self._w = weights
+        self._w = dict(weights)
         self.width = weights["taste.weight"].shape[0]
         self._layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         self._heads = len(weights["reader.bias"])
@@ -118,6 +122,10 @@ class Recommender:
         self._neighbours, self._nearness = weights["neighbours"], weights["nearness"]
         self._numbered: tuple[Sequence[str | None], NDArray[np.int64]] = ((), np.zeros(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
+        for number in range(self._layers):  # one product for all three
+            for part in ("weight", "bias"):
+                names = (f"blocks.{number}.attention.{role}.{part}" for role in ("query", "key", "value"))
+                self._w[f"blocks.{number}.attention.{part}"] = np.concatenate([self._w[name] for name in names])
 
     def place(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
         """Texts' vectors by the encoder (items, width) to item vectors; a known id adds what was learned of it."""
@@ -142,16 +150,17 @@ class Recommender:
         self,
         history: History,
         vectors: Array,
-        items: NDArray[np.int64],
+        items: NDArray[np.int64] | None,
         top_k: int,
         allowed: NDArray[np.bool_] | None = None,
         trained: NDArray[np.int64] | None = None,
     ) -> Ranked:
         """The best `top_k` of candidates with item `vectors` (candidates, width) and numbers `items` (candidates,).
 
-        Of more than RANKED candidates, those are ranked that the history's taste puts first, and its own items. Where
-        `allowed` (candidates,) is False a candidate is left out. With `trained` (candidates,), numbers as in History,
-        candidates' neighbours in the history speak too. Raises ValueError for an empty history.
+        Without `items` a candidate's number is its place. Of more than RANKED candidates, those are ranked that the
+        history's taste puts first, and its own items. Where `allowed` (candidates,) is False a candidate is left out.
+        With `trained` (candidates,), numbers as in History, candidates' neighbours in the history speak too. Raises
+        ValueError for an empty history.
         """
         if not len(history):
             raise ValueError("there is nothing to rank by in an empty history")
@@ -161,17 +170,20 @@ class Recommender:
         if trained is not None and history.trained is not None:
             scores += self._near(history.trained, liked)[trained]
         if allowed is not None:
-            scores = np.where(allowed, scores, -np.inf)
-        chosen = self._chosen(scores, items, history.items, top_k)
-        heard, weights = self._attended(states, history, liked, vectors[chosen], items[chosen])
-        found = scores[chosen] + heard + self._taken(history, liked, items[chosen])
+            scores[~allowed] = -np.inf
+        chosen = _chosen(scores, items, history.items, max(RANKED, 4 * top_k))
+        numbers = chosen if items is None else items[chosen]
+        looks = self._attended(states, history, liked, vectors[chosen], numbers)
+        found = scores[chosen] + sum(look.added for look in looks)
         best = np.argsort(-found, kind="stable")[:top_k]
         best = best[np.isfinite(found[best])]
-        weights = weights[best]
+        weights = np.zeros((len(best), len(history)), np.float32)
+        for look in looks:
+            weights[:, look.events] = look.weights(best)
         if trained is not None and history.trained is not None:
             said = self._said(history.trained, liked, trained[chosen[best]])
-            amount = np.abs(heard[best, None])
-            weights = (weights * amount + said) / np.maximum(amount + np.abs(said).sum(axis=1, keepdims=True), 1e-9)
+            heard = np.abs(found[best] - scores[chosen[best]])[:, None]
+            weights = (weights * heard + said) / np.maximum(heard + np.abs(said).sum(axis=1, keepdims=True), 1e-9)
         return Ranked(chosen[best], expit(self._slope * found[best] + self._offset).astype(np.float32), weights)
 
     def _near(self, own: NDArray[np.int64], liked: NDArray[np.bool_]) -> Array:
@@ -191,22 +203,6 @@ class Recommender:
         found: Array = said.astype(np.float32)
         return found
 
-    def _taken(self, history: History, liked: NDArray[np.bool_], numbers: NDArray[np.int64]) -> Array:
-        """What it adds that a candidate was taken before, and takes away that it was disliked; (candidates,)."""
-        same = _same(numbers, history.items)
-        found: Array = self._w["often"][0] * (
-            np.log1p(same[:, liked].sum(axis=1)) - np.log1p(same[:, ~liked].sum(axis=1))
-        )
-        return found
-
-    def _chosen(self, scores: Array, items: NDArray[np.int64], own: NDArray[np.int64], top_k: int) -> NDArray[np.int64]:
-        """The places of the candidates that are looked at closely."""
-        wanted = max(RANKED, 4 * top_k)
-        if len(scores) <= wanted:
-            return np.arange(len(scores))
-        best = np.argpartition(-scores, wanted)[:wanted]
-        return np.union1d(best, np.flatnonzero(np.isin(items, own[own >= 0])))
-
     def _read(self, history: History) -> tuple[Array, Array]:
         """The taste (width,) and the events' states (events, width)."""
         w = self._w
@@ -224,55 +220,115 @@ class Recommender:
 
     def _block(self, name: str, states: Array) -> Array:
         normed = self._norm(f"{name}.attention_norm", states)
-        query, key, value = (
-            self._linear(f"{name}.attention.{part}", normed).reshape(len(states), self._heads, -1).transpose(1, 0, 2)
-            for part in ("query", "key", "value")
-        )
+        joined = self._linear(f"{name}.attention", normed).reshape(len(states), 3, self._heads, -1)
+        query, key, value = joined.transpose(1, 2, 0, 3)
         mixed = _softmax(query @ key.transpose(0, 2, 1) / np.float32(np.sqrt(query.shape[-1]))) @ value
         states = states + self._linear(f"{name}.attention.output", mixed.transpose(1, 0, 2).reshape(len(states), -1))
         inner = _gelu(self._linear(f"{name}.inner", self._norm(f"{name}.inner_norm", states)))
-        return states + self._linear(f"{name}.output", inner)
+        states += self._linear(f"{name}.output", inner)
+        return states
 
     def _attended(
         self, states: Array, history: History, liked: NDArray[np.bool_], candidates: Array, numbers: NDArray[np.int64]
-    ) -> tuple[Array, Array]:
-        """What the candidates' own attention adds (candidates,), and its part for each event (candidates, events).
-
-        What a disliked event would have added is taken away, and its part is negative.
-        """
-        asked = self._linear("look", candidates).reshape(len(candidates), self._eyes, -1).transpose(1, 0, 2)
-        added, weights = np.zeros(len(candidates), np.float32), np.zeros((len(candidates), len(history)), np.float32)
-        share = self._w["eyes"] / np.abs(self._w["eyes"]).sum()
+    ) -> list[_Look]:
+        """The candidates' own attention: to the events that are no dislikes, and to those that are."""
+        asked = self._linear("look", candidates).reshape(len(candidates), self._eyes, -1).transpose(1, 2, 0)
+        looks = []
         for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
             if chosen.any():
                 part = history.where(chosen)
-                energies = self._energies(states if sign > 0 else self._read(part)[1], part, asked, numbers)
-                peak = np.maximum(energies.max(axis=-1, keepdims=True), 0)
-                raised = np.exp(energies - peak)
-                total = raised.sum(axis=-1, keepdims=True) + np.exp(-peak)
-                added += sign * (self._w["eyes"] @ (np.log(total) + peak)[..., 0])
-                weights[:, chosen] = sign * np.einsum("h,hct->ct", share, raised / total)
-        return added, weights
+                seen = states if sign > 0 else self._read(part)[1]
+                looks.append(self._look(seen, part, asked, numbers, sign, np.flatnonzero(chosen)))
+        return looks
 
-    def _energies(self, states: Array, history: History, asked: Array, numbers: NDArray[np.int64]) -> Array:
-        """(eyes, candidates, events); asked (eyes, candidates, eye)."""
-        shown = self._linear("shown", states).reshape(len(history), self._eyes, -1).transpose(1, 2, 0)
-        energies = asked @ shown / np.float32(np.sqrt(asked.shape[-1])) + self._linear("strength", states).T[:, None, :]
-        again = self._w["again"][age_of(history.ages)].T
-        at_candidate, at_event = np.nonzero(_same(numbers, history.items))
-        energies[:, at_candidate, at_event] += again[:, at_event]
-        found: Array = energies
-        return found
+    def _look(
+        self,
+        states: Array,
+        history: History,
+        asked: Array,
+        numbers: NDArray[np.int64],
+        sign: np.float32,
+        events: NDArray[np.int64],
+    ) -> _Look:
+        """asked (eyes, eye, candidates). What a disliked event would have added is taken away."""
+        shown = self._linear("shown", states).reshape(len(history), self._eyes, -1).transpose(1, 0, 2)
+        # Candidates are last, so that sums over events run along whole rows.
+        energies = shown / np.float32(np.sqrt(shown.shape[-1])) @ asked
+        energies += self._linear("strength", states).T[:, :, None]
+        at_event, at_candidate = np.nonzero((history.items[:, None] == numbers) & (history.items >= 0)[:, None])
+        energies[:, at_event, at_candidate] += self._w["again"][age_of(history.ages)].T[:, at_event]
+        peak = np.maximum(energies.max(axis=1), 0)
+        energies -= peak[:, None]
+        raised = np.exp(energies, out=energies)
+        total = raised.sum(axis=1) + np.exp(-peak)
+        eyes, taken = self._w["eyes"], np.bincount(at_candidate, minlength=len(numbers)).astype(np.float32)
+        added = sign * (eyes @ (np.log(total) + peak) + self._w["often"][0] * np.log1p(taken))
+        return _Look(events, added, raised, total, sign * eyes / np.abs(eyes).sum())
 
     def _linear(self, name: str, states: Array) -> Array:
-        found: Array = states @ self._w[f"{name}.weight"].T + self._w[f"{name}.bias"]
+        found: Array = states @ self._w[f"{name}.weight"].T
+        found += self._w[f"{name}.bias"]
         return found
 
     def _norm(self, name: str, states: Array) -> Array:
         centred = states - states.mean(axis=-1, keepdims=True)
-        spread = np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + np.float32(1e-5))
-        found: Array = centred / spread * self._w[f"{name}.weight"] + self._w[f"{name}.bias"]
+        variance = np.einsum("ij,ij->i", centred, centred)[:, None] / np.float32(states.shape[-1])
+        centred /= np.sqrt(variance + np.float32(1e-5))
+        centred *= self._w[f"{name}.weight"]
+        centred += self._w[f"{name}.bias"]
+        found: Array = centred
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What attention to `events` (n,), places in the history, adds for each candidate (candidates,).
+
+    `raised` (eyes, n, candidates) over `total` (eyes, candidates) is the attention of each eye, and `shares` (eyes,)
+    what it counts for; they are negative where events are disliked.
+    """
+
+    events: NDArray[np.int64]
+    added: Array
+    raised: Array
+    total: Array
+    shares: Array
+
+    def weights(self, candidates: NDArray[np.int64]) -> Array:
+        """Each event's part (candidates, n)."""
+        attention = self.raised[:, :, candidates] / self.total[:, None, candidates]
+        found: Array = np.einsum("h,htc->ct", self.shares, attention)
+        return found
+
+
+def _chosen(scores: Array, items: NDArray[np.int64] | None, own: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
+    """Ascending places of the candidates that are looked at closely: the `wanted` best, and the `own` items."""
+    if len(scores) <= wanted:
+        return np.arange(len(scores))
+    near = np.zeros(len(scores), np.bool_)
+    near[_best(scores, wanted)] = True
+    if items is None:
+        near[own[(own >= 0) & (own < len(scores))]] = True
+    else:
+        near |= np.isin(items, own[own >= 0])
+    return np.flatnonzero(near)
+
+
+def _best(scores: Array, wanted: int) -> NDArray[np.int64]:
+    """Places of the `wanted` largest, in no order.
+
+    Of very many, first those are taken that are above what a sample says about twice as many are: comparing all with
+    one number costs a tenth of partitioning them.
+    """
+    step = len(scores) // _SAMPLE
+    if step >= 2:
+        sample = scores[::step]
+        place = len(sample) - 1 - 2 * wanted * len(sample) // len(scores)
+        if place > 0:
+            above = np.flatnonzero(scores >= np.partition(sample, place)[place])
+            if len(above) >= wanted:
+                return above[np.argpartition(-scores[above], wanted - 1)[:wanted]]
+    return np.argpartition(-scores, wanted - 1)[:wanted]
 
 
 def load_recommender(bundle: Bundle) -> Recommender:
@@ -302,18 +358,17 @@ def save_items(path: Path, catalogue: str, items: Sequence[Entry], vectors: Arra
     save_file({"vectors": np.ascontiguousarray(vectors)}, path / ITEM_VECTORS)
 
 
-def _same(numbers: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(candidates, events): whether the event is of the candidate itself."""
-    found: NDArray[np.bool_] = (numbers[:, None] == items[None, :]) & (items >= 0)[None, :]
-    return found
-
-
 def _softmax(scores: Array) -> Array:
-    raised = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    found: Array = raised / raised.sum(axis=-1, keepdims=True)
-    return found
+    """Changes its argument."""
+    scores -= scores.max(axis=-1, keepdims=True)
+    raised = np.exp(scores, out=scores)
+    raised /= raised.sum(axis=-1, keepdims=True)
+    return raised
 
 
 def _gelu(values: Array) -> Array:
-    found: Array = values * np.float32(0.5) * (1 + erf(values * np.float32(1 / np.sqrt(2))))
+    found: Array = erf(values * np.float32(1 / np.sqrt(2)))
+    found += 1
+    found *= values
+    found *= np.float32(0.5)
     return found

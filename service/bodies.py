@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Generic, NoReturn, TypeVar
 
 import orjson
@@ -38,17 +39,27 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class JsonBody(Generic[Model]):
-    """Reads a request's body as a `model`."""
+    """Reads a request's body as a `model`.
 
-    def __init__(self, model: type[Model], max_bytes: int, timeout_s: float) -> None:
+    `quick` is a faster way to the same model; what it refuses, with a ValueError, is parsed to say what is wrong.
+    """
+
+    def __init__(
+        self, model: type[Model], max_bytes: int, timeout_s: float, quick: Callable[[bytes], Model] | None = None
+    ) -> None:
         self._model = model
+        self._quick = quick
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
     async def read(self, request: Request) -> Model:
         """Raises a Problem for every way in which the body can be wrong."""
         _check_type(request)
-        return parse(self._model, await self._bytes(request))
+        body = await self._bytes(request)
+        if self._quick is not None:
+            with suppress(ValueError):
+                return self._quick(body)
+        return parse(self._model, body)
 
     async def _bytes(self, request: Request) -> bytes:
         if _declared_length(request) > self._max_bytes:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,7 @@ _RATING = "rating"
 _KINDS = {kind: number for number, kind in enumerate(KINDS)} | {"dislike": DISLIKE}
 _OTHER = KINDS.index("other")
 _READ_COST, _LOOK_COST = 40, 25  # of an event and of a candidate looked at closely, in products with one item vector
+_item_id = itemgetter("item_id")
 
 Numbers = NDArray[np.int64]
 
@@ -144,9 +147,13 @@ class _Asking:
         self._candidates_skipped = self._candidates_repeated = 0
         if (given := self._user.candidates) is None:
             return None
+        row_of = self._snapshot.number_of.get
+        with suppress(KeyError):  # one comes as a text alone
+            numbers = [row_of(item_id, -1) for item_id in map(_item_id, given)]
+            if -1 not in numbers and len(found := dict(zip(numbers, range(len(given)), strict=True))) == len(given):
+                return found
         first: dict[int, int] = {}
         unknown: list[int] = []
-        row_of = self._snapshot.number_of.get
         for place, candidate in enumerate(given):
             number = row_of(candidate.get("item_id", ""), -1)  # no id is empty
             if number < 0:

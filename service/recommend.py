@@ -22,7 +22,7 @@ from service.predictor import Answered, Embedded, Item, Predictor, Timings
 from service.question import Question, question_of
 from service.recommending import Ranking, Recommending
 from service.routes import add_hot_route, answered, deadline_s, failed, listed, refuse_if_none_answered
-from service.schemas_recommend import RecommendRequest, RecommendResponse, User
+from service.schemas_recommend import RecommendRequest, RecommendResponse, User, quick
 from service.settings import Settings
 
 _INLINE = 2_000
@@ -34,7 +34,7 @@ _NOTHING = Timings(0.0, 0.0, 0.0)
 def add_recommend(
     app: FastAPI, predictor: Predictor, recommending: Recommending, catalogues: Catalogues, settings: Settings
 ) -> None:
-    body = JsonBody(RecommendRequest, settings.max_body_bytes, settings.request_timeout_s)
+    body = JsonBody(RecommendRequest, settings.max_body_bytes, settings.request_timeout_s, quick)
 
     async def recommend(given: Request) -> Response:
         """Items for one user or for up to 64: the candidates sent along, or a whole catalogue, the best first."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from models.attributes import FilterError
 from models.ranking import History, Recommender
@@ -57,11 +58,14 @@ class Recommending:
         )
 
     async def start(self) -> None:
+        # Products so small gain nothing from more threads of numpy's, and those spin on cores that others serve with.
+        self._limited = threadpool_limits(1, user_api="blas")
         self._batcher.start()
 
     async def stop(self) -> None:
         """Refuse what is new, finish what was accepted."""
         await self._batcher.stop()
+        self._limited.restore_original_limits()
 
     @property
     def healthy(self) -> bool:
@@ -133,14 +137,13 @@ def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bo
         question.ages,
         None if trained is None else trained[question.items],
     )
-    vectors, numbers = snapshot.vectors, snapshot.items
-    if candidates is not None:
-        vectors, numbers = _vectors(candidates, snapshot.vectors, sent), candidates
-    wanted = min(question.top_k, len(numbers) if allowed is None else int(allowed.sum()))
+    vectors = snapshot.vectors if candidates is None else _vectors(candidates, snapshot.vectors, sent)
+    wanted = min(question.top_k, len(vectors) if allowed is None else int(allowed.sum()))
     if not wanted:
         return Ranking([], [], [])
-    known = None if trained is None else trained[numbers]
-    found = recommender.rank(history, vectors, numbers, question.top_k, allowed, known)
+    if trained is not None:
+        trained = trained[: snapshot.rows] if candidates is None else trained[candidates]
+    found = recommender.rank(history, vectors, candidates, question.top_k, allowed, trained)
     if len(found.order) < wanted:  # it leaves out what has no finite score
         return InferenceFailed("The model failed on this history.")
     return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))

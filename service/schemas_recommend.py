@@ -6,9 +6,12 @@ rating and its value, times and their order) is looked at further in, and comes 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, with_config
+import orjson
+from pydantic import ConfigDict, Discriminator, Field, Tag, WrapValidator, with_config
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
 from service.schemas import (
@@ -84,6 +87,22 @@ class HistoryEvent(TypedDict):
     ]
 
 
+_named = itemgetter("item_id")
+
+
+def _candidates(given: Any, check: Callable[[Any], Any]) -> Any:
+    """As `check` gives it: the usual list, of objects with an id and nothing else, is seen to be right sooner."""
+    if type(given) is not list or not 0 < len(given) <= MAX_RANKED_CANDIDATES:
+        return check(given)
+    try:
+        ids = list(map(_named, given))
+        "".join(ids)  # all are strings
+    except (KeyError, TypeError):
+        return check(given)
+    plain = set(map(len, given)) == {1} and all(ids) and len(max(ids, key=len)) <= MAX_ID_CHARS
+    return given if plain else check(given)
+
+
 class User(Wire):
     history: Annotated[
         list[HistoryEvent], Field(max_length=MAX_EVENTS, description="the newest 256 are read; empty: what is popular")
@@ -91,6 +110,7 @@ class User(Wire):
     candidates: Annotated[
         list[Candidate] | None,
         Field(min_length=1, max_length=MAX_RANKED_CANDIDATES, description="the whole catalogue if not given"),
+        WrapValidator(_candidates),
     ] = None
     catalogue: Annotated[
         str | None,
@@ -145,6 +165,14 @@ class RecommendRequest(Wire):
             custom_error_message="Input should be an object with a history, or a list of them",
         ),
     ]
+
+
+def quick(body: bytes) -> RecommendRequest:
+    """Raises ValueError, without a word that would help a caller, for a body that is no such request.
+
+    Thousands of small objects are checked faster once they are Python's own.
+    """
+    return RecommendRequest.model_validate(orjson.loads(body))
 
 
 class Because(Wire):

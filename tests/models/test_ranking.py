@@ -21,6 +21,8 @@ from models.ranking import (
     WEIGHTS,
     History,
     Recommender,
+    _best,
+    _chosen,
     age_of,
     catalogue_of,
     kinds_of,
@@ -107,10 +109,11 @@ def test_weights_are_by_how_much_a_score_falls_without_the_event(recommender: Re
     whole = history(vectors, [3, 5, 9], [9.0, 3.0, 0.0])
     _, states = one._read(whole)
     liked = np.ones(3, bool)
-    added, parts = one._attended(states, whole, liked, vectors, np.arange(ITEMS))
+    (look,) = one._attended(states, whole, liked, vectors, np.arange(ITEMS))
     kept = np.asarray([True, False, True])
-    fewer, _ = one._attended(states[kept], whole.where(kept), liked[kept], vectors, np.arange(ITEMS))
-    np.testing.assert_allclose(fewer - added, np.log1p(-parts[:, 1]), atol=1e-4)
+    (fewer,) = one._attended(states[kept], whole.where(kept), liked[kept], vectors, np.arange(ITEMS))
+    parts = look.weights(np.arange(ITEMS))
+    np.testing.assert_allclose(fewer.added - look.added, np.log1p(-parts[:, 1]), atol=1e-4)
 
 
 def test_neighbours_speak_for_what_is_new_to_the_user_once_for_each_item(
@@ -196,7 +199,7 @@ def test_own_items_are_ranked_among_many(recommender: Recommender, vectors: np.n
     taste, _ = recommender._read(history(vectors, [3], [0.0]))
     many[50] = -taste
     numbers = np.arange(len(many))
-    chosen = recommender._chosen(many @ taste, numbers, np.asarray([50]), 10)
+    chosen = _chosen(many @ taste, numbers, np.asarray([50]), RANKED)
     assert 50 in chosen
     assert len(chosen) == RANKED + 1
 
@@ -208,12 +211,10 @@ def test_unknown_number_is_nobodys_again(recommender: Recommender, vectors: np.n
     same = np.full(2, -1)
     liked, asked = np.ones(1, bool), vectors[[3, 4]]
     _, states = recommender._read(plain)
-    known, unknown = (
-        recommender._attended(states, one, liked, asked, numbers)[0] + recommender._taken(one, liked, numbers)
-        for one, numbers in ((plain, np.asarray([3, 4])), (foreign, same))
-    )
-    assert unknown[0] < known[0] - 0.1
-    assert unknown[1] == known[1]
+    (known,) = recommender._attended(states, plain, liked, asked, np.asarray([3, 4]))
+    (unknown,) = recommender._attended(states, foreign, liked, asked, same)
+    assert unknown.added[0] < known.added[0] - 0.1
+    assert unknown.added[1] == known.added[1]
 
 
 def test_empty_history_is_refused(recommender: Recommender, vectors: np.ndarray) -> None:
@@ -259,3 +260,25 @@ def test_bundle_without_history_weights_is_refused(tmp_path: Path) -> None:
     (path / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(BundleError, match="no history model"):
         load_recommender(bundle)
+
+
+@pytest.mark.parametrize("spread", ["random", "sorted", "equal", "left out"])
+@pytest.mark.parametrize("count", [1_000, 100_000])
+def test_the_best_of_many_are_the_best(count: int, spread: str) -> None:
+    scores = np.random.default_rng(6).normal(size=count).astype(np.float32)
+    if spread == "sorted":
+        scores.sort()
+    elif spread == "equal":
+        scores[:] = 1
+    elif spread == "left out":
+        scores[500:] = -np.inf
+    found = _best(scores, RANKED)
+    assert len(set(found.tolist())) == RANKED
+    assert sorted(scores[found]) == sorted(np.sort(scores)[-RANKED:])
+
+
+def test_without_numbers_a_place_is_the_number() -> None:
+    scores, own = np.arange(2_000, dtype=np.float32), np.asarray([-1, 7, 7, 2_500])
+    expected = [7, *range(1_600, 2_000)]
+    assert _chosen(scores, None, own, RANKED).tolist() == expected
+    assert _chosen(scores, np.arange(2_000), own, RANKED).tolist() == expected

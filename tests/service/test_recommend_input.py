@@ -8,7 +8,11 @@ from typing import Any
 import pytest
 
 from models.catalogue import create
+from service.bodies import parse
 from service.catalogues import FOLDER
+from service.errors import InvalidRequest
+from service.schemas import MAX_ID_CHARS
+from service.schemas_recommend import RecommendRequest, quick
 from tests.service.serving import JSON, assert_problem
 from tests.service.shop import BOUGHT, Shop, event
 from tests.tiny import WIDTH
@@ -187,3 +191,26 @@ async def test_a_value_that_is_no_number_is_refused(shop: Shop, number: str) -> 
 async def test_malformed_bodies_are_refused_as_everywhere(shop: Shop) -> None:
     for content, status, code in ((b"{", 400, "malformed_json"), (b"\xff", 400, "malformed_body")):
         assert_problem(await shop.client.post("/v1/recommend", content=content, headers=JSON), status, code)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"item_id": 5}, {"item_id": ""}, {"item_id": "x" * (MAX_ID_CHARS + 1)}, {"item_id": "a", "x": 1}, [], "a"]
+)
+def test_a_wrong_candidate_among_plain_ones_is_found_either_way(wrong: object) -> None:
+    body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}, wrong, {"item_id": "b"}]}}).encode()
+    with pytest.raises(ValueError, match="candidates"):
+        quick(body)
+    with pytest.raises(InvalidRequest) as refused:
+        parse(RecommendRequest, body)
+    assert refused.value.pointer is not None
+    assert refused.value.pointer.startswith("/inputs/candidates/1")
+
+
+def test_both_ways_give_the_same_request() -> None:
+    history = [{"item_id": "a", "event": "rating", "value": 4, "at": "2011-11-03T10:00:00Z"}]
+    plain = [{"item_id": "a"}, {"item_id": "b"}]
+    for candidates in (None, plain, [*plain, {"text": "c"}, {}]):
+        user = {"history": history, "candidates": candidates, "filter": {"price": {"lt": 5}}}
+        for inputs in (user, [user, user]):
+            body = json.dumps({"inputs": inputs}).encode()
+            assert quick(body) == parse(RecommendRequest, body)

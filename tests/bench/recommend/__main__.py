@@ -1,6 +1,7 @@
 """Recommendation beside its limit: the whole service through HAProxy, and the same scoring alone, turn and turn about.
 
-Prints each round and the medians of all of them, with the bound that each figure is held to. Run with
+Prints each round and the medians of all of them, with the bound that each figure is held to; beside them what the
+ranking takes without a service, and another library's own prediction, where its environment is there. Run with
 `make bench-recommend`; on a machine that does other things too, only the ratios say anything, and they not much.
 """
 
@@ -8,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,8 +24,19 @@ from models.bundle import SHIPPED, SHIPPED_RECOMMEND, load
 from models.catalogue import Catalogue
 from models.ranking import load_recommender
 from service.catalogues import FOLDER
-from tests.bench.recommend.limit import measure
-from tests.bench.recommend.users import CANDIDATES, EVENTS, LARGE, LARGE_ITEMS, browsing, place_large, users
+from tests.bench.recommend.limit import Limit, measure
+from tests.bench.recommend.users import (
+    CANDIDATES,
+    EVENTS,
+    LARGE,
+    LARGE_ITEMS,
+    LARGE_TOP_K,
+    TOP_K,
+    browsing,
+    place_large,
+    users,
+)
+from tests.bench.recommend_quality.methods import PYTHON
 from tests.bench.serve.load import MISSING, Load, LoadError, closed_loop, wrk_version
 from tests.cluster.running import Service, free_port
 
@@ -100,6 +114,7 @@ def run(bundle: Path, shelf: Path, rounds: int, seconds: float, replicas: int) -
             print(f"round {number + 1}: " + "  ".join(_told(*pair) for pair in zip(FIGURES, found[-1], strict=True)))
     finally:
         service.stop()
+    alone = measure(bundle, shelf, "ours", 1, seconds)
     print(
         "\n".join(
             [
@@ -107,9 +122,32 @@ def run(bundle: Path, shelf: Path, rounds: int, seconds: float, replicas: int) -
                 "| | Heed | limit | ratio | bound | |",
                 "|---|--:|--:|--:|--:|---|",
                 *map(_row, FIGURES, zip(*found, strict=True)),
+                "",
+                f"Our ranking of {CANDIDATES} candidates without a service: {alone.p50_ms:.2f} ms",
+                *_library(len(_ids(shelf / FOLDER / recommender.catalogue)), seconds),
             ]
         )
     )
+
+
+def _library(items: int, seconds: float) -> list[str]:
+    """`implicit`'s own prediction."""
+    if not PYTHON.exists():
+        return [f"implicit was not measured; it needs: make {PYTHON.parent.parent}/installed"]
+    few = _implicit(items, CANDIDATES, TOP_K, seconds)
+    many = _implicit(LARGE_ITEMS, 0, LARGE_TOP_K, seconds)
+    return [
+        f"implicit, {EVENTS} events folded in, {CANDIDATES} candidates: {few.p50_ms:.2f} ms",
+        f"implicit, all of {LARGE_ITEMS} items: {many.p50_ms:.2f} ms",
+    ]
+
+
+def _implicit(items: int, candidates: int, top_k: int, seconds: float) -> Limit:
+    script = Path(__file__).parent / "peers" / "factors.py"
+    environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}
+    command = [str(PYTHON), str(script), *map(str, (items, candidates, top_k, seconds))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return Limit(**json.loads(done.stdout))
 
 
 def _row(figure: Figure, readings: Sequence[Reading]) -> str:

@@ -1,7 +1,8 @@
-"""The limit: the same scoring in numpy and nothing around it, in one process of one thread for each replica.
+"""The limit: the same scoring in plain numpy and nothing around it, in one process of one thread for each replica.
 
 As a command it is one of the processes: ids are looked up, vectors gathered, candidates ranked, for as long as asked;
-`measure` starts them together. No server, no JSON, no queue. `product` is one matrix product with the large catalogue.
+`measure` starts them together. No server, no JSON, no queue. `ours` ranks as the service does, `product` is one matrix
+product with the large catalogue.
 """
 
 from __future__ import annotations
@@ -22,15 +23,18 @@ from statistics import median
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from models.bundle import load
 from models.catalogue import Catalogue
-from models.ranking import KINDS, History, Recommender, load_recommender
+from models.ranking import KINDS, WEIGHTS, History, Recommender, load_recommender
 from models.snapshot import Snapshot
 from service.catalogues import FOLDER
-from tests.bench.recommend.users import LARGE, browsing, users
+from tests.bench.recommend.plain import Plain
+from tests.bench.recommend.users import LARGE, users
 
-Work = Literal["candidates", "catalogue", "product"]
+Work = Literal["candidates", "ours", "product"]
 _DAY_S = 86_400
 _WARM_UP = 3
 
@@ -65,19 +69,19 @@ def _read(process: subprocess.Popen[bytes]) -> dict[str, float]:
     return found
 
 
-def rank(recommender: Recommender, own: Snapshot, user: dict[str, Any]) -> list[tuple[str, float]]:
-    """Of candidates in the catalogue that the history is of."""
+def rank(
+    by: Plain | Recommender, own: Snapshot, trained: NDArray[np.int64], user: dict[str, Any]
+) -> list[tuple[str, float]]:
+    """Of candidates in the catalogue that the history is of; `trained` are the numbers of its rows' items."""
     numbers = np.array([own.number_of[one["item_id"]] for one in user["candidates"]])
-    trained = recommender.trained(own.ids)
-    history = _history(own, user)
+    history, vectors = _history(own, user), own.vectors[numbers]
     history = replace(history, trained=trained[history.items])
-    found = recommender.rank(history, own.vectors[numbers], numbers, user["top_k"], trained=trained[numbers])
-    return [(own.ids[numbers[place]], score) for place, score in zip(found.order, found.scores.tolist(), strict=True)]
-
-
-def rank_all(recommender: Recommender, large: Snapshot, user: dict[str, Any]) -> list[tuple[str, float]]:
-    found = recommender.rank(_history(large, user), large.vectors, large.items, user["top_k"])
-    return [(large.ids[row], score) for row, score in zip(found.order, found.scores.tolist(), strict=True)]
+    if isinstance(by, Plain):
+        order, scores, _ = by.rank(history, vectors, numbers, user["top_k"], trained[numbers])
+    else:
+        found = by.rank(history, vectors, numbers, user["top_k"], trained=trained[numbers])
+        order, scores = found.order, found.scores
+    return [(own.ids[numbers[place]], score) for place, score in zip(order, scores.tolist(), strict=True)]
 
 
 def _history(snapshot: Snapshot, user: dict[str, Any]) -> History:
@@ -89,25 +93,23 @@ def _history(snapshot: Snapshot, user: dict[str, Any]) -> History:
 
 
 def _work(bundle: Path, shelf: Path, work: Work) -> Callable[[], object]:
-    loaded = load(bundle)
-    recommender = load_recommender(loaded)
-    name = recommender.catalogue if work == "candidates" else LARGE
+    recommender = load_recommender(load(bundle))
+    name = LARGE if work == "product" else recommender.catalogue
     with closing(Catalogue(shelf / FOLDER / name)) as catalogue:
         snapshot = catalogue.snapshot()
     if work == "product":
         vectors, one = snapshot.vectors, np.array(snapshot.vectors[0])
         return lambda: vectors @ one
-    ids = [item_id for item_id in snapshot.ids if item_id]
-    asked = cycle(users(ids) if work == "candidates" else browsing(ids))
-    ranked = rank if work == "candidates" else rank_all
-    return lambda: ranked(recommender, snapshot, next(asked))
+    by = recommender if work == "ours" else Plain(load_file(bundle / WEIGHTS))
+    trained, asked = recommender.trained(snapshot.ids), cycle(users([item_id for item_id in snapshot.ids if item_id]))
+    return lambda: rank(by, snapshot, trained, next(asked))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("bundle", type=Path)
     parser.add_argument("shelf", type=Path)
-    parser.add_argument("work", choices=("candidates", "catalogue", "product"))
+    parser.add_argument("work", choices=("candidates", "ours", "product"))
     parser.add_argument("seconds", type=float)
     given = parser.parse_args()
     work = _work(given.bundle, given.shelf, given.work)

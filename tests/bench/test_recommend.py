@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from models.bundle import load
+from models.ranking import RANKED, WEIGHTS, History, load_recommender
+from tests.bench.recommend.plain import Plain
+from tests.tiny import tiny_recommend_bundle
+
+TOP_K = 10
+
+
+@pytest.mark.parametrize("candidates", [RANKED // 2, 5 * RANKED])
+def test_the_limit_ranks_as_the_service_does(tmp_path: Path, candidates: int) -> None:
+    bundle = load(tiny_recommend_bundle(tmp_path / "bundle"))
+    recommender, plain = load_recommender(bundle), Plain(load_file(bundle.path / WEIGHTS))
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(candidates, recommender.width)).astype(np.float32)
+    items = rng.integers(0, candidates, 30)
+    ages = np.sort(rng.exponential(60, 30))[::-1].astype(np.float32)
+    known = np.arange(candidates) % (len(recommender.ids) + 1) - 1
+    history = History(vectors[items], items, rng.integers(0, 6, 30), ages, known[items])
+    numbers = np.arange(candidates)
+    for trained in (None, known):
+        expected = recommender.rank(history, vectors, numbers, TOP_K, trained=trained)
+        order, scores, weights = plain.rank(history, vectors, numbers, TOP_K, trained)
+        assert order.tolist() == expected.order.tolist()
+        assert scores == pytest.approx(expected.scores, abs=1e-5)
+        if trained is None:
+            assert weights == pytest.approx(expected.weights, abs=1e-5)
