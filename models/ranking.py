@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,11 +70,11 @@ def kinds_of(kind: str, values: Array) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A user's events, oldest first, all arrays of the same length.
+    """A user's events, oldest first, all arrays of the same length; or several such histories, all of one length.
 
-    `vectors` (events, width) of the items; `items` (events,) whole numbers, equal for the same item, -1 for one that no
-    candidate can be; `kinds` (events,) numbers of KINDS or DISLIKE; `ages` (events,) days before the newest event, nan
-    where no time was given.
+    Several have an axis before those that follow. `vectors` (events, width) of the items; `items` (events,) whole
+    numbers, equal for the same item, -1 for one that no candidate can be; `kinds` (events,) numbers of KINDS or
+    DISLIKE; `ages` (events,) days before the newest event, nan where no time was given.
     """
 
     vectors: Array
@@ -147,11 +147,21 @@ class Recommender:
         found = scores[chosen] + added
         best = np.argsort(-found, kind="stable")[:top_k]
         best = best[np.isfinite(found[best])]
-        return Ranked(
-            chosen[best],
-            expit(self._slope * found[best] + self._offset).astype(np.float32),
-            weights[best],
-        )
+        return Ranked(chosen[best], self._calibrated(found[best]), weights[best])
+
+    def score(self, histories: History, vectors: Array, items: NDArray[np.int64]) -> Array:
+        """(histories, candidates): what `rank` scores each candidate by each of several histories.
+
+        All have as many disliked events. By a history without events a candidate has the score that nobody's taste
+        gives it.
+        """
+        liked = histories.kinds != DISLIKE
+        taste, states = self._read(_part(histories, liked))
+        added, _ = self._attended(states, histories, liked, vectors, items)
+        return self._calibrated(taste @ vectors.T + added)
+
+    def _calibrated(self, found: Array) -> Array:
+        return np.asarray(expit(self._slope * found + self._offset), np.float32)
 
     def _chosen(self, scores: Array, items: NDArray[np.int64], own: NDArray[np.int64], top_k: int) -> NDArray[np.int64]:
         """The places of the candidates that are looked at closely."""
@@ -162,40 +172,45 @@ class Recommender:
         return np.union1d(best, np.flatnonzero(np.isin(items, own[own >= 0])))
 
     def _read(self, history: History) -> tuple[Array, Array]:
-        """The taste (width,) and the events' states (events, width)."""
+        """The taste (..., width) and the events' states (..., events, width)."""
         w = self._w
-        if not len(history):
-            return w["taste.bias"], history.vectors
+        *histories, events = history.items.shape
+        if not events:
+            return np.broadcast_to(w["taste.bias"], (*histories, self.width)), history.vectors
         states = self._linear("enter", history.vectors) + w["kinds.weight"][history.kinds]
-        states = states + w["ages.weight"][age_of(history.ages)] + w["places.weight"][place_of(len(history))]
+        states = states + w["ages.weight"][age_of(history.ages)] + w["places.weight"][place_of(events)]
         for number in range(self._layers):
             states = self._block(f"blocks.{number}", states)
         states = self._norm("norm", states)
-        weights = _softmax(self._linear("reader", states).T)
-        parts = states.reshape(len(history), self._heads, -1)
-        pooled = np.einsum("he,ehd->hd", weights, parts).ravel()
+        weights = _softmax(self._linear("reader", states).swapaxes(-1, -2))
+        parts = states.reshape(*histories, events, self._heads, -1)
+        pooled = np.einsum("...he,...ehd->...hd", weights, parts).reshape(*histories, -1)
         return self._linear("taste", pooled), states
 
     def _block(self, name: str, states: Array) -> Array:
         normed = self._norm(f"{name}.attention_norm", states)
         query, key, value = (
-            self._linear(f"{name}.attention.{part}", normed).reshape(len(states), self._heads, -1).transpose(1, 0, 2)
+            self._linear(f"{name}.attention.{part}", normed).reshape(*states.shape[:-1], self._heads, -1)
             for part in ("query", "key", "value")
         )
-        mixed = _softmax(query @ key.transpose(0, 2, 1) / np.float32(np.sqrt(query.shape[-1]))) @ value
-        states = states + self._linear(f"{name}.attention.output", mixed.transpose(1, 0, 2).reshape(len(states), -1))
+        query, key, value = (part.swapaxes(-2, -3) for part in (query, key, value))
+        mixed = _softmax(query @ key.swapaxes(-1, -2) / np.float32(np.sqrt(query.shape[-1]))) @ value
+        states = states + self._linear(f"{name}.attention.output", mixed.swapaxes(-2, -3).reshape(states.shape))
         inner = _gelu(self._linear(f"{name}.inner", self._norm(f"{name}.inner_norm", states)))
         return states + self._linear(f"{name}.output", inner)
 
     def _attended(
         self, states: Array, history: History, liked: NDArray[np.bool_], candidates: Array, numbers: NDArray[np.int64]
     ) -> tuple[Array, Array]:
-        """What the candidates' own attention adds (candidates,), and its part for each event (candidates, events).
+        """What the candidates' own attention adds (..., candidates), and its part for each event (..., candidates,
+        events).
 
         What a disliked event would have added is taken away, and its part is negative.
         """
         asked = self._linear("look", candidates).reshape(len(candidates), self._eyes, -1).transpose(1, 0, 2)
-        added, weights = np.zeros(len(candidates), np.float32), np.zeros((len(candidates), len(history)), np.float32)
+        *histories, events = history.items.shape
+        added = np.zeros((*histories, len(candidates)), np.float32)
+        weights = np.zeros((*histories, events, len(candidates)), np.float32)
         share = self._w["eyes"] / np.abs(self._w["eyes"]).sum()
         for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
             if chosen.any():
@@ -204,18 +219,23 @@ class Recommender:
                 peak = np.maximum(energies.max(axis=-1, keepdims=True), 0)
                 raised = np.exp(energies - peak)
                 total = raised.sum(axis=-1, keepdims=True) + np.exp(-peak)
-                added += sign * (self._w["eyes"] @ (np.log(total) + peak)[..., 0])
-                weights[:, chosen] = sign * np.einsum("h,hct->ct", share, raised / total)
-                added += sign * self._w["often"][0] * np.log1p(_same(numbers, part.items).sum(axis=1))
-        return added, weights
+                added += sign * np.tensordot(self._w["eyes"], (np.log(total) + peak)[..., 0], axes=1)
+                weights[chosen] = sign * np.einsum("h,h...ct->...tc", share, raised / total).reshape(
+                    -1, len(candidates)
+                )
+                added += sign * self._w["often"][0] * np.log1p(_same(numbers, part.items).sum(axis=-1))
+        return added, weights.swapaxes(-1, -2)
 
     def _energies(self, states: Array, history: History, asked: Array, numbers: NDArray[np.int64]) -> Array:
-        """(eyes, candidates, events); asked (eyes, candidates, eye)."""
-        shown = self._linear("shown", states).reshape(len(history), self._eyes, -1).transpose(1, 2, 0)
-        energies = asked @ shown / np.float32(np.sqrt(asked.shape[-1])) + self._linear("strength", states).T[:, None, :]
-        again = self._w["again"][age_of(history.ages)].T
-        at_candidate, at_event = np.nonzero(_same(numbers, history.items))
-        energies[:, at_candidate, at_event] += again[:, at_event]
+        """(eyes, ..., candidates, events); asked (eyes, candidates, eye)."""
+        *histories, events = history.items.shape
+        shown = np.moveaxis(self._linear("shown", states).reshape(*histories, events, self._eyes, -1), -2, 0)
+        asked = asked.reshape(self._eyes, *(1 for _ in histories), *asked.shape[1:])
+        strength, again = self._linear("strength", states), self._w["again"][age_of(history.ages)]
+        energies = asked @ shown.swapaxes(-1, -2) / np.float32(np.sqrt(asked.shape[-1]))
+        energies = energies + np.moveaxis(strength, -1, 0)[..., None, :]
+        same: tuple[Any, ...] = np.nonzero(_same(numbers, history.items))
+        energies[(slice(None), *same)] += again[(*same[:-2], same[-1])].T
         found: Array = energies
         return found
 
@@ -258,12 +278,20 @@ def save_items(path: Path, catalogue: str, items: Sequence[Entry], vectors: Arra
 
 
 def _part(history: History, chosen: NDArray[np.bool_]) -> History:
-    return History(history.vectors[chosen], history.items[chosen], history.kinds[chosen], history.ages[chosen])
+    """Of several histories, as many events of each."""
+    histories = chosen.shape[:-1]
+    return History(
+        history.vectors[chosen].reshape(*histories, -1, history.vectors.shape[-1]),
+        history.items[chosen].reshape(*histories, -1),
+        history.kinds[chosen].reshape(*histories, -1),
+        history.ages[chosen].reshape(*histories, -1),
+    )
 
 
 def _same(numbers: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(candidates, events): whether the event is of the candidate itself."""
-    found: NDArray[np.bool_] = (numbers[:, None] == items[None, :]) & (items >= 0)[None, :]
+    """(..., candidates, events): whether the event is of the candidate itself."""
+    of = items[..., None, :]
+    found: NDArray[np.bool_] = (numbers[:, None] == of) & (of >= 0)
     return found
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from models.asked import Asked, TaskName
     from models.bundle import Bundle
     from models.explain import Explainer
+    from models.faithfulness import Measured
 
 
 class TextOrCommand(TyperGroup):
@@ -115,7 +116,9 @@ def _say(line: str) -> None:
 
 
 def faithfulness(
-    task: Annotated[Literal["sentiment", "intent", "replies"], typer.Argument(help="Whose answers.")] = "sentiment",
+    task: Annotated[
+        Literal["sentiment", "intent", "replies", "recommend"], typer.Argument(help="Whose answers.")
+    ] = "sentiment",
     *,
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
@@ -126,22 +129,37 @@ def faithfulness(
 ) -> None:
     """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
     from models.asked import explainer_of
-    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
+    from models.bundle import SHIPPED, BundleError, load
     from models.faithfulness import measure, table, write
     from models.heads import HeadError
 
     try:
-        loaded = load(bundle or (SHIPPED if task == "sentiment" else SHIPPED_INTENT))
-        if (task == "sentiment") is not (loaded.task.name == "sentiment"):
+        model = "intent" if task == "replies" else task
+        loaded = load(bundle or SHIPPED.with_name(model))
+        if loaded.task.name != model:
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        explainer = explainer_of(loaded)
-        measured = list(measure(explainer, _asked(task, explainer, loaded, data), rows))
+        if task == "recommend":
+            measured = _measured_histories(loaded, data, rows)
+        else:
+            explainer = explainer_of(loaded)
+            measured = list(measure(explainer, _asked(task, explainer, loaded, data), rows))
     except (BundleError, HeadError, OSError) as error:
         refuse(error)
     if not measured:
         refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
     write(measured, out)
     print(f"{loaded.name} {loaded.version}, {task}, {rows} validation rows a set\n\n{table(measured)}\n\nWrote {out}")
+
+
+def _measured_histories(bundle: Bundle, data: Path, rows: int) -> list[Measured]:
+    from threadpoolctl import threadpool_limits
+
+    from models.asked import recommendations
+    from models.explain_history import METHODS, weigh
+    from models.faithfulness import measure_by
+
+    with threadpool_limits(1):  # as it is served; products so small are slower on several
+        return list(measure_by(weigh, METHODS, recommendations(bundle, data), rows))
 
 
 def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path) -> Iterator[Asked]:

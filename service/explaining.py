@@ -1,7 +1,7 @@
 """Why the served models answer as they do: explanations on a thread of their own, which gives way to plain requests.
 
-One request at a time, a few may wait, whichever model they ask about. The thread has sessions of its own, each opened
-by the first explanation of its model, so that a gateway which nobody asks for any is as light as before. Its priority
+One request at a time, a few may wait, whichever model they ask about. Of texts the thread has sessions of its own, each
+opened by the first explanation of its model, so that a gateway which nobody asks for any is as light as before. Its priority
 is lower, and while plain texts are being answered it pauses after each of its steps for nine times as long as that
 took. Between two steps it looks whether its caller's time is over.
 Knows nothing of HTTP or of Ray.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.tokens import Batch, Tokenizer
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem
-from service.explained import Ask, Explained, Explanations, GivenUp, Outcome, Wanted
+from service.explained import Ask, AskHistory, Explained, Explanations, GivenUp, HistoryOutcome, Outcome, Wanted
 
 if TYPE_CHECKING:  # at run time only in the thread: a gateway without a model loads no runtime
     from models.explain import Explainer
@@ -37,6 +37,9 @@ _NICENESS = 10
 _MEMORY = 0.3  # of how long explanations take, for Retry-After: the share of the newest
 _RESTART_S = 5.0
 
+Result = TypeVar("Result")
+Found = TypeVar("Found", Outcome, HistoryOutcome)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -46,12 +49,12 @@ class Source:
     tokenizer: Tokenizer
 
 
-class _Job:
+class _Job(Generic[Found]):
     """What event loop and thread share of one request: outcomes as they come, and whether they are still wanted."""
 
-    def __init__(self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, deadline_s: float) -> None:
-        self.task, self.asks, self.wanted, self.deadline_s = task, asks, wanted, deadline_s
-        self.outcomes: list[Outcome] = []
+    def __init__(self, items: int, deadline_s: float) -> None:
+        self.items, self.deadline_s = items, deadline_s
+        self.outcomes: list[Found | Problem] = []
         self.refused: Problem | None = None
         self.given_up = threading.Event()
 
@@ -59,11 +62,11 @@ class _Job:
     def over(self) -> bool:
         return self.given_up.is_set() or time.monotonic() >= self.deadline_s
 
-    def answered(self) -> tuple[Outcome, ...]:
+    def answered(self) -> tuple[Found | Problem, ...]:
         """With a problem for each item that was not reached."""
         done = tuple(self.outcomes)
-        late = DeadlineExceeded("The text was not explained in time.")
-        return done + (late,) * (len(self.asks) - len(done))
+        late = DeadlineExceeded("It was not explained in time.")
+        return done + (late,) * (self.items - len(done))
 
 
 class Explaining:
