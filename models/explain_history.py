@@ -16,9 +16,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from models.explain import ORDERS
 from models.ranking import DISLIKE, History, Recommender
-from models.weighing import both_ends, occlusion, shapley
+from models.weighing import ORDERS, both_ends, occlusion, shapley
 
 HistoryMethod = Literal["both_ends", "occlusion", "shapley", "attention"]
 

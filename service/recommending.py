@@ -64,6 +64,15 @@ class Recommending:
         await self._batcher.stop()
 
     @property
+    def recommender(self) -> Recommender:
+        return self._recommender
+
+    @property
+    def busy(self) -> bool:
+        """Whether any ranking waits or is being made."""
+        return self._batcher.busy
+
+    @property
     def healthy(self) -> bool:
         return self._batcher.healthy
 
@@ -123,12 +132,7 @@ def _popular(question: Question, allowed: NDArray[np.bool_] | None) -> Ranking:
 
 
 def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bool_] | None) -> Ranking | Problem:
-    snapshot, candidates = question.snapshot, question.candidates
-    sent = _sent(recommender, question)
-    history = History(_vectors(question.items, snapshot.vectors, sent), question.items, question.kinds, question.ages)
-    vectors, numbers = snapshot.vectors, snapshot.items
-    if candidates is not None:
-        vectors, numbers = _vectors(candidates, snapshot.vectors, sent), candidates
+    history, vectors, numbers = arrays_of(recommender, question)
     wanted = min(question.top_k, len(numbers) if allowed is None else int(allowed.sum()))
     if not wanted:
         return Ranking([], [], [])
@@ -136,6 +140,16 @@ def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bo
     if len(found.order) < wanted:  # it leaves out what has no finite score
         return InferenceFailed("The model failed on this history.")
     return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
+
+
+def arrays_of(recommender: Recommender, question: Question) -> tuple[History, NDArray[np.float32], NDArray[np.int64]]:
+    """The history, and the candidates' item vectors (candidates, width) and numbers (candidates,)."""
+    snapshot, candidates = question.snapshot, question.candidates
+    sent = _sent(recommender, question)
+    history = History(_vectors(question.items, snapshot.vectors, sent), question.items, question.kinds, question.ages)
+    if candidates is None:
+        return history, snapshot.vectors, snapshot.items
+    return history, _vectors(candidates, snapshot.vectors, sent), candidates
 
 
 def _sent(recommender: Recommender, question: Question) -> NDArray[np.float32]:
