@@ -60,20 +60,21 @@ def add_explain_recommend(
         questions, read, _ = await questions_of(predictor, catalogues, users, due_s)
         method: HistoryMethod = AUTO if request.method == "auto" else request.method
         asks = [
-            _ask(recommending.recommender, question, user.target, method)
+            ask_of(recommending.recommender, question, user.target, method)
             for user, question in zip(users, questions, strict=True)
         ]
         found = await explainer.explain_histories(asks, due_s)
         refuse_if_none_answered(found.outcomes, request.inputs)
         each = zip(users, questions, found.outcomes, strict=True)
-        return await response(given, predictor, [_result(*one, read) for one in each], found)
+        return await response(given, predictor, [result_of(*one, read) for one in each], found)
 
     add_hot_route(app, "/v1/explain/recommend", explain, ExplainRecommendRequest, ExplainRecommendResponse, 404, 409)
 
 
-def _ask(
+def ask_of(
     recommender: Recommender, question: Question | Problem, target: str | None, method: HistoryMethod
 ) -> AskHistory | Problem:
+    """The work of the thread, or what is wrong with the item already."""
     if isinstance(question, Problem):
         return question
     if not len(question.items):
@@ -99,7 +100,9 @@ def _place_of(question: Question, item_id: str) -> int | None:
     return None if row is None else next(iter(np.flatnonzero(question.candidates == row).tolist()), None)
 
 
-def _result(user: ExplainedUser, question: Question | Problem, outcome: HistoryExplained | Problem, read: Read) -> Any:
+def result_of(
+    user: ExplainedUser, question: Question | Problem, outcome: HistoryExplained | Problem, read: Read
+) -> dict[str, Any]:
     """An ExplainRecommendResult, or a FailedItem."""
     if isinstance(outcome, Problem):
         return failed(outcome, user)

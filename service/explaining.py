@@ -77,8 +77,9 @@ class Pace:
         self.job: _Job[Any] | None = None
 
     def step(self, work: Callable[[], Result]) -> Result:
-        """The work of a moment; raises GivenUp."""
-        assert self.job is not None
+        """The work of a moment; raises GivenUp. Outside the thread there is no job, and nobody to give way to."""
+        if self.job is None:
+            return work()
         if self.job.over:
             raise GivenUp
         started_s = time.monotonic()

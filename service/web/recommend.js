@@ -8,6 +8,7 @@ const EVENTS = ["view", "click", "cart", "purchase", "like", "dislike"];
 const LONGEST_ID = 256; // characters, by the API
 const TOP = 10; // no more than it explains in one request
 const FEW = 40; // lines: of a longer history each item is explained when it is asked for
+const NARROW = matchMedia("(max-width: 34rem)"); // as in the style sheet
 const EXAMPLES = [
   ["Tea party", "21212\n22423\nview: red retrospot tea cups"],
   ["Christmas", "view: 22086\nwooden heart christmas decoration\ncart: christmas cake cases"],
@@ -86,13 +87,13 @@ async function ask() {
   const request = { inputs: { ...user, top_k: TOP } };
   try {
     const found = (await post("/v1/recommend", request)).results[0];
-    if (own === newest) show(own, found, user, request);
+    if (own === newest) await show(own, found, user, request);
   } catch (error) {
     if (own === newest) complain($("try-status"), error);
   }
 }
 
-function show(own, found, user, request) {
+async function show(own, found, user, request) {
   const counted = `${found.history_used} events read, ${found.history_dropped} left out.`;
   const shown = (...more) => {
     $("try-curl").hidden = false;
@@ -108,7 +109,8 @@ function show(own, found, user, request) {
   const why = el("div", { id: "why", "aria-live": "off" });
   const next = el("div", {}, el("h2", {}, found.cold_start ? "Without a history: what is popular" : "What may be next"),
     el("ol", { class: "items" }, ...rows.map((row) => el("li", {}, row))));
-  $("try-answer").append(el("div", { class: "beside" }, next, why));
+  const beside = el("div", { class: "beside" }, next, why);
+  $("try-answer").append(beside);
   if (found.cold_start) {
     rows.forEach((row) => { row.disabled = true; });
     say($("try-status"), "Popularity leans on nothing that could be shown.");
@@ -123,11 +125,13 @@ function show(own, found, user, request) {
     const explained = await weigh(place);
     if (own !== newest || !explained || rows[place].getAttribute("aria-pressed") !== "true") return;
     why.replaceChildren(...(explained.error ? [el("p", { class: "error" }, explained.error.detail)] : leanings(explained, user)));
+    (NARROW.matches ? rows[place].parentElement : beside).append(why); // there is no room but below what was chosen
   };
   rows.forEach((row, place) => {
     for (const event of ["pointerenter", "focus", "click"]) row.addEventListener(event, () => choose(place));
   });
-  choose(0);
+  await choose(0);
+  if (own === newest && user.history.length <= FEW && rows.length > 1) weigh(1); // and with it all others
 }
 
 const body = (items, user) => ({
@@ -135,18 +139,19 @@ const body = (items, user) => ({
   method: $("history-method").value,
 });
 
-/** Explains an item, and with it all others where that is quick; what is known is not asked for again. */
+/** Explains an item: the first alone, then with one more all others, where that is quick. None is asked for again. */
 function weigher(own, found, user, counted) {
   const known = new Map();
   return async (place) => {
     if (!known.has(place)) {
-      const places = found.items.map((_, other) => other).filter((other) => other === place || (user.history.length <= FEW && !known.has(other)));
+      const more = known.size > 0 && user.history.length <= FEW;
+      const places = found.items.map((_, other) => other).filter((other) => other === place || (more && !known.has(other)));
       say($("try-status"), `${counted} Weighing the history …`);
       const answer = post("/v1/explain/recommend", body(places.map((other) => found.items[other]), user));
       places.forEach((other, number) => known.set(other, answer.then((all) => all.results[number])));
       try {
         const spent = (await answer).timings_ms.explain;
-        if (own === newest) say($("try-status"), `${counted} ${places.length > 1 ? `${places.length} items explained` : "Explained"} in ${Math.round(spent)} ms.`);
+        if (own === newest) say($("try-status"), `${counted} Explained in ${Math.round(spent)} ms.`);
       } catch (error) {
         places.forEach((other) => known.delete(other)); // to be asked for again
         if (own === newest) complain($("try-status"), error);

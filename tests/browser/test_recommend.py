@@ -143,6 +143,30 @@ def test_of_a_long_history_items_are_explained_one_by_one(page: Any) -> None:
     assert asked == [1, 1]
 
 
+def test_of_a_short_history_all_items_are_explained_after_the_first(page: Any) -> None:
+    asked: list[int] = []
+    page.on(
+        "request",
+        lambda request: asked.append(len(request.post_data_json["inputs"])) if "explain" in request.url else None,
+    )
+    page.goto(link(history="\n".join(HISTORY)))
+    page.wait_for_selector(".leanings")
+    for place in (4, 8, 4, 0):
+        page.locator(".bar.item").nth(place).click()
+        text = page.locator(".bar.item .name").nth(place).text_content()
+        page.get_by_role("heading", name=f"What speaks for “{text}”", exact=True).wait_for()
+    assert asked == [1, 9]
+
+
+def test_on_a_phone_the_history_opens_below_what_was_touched(page: Any) -> None:
+    page.set_viewport_size(PHONE)
+    page.goto(link(history="\n".join(HISTORY)))
+    page.wait_for_selector(".leanings")
+    page.locator(".bar.item").nth(2).click()
+    page.locator(".items > li:nth-child(3) #why .leanings").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
 def test_what_cannot_be_answered_is_said(page: Any) -> None:
     page.goto(link(history="item-a3", catalogue="nope"))
     page.wait_for_selector("#try-status.error")
