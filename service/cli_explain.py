@@ -15,7 +15,7 @@ from service.refusal import refuse
 if TYPE_CHECKING:
     from models.asked import Asked, TaskName
     from models.bundle import Bundle
-    from models.explain import Explainer
+    from models.explain import Explainer, Explanation
     from models.faithfulness import Measured
 
 
@@ -45,17 +45,11 @@ def explain_text(
     png: Annotated[Path | None, typer.Option(help="Write a picture of the weights to this file too.")] = None,
 ) -> None:
     """Show which words an answer rests on: green speaks for it, red against it."""
-    from rich.console import Console
-
     from models.asked import explainer_of
     from models.bundle import SHIPPED, BundleError, load
     from models.explain import AUTO
-    from service import rendering
 
-    try:
-        f"{text}{entity or ''}".encode()
-    except UnicodeEncodeError:
-        refuse("the text, or the entity, is not in UTF-8", 2)
+    refuse_unless_utf_8(f"{text}{entity or ''}")
     try:
         loaded = load(bundle or SHIPPED)
         if not loaded.task.labels:
@@ -64,14 +58,31 @@ def explain_text(
             refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
         explainer = explainer_of(loaded)
         found = explainer.explain(explainer.text(text, entity, target), AUTO if method == "auto" else method)
+        show(text, found, html, png)
+    except (BundleError, OSError, ValueError) as error:
+        refuse(error)
+
+
+def refuse_unless_utf_8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        refuse("the text, or the entity, is not in UTF-8", 2)
+
+
+def show(text: str, found: Explanation, html: Path | None, png: Path | None) -> None:
+    """In the terminal and, where they are wanted, in files; raises OSError."""
+    from rich.console import Console
+
+    from service import rendering
+
+    try:
         if html is not None:
             html.write_text(rendering.page(text, found), encoding="utf-8")
         if png is not None:
             rendering.picture(text, found, png)
     except ModuleNotFoundError as error:
         refuse(f"a picture needs {error.name}, of the extra `train`: pip install '.[train]'", 2)
-    except (BundleError, OSError, ValueError) as error:
-        refuse(error)
     console = Console(highlight=False, soft_wrap=True)
     console.print(rendering.title(found), style="bold")
     console.print(rendering.terminal(text, found))

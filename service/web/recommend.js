@@ -131,7 +131,7 @@ async function show(own, found, user, request) {
     for (const event of ["pointerenter", "focus", "click"]) row.addEventListener(event, () => choose(place));
   });
   await choose(0);
-  if (own === newest && user.history.length <= FEW && rows.length > 1) weigh(1); // and with it all others
+  if (own === newest && user.history.length <= FEW && rows.length > 1) weigh(1, false); // and with it all others
 }
 
 const body = (items, user) => ({
@@ -142,19 +142,19 @@ const body = (items, user) => ({
 /** Explains an item: the first alone, then with one more all others, where that is quick. None is asked for again. */
 function weigher(own, found, user, counted) {
   const known = new Map();
-  return async (place) => {
+  return async (place, told = true) => {
     if (!known.has(place)) {
       const more = known.size > 0 && user.history.length <= FEW;
       const places = found.items.map((_, other) => other).filter((other) => other === place || (more && !known.has(other)));
-      say($("try-status"), `${counted} Weighing the history …`);
+      if (told) say($("try-status"), `${counted} Weighing the history …`);
       const answer = post("/v1/explain/recommend", body(places.map((other) => found.items[other]), user));
       places.forEach((other, number) => known.set(other, answer.then((all) => all.results[number])));
       try {
         const spent = (await answer).timings_ms.explain;
-        if (own === newest) say($("try-status"), `${counted} Explained in ${Math.round(spent)} ms.`);
+        if (told && own === newest) say($("try-status"), `${counted} Explained in ${Math.round(spent)} ms.`);
       } catch (error) {
         places.forEach((other) => known.delete(other)); // to be asked for again
-        if (own === newest) complain($("try-status"), error);
+        if (told && own === newest) complain($("try-status"), error);
       }
     }
     return known.get(place)?.catch(() => null);

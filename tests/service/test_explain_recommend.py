@@ -49,7 +49,7 @@ async def explain(shop: Shop, user: dict[str, Any], **more: Any) -> dict[str, An
 
 
 async def test_the_first_ranked_item_is_explained_with_the_score_that_it_is_served_with(shop: Shop) -> None:
-    user = {"history": MIXED, "filter": {"price": {"gt": 2}}, "exclude_history": True, "id": "u-9"}
+    user: dict[str, Any] = {"history": MIXED, "filter": {"price": {"gt": 2}}, "exclude_history": True, "id": "u-9"}
     served = await shop.ask(**user)
     found = await explain(shop, user)
     first = {name: served["items"][0][name] for name in ("item_id", "candidate_index", "text")}
