@@ -10,12 +10,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
+import numpy as np
+
 from models.bundle import Bundle
 from models.data import Dataset, read
 from models.dialogues import LabelSet, ReplySet, read_exchanges, read_utterances
+from models.evaluate_recommend import RETAIL, held_out, history_of
 from models.explain import Explainer
+from models.explain_history import HistoryQuestion, ask
 from models.heads import Head
 from models.question import Question
+from models.ranking import catalogue_of, load_recommender
 from models.replies import Ranker
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
@@ -62,6 +67,19 @@ def replies(explainer: Explainer, data: Path, sources: Iterable[ReplySet], ranke
                     for row in shuffled(rows)
                 ),
             )
+
+
+def recommendations(bundle: Bundle, data: Path) -> Iterator[tuple[str, Iterator[HistoryQuestion]]]:
+    """Of the item that is ranked first, among all, after what a user of Online Retail did before the last basket."""
+    recommender, (_, _, vectors), split = load_recommender(bundle), catalogue_of(bundle), held_out(data)
+
+    def first(row: int) -> HistoryQuestion:
+        history = history_of(split.histories[row], split.training.kind, vectors)
+        numbers = np.arange(len(vectors))
+        best = int(recommender.rank(history, vectors, numbers, 1, trained=numbers).order[0])
+        return ask(recommender, history, vectors[best], best, best)
+
+    yield RETAIL, (first(row) for row in shuffled(range(len(split.users))))
 
 
 def shuffled(rows: Sequence[Row]) -> list[Row]:

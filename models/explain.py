@@ -26,12 +26,9 @@ from models.question import Question, Scores, ask
 from models.replies import Ranker
 from models.runtime import Runtime
 from models.tokens import Reading, Tokenizer, Turn, collate
-from models.weighing import attention, both_ends, occlusion, readers, rollout, shapley, value_norm
+from models.weighing import ORDERS, attention, both_ends, occlusion, readers, rollout, shapley, value_norm
 
 MethodName = Literal["occlusion", "both_ends", "shapley", "value_norm", "rollout", "attention"]
-
-ORDERS = 10
-"""In which Shapley values are sampled, in pairs of one order and its reverse."""
 
 
 @dataclass(frozen=True, slots=True)

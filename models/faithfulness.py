@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.asked import Asked
 from models.explain import METHODS, Explainer, MethodName
-from models.question import Question
 
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of the words, each rounded up, over which comprehensiveness and sufficiency are means, as ERASER has them."""
@@ -37,6 +36,19 @@ RANDOM: Literal["random"] = "random"
 CURVES = "curves.png"
 
 Ranking = MethodName | Literal["random"]
+
+
+class Weighable(Protocol):
+    """Of a text, or of a history: an answer as a function of the parts that are kept."""
+
+    @property
+    def parts(self) -> Sequence[Any]: ...
+
+    def probability(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]: ...
+
+
+Asks = TypeVar("Asks", bound=Weighable)
+By = TypeVar("By", bound=MethodName)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +94,41 @@ def measure(explainer: Explainer, sets: Iterable[Asked], rows: int) -> Iterator[
 
     A data set without any whose words could be ranked is left out.
     """
+    return measure_by(explainer.weigh, METHODS, sets, rows)
+
+
+def measure_by(
+    weigh: Callable[[Asks, By], NDArray[np.float64]],
+    methods: Iterable[By],
+    sets: Iterable[tuple[str, Iterator[Asks]]],
+    rows: int,
+) -> Iterator[Measured]:
+    """As `measure`, of other questions and by other methods."""
     for name, asked in sets:
         questions = list(islice(filter(rankable, asked), rows))
         if not questions:
             continue
-        for method in METHODS:
-            yield measured(explainer, name, method, questions)
+        for method in methods:
+            yield measured(weigh, name, method, questions)
         yield measured_random(name, questions)
 
 
-def rankable(question: Question) -> bool:
+def rankable(question: Weighable) -> bool:
     """Whether there is anything to rank, and not so much that its curves would take most of the time."""
     return 2 <= len(question.parts) <= LONGEST
 
 
-def measured(explainer: Explainer, dataset: str, method: MethodName, questions: Sequence[Question]) -> Measured:
+def measured(
+    weigh: Callable[[Asks, By], NDArray[np.float64]], dataset: str, method: By, questions: Sequence[Asks]
+) -> Measured:
     started_s = time.perf_counter()
-    weights = [explainer.weigh(question, method) for question in questions]
+    weights = [weigh(question, method) for question in questions]
     spent_s = time.perf_counter() - started_s
     found = [curves(question, heaviest_first(own)) for question, own in zip(questions, weights, strict=True)]
     return summary(dataset, method, found, len(questions), 1000 * spent_s / len(questions))
 
 
-def measured_random(dataset: str, questions: Sequence[Question]) -> Measured:
+def measured_random(dataset: str, questions: Sequence[Weighable]) -> Measured:
     chance = np.random.default_rng(0)
     found = [
         curves(question, chance.permutation(len(question.parts)))
@@ -119,7 +143,7 @@ def heaviest_first(weights: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.argsort(-weights, kind="stable")
 
 
-def curves(question: Question, order: NDArray[np.intp]) -> Curves:
+def curves(question: Weighable, order: NDArray[np.intp]) -> Curves:
     """What the answer keeps as parts go, and as they come, in this order, for the numbers of parts that are needed."""
     parts = len(order)
     counts = sorted({*in_bins(parts), *along_grid(parts)})

@@ -184,7 +184,35 @@ class Recommender:
             said = self._said(history.trained, liked, trained[chosen[best]])
             heard = np.abs(found[best] - scores[chosen[best]])[:, None]
             weights = (weights * heard + said) / np.maximum(heard + np.abs(said).sum(axis=1, keepdims=True), 1e-9)
-        return Ranked(chosen[best], expit(self._slope * found[best] + self._offset).astype(np.float32), weights)
+        return Ranked(chosen[best], self._calibrated(found[best]), weights)
+
+    def score(
+        self,
+        histories: Sequence[History],
+        vectors: Array,
+        items: NDArray[np.int64],
+        trained: NDArray[np.int64] | None = None,
+    ) -> Array:
+        """(histories, candidates): what `rank` scores each candidate by each of several histories.
+
+        By a history without events a candidate has the score that nobody's taste gives it.
+        """
+        return np.stack([self._scored(history, vectors, items, trained) for history in histories])
+
+    def _scored(
+        self, history: History, vectors: Array, items: NDArray[np.int64], trained: NDArray[np.int64] | None
+    ) -> Array:
+        liked = history.kinds != DISLIKE
+        taste, states = self._read(history.where(liked))
+        found = vectors @ taste
+        if trained is not None and history.trained is not None:
+            found += self._near(history.trained, liked)[trained]
+        return self._calibrated(
+            found + sum(look.added for look in self._attended(states, history, liked, vectors, items))
+        )
+
+    def _calibrated(self, found: Array) -> Array:
+        return np.asarray(expit(self._slope * found + self._offset), np.float32)
 
     def _near(self, own: NDArray[np.int64], liked: NDArray[np.bool_]) -> Array:
         """What distinct liked items say of each trained item that is not among `own`, and 0 for number -1."""

@@ -7,12 +7,18 @@ texts, bundles or runtimes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.maps import Maps
 from models.tokens import Tokens
+
+if TYPE_CHECKING:  # histories are weighed where no runtime is loaded
+    from models.maps import Maps
+
+ORDERS = 10
+"""In which Shapley values are sampled, in pairs of one order and its reverse."""
 
 Value = Callable[[NDArray[np.bool_]], NDArray[np.float64]]
 """Which parts of a text are kept, (variants, parts), to the value of each variant, (variants,)."""

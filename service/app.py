@@ -96,7 +96,7 @@ class Gateway:
                 recommending = Recommending(recommender, metrics.task(TASK))
                 catalogues = Catalogues(served, recommender, chosen.shelf)
         self._vital: list[Predictor | Recommending] = [*self._predictors, *([recommending] if recommending else [])]
-        explaining = _explaining(self._predictors)
+        explaining = _explaining(self._predictors, recommending)
         self._gateway = create_app(caches, chosen, metrics, shelf, explaining, recommending, catalogues)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -149,11 +149,12 @@ def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
     return Engine(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), runtime, limits, recorder)
 
 
-def _explaining(predictors: Sequence[Predictor]) -> Explaining | None:
-    """Of those that are held here."""
+def _explaining(predictors: Sequence[Predictor], recommending: Recommending | None) -> Explaining | None:
+    """Of those that are held here, as rankings always are."""
     engines = [predictor for predictor in predictors if isinstance(predictor, Engine)]
+    answering: list[Engine | Recommending] = [*engines, *([recommending] if recommending else [])]
     sources = {engine.bundle.task.name: Source(engine.bundle, engine.tokenizer) for engine in engines}
-    return Explaining(sources, lambda: any(engine.busy for engine in engines)) if engines else None
+    return Explaining(sources, lambda: any(one.busy for one in answering)) if answering else None
 
 
 def _limits(chosen: Settings) -> Limits:

@@ -14,6 +14,8 @@ import typer
 
 from service.cli_catalogue import catalogue
 from service.cli_explain import explain, faithfulness
+from service.cli_explain_intent import explain_intent
+from service.cli_explain_recommend import explain_recommend
 from service.cli_shelf import heads, replies, train_head
 from service.cluster import Cluster, ClusterError, check
 from service.refusal import refuse, stop_on_signals
@@ -25,6 +27,8 @@ app.add_typer(heads, name="heads")
 app.add_typer(replies, name="replies")
 app.add_typer(explain, name="explain")
 app.command()(faithfulness)
+explain.command("intent")(explain_intent)
+explain.command("recommend")(explain_recommend)
 
 _EXAMPLES = {
     "sentiment": '{"inputs": "Shares of Acme plunge after profit warning"}',

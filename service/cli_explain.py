@@ -15,7 +15,8 @@ from service.refusal import refuse
 if TYPE_CHECKING:
     from models.asked import Asked, TaskName
     from models.bundle import Bundle
-    from models.explain import Explainer
+    from models.explain import Explainer, Explanation
+    from models.faithfulness import Measured
 
 
 class TextOrCommand(TyperGroup):
@@ -44,17 +45,11 @@ def explain_text(
     png: Annotated[Path | None, typer.Option(help="Write a picture of the weights to this file too.")] = None,
 ) -> None:
     """Show which words an answer rests on: green speaks for it, red against it."""
-    from rich.console import Console
-
     from models.asked import explainer_of
     from models.bundle import SHIPPED, BundleError, load
     from models.explain import AUTO
-    from service import rendering
 
-    try:
-        f"{text}{entity or ''}".encode()
-    except UnicodeEncodeError:
-        refuse("the text, or the entity, is not in UTF-8", 2)
+    refuse_unless_utf_8(f"{text}{entity or ''}")
     try:
         loaded = load(bundle or SHIPPED)
         if not loaded.task.labels:
@@ -63,14 +58,31 @@ def explain_text(
             refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
         explainer = explainer_of(loaded)
         found = explainer.explain(explainer.text(text, entity, target), AUTO if method == "auto" else method)
+        show(text, found, html, png)
+    except (BundleError, OSError, ValueError) as error:
+        refuse(error)
+
+
+def refuse_unless_utf_8(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        refuse("the text, or the entity, is not in UTF-8", 2)
+
+
+def show(text: str, found: Explanation, html: Path | None, png: Path | None) -> None:
+    """In the terminal and, where they are wanted, in files; raises OSError."""
+    from rich.console import Console
+
+    from service import rendering
+
+    try:
         if html is not None:
             html.write_text(rendering.page(text, found), encoding="utf-8")
         if png is not None:
             rendering.picture(text, found, png)
     except ModuleNotFoundError as error:
         refuse(f"a picture needs {error.name}, of the extra `train`: pip install '.[train]'", 2)
-    except (BundleError, OSError, ValueError) as error:
-        refuse(error)
     console = Console(highlight=False, soft_wrap=True)
     console.print(rendering.title(found), style="bold")
     console.print(rendering.terminal(text, found))
@@ -115,7 +127,9 @@ def _say(line: str) -> None:
 
 
 def faithfulness(
-    task: Annotated[Literal["sentiment", "intent", "replies"], typer.Argument(help="Whose answers.")] = "sentiment",
+    task: Annotated[
+        Literal["sentiment", "intent", "replies", "recommend"], typer.Argument(help="Whose answers.")
+    ] = "sentiment",
     *,
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
@@ -126,22 +140,37 @@ def faithfulness(
 ) -> None:
     """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
     from models.asked import explainer_of
-    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
+    from models.bundle import SHIPPED, BundleError, load
     from models.faithfulness import measure, table, write
     from models.heads import HeadError
 
     try:
-        loaded = load(bundle or (SHIPPED if task == "sentiment" else SHIPPED_INTENT))
-        if (task == "sentiment") is not (loaded.task.name == "sentiment"):
+        model = "intent" if task == "replies" else task
+        loaded = load(bundle or SHIPPED.with_name(model))
+        if loaded.task.name != model:
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        explainer = explainer_of(loaded)
-        measured = list(measure(explainer, _asked(task, explainer, loaded, data), rows))
+        if task == "recommend":
+            measured = _measured_histories(loaded, data, rows)
+        else:
+            explainer = explainer_of(loaded)
+            measured = list(measure(explainer, _asked(task, explainer, loaded, data), rows))
     except (BundleError, HeadError, OSError) as error:
         refuse(error)
     if not measured:
         refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
     write(measured, out)
     print(f"{loaded.name} {loaded.version}, {task}, {rows} validation rows a set\n\n{table(measured)}\n\nWrote {out}")
+
+
+def _measured_histories(bundle: Bundle, data: Path, rows: int) -> list[Measured]:
+    from threadpoolctl import threadpool_limits
+
+    from models.asked import recommendations
+    from models.explain_history import METHODS, weigh
+    from models.faithfulness import measure_by
+
+    with threadpool_limits(1):  # as it is served; products so small are slower on several
+        return list(measure_by(weigh, METHODS, recommendations(bundle, data), rows))
 
 
 def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path) -> Iterator[Asked]:

@@ -50,7 +50,7 @@ def add_explain(app: FastAPI, predictor: Predictor, explaining: Explaining | Non
         inputs = listed(request.inputs)
         wanted = wanted_of(request, len(inputs), packed(given))
         asks = [_ask(one, request.target) for one in inputs]
-        found = await explainer_of("sentiment", explaining).explain("sentiment", asks, wanted, due_s)
+        found = await explainer_of(explaining, "sentiment").explain("sentiment", asks, wanted, due_s)
         refuse_if_none_answered(found.outcomes, request.inputs)
         return await response(
             given, predictor, [_result(*one) for one in zip(inputs, found.outcomes, strict=True)], found
@@ -59,8 +59,9 @@ def add_explain(app: FastAPI, predictor: Predictor, explaining: Explaining | Non
     add_hot_route(app, "/v1/explain/sentiment", explain, ExplainRequest, ExplainResponse, 404)
 
 
-def explainer_of(task: str, explaining: Explaining | None) -> Explaining:
-    if explaining is None or not explaining.explains(task):
+def explainer_of(explaining: Explaining | None, task: str | None = None) -> Explaining:
+    """Raises NotFound where nothing is explained, or no texts of the task."""
+    if explaining is None or (task is not None and not explaining.explains(task)):
         raise NotFound("This service explains nothing here: its gateways call this model elsewhere and hold none.")
     return explaining
 
@@ -84,7 +85,7 @@ def wanted_of(request: HowExplained, items: int, packed: bool, pointer: str = "/
 
 
 async def response(
-    given: Request, predictor: Predictor, results: list[dict[str, Any]], found: Explanations, **more: Any
+    given: Request, predictor: Predictor, results: list[dict[str, Any]], found: Explanations[Any], **more: Any
 ) -> Response:
     """Plain values as JSON; maps as a file of arrays where the caller takes one."""
     answer = {

@@ -52,7 +52,7 @@ def add_explain_intent(
         wanted = wanted_of(request, len(inputs), packed(given))
         items = [item_of(one)[0] for one in inputs]
         asks = [_about(item, head, request.target) for item in items]
-        found = await explainer_of("intent", explaining).explain("intent", asks, wanted, due_s)
+        found = await explainer_of(explaining, "intent").explain("intent", asks, wanted, due_s)
         refuse_if_none_answered(found.outcomes, request.inputs)
         results = [_result(head, *one) for one in zip(inputs, items, found.outcomes, strict=True)]
         return await response(given, predictor, results, found, labels=head.name)
@@ -90,7 +90,7 @@ def add_explain_replies(
             return explainer.reply(turns, ranker, among, placed if target is None else placed[target : target + 1])
 
         wanted = wanted_of(request, 1, packed(given), "/turns")
-        found = await explainer_of("intent", explaining).explain("intent", [ask], wanted, due_s)
+        found = await explainer_of(explaining, "intent").explain("intent", [ask], wanted, due_s)
         (outcome,) = found.outcomes
         if isinstance(outcome, Problem):
             raise outcome

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.explain_history import HistoryMethod
 from service.errors import Problem
 from service.predictor import Answered
 
@@ -71,13 +72,35 @@ class Explained(Answered):
     attention: Attention | None
 
 
-Outcome = Explained | Problem
+@dataclass(frozen=True, slots=True)
+class ItemWeight:
+    """Of one item of a history; `events` are places among the events that were read."""
+
+    events: tuple[int, ...]
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
-class Explanations:
+class HistoryExplained:
+    """`place` is that of the item explained, among a question's candidates or as a row of the catalogue.
+
+    Weights are in the order in which the items came first.
+    """
+
+    place: int
+    score: float
+    method: HistoryMethod
+    weights: tuple[ItemWeight, ...]
+
+
+Outcome = Explained | Problem
+Found = TypeVar("Found", Explained, HistoryExplained)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanations(Generic[Found]):
     """One outcome per item, in order."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Found | Problem, ...]
     queue_s: float
     explain_s: float

@@ -17,7 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.tokens import Batch, Tokenizer
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem
-from service.explained import Ask, Explained, Explanations, GivenUp, Outcome, Wanted
+from service.explained import Ask, Explained, Explanations, Found, GivenUp, HistoryExplained, Wanted
 
 if TYPE_CHECKING:  # at run time only in the thread: a gateway without a model loads no runtime
     from models.explain import Explainer
@@ -37,6 +38,8 @@ _NICENESS = 10
 _MEMORY = 0.3  # of how long explanations take, for Retry-After: the share of the newest
 _RESTART_S = 5.0
 
+Result = TypeVar("Result")
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -46,12 +49,12 @@ class Source:
     tokenizer: Tokenizer
 
 
-class _Job:
+class _Job(Generic[Found]):
     """What event loop and thread share of one request: outcomes as they come, and whether they are still wanted."""
 
-    def __init__(self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, deadline_s: float) -> None:
-        self.task, self.asks, self.wanted, self.deadline_s = task, asks, wanted, deadline_s
-        self.outcomes: list[Outcome] = []
+    def __init__(self, items: int, deadline_s: float) -> None:
+        self.items, self.deadline_s = items, deadline_s
+        self.outcomes: list[Found | Problem] = []
         self.refused: Problem | None = None
         self.given_up = threading.Event()
 
@@ -59,11 +62,36 @@ class _Job:
     def over(self) -> bool:
         return self.given_up.is_set() or time.monotonic() >= self.deadline_s
 
-    def answered(self) -> tuple[Outcome, ...]:
+    def answered(self) -> tuple[Found | Problem, ...]:
         """With a problem for each item that was not reached."""
         done = tuple(self.outcomes)
-        late = DeadlineExceeded("The text was not explained in time.")
-        return done + (late,) * (len(self.asks) - len(done))
+        late = DeadlineExceeded("It was not explained in time.")
+        return done + (late,) * (self.items - len(done))
+
+
+class Pace:
+    """Of the thread: it pauses while others are being answered, and stops when nobody waits for it."""
+
+    def __init__(self, busy: Callable[[], bool]) -> None:
+        self._busy = busy
+        self.job: _Job[Any] | None = None
+
+    def step(self, work: Callable[[], Result]) -> Result:
+        """The work of a moment; raises GivenUp. Outside the thread there is no job, and nobody to give way to."""
+        if self.job is None:
+            return work()
+        if self.job.over:
+            raise GivenUp
+        started_s = time.monotonic()
+        result = work()
+        if self._busy():
+            pause_s = min(_LONGEST_PAUSE_S, _PAUSES * (time.monotonic() - started_s))
+            self.job.given_up.wait(min(pause_s, _left_s(self.job.deadline_s)))
+        return result
+
+
+AskHistory = Callable[[Pace], HistoryExplained | Problem]
+"""Explains one item's history in the thread, by steps of its pace."""
 
 
 class Explaining:
@@ -73,20 +101,19 @@ class Explaining:
     """
 
     def __init__(self, sources: Mapping[str, Source], busy: Callable[[], bool]) -> None:
-        self._sources, self._busy = sources, busy
-        self._explainers: dict[str, tuple[Explainer, _Patient]] = {}
+        self._sources, self._pace = sources, Pace(busy)
+        self._explainers: dict[str, Explainer] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=_give_way)
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._usual_s = 1.0
-        self._job: _Job | None = None
         self._open = True
 
     async def stop(self) -> None:
         """Refuse what is new, give up what is under way."""
         self._open = False
-        if self._job is not None:
-            self._job.given_up.set()
+        if (job := self._pace.job) is not None:
+            job.given_up.set()
         await asyncio.to_thread(self._thread.shutdown)
 
     def explains(self, task: str) -> bool:
@@ -94,22 +121,33 @@ class Explaining:
 
     async def explain(
         self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, deadline_s: float
-    ) -> Explanations:
+    ) -> Explanations[Explained]:
         """Each item's question, or the problem that it already has, by `deadline_s` on the monotonic clock.
 
         What is not reached by then gets DeadlineExceeded, the rest stands. Raises Overloaded when too many wait,
         NotReady once stopped, and InvalidRequest or TooMuchToExplain for all. Cancelling ends the work at its next
         step.
         """
+        return await self._explanations(len(asks), deadline_s, partial(self._texts, task, asks, wanted))
+
+    async def explain_histories(
+        self, asks: Sequence[AskHistory | Problem], deadline_s: float
+    ) -> Explanations[HistoryExplained]:
+        """As `explain`, of what needs no model of texts any more."""
+        return await self._explanations(len(asks), deadline_s, partial(self._histories, asks))
+
+    async def _explanations(
+        self, items: int, deadline_s: float, work_on: Callable[[_Job[Found]], None]
+    ) -> Explanations[Found]:
         started_s = time.monotonic()
         await self._take_turn(deadline_s)
-        job = _Job(task, asks, wanted, deadline_s)
+        job: _Job[Found] = _Job(items, deadline_s)
         begun_s = time.monotonic()
         try:
             if not self._open:
                 raise NotReady("Explanations have been stopped here.", retry_after_s=_RESTART_S)
-            self._job = job
-            work = asyncio.get_running_loop().run_in_executor(self._thread, self._work, job)
+            self._pace.job = job
+            work = asyncio.get_running_loop().run_in_executor(self._thread, self._work, job, work_on)
         except BaseException:
             self._turn.release()
             raise
@@ -140,62 +178,56 @@ class Explaining:
 
     def _done(self, begun_s: float) -> None:
         self._usual_s += _MEMORY * (time.monotonic() - begun_s - self._usual_s)
-        self._job = None
+        self._pace.job = None
         self._turn.release()
 
     # What follows runs in the thread.
 
-    def _work(self, job: _Job) -> None:
-        from service.weigher import check_maps, explained
-
+    def _work(self, job: _Job[Found], work_on: Callable[[_Job[Found]], None]) -> None:
         try:
-            if job.over:
-                return
-            explainer = self._explainer(job)
-            check_maps(explainer, job.wanted)
-            left = job.wanted.most_numbers
-            for ask in job.asks:
-                outcome = ask if isinstance(ask, Problem) else explained(explainer, ask, job.wanted, left)
-                if isinstance(outcome, Explained) and outcome.attention is not None:
-                    left -= outcome.attention.weights.size
-                job.outcomes.append(outcome)
+            if not job.over:
+                work_on(job)
         except GivenUp:
             return
         except Problem as problem:
             job.refused = problem
 
-    def _explainer(self, job: _Job) -> Explainer:
-        """For the job: its steps end when it is over."""
+    def _texts(self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, job: _Job[Explained]) -> None:
+        from service.weigher import check_maps, explained
+
+        explainer = self._explainer(task)
+        check_maps(explainer, wanted)
+        left = wanted.most_numbers
+        for ask in asks:
+            outcome = ask if isinstance(ask, Problem) else explained(explainer, ask, wanted, left)
+            if isinstance(outcome, Explained) and outcome.attention is not None:
+                left -= outcome.attention.weights.size
+            job.outcomes.append(outcome)
+
+    def _histories(self, asks: Sequence[AskHistory | Problem], job: _Job[HistoryExplained]) -> None:
+        for ask in asks:
+            job.outcomes.append(ask if isinstance(ask, Problem) else ask(self._pace))
+
+    def _explainer(self, task: str) -> Explainer:
         from models.explain import Explainer
 
-        if job.task not in self._explainers:
-            source = self._sources[job.task]
-            runtime = _Patient(source.bundle, self._busy)
-            self._explainers[job.task] = Explainer(source.bundle, source.tokenizer, runtime), runtime
-        explainer, runtime = self._explainers[job.task]
-        runtime.job = job
-        return explainer
+        if task not in self._explainers:
+            source = self._sources[task]
+            runtime = _Patient(source.bundle, self._pace)
+            self._explainers[task] = Explainer(source.bundle, source.tokenizer, runtime)
+        return self._explainers[task]
 
 
 class _Patient:
-    """A runtime that makes way: it pauses while others are being answered, and stops when nobody waits for it."""
+    """A runtime that makes way."""
 
-    def __init__(self, bundle: Bundle, busy: Callable[[], bool]) -> None:
+    def __init__(self, bundle: Bundle, pace: Pace) -> None:
         from models.runtime_onnx import OnnxRuntime
 
-        self.job: _Job | None = None
-        self._runtime, self._busy = OnnxRuntime(bundle.graph), busy
+        self._runtime, self._pace = OnnxRuntime(bundle.graph), pace
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        assert self.job is not None
-        if self.job.over:
-            raise GivenUp
-        started_s = time.monotonic()
-        rows = self._runtime.run(batch)
-        if self._busy():
-            pause_s = min(_LONGEST_PAUSE_S, _PAUSES * (time.monotonic() - started_s))
-            self.job.given_up.wait(min(pause_s, _left_s(self.job.deadline_s)))
-        return rows
+        return self._pace.step(lambda: self._runtime.run(batch))
 
 
 def _give_way() -> None:

@@ -26,6 +26,7 @@ from service.console import add_console
 from service.errors import NotReady
 from service.explain import add_explain
 from service.explain_dialogues import add_explain_intent, add_explain_replies
+from service.explain_recommend import add_explain_recommend
 from service.explaining import Explaining
 from service.intent import add_intent, add_replies
 from service.metrics import CONTENT_TYPE, Metrics
@@ -46,6 +47,7 @@ from service.schemas import (
 )
 from service.schemas_catalogue import CatalogueEdit
 from service.schemas_explain import ExplainIntentRequest, ExplainRepliesRequest, ExplainRequest
+from service.schemas_explain_recommend import ExplainRecommendRequest
 from service.schemas_intent import IntentRequest, RepliesRequest
 from service.schemas_recommend import RecommendRequest
 from service.sentiment import add_sentiment
@@ -67,7 +69,7 @@ def create_app(
     """The application over predictors by task; its lifespan starts and stops them and what they have beside them.
 
     Intent has a shelf, recommend has rankings and catalogues; `explaining` explains what those predictors of texts
-    answer whose models are in this process.
+    answer whose models are in this process, and rankings.
     """
     beside = [one for one in (shelf, recommending, catalogues) if one is not None]
     vital: list[Predictor | Recommending] = [*predictors.values()]
@@ -109,6 +111,7 @@ def create_app(
         add_explain_replies(app, predictors["intent"], shelf, explaining, settings)
     if recommending is not None and catalogues is not None:
         add_recommend(app, predictors["recommend"], recommending, catalogues, settings)
+        add_explain_recommend(app, predictors["recommend"], recommending, catalogues, explaining, settings)
         add_catalogues(app, predictors["recommend"], catalogues, settings)
     _add_operations(app, predictors, settings, metrics, shelf, vital)
     add_console(app)
@@ -182,6 +185,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
                 (IntentRequest, "validation"),
                 (RepliesRequest, "validation"),
                 (RecommendRequest, "validation"),
+                (ExplainRecommendRequest, "validation"),
                 (CatalogueEdit, "validation"),
                 (ProblemBody, "serialization"),
             ],

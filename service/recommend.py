@@ -41,12 +41,7 @@ def add_recommend(
         due_s = deadline_s(given, settings)
         request = await body.read(given)
         users: Sequence[User] = listed(request.inputs)
-        names = [user.catalogue or catalogues.own for user in users]
-        snapshots = {name: await _current(catalogues, name) for name in dict.fromkeys(names)}
-        asked = await _asked(users, [snapshots[name] for name in names])
-        texts = dict.fromkeys(sent.text for one in asked if isinstance(one, Question) for sent in one.sent)
-        read, reading = await _read(predictor, list(texts), due_s)
-        questions = [_with_vectors(one, read) if isinstance(one, Question) else one for one in asked]
+        questions, read, reading = await questions_of(predictor, catalogues, users, due_s)
         outcomes, ranking = await _ranked(recommending, questions, due_s)
         refuse_if_none_answered(outcomes, request.inputs)
         results = [
@@ -56,6 +51,23 @@ def add_recommend(
         return answered(predictor, results, _sum(reading, ranking))
 
     add_hot_route(app, "/v1/recommend", recommend, RecommendRequest, RecommendResponse, 404, 409)
+
+
+Read = Mapping[str, Answered | Problem]
+"""What the model gives for each text."""
+
+
+async def questions_of(
+    predictor: Predictor, catalogues: Catalogues, users: Sequence[User], due_s: float
+) -> tuple[list[Question | Problem], Read, Timings]:
+    """Each user's question with the vectors of its texts, or the user's problem."""
+    names = [user.catalogue or catalogues.own for user in users]
+    snapshots = {name: await _current(catalogues, name) for name in dict.fromkeys(names)}
+    asked = await _asked(users, [snapshots[name] for name in names])
+    texts = dict.fromkeys(sent.text for one in asked if isinstance(one, Question) for sent in one.sent)
+    read, reading = await _read(predictor, list(texts), due_s)
+    questions = [_with_vectors(one, read) if isinstance(one, Question) else one for one in asked]
+    return questions, read, reading
 
 
 async def _current(catalogues: Catalogues, name: str) -> Snapshot | Problem:
@@ -83,11 +95,7 @@ def _question(user: User, snapshot: Snapshot | Problem, now_s: float) -> Questio
         return problem
 
 
-Read = Mapping[str, Answered | Problem]
-
-
 async def _read(predictor: Predictor, texts: Sequence[str], due_s: float) -> tuple[Read, Timings]:
-    """What the model gives for each text."""
     if not texts:
         return {}, _NOTHING
     answer = await predictor.predict([Item(text) for text in texts], True, due_s)
@@ -123,7 +131,6 @@ def _result(user: User, question: Question | Problem, outcome: Ranking | Problem
     if isinstance(outcome, Problem):
         return failed(outcome, user)
     assert isinstance(question, Question)
-    outcomes = [read[sent.text] for sent in question.sent]
     return {
         "items": _items(question, outcome),
         "catalogue": question.snapshot.name,
@@ -133,22 +140,25 @@ def _result(user: User, question: Question | Problem, outcome: Ranking | Problem
         "history_skipped": question.skipped,
         "candidates_skipped": question.candidates_skipped,
         "candidates_repeated": question.candidates_repeated,
-        "truncated": any(isinstance(one, Answered) and one.truncated for one in outcomes),
+        "truncated": shortened(question, read),
         "id": user.id,
     }
+
+
+def shortened(question: Question, read: Read) -> bool:
+    """Whether a text that came along was longer than the model reads."""
+    outcomes = [read[sent.text] for sent in question.sent]
+    return any(isinstance(one, Answered) and one.truncated for one in outcomes)
 
 
 def _items(question: Question, ranking: Ranking) -> list[dict[str, Any]]:
     items = []
     ranked = zip(ranking.places, ranking.scores, ranking.because, strict=True)
     for rank, (place, score, because) in enumerate(ranked, start=1):
-        item_id, text = _named(question, place)
         items.append(
             {
                 "rank": rank,
-                "item_id": item_id,
-                "candidate_index": None if question.candidates is None else question.candidate_places[place],
-                "text": text,
+                **item_at(question, place),
                 "score": score,
                 "because": [
                     {"history_index": question.places[reason.event], "weight": reason.weight} for reason in because
@@ -158,9 +168,17 @@ def _items(question: Question, ranking: Ranking) -> list[dict[str, Any]]:
     return items
 
 
-def _named(question: Question, place: int) -> tuple[str | None, str]:
+def item_at(question: Question, place: int) -> dict[str, Any]:
+    """Of a candidate, or a row of the catalogue."""
+    candidates = question.candidates
+    item_id, text = named(question, place if candidates is None else int(candidates[place]))
+    index = None if candidates is None else question.candidate_places[place]
+    return {"item_id": item_id, "candidate_index": index, "text": text}
+
+
+def named(question: Question, number: int) -> tuple[str | None, str]:
+    """An item's id and text."""
     snapshot = question.snapshot
-    number = place if question.candidates is None else int(question.candidates[place])
     if number < snapshot.rows:
         return snapshot.ids[number], snapshot.texts[number]
     sent = question.sent[number - snapshot.rows]

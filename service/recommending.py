@@ -68,6 +68,15 @@ class Recommending:
         self._limited.restore_original_limits()
 
     @property
+    def recommender(self) -> Recommender:
+        return self._recommender
+
+    @property
+    def busy(self) -> bool:
+        """Whether any ranking waits or is being made."""
+        return self._batcher.busy
+
+    @property
     def healthy(self) -> bool:
         return self._batcher.healthy
 
@@ -127,9 +136,22 @@ def _popular(question: Question, allowed: NDArray[np.bool_] | None) -> Ranking:
 
 
 def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bool_] | None) -> Ranking | Problem:
+    history, vectors, trained = arrays_of(recommender, question)
+    wanted = min(question.top_k, len(vectors) if allowed is None else int(allowed.sum()))
+    if not wanted:
+        return Ranking([], [], [])
+    found = recommender.rank(history, vectors, question.candidates, question.top_k, allowed, trained)
+    if len(found.order) < wanted:  # it leaves out what has no finite score
+        return InferenceFailed("The model failed on this history.")
+    return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
+
+
+def arrays_of(
+    recommender: Recommender, question: Question
+) -> tuple[History, NDArray[np.float32], NDArray[np.int64] | None]:
+    """The history, and the candidates' item vectors (candidates, width) and numbers as trained items (candidates,)."""
     snapshot, candidates = question.snapshot, question.candidates
-    sent = _sent(recommender, question)
-    trained = _trained(recommender, question)
+    sent, trained = _sent(recommender, question), _trained(recommender, question)
     history = History(
         _vectors(question.items, snapshot.vectors, sent),
         question.items,
@@ -137,16 +159,9 @@ def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bo
         question.ages,
         None if trained is None else trained[question.items],
     )
-    vectors = snapshot.vectors if candidates is None else _vectors(candidates, snapshot.vectors, sent)
-    wanted = min(question.top_k, len(vectors) if allowed is None else int(allowed.sum()))
-    if not wanted:
-        return Ranking([], [], [])
-    if trained is not None:
-        trained = trained[: snapshot.rows] if candidates is None else trained[candidates]
-    found = recommender.rank(history, vectors, candidates, question.top_k, allowed, trained)
-    if len(found.order) < wanted:  # it leaves out what has no finite score
-        return InferenceFailed("The model failed on this history.")
-    return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
+    if candidates is None:
+        return history, snapshot.vectors, None if trained is None else trained[: snapshot.rows]
+    return history, _vectors(candidates, snapshot.vectors, sent), None if trained is None else trained[candidates]
 
 
 def _trained(recommender: Recommender, question: Question) -> NDArray[np.int64] | None:

@@ -13,11 +13,11 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** A named bar of a share between 0 and 1. */
-export function bar(name, share, figure, kind = "") {
+/** A named bar of a share between 0 and 1; as a button it can be chosen. */
+export function bar(name, share, figure, kind = "", tag = "div") {
   const fill = el("span", { class: "fill" });
   fill.style.setProperty("--share", Math.min(1, Math.max(0, share)));
-  return el("div", { class: `bar ${kind}` }, el("span", { class: "name" }, name), el("span", { class: "track" }, fill),
+  return el(tag, { class: `bar ${kind}`, type: tag === "button" && tag }, el("span", { class: "name" }, name), el("span", { class: "track" }, fill),
     el("span", { class: "figure" }, figure));
 }
 

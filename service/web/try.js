@@ -1,8 +1,10 @@
-// One text: its answer, the words that speak for it, and the request that gets both. Dialogues are in a file of their own.
+// One text: its answer, the words that speak for it, and the request that gets both. Dialogues and histories are in files
+// of their own.
 
 import { curl, post } from "./api.js";
 import * as dialogue from "./dialogue.js";
 import { $, bar, complain, el, percent, say, signed } from "./dom.js";
+import * as recommend from "./recommend.js";
 import { ofText } from "./words.js";
 
 const EXAMPLES = [
@@ -31,7 +33,12 @@ export function start(served, shared) {
   for (const id of ["method", "target"]) $(id).addEventListener("change", () => { if ($("text").value) askSentiment(); });
   $("try-curl").querySelector(".copy").addEventListener("click", copy);
   dialogue.start(intent, shared);
-  $("task").hidden = !intent;
+  recommend.start(served.find((model) => model.task === "recommend"), shared);
+  const offered = { sentiment: "sentiment", intent: "intent", replies: "intent", recommend: "recommend" };
+  for (const [task, model] of Object.entries(offered)) option(task).hidden = !served.some((one) => one.task === model);
+  const tasks = Object.keys(offered).filter((task) => !option(task).hidden);
+  $("task").hidden = tasks.length < 2;
+  if (tasks.length && !sentiment) choose(tasks[0]);
   for (const radio of document.querySelectorAll("input[name=task]")) radio.addEventListener("change", () => choose(radio.value));
 }
 
@@ -41,13 +48,17 @@ function example(text, entity) {
   askSentiment();
 }
 
+const option = (task) => document.querySelector(`input[name=task][value=${task}]`).parentElement;
+
 function choose(task) {
   for (const radio of document.querySelectorAll("input[name=task]")) radio.checked = radio.value === task;
   $("sentiment-form").hidden = task !== "sentiment";
-  $("dialogue-form").hidden = task === "sentiment";
+  $("dialogue-form").hidden = !["intent", "replies"].includes(task);
+  $("recommend-form").hidden = task !== "recommend";
   dialogue.choose(task);
   newest += 1; // what is still under way belongs to the other task
   dialogue.forget();
+  recommend.forget();
   clear("");
 }
 
@@ -59,14 +70,16 @@ function clear(sentence) {
 
 export function current() {
   if (!$("dialogue-form").hidden) return dialogue.current();
+  if (!$("recommend-form").hidden) return recommend.current();
   const method = $("method").value;
   return { text: $("text").value, entity: $("entity").value.trim(), method: method === "auto" ? "" : method, target: $("target").value };
 }
 
 export function restore(given) {
-  if (["intent", "replies"].includes(given.get("task")) && !$("task").hidden) {
-    choose(given.get("task"));
-    dialogue.restore(given);
+  const task = given.get("task");
+  if (["intent", "replies", "recommend"].includes(task) && !option(task).hidden) {
+    choose(task);
+    (task === "recommend" ? recommend : dialogue).restore(given);
     return;
   }
   $("text").value = given.get("text") ?? "";

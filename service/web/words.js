@@ -39,10 +39,10 @@ function heaviest(words, found, peak, marks) {
   });
 }
 
-function legend(found, target, unit) {
+export function legend(found, target, unit) {
   const entry = (kind, sentence) => el("span", {}, el("span", { class: `swatch ${kind}` }), sentence);
   const entries = found.signed
-    ? [entry("for", `for ${target}`), entry("against", "against it"), el("span", {}, `points of its ${unit}, by ${found.method}`)]
+    ? [entry("for", `for ${target}`), entry("against", "against it"), el("span", {}, `${unit}, by ${found.method}`)]
     : [entry("seen", "attention, which speaks neither for nor against a label")];
   return el("p", { class: "note legend" }, ...entries);
 }
@@ -52,7 +52,7 @@ const heading = (found, target) => el("h2", {}, found.signed ? `What speaks for 
 export function ofText(text, found) {
   const [peak, marks] = [peakOf(found.words, found), new Map()];
   return [heading(found, found.target), coloured(text, found, found, peak, marks),
-    legend(found, found.target, "probability"), ...heaviest(found.words, found, peak, marks)];
+    legend(found, found.target, "points of its probability"), ...heaviest(found.words, found, peak, marks)];
 }
 
 /** Of the turns as they were sent: those that were read, each with its weight. */
@@ -66,5 +66,5 @@ export function ofDialogue(turns, found, target, unit) {
     const weight = turn.weight === null ? [] : [bar(speaker, Math.abs(turn.weight) / most, signed(turn.weight), kind)];
     return el("li", { class: speaker }, ...(weight.length ? weight : [el("span", {}, speaker)]), coloured(text, turn, found, peak, marks));
   });
-  return [heading(found, target), el("ol", { class: "said" }, ...rows), legend(found, target, unit), ...heaviest(words, found, peak, marks)];
+  return [heading(found, target), el("ol", { class: "said" }, ...rows), legend(found, target, `points of its ${unit}`), ...heaviest(words, found, peak, marks)];
 }

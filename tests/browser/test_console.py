@@ -1,17 +1,9 @@
-"""The console in a real browser, over the shipped model of sentiment and a tiny one of intents.
-
-Needs Chromium (Debian: `apt-get install chromium`); without it these tests are skipped.
-"""
+"""The console in a real browser, over the shipped model of sentiment and a tiny one of intents."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,27 +11,16 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-import uvicorn
 from axe_playwright_python.sync_playwright import Axe
-from prometheus_client import values
 
 from models.bundle import SHIPPED, load
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
 from service.cache import Cache
-from service.engine import Engine
 from service.explaining import Explaining, Source
 from service.gateway import create_app
-from service.metrics import Metrics
 from service.settings import Settings
 from service.shelf import Shelf
-from tests.service import fakes
+from tests.browser.conftest import counting, engine, listening
 from tests.tiny import tiny_intent_bundle
-
-playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 PHONE = {"width": 360, "height": 740}
 NASTY = "Shares <img src=x onerror=alert(1)> plunge 👍🏽 after '; profit</script> warning"
@@ -48,77 +29,14 @@ NASTY = "Shares <img src=x onerror=alert(1)> plunge 👍🏽 after '; profit</sc
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("console")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(values, "ValueClass", values.ValueClass)
-        patch.setenv("PROMETHEUS_MULTIPROC_DIR", os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
-        metrics = Metrics(folder / "metrics")
+    with counting(folder) as metrics:
         engines = [engine(path, metrics) for path in (SHIPPED, tiny_intent_bundle(folder))]
         predictors = {one.bundle.task.name: Cache(one, 0, metrics.task(one.bundle.task.name)) for one in engines}
         sources = {one.bundle.task.name: Source(one.bundle, one.tokenizer) for one in engines}
         explaining = Explaining(sources, lambda: any(one.busy for one in engines))
         shelf = Shelf(engines[1].bundle, folder / "shelf")
-        app = create_app(predictors, Settings(labels="letters"), metrics, shelf, explaining)
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
-        thread = threading.Thread(target=server.run, args=([listening],))
-        thread.start()
-        found = f"http://127.0.0.1:{listening.getsockname()[1]}"
-        until_ready(found)
-        yield found
-        server.should_exit = True
-        thread.join(60)
-        listening.close()
-
-
-def engine(path: Path, metrics: Metrics) -> Engine:
-    bundle = load(path)
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, metrics.task(bundle.task.name))
-
-
-def until_ready(address: str) -> None:
-    give_up_s = time.monotonic() + 120
-    while time.monotonic() < give_up_s:
-        try:
-            if httpx.get(f"{address}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise TimeoutError("the service did not start")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
-    """A fresh page that has asked nobody but the service, and in which nothing went wrong, when the test is over."""
-    context = browser.new_context(base_url=address)
-    fresh = context.new_page()
-    fresh.set_default_timeout(60_000)
-    wrong: list[str] = []
-    fresh.on("pageerror", lambda error: wrong.append(str(error)))
-    fresh.on("dialog", lambda dialog: wrong.append(dialog.message))
-    fresh.on("request", lambda request: elsewhere(request.url))
-    fresh.on("console", lambda said: refused(said.text))
-
-    def elsewhere(url: str) -> None:
-        if not url.startswith((address, "blob:", "about:")):
-            wrong.append(url)
-
-    def refused(text: str) -> None:
-        if "Content Security Policy" in text:
-            wrong.append(text)
-
-    yield fresh
-    context.close()
-    assert wrong == []
+        with listening(create_app(predictors, Settings(labels="letters"), metrics, shelf, explaining)) as found:
+            yield found
 
 
 def link(**values: str) -> str:

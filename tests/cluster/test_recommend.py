@@ -53,6 +53,16 @@ def test_every_caller_gets_its_own_ranking_while_many_ask(serving: Service) -> N
     assert counted(serving.client, "heed_items_total", task="ranking", outcome="ok") == before + len(found)
 
 
+def test_recommendations_are_explained(serving: Service) -> None:
+    history = [BOUGHT, {"text": "手机质量好", "event": "view"}]
+    (served,) = serving.client.post({"inputs": {"history": history, "top_k": 1}}, PATH).json["results"]
+    reply = serving.client.post({"inputs": {"history": history}}, "/v1/explain/recommend")
+    assert reply.status == 200, reply.body
+    (result,) = reply.json["results"]
+    assert result["target"]["item_id"] == served["items"][0]["item_id"]
+    assert [one["history_indexes"] for one in result["history"]] == [[0], [1]]
+
+
 def test_what_one_replica_was_told_all_of_them_recommend(serving: Service) -> None:
     body = json.dumps({"items": [{"item_id": "fresh", "text": "好 gift"}]}).encode()
     path = f"/v1/catalogues/{CATALOGUE}/items"

@@ -18,6 +18,7 @@ from models.tokens import Tokenizer
 from service.cache import Cache
 from service.catalogues import Catalogues
 from service.engine import Engine
+from service.explaining import Explaining
 from service.gateway import create_app
 from service.metrics import Metrics
 from service.recommending import TASK, Recommending
@@ -59,7 +60,8 @@ async def serving(
     recommending = Recommending(recommender, metrics.task(TASK))
     catalogues = Catalogues(bundle, recommender, folder)
     predictors = {"recommend": Cache(engine, 0, task)}
-    app = create_app(predictors, Settings(), metrics, recommending=recommending, catalogues=catalogues)
+    explaining = Explaining({}, lambda: engine.busy or recommending.busy)
+    app = create_app(predictors, Settings(), metrics, None, explaining, recommending, catalogues)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         yield Shop(client, metrics, recommending, folder)
