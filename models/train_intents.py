@@ -34,8 +34,9 @@ from models.dialogues import (
     without_held_out,
 )
 from models.distill import FITTED_BATCHES, States, compiled, states_loss, student_of
-from models.examples import read_examples
 from models.graph import LOG_STEP
+from models.head_training import check
+from models.heads import HeadError
 from models.intents import (
     OUTSIDE,
     IntentNetwork,
@@ -107,8 +108,15 @@ def with_examples(config: IntentConfig, name: str, file: Path) -> IntentConfig:
     """The same with a team's own examples as one more label set, of which an epoch sees as much as of banking77."""
     if name in {source.name for source in config.label_sets}:
         raise ConfigError(f"{name} is a label set of the configuration already; give yours another name")
-    rows = len(read_examples(file))
-    own = LabelSet(name, str(file.resolve()), "examples", "mixed", "own", share=max(1.0, OWN_ROWS / rows))
+    own = LabelSet(name, str(file.resolve()), "examples", "mixed", "own")
+    train, held_out = (read_utterances(Path(), own, part) for part in ("train", "validation"))
+    try:
+        check([str(one.label) for one in train])
+        if len(held_out) < 2:
+            raise HeadError(f"there are {len(train) + len(held_out)} examples; at least 20 are needed")
+    except HeadError as error:
+        raise ConfigError(f"{file.name}, of which every tenth example is kept to measure: {error}") from None
+    own = replace(own, share=max(1.0, OWN_ROWS / len(train)))
     return replace(config, label_sets=(*config.label_sets, own))
 
 

@@ -222,7 +222,14 @@ def distill(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder that `heed train` wrote; or a bundle of intents, of which its own heads are made anew.",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; it is replaced.")],
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
@@ -234,16 +241,18 @@ def export(
     teacher: Annotated[Path | None, typer.Option(help="The teacher's bundle, for the card of a student.")] = None,
 ) -> None:
     """Make a bundle that serves, unless its answers drift from the trained network's."""
-    from models.bundle import BundleError, load
+    from models.bundle import MANIFEST, BundleError, load
     from models.compare import DriftError
     from models.export import export as make
-    from models.export_intents import export_intents
+    from models.export_intents import export_heads, export_intents
     from models.export_recommend import export_recommend
     from models.train import task_of
 
     try:
-        task = task_of(run)
-        if task == "intent":
+        task = "" if (run / MANIFEST).is_file() else task_of(run)
+        if not task:
+            bundle = export_heads(run, data, out, version, print)
+        elif task == "intent":
             bundle = export_intents(run, data, out, version, gpu, print)
         elif task == "recommend":
             bundle = export_recommend(run, data, out, version, gpu, print)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from sklearn.metrics import f1_score, roc_auc_score
 
 from models.bundle import TOKENIZER
@@ -34,13 +35,14 @@ from models.network import base_file, encoder_of
 from models.replies import Ranker
 from models.runtime_torch import TorchRuntime
 from models.tokens import Tokenizer, adapt_tokenizer
-from models.train import CONFIGS, Feed, Trainer, by_length, device
+from models.train import CONFIGS, WEIGHTS, Feed, Trainer, by_length, device
 from models.train_intents import IntentConfig, Vectors, labels_loss, read_intent_config
+from tests.bench.upper import Known, UpperNetwork
 
 SEEDS = 3
 SHOTS = 10
 KNOWN = 0.25
-EPOCHS = 10
+EPOCHS = 3
 REJECTED = 0.1
 """Share of the texts in scope that the open-intent threshold turns away: three of four texts are out of scope there."""
 
@@ -59,9 +61,11 @@ class Bench:
         adapt_tokenizer(base_file(base, TOKENIZER), folder / TOKENIZER)
         self.tokenizer = Tokenizer(folder / TOKENIZER, self.config.max_tokens)
 
+        self.known_states: Known = {}
+
     def network(self, labels: int) -> IntentNetwork:
         encoder = encoder_of(self.base)
-        return IntentNetwork(encoder, encoder.config.hidden_size, {"known": labels})
+        return UpperNetwork(encoder, encoder.config.hidden_size, {"known": labels}, self.known_states)
 
     def reader(self, network: IntentNetwork) -> Reader:
         return Reader(TorchRuntime(network), self.tokenizer)
@@ -94,8 +98,11 @@ class Bench:
         yield "| a quarter of the intents known | accuracy | macro-F1 | AUROC | in scope, turned away |"
         yield "|---|--:|--:|--:|--:|"
         for name in OPEN:
-            found = np.asarray([self._opened(name, seed) for seed in range(SEEDS)])
-            yield "| " + " | ".join((name, *(f"{value:.3f}" for value in found.mean(axis=0)))) + " |"
+            found = []
+            for seed in range(SEEDS):
+                found.append(self._opened(name, seed))
+                yield figures_row(f"{name}, drawing {seed + 1}", found[-1])
+            yield figures_row(f"{name}, mean", np.asarray(found).mean(axis=0))
 
     def _opened(self, name: str, seed: int) -> tuple[float, float, float, float]:
         train, asked = self.rows(name, "train"), self.rows(name, "validation")
@@ -120,26 +127,25 @@ class Bench:
         """Fine-tuned on the known intents, with texts of other sets that are none of them."""
         chance = random.Random(seed)
         strange = [row for other in STRANGERS[name] for row in self.rows(other, "train")]
-        strange = chance.sample(strange, min(STRANGER_ROWS, len(strange)))
+        strange = random.Random(0).sample(strange, min(STRANGER_ROWS, len(strange)))
         told = [(row, known.index(str(row.label))) for row in own] + [(row, OUTSIDE) for row in strange]
         rows = [IntentRow(self.tokenizer.encode(row.turns[-1].text), "known", label) for row, label in told]
-        config = replace(self.config, warmup_steps=20, validate_every=10**9, checkpoint_every=10**9, seed=seed)
+        config = replace(self.config, warmup_steps=20, validate_every=10**9, checkpoint_every=100, seed=seed)
         batches: list[list[Any]] = []
         for _ in range(EPOCHS):
             chance.shuffle(rows)
             batches += by_length(rows, config, chance)
         network = self.network(len(known))
         vectors = Vectors(network, Feed(self.tokenizer, device()), False)
-        with tempfile.TemporaryDirectory() as out:
-            trainer = Trainer(
-                config,
-                network,
-                lambda batch: labels_loss(network, vectors, batch),
-                lambda: iter(()),
-                Path(out),
-                len(batches),
-            )
-            trainer.run(batches)
+        out = self.folder / f"{name}-{seed}"
+        if (out / WEIGHTS).exists():
+            network.load_state_dict(load_file(out / WEIGHTS))
+            return network.eval()
+        out.mkdir(exist_ok=True)
+        trainer = Trainer(
+            config, network, lambda batch: labels_loss(network, vectors, batch), lambda: iter(()), out, len(batches)
+        )
+        trainer.run(batches)
         return network.eval()
 
     def replies(self) -> Iterator[str]:
@@ -192,6 +198,10 @@ def head_of(
     return head, report.accuracy
 
 
+def figures_row(name: str, values: Sequence[float] | NDArray[np.floating]) -> str:
+    return "| " + " | ".join((name, *(f"{value:.3f}" for value in values))) + " |"
+
+
 def accuracy(head: Head, vectors: Texts, rows: Sequence[Utterance]) -> float:
     best = judge(head, vectors).confidences.argmax(axis=1)
     return float(np.mean([head.labels[place] == row.label for place, row in zip(best, rows, strict=True)]))
@@ -202,10 +212,13 @@ def main() -> None:
     parser.add_argument("--base", required=True, help="the encoder before any of these sets")
     parser.add_argument("--data", type=Path, required=True, help="folder of the intent data sets")
     parser.add_argument("--parts", nargs="+", choices=("few", "open", "replies"), default=("few", "open", "replies"))
+    parser.add_argument("--keep", type=Path, help="where fine-tuned encoders stay; a stopped run goes on from there")
     given = parser.parse_args()
     torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(given.base, given.data, Path(folder))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = given.keep or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        bench = Bench(given.base, given.data, folder)
         for part in given.parts:
             for line in getattr(bench, part)():
                 print(line, flush=True)
