@@ -53,8 +53,8 @@ from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tasks import INTENT
 from models.tokens import Tokenizer
-from models.train import WEIGHTS
 from models.train_intents import load_intent_run, load_intent_weights
+from models.trainer import WEIGHTS
 
 MOST_ROWS = 16_000
 """Of a label set, from which its head is made."""

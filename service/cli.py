@@ -168,10 +168,12 @@ def train(
     if base is None or out is None:
         refuse("--base and --out are needed to train an encoder", 2)
     from models.heads import HeadError
-    from models.train import CONFIGS, ConfigError, read_config
+    from models.intent_batches import read_intent_config, with_examples
+    from models.train import CONFIGS, read_config
     from models.train import train as fine_tune
-    from models.train_intents import read_intent_config, train_intents, with_examples
+    from models.train_intents import train_intents
     from models.train_recommend import read_recommend_config, train_recommend
+    from models.trainer import ConfigError
 
     path = config or CONFIGS / f"{task}.toml"
     try:
@@ -205,8 +207,10 @@ def distill(
     """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
     from models.distill import distill as teach
     from models.distill import read_distillation
-    from models.train import CONFIGS, ConfigError
-    from models.train_intents import distill_intents, read_intent_config
+    from models.intent_batches import read_intent_config
+    from models.train import CONFIGS
+    from models.train_intents import distill_intents
+    from models.trainer import ConfigError
 
     try:
         if task == "intent":

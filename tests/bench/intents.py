@@ -30,13 +30,15 @@ from models.embed import Reader
 from models.evaluate_intents import measure_replies
 from models.head_training import Examples, make
 from models.heads import Head, judge
+from models.intent_batches import IntentConfig, read_intent_config
 from models.intents import OUTSIDE, IntentNetwork, IntentRow
 from models.network import base_file, encoder_of
 from models.replies import Ranker
 from models.runtime_torch import TorchRuntime
 from models.tokens import Tokenizer, adapt_tokenizer
-from models.train import CONFIGS, WEIGHTS, Feed, Trainer, by_length, device
-from models.train_intents import IntentConfig, Vectors, labels_loss, read_intent_config
+from models.train import CONFIGS
+from models.train_intents import Vectors, labels_loss
+from models.trainer import WEIGHTS, Feed, Trainer, by_length, device
 from tests.bench.upper import Known, UpperNetwork
 
 SEEDS = 3

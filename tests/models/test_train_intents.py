@@ -32,22 +32,20 @@ from models.embed import open_reader
 from models.evaluate_intents import evaluate_intents, intents_table
 from models.export_intents import export_intents
 from models.heads import HEADS, SUFFIX, heads_of, judge, load_head, save_head
-from models.intents import OUTSIDE, ReplyRow, margin_loss
-from models.replies import RANKER, load_ranker
-from models.tokens import Tokenizer, Turn
-from models.train import ConfigError
-from models.train_intents import (
+from models.intent_batches import (
     IntentConfig,
     IntentDistillation,
     Planner,
     candidates,
-    distill_intents,
     gather,
-    load_intent_run,
     read_intent_config,
-    train_intents,
     with_examples,
 )
+from models.intents import OUTSIDE, ReplyRow, margin_loss
+from models.replies import RANKER, load_ranker
+from models.tokens import Tokenizer, Turn
+from models.train_intents import distill_intents, load_intent_run, train_intents
+from models.trainer import ConfigError
 from service.cli import app
 
 WORDS = {"pay": "pay it", "stop": "stop it", "find": "find it"}
