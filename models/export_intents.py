@@ -42,7 +42,7 @@ from models.dialogues import (
     without_held_out,
 )
 from models.embed import Reader, open_reader
-from models.evaluate_intents import MeasuredBundle, evaluate_intents, metrics_of_intents
+from models.evaluate_intents import evaluate_intents, metrics_of_intents
 from models.graph import Storage, build, write
 from models.head_training import Examples, make
 from models.heads import HEADS, SUFFIX, Head, heads_of, save_head
@@ -110,44 +110,46 @@ def export_intents(run: Path, data: Path, out: Path, version: str, gpu: bool, sa
     )
     measured = evaluate_intents(heads_of(building, encoder), ranker, reader, data, config.label_sets, config.reply_sets)
     (building / CARD).write_text(card(manifest, measured, drift, trained), encoding="utf-8")
-    return finish(building, out, manifest, measured, config.label_sets)
+    metrics = metrics_of_intents(out.name, measured, {own.name: own.language for own in config.label_sets})
+    return put(building, out, replace(manifest, metrics=metrics))
 
 
-def export_heads(bundle: Path, data: Path, out: Path, version: str, say: Callable[[str], None]) -> Bundle:
-    """Write the bundle `out`: the bundle `bundle`, which may be the same, with its own heads made anew on its graph.
+def export_heads(
+    bundle: Path, data: Path, out: Path, version: str, names: Sequence[str], say: Callable[[str], None]
+) -> Bundle:
+    """Write the bundle `out`: the bundle `bundle`, which may be the same, with heads made anew on its graph.
 
-    Its encoder is the same file, so heads and reply sets that others made on it go on.
+    They are those of the shipped label sets `names`, of all where none is named. All else stays, with its figures; the
+    encoder is the same file, so heads and reply sets that others made on it go on. Raises BundleError.
     """
     old = load(bundle)
-    if old.task.name != INTENT.name:
-        raise BundleError(f"bundle {old.name}: it is a model of {old.task.name} and has no heads to make anew")
+    own = {source.name: source for source in shipped_sets()[0] if (bundle / HEADS / f"{source.name}{SUFFIX}").is_file()}
+    chosen = [own[name] for name in names or own if name in own]
+    if not chosen or len(chosen) < len(names):
+        raise BundleError(f"bundle {old.name}: its heads are {', '.join(own) or 'none'}, not {', '.join(names)}")
     building = out.with_name(out.name + ".building")
     rmtree(building, ignore_errors=True)
     copytree(old.path, building)
-    label_sets, reply_sets = shipped_sets()
-    label_sets = tuple(own for own in label_sets if (building / HEADS / f"{own.name}{SUFFIX}").is_file())
-    reader, ranker = open_reader(old), load_ranker(building / RANKER)
-    rows = {source.name: read_utterances(data, source, "validation") for source in label_sets}
-    make_heads(building, label_sets, reader, data, rows, old.encoder, say)
-    measured = evaluate_intents(heads_of(building, old.encoder), ranker, reader, data, label_sets, reply_sets)
-    written = with_figures((building / CARD).read_text(encoding="utf-8"), measured)
-    written = written.replace(f"# {old.name} {old.version}\n", f"# {out.name} {version}\n", 1)
-    (building / CARD).write_text(written, encoding="utf-8")
-    kept = {field.name: getattr(old, field.name) for field in fields(Manifest)}
-    manifest = Manifest(**{**kept, "name": out.name, "version": version})
-    return finish(building, out, manifest, measured, label_sets)
+    reader = open_reader(old)
+    rows = {source.name: read_utterances(data, source, "validation") for source in chosen}
+    make_heads(building, chosen, reader, data, rows, old.encoder, say)
+    ranker = load_ranker(building / RANKER)
+    measured = evaluate_intents(heads_of(building, old.encoder), ranker, reader, data, chosen, ())
+    text = with_figures((building / CARD).read_text(encoding="utf-8"), measured)
+    text = text.replace(f"# {old.name} {old.version}\n", f"# {out.name} {version}\n", 1)
+    (building / CARD).write_text(text, encoding="utf-8")
+    metrics = metrics_of_intents(out.name, measured, {source.name: source.language for source in chosen})
+    kept = tuple(metric for metric in old.metrics if metric.dataset not in {source.name for source in chosen})
+    manifest = Manifest(**{field.name: getattr(old, field.name) for field in fields(Manifest)})
+    return put(building, out, replace(manifest, name=out.name, version=version, metrics=(*metrics, *kept)))
 
 
-def finish(
-    building: Path, out: Path, manifest: Manifest, measured: MeasuredBundle, label_sets: Sequence[LabelSet]
-) -> Bundle:
-    """The manifest with the figures, and all of `building` in the place of `out`."""
-    languages = {own.name: own.language for own in label_sets}
-    final = replace(manifest, metrics=metrics_of_intents(out.name, measured, languages))
-    save(building, final)
+def put(building: Path, out: Path, manifest: Manifest) -> Bundle:
+    """All of `building` in the place of `out`, once the manifest holds."""
+    save(building, manifest)
     rmtree(out, ignore_errors=True)
     building.rename(out)
-    return save(out, final)
+    return save(out, manifest)
 
 
 def make_heads(

@@ -229,7 +229,7 @@ def export(
     run: Annotated[
         Path,
         typer.Argument(
-            help="The folder that `heed train` wrote; or a bundle of intents, of which its own heads are made anew.",
+            help="The folder that `heed train` wrote; or a bundle of intents, to make its heads anew.",
             exists=True,
             file_okay=False,
         ),
@@ -243,6 +243,7 @@ def export(
     ] = "int8",
     gpu: Annotated[bool, typer.Option(help="Write the fp16 graph for GPUs too.")] = True,
     teacher: Annotated[Path | None, typer.Option(help="The teacher's bundle, for the card of a student.")] = None,
+    head: Annotated[list[str] | None, typer.Option(help="Of a bundle of intents: this head alone; repeatable.")] = None,
 ) -> None:
     """Make a bundle that serves, unless its answers drift from the trained network's."""
     from models.bundle import MANIFEST, BundleError, load
@@ -255,7 +256,7 @@ def export(
     try:
         task = "" if (run / MANIFEST).is_file() else task_of(run)
         if not task:
-            bundle = export_heads(run, data, out, version, print)
+            bundle = export_heads(run, data, out, version, head or (), print)
         elif task == "intent":
             bundle = export_intents(run, data, out, version, gpu, print)
         elif task == "recommend":

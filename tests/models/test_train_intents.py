@@ -186,7 +186,14 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     heads, ranker = heads_of(new.path, new.encoder), load_ranker(new.path / RANKER)
     measured = evaluate_intents(heads, ranker, open_reader(new), sets, CONFIG.label_sets, CONFIG.reply_sets)
     assert intents_table(measured) in card
-    with pytest.raises(ValueError, match="no place"):
+    talk = (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns
+    again = ("export", new.path, "--data", sets, "--out", new.path, "--version", "1.1.0")
+    heed(*again, "--head", "wishes")
+    assert load(new.path).digest == new.digest
+    assert (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns == talk
+    refused = CliRunner().invoke(app, [str(one) for one in (*again, "--head", "moods")])
+    assert (refused.exit_code, "its heads are wishes, talk, not moods" in refused.output) == (1, True)
+    with pytest.raises(ValueError, match="0 rows of figures for wishes"):
         with_figures("# intent\n", measured)
 
 
