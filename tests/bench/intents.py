@@ -1,9 +1,10 @@
 """What the shipped intents and replies cannot show of themselves: intents never seen, and simpler ways beside ours.
 
-Run with `make bench-intents BASE=encoder DATA=folder`; half an hour on two cores. Three parts:
+Run with `make bench-intents BASE=encoder DATA=folder`; an hour on two cores. Three parts:
 few examples: heads of 10 examples an intent, on the encoder as it was before any of these sets, three drawings;
-open intents: a quarter of the intents known, the encoder fine-tuned on those alone, all others to be found out of scope
-(Zhang et al. 2021, adaptive decision boundary), three drawings; replies: BM25, and the encoder as it was.
+open intents: a quarter of the intents known, the encoder's upper layers fine-tuned on those and on texts of other sets,
+all other intents to be found out of scope (Zhang et al. 2021, adaptive decision boundary), three drawings;
+replies: BM25, and the encoder as it was.
 """
 
 from __future__ import annotations
