@@ -33,7 +33,7 @@ bench-explain: $(TEST)/installed ## Measure what explaining costs plain requests
 bench-noise: $(TEST)/installed ## Measure what the handling of noisy labels gains (BASE=encoder DATA=data sets; an hour)
 	$(TEST)/bin/python -m tests.bench.noise --base $(BASE) --data $(DATA)
 
-bench-intents: $(TEST)/installed ## Measure intents never seen, and simpler ways beside ours (BASE=encoder DATA=intent data sets; half an hour)
+bench-intents: $(TEST)/installed ## Measure intents never seen, and simpler ways beside ours (BASE=encoder DATA=intent data sets; an hour; ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.intents --base $(BASE) --data $(DATA) $(ARGS)
 
 bench-recommend: wrk $(TEST)/installed ## Measure recommendation beside the same scoring alone (ARGS=--help: options)

@@ -193,7 +193,10 @@ def verify_files(path: Path, digests: dict[str, str]) -> None:
         if digest_of(file) != digests[name]:
             raise BundleError(f"bundle {path.name}: {name} was changed (its SHA-256 differs); copy or export it again")
         with file.open("rb") as opened:
-            if opened.read(4).startswith(PICKLE_MAGIC):
+            start = opened.read(9)
+            # A safetensors file begins with the length of its header, which may read like a pickle's first two bytes;
+            # the zeros after them are no pickle's.
+            if start.startswith(PICKLE_MAGIC) and start[2:] != b"\0\0\0\0\0\0{":
                 raise BundleError(f"bundle {path.name}: {name} is a pickle under another name; a bundle holds none")
 
 

@@ -15,6 +15,8 @@ from scipy.optimize import minimize
 from models.predict import Calibration, Scaling, calibrated, entropy, log_softmax, question_of, scaling_of
 
 BINS = 15
+DRAWINGS = 200
+"""Of right and wrong answers, for the error that chance alone leaves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,20 @@ def scaled(answers: Answers, calibration: Calibration) -> NDArray[np.float64]:
 
 def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """Expected calibration error of the chosen label, 15 bins of equal width (Naeini et al. 2015)."""
-    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    return error_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+
+def error_of(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """The same of (rows,) confidences and whether each was right."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [abs(float(right[bins == b].mean() - confidence[bins == b].mean())) * np.mean(bins == b) for b in set(bins)]
     return float(sum(gaps))
+
+
+def chance_error(confidence: NDArray[np.float64]) -> float:
+    """What `error_of` comes to, in the mean, where every answer is right exactly as often as its confidence says.
+
+    No calibration can be seen to be better than that on so few rows (consistency resampling, Broecker and Smith 2007).
+    """
+    chance = np.random.default_rng(0)
+    return float(np.mean([error_of(confidence, chance.random(len(confidence)) < confidence) for _ in range(DRAWINGS)]))

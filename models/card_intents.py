@@ -5,6 +5,7 @@ Every figure in it comes from the evaluation and the export that made the bundle
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from string import Template
 
@@ -28,11 +29,14 @@ projections for replies, do the rest.
 - Trained with a large margin cosine loss (Wang et al. 2018); rows labelled out of scope were held as far from every
   intent (outlier exposure, Hendrycks et al. 2019). Replies by a dual encoder (Henderson et al. 2019) against the
   replies of the batch and those that the agent was offered and did not choose.
-- Heads are logistic regressions on the served graph's vectors with a temperature. Out of scope is decided by the
+- Heads are logistic regressions on the served graph's vectors, with a temperature that depends on the entropy (Balanya
+  et al. 2024). Out of scope is decided by the
   smallest Mahalanobis distance to an intent (Lee et al. 2018), given as the share of held-out texts that belong and are
   nearer; the threshold 0.95 turns away one in twenty of those.
 - MultiDoGO's sentences have one label each but for two in a thousand, so its head is single-label and the first counts.
-  Labels that mean the same in all six domains are shared, the others are named `domain/intent`.
+  Labels that mean the same in all six domains are shared, the others are named `domain/intent`. So it is in DSTC11,
+  whose 76 labels are those of three firms' bots and have 66 meanings. With all 76 apart, such a head is right on 0.897
+  of the 234 rows, and 13 of its 24 errors name the same intent of another firm.
 
 ## Intended use
 Routing and assistance in customer service, where a person can take over. Not for decisions about people, not for
@@ -50,10 +54,15 @@ Trained and distilled with `heed train intent` and `heed distill intent` and `mo
 exported with `heed export`.
 
 ## Figures
-On the validation files, from `model.int8.onnx` and the heads as they are served; temperatures and thresholds come from
-these same files. Test files were never read.
+On the validation files, from `model.int8.onnx` and the heads as they are served. Temperatures and thresholds come from
+these same files, so beside the calibration error (ECE, 15 bins) stands that of temperatures fitted on the other four
+fifths of the rows, and what chance alone leaves on so many rows were every confidence faultless. Test files were never
+read.
 
 $figures
+
+MultiDoGO's validation file is that of the paper's splits (Peskov et al. 2019). The paper's own figures, its table 7,
+are of a model for each domain on the test files; they were not at hand, so none stand here.
 
 Reproduce with `$command`.
 
@@ -89,3 +98,15 @@ def card(manifest: Manifest, measured: MeasuredBundle, drift: Sequence[str], tra
         command=COMMAND.format(name=manifest.name),
         drift="\n\n".join(drift),
     )
+
+
+def with_figures(text: str, measured: MeasuredBundle) -> str:
+    """A card with the rows of its tables that were measured anew; raises ValueError where it has no such row."""
+    for line in intents_table(measured).splitlines():
+        found = re.match(r"\| (\S+) \| [\d,]+ \|", line)
+        if found is None:
+            continue
+        text, count = re.subn(rf"^\| {re.escape(found[1])} \| [\d,]+ \|.*$", lambda _: line, text, flags=re.MULTILINE)  # noqa: B023
+        if count != 1:
+            raise ValueError(f"the card has {count} rows of figures for {found[1]}")
+    return text

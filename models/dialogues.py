@@ -24,6 +24,27 @@ SHARED_INTENTS = frozenset(
 )
 """Of MultiDoGO: they mean the same in every domain; all others are named `domain/intent`."""
 
+DSTC11_SHARED = frozenset(
+    (
+        "CheckAccountBalance",
+        "CloseAccount",
+        "FindBranch",
+        "GetBranchHours",
+        "OpenAccount",
+        "UpdateEmail",
+        "UpdatePhoneNumber",
+        "UpdateStreetAddress",
+    )
+)
+"""Of DSTC11, whose three domains are three firms' bots: nobody can tell by "update cell number" which is meant."""
+
+DSTC11_SAME = {
+    "CloseBankAccount": "CloseAccount",
+    "OpenBankingAccount": "OpenAccount",
+    "ChangeAddress": "UpdateStreetAddress",
+}
+"""What one domain calls otherwise."""
+
 CONFIG = Path(__file__).parent / "configs" / "intent.toml"
 PLACE = re.compile(r"\{(\w+)(:\w+)?\}")
 """A place in a reply template that an agent fills in."""
@@ -36,14 +57,14 @@ LAST_DIALOGUES = 50
 class LabelSet:
     """One set of intents as the configuration names it.
 
-    `kind` is how its files are read: single texts, MultiDoGO's dialogues, or a team's own file of examples, which
-    `folder` then is and of which every tenth row is kept for validation. `share`: how often an epoch goes through its
-    rows. `outside`: the label of what is none of the others, where the set has one.
+    `kind` is how its files are read: single texts, those of DSTC11, MultiDoGO's dialogues, or a team's own file of
+    examples, which `folder` then is and of which every tenth row is kept for validation. `share`: how often an epoch
+    goes through its rows. `outside`: the label of what is none of the others, where the set has one.
     """
 
     name: str
     folder: str
-    kind: Literal["texts", "multidogo", "examples"]
+    kind: Literal["texts", "dstc11", "multidogo", "examples"]
     language: str
     licence: str
     share: float = 1.0
@@ -111,13 +132,20 @@ def read_utterances(root: Path, source: LabelSet, part: str) -> list[Utterance]:
     rows = _rows(root / source.folder / f"{part}.jsonl.gz")
     if source.kind == "multidogo":
         return [one for row in rows for one in _sentences(row, source.name)]
+    named = shared_label if source.kind == "dstc11" else str
     return [
-        Utterance(
-            (Turn("customer", row["text"]),), None if row["label"] == source.outside else row["label"], source.name
-        )
+        Utterance((Turn("customer", row["text"]),), None if label == source.outside else named(label), source.name)
         for row in rows
         if is_readable(row["text"])
+        for label in (row["label"],)
     ]
+
+
+def shared_label(label: str) -> str:
+    """An intent of DSTC11, `domain/intent`, without its domain where it means the same in others."""
+    _, _, intent = label.partition("/")
+    intent = DSTC11_SAME.get(intent, intent)
+    return intent if intent in DSTC11_SHARED else label
 
 
 def read_exchanges(root: Path, source: ReplySet, part: str) -> list[Exchange]:

@@ -29,15 +29,10 @@ from models.tasks import TASKS
 from models.tokens import Tokenizer, collate
 from models.train import (
     Config,
-    ConfigError,
-    Feed,
-    Inputs,
     Row,
-    Trainer,
     Validation,
     config_of,
     dataset_of,
-    device,
     labelled_loss,
     load_run,
     load_weights,
@@ -45,6 +40,7 @@ from models.train import (
     sample,
     save_run,
 )
+from models.trainer import ConfigError, Feed, Inputs, Trainer, device
 
 FITTED_BATCHES = 16
 """Of the plan, to which the steps of the student's inputs are fitted at first."""

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.model_selection import KFold
 
 from models.bundle import Bundle, Metric
-from models.calibrate import calibration_error
+from models.calibrate import calibration_error, chance_error
 from models.dialogues import (
     Exchange,
     LabelSet,
@@ -27,7 +28,9 @@ from models.dialogues import (
     shipped_sets,
 )
 from models.embed import Reader, open_reader
+from models.head_training import FOLDS, raw, scaling
 from models.heads import Head, heads_of, judge
+from models.predict import log_softmax, tempered
 from models.replies import RANKER, Ranker, load_ranker
 
 COMMAND = "heed evaluate intent --bundle models/bundles/{name} --data DATA"
@@ -39,8 +42,10 @@ SHORT_WORDS = 3
 class MeasuredIntents:
     """One label set's figures on its validation rows; `auroc` and `recall` are None where no row is out of scope.
 
-    `recall` is the share of rows out of scope that the head's own threshold finds, `rejected` that of the others which
-    it turns away.
+    `ece` is of the head as it serves, whose scaling was fitted on these rows; `ece_crossfit` of one that was fitted on
+    the other four fifths of them, None for a handful; `ece_chance` is what confidences without any fault come to on so
+    many rows. `recall` is the share of rows out of scope that the head's own threshold finds, `rejected` that of the
+    others which it turns away.
     """
 
     name: str
@@ -48,6 +53,8 @@ class MeasuredIntents:
     accuracy: float
     macro_f1: float
     ece: float
+    ece_crossfit: float | None
+    ece_chance: float
     rejected: float
     auroc: float | None
     recall: float | None
@@ -92,10 +99,23 @@ def measure_intents(head: Head, vectors: NDArray[np.float32], rows: Sequence[Utt
         accuracy=float(np.mean([one == other for one, other in zip(truth, answers, strict=True)])),
         macro_f1=macro_f1(truth, answers),
         ece=calibration_error(confidences, numbers),
+        ece_crossfit=crossfit_error(raw(head, vectors[inside])[0], numbers),
+        ece_chance=chance_error(confidences.max(axis=1)),
         rejected=float(outside[inside].mean()),
         auroc=float(roc_auc_score(~inside, verdicts.outside)) if strange else None,
         recall=float(outside[~inside].mean()) if strange else None,
     )
+
+
+def crossfit_error(logits: NDArray[np.float64], numbers: NDArray[np.int64]) -> float | None:
+    """The calibration error with each fold under the scaling of the others; -1 is an intent that the head lacks."""
+    if (numbers >= 0).sum() < 2 * FOLDS:
+        return None
+    confidences = np.empty_like(logits)
+    for others, own in KFold(FOLDS, shuffle=True, random_state=0).split(logits):
+        known = others[numbers[others] >= 0]
+        confidences[own] = np.exp(log_softmax(tempered(logits[own], *scaling(logits[known], numbers[known]))))
+    return calibration_error(confidences, numbers)
 
 
 def measure_context(
@@ -189,7 +209,7 @@ def evaluate_bundle(bundle: Bundle, data: Path) -> MeasuredBundle:
 def metrics_of_intents(name: str, measured: MeasuredBundle, languages: dict[str, str]) -> tuple[Metric, ...]:
     def told() -> Iterator[tuple[str, str, str, float | None]]:
         for one in measured.intents:
-            for figure in ("accuracy", "macro_f1", "ece", "auroc", "recall"):
+            for figure in ("accuracy", "macro_f1", "ece", "ece_crossfit", "ece_chance", "auroc", "recall"):
                 yield one.name, languages[one.name], figure, getattr(one, figure)
         for two in measured.replies:
             for figure in ("first_offered", "recall_1", "recall_5"):
@@ -206,10 +226,12 @@ def intents_table(measured: MeasuredBundle) -> str:
         return "–" if value is None else f"{value:.3f}"
 
     lines = [
-        "| label set | rows | accuracy | macro-F1 | ECE | in scope, turned away | out of scope, AUROC | found |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| label set | rows | accuracy | macro-F1 | ECE | cross-fitted | by chance "
+        "| in scope, turned away | out of scope, AUROC | found |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         *(
-            f"| {one.name} | {one.rows:,} | {one.accuracy:.3f} | {one.macro_f1:.3f} | {one.ece:.3f} "
+            f"| {one.name} | {one.rows:,} | {one.accuracy:.3f} | {one.macro_f1:.3f} "
+            f"| {one.ece:.3f} | {cell(one.ece_crossfit)} | {one.ece_chance:.3f} "
             f"| {one.rejected:.3f} | {cell(one.auroc)} | {cell(one.recall)} |"
             for one in measured.intents
         ),

@@ -23,7 +23,8 @@ from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tasks import TASKS
 from models.tokens import Tokenizer, Tokens
-from models.train import WEIGHTS, load_run, load_weights
+from models.train import load_run, load_weights
+from models.trainer import WEIGHTS
 
 BATCHES_COMPARED = 20
 

@@ -9,34 +9,52 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from shutil import copyfile, rmtree
+from shutil import copyfile, copytree, rmtree
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
-from models.card_intents import card
-from models.compare import BATCH, DriftError
-from models.dialogues import Exchange, LabelSet, ReplySet, Utterance, read_exchanges, read_utterances, without_held_out
-from models.embed import Reader
-from models.evaluate_intents import (
-    evaluate_intents,
-    metrics_of_intents,
+from models.bundle import (
+    CARD,
+    GPU_GRAPH,
+    GRAPH,
+    TOKENIZER,
+    Bundle,
+    BundleError,
+    Manifest,
+    Source,
+    digest_of,
+    load,
+    save,
 )
+from models.card_intents import card, with_figures
+from models.compare import BATCH, DriftError
+from models.dialogues import (
+    Exchange,
+    LabelSet,
+    ReplySet,
+    Utterance,
+    read_exchanges,
+    read_utterances,
+    shipped_sets,
+    without_held_out,
+)
+from models.embed import Reader, open_reader
+from models.evaluate_intents import evaluate_intents, metrics_of_intents
 from models.graph import Storage, build, write
 from models.head_training import Examples, make
 from models.heads import HEADS, SUFFIX, Head, heads_of, save_head
 from models.intents import IntentNetwork
 from models.network import base_file, graph_weights
-from models.replies import RANKER, Ranker, save_ranker, unit
+from models.replies import RANKER, Ranker, load_ranker, save_ranker, unit
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tasks import INTENT
 from models.tokens import Tokenizer
-from models.train import WEIGHTS
 from models.train_intents import load_intent_run, load_intent_weights
+from models.trainer import WEIGHTS
 
 MOST_ROWS = 16_000
 """Of a label set, from which its head is made."""
@@ -72,10 +90,7 @@ def export_intents(run: Path, data: Path, out: Path, version: str, gpu: bool, sa
         say(drift[-1])
     reader = Reader(OnnxRuntime(building / GRAPH, threads=0), tokenizer)
     encoder = digest_of(building / GRAPH)
-    for source in config.label_sets:
-        head, accuracy = made(source, reader, data, rows, encoder)
-        save_head(head, building / HEADS / f"{source.name}{SUFFIX}")
-        say(f"{source.name}: accuracy {accuracy:.4f}")
+    make_heads(building, config.label_sets, reader, data, rows, encoder, say)
     ranker = fitted_ranker(
         network, reader, [one for own in config.reply_sets for one in read_exchanges(data, own, "validation")]
     )
@@ -93,17 +108,64 @@ def export_intents(run: Path, data: Path, out: Path, version: str, gpu: bool, sa
         sources=tuple(Source(own.name, own.language, own.licence) for own in sources),
         metrics=(),
     )
-    (building / CARD).write_text("", encoding="utf-8")
-    heads = heads_of(building, save(building, manifest).encoder)
-    measured = evaluate_intents(heads, ranker, reader, data, config.label_sets, config.reply_sets)
-    languages = {own.name: own.language for own in config.label_sets}
-    metrics = metrics_of_intents(out.name, measured, languages)
+    measured = evaluate_intents(heads_of(building, encoder), ranker, reader, data, config.label_sets, config.reply_sets)
     (building / CARD).write_text(card(manifest, measured, drift, trained), encoding="utf-8")
-    final = replace(manifest, metrics=metrics)
-    save(building, final)
+    metrics = metrics_of_intents(out.name, measured, {own.name: own.language for own in config.label_sets})
+    return put(building, out, replace(manifest, metrics=metrics))
+
+
+def export_heads(
+    bundle: Path, data: Path, out: Path, version: str, names: Sequence[str], say: Callable[[str], None]
+) -> Bundle:
+    """Write the bundle `out`: the bundle `bundle`, which may be the same, with heads made anew on its graph.
+
+    They are those of the shipped label sets `names`, of all where none is named. All else stays, with its figures; the
+    encoder is the same file, so heads and reply sets that others made on it go on. Raises BundleError.
+    """
+    old = load(bundle)
+    own = {source.name: source for source in shipped_sets()[0] if (bundle / HEADS / f"{source.name}{SUFFIX}").is_file()}
+    chosen = [own[name] for name in names or own if name in own]
+    if not chosen or len(chosen) < len(names):
+        raise BundleError(f"bundle {old.name}: its heads are {', '.join(own) or 'none'}, not {', '.join(names)}")
+    building = out.with_name(out.name + ".building")
+    rmtree(building, ignore_errors=True)
+    copytree(old.path, building)
+    reader = open_reader(old)
+    rows = {source.name: read_utterances(data, source, "validation") for source in chosen}
+    make_heads(building, chosen, reader, data, rows, old.encoder, say)
+    ranker = load_ranker(building / RANKER)
+    measured = evaluate_intents(heads_of(building, old.encoder), ranker, reader, data, chosen, ())
+    text = with_figures((building / CARD).read_text(encoding="utf-8"), measured)
+    text = text.replace(f"# {old.name} {old.version}\n", f"# {out.name} {version}\n", 1)
+    (building / CARD).write_text(text, encoding="utf-8")
+    metrics = metrics_of_intents(out.name, measured, {source.name: source.language for source in chosen})
+    kept = tuple(metric for metric in old.metrics if metric.dataset not in {source.name for source in chosen})
+    manifest = Manifest(**{field.name: getattr(old, field.name) for field in fields(Manifest)})
+    return put(building, out, replace(manifest, name=out.name, version=version, metrics=(*metrics, *kept)))
+
+
+def put(building: Path, out: Path, manifest: Manifest) -> Bundle:
+    """All of `building` in the place of `out`, once the manifest holds."""
+    save(building, manifest)
     rmtree(out, ignore_errors=True)
     building.rename(out)
-    return save(out, final)
+    return save(out, manifest)
+
+
+def make_heads(
+    bundle: Path,
+    label_sets: Sequence[LabelSet],
+    reader: Reader,
+    data: Path,
+    rows: dict[str, list[Utterance]],
+    encoder: str,
+    say: Callable[[str], None],
+) -> None:
+    """Of each label set, in the folder `bundle`; `rows` are their validation rows."""
+    for source in label_sets:
+        head, accuracy = made(source, reader, data, rows, encoder)
+        save_head(head, bundle / HEADS / f"{source.name}{SUFFIX}")
+        say(f"{source.name}: accuracy {accuracy:.4f}")
 
 
 def write_intent_graph(network: IntentNetwork, storage: Storage, path: Path) -> None:

@@ -33,8 +33,8 @@ from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tasks import RECOMMEND
 from models.tokens import Tokenizer
-from models.train import WEIGHTS
 from models.train_recommend import HISTORY, VECTORS, load_encoder, load_recommend_run
+from models.trainer import WEIGHTS
 
 LEAST_COSINE = 0.99
 """Mean over the catalogue's texts, between a graph's vectors and torch's, both with the middle taken away."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.stats import t as student
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
@@ -19,7 +19,7 @@ from sklearn.model_selection import StratifiedKFold
 
 from models.calibrate import calibration_error
 from models.heads import Head, HeadError, directions, distances
-from models.predict import log_softmax
+from models.predict import log_softmax, tempered
 
 STRENGTH = 30.0
 """Inverse of the penalty on the weights, for vectors of length 1."""
@@ -31,6 +31,9 @@ LEAST_SPREAD = 0.1
 
 REJECTED = 0.05
 """Share of the texts that belong which the threshold turns away, unless asked otherwise."""
+
+POWER_SPREAD = 0.1
+"""Standard deviation of a scaling's power about 0, as it is thought to be before any example is seen."""
 
 SHOWN = 10
 SUSPICIOUS = 0.9
@@ -97,9 +100,9 @@ def make(
     else:
         truth = np.asarray([labels.index(label) for label in held_out.labels])
         logits, away = raw(plain, held_out.vectors)
-    doubt = 1 / (len(truth) + 2) if held_out is None else 0.0
-    temperature = coolest(logits, truth, doubt)
-    confidences = np.exp(log_softmax(logits / temperature))
+    doubt = 1 / (len(truth) + 2) if held_out is None or len(truth) < QUANTILES else 0.0
+    temperature, power = scaling(logits, truth, doubt)
+    confidences = np.exp(log_softmax(tempered(logits, temperature, power)))
     report = Report(
         accuracy=float((confidences.argmax(axis=1) == truth).mean()),
         ece=calibration_error(confidences, truth),
@@ -109,7 +112,12 @@ def make(
     belonging = few_quantiles(away) if len(away) < QUANTILES else np.quantile(away, np.linspace(0, 1, QUANTILES))
     figures = {"accuracy": report.accuracy, "ece": report.ece}
     head = replace(
-        plain, temperature=temperature, belonging=belonging.astype(np.float32), threshold=1 - rejected, figures=figures
+        plain,
+        temperature=temperature,
+        power=power,
+        belonging=belonging.astype(np.float32),
+        threshold=1 - rejected,
+        figures=figures,
     )
     return head, report
 
@@ -152,6 +160,7 @@ def fitted(
         weight=weight.astype(np.float32),
         bias=bias.astype(np.float32),
         temperature=1.0,
+        power=0.0,
         whiten=whiten,
         means=(means @ whiten).astype(np.float32),
         belonging=np.zeros(1, np.float32),
@@ -190,20 +199,22 @@ def few_quantiles(away: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(np.exp(logs.mean() + spread * student.ppf(shares, len(logs) - 1)))
 
 
-def coolest(logits: NDArray[np.float64], truth: NDArray[np.int64], doubt: float) -> float:
-    """The temperature of the least log loss.
+def scaling(logits: NDArray[np.float64], truth: NDArray[np.int64], doubt: float = 0.0) -> tuple[float, float]:
+    """Temperature and power of the least log loss.
 
     `doubt` is what the target leaves to the other intents together: without it a few examples, all of them right, would
     make any text certain (Platt 1999).
     """
 
-    def loss(log_temperature: float) -> float:
-        logs = log_softmax(logits / np.exp(log_temperature))
+    def loss(parameters: NDArray[np.float64]) -> float:
+        logs = log_softmax(tempered(logits, float(np.exp(parameters[0])), float(parameters[1])))
         right = logs[np.arange(len(truth)), truth]
         others = (logs.sum(axis=1) - right) / (logs.shape[1] - 1)
-        return -float(((1 - doubt) * right + doubt * others).mean())
+        strange = (parameters[1] / POWER_SPREAD) ** 2 / (2 * len(truth))
+        return float(strange - ((1 - doubt) * right + doubt * others).mean())
 
-    return float(np.exp(minimize_scalar(loss, bounds=(-4, 4), method="bounded").x))
+    best = minimize(loss, np.zeros(2), bounds=((-4, 4), (-1, 1)), method="L-BFGS-B").x
+    return float(np.exp(best[0])), float(best[1])
 
 
 def confusions(

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from models.predict import log_softmax
+from models.predict import log_softmax, tempered
 
 FORMAT = "heed-head-1"
 SUFFIX = ".head.safetensors"
@@ -39,10 +39,10 @@ class Head:
     """`encoder` is the digest of the graph whose vectors it reads; arrays are fp32.
 
     `center` (width,) is taken off a vector, which is then brought to length 1. `weight` (labels, width), `bias`
-    (labels,) and `temperature` give the confidences; `whiten` (width, rank) and `means` (labels, rank) the distances;
-    `belonging` (quantiles,) are the distances of held-out texts that belong, rising. A text is out of scope when its
-    score is above `threshold`. `figures` are measured ones, by name. `squares` (labels,) of the means are kept, because
-    every request needs them.
+    (labels,), `temperature` and `power` (of `models.predict.Scaling`) give the confidences; `whiten` (width, rank) and
+    `means` (labels, rank) the distances; `belonging` (quantiles,) are the distances of held-out texts that belong,
+    rising. A text is out of scope when its score is above `threshold`. `figures` are measured ones, by name. `squares`
+    (labels,) of the means are kept, because every request needs them.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Head:
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     temperature: float
+    power: float
     whiten: NDArray[np.float32]
     means: NDArray[np.float32]
     belonging: NDArray[np.float32]
@@ -88,8 +89,8 @@ def confidences(head: Head, vectors: NDArray[np.floating]) -> NDArray[np.float64
 
 
 def _confidences(head: Head, direction: NDArray[np.float32]) -> NDArray[np.float64]:
-    logits = (direction @ head.weight.T + head.bias).astype(np.float64) / head.temperature
-    return np.exp(log_softmax(logits))
+    logits = (direction @ head.weight.T + head.bias).astype(np.float64)
+    return np.exp(log_softmax(tempered(logits, head.temperature, head.power)))
 
 
 def directions(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -121,6 +122,7 @@ def save_head(head: Head, path: Path) -> None:
         "languages": list(head.languages),
         "encoder": head.encoder,
         "temperature": head.temperature,
+        "power": head.power,
         "threshold": head.threshold,
         "figures": head.figures,
     }
@@ -142,6 +144,7 @@ def load_head(path: Path, encoder: str) -> Head:
             languages=tuple(str(language) for language in about["languages"]),
             encoder=str(about["encoder"]),
             temperature=float(about["temperature"]),
+            power=float(about.get("power", 0.0)),  # heads made before 1.1.0 have none
             threshold=float(about["threshold"]),
             figures={str(name): float(value) for name, value in about["figures"].items()},
             **tensors,

@@ -55,9 +55,13 @@ class Sentiment:
 
 def probabilities(logits: NDArray[np.floating], scaling: Scaling) -> NDArray[np.float64]:
     """Softmax over the last axis of the scaled logits, (..., labels)."""
-    plain = logits.astype(np.float64)
-    temperature = scaling.temperature * entropy(plain)[..., None] ** scaling.power
-    return np.exp(log_softmax(plain / temperature + np.asarray(scaling.bias)))
+    scaled = tempered(logits.astype(np.float64), scaling.temperature, scaling.power)
+    return np.exp(log_softmax(scaled + np.asarray(scaling.bias)))
+
+
+def tempered(logits: NDArray[np.float64], temperature: float, power: float) -> NDArray[np.float64]:
+    """Logits as `Scaling` scales them, without its bias."""
+    return logits / (temperature * entropy(logits)[..., None] ** power) if power else logits / temperature
 
 
 def entropy(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from models.intents import direction_loss
 from models.network import Embedder, encoder_layers
 from models.tokens import Tokens
-from models.train import Feed, Schedule
+from models.trainer import Feed, Schedule
 
 EMBEDDED = 128
 """Texts in a batch without gradients."""

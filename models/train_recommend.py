@@ -26,9 +26,9 @@ from models.evaluate_recommend import held_out
 from models.histories import Interactions, Items, removed_items
 from models.network import Embedder, base_file, encoder_of
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer
-from models.train import RUN, WEIGHTS, ConfigError, Feed, Trainer, device
 from models.train_histories import HistorySchedule, train_histories
 from models.train_items import Companions, ItemSchedule, Kept, batches_of, companions, embed
+from models.trainer import RUN, WEIGHTS, ConfigError, Feed, Trainer, device
 
 HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
 LONGEST_KEPT = 24

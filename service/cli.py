@@ -172,10 +172,12 @@ def train(
     if base is None or out is None:
         refuse("--base and --out are needed to train an encoder", 2)
     from models.heads import HeadError
-    from models.train import CONFIGS, ConfigError, read_config
+    from models.intent_batches import read_intent_config, with_examples
+    from models.train import CONFIGS, read_config
     from models.train import train as fine_tune
-    from models.train_intents import read_intent_config, train_intents, with_examples
+    from models.train_intents import train_intents
     from models.train_recommend import read_recommend_config, train_recommend
+    from models.trainer import ConfigError
 
     path = config or CONFIGS / f"{task}.toml"
     try:
@@ -209,8 +211,10 @@ def distill(
     """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
     from models.distill import distill as teach
     from models.distill import read_distillation
-    from models.train import CONFIGS, ConfigError
-    from models.train_intents import distill_intents, read_intent_config
+    from models.intent_batches import read_intent_config
+    from models.train import CONFIGS
+    from models.train_intents import distill_intents
+    from models.trainer import ConfigError
 
     try:
         if task == "intent":
@@ -226,7 +230,14 @@ def distill(
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder that `heed train` wrote; or a bundle of intents, to make its heads anew.",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder of the bundle; it is replaced.")],
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
@@ -236,18 +247,21 @@ def export(
     ] = "int8",
     gpu: Annotated[bool, typer.Option(help="Write the fp16 graph for GPUs too.")] = True,
     teacher: Annotated[Path | None, typer.Option(help="The teacher's bundle, for the card of a student.")] = None,
+    head: Annotated[list[str] | None, typer.Option(help="Of a bundle of intents: this head alone; repeatable.")] = None,
 ) -> None:
     """Make a bundle that serves, unless its answers drift from the trained network's."""
-    from models.bundle import BundleError, load
+    from models.bundle import MANIFEST, BundleError, load
     from models.compare import DriftError
     from models.export import export as make
-    from models.export_intents import export_intents
+    from models.export_intents import export_heads, export_intents
     from models.export_recommend import export_recommend
     from models.train import task_of
 
     try:
-        task = task_of(run)
-        if task == "intent":
+        task = "" if (run / MANIFEST).is_file() else task_of(run)
+        if not task:
+            bundle = export_heads(run, data, out, version, head or (), print)
+        elif task == "intent":
             bundle = export_intents(run, data, out, version, gpu, print)
         elif task == "recommend":
             bundle = export_recommend(run, data, out, version, gpu, print)

@@ -9,6 +9,7 @@ from typing import Any
 
 import onnx
 import pytest
+from safetensors.numpy import load as load_tensors
 
 from models.bundle import (
     EMBEDDINGS,
@@ -118,6 +119,19 @@ def test_a_pickle_under_another_name_is_refused(bundle: Path) -> None:
     (bundle / "more.data").write_bytes(b"\x80\x04.")
     rewrite(bundle, lambda manifest: manifest["files"].update({"more.data": ""}))
     refuses(bundle, "pickle under another name")
+
+
+@pytest.mark.parametrize("length", [0x280, 0x580])
+def test_safetensors_whose_header_is_as_long_as_a_pickles_first_bytes_say_are_not_refused(
+    bundle: Path, length: int
+) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    content = length.to_bytes(8, "little") + header.ljust(length) + bytes(4)
+    assert load_tensors(content)["a"].shape == (1,)
+    (bundle / "more.safetensors").write_bytes(content)
+    digest = digest_of(bundle / "more.safetensors")
+    rewrite(bundle, lambda manifest: manifest["files"].update({"more.safetensors": digest}))
+    load(bundle)
 
 
 def test_a_file_that_is_not_listed_is_refused(bundle: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.calibrate import Answers, calibration_error, crossfit, fit, scaled
+from models.calibrate import Answers, calibration_error, chance_error, crossfit, error_of, fit, scaled
 from models.predict import question_of
 
 
@@ -75,3 +75,14 @@ def test_the_crossfitted_error_is_near_the_fitted_one_on_many_rows() -> None:
     own = answers(2 * logits, labels)
     fitted = calibration_error(scaled(own, fit([own])), labels)
     assert crossfit([own])["news"] == pytest.approx(fitted, abs=0.01)
+
+
+def test_chance_leaves_faultless_confidences_the_error_that_they_are_measured_to_have() -> None:
+    chance = np.random.default_rng(4)
+    found = {}
+    for rows in (200, 5000):
+        confidence = chance.uniform(0.5, 1, (40, rows))
+        measured = np.mean([error_of(one, chance.random(rows) < one) for one in confidence])
+        found[rows] = chance_error(confidence[0])
+        assert found[rows] == pytest.approx(measured, rel=0.15)
+    assert found[200] > 4 * found[5000]

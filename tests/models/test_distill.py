@@ -31,7 +31,8 @@ from models.network import WORD_EMBEDDINGS, encoder_layers
 from models.runtime_torch import TorchRuntime
 from models.tasks import TASKS
 from models.tokens import Tokenizer, Tokens
-from models.train import CONFIGS, WEIGHTS, ConfigError, Feed, Inputs, Row, labelled_loss, load_run, load_weights
+from models.train import CONFIGS, Row, labelled_loss, load_run, load_weights
+from models.trainer import WEIGHTS, ConfigError, Feed, Inputs
 from tests.models.conftest import CONFIG, WORDS
 
 EIGHT = [

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
-from models.head_training import Examples, Report, make
+from models.head_training import Examples, Report, make, scaling
 from models.heads import Head, HeadError, judge, load_head, rank, save_head
+from models.predict import entropy, log_softmax
 
 WIDTH = 24
 LABELS = ("close", "open", "pay", "refund")
@@ -82,6 +85,32 @@ def test_what_is_saved_comes_back(head: Head, tmp_path: Path) -> None:
     vectors = drawn(5, 10).vectors
     np.testing.assert_array_equal(judge(loaded, vectors).confidences, judge(head, vectors).confidences)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_head_made_before_there_was_a_power_answers_as_it_did(head: Head, tmp_path: Path) -> None:
+    path = tmp_path / "mine.head.safetensors"
+    plain = replace(head, power=0.0)
+    save_head(plain, path)
+    with safe_open(str(path), "numpy") as file:
+        about = json.loads(file.metadata()["heed"])
+    assert about.pop("power") == 0
+    save_file(load_file(path), path, {"heed": json.dumps(about)})
+    vectors = drawn(5, 10).vectors
+    np.testing.assert_array_equal(
+        judge(load_head(path, ENCODER), vectors).confidences, judge(plain, vectors).confidences
+    )
+
+
+def test_confidences_too_high_only_where_they_are_high_are_a_matter_of_the_power() -> None:
+    chance = np.random.default_rng(3)
+    logits = chance.normal(0, 1, (6000, 4)) * chance.uniform(0.5, 6, (6000, 1))
+    truth = (np.exp(log_softmax(logits)).cumsum(axis=1) < chance.random((6000, 1))).sum(axis=1)
+    np.testing.assert_allclose(scaling(logits, truth), (1, 0), atol=0.1)
+    assert scaling(3 * logits, truth)[0] > 2
+    high = logits * entropy(logits)[:, None] ** -0.3  # the surer, the more too high
+    power = scaling(high, truth)[1]
+    assert power < -0.05
+    assert abs(scaling(high[:40], truth[:40])[1]) < abs(power) / 2  # so few rows cannot tell
 
 
 @pytest.mark.parametrize(

@@ -14,18 +14,8 @@ from models.bundle import GPU_GRAPH, load
 from models.compare import DriftError
 from models.evaluate import evaluate, metrics_of
 from models.export import export
-from models.train import (
-    CHECKPOINT,
-    CONFIGS,
-    WEIGHTS,
-    ConfigError,
-    Trainer,
-    absent_loss,
-    config_of,
-    loss_of,
-    read_config,
-    train,
-)
+from models.train import CONFIGS, absent_loss, config_of, loss_of, read_config, train
+from models.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
 from tests.models.conftest import CONFIG
 
 

@@ -6,15 +6,17 @@ import gzip
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from models.bundle import TOKENIZER, load
+from models.bundle import TOKENIZER, load, save
+from models.card_intents import with_figures
 from models.compare import DriftError
 from models.dialogues import (
     SHARED_INTENTS,
@@ -29,23 +31,22 @@ from models.dialogues import (
 from models.embed import open_reader
 from models.evaluate_intents import evaluate_intents, intents_table
 from models.export_intents import export_intents
-from models.heads import heads_of
-from models.intents import OUTSIDE, ReplyRow, margin_loss
-from models.replies import RANKER, load_ranker
-from models.tokens import Tokenizer, Turn
-from models.train import ConfigError
-from models.train_intents import (
+from models.heads import HEADS, SUFFIX, heads_of, judge, load_head, save_head
+from models.intent_batches import (
     IntentConfig,
     IntentDistillation,
     Planner,
     candidates,
-    distill_intents,
     gather,
-    load_intent_run,
     read_intent_config,
-    train_intents,
     with_examples,
 )
+from models.intents import OUTSIDE, ReplyRow, margin_loss
+from models.replies import RANKER, load_ranker
+from models.tokens import Tokenizer, Turn
+from models.train_intents import distill_intents, load_intent_run, train_intents
+from models.trainer import ConfigError
+from service.cli import app
 
 WORDS = {"pay": "pay it", "stop": "stop it", "find": "find it"}
 CONFIG = IntentConfig(
@@ -167,6 +168,78 @@ def test_a_student_becomes_a_bundle_that_reads_intents_context_and_replies(
     assert any("mean cosine" in line for line in said)
 
 
+def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
+    student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = export_intents(student, sets, tmp_path / "intent", "1.0.0", gpu=False, say=lambda line: None)
+    head = old.path / HEADS / f"wishes{SUFFIX}"
+    made = head.read_bytes()
+    save_head(replace(load_head(head, old.encoder), temperature=9.0), head)
+    save(old.path, old)
+    monkeypatch.setattr("models.export_intents.shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
+    heed("export", old.path, "--data", sets, "--out", old.path, "--version", "1.1.0")
+    new = load(old.path)
+    assert (new.version, new.encoder, new.metrics) == ("1.1.0", old.encoder, old.metrics)
+    assert head.read_bytes() == made
+    card = (new.path / "CARD.md").read_text(encoding="utf-8")
+    assert card.startswith("# intent 1.1.0\n")
+    heads, ranker = heads_of(new.path, new.encoder), load_ranker(new.path / RANKER)
+    measured = evaluate_intents(heads, ranker, open_reader(new), sets, CONFIG.label_sets, CONFIG.reply_sets)
+    assert intents_table(measured) in card
+    talk = (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns
+    again = ("export", new.path, "--data", sets, "--out", new.path, "--version", "1.1.0")
+    heed(*again, "--head", "wishes")
+    assert load(new.path).digest == new.digest
+    assert (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns == talk
+    refused = CliRunner().invoke(app, [str(one) for one in (*again, "--head", "moods")])
+    assert (refused.exit_code, "its heads are wishes, talk, not moods" in refused.output) == (1, True)
+    with pytest.raises(ValueError, match="0 rows of figures for wishes"):
+        with_figures("# intent\n", measured)
+
+
+def test_intents_of_ones_own_are_learned_with_the_encoder_and_answered_by_the_bundle(
+    base: Path, sets: Path, tmp_path: Path
+) -> None:
+    """`heed train intent --full`, and the export after it."""
+    file, config, run = tmp_path / "my.jsonl", tmp_path / "tiny.toml", tmp_path / "run"
+    chance = random.Random(6)
+    rows = [
+        {"text": f"{''.join(chance.choices('BCDEGHKMPQ', k=4))} {word}", "label": word}
+        for _ in range(20)
+        for word in ("open", "shut")
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    config.write_text(as_toml(replace(CONFIG, epochs=0.1), STUDENT), encoding="utf-8")
+    own = ("train", "intent", "--labels", "mine", "--data", file, "--full", "--sets", sets)
+    said = heed(*own, "--base", base, "--out", run, "--config", config)
+    assert f"heed export {run} --data {sets}" in " ".join(said.split())
+    heed("export", run, "--data", sets, "--out", tmp_path / "intent", "--no-gpu")
+    bundle = load(tmp_path / "intent")
+    mine = heads_of(bundle.path, bundle.encoder)["mine"]
+    assert mine.labels == ("open", "shut")
+    vectors = open_reader(bundle).dialogues([(Turn("customer", text),) for text in ("BCDE open", "KKMP shut")])
+    assert judge(mine, vectors).confidences.argmax(axis=1).tolist() == [0, 1]
+
+
+def heed(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(one) for one in arguments])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def as_toml(config: IntentConfig, student: IntentDistillation) -> str:
+    def lines(row: dict[str, Any]) -> list[str]:
+        return [f"{name} = {json.dumps(value)}" for name, value in row.items() if value is not None]
+
+    content = asdict(config)
+    tables = {name: content.pop(name) for name in ("label_sets", "reply_sets")}
+    written = [*lines(content), "[student]", *lines(asdict(student))]
+    for name, rows in tables.items():
+        for row in rows:
+            written += [f"[[{name}]]", *lines(row)]
+    return "\n".join(written)
+
+
 def test_a_graph_that_drifts_is_refused_and_nothing_is_written(
     student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +266,23 @@ def test_a_teams_own_examples_become_one_more_label_set(sets: Path, tmp_path: Pa
         with_examples(CONFIG, "talk", file)
 
 
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        (["open", "shut"] * 9, "18 examples; at least 20"),
+        (["open"] * 30, "1 intent; at least 2"),
+        ([*["open"] * 28, "shut", "shut"], "my.jsonl, of which .*'shut' has one example"),  # the tenth of ten is kept
+    ],
+)
+def test_too_few_examples_to_teach_an_encoder_are_refused_before_it_is_taught(
+    labels: list[str], says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "my.jsonl"
+    file.write_text("\n".join(json.dumps({"text": label, "label": label}) for label in labels), encoding="utf-8")
+    with pytest.raises(ConfigError, match=says):
+        with_examples(CONFIG, "mine", file)
+
+
 def test_the_folder_says_what_was_trained(teacher: Path, student: Path) -> None:
     assert load_intent_run(teacher).layers is None
     run = load_intent_run(student)
@@ -207,6 +297,14 @@ def test_dialogues_are_read_with_what_came_before(sets: Path) -> None:
     assert "contentonly" in SHARED_INTENTS
     assert {row.part for row in rows} == {"bank", "shop"}
     assert None in {row.label for row in read_utterances(sets, CONFIG.label_sets[0], "train")}
+
+
+def test_an_intent_of_dstc11_keeps_its_domain_only_where_its_meaning_has_no_other(tmp_path: Path) -> None:
+    labels = ("banking/UpdateEmail", "finance/UpdateEmail", "banking/CloseBankAccount", "insurance/GetQuote")
+    rows = [{"text": f"text {number}", "label": label} for number, label in enumerate(labels)]
+    write(tmp_path / "three" / "train.jsonl.gz", rows)
+    found = read_utterances(tmp_path, LabelSet("three", "three", "dstc11", "en", "MIT"), "train")
+    assert [row.label for row in found] == ["UpdateEmail", "UpdateEmail", "CloseAccount", "insurance/GetQuote"]
 
 
 def test_replies_follow_their_dialogues_own_templates(sets: Path) -> None:

@@ -27,7 +27,7 @@ from models.export_recommend import export_recommend
 from models.histories import with_items_removed
 from models.ranked_metrics import best_first, measure
 from models.ranking import catalogue_of, load_recommender
-from models.train import CONFIGS, ConfigError
+from models.train import CONFIGS
 from models.train_histories import HistorySchedule, scores_of, train_histories
 from models.train_items import ItemSchedule, companions
 from models.train_recommend import (
@@ -39,6 +39,7 @@ from models.train_recommend import (
     read_recommend_config,
     train_recommend,
 )
+from models.trainer import ConfigError
 
 FAMILIES = ("cup", "hat", "pen", "bag")
 COLOURS = tuple("abcdefgh")
