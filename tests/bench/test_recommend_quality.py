@@ -13,6 +13,7 @@ from models.train_histories import HistorySchedule
 from tests.bench.recommend_quality import report
 from tests.bench.recommend_quality.__main__ import main, removed_study
 from tests.bench.recommend_quality.heed import WITHOUT, ablations, trained
+from tests.bench.recommend_quality.linear import ease, faded, transitions
 from tests.bench.recommend_quality.methods import (
     PYTHON,
     Method,
@@ -93,6 +94,27 @@ def test_every_simple_method_ranks_every_item_once(split: Split, method: Method)
     ((told, rankings),) = method.rank(split, setting)
     assert told == setting
     assert np.sort(rankings, axis=1).tolist() == [list(range(ITEMS))] * 2
+
+
+def test_ease_gives_what_others_with_the_same_items_have() -> None:
+    """Items 0, 1 and 2 go together, 3 and 4 too; whoever has 0 and 1 is told 2 before what goes with neither."""
+    asked = hold_out_last(interactions(*[[[0, 1, 2]]] * 6, *[[[3, 4]]] * 9, [[0, 1], [2]]))
+    (told,) = ease(asked, 0.5).tolist()
+    assert told[0] == 2
+    assert sorted(told) == list(range(ITEMS))
+
+
+def test_transitions_have_a_direction() -> None:
+    """0 stands before 1 and 1 before 2: after 1 comes 2, though 0 stands beside it more often."""
+    asked = hold_out_last(interactions(*[[[0], [1], [5]]] * 8, *[[[1], [2], [5]]] * 6, [[1], [5]]))
+    told = transitions(asked, ridge=0.1, past=1.0, ahead=1.0, asked=1.0)[-1].tolist()
+    assert told[0] == 2
+    assert sorted(told) == list(range(ITEMS))
+
+
+def test_a_faded_history_counts_the_newest_in_full() -> None:
+    found = faded(np.asarray([0, 1, 0]), 3, 1 / np.log(2))
+    np.testing.assert_allclose(found, [[1, 0, 0], [0.5, 1, 0], [1.25, 0.5, 0]])
 
 
 def test_views_keep_what_is_new_apart(split: Split) -> None:

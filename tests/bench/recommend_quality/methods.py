@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from models.histories import Split
+from tests.bench.recommend_quality.linear import ease, transitions
 from tests.bench.recommend_quality.simple import Rankings, by_chance, most_popular, own_most_frequent, tifu_knn
 
 PEERS = Path(__file__).parent / "peers"
@@ -60,6 +61,16 @@ def simple() -> Iterator[Method]:
         recent_days=(30,),
     )
     yield Method("TIFU-kNN", directly(tifu_knn), baskets)
+
+
+def linear() -> Method:
+    return Method("EASE", directly(ease), grid(ridge=(100.0, 300.0, 1000.0)))
+
+
+def next_linear() -> Method:
+    """Around the settings that were best in a first look at the inner split of MovieLens."""
+    settings = grid(past=(4.0,), ahead=(2.0,), ridge=(100.0, 300.0, 1000.0), asked=(5.0, 10.0))
+    return Method("SLIT", directly(transitions), settings)
 
 
 def chance() -> Method:
