@@ -34,7 +34,7 @@ LONGEST = 64
 
 RANDOM_ORDERS = 5
 RANDOM: Literal["random"] = "random"
-CURVES = "curves.png"
+CURVES, TABLE = "curves.png", "faithfulness.md"
 
 Ranking = MethodName | Literal["random"]
 
@@ -210,7 +210,7 @@ def write(measured: Sequence[Measured], out: Path) -> None:
     areas = [{"deletion_area": row.deletion_area, "insertion_area": row.insertion_area} for row in measured]
     content = json.dumps([asdict(row) | own for row, own in zip(measured, areas, strict=True)], indent=1)
     (out / "faithfulness.json").write_text(content + "\n", encoding="utf-8")
-    (out / "faithfulness.md").write_text(table(measured) + "\n", encoding="utf-8")
+    (out / TABLE).write_text(table(measured) + "\n", encoding="utf-8")
     draw_curves(measured, out / CURVES)
 
 

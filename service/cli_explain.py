@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,7 +15,7 @@ from typer.core import TyperGroup
 from service.refusal import refuse
 
 if TYPE_CHECKING:
-    from models.asked import Asked, TaskName
+    from models.asked import Asked, Change, TaskName
     from models.bundle import Bundle
     from models.explain import Explainer
 
@@ -120,31 +122,47 @@ def faithfulness(
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
     rows: Annotated[int, typer.Option(help="Validation rows of each data set.", min=1)] = 40,
-    out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the curves.")] = Path(
+    stable_rows: Annotated[
+        int, typer.Option(help="Of these, rows on which weights are compared with those in fp32 and of changed texts.")
+    ] = 10,
+    out: Annotated[Path, typer.Option(help="Folder for the tables, the JSON and the curves.")] = Path(
         "runs/faithfulness"
     ),
+    card: Annotated[bool, typer.Option(help="Put the tables and the curves into the bundle's card too.")] = False,
 ) -> None:
     """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
-    from models.asked import explainer_of
+    from models import card_explanations, stability
+    from models.asked import explainer_of, unchanged
     from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
     from models.faithfulness import measure, table, write
-    from models.heads import HeadError
 
     try:
         loaded = load(bundle or (SHIPPED if task == "sentiment" else SHIPPED_INTENT))
         if (task == "sentiment") is not (loaded.task.name == "sentiment"):
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
         explainer = explainer_of(loaded)
-        measured = list(measure(explainer, _asked(task, explainer, loaded, data), rows))
-    except (BundleError, HeadError, OSError) as error:
+        measured = list(measure(explainer, _asked(task, explainer, loaded, data, unchanged), rows))
+        if not measured:
+            refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
+        write(measured, out)
+        print(
+            f"{loaded.name} {loaded.version}, {task}, {rows} validation rows a set\n\n{table(measured)}\n", flush=True
+        )
+        if stable_rows:
+            with TemporaryDirectory() as folder:
+                exact = stability.in_fp32(loaded, Path(folder))
+                ask = partial(_asked, task, explainer, loaded, data)
+                alike = list(stability.stability(explainer, exact, ask, stable_rows))
+            stability.write(alike, out)
+            print(f"{stability.table(alike)}\n")
+        if card:
+            card_explanations.record(loaded, task, rows, out)
+    except (BundleError, OSError, ValueError) as error:
         refuse(error)
-    if not measured:
-        refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
-    write(measured, out)
-    print(f"{loaded.name} {loaded.version}, {task}, {rows} validation rows a set\n\n{table(measured)}\n\nWrote {out}")
+    print(f"Wrote {out}")
 
 
-def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path) -> Iterator[Asked]:
+def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path, change: Change) -> Iterator[Asked]:
     from models import asked
     from models.dialogues import shipped_sets
     from models.evaluate import datasets_of
@@ -153,7 +171,7 @@ def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path) -> 
 
     label_sets, reply_sets = shipped_sets()
     if task == "sentiment":
-        return asked.texts(explainer, data, datasets_of(bundle, data))
+        return asked.texts(explainer, data, datasets_of(bundle, data), change)
     if task == "intent":
-        return asked.intents(explainer, data, label_sets, heads_of(bundle.path, bundle.encoder))
-    return asked.replies(explainer, data, reply_sets, load_ranker(bundle.path / RANKER))
+        return asked.intents(explainer, data, label_sets, heads_of(bundle.path, bundle.encoder), change)
+    return asked.replies(explainer, data, reply_sets, load_ranker(bundle.path / RANKER), change)
