@@ -32,9 +32,7 @@ def weights_of(stored: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]
     """A graph's constants to weights as transformers' BERT names them."""
     found = {name: real(value) for name, value in stored.items() if name.endswith((".bias", "LayerNorm.weight"))}
     found |= {name: real(value) for name, value in stored.items() if name.endswith("_embeddings.weight")}
-    found[WORD_ROWS] = (
-        real(stored["words"]) if "words" in stored else real(stored[WORDS]) * stored[f"{WORDS[:-2]}.scale"]
-    )
+    found[WORD_ROWS] = real(stored["words"]) if "words" in stored else real(stored[WORDS]) * stored["words.scale"]
     if "head.weight" in stored:
         found["head.weight"] = real(stored["head.weight"]).T
     layer = 0
@@ -57,7 +55,7 @@ def matrix(stored: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
     """(inputs, outputs)."""
     if name in stored:
         return real(stored[name])
-    return real(stored[f"{name}.q"]) * stored[f"{name}.scale"]
+    return real(stored[f"{name}.q"]) * real(stored[f"{name}.scale"])
 
 
 def step_of(stored: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32] | None:

@@ -90,7 +90,7 @@ def answer(question: Question) -> str:
 
 
 def in_fp32(bundle: Bundle, folder: Path) -> Explainer:
-    """By the bundle's CPU graph with its own weights in fp32, written to `folder`; raises ValueError for other graphs."""
+    """By the CPU graph with its own weights in fp32, written to `folder`; raises ValueError as `dequantized`."""
     write_graph(dequantized(bundle.graph), folder / GRAPH)
     exact = replace(bundle, path=folder)
     return Explainer(exact, Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(exact.graph))
@@ -179,8 +179,17 @@ def over_sets(every: Sequence[Alike]) -> list[Alike]:
     means = []
     for difference, method in dict.fromkeys((row.difference, row.method) for row in every):
         own = [row for row in every if (row.difference, row.method) == (difference, method)]
-        figures = {name: mean([getattr(row, name) for row in own]) for name in ("kept", "correlation", "heaviest")}
-        means.append(replace(own[0], dataset="mean", rows=sum(row.rows for row in own), **figures))
+        means.append(
+            Alike(
+                dataset="mean",
+                difference=difference,
+                method=method,
+                rows=sum(row.rows for row in own),
+                kept=mean([row.kept for row in own]),
+                correlation=mean([row.correlation for row in own]),
+                heaviest=mean([row.heaviest for row in own]),
+            )
+        )
     return means
 
 
