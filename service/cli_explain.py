@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from models.asked import Asked, Change, TaskName
     from models.bundle import Bundle
     from models.explain import Explainer
+    from models.findings import Known
+    from models.heads import Head
 
 
 class TextOrCommand(TyperGroup):
@@ -84,32 +86,70 @@ def explain_text(
 def explain_report(
     data: Annotated[
         Path,
-        typer.Option(help='Rows {"text"}, with "entity" and "label" where known: .jsonl or .jsonl.gz.', exists=True),
+        typer.Option(
+            help='Rows {"text"}, with "entity" and "label" where known, or of intents {"text"} or {"turns"} with "label": '
+            ".jsonl or .jsonl.gz.",
+            exists=True,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.html.")],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Of a bundle of intents: one of its label sets, or the file of a head.")
+    ] = None,
     rows: Annotated[int, typer.Option(help="Texts to explain, drawn of all.", min=1)] = 2000,
 ) -> None:
     """Write one page on many texts: words that drive answers, what heads do and which can go, whence mistakes come."""
-    from models.asked import explainer_of, shuffled
-    from models.bundle import SHIPPED, BundleError, load
-    from models.examples import read_texts
+    from models.asked import explainer_of
+    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
     from models.findings import find
-    from models.heads import HeadError
     from service import report
 
     try:
-        loaded = load(bundle or SHIPPED)
-        if not loaded.task.labels:
-            refuse(f"{loaded.name} answers no fixed labels; what is explained is sentiment", 2)
-        texts = shuffled(read_texts(data, loaded.task.labels))[:rows]
-        found = find(loaded, explainer_of(loaded), texts, _say)
+        loaded = load(bundle or (SHIPPED_INTENT if labels else SHIPPED))
+        explainer = explainer_of(loaded)
+        if loaded.task.labels:
+            title, known = loaded.name, _known_texts(explainer, loaded, data, rows)
+        else:
+            head = _head(loaded, labels)
+            title, known = f"{loaded.name}, {head.name}", _known_dialogues(explainer, head, data, rows)
+        found = find(loaded.graph, explainer, known, _say)
         out.mkdir(parents=True, exist_ok=True)
-        title = f"{loaded.name} {loaded.version} on {data.name}"
-        (out / "report.html").write_text(report.page(title, found), encoding="utf-8")
-    except (BundleError, HeadError, OSError, ValueError) as error:
+        page = report.page(f"{title} {loaded.version} on {data.name}", found)
+        (out / "report.html").write_text(page, encoding="utf-8")
+    except (BundleError, OSError, ValueError) as error:
         refuse(error)
     print(f"Wrote {out / 'report.html'}")
+
+
+def _known_texts(explainer: Explainer, bundle: Bundle, data: Path, rows: int) -> list[Known]:
+    from models.asked import shuffled
+    from models.examples import read_texts
+    from models.findings import Known
+
+    texts = shuffled(read_texts(data, bundle.task.labels))[:rows]
+    return [Known(explainer.text(row.text, row.entity), row.label, row.entity) for row in texts]
+
+
+def _known_dialogues(explainer: Explainer, head: Head, data: Path, rows: int) -> list[Known]:
+    from models.asked import shuffled
+    from models.examples import read_dialogues
+    from models.findings import Known
+
+    dialogues = shuffled(read_dialogues(data, head.labels))[:rows]
+    return [Known(explainer.intent(row.turns, head), row.label) for row in dialogues]
+
+
+def _head(bundle: Bundle, labels: str | None) -> Head:
+    from models.heads import SUFFIX, heads_of, load_head
+
+    own = heads_of(bundle.path, bundle.encoder)
+    if labels is not None and labels.endswith(SUFFIX):
+        return load_head(Path(labels), bundle.encoder)
+    if labels not in own:
+        named = ", ".join(own) or "it has none of its own"
+        refuse(f"name a label set of {bundle.name} with --labels ({named}), or the file of a head (*{SUFFIX})", 2)
+    return own[labels]
 
 
 def _say(line: str) -> None:

@@ -189,6 +189,7 @@ def mistakes(findings: Findings) -> Iterable[str]:
     for title, found in (("Rests on", findings.rested), ("Looks at", findings.looked)):
         if found:
             yield f"<h3>{title}</h3>" + kinds(found)
+    yield "<h3>The most frequent mistakes</h3>" + frequent(findings)
     yield "<h3>The surest mistakes</h3>"
     yield note("Green speaks for the answer that was given, red against it.")
     yield "".join(mistake(one) for one in findings.mistakes)
@@ -208,7 +209,20 @@ def mistake(one: Told) -> str:
     towards = f" towards {escape(one.row.entity)}" if one.row.entity else ""
     score = one.explanation.scores[one.answer]
     said = f"{escape(one.answer)} ({score:.2f}){towards}, labelled {escape(str(one.row.label))}"
-    return f'<div>{said}</div><p class="text" dir="auto">{coloured(one.row.text, one.explanation)}</p>'
+    turns = (
+        f'<p class="text" dir="auto">{coloured(words.text, one.explanation, turn)}</p>'
+        for turn, words in enumerate(one.row.question.reading.passages)
+    )
+    return f"<section><div>{said}</div>{''.join(turns)}</section>"
+
+
+def frequent(findings: Findings) -> str:
+    rows = (
+        f'<tr><td>{escape(one.label)}</td><td>{escape(one.answer)}</td><td class="figure">{one.texts}</td></tr>'
+        for one in findings.confusions
+    )
+    head = '<tr><th scope="col">labelled</th><th scope="col">answered</th><th scope="col">texts</th></tr>'
+    return f"<table>{head}{''.join(rows)}</table>"
 
 
 def note(sentence: str) -> str:
