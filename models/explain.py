@@ -53,9 +53,6 @@ METHODS: dict[MethodName, Method] = {
 AUTO: MethodName = "both_ends"
 """Nearly as faithful as Shapley values, in a fraction of their time."""
 
-OFFERED: tuple[MethodName, ...] = ("both_ends", "occlusion", "shapley", "value_norm")
-"""Those whose heaviest words lose an answer at least three times as much as random ones; the rest is for comparison."""
-
 
 @dataclass(frozen=True, slots=True)
 class Weight:

@@ -24,6 +24,9 @@ from models.words import HAN, LINKED
 LEAST_TEXTS = 3
 """In which a word must be, to be said to drive anything."""
 
+LEAST_WEIGHT = 0.01
+"""And that it must have in their mean."""
+
 RARE = 0.25
 """Share of all tokens that the rarest kinds of them make up."""
 
@@ -176,9 +179,8 @@ def tell(explainer: Explainer, row: Known, mapped: bool) -> Told:
         taken = by_part(question, value_norm(explainer.maps(question), readers(question.tokens)))
         spread = [(kinds[part.words[0]], float(weight)) for part, weight in zip(question.parts, taken, strict=True)]
         looked = shares(spread)
-    return Told(
-        row, found, shares([(kind, abs(word.weight)) for kind, (_, word) in zip(kinds, words, strict=True)]), looked
-    )
+    rested = shares([(kind, abs(word.weight)) for kind, (_, word) in zip(kinds, words, strict=True)])
+    return Told(row, found, rested, looked)
 
 
 def words_of(question: Question, explanation: Explanation) -> list[tuple[str, Weight]]:
@@ -245,7 +247,7 @@ def driving(told: Sequence[Told]) -> dict[str, tuple[Driving, ...]]:
                 (
                     Driving(word, float(np.mean(weights)), len(weights))
                     for word, weights in found[label].items()
-                    if len(weights) >= LEAST_TEXTS and np.mean(weights) > 0
+                    if len(weights) >= LEAST_TEXTS and np.mean(weights) >= LEAST_WEIGHT
                 ),
                 key=lambda one: -one.weight,
             )[:most]

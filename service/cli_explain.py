@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
+from models.offered import SentimentMethod
 from service.refusal import refuse
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def explain_text(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
     entity: Annotated[str | None, typer.Option(help="Ask for the answer towards this company or thing.")] = None,
     method: Annotated[
-        Literal["auto", "both_ends", "occlusion", "shapley", "value_norm"],
+        Literal["auto", SentimentMethod],
         typer.Option(help="How words are weighed; auto is the one measured to be best for its time."),
     ] = "auto",
     target: Annotated[str | None, typer.Option(help="Label to explain (the answer itself).")] = None,
@@ -87,8 +88,7 @@ def explain_report(
     data: Annotated[
         Path,
         typer.Option(
-            help='Rows {"text"}, with "entity" and "label" where known, or of intents {"text"} or {"turns"} with "label": '
-            ".jsonl or .jsonl.gz.",
+            help='Rows {"text"}, with "entity" and "label" where known; of intents {"text"} or {"turns"} and "label".',
             exists=True,
         ),
     ],
