@@ -157,7 +157,7 @@ def names(word: str, entity: str | None) -> bool:
 def other_end(text: str, entity: str | None) -> str:
     """Without its period at the end, or with one where none of the text's own marks ends it."""
     bare = text.rstrip()
-    if bare.endswith((".", "。")) and is_readable(bare[:-1]):
+    if bare.endswith((".", "。")) and is_readable(bare[:-1]) and bare[-2] != bare[-1]:
         return bare[:-1]
     if bare[-1:].isalnum():
         return bare + ("。" if HAN.search(bare) else ".")
