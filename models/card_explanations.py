@@ -13,8 +13,11 @@ from string import Template
 
 from models.asked import TaskName
 from models.bundle import CARD, Bundle, save
+from models.explain import AUTO
 from models.faithfulness import CURVES, LONGEST, RANDOM_ORDERS, TABLE
+from models.offered import LEAST_TIMES, OFFERED
 from models.stability import STABILITY
+from models.tasks import RECOMMEND
 
 BEFORE = "## Limits\n"
 
@@ -30,7 +33,8 @@ $faithfulness
 ![The score of the answer as the heaviest words are taken away, and put back]($picture)
 
 $stability
-Reproduce with `heed faithfulness $task --data DATA --rows $rows`.
+`auto` is `$auto`. Offered is what reaches $least times random: $offered. Reproduce with
+`heed faithfulness $task --data DATA --rows $rows`.
 
 """)
 
@@ -43,7 +47,12 @@ $table
 
 
 def record(bundle: Bundle, task: TaskName, rows: int, measured: Path) -> Bundle:
-    """Put what `heed faithfulness` wrote to the folder `measured` into the card, in place of what it said before."""
+    """Put what `heed faithfulness` wrote to the folder `measured` into the card, in place of what it said before.
+
+    Raises ValueError for a bundle of recommendations: catalogues are bound to its digest, which would change.
+    """
+    if bundle.task is RECOMMEND:
+        raise ValueError(f"the card of {bundle.name} stays as it is: catalogues are bound to the bundle's digest")
     picture = f"explanations_{task}.png"
     copyfile(measured / CURVES, bundle.path / picture)
     stability = measured / STABILITY
@@ -53,6 +62,9 @@ def record(bundle: Bundle, task: TaskName, rows: int, measured: Path) -> Bundle:
         rows=rows,
         longest=LONGEST,
         picture=picture,
+        auto=AUTO,
+        least=f"{LEAST_TIMES:g}",
+        offered=", ".join(OFFERED[task]),
         faithfulness=(measured / TABLE).read_text(encoding="utf-8").strip(),
         stability=STABLE.substitute(table=stability.read_text(encoding="utf-8")) if stability.is_file() else "",
     )

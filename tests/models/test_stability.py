@@ -35,7 +35,7 @@ from models.stability import (
 )
 from models.stability import write as write_stability
 from models.tokens import Tokenizer, collate
-from tests.tiny import HEADS, tiny_bundle, weights
+from tests.tiny import HEADS, tiny_bundle, tiny_recommend_bundle, weights
 
 LABELS = ("negative", "neutral", "positive")
 
@@ -166,6 +166,13 @@ def test_a_card_tells_of_explanations_and_the_bundle_stays_whole(
     assert "--rows 3`" in card
     assert "| both_ends |" in card
     assert (own.path / "explanations_sentiment.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_card_of_a_recommender_is_left_alone(tmp_path: Path) -> None:
+    own = load(tiny_recommend_bundle(tmp_path))
+    with pytest.raises(ValueError, match="catalogues are bound"):
+        record(own, "sentiment", 1, tmp_path)
+    assert load(own.path) == own
 
 
 def test_a_section_goes_before_the_limits_in_place_of_the_last_one() -> None:

@@ -16,9 +16,7 @@ from tests.tiny import tiny_bundle, tiny_intent_bundle
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    rows = [
-        {"text": f"{word} ab {number} 利润", "label": "positive"} for number, word in enumerate(("up", "down", "Cd"))
-    ]
+    rows = [{"text": f"{word} ab 利润", "label": "positive"} for word in ("up", "down", "Cd")]
     (tmp_path / "data" / "none").mkdir(parents=True)
     with gzip.open(tmp_path / "data" / "none" / "validation.jsonl.gz", "wt", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
@@ -41,7 +39,8 @@ def test_figures_are_printed_written_and_put_into_the_card(data: Path, tmp_path:
     assert code == 0, shown
     after = load(bundle.path)
     card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
-    assert (after.digest != bundle.digest, after.encoder) == (True, bundle.encoder)
+    assert after.digest != bundle.digest
+    assert after.encoder == bundle.encoder
     for table in ("faithfulness.md", *["stability.md"] * stable_rows):
         text = (out / table).read_text(encoding="utf-8")
         assert text in shown
