@@ -163,7 +163,7 @@ def faithfulness(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
     rows: Annotated[int, typer.Option(help="Validation rows of each data set.", min=1)] = 40,
     stable_rows: Annotated[
-        int, typer.Option(help="Of these, rows on which weights are compared with those in fp32 and of changed texts.")
+        int, typer.Option(help="Rows on which weights are compared with those in fp32 and of changed texts.", min=0)
     ] = 10,
     out: Annotated[Path, typer.Option(help="Folder for the tables, the JSON and the curves.")] = Path(
         "runs/faithfulness"
@@ -181,7 +181,10 @@ def faithfulness(
         if (task == "sentiment") is not (loaded.task.name == "sentiment"):
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
         explainer = explainer_of(loaded)
-        measured = list(measure(explainer, _asked(task, explainer, loaded, data, unchanged), rows))
+        measured = []
+        for row in measure(explainer, _asked(task, explainer, loaded, data, unchanged), rows):
+            measured.append(row)
+            _say(f"{row.dataset}, {row.method}: {row.rows} rows")
         if not measured:
             refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
         write(measured, out)

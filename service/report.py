@@ -31,7 +31,7 @@ th, td {{ padding: .2rem .5rem }} .figure {{ text-align: right; font-variant-num
 .bar {{ display: block; height: .9rem; background: #26a269; min-width: 1px }} .bar.wrong {{ background: #e01b24 }}
 .map td, .map th[scope=col] {{ text-align: center; min-width: 2.4rem }} .map th {{ white-space: nowrap }}
 .map td {{ font-size: .8rem; font-variant-numeric: tabular-nums }}
-.kinds td:nth-child(2) {{ width: 24rem }} section {{ margin: .8rem 0 1.2rem }}
+.kinds td:nth-child(2) {{ width: min(24rem, 40vw) }} section {{ margin: .8rem 0 1.2rem }}
 .text {{ white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid #ddd; padding-left: .75rem;
 margin: .3rem 0 }}
 .text span {{ border-radius: .2rem }} .named {{ outline: 1px solid #777 }}
