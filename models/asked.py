@@ -6,7 +6,8 @@ Knows the data sets of each task and how its answers come about; nothing of how 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -23,7 +24,7 @@ from models.question import Question
 from models.ranking import catalogue_of, load_recommender
 from models.replies import Ranker
 from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
+from models.tokens import Tokenizer, Turn
 
 TaskName = Literal["sentiment", "intent", "replies"]
 """Whose answers are explained; intents and replies come from one bundle."""
@@ -32,30 +33,43 @@ Row = TypeVar("Row")
 Asked = tuple[str, Iterator[Question]]
 """A data set's name, and the questions of its rows in random order, the same every time."""
 
+Change = Callable[[str, str | None], str]
+"""What is done to a text, or to the newest turn of a dialogue, before it is asked about; given the entity as well."""
+
+
+def unchanged(text: str, entity: str | None) -> str:
+    return text
+
 
 def explainer_of(bundle: Bundle) -> Explainer:
     """By its CPU graph, on one core, as the service has it."""
     return Explainer(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(bundle.graph))
 
 
-def texts(explainer: Explainer, data: Path, datasets: Iterable[Dataset]) -> Iterator[Asked]:
+def texts(explainer: Explainer, data: Path, datasets: Iterable[Dataset], change: Change = unchanged) -> Iterator[Asked]:
     for dataset in datasets:
         rows = shuffled(read(data, dataset, "validation"))
-        yield dataset.name, (explainer.text(row.text, row.entity) for row in rows)
+        yield dataset.name, (explainer.text(change(row.text, row.entity), row.entity) for row in rows)
 
 
 def intents(
-    explainer: Explainer, data: Path, sources: Iterable[LabelSet], heads: Mapping[str, Head]
+    explainer: Explainer,
+    data: Path,
+    sources: Iterable[LabelSet],
+    heads: Mapping[str, Head],
+    change: Change = unchanged,
 ) -> Iterator[Asked]:
     """Of what is in scope, by the bundle's own head of each set."""
     for source in sources:
         if source.name in heads:
             rows = [row for row in read_utterances(data, source, "validation") if row.label is not None]
             head = heads[source.name]
-            yield source.name, (explainer.intent(row.turns, head) for row in shuffled(rows))
+            yield source.name, (explainer.intent(newest(row.turns, change), head) for row in shuffled(rows))
 
 
-def replies(explainer: Explainer, data: Path, sources: Iterable[ReplySet], ranker: Ranker) -> Iterator[Asked]:
+def replies(
+    explainer: Explainer, data: Path, sources: Iterable[ReplySet], ranker: Ranker, change: Change = unchanged
+) -> Iterator[Asked]:
     """Of the reply that scores best among those that the agent was offered."""
     for source in sources:
         rows = [row for row in read_exchanges(data, source, "validation") if len(row.options) > 1]
@@ -63,7 +77,9 @@ def replies(explainer: Explainer, data: Path, sources: Iterable[ReplySet], ranke
             yield (
                 source.name,
                 (
-                    explainer.reply(row.turns, ranker, row.options, ranker.place(explainer.vectors(row.options)))
+                    explainer.reply(
+                        newest(row.turns, change), ranker, row.options, ranker.place(explainer.vectors(row.options))
+                    )
                     for row in shuffled(rows)
                 ),
             )
@@ -80,6 +96,10 @@ def recommendations(bundle: Bundle, data: Path) -> Iterator[tuple[str, Iterator[
         return ask(recommender, history, vectors[best], best, best)
 
     yield RETAIL, (first(row) for row in shuffled(range(len(split.users))))
+
+
+def newest(turns: Sequence[Turn], change: Change) -> tuple[Turn, ...]:
+    return (*turns[:-1], replace(turns[-1], text=change(turns[-1].text, None)))
 
 
 def shuffled(rows: Sequence[Row]) -> list[Row]:

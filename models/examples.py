@@ -18,6 +18,8 @@ from models.replies import MAX_REPLIES
 from models.tokens import Speaker, Turn, is_readable
 
 MAX_EXAMPLES = 200_000
+MOST_NAMED = 12
+"""Labels that an error names."""
 
 
 def read_examples(path: Path) -> list[tuple[tuple[Turn, ...], str]]:
@@ -60,12 +62,29 @@ def read_texts(path: Path, labels: Sequence[str]) -> list[Text]:
         if entity is not None and (not isinstance(entity, str) or not is_readable(entity)):
             raise HeadError(f"{where}: its entity is empty")
         label = LABEL_NAMES.get(label, label) if isinstance(label, str) else label
-        if label is not None and label not in labels:
-            raise HeadError(f"{where}: its label {label!r} is none of {', '.join(labels)}")
-        texts.append(Text(text, entity, label))
+        texts.append(Text(text, entity, _known(where, label, labels)))
     if not texts:
         raise HeadError(f"{path.name}: it holds no texts")
     return texts
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """One row of a file of dialogues, up to the customer's newest turn; `label` is the right one, where it is known."""
+
+    turns: tuple[Turn, ...]
+    label: str | None
+
+
+def read_dialogues(path: Path, labels: Sequence[str]) -> list[Dialogue]:
+    """Rows `{"text"}` or `{"turns"}`, with one of `labels` where it is known, a line each.
+
+    Raises HeadError naming the line.
+    """
+    rows = [Dialogue(_turns(where, row), _known(where, row.get("label"), labels)) for where, row in _rows(path)]
+    if not rows:
+        raise HeadError(f"{path.name}: it holds no texts")
+    return rows
 
 
 def read_replies(path: Path) -> list[str]:
@@ -86,6 +105,13 @@ def read_replies(path: Path) -> list[str]:
     if len(seen) > MAX_REPLIES:
         raise HeadError(f"{path.name}: {len(seen):,} replies; {MAX_REPLIES:,} are possible")
     return list(seen)
+
+
+def _known(where: str, label: Any, labels: Sequence[str]) -> str | None:
+    if label is None or (isinstance(label, str) and label in labels):
+        return label
+    named = ", ".join(labels) if len(labels) <= MOST_NAMED else f"the {len(labels)} of this label set"
+    raise HeadError(f"{where}: its label {label!r} is none of {named}")
 
 
 def _turns(where: str, row: dict[str, Any]) -> tuple[Turn, ...]:

@@ -10,7 +10,7 @@ Knows a bundle, its tokenizer, its heads and a runtime; nothing of the web. Need
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -49,9 +49,6 @@ METHODS: dict[MethodName, Method] = {
 }
 AUTO: MethodName = "both_ends"
 """Nearly as faithful as Shapley values, in a fraction of their time."""
-
-OFFERED: tuple[MethodName, ...] = ("both_ends", "occlusion", "shapley", "value_norm")
-"""Those whose heaviest words lose an answer at least three times as much as random ones; the rest is for comparison."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +124,12 @@ class Explainer:
             best = int(ranker.scores(vector, placed).argmax())
         return self._ask(reading, lambda rows: ranker.after(rows, placed[best])[:, None], (replies[best],), None)
 
+    def asked(self, question: Question) -> Question:
+        """The same question about the same target, of another explainer whose answers may differ, to this one."""
+        rows = rows_of(self._runtime, [question.tokens], question.pad)
+        scores = dict(zip(question.scores, question.scored(rows)[0].tolist(), strict=True))
+        return replace(question, runtime=self._runtime, row=rows[0], scores=scores)
+
     def weigh(self, question: Question, method: MethodName) -> NDArray[np.float64]:
         """One weight for each part of the question, (parts,)."""
         count = len(question.parts)
@@ -185,12 +188,9 @@ def explanation_of(
     question: Question, method: MethodName, weights: NDArray[np.float64], turns: NDArray[np.float64] | None
 ) -> Explanation:
     """With one weight for each part of the question, (parts,), and for each passage, (passages,), or None."""
-    every = question.reading.passages
-    spread = np.zeros(sum(len(words.spans) for words in every))
-    for part, weight in zip(question.parts, weights, strict=True):
-        spread[list(part.words)] = weight / len(part.words)
+    spread = by_word(question, weights)
     passages, first = [], 0
-    for number, words in enumerate(every):
+    for number, words in enumerate(question.reading.passages):
         own = spread[first : first + len(words.spans)].tolist()
         first += len(own)
         weighed = tuple(
@@ -207,6 +207,14 @@ def explanation_of(
         parts=len(question.parts),
         truncated=question.tokens.truncated,
     )
+
+
+def by_word(question: Question, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(parts,) to (words,), through all passages: what a part weighs is spread over its words."""
+    spread = np.zeros(sum(len(words.spans) for words in question.reading.passages))
+    for part, weight in zip(question.parts, weights, strict=True):
+        spread[list(part.words)] = weight / len(part.words)
+    return spread
 
 
 def by_part(question: Question, shares: NDArray[np.float32]) -> NDArray[np.float64]:

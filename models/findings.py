@@ -10,13 +10,12 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
-from models.examples import Text
-from models.explain import AUTO, Explainer, Explanation, by_part
+from models.explain import AUTO, Explainer, Explanation, Weight, by_part
 from models.masking import Masked, Place, Texts, each_head, together
 from models.question import Question
 from models.weighing import readers, value_norm
@@ -25,11 +24,26 @@ from models.words import HAN, LINKED
 LEAST_TEXTS = 3
 """In which a word must be, to be said to drive anything."""
 
+LEAST_WEIGHT = 0.01
+"""And that it must have in their mean."""
+
 RARE = 0.25
 """Share of all tokens that the rarest kinds of them make up."""
 
 MOST_MAPPED, MOST_MASKED, MISTAKES = 400, 300, 15
+MOST_WORDS, MOST_WORDS_OF_MANY, FEW_LABELS = 20, 8, 6
+"""Words that are told of each label, where there are few of these and where there are many."""
+
 KINDS = ("letters", "Chinese", "number", "punctuation", "link", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A text or dialogue as a question; `label` is the right answer, where that is known, `entity` who it is about."""
+
+    question: Question
+    label: str | None
+    entity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +89,7 @@ class HeadRole:
 class Told:
     """One text as it was answered and explained; `looked` and `rested` are shares by kind of word."""
 
-    row: Text
+    row: Known
     explanation: Explanation
     rested: dict[str, float]
     looked: dict[str, float] | None
@@ -90,8 +104,18 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Confusion:
+    """How many texts with one label were given another answer."""
+
+    label: str
+    answer: str
+    texts: int
+
+
+@dataclass(frozen=True, slots=True)
 class Findings:
-    """`single` begins with nothing masked, `cumulative` takes away ever more heads; `mistakes` are the surest first."""
+    """`single` begins with nothing masked, `cumulative` takes away ever more heads; `mistakes` are the surest first,
+    `confusions` the most frequent."""
 
     texts: int
     labelled: int
@@ -103,24 +127,27 @@ class Findings:
     rested: dict[str, tuple[float, float]]
     looked: dict[str, tuple[float, float]]
     mistakes: tuple[Told, ...]
+    confusions: tuple[Confusion, ...]
 
 
-def find(bundle: Bundle, explainer: Explainer, rows: Sequence[Text], say: Callable[[str], None]) -> Findings:
-    """Of a bundle with labels. The texts whose maps are read, and those answered without heads, are drawn of `rows`."""
-    questions = [explainer.text(row.text, row.entity) for row in rows]
+def find(graph: Path, explainer: Explainer, rows: Sequence[Known], say: Callable[[str], None]) -> Findings:
+    """The texts whose maps are read, and those answered without heads, are drawn of `rows`; their labels are the same.
+
+    `graph` is the one that the explainer explains.
+    """
     say(f"{len(rows)} texts answered; weighing their words")
     mapped = set(random.Random(0).sample(range(len(rows)), min(MOST_MAPPED, len(rows))))
     told = []
-    for number, (row, question) in enumerate(zip(rows, questions, strict=True)):
-        told.append(tell(explainer, row, question, number in mapped))
+    for number, row in enumerate(rows):
+        told.append(tell(explainer, row, number in mapped))
         if (number + 1) % 250 == 0:
             say(f"{number + 1} weighed")
     say(f"Maps of {len(mapped)} texts: what heads do")
-    roles = head_roles(explainer, [questions[number] for number in sorted(mapped)])
+    roles = head_roles(explainer, [rows[number].question for number in sorted(mapped)])
     asked = sorted(random.Random(1).sample(range(len(rows)), min(MOST_MASKED, len(rows))))
-    texts = texts_of(bundle, [(rows[number], questions[number]) for number in asked], questions[0].pad)
+    texts = texts_of([rows[number] for number in asked])
     say(f"{len(roles)} heads, each masked in turn, on {len(asked)} texts")
-    single = tuple(each_head(bundle.graph, texts, [role.place for role in roles]))
+    single = tuple(each_head(graph, texts, [role.place for role in roles]))
     by_loss = [one.heads[0] for one in sorted(single[1:], key=lambda one: one.moved)]
     wrong = [one for one in told if one.wrong]
     right = [one for one in told if one.row.label is not None and not one.wrong]
@@ -131,26 +158,38 @@ def find(bundle: Bundle, explainer: Explainer, rows: Sequence[Text], say: Callab
         driving=driving(told),
         roles=roles,
         single=single,
-        cumulative=tuple(together(bundle.graph, texts, by_loss)),
+        cumulative=tuple(together(graph, texts, by_loss)),
         rested=beside([one.rested for one in right], [one.rested for one in wrong]),
         looked=beside(
             [one.looked for one in right if one.looked is not None],
             [one.looked for one in wrong if one.looked is not None],
         ),
         mistakes=tuple(sorted(wrong, key=lambda one: -one.explanation.scores[one.answer])[:MISTAKES]),
+        confusions=confusions(wrong),
     )
 
 
-def tell(explainer: Explainer, row: Text, question: Question, mapped: bool) -> Told:
+def tell(explainer: Explainer, row: Known, mapped: bool) -> Told:
+    question = row.question
     found = explainer.explain(question, AUTO)
-    words = found.text.words
-    kinds = [kind_of(row.text[word.start : word.end]) for word in words]
+    words = words_of(question, found)
+    kinds = [kind_of(text) for text, _ in words]
     looked = None
     if mapped:
         taken = by_part(question, value_norm(explainer.maps(question), readers(question.tokens)))
         spread = [(kinds[part.words[0]], float(weight)) for part, weight in zip(question.parts, taken, strict=True)]
         looked = shares(spread)
-    return Told(row, found, shares([(kind, abs(word.weight)) for kind, word in zip(kinds, words, strict=True)]), looked)
+    rested = shares([(kind, abs(word.weight)) for kind, (_, word) in zip(kinds, words, strict=True)])
+    return Told(row, found, rested, looked)
+
+
+def words_of(question: Question, explanation: Explanation) -> list[tuple[str, Weight]]:
+    """Through all passages."""
+    return [
+        (own.text[word.start : word.end], word)
+        for own, passage in zip(question.reading.passages, explanation.passages, strict=True)
+        for word in passage.words
+    ]
 
 
 def kind_of(word: str) -> str:
@@ -185,24 +224,30 @@ def beside(right: Sequence[dict[str, float]], wrong: Sequence[dict[str, float]])
     }
 
 
-def driving(told: Sequence[Told], most: int = 20) -> dict[str, tuple[Driving, ...]]:
+def confusions(wrong: Sequence[Told]) -> tuple[Confusion, ...]:
+    counts = Counter((str(one.row.label), one.answer) for one in wrong)
+    return tuple(Confusion(label, answer, texts) for (label, answer), texts in counts.most_common(MISTAKES))
+
+
+def driving(told: Sequence[Told]) -> dict[str, tuple[Driving, ...]]:
     """By label: the words that spoke for it most, in the mean over the texts that were given it."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in told:
         own: dict[str, float] = defaultdict(float)
-        for word in one.explanation.text.words:
-            text = one.row.text[word.start : word.end].casefold()
+        for shown, word in words_of(one.row.question, one.explanation):
+            text = shown.casefold()
             if not word.named and kind_of(text) not in ("punctuation", "link", "other"):
                 own[text] += word.weight
         for text, weight in own.items():
             found[one.answer][text].append(weight)
+    most = MOST_WORDS if len(found) <= FEW_LABELS else MOST_WORDS_OF_MANY
     return {
         label: tuple(
             sorted(
                 (
                     Driving(word, float(np.mean(weights)), len(weights))
                     for word, weights in found[label].items()
-                    if len(weights) >= LEAST_TEXTS and np.mean(weights) > 0
+                    if len(weights) >= LEAST_TEXTS and np.mean(weights) >= LEAST_WEIGHT
                 ),
                 key=lambda one: -one.weight,
             )[:most]
@@ -249,11 +294,11 @@ def measures(attention: NDArray[np.float32], uncommon: NDArray[np.bool_]) -> NDA
     return np.stack([entropy, distance, *near, separator, attention[..., uncommon].sum(axis=-1).mean(axis=-1)], axis=-1)
 
 
-def texts_of(bundle: Bundle, asked: Sequence[tuple[Text, Question]], pad: int) -> Texts:
-    labels = bundle.task.labels
+def texts_of(rows: Sequence[Known]) -> Texts:
+    places = {label: number for number, label in enumerate(rows[0].question.scores)}
     return Texts(
-        tokens=tuple(question.tokens for _, question in asked),
-        scalings=tuple(bundle.scaling(one.tokens.language, one.tokens.targeted) for _, one in asked),
-        labels=np.asarray([labels.index(row.label) if row.label else -1 for row, _ in asked], np.int64),
-        pad=pad,
+        tokens=tuple(row.question.tokens for row in rows),
+        scored=tuple(row.question.scored for row in rows),
+        labels=np.asarray([places.get(row.label or "", -1) for row in rows], np.int64),
+        pad=rows[0].question.pad,
     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from models.embed import rows_of
 from models.maps import GRAPH, MIXING, RAW, attentions, fields, initializers
-from models.predict import Scaling, probabilities
+from models.question import Scores
 from models.runtime import Runtime
 from models.runtime_onnx import session_options
 from models.tokens import Batch, Tokens
@@ -68,17 +68,17 @@ class Masked:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """What is answered again and again: tokens with their scaling, and the number of the right label, -1 if unknown."""
+    """What is answered again and again: tokens, how each one's row is scored, and the right label's number or -1."""
 
     tokens: tuple[Tokens, ...]
-    scalings: tuple[Scaling, ...]
+    scored: tuple[Scores, ...]
     labels: NDArray[np.int64]
     pad: int
 
     def answers(self, runtime: Runtime) -> NDArray[np.float64]:
         """(texts, labels)."""
         rows = rows_of(runtime, self.tokens, self.pad)
-        return np.stack([probabilities(row, own) for row, own in zip(rows, self.scalings, strict=True)])
+        return np.concatenate([own(row[None]) for row, own in zip(rows, self.scored, strict=True)])
 
 
 def each_head(graph: Path, texts: Texts, every: Sequence[Place]) -> Iterator[Masked]:

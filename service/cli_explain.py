@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
+from models.offered import SentimentMethod
 from service.refusal import refuse
 
 if TYPE_CHECKING:
-    from models.asked import Asked, TaskName
+    from models.asked import Asked, Change, TaskName
     from models.bundle import Bundle
     from models.explain import Explainer, Explanation
     from models.faithfulness import Measured
+    from models.findings import Known
+    from models.heads import Head
+
+Task = Literal["sentiment", "intent", "replies", "recommend"]
 
 
 class TextOrCommand(TyperGroup):
@@ -37,7 +44,7 @@ def explain_text(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
     entity: Annotated[str | None, typer.Option(help="Ask for the answer towards this company or thing.")] = None,
     method: Annotated[
-        Literal["auto", "both_ends", "occlusion", "shapley", "value_norm"],
+        Literal["auto", SentimentMethod],
         typer.Option(help="How words are weighed; auto is the one measured to be best for its time."),
     ] = "auto",
     target: Annotated[str | None, typer.Option(help="Label to explain (the answer itself).")] = None,
@@ -94,32 +101,69 @@ def show(text: str, found: Explanation, html: Path | None, png: Path | None) -> 
 def explain_report(
     data: Annotated[
         Path,
-        typer.Option(help='Rows {"text"}, with "entity" and "label" where known: .jsonl or .jsonl.gz.', exists=True),
+        typer.Option(
+            help='Rows {"text"}, with "entity" and "label" where known; of intents {"text"} or {"turns"} and "label".',
+            exists=True,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.html.")],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Of a bundle of intents: one of its label sets, or the file of a head.")
+    ] = None,
     rows: Annotated[int, typer.Option(help="Texts to explain, drawn of all.", min=1)] = 2000,
 ) -> None:
     """Write one page on many texts: words that drive answers, what heads do and which can go, whence mistakes come."""
-    from models.asked import explainer_of, shuffled
-    from models.bundle import SHIPPED, BundleError, load
-    from models.examples import read_texts
+    from models.asked import explainer_of
+    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
     from models.findings import find
-    from models.heads import HeadError
     from service import report
 
     try:
-        loaded = load(bundle or SHIPPED)
-        if not loaded.task.labels:
-            refuse(f"{loaded.name} answers no fixed labels; what is explained is sentiment", 2)
-        texts = shuffled(read_texts(data, loaded.task.labels))[:rows]
-        found = find(loaded, explainer_of(loaded), texts, _say)
+        loaded = load(bundle or (SHIPPED_INTENT if labels else SHIPPED))
+        explainer = explainer_of(loaded)
+        if loaded.task.labels:
+            title, known = loaded.name, _known_texts(explainer, loaded, data, rows)
+        else:
+            head = _head(loaded, labels)
+            title, known = f"{loaded.name}, {head.name}", _known_dialogues(explainer, head, data, rows)
+        found = find(loaded.graph, explainer, known, _say)
         out.mkdir(parents=True, exist_ok=True)
-        title = f"{loaded.name} {loaded.version} on {data.name}"
-        (out / "report.html").write_text(report.page(title, found), encoding="utf-8")
-    except (BundleError, HeadError, OSError, ValueError) as error:
+        page = report.page(f"{title} {loaded.version} on {data.name}", found)
+        (out / "report.html").write_text(page, encoding="utf-8")
+    except (BundleError, OSError, ValueError) as error:
         refuse(error)
     print(f"Wrote {out / 'report.html'}")
+
+
+def _known_texts(explainer: Explainer, bundle: Bundle, data: Path, rows: int) -> list[Known]:
+    from models.asked import shuffled
+    from models.examples import read_texts
+    from models.findings import Known
+
+    texts = shuffled(read_texts(data, bundle.task.labels))[:rows]
+    return [Known(explainer.text(row.text, row.entity), row.label, row.entity) for row in texts]
+
+
+def _known_dialogues(explainer: Explainer, head: Head, data: Path, rows: int) -> list[Known]:
+    from models.asked import shuffled
+    from models.examples import read_dialogues
+    from models.findings import Known
+
+    dialogues = shuffled(read_dialogues(data, head.labels))[:rows]
+    return [Known(explainer.intent(row.turns, head), row.label) for row in dialogues]
+
+
+def _head(bundle: Bundle, labels: str | None) -> Head:
+    from models.heads import SUFFIX, heads_of, load_head
+
+    own = heads_of(bundle.path, bundle.encoder)
+    if labels is not None and labels.endswith(SUFFIX):
+        return load_head(Path(labels), bundle.encoder)
+    if labels not in own:
+        named = ", ".join(own) or "it has none of its own"
+        refuse(f"name a label set of {bundle.name} with --labels ({named}), or the file of a head (*{SUFFIX})", 2)
+    return own[labels]
 
 
 def _say(line: str) -> None:
@@ -127,42 +171,67 @@ def _say(line: str) -> None:
 
 
 def faithfulness(
-    task: Annotated[
-        Literal["sentiment", "intent", "replies", "recommend"], typer.Argument(help="Whose answers.")
-    ] = "sentiment",
+    task: Annotated[Task, typer.Argument(help="Whose answers.")] = "sentiment",
     *,
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
     rows: Annotated[int, typer.Option(help="Validation rows of each data set.", min=1)] = 40,
-    out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the curves.")] = Path(
+    stable_rows: Annotated[
+        int, typer.Option(help="Rows on which weights are compared with those in fp32 and of changed texts.", min=0)
+    ] = 10,
+    out: Annotated[Path, typer.Option(help="Folder for the tables, the JSON and the curves.")] = Path(
         "runs/faithfulness"
     ),
+    card: Annotated[bool, typer.Option(help="Put the tables and the curves into the bundle's card too.")] = False,
 ) -> None:
     """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
+    from models import card_explanations, stability
     from models.asked import explainer_of
     from models.bundle import SHIPPED, BundleError, load
-    from models.faithfulness import measure, table, write
-    from models.heads import HeadError
+    from models.faithfulness import table, write
 
     try:
         model = "intent" if task == "replies" else task
         loaded = load(bundle or SHIPPED.with_name(model))
         if loaded.task.name != model:
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        if task == "recommend":
-            measured = _measured_histories(loaded, data, rows)
-        else:
-            explainer = explainer_of(loaded)
-            measured = list(measure(explainer, _asked(task, explainer, loaded, data), rows))
-    except (BundleError, HeadError, OSError) as error:
+        if card and task == "recommend":
+            refuse(f"the card of {loaded.name} stays as it is: catalogues are bound to the bundle's digest", 2)
+        measured = []
+        for row in _measured(task, loaded, data, rows):
+            measured.append(row)
+            _say(f"{row.dataset}, {row.method}: {row.rows} rows")
+        if not measured:
+            refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
+        write(measured, out)
+        print(
+            f"{loaded.name} {loaded.version}, {task}, {rows} validation rows a set\n\n{table(measured)}\n", flush=True
+        )
+        if stable_rows and task != "recommend":
+            with TemporaryDirectory() as folder:
+                exact = stability.in_fp32(loaded, Path(folder))
+                ask = partial(_asked, task, explainer_of(loaded), loaded, data)
+                alike = list(stability.stability(explainer_of(loaded), exact, ask, stable_rows))
+            stability.write(alike, out)
+            print(f"{stability.table(alike)}\n")
+        if card and task != "recommend":
+            card_explanations.record(loaded, task, rows, out)
+    except (BundleError, OSError, ValueError) as error:
         refuse(error)
-    if not measured:
-        refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
-    write(measured, out)
-    print(f"{loaded.name} {loaded.version}, {task}, {rows} validation rows a set\n\n{table(measured)}\n\nWrote {out}")
+    print(f"Wrote {out}")
 
 
-def _measured_histories(bundle: Bundle, data: Path, rows: int) -> list[Measured]:
+def _measured(task: Task, bundle: Bundle, data: Path, rows: int) -> Iterator[Measured]:
+    from models.asked import explainer_of, unchanged
+    from models.faithfulness import measure
+
+    if task == "recommend":
+        return _measured_histories(bundle, data, rows)
+    explainer = explainer_of(bundle)
+    return measure(explainer, _asked(task, explainer, bundle, data, unchanged), rows)
+
+
+def _measured_histories(bundle: Bundle, data: Path, rows: int) -> Iterator[Measured]:
     from threadpoolctl import threadpool_limits
 
     from models.asked import recommendations
@@ -170,10 +239,10 @@ def _measured_histories(bundle: Bundle, data: Path, rows: int) -> list[Measured]
     from models.faithfulness import measure_by
 
     with threadpool_limits(1):  # as it is served; products so small are slower on several
-        return list(measure_by(weigh, METHODS, recommendations(bundle, data), rows))
+        yield from measure_by(weigh, METHODS, recommendations(bundle, data), rows)
 
 
-def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path) -> Iterator[Asked]:
+def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path, change: Change) -> Iterator[Asked]:
     from models import asked
     from models.dialogues import shipped_sets
     from models.evaluate import datasets_of
@@ -182,7 +251,7 @@ def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path) -> 
 
     label_sets, reply_sets = shipped_sets()
     if task == "sentiment":
-        return asked.texts(explainer, data, datasets_of(bundle, data))
+        return asked.texts(explainer, data, datasets_of(bundle, data), change)
     if task == "intent":
-        return asked.intents(explainer, data, label_sets, heads_of(bundle.path, bundle.encoder))
-    return asked.replies(explainer, data, reply_sets, load_ranker(bundle.path / RANKER))
+        return asked.intents(explainer, data, label_sets, heads_of(bundle.path, bundle.encoder), change)
+    return asked.replies(explainer, data, reply_sets, load_ranker(bundle.path / RANKER), change)

@@ -67,11 +67,15 @@ def heaviest(text: str, explanation: Explanation, count: int = 6) -> str:
     return ", ".join(f"{visible(text[weight.start : weight.end])} {weight.weight:+.3f}" for weight in found)
 
 
-def pieces(text: str, explanation: Explanation) -> Iterator[tuple[str, Weight | None, float]]:
-    """All of the text in order: words with their weight and its share of the largest, and what stands between them."""
-    peak = max((abs(weight.weight) for weight in explanation.text.words), default=0.0) or 1.0
+def pieces(text: str, explanation: Explanation, turn: int = -1) -> Iterator[tuple[str, Weight | None, float]]:
+    """All of the text in order: words with their weight and its share of the largest, and what stands between them.
+
+    Of a dialogue it is the text of one turn that was read, the newest unless another is given.
+    """
+    every = (abs(weight.weight) for passage in explanation.passages for weight in passage.words)
+    peak = max(every, default=0.0) or 1.0
     place = 0
-    for weight in explanation.text.words:
+    for weight in explanation.passages[turn].words:
         yield text[place : weight.start], None, 0.0
         yield text[weight.start : weight.end], weight, weight.weight / peak
         place = weight.end
@@ -125,10 +129,10 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t\u200d" else "\ufffd" for c in text)
 
 
-def coloured(text: str, explanation: Explanation) -> str:
+def coloured(text: str, explanation: Explanation, turn: int = -1) -> str:
     """The text as markup, with coloured grounds."""
     words = []
-    for piece, weight, share in pieces(text, explanation):
+    for piece, weight, share in pieces(text, explanation, turn):
         if weight is None:
             words.append(escape(piece))
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from models.findings import LEAST_TEXTS, Driving, Findings, HeadRole, Told
+from models.findings import LEAST_TEXTS, LEAST_WEIGHT, Driving, Findings, HeadRole, Told
 from models.masking import Masked
 from service.rendering import coloured
 
@@ -21,7 +21,7 @@ PAGE = """<!doctype html>
 <style>
 body {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #16181d;
 background: #fff }}
-h2 {{ margin-top: 2.5rem }} h3 {{ margin: 1rem 0 .3rem }}
+h2 {{ margin-top: 2.5rem }} h3 {{ margin: 1rem 0 .3rem; overflow-wrap: anywhere }}
 .note {{ color: #555; font-size: .9rem; max-width: 46rem }}
 .columns {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(19rem, 1fr)); gap: 0 2rem }}
 .scroll {{ overflow-x: auto }}
@@ -29,9 +29,11 @@ table {{ border-collapse: collapse; font-size: .9rem }} th {{ font-weight: 600; 
 th, td {{ padding: .2rem .5rem }} .figure {{ text-align: right; font-variant-numeric: tabular-nums }}
 .bars td:nth-child(2) {{ width: 8rem }} .bars td:first-child {{ min-width: 6rem; overflow-wrap: anywhere }}
 .bar {{ display: block; height: .9rem; background: #26a269; min-width: 1px }} .bar.wrong {{ background: #e01b24 }}
-.map td {{ text-align: center; min-width: 2.4rem; font-size: .8rem; font-variant-numeric: tabular-nums }}
+.map td, .map th[scope=col] {{ text-align: center; min-width: 2.4rem }} .map th {{ white-space: nowrap }}
+.map td {{ font-size: .8rem; font-variant-numeric: tabular-nums }}
+.kinds td:nth-child(2) {{ width: min(24rem, 40vw) }} section {{ margin: .8rem 0 1.2rem }}
 .text {{ white-space: pre-wrap; overflow-wrap: anywhere; border-left: 3px solid #ddd; padding-left: .75rem;
-margin: .3rem 0 1rem }}
+margin: .3rem 0 }}
 .text span {{ border-radius: .2rem }} .named {{ outline: 1px solid #777 }}
 svg {{ max-width: 100%; height: auto }}
 </style>
@@ -49,6 +51,9 @@ MEASURES = (
     ("separator", "Share that goes to the marks at both ends"),
     ("rare", "What rare tokens get, beside what even attention would give them"),
 )
+LEAST_SHARE = 0.0005
+"""Of a kind of word, to be shown."""
+
 WIDTH, HEIGHT, EDGE = 640, 260, 44
 """Of the curve, in pixels, and the room for what its axes say."""
 
@@ -69,11 +74,15 @@ def words(findings: Findings) -> Iterable[str]:
     yield "<h2>Words that drive each answer</h2>"
     yield note(
         f"In the mean over the texts that were given the answer, in points of its probability; words of at least "
-        f"{LEAST_TEXTS} such texts. The number is of texts."
+        f"{LEAST_TEXTS} such texts and {LEAST_WEIGHT} points. The number is of texts."
     )
     peak = max((word.weight for own in findings.driving.values() for word in own), default=1.0)
-    columns = (f"<div><h3>{escape(label)}</h3>{bars(own, peak)}</div>" for label, own in findings.driving.items())
+    driven = {label: own for label, own in findings.driving.items() if own}
+    columns = (f"<div><h3>{escape(label)}</h3>{bars(own, peak)}</div>" for label, own in driven.items())
     yield f'<div class="columns">{"".join(columns)}</div>'
+    others = [label for label in findings.driving if label not in driven]
+    if others:
+        yield note(f"Without such a word: {', '.join(others)}.")
 
 
 def bars(driving: Sequence[Driving], peak: float) -> str:
@@ -189,6 +198,7 @@ def mistakes(findings: Findings) -> Iterable[str]:
     for title, found in (("Rests on", findings.rested), ("Looks at", findings.looked)):
         if found:
             yield f"<h3>{title}</h3>" + kinds(found)
+    yield "<h3>The most frequent mistakes</h3>" + frequent(findings)
     yield "<h3>The surest mistakes</h3>"
     yield note("Green speaks for the answer that was given, red against it.")
     yield "".join(mistake(one) for one in findings.mistakes)
@@ -200,15 +210,29 @@ def kinds(found: dict[str, tuple[float, float]]) -> str:
         f"<tr><td>{kind}</td><td>{bar(right / peak)}{bar(wrong / peak, 'wrong')}</td>"
         f'<td class="figure">{right:.1%}<br>{wrong:.1%}</td></tr>'
         for kind, (right, wrong) in found.items()
+        if max(right, wrong) >= LEAST_SHARE
     )
-    return f'<table class="bars">{"".join(rows)}</table>'
+    return f'<table class="bars kinds">{"".join(rows)}</table>'
 
 
 def mistake(one: Told) -> str:
     towards = f" towards {escape(one.row.entity)}" if one.row.entity else ""
     score = one.explanation.scores[one.answer]
     said = f"{escape(one.answer)} ({score:.2f}){towards}, labelled {escape(str(one.row.label))}"
-    return f'<div>{said}</div><p class="text" dir="auto">{coloured(one.row.text, one.explanation)}</p>'
+    turns = (
+        f'<p class="text" dir="auto">{coloured(words.text, one.explanation, turn)}</p>'
+        for turn, words in enumerate(one.row.question.reading.passages)
+    )
+    return f"<section><div>{said}</div>{''.join(turns)}</section>"
+
+
+def frequent(findings: Findings) -> str:
+    rows = (
+        f'<tr><td>{escape(one.label)}</td><td>{escape(one.answer)}</td><td class="figure">{one.texts}</td></tr>'
+        for one in findings.confusions
+    )
+    head = '<tr><th scope="col">labelled</th><th scope="col">answered</th><th scope="col">texts</th></tr>'
+    return f"<table>{head}{''.join(rows)}</table>"
 
 
 def note(sentence: str) -> str:

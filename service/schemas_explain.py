@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
+from models.offered import IntentMethod, ReplyMethod, SentimentMethod
 from service.schemas import LIST, MAX_NAME_CHARS, TEXT, FailedItem, Label, SentimentInputs, Wire
 from service.schemas_intent import (
     MAX_CANDIDATES,
@@ -24,7 +25,7 @@ MAX_MAP_NUMBERS = 2**18  # in one answer: one map of 512 tokens, or 12 heads for
 MAX_PACKED_NUMBERS = 2**21  # in one file of arrays, 8 MB
 MAX_LAYERS = 64
 
-Method = Literal["auto", "both_ends", "occlusion", "shapley", "value_norm", "attention"]
+Method = Literal["auto", SentimentMethod, IntentMethod, ReplyMethod, "attention"]
 Reduce = Literal["mean", "rollout"]
 
 
@@ -35,12 +36,13 @@ def _heads_branch(value: Any) -> str | None:
 _Places = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_LAYERS)]
 
 
+HOW = Field(description="how words are weighed; auto is the one measured to be best for its time")
+
+
 class HowExplained(Wire):
     """What all requests for explanations say of how."""
 
-    method: Annotated[
-        Method, Field(description="how words are weighed; auto is the one measured to be best for its time")
-    ] = "auto"
+    method: Annotated[Method, HOW] = "auto"
     layers: Annotated[
         _Places | None,
         Field(description="with attention, and needed there but for a rollout: layers to show, counted from 0"),
@@ -91,6 +93,7 @@ class ExplainRequest(HowExplained):
         }
     )
 
+    method: Annotated[Literal["auto", SentimentMethod, "attention"], HOW] = "auto"
     inputs: SentimentInputs
     target: Annotated[Label | None, Field(description="the label that weights speak for; the answer if not given")] = (
         None
@@ -118,6 +121,7 @@ class ExplainIntentRequest(HowExplained):
         }
     )
 
+    method: Annotated[Literal["auto", IntentMethod, "attention"], HOW] = "auto"
     inputs: IntentInputs
     labels: Annotated[
         str | None, Field(max_length=MAX_NAME_CHARS, description="which intents; HEED_LABELS if not given")
@@ -143,6 +147,7 @@ class ExplainRepliesRequest(HowExplained):
         }
     )
 
+    method: Annotated[Literal["auto", ReplyMethod, "attention"], HOW] = "auto"
     turns: Annotated[list[DialogueTurn], Field(min_length=1, max_length=MAX_TURNS, description="oldest first")]
     candidates: Annotated[list[Reply] | None, Field(min_length=1, max_length=MAX_CANDIDATES)] = None
     reply_set: Annotated[str | None, Field(max_length=MAX_NAME_CHARS, description="name of a registered set")] = None

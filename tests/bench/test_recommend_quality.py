@@ -114,7 +114,7 @@ def test_transitions_have_a_direction() -> None:
 
 def test_a_faded_history_counts_the_newest_in_full() -> None:
     found = faded(np.asarray([0, 1, 0]), 3, 1 / np.log(2))
-    np.testing.assert_allclose(found, [[1, 0, 0], [0.5, 1, 0], [1.25, 0.5, 0]])
+    np.testing.assert_allclose(found, np.asarray([[1, 0, 0], [0.5, 1, 0], [1.25, 0.5, 0]], np.float32))
 
 
 def test_views_keep_what_is_new_apart(split: Split) -> None:

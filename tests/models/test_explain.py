@@ -12,12 +12,12 @@ from models.bundle import SHIPPED, load
 from models.explain import (
     AUTO,
     METHODS,
-    OFFERED,
     Explainer,
     Explanation,
     MethodName,
 )
 from models.maps import MapRuntime
+from models.offered import OFFERED
 from models.predict import probabilities, scaling_of
 from models.question import parts_of
 from models.runtime_onnx import OnnxRuntime
@@ -217,8 +217,9 @@ def test_a_text_that_is_all_entity_rests_on_nothing_else() -> None:
 
 
 def test_attention_alone_is_not_offered_as_an_explanation() -> None:
-    assert AUTO in OFFERED
-    assert not {"attention", "rollout"} & set(OFFERED)
+    for offered in OFFERED.values():
+        assert AUTO in offered
+        assert set(offered) <= set(METHODS) - {"attention", "rollout"}
 
 
 def test_nothing_readable_is_refused() -> None:

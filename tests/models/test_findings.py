@@ -5,12 +5,11 @@ import pytest
 
 from models.asked import explainer_of
 from models.bundle import Bundle, load
-from models.examples import Text
-from models.findings import Findings, HeadRole, find, kind_of, measures
+from models.findings import Findings, HeadRole, Known, find, kind_of, measures
 from tests.tiny import HEADS, LAYERS, tiny_bundle
 
 ROWS = [
-    Text(f"{word} {word} 利润 {number}", None, label)
+    (f"{word} {word} 利润 {number}", label)
     for number in range(6)
     for word, label in (("up", "positive"), ("down", "negative"), ("flat", "neutral"), ("up", None))
 ]
@@ -23,7 +22,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def found(bundle: Bundle) -> Findings:
-    return find(bundle, explainer_of(bundle), ROWS, lambda _: None)
+    explainer = explainer_of(bundle)
+    rows = [Known(explainer.text(text), label) for text, label in ROWS]
+    return find(bundle.graph, explainer, rows, lambda _: None)
 
 
 def test_texts_are_counted(found: Findings) -> None:
@@ -38,9 +39,9 @@ def test_driving_words_are_the_means_of_their_weights(bundle: Bundle, found: Fin
     explainer = explainer_of(bundle)
     weights = []
     label = next(label for label, own in found.driving.items() if any(one.word == "up" for one in own))
-    for row in ROWS:
-        explanation = explainer.explain(explainer.text(row.text))
-        if explanation.target == label and row.text.startswith("up"):
+    for text, _ in ROWS:
+        explanation = explainer.explain(explainer.text(text))
+        if explanation.target == label and text.startswith("up"):
             weights.append(sum(word.weight for word in explanation.text.words[:2]))
     (up,) = [one for one in found.driving[label] if one.word == "up"]
     assert up.texts == len(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from models.bundle import SHIPPED, Bundle, load
 from models.explain import Explainer
 from models.masking import MaskedRuntime, Texts, each_head, together
-from models.predict import Scaling
+from models.predict import Scaling, probabilities
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer, collate
 from tests.tiny import HEADS, LAYERS, tiny_bundle
@@ -25,8 +26,9 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def texts_of(bundle: Bundle, labels: list[int]) -> Texts:
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    plain = partial(probabilities, scaling=Scaling(1.0, 0.0, (0.0, 0.0, 0.0)))
     tokens = tuple(tokenizer.encode(text) for text in ("ab cd", "股票上涨", "z" * 30))
-    return Texts(tokens, (Scaling(1.0, 0.0, (0.0, 0.0, 0.0)),) * 3, np.asarray(labels), tokenizer.pad)
+    return Texts(tokens, (plain,) * 3, np.asarray(labels), tokenizer.pad)
 
 
 @pytest.mark.parametrize("path", [None, SHIPPED])

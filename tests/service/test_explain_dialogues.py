@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pytest
 
 from models.bundle import SHIPPED_INTENT, Bundle, load
 from models.embed import open_reader
-from models.explain import OFFERED
+from models.explain import METHODS
 from models.heads import judge
+from models.offered import OFFERED
 from models.replies import ReplySet, save_replies
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Batch, Tokenizer, Turn
@@ -168,14 +169,30 @@ async def test_a_target_turns_the_weights_to_it(explains: Explains) -> None:
     assert {one["turns"][0]["weight"] for one in by_label} == {None}
 
 
-@pytest.mark.parametrize("method", ["auto", *OFFERED])
-async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains, method: str) -> None:
-    (one,) = results(await explains.intent({"turns": DIALOGUE}, method=method))
-    (two,) = results(await explains.reply(candidates=CANDIDATES, method=method))
-    for found in (one, two):
-        assert found["method"] == ("both_ends" if method == "auto" else method)
-        assert found["signed"] is (method != "value_norm")
-        assert all(turn["weight"] is not None for turn in found["turns"])
+def asked(explains: Explains, task: str, method: str) -> Awaitable[Any]:
+    if task == "intent":
+        return explains.intent({"turns": DIALOGUE}, method=method)
+    return explains.reply(candidates=CANDIDATES, method=method)
+
+
+@pytest.mark.parametrize(
+    ("task", "method"), [(task, method) for task in ("intent", "replies") for method in ("auto", *OFFERED[task])]
+)
+async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains, task: str, method: str) -> None:
+    (found,) = results(await asked(explains, task, method))
+    assert found["method"] == ("both_ends" if method == "auto" else method)
+    assert found["signed"] is (method != "value_norm")
+    assert all(turn["weight"] is not None for turn in found["turns"])
+
+
+@pytest.mark.parametrize("task", ["intent", "replies"])
+async def test_a_method_that_was_measured_not_to_be_worth_it_is_refused_naming_the_others(
+    explains: Explains, task: str
+) -> None:
+    for method in set(METHODS) - {*OFFERED[task], "attention"}:
+        answer = await asked(explains, task, method)
+        assert_problem(answer, 422, "invalid_request", "/method")
+        assert all(f"'{offered}'" in answer.json()["detail"] for offered in ("auto", *OFFERED[task]))
 
 
 async def test_attention_of_a_dialogue_is_shown(explains: Explains) -> None:

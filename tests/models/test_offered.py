@@ -1,0 +1,45 @@
+"""What is offered is what the tables in the shipped cards say is worth it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from models.bundle import CARD, SHIPPED, SHIPPED_INTENT
+from models.explain import AUTO, METHODS
+from models.faithfulness import RANDOM
+from models.offered import LEAST_TIMES, OFFERED
+
+CARDS = {"sentiment": SHIPPED / CARD, "intent": SHIPPED_INTENT / CARD, "replies": SHIPPED_INTENT / CARD}
+
+
+def measured(task: str) -> dict[str, tuple[float, float]]:
+    """Of each method, its comprehensiveness and how many times random that is; nothing where no card has it."""
+    _, _, section = CARDS[task].read_text(encoding="utf-8").partition(f"\n## Explanations: {task}\n")
+    table = section.partition("\n## ")[0].partition("| times random |")[2].partition("\n\n")[0]
+    rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|", table, re.MULTILINE)
+    return {name: (float(loss), float(times)) for name, loss, times in rows}
+
+
+MEASURED = [task for task in CARDS if measured(task)]
+
+
+def test_the_card_of_sentiment_tells_of_explanations() -> None:
+    assert "sentiment" in MEASURED
+
+
+@pytest.mark.parametrize("task", MEASURED)
+def test_a_method_is_offered_where_it_was_measured_to_be_three_times_random(task: str) -> None:
+    found = measured(task)
+    assert set(found) == {*METHODS, RANDOM}
+    worth = {name for name, (_, times) in found.items() if times >= LEAST_TIMES}
+    # Attention alone can be asked for as a map, by its own name, and is no way of weighing.
+    assert worth - {"attention"} == set(OFFERED[task])
+
+
+@pytest.mark.parametrize("task", MEASURED)
+def test_the_usual_method_beats_random_three_times_and_attention_of_the_last_layer(task: str) -> None:
+    found = measured(task)
+    assert found[AUTO][1] >= LEAST_TIMES
+    assert found[AUTO][0] > found["attention"][0]
