@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import csr_matrix
 
 from models.histories import Items, Split
+from models.neighbours import having, item_weights
 from models.ranked_metrics import best_first
 from tests.bench.recommend_quality.simple import Rankings, Scores
 
 
 def ease(split: Split, ridge: float) -> Rankings:
-    """EASE (Steck 2019, eq. 8): each item that a user has, told from the others by ridge regression."""
+    """EASE (Steck 2019): each item that a user has, told from the others by ridge regression."""
     items, users = len(split.training.ids), split.training.users
     owned = {user: np.unique(trail.items) for user, trail in users.items()}
-    taken = having(list(owned.values()), items)
-    inverse = np.linalg.inv((taken.T @ taken).toarray() + ridge * np.eye(items))
-    weights = -inverse / np.diag(inverse)
-    np.fill_diagonal(weights, 0)
+    weights = item_weights(list(owned.values()), items, ridge)
     return best_first((having([owned[user] for user in split.users], items) @ weights).astype(np.float32))
 
 
@@ -40,12 +36,6 @@ def transitions(split: Split, ridge: float, past: float, ahead: float, asked: fl
     weights = np.linalg.solve(gram + ridge * np.eye(items, dtype=np.float32), told)
     last = np.stack([faded(trail.items, items, asked)[-1] for trail in split.histories])
     return best_first(last @ weights)
-
-
-def having(owned: Sequence[Items], items: int) -> csr_matrix:
-    """(users, items): 1 for the distinct items of each user."""
-    rows = np.repeat(np.arange(len(owned)), [len(own) for own in owned])
-    return csr_matrix((np.ones(len(rows)), (rows, np.concatenate(owned))), (len(owned), items))
 
 
 def faded(events: Items, items: int, scale: float) -> Scores:
