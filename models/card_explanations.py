@@ -46,13 +46,18 @@ $table
 """)
 
 
+def check(bundle: Bundle) -> None:
+    """Raises ValueError for a bundle of recommendations: catalogues are bound to its digest, which would change."""
+    if bundle.task is RECOMMEND:
+        raise ValueError(f"the card of {bundle.name} stays as it is: catalogues are bound to the bundle's digest")
+
+
 def record(bundle: Bundle, task: TaskName, rows: int, measured: Path) -> Bundle:
     """Put what `heed faithfulness` wrote to the folder `measured` into the card, in place of what it said before.
 
-    Raises ValueError for a bundle of recommendations: catalogues are bound to its digest, which would change.
+    Raises ValueError as `check`.
     """
-    if bundle.task is RECOMMEND:
-        raise ValueError(f"the card of {bundle.name} stays as it is: catalogues are bound to the bundle's digest")
+    check(bundle)
     picture = f"explanations_{task}.png"
     copyfile(measured / CURVES, bundle.path / picture)
     stability = measured / STABILITY

@@ -11,21 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.offered import HistoryMethod
 from models.ranking import History, Recommender
 from models.weighing import ORDERS, both_ends, occlusion, shapley
-
-HistoryMethod = Literal["both_ends", "occlusion", "shapley", "attention"]
 
 METHODS: dict[HistoryMethod, str] = {
     "both_ends": "what an item changes in the whole history and on its own, the mean of both",
     "occlusion": "what is lost without the item",
     "shapley": "what an item changes in the mean over histories that keep other items in random order",
-    "attention": "the share of the recommended item's own attention that goes to the item's events",
+    "attention": "the item's part of what the history adds to the recommended one's score, by attention and neighbours",
 }
 AUTO: HistoryMethod = "both_ends"
 
@@ -40,7 +38,7 @@ Score = Callable[[Sequence[History]], NDArray[np.float32]]
 class HistoryQuestion:
     """`parts` are the places of each item's events, in the order in which the items came first.
 
-    `shares` (events,) are the parts of the target's own attention, negative of what was disliked.
+    `shares` (events,) are the events' parts of what they add to the target's score, as `Ranked.weights`.
     """
 
     history: History

@@ -12,6 +12,8 @@ from typing import Final, Literal, get_args
 SentimentMethod = Literal["both_ends", "occlusion", "shapley", "value_norm"]
 IntentMethod = Literal["both_ends", "occlusion", "shapley", "value_norm"]
 ReplyMethod = Literal["both_ends", "occlusion", "shapley"]
+HistoryMethod = Literal["both_ends", "occlusion", "shapley", "attention"]
+"""Of recommendations, whose tables are in no card: `heed faithfulness recommend` prints them."""
 
 OFFERED: Final = {
     "sentiment": get_args(SentimentMethod),

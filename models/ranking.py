@@ -20,6 +20,7 @@ from scipy.special import erf, expit
 
 from models.bundle import Bundle, BundleError
 from models.edits import Entry
+from models.preselection import preselected
 
 WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
 """Of a bundle: the history model's weights, the items of its own catalogue, and their item vectors under `vectors`."""
@@ -40,9 +41,8 @@ SCALE = 4.0
 """The length of a text's part of an item vector."""
 
 RANKED = 400
-"""Candidates, of many, that are looked at with their own attention: the best by taste, and the history's own items."""
-
-_SAMPLE = 4_096
+"""Candidates, of many, that are looked at with their own attention: the best by taste and neighbours, and the
+history's own."""
 
 Array = NDArray[np.float32]
 
@@ -171,7 +171,7 @@ class Recommender:
             scores += self._near(history.trained, liked)[trained]
         if allowed is not None:
             scores[~allowed] = -np.inf
-        chosen = _chosen(scores, items, history.items, max(RANKED, 4 * top_k))
+        chosen = preselected(scores, items, history.items, max(RANKED, 4 * top_k))
         numbers = chosen if items is None else items[chosen]
         looks = self._attended(states, history, liked, vectors[chosen], numbers)
         found = scores[chosen] + sum(look.added for look in looks)
@@ -327,36 +327,6 @@ class _Look:
         attention = self.raised[:, :, candidates] / self.total[:, None, candidates]
         found: Array = np.einsum("h,htc->ct", self.shares, attention)
         return found
-
-
-def _chosen(scores: Array, items: NDArray[np.int64] | None, own: NDArray[np.int64], wanted: int) -> NDArray[np.int64]:
-    """Ascending places of the candidates that are looked at closely: the `wanted` best, and the `own` items."""
-    if len(scores) <= wanted:
-        return np.arange(len(scores))
-    near = np.zeros(len(scores), np.bool_)
-    near[_best(scores, wanted)] = True
-    if items is None:
-        near[own[(own >= 0) & (own < len(scores))]] = True
-    else:
-        near |= np.isin(items, own[own >= 0])
-    return np.flatnonzero(near)
-
-
-def _best(scores: Array, wanted: int) -> NDArray[np.int64]:
-    """Places of the `wanted` largest, in no order.
-
-    Of very many, first those are taken that are above what a sample says about twice as many are: comparing all with
-    one number costs a tenth of partitioning them.
-    """
-    step = len(scores) // _SAMPLE
-    if step >= 2:
-        sample = scores[::step]
-        place = len(sample) - 1 - 2 * wanted * len(sample) // len(scores)
-        if place > 0:
-            above = np.flatnonzero(scores >= np.partition(sample, place)[place])
-            if len(above) >= wanted:
-                return above[np.argpartition(-scores[above], wanted - 1)[:wanted]]
-    return np.argpartition(-scores, wanted - 1)[:wanted]
 
 
 def load_recommender(bundle: Bundle) -> Recommender:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -186,49 +186,49 @@ def faithfulness(
 ) -> None:
     """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
     from models import card_explanations, stability
-    from models.asked import explainer_of
-    from models.bundle import SHIPPED, BundleError, load
-    from models.faithfulness import table, write
+    from models.asked import explainer_of, unchanged
+    from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND, BundleError, load
+    from models.faithfulness import measure
 
+    shipped = {"sentiment": SHIPPED, "intent": SHIPPED_INTENT, "recommend": SHIPPED_RECOMMEND}
+    model = "intent" if task == "replies" else task
     try:
-        model = "intent" if task == "replies" else task
-        loaded = load(bundle or SHIPPED.with_name(model))
+        loaded = load(bundle or shipped[model])
         if loaded.task.name != model:
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        if card and task == "recommend":
-            refuse(f"the card of {loaded.name} stays as it is: catalogues are bound to the bundle's digest", 2)
-        measured = []
-        for row in _measured(task, loaded, data, rows):
-            measured.append(row)
-            _say(f"{row.dataset}, {row.method}: {row.rows} rows")
-        if not measured:
-            refuse(f"{data} holds none of the data sets that {loaded.name} is measured on", 2)
-        write(measured, out)
-        print(
-            f"{loaded.name} {loaded.version}, {task}, {rows} validation rows a set\n\n{table(measured)}\n", flush=True
-        )
-        if stable_rows and task != "recommend":
-            with TemporaryDirectory() as folder:
-                exact = stability.in_fp32(loaded, Path(folder))
-                ask = partial(_asked, task, explainer_of(loaded), loaded, data)
-                alike = list(stability.stability(explainer_of(loaded), exact, ask, stable_rows))
-            stability.write(alike, out)
-            print(f"{stability.table(alike)}\n")
-        if card and task != "recommend":
-            card_explanations.record(loaded, task, rows, out)
+        if card:
+            card_explanations.check(loaded)
+        if task == "recommend":
+            _tell(_measured_histories(loaded, data, rows), loaded, task, rows, out)
+        else:
+            explainer = explainer_of(loaded)
+            ask = partial(_asked, task, explainer, loaded, data)
+            _tell(measure(explainer, ask(unchanged), rows), loaded, task, rows, out)
+            if stable_rows:
+                with TemporaryDirectory() as folder:
+                    exact = stability.in_fp32(loaded, Path(folder))
+                    alike = list(stability.stability(explainer, exact, ask, stable_rows))
+                stability.write(alike, out)
+                print(f"{stability.table(alike)}\n")
+            if card:
+                card_explanations.record(loaded, task, rows, out)
     except (BundleError, OSError, ValueError) as error:
         refuse(error)
     print(f"Wrote {out}")
 
 
-def _measured(task: Task, bundle: Bundle, data: Path, rows: int) -> Iterator[Measured]:
-    from models.asked import explainer_of, unchanged
-    from models.faithfulness import measure
+def _tell(measured: Iterable[Measured], bundle: Bundle, task: Task, rows: int, out: Path) -> None:
+    """As they come, and all of them at the end, to the terminal and the folder."""
+    from models.faithfulness import table, write
 
-    if task == "recommend":
-        return _measured_histories(bundle, data, rows)
-    explainer = explainer_of(bundle)
-    return measure(explainer, _asked(task, explainer, bundle, data, unchanged), rows)
+    found = []
+    for row in measured:
+        found.append(row)
+        _say(f"{row.dataset}, {row.method}: {row.rows} rows")
+    if not found:
+        refuse(f"the data holds none of the sets that {bundle.name} is measured on", 2)
+    write(found, out)
+    print(f"{bundle.name} {bundle.version}, {task}, {rows} validation rows a set\n\n{table(found)}\n", flush=True)
 
 
 def _measured_histories(bundle: Bundle, data: Path, rows: int) -> Iterator[Measured]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from models.offered import IntentMethod
 from service.cli_explain import refuse_unless_utf_8, show
 from service.refusal import refuse
 
@@ -19,7 +20,7 @@ def explain_intent(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the intent model (HEED_INTENT_BUNDLE).")] = None,
     shelf: Annotated[Path | None, typer.Option(help="Folder with a team's own label sets (HEED_SHELF).")] = None,
     method: Annotated[
-        Literal["auto", "both_ends", "occlusion", "shapley", "value_norm"],
+        Literal["auto", IntentMethod],
         typer.Option(help="How words are weighed; auto is the one measured to be best for its time."),
     ] = "auto",
     target: Annotated[str | None, typer.Option(help="Intent to explain (the likeliest).")] = None,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from models.offered import HistoryMethod
 from service.refusal import refuse
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.explain_history import HistoryMethod
     from service.schemas_explain_recommend import ExplainedUser
 
 _SHOWN = 20
@@ -31,7 +31,7 @@ def explain_recommend(
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
     target: Annotated[str | None, typer.Option(help="item_id to explain (the one ranked first).")] = None,
     method: Annotated[
-        Literal["auto", "both_ends", "occlusion", "shapley", "attention"] | None,
+        Literal["auto", HistoryMethod] | None,
         typer.Option(help="How the history is weighed; auto is the one measured to be best for its time."),
     ] = None,
     shelf: Annotated[
@@ -39,14 +39,14 @@ def explain_recommend(
     ] = None,
 ) -> None:
     """Show which items of a history a recommendation rests on: green speaks for it, red against it."""
-    from models.bundle import SHIPPED, BundleError, load
+    from models.bundle import SHIPPED_RECOMMEND, BundleError, load
     from models.explain_history import AUTO
     from service import settings
     from service.errors import Problem
 
     try:
         user, named = _read(file.read_bytes())
-        loaded = load(bundle or SHIPPED.with_name("recommend"))
+        loaded = load(bundle or SHIPPED_RECOMMEND)
         if loaded.task.name != "recommend":
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
         chosen = method or named

@@ -16,7 +16,8 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
-from models.explain_history import AUTO, HistoryMethod, ask, weigh
+from models.explain_history import AUTO, ask, weigh
+from models.offered import HistoryMethod
 from models.ranking import History, Recommender
 from service.bodies import JsonBody
 from service.catalogues import Catalogues

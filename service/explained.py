@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.explain_history import HistoryMethod
+from models.offered import HistoryMethod
 from service.errors import Problem
 from service.predictor import Answered
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
+from models.offered import HistoryMethod
 from service.schemas import LIST, MAX_ID_CHARS, OBJECT, FailedItem, Wire
 from service.schemas_explain import ExplainTimings
 from service.schemas_recommend import MAX_USERS, User
@@ -60,7 +61,7 @@ class ExplainRecommendRequest(Wire):
         ),
     ]
     method: Annotated[
-        Literal["auto", "both_ends", "occlusion", "shapley", "attention"],
+        Literal["auto", HistoryMethod],
         Field(
             description="how the items of the history are weighed; auto is the one measured to be best for its time, "
             "attention sums the weights of which `because` shows the largest"
@@ -85,7 +86,7 @@ class HistoryItemWeight(Wire):
         float,
         Field(
             description="positive speaks for the target, negative against it: points of its score; by attention the "
-            "share of the target's own attention, negative of what was disliked"
+            "item's part of what the history adds to it, negative of what was disliked"
         ),
     ]
 

@@ -177,7 +177,9 @@ def quick(body: bytes) -> RecommendRequest:
 
 class Because(Wire):
     history_index: Annotated[int, Field(ge=0, description="place in the history as it was sent")]
-    weight: Annotated[float, Field(ge=0, le=1, description="part of the item's own attention that goes to this event")]
+    weight: Annotated[
+        float, Field(ge=0, le=1, description="what this event adds to the score, as a part of what all of them add")
+    ]
 
 
 class RecommendedItem(Wire):

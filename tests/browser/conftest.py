@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from axe_playwright_python.sync_playwright import Axe
 from fastapi import FastAPI
 from prometheus_client import values
 
@@ -72,6 +73,13 @@ def until_ready(address: str) -> None:
             pass
         time.sleep(0.1)
     raise TimeoutError("the service did not start")
+
+
+def serious_faults(page: Any) -> list[tuple[str, list[str]]]:
+    """What axe holds against the page as it is, and where."""
+    found = Axe().run(page).response["violations"]
+    serious = [one for one in found if one["impact"] in ("serious", "critical")]
+    return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in serious]
 
 
 @pytest.fixture(scope="module")

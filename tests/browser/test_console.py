@@ -11,7 +11,6 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from models.bundle import SHIPPED, load
 from service.cache import Cache
@@ -19,7 +18,7 @@ from service.explaining import Explaining, Source
 from service.gateway import create_app
 from service.settings import Settings
 from service.shelf import Shelf
-from tests.browser.conftest import counting, engine, listening
+from tests.browser.conftest import counting, engine, listening, serious_faults
 from tests.tiny import tiny_intent_bundle
 
 PHONE = {"width": 360, "height": 740}
@@ -241,9 +240,7 @@ def test_axe_finds_nothing_serious(page: Any, name: str, scheme: str) -> None:
     address, ready = SHOWN[name]
     page.goto(address)
     page.wait_for_selector(ready)
-    found = Axe().run(page).response["violations"]
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
-    assert not serious, [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in serious]
+    assert serious_faults(page) == []
 
 
 def test_the_page_weighs_less_than_300_kilobytes(page: Any) -> None:

@@ -8,7 +8,6 @@ from urllib.parse import urlencode
 
 import httpx
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from models.ranking import load_recommender
 from service.cache import Cache
@@ -17,7 +16,7 @@ from service.explaining import Explaining
 from service.gateway import create_app
 from service.recommending import TASK, Recommending
 from service.settings import Settings
-from tests.browser.conftest import counting, engine, listening
+from tests.browser.conftest import counting, engine, listening, serious_faults
 from tests.tiny import CATALOGUE_ITEMS, tiny_recommend_bundle
 
 PHONE = {"width": 360, "height": 740}
@@ -183,9 +182,7 @@ def test_axe_finds_nothing_serious(page: Any, name: str, scheme: str) -> None:
     address, ready = SHOWN[name]
     page.goto(address)
     page.wait_for_selector(ready)
-    found = Axe().run(page).response["violations"]
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
-    assert not serious, [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in serious]
+    assert serious_faults(page) == []
 
 
 @pytest.mark.parametrize("name", SHOWN)

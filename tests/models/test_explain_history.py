@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, load
-from models.explain_history import METHODS, STEP_EVENTS, HistoryMethod, HistoryQuestion, ask, weigh
+from models.explain_history import METHODS, STEP_EVENTS, HistoryQuestion, ask, weigh
 from models.faithfulness import RANDOM, measure_by, over_sets
+from models.offered import HistoryMethod
 from models.ranking import DISLIKE, KINDS, History, Recommender, catalogue_of, load_recommender
 from tests.tiny import tiny_recommend_bundle
 

@@ -11,6 +11,7 @@ import torch
 from scipy.special import logit
 
 from models.bundle import BundleError, load
+from models.preselection import best, preselected
 from models.ranking import (
     AGES,
     DISLIKE,
@@ -21,8 +22,6 @@ from models.ranking import (
     WEIGHTS,
     History,
     Recommender,
-    _best,
-    _chosen,
     age_of,
     catalogue_of,
     kinds_of,
@@ -199,7 +198,7 @@ def test_own_items_are_ranked_among_many(recommender: Recommender, vectors: np.n
     taste, _ = recommender._read(history(vectors, [3], [0.0]))
     many[50] = -taste
     numbers = np.arange(len(many))
-    chosen = _chosen(many @ taste, numbers, np.asarray([50]), RANKED)
+    chosen = preselected(many @ taste, numbers, np.asarray([50]), RANKED)
     assert 50 in chosen
     assert len(chosen) == RANKED + 1
 
@@ -272,7 +271,7 @@ def test_the_best_of_many_are_the_best(count: int, spread: str) -> None:
         scores[:] = 1
     elif spread == "left out":
         scores[500:] = -np.inf
-    found = _best(scores, RANKED)
+    found = best(scores, RANKED)
     assert len(set(found.tolist())) == RANKED
     assert sorted(scores[found]) == sorted(np.sort(scores)[-RANKED:])
 
@@ -280,5 +279,5 @@ def test_the_best_of_many_are_the_best(count: int, spread: str) -> None:
 def test_without_numbers_a_place_is_the_number() -> None:
     scores, own = np.arange(2_000, dtype=np.float32), np.asarray([-1, 7, 7, 2_500])
     expected = [7, *range(1_600, 2_000)]
-    assert _chosen(scores, None, own, RANKED).tolist() == expected
-    assert _chosen(scores, np.arange(2_000), own, RANKED).tolist() == expected
+    assert preselected(scores, None, own, RANKED).tolist() == expected
+    assert preselected(scores, np.arange(2_000), own, RANKED).tolist() == expected
