@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +74,11 @@ def network() -> Classifier:
 
 @pytest.fixture(scope="module")
 def random_batch() -> Batch:
-    rng = np.random.default_rng(4)
-    texts = [Tokens(rng.integers(5, 200, n), np.zeros(n, np.int64), False, "en") for n in (3, 17, 40)]
-    return collate(texts, pad=1)
+    return random_texts(np.random.default_rng(4), (3, 17, 40))
+
+
+def random_texts(rng: np.random.Generator, lengths: Iterable[int]) -> Batch:
+    return collate([Tokens(rng.integers(5, 200, n), np.zeros(n, np.int64), False, "en") for n in lengths], pad=1)
 
 
 def maps_in(network: Classifier, batch: Batch, folder: Path) -> Maps:
@@ -84,16 +87,20 @@ def maps_in(network: Classifier, batch: Batch, folder: Path) -> Maps:
     return MapRuntime(path).run(batch)
 
 
-def test_the_maps_are_those_of_torch(network: Classifier, random_batch: Batch, tmp_path: Path) -> None:
-    maps = maps_in(network, random_batch, tmp_path)
-    ids, mask, types = map(torch.from_numpy, (random_batch.ids, random_batch.mask, random_batch.types))
-    with torch.no_grad():
-        told = network.encoder(ids, mask, types, output_attentions=True).attentions
-    assert maps.layers == len(told) == 3
-    for layer, expected in enumerate(told):
-        for row, length in enumerate(random_batch.mask.sum(axis=1)):
-            own = maps.attention(layer)[row, :, :length]
-            np.testing.assert_allclose(own, expected[row, :, :length].numpy(), atol=1e-4)
+def test_the_maps_of_two_hundred_texts_are_those_of_torch(network: Classifier, tmp_path: Path) -> None:
+    path = tmp_path / "fp32.onnx"
+    onnx.save(build(graph_weights(network), heads=4, epsilon=1e-12, storage="fp32"), str(path))
+    runtime, rng = MapRuntime(path), np.random.default_rng(4)
+    for _ in range(20):
+        batch = random_texts(rng, rng.integers(1, 41, 10))
+        maps, (ids, mask, types) = runtime.run(batch), map(torch.from_numpy, (batch.ids, batch.mask, batch.types))
+        with torch.no_grad():
+            told = network.encoder(ids, mask, types, output_attentions=True).attentions
+        assert maps.layers == len(told) == 3
+        for layer, expected in enumerate(told):
+            for row, length in enumerate(batch.mask.sum(axis=1)):
+                own = maps.attention(layer)[row, :, :length]
+                np.testing.assert_allclose(own, expected[row, :, :length].numpy(), atol=1e-4)
 
 
 def test_the_heads_together_give_what_torch_adds_to_the_state(
