@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import t as student
+from sklearn.cluster import KMeans
 from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -24,10 +25,22 @@ from models.predict import log_softmax, tempered
 STRENGTH = 30.0
 """Inverse of the penalty on the weights, for vectors of length 1."""
 
+WHITENED = 0.25
+"""How far the spread of examples is evened out: not at all by 0, by 1 wholly, which is Mahalanobis's distance."""
+
+GROUPS = 8
+"""Of an intent's examples, at most."""
+
+MOST_GROUPS = 4096
+"""Of a head, whose every request is set beside all of them."""
+
 FOLDS = 5
 QUANTILES = 200
 LEAST_SPREAD = 0.1
 """Of the logarithm of a few distances."""
+
+LEAST_SHARE = 0.1
+"""Of the median, that a few distances count for at least: one to a text that is there twice is 0."""
 
 REJECTED = 0.05
 """Share of the texts that belong which the threshold turns away, unless asked otherwise."""
@@ -147,10 +160,13 @@ def fitted(
     weight, bias = model.coef_, model.intercept_
     if len(labels) == 2:  # one row that speaks for the second
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    means = np.stack([direction[numbers == label].mean(axis=0) for label in range(len(labels))])
+    own = [direction[numbers == label] for label in range(len(labels))]
+    means = np.stack([rows.mean(axis=0) for rows in own])
     covariance, _ = ledoit_wolf(direction - means[numbers], assume_centered=True)
     values, axes = np.linalg.eigh(covariance)
-    whiten = (axes / np.sqrt(np.maximum(values, 1e-9))).astype(np.float32)
+    whiten = (axes / np.maximum(values, 1e-9) ** (WHITENED / 2)).astype(np.float32)
+    most = min(GROUPS, max(1, MOST_GROUPS // len(labels)))
+    groups = np.concatenate([grouped(rows, most) for rows in own])
     return Head(
         name=name,
         labels=labels,
@@ -163,10 +179,18 @@ def fitted(
         power=0.0,
         whiten=whiten,
         means=(means @ whiten).astype(np.float32),
+        groups=(groups @ whiten).astype(np.float32),
         belonging=np.zeros(1, np.float32),
         threshold=1.0,
         figures={},
     )
+
+
+def grouped(rows: Vectors, most: int) -> Vectors:
+    """The means of groups of an intent's examples, (groups, width); each is its own group where they are few."""
+    if len(rows) <= most:
+        return rows
+    return np.asarray(KMeans(most, n_init=1, max_iter=30, random_state=0).fit(rows).cluster_centers_)
 
 
 def crossfit(
@@ -192,7 +216,7 @@ def few_quantiles(away: NDArray[np.float64]) -> NDArray[np.float64]:
 
     The 95th percentile of a dozen values is not among them: it is that of Student's t, by which the next value differs.
     """
-    logs = np.log(np.maximum(away, 1e-9))
+    logs = np.log(np.maximum(away, max(LEAST_SHARE * float(np.median(away)), 1e-9)))
     spread = max(float(logs.std(ddof=1)), LEAST_SPREAD) * float(np.sqrt(1 + 1 / len(logs)))
     shares = np.linspace(0, 1, QUANTILES, endpoint=False)
     shares[0] = shares[1] / 2

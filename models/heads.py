@@ -1,8 +1,10 @@
 """A head: a set of intents on the vectors of one encoder, in one file, and what it says of a vector.
 
-Intents are told apart by a linear layer, and a text that is none of them by how far its vector is from all of theirs:
-the smallest Mahalanobis distance to an intent's mean under one covariance for all (Lee et al. 2018), set beside those
-of held-out texts that do belong. So every set of intents knows what is outside it, without examples of that. Needs
+Intents are told apart by a linear layer, and a text that is none of them by how far its vector is from all of theirs,
+set beside how far held-out texts are that do belong. That is the geometric mean of two distances: to the nearest mean
+of an intent (Lee et al. 2018, whose whitening is done in part), and to the nearest of a few groups of each intent's
+examples (as to the nearest example, Sun et al. 2022): the first is the steadier, the second sees what lies between the
+ways in which an intent is asked for. So every set of intents knows what is outside it, without examples of that. Needs
 numpy only; `models.head_training` makes heads.
 """
 
@@ -27,7 +29,7 @@ HEADS = "heads"
 
 MAX_LABELS = 1000
 MOST_BYTES = 64 * 2**20
-TENSORS = ("center", "weight", "bias", "whiten", "means", "belonging")
+TENSORS = ("center", "weight", "bias", "whiten", "means", "groups", "belonging")
 
 
 class HeadError(ValueError):
@@ -40,9 +42,10 @@ class Head:
 
     `center` (width,) is taken off a vector, which is then brought to length 1. `weight` (labels, width), `bias`
     (labels,), `temperature` and `power` (of `models.predict.Scaling`) give the confidences; `whiten` (width, rank) and
-    `means` (labels, rank) the distances; `belonging` (quantiles,) are the distances of held-out texts that belong,
-    rising. A text is out of scope when its score is above `threshold`. `figures` are measured ones, by name. `squares`
-    (labels,) of the means are kept, because every request needs them.
+    `means` (labels, rank) and `groups` (groups, rank) the distances; `belonging` (quantiles,) are the distances of
+    held-out texts that belong, rising. A text is out of scope when its score is above `threshold`. `figures` are
+    measured ones, by name. `points` (labels + groups, rank), which are means and groups, and their `squares` are kept,
+    because every request needs them.
     """
 
     name: str
@@ -56,13 +59,16 @@ class Head:
     power: float
     whiten: NDArray[np.float32]
     means: NDArray[np.float32]
+    groups: NDArray[np.float32]
     belonging: NDArray[np.float32]
     threshold: float
     figures: dict[str, float]
+    points: NDArray[np.float32] = field(init=False, repr=False)
     squares: NDArray[np.float32] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "squares", np.einsum("ij,ij->i", self.means, self.means))
+        object.__setattr__(self, "points", np.concatenate([self.means, self.groups]))
+        object.__setattr__(self, "squares", np.einsum("ij,ij->i", self.points, self.points))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +105,11 @@ def directions(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> ND
 
 
 def distances(head: Head, direction: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The square of the smallest distance to a mean, (texts,), in whitened space."""
+    """The smallest distance to a mean times that to a group, (texts,), in whitened space."""
     place = direction @ head.whiten
-    squares = np.einsum("ij,ij->i", place, place)[:, None] - 2 * (place @ head.means.T) + head.squares
-    return np.asarray(np.maximum(squares, 0).min(axis=1), np.float64)
+    squares = np.einsum("ij,ij->i", place, place)[:, None] - 2 * (place @ head.points.T) + head.squares
+    means, groups = np.split(squares, [len(head.means)], axis=1)
+    return np.sqrt(np.maximum(means.min(axis=1), 0) * np.maximum(groups.min(axis=1), 0), dtype=np.float64)
 
 
 def rank(distance: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -135,6 +142,7 @@ def save_head(head: Head, path: Path) -> None:
 def load_head(path: Path, encoder: str) -> Head:
     """Raises HeadError when the file is no head, or was made for an encoder of another digest than `encoder`."""
     about, tensors = read_tensors(path, FORMAT)
+    tensors = {"groups": tensors["means"]} | tensors if "means" in tensors else tensors  # before 1.2.0: their own group
     if sorted(tensors) != sorted(TENSORS):
         raise HeadError(f"{path.name}: it lacks {', '.join(sorted(set(TENSORS) - set(tensors))) or 'nothing'}")
     try:
@@ -173,9 +181,10 @@ def verify(head: Head, file: str, encoder: str) -> None:
         raise HeadError(f"{file}: the intent {twice!r} is there twice")
     if not all(label.strip() for label in head.labels):
         raise HeadError(f"{file}: an intent has no name")
-    width, labels = head.center.shape[-1], len(head.labels)
-    shapes = (head.weight.shape, head.bias.shape, head.whiten.shape[:1], head.means.shape)
-    if shapes != ((labels, width), (labels,), (width,), (labels, head.whiten.shape[-1])) or not len(head.belonging):
+    labels, width, (groups, rank) = len(head.labels), head.center.size, head.groups.shape
+    fitting = {"center": (width,), "weight": (labels, width), "bias": (labels,), "whiten": (width, rank)}
+    fitting |= {"means": (labels, rank), "groups": (groups, rank), "belonging": (head.belonging.size,)}
+    if any(getattr(head, name).shape != shape for name, shape in fitting.items()) or not head.belonging.size:
         raise HeadError(f"{file}: the shapes of its arrays do not fit each other")
     if not all(np.isfinite(getattr(head, name)).all() for name in TENSORS) or head.temperature <= 0:
         raise HeadError(f"{file}: its arrays hold something that is no number")

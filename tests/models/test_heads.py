@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from models.head_training import Examples, Report, make, scaling
-from models.heads import Head, HeadError, judge, load_head, rank, save_head
+from models.head_training import GROUPS, MOST_GROUPS, Examples, Report, fitted, grouped, make, scaling
+from models.heads import TENSORS, Head, HeadError, directions, judge, load_head, rank, save_head
 from models.predict import entropy, log_softmax
 
 WIDTH = 24
@@ -60,6 +60,35 @@ def test_the_threshold_turns_away_the_share_that_was_asked_for(head: Head) -> No
     assert float((judge(head, strangers(500)).outside > head.threshold).mean()) > 0.9
 
 
+def test_between_two_ways_to_ask_for_an_intent_is_outside_it() -> None:
+    """Though its mean is right there."""
+    rng = np.random.default_rng(1)
+    ways = np.random.default_rng(0).normal(0, 1, (6, WIDTH))  # two for each of three intents
+    numbers = np.arange(600) % 6
+    vectors = (ways[numbers] + rng.normal(0, 0.2, (600, WIDTH)) + 3.0).astype(np.float32)
+    head, _ = make("mine", ["en"], ENCODER, Examples(vectors, tuple(LABELS[number // 2] for number in numbers)))
+    between = (ways[::2] + ways[1::2]) / 2 + rng.normal(0, 0.2, (100, 3, WIDTH)) + 3.0
+    assert (judge(head, between.reshape(-1, WIDTH)).outside > head.threshold).mean() > 0.9
+
+
+def test_few_examples_are_each_a_group_and_many_are_gathered() -> None:
+    few, many = drawn(1, GROUPS), drawn(1, 40 * GROUPS)
+    np.testing.assert_array_equal(grouped(few.vectors, GROUPS), few.vectors)
+    groups = grouped(many.vectors, GROUPS)
+    assert groups.shape == (GROUPS, WIDTH)
+    nearest = np.linalg.norm(many.vectors[:, None] - groups, axis=2).min(axis=1)
+    assert nearest.mean() < np.linalg.norm(many.vectors - many.vectors.mean(axis=0), axis=1).mean() / 2
+
+
+def test_of_many_intents_none_has_many_groups() -> None:
+    labels = MOST_GROUPS // 4
+    chance = np.random.default_rng(5)
+    centres = np.repeat(chance.normal(0, 1, (labels, WIDTH)), 6, axis=0)
+    vectors = (centres + chance.normal(0, 0.1, centres.shape)).astype(np.float32)
+    head = fitted("many", tuple(map(str, range(labels))), ["en"], ENCODER, vectors, np.repeat(np.arange(labels), 6))
+    assert len(head.groups) == MOST_GROUPS
+
+
 def test_scores_rise_with_the_distance_within_0_and_1_also_beyond_all_that_was_seen() -> None:
     known = np.asarray([1, 2, 3, 4], np.float32)
     scores = rank(np.asarray([0.0, 1.0, 2.5, 4.0, 5.0, 50.0, 5000.0]), known)
@@ -99,6 +128,35 @@ def test_a_head_made_before_there_was_a_power_answers_as_it_did(head: Head, tmp_
     np.testing.assert_array_equal(
         judge(load_head(path, ENCODER), vectors).confidences, judge(plain, vectors).confidences
     )
+
+
+def test_a_head_made_before_there_were_groups_answers_as_it_did(head: Head, tmp_path: Path) -> None:
+    path = tmp_path / "mine.head.safetensors"
+    save_head(head, path)
+    with safe_open(str(path), "numpy") as file:
+        about = file.metadata()
+    tensors = load_file(path)
+    del tensors["groups"]
+    save_file(tensors, path, about)
+    vectors = drawn(5, 10).vectors
+    place = directions(vectors, head.center) @ head.whiten
+    squares = ((place[:, None] - head.means) ** 2).sum(axis=2).min(axis=1)
+    outside = judge(load_head(path, ENCODER), vectors).outside
+    np.testing.assert_allclose(outside, rank(squares, head.belonging), atol=1e-4)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+def test_a_head_of_arrays_that_do_not_fit_is_refused(head: Head, name: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.head.safetensors"
+    save_head(head, path)
+    with safe_open(str(path), "numpy") as file:
+        about = file.metadata()
+    for wrong in (np.zeros((), np.float32), np.zeros(3, np.float32), np.zeros((3, 3), np.float32)):
+        if name == "belonging" and wrong.ndim == 1:
+            continue
+        save_file(load_file(path) | {name: wrong}, tmp_path / "x.head.safetensors", about)
+        with pytest.raises(HeadError):
+            load_head(tmp_path / "x.head.safetensors", ENCODER)
 
 
 def test_confidences_too_high_only_where_they_are_high_are_a_matter_of_the_power() -> None:
@@ -153,6 +211,13 @@ def test_ten_examples_of_each_intent_are_enough_for_a_head_and_its_figures() -> 
     head, report = make("few", ["en"], ENCODER, few)
     assert report.accuracy > 0.8
     assert len(head.labels) == len(LABELS)
+
+
+def test_a_text_that_is_there_twice_does_not_open_a_head_of_few_examples_to_all() -> None:
+    few = drawn(6, 60)
+    twice = Examples(np.concatenate([few.vectors, few.vectors[:6]]), few.labels + few.labels[:6])
+    head, _ = make("few", ["en"], ENCODER, twice)
+    assert float((judge(head, strangers(500)).outside > head.threshold).mean()) > 0.9
 
 
 def test_two_intents_are_enough() -> None:
