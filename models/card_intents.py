@@ -12,7 +12,16 @@ from string import Template
 from models.bundle import Manifest
 from models.dialogues import LabelSet, ReplySet
 from models.evaluate_intents import COMMAND, MeasuredBundle, intents_table
+from models.head_training import GROUPS
 from models.train_intents import IntentRun
+
+HEADS = f"""\
+- Heads are logistic regressions on the served graph's vectors, with a temperature that depends on the entropy (Balanya
+  et al. 2024). Out of scope is decided by the geometric mean of two distances in a space whitened in part: to the
+  nearest mean of an intent (Lee et al. 2018), and to the nearest of up to {GROUPS} groups of an intent's examples
+  (k-means; as to the nearest example, Sun et al. 2022). It is given as the share of held-out texts that belong and are
+  nearer; the threshold 0.95 turns away one in twenty of those.
+"""
 
 TEXT = Template("""\
 # $name $version
@@ -29,10 +38,7 @@ projections for replies, do the rest.
 - Trained with a large margin cosine loss (Wang et al. 2018); rows labelled out of scope were held as far from every
   intent (outlier exposure, Hendrycks et al. 2019). Replies by a dual encoder (Henderson et al. 2019) against the
   replies of the batch and those that the agent was offered and did not choose.
-- Heads are logistic regressions on the served graph's vectors, with a temperature that depends on the entropy (Balanya
-  et al. 2024). Out of scope is decided by the
-  smallest Mahalanobis distance to an intent (Lee et al. 2018), given as the share of held-out texts that belong and are
-  nearer; the threshold 0.95 turns away one in twenty of those.
+$heads\
 - MultiDoGO's sentences have one label each but for two in a thousand, so its head is single-label and the first counts.
   Labels that mean the same in all six domains are shared, the others are named `domain/intent`. So it is in DSTC11,
   whose 76 labels are those of three firms' bots and have 66 meanings. With all 76 apart, such a head is right on 0.897
@@ -92,6 +98,7 @@ def card(manifest: Manifest, measured: MeasuredBundle, drift: Sequence[str], tra
         base_digest=manifest.base_digest,
         max_tokens=manifest.max_tokens,
         trained_tokens=config.max_tokens,
+        heads=HEADS,
         data="\n".join(f"| {own.name} | {own.language} | {own.licence} |" for own in sources),
         seed=config.seed,
         figures=intents_table(measured),
@@ -100,8 +107,11 @@ def card(manifest: Manifest, measured: MeasuredBundle, drift: Sequence[str], tra
     )
 
 
-def with_figures(text: str, measured: MeasuredBundle) -> str:
-    """A card with the rows of its tables that were measured anew; raises ValueError where it has no such row."""
+def with_heads(text: str, measured: MeasuredBundle) -> str:
+    """A card of heads that were made anew: with what they are and the rows of its tables that were measured.
+
+    Raises ValueError where it has no such row.
+    """
     for line in intents_table(measured).splitlines():
         found = re.match(r"\| (\S+) \| [\d,]+ \|", line)
         if found is None:
@@ -109,4 +119,4 @@ def with_figures(text: str, measured: MeasuredBundle) -> str:
         text, count = re.subn(rf"^\| {re.escape(found[1])} \| [\d,]+ \|.*$", lambda _: line, text, flags=re.MULTILINE)  # noqa: B023
         if count != 1:
             raise ValueError(f"the card has {count} rows of figures for {found[1]}")
-    return text
+    return re.sub(r"^- Heads are\b.*?(?=^- )", lambda _: HEADS, text, flags=re.MULTILINE | re.DOTALL)

@@ -29,7 +29,7 @@ from models.bundle import (
     load,
     save,
 )
-from models.card_intents import card, with_figures
+from models.card_intents import card, with_heads
 from models.compare import BATCH, DriftError
 from models.dialogues import (
     Exchange,
@@ -135,7 +135,7 @@ def export_heads(
     make_heads(building, chosen, reader, data, rows, old.encoder, say)
     ranker = load_ranker(building / RANKER)
     measured = evaluate_intents(heads_of(building, old.encoder), ranker, reader, data, chosen, ())
-    text = with_figures((building / CARD).read_text(encoding="utf-8"), measured)
+    text = with_heads((building / CARD).read_text(encoding="utf-8"), measured)
     text = text.replace(f"# {old.name} {old.version}\n", f"# {out.name} {version}\n", 1)
     (building / CARD).write_text(text, encoding="utf-8")
     metrics = metrics_of_intents(out.name, measured, {source.name: source.language for source in chosen})

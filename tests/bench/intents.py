@@ -54,7 +54,7 @@ STRANGERS = {"banking77": ("clinc150", "dstc11"), "clinc150": ("banking77", "dst
 """Sets whose texts are shown as none of the known intents (outlier exposure); never texts of the set itself."""
 
 STRANGER_ROWS = 2000
-WAYS = ("distance to an intent, as served", "nearest example")
+WAYS = ("as served", "nearest example")
 Texts = NDArray[np.floating]
 
 

@@ -16,7 +16,8 @@ import torch
 from typer.testing import CliRunner
 
 from models.bundle import TOKENIZER, load, save
-from models.card_intents import with_figures
+from models.card_intents import HEADS as HEADS_SAID
+from models.card_intents import with_heads
 from models.compare import DriftError
 from models.dialogues import (
     SHARED_INTENTS,
@@ -175,6 +176,10 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     head = old.path / HEADS / f"wishes{SUFFIX}"
     made = head.read_bytes()
     save_head(replace(load_head(head, old.encoder), temperature=9.0), head)
+    aged = old.path / "CARD.md"
+    said = aged.read_text(encoding="utf-8")
+    assert HEADS_SAID in said
+    aged.write_text(said.replace(HEADS_SAID, "- Heads are\n  something older.\n"), encoding="utf-8")
     save(old.path, old)
     monkeypatch.setattr("models.export_intents.shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
     heed("export", old.path, "--data", sets, "--out", old.path, "--version", "1.1.0")
@@ -186,6 +191,7 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     heads, ranker = heads_of(new.path, new.encoder), load_ranker(new.path / RANKER)
     measured = evaluate_intents(heads, ranker, open_reader(new), sets, CONFIG.label_sets, CONFIG.reply_sets)
     assert intents_table(measured) in card
+    assert card == said.replace("# intent 1.0.0\n", "# intent 1.1.0\n")
     talk = (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns
     again = ("export", new.path, "--data", sets, "--out", new.path, "--version", "1.1.0")
     heed(*again, "--head", "wishes")
@@ -194,7 +200,7 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     refused = CliRunner().invoke(app, [str(one) for one in (*again, "--head", "moods")])
     assert (refused.exit_code, "its heads are wishes, talk, not moods" in refused.output) == (1, True)
     with pytest.raises(ValueError, match="0 rows of figures for wishes"):
-        with_figures("# intent\n", measured)
+        with_heads("# intent\n", measured)
 
 
 def test_intents_of_ones_own_are_learned_with_the_encoder_and_answered_by_the_bundle(
