@@ -109,7 +109,8 @@ def distances(head: Head, direction: NDArray[np.float32]) -> NDArray[np.float64]
     place = direction @ head.whiten
     squares = np.einsum("ij,ij->i", place, place)[:, None] - 2 * (place @ head.points.T) + head.squares
     means, groups = np.split(squares, [len(head.means)], axis=1)
-    return np.sqrt(np.maximum(means.min(axis=1), 0) * np.maximum(groups.min(axis=1), 0), dtype=np.float64)
+    near = np.maximum(means.min(axis=1), 0) * np.maximum(groups.min(axis=1), 0)
+    return np.asarray(np.sqrt(near), np.float64)
 
 
 def rank(distance: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArray[np.float64]:
