@@ -41,6 +41,7 @@ from models.edits import (
 )
 from models.snapshot import Change, Snapshot, empty
 from models.tables import ALL, BUSY_S, PUT, SINCE, TABLES, State, connected, state_of, translated
+from models.vector_index import SUFFIX, VectorIndex
 
 FORMAT = 1
 DATABASE = "items.sqlite"
@@ -157,6 +158,12 @@ class Catalogue:
                 self._seen = seen
             return self._snapshot
 
+    def adopt(self, file: str, index: VectorIndex) -> None:
+        """Snapshots whose vectors are of this file have the index from now on."""
+        with self._read_lock:
+            if self._snapshot is not None and self._snapshot.file == file and self._snapshot.rows >= index.rows:
+                self._snapshot = replace(self._snapshot, index=index)
+
     def edit(
         self, digest: str, entries: Sequence[Entry], vectors: Mapping[str, Vector], removed: Sequence[str] = ()
     ) -> Edited:
@@ -252,15 +259,16 @@ class Catalogue:
         fresh = f"vectors-{uuid.uuid4().hex}.f32"
         try:
             with self.writing() as state:
-                for stray in self.path.glob("vectors*.f32"):  # of a crash: who writes one holds the lock
-                    if stray.name != state.file:
-                        stray.unlink()
+                for stray in self.path.glob("vectors*.f32*"):  # of a crash: who writes one holds the lock
+                    if not stray.name.startswith(state.file):
+                        stray.unlink(missing_ok=True)
                 yield state, fresh
         except BaseException:
             (self.path / fresh).unlink(missing_ok=True)
             raise
         if (self.path / fresh).exists():
             (self.path / state.file).unlink(missing_ok=True)
+            (self.path / f"{state.file}{SUFFIX}").unlink(missing_ok=True)
 
     def _rewrite(self, state: State, ids: Sequence[str], chunks: Iterable[Vector]) -> None:
         rows = vector_file.write(self.path / state.file, 0, state.width, chunks)

@@ -21,6 +21,7 @@ from scipy.special import erf, expit
 from models.bundle import Bundle, BundleError
 from models.edits import Entry
 from models.preselection import preselected
+from models.vector_index import VectorIndex
 
 WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
 """Of a bundle: the history model's weights, the items of its own catalogue, and their item vectors under `vectors`."""
@@ -127,6 +128,12 @@ class Recommender:
                 names = (f"blocks.{number}.attention.{role}.{part}" for role in ("query", "key", "value"))
                 self._w[f"blocks.{number}.attention.{part}"] = np.concatenate([self._w[name] for name in names])
 
+    def tastes(self) -> Array:
+        """(width, at most width): an orthonormal basis in whose span every taste lies."""
+        spanning = np.column_stack([self._w["taste.weight"], self._w["taste.bias"]]).astype(np.float64)
+        found: Array = np.linalg.qr(spanning)[0].astype(np.float32)
+        return found
+
     def place(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
         """Texts' vectors by the encoder (items, width) to item vectors; a known id adds what was learned of it."""
         centred = raw - self._w["centre"]
@@ -154,24 +161,38 @@ class Recommender:
         top_k: int,
         allowed: NDArray[np.bool_] | None = None,
         trained: NDArray[np.int64] | None = None,
+        index: VectorIndex | None = None,
     ) -> Ranked:
         """The best `top_k` of candidates with item `vectors` (candidates, width) and numbers `items` (candidates,).
 
         Without `items` a candidate's number is its place. Of more than RANKED candidates, those are ranked that the
         history's taste puts first, and its own items. Where `allowed` (candidates,) is False a candidate is left out.
-        With `trained` (candidates,), numbers as in History, candidates' neighbours in the history speak too. Raises
-        ValueError for an empty history.
+        With `trained` (candidates,), numbers as in History, candidates' neighbours in the history speak too. An `index` of
+        the vectors, given without `items`, says whose taste is looked at. Raises ValueError for an empty history.
         """
         if not len(history):
             raise ValueError("there is nothing to rank by in an empty history")
         liked = history.kinds != DISLIKE
         taste, states = self._read(history.where(liked))
-        scores = vectors @ taste
+        near = None
         if trained is not None and history.trained is not None:
-            scores += self._near(history.trained, liked)[trained]
+            near = self._near(history.trained, liked)[trained]
+        wanted = max(RANKED, 4 * top_k)
+        rows = None if index is None else index.nearest(taste, vectors, wanted, allowed)
+        if rows is not None:
+            rows = np.union1d(rows, history.items[(history.items >= 0) & (history.items < len(vectors))])
+            if near is not None:
+                rows = np.union1d(rows, np.flatnonzero(near))
+            vectors, items = vectors[rows], rows
+            near = None if near is None else near[rows]
+            allowed = None if allowed is None else allowed[rows]
+            trained = None if trained is None else trained[rows]
+        scores = vectors @ taste
+        if near is not None:
+            scores += near
         if allowed is not None:
             scores[~allowed] = -np.inf
-        chosen = preselected(scores, items, history.items, max(RANKED, 4 * top_k))
+        chosen = preselected(scores, items, history.items, wanted)
         numbers = chosen if items is None else items[chosen]
         looks = self._attended(states, history, liked, vectors[chosen], numbers)
         found = scores[chosen] + sum(look.added for look in looks)
@@ -184,7 +205,7 @@ class Recommender:
             said = self._said(history.trained, liked, trained[chosen[best]])
             heard = np.abs(found[best] - scores[chosen[best]])[:, None]
             weights = (weights * heard + said) / np.maximum(heard + np.abs(said).sum(axis=1, keepdims=True), 1e-9)
-        return Ranked(chosen[best], self._calibrated(found[best]), weights)
+        return Ranked(chosen[best] if rows is None else rows[chosen[best]], self._calibrated(found[best]), weights)
 
     def score(
         self,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.attributes import Attributes, Columns, Mask, matching, updated
+from models.vector_index import VectorIndex
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,8 @@ class Change:
 class Snapshot:
     """An item's number is its row. `vectors` (rows, width) are mapped, read-only and shared between processes.
 
-    `digest` names the model that made the vectors, `file` is what they are mapped from, `version` counts the edits.
+    `digest` names the model that made the vectors, `file` is what they are mapped from, `version` counts the edits;
+    `index` is of the first of its rows, where there is one.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Snapshot:
     items: NDArray[np.int64]
     number_of: Mapping[str, int]
     columns: Columns
+    index: VectorIndex | None = None
 
     @property
     def count(self) -> int:

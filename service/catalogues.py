@@ -34,6 +34,7 @@ from models.edits import (
 )
 from models.ranking import Recommender, catalogue_of
 from models.snapshot import Snapshot
+from models.vector_index import INDEXED
 from service.errors import (
     CatalogueBusy,
     CatalogueOutdated,
@@ -44,6 +45,7 @@ from service.errors import (
     InvalidRequest,
     NotFound,
 )
+from service.indexing import Indexing
 
 FOLDER = "catalogues"
 """Of the shelf."""
@@ -57,12 +59,16 @@ Stamp = tuple[int, int, int]
 
 
 class Catalogues:
-    """Without a folder the model's own catalogue is served from a temporary one, and cannot be edited."""
+    """Without a folder the model's own catalogue is served from a temporary one, and cannot be edited.
 
-    def __init__(self, bundle: Bundle, recommender: Recommender, folder: Path | None) -> None:
+    Those of more than `indexed` rows get an index.
+    """
+
+    def __init__(self, bundle: Bundle, recommender: Recommender, folder: Path | None, indexed: int = INDEXED) -> None:
         self.own = recommender.catalogue
         self._bundle = bundle
         self._recommender = recommender
+        self._tastes, self._indexed = recommender.tastes(), indexed
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="heed-catalogues-")
@@ -140,7 +146,8 @@ class Catalogues:
                 await asyncio.to_thread(held.catalogue.close)
                 held = None
             if held is None:
-                held = self._held[name] = _Held(await self._opened(name, pointer))
+                opened = await self._opened(name, pointer)
+                held = self._held[name] = _Held(opened, Indexing(opened, self._tastes, self._indexed))
             return held
 
     async def _opened(self, name: str, pointer: str | None) -> Catalogue:
@@ -197,16 +204,17 @@ def placed(recommender: Recommender, name: str, ids: Sequence[str], raw: Vector)
 class _Held:
     """One open catalogue. Who waits for its newest state, or to write, waits in the event loop and in no thread."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self.catalogue = catalogue
+    def __init__(self, catalogue: Catalogue, indexing: Indexing) -> None:
+        self.catalogue, self._indexing = catalogue, indexing
         self.reading, self.writing = asyncio.Lock(), asyncio.Lock()
 
     async def newest(self) -> Snapshot:
         if self.catalogue.changed:
             async with self.reading:
                 if self.catalogue.changed:
-                    return await asyncio.to_thread(self.catalogue.snapshot)
+                    await asyncio.to_thread(self.catalogue.snapshot)
         assert self.catalogue.last is not None
+        self._indexing.look(self.catalogue.last)
         return self.catalogue.last
 
 

@@ -73,7 +73,7 @@ def add(
             for edited in _put(opened, items, embedder, progress):
                 outcomes.update(edited)
             opened.compact()
-            count = opened.snapshot().count
+            count = _finished(opened, embedder)
     except CatalogueError as error:
         refuse(f"{error}; {_told(outcomes)} before that")
     except KeyboardInterrupt:
@@ -125,7 +125,7 @@ def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
                 except VectorsMissingError as error:
                     found = opened.snapshot()
                     wanted = [item_id for item_id in error.ids if item_id in found.number_of]
-            count = opened.snapshot().count
+            count = _finished(opened, embedder)
     except CatalogueError as error:
         refuse(error)
     except KeyboardInterrupt:
@@ -155,6 +155,7 @@ class _Embedder:
         self._recommender = load_recommender(bundle)
         self._reader = open_reader(bundle)
         self.width, self.digest = self._recommender.width, bundle.digest
+        self.tastes = self._recommender.tastes()
 
     def prepare(self, path: Path) -> None:
         """The catalogue to add to: the model's own begins with what is shipped. Raises CatalogueError."""
@@ -170,6 +171,19 @@ class _Embedder:
         from service.catalogues import placed
 
         return placed(self._recommender, self._name, ids, self._reader.texts(texts)) if ids else {}
+
+
+def _finished(opened: Catalogue, embedder: _Embedder) -> int:
+    """How many items there are, of which many are indexed, so that a service need not."""
+    from models.vector_index import INDEXED, kept
+
+    found = opened.snapshot()
+    if found.rows > INDEXED:
+        try:
+            kept(opened.path, found.file, found.vectors, embedder.tastes)
+        except OSError as error:  # the service tries again, and takes all products meanwhile
+            print(f"heed: {found.name} could not be indexed ({error})", file=sys.stderr)
+    return found.count
 
 
 def _put(

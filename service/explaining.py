@@ -10,12 +10,10 @@ Knows nothing of HTTP or of Ray.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -27,6 +25,7 @@ from models.bundle import Bundle
 from models.tokens import Batch, Tokenizer
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem
 from service.explained import Ask, Explained, Explanations, Found, GivenUp, HistoryExplained, Wanted
+from service.priority import give_way
 
 if TYPE_CHECKING:  # at run time only in the thread: a gateway without a model loads no runtime
     from models.explain import Explainer
@@ -34,7 +33,6 @@ if TYPE_CHECKING:  # at run time only in the thread: a gateway without a model l
 _MOST_WAITING = 4
 _PAUSES = 9.0  # for each second of work while plain texts are being answered
 _LONGEST_PAUSE_S = 1.0
-_NICENESS = 10
 _MEMORY = 0.3  # of how long explanations take, for Retry-After: the share of the newest
 _RESTART_S = 5.0
 
@@ -103,7 +101,7 @@ class Explaining:
     def __init__(self, sources: Mapping[str, Source], busy: Callable[[], bool]) -> None:
         self._sources, self._pace = sources, Pace(busy)
         self._explainers: dict[str, Explainer] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=_give_way)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=give_way)
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._usual_s = 1.0
@@ -228,13 +226,6 @@ class _Patient:
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         return self._pace.step(lambda: self._runtime.run(batch))
-
-
-def _give_way() -> None:
-    """Of this thread: Linux has a niceness for each. Where that is refused, the pauses alone must do."""
-    thread = threading.get_native_id()
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
 
 
 def _left_s(deadline_s: float) -> float:

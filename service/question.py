@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from models.ranking import DISLIKE, KINDS, MOST_EVENTS, NEUTRAL
 from models.snapshot import Snapshot
+from models.vector_index import VectorIndex
 from service.errors import InvalidRequest, UnknownItem
 from service.schemas_recommend import Candidate, HistoryEvent, User
 
@@ -31,6 +32,9 @@ _RATING = "rating"
 _KINDS = {kind: number for number, kind in enumerate(KINDS)} | {"dislike": DISLIKE}
 _OTHER = KINDS.index("other")
 _READ_COST, _LOOK_COST = 40, 25  # of an event and of a candidate looked at closely, in products with one item vector
+_FEW = 1_000
+"""Excluded items with which an index can be asked: of more, it may have to leave out what it proposes."""
+
 _item_id = itemgetter("item_id")
 
 Numbers = NDArray[np.int64]
@@ -72,10 +76,17 @@ class Question:
     vectors: tuple[NDArray[np.float32], ...] = ()
 
     @property
+    def index(self) -> VectorIndex | None:
+        """To be asked, of the whole catalogue; what a filter leaves may be in lists that no taste looks through."""
+        asked = self.candidates is None and self.filter is None and len(self.excluded) <= _FEW
+        return self.snapshot.index if asked else None
+
+    @property
     def length(self) -> int:
         """What answering costs, in products with one item vector."""
         candidates = self.snapshot.rows if self.candidates is None else len(self.candidates)
-        return 1 + candidates + _LOOK_COST * min(candidates, 4 * self.top_k) + _READ_COST * len(self.items)
+        products = candidates if self.index is None else self.index.cost(candidates)
+        return 1 + products + _LOOK_COST * min(candidates, 4 * self.top_k) + _READ_COST * len(self.items)
 
     def read(self, vectors: Sequence[NDArray[np.float32]]) -> Question:
         return replace(self, vectors=tuple(vectors))

@@ -140,7 +140,7 @@ def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bo
     wanted = min(question.top_k, len(vectors) if allowed is None else int(allowed.sum()))
     if not wanted:
         return Ranking([], [], [])
-    found = recommender.rank(history, vectors, question.candidates, question.top_k, allowed, trained)
+    found = recommender.rank(history, vectors, question.candidates, question.top_k, allowed, trained, question.index)
     if len(found.order) < wanted:  # it leaves out what has no finite score
         return InferenceFailed("The model failed on this history.")
     return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))

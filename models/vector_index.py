@@ -1,0 +1,213 @@
+"""Which of very many vectors may have the largest products with a taste, without all the products.
+
+An inverted file (Jégou et al. 2011): k-means puts the rows into lists, and those lists are looked through whose centres
+a taste likes most. All tastes of a model lie in one subspace, so that coordinates in it, a third as long as vectors,
+give whole products. An index is of the first rows of a file of vectors, which never change; later rows are looked
+through as they are. Beside the vectors it is one file in safetensors' format, mapped by all who rank. Whoever finds
+none, or a damaged one, ranks without. Knows nothing of items.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import uuid
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from models import vector_file
+from models.preselection import best
+
+INDEXED = 100_000
+"""Rows up to which all products are taken."""
+
+SUFFIX = ".index"
+SEARCHED = 8
+"""Of so many lists one is looked through; `make bench-recommend` tells what others find, and in what time."""
+
+_LIST_ROWS = 256
+_SAMPLES, _ROUNDS = 64, 8
+"""Of k-means: vectors of each list that it learns from, and how often it moves the centres."""
+
+_TAIL_SHARE = 0.1
+_CHUNK_ROWS = 4_096
+_NAMES = ("basis", "centres", "starts", "order", "coordinates")
+_KINDS = {"F32": "<f4", "I64": "<i8"}
+
+Array = NDArray[np.float32]
+Numbers = NDArray[np.int64]
+
+
+class DamagedIndexError(Exception):
+    """The file is no index, or not as it was written."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VectorIndex:
+    """`basis` (width, coordinates) is orthonormal and spans the tastes, `centres` (lists, coordinates).
+
+    List i has the places `starts[i]` to `starts[i + 1]` of `order` (rows,), numbers of rows, and of `coordinates` (rows,
+    coordinates).
+    """
+
+    basis: Array
+    centres: Array
+    starts: Numbers
+    order: Numbers
+    coordinates: Array
+    searched: int = SEARCHED
+
+    @property
+    def rows(self) -> int:
+        return len(self.order)
+
+    @property
+    def lists(self) -> int:
+        """That are looked through."""
+        return -(-len(self.centres) // self.searched)
+
+    def cost(self, rows: int) -> int:
+        """Of looking among so many rows, in products with a whole vector."""
+        return len(self.centres) + self.rows // self.searched + rows - self.rows
+
+    def is_due(self, rows: int) -> bool:
+        """Whether an index of all of so many rows pays: too many came later."""
+        return rows - self.rows > _TAIL_SHARE * rows
+
+    def nearest(self, taste: Array, vectors: Array, wanted: int, allowed: NDArray[np.bool_] | None) -> Numbers | None:
+        """Most of the `wanted` rows of `vectors` (rows, width) that have the largest products with the taste.
+
+        None of them is one where `allowed` (rows,) is False; None where so few lists have too few that are allowed.
+        """
+        asked = taste @ self.basis
+        liked = np.argpartition(-(self.centres @ asked), self.lists - 1)[: self.lists]
+        parts = [slice(self.starts[one], self.starts[one + 1]) for one in liked]
+        later = np.arange(self.rows, len(vectors))
+        rows = np.concatenate([*(self.order[part] for part in parts), later])
+        scores = np.concatenate([*(self.coordinates[part] @ asked for part in parts), vectors[self.rows :] @ taste])
+        if allowed is not None:
+            kept = allowed[rows]
+            rows, scores = rows[kept], scores[kept]
+        return rows[best(scores, wanted)] if len(rows) >= wanted else None
+
+
+def build(vectors: Array, basis: Array, list_rows: int = _LIST_ROWS) -> VectorIndex:
+    """Of vectors (rows, width), for tastes in the span of `basis`, with lists of so many rows on average."""
+    rows = len(vectors)
+    placed = np.concatenate([vectors[start : start + _CHUNK_ROWS] @ basis for start in range(0, rows, _CHUNK_ROWS)])
+    centres = _centres(placed, -(-rows // list_rows))
+    nearest = _nearest(placed, centres)
+    order = np.argsort(nearest, kind="stable")
+    starts = np.searchsorted(nearest[order], np.arange(len(centres) + 1))
+    return VectorIndex(np.ascontiguousarray(basis), centres, starts, order, placed[order])
+
+
+def kept(folder: Path, file: str, vectors: Array, basis: Array, list_rows: int = _LIST_ROWS) -> VectorIndex:
+    """The index of the vectors that `file` of a folder has, built and put beside it when there is none that will do.
+
+    Of all processes one builds, and the others wait for it. Raises OSError.
+    """
+    path = folder / f"{file}{SUFFIX}"
+    with _alone(folder):
+        found = load(path)
+        if found is not None and found.basis.shape == basis.shape and not found.is_due(len(vectors)):
+            return found
+        save(path, build(vectors, basis, list_rows))
+        if not (folder / file).exists():  # its vectors were written anew meanwhile
+            path.unlink(missing_ok=True)
+            raise FileNotFoundError(file)
+        found = load(path)
+    if found is None:
+        raise FileNotFoundError(path.name)
+    return found
+
+
+def save(path: Path, index: VectorIndex) -> None:
+    """Durably, whole or not at all; raises OSError."""
+    arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _NAMES}
+    for stray in path.parent.glob(f".*{SUFFIX}"):  # of a crash
+        stray.unlink(missing_ok=True)
+    part = path.parent / f".{uuid.uuid4().hex}{SUFFIX}"
+    try:
+        save_file(arrays, part, {"crc32": str(_sum(arrays))})
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.rename(path)
+    except SafetensorError as error:  # what the disk refused
+        raise OSError(str(error)) from error
+    finally:
+        part.unlink(missing_ok=True)
+    vector_file.sync_folder(path.parent)
+
+
+def load(path: Path) -> VectorIndex | None:
+    """Mapped; None when there is none, or a damaged one. Reads all of it, to know."""
+    try:
+        return _mapped(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, DamagedIndexError):
+        return None
+
+
+def _mapped(path: Path) -> VectorIndex:
+    whole = np.memmap(path, np.uint8, "r").view(np.ndarray)
+    start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
+    header: dict[str, Any] = json.loads(whole[8:start].tobytes())
+    arrays: dict[str, Any] = {}
+    for name in _NAMES:
+        told = header[name]
+        begin, end = told["data_offsets"]
+        arrays[name] = whole[start + begin : start + end].view(_KINDS[told["dtype"]]).reshape(told["shape"])
+    if _sum(arrays) != int(header["__metadata__"]["crc32"]):
+        raise DamagedIndexError(path.name)
+    return VectorIndex(**arrays)
+
+
+def _sum(arrays: Mapping[str, NDArray[Any]]) -> int:
+    found = 0
+    for name in _NAMES:
+        found = zlib.crc32(str(arrays[name].shape).encode(), found)
+        found = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, found)
+    return found
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Among all processes; a killed one lets the next in."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _centres(placed: Array, lists: int) -> Array:
+    """By k-means on a sample; a centre that nothing is near to moves to a vector."""
+    rng = np.random.default_rng(0)
+    sample = placed[np.sort(rng.choice(len(placed), min(len(placed), _SAMPLES * lists), replace=False))]
+    centres = sample[rng.choice(len(sample), lists, replace=False)]
+    for _ in range(_ROUNDS):
+        nearest = _nearest(sample, centres)
+        order = np.argsort(nearest, kind="stable")
+        taken, starts = np.unique(nearest[order], return_index=True)
+        counts = np.diff(np.append(starts, len(sample)))
+        centres = sample[rng.integers(0, len(sample), lists)]
+        centres[taken] = np.add.reduceat(sample[order], starts, axis=0) / counts[:, None].astype(np.float32)
+    return centres
+
+
+def _nearest(placed: Array, centres: Array) -> Numbers:
+    """(placed,) the centre that is nearest to each."""
+    half = np.einsum("ij,ij->i", centres, centres) / 2
+    chunks = (placed[start : start + _CHUNK_ROWS] for start in range(0, len(placed), _CHUNK_ROWS))
+    return np.concatenate([(chunk @ centres.T - half).argmax(axis=1) for chunk in chunks])
