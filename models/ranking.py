@@ -45,6 +45,8 @@ RANKED = 400
 """Candidates, of many, that are looked at with their own attention: the best by taste and neighbours, and the
 history's own."""
 
+_EXAMPLES, _EVENTS = 32, 20
+
 Array = NDArray[np.float32]
 
 
@@ -128,11 +130,14 @@ class Recommender:
                 names = (f"blocks.{number}.attention.{role}.{part}" for role in ("query", "key", "value"))
                 self._w[f"blocks.{number}.attention.{part}"] = np.concatenate([self._w[name] for name in names])
 
-    def tastes(self) -> Array:
-        """(width, at most width): an orthonormal basis in whose span every taste lies."""
+    def tastes(self, vectors: Array) -> tuple[Array, Array]:
+        """(width, at most width): an orthonormal basis in whose span every taste lies; and (examples, width): tastes of
+        histories whose items are drawn from those with `vectors` (items, width)."""
         spanning = np.column_stack([self._w["taste.weight"], self._w["taste.bias"]]).astype(np.float64)
-        found: Array = np.linalg.qr(spanning)[0].astype(np.float32)
-        return found
+        rows = np.random.default_rng(0).integers(0, len(vectors), (_EXAMPLES, _EVENTS))
+        kinds, ages = np.full(_EVENTS, KINDS.index("purchase")), np.full(_EVENTS, np.nan, np.float32)
+        examples = [self._read(History(vectors[some], some, kinds, ages))[0] for some in rows]
+        return np.linalg.qr(spanning)[0].astype(np.float32), np.stack(examples)
 
     def place(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
         """Texts' vectors by the encoder (items, width) to item vectors; a known id adds what was learned of it."""
@@ -167,8 +172,9 @@ class Recommender:
 
         Without `items` a candidate's number is its place. Of more than RANKED candidates, those are ranked that the
         history's taste puts first, and its own items. Where `allowed` (candidates,) is False a candidate is left out.
-        With `trained` (candidates,), numbers as in History, candidates' neighbours in the history speak too. An `index` of
-        the vectors, given without `items`, says whose taste is looked at. Raises ValueError for an empty history.
+        With `trained` (candidates,), numbers as in History, candidates' neighbours in the history speak too. An `index`
+        of the vectors, given without `items`, says which of them a taste may put first. Raises ValueError for an empty
+        history.
         """
         if not len(history):
             raise ValueError("there is nothing to rank by in an empty history")

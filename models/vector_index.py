@@ -2,9 +2,12 @@
 
 An inverted file (Jégou et al. 2011): k-means puts the rows into lists, and those lists are looked through whose centres
 a taste likes most. All tastes of a model lie in one subspace, so that coordinates in it, a third as long as vectors,
-give whole products. An index is of the first rows of a file of vectors, which never change; later rows are looked
-through as they are. Beside the vectors it is one file in safetensors' format, mapped by all who rank. Whoever finds
-none, or a damaged one, ranks without. Knows nothing of items.
+give whole products. How many lists a taste looks through is measured when the index is built, since there are vectors
+that no lists divide well; when it is all of them, the shorter products remain.
+
+An index is of the first rows of a file of vectors, which never change; later rows are looked through as they are. It
+is one file beside the vectors, in safetensors' format, mapped by all who rank. Whoever finds none, or a damaged one,
+ranks without. Knows nothing of items.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +35,16 @@ INDEXED = 100_000
 """Rows up to which all products are taken."""
 
 SUFFIX = ".index"
-SEARCHED = 8
-"""Of so many lists one is looked through; `make bench-recommend` tells what others find, and in what time."""
+SEARCHED = (8, 4, 2, 1)
+"""Of so many lists one is looked through: the first number by which RECALL of the best are found, or in the end all."""
 
+RECALL = 0.95
 _LIST_ROWS = 256
 _SAMPLES, _ROUNDS = 64, 8
 """Of k-means: vectors of each list that it learns from, and how often it moves the centres."""
+
+_MEASURED = 400
+"""How many of the best are wanted when recall is measured."""
 
 _TAIL_SHARE = 0.1
 _CHUNK_ROWS = 4_096
@@ -56,8 +63,9 @@ class DamagedIndexError(Exception):
 class VectorIndex:
     """`basis` (width, coordinates) is orthonormal and spans the tastes, `centres` (lists, coordinates).
 
-    List i has the places `starts[i]` to `starts[i + 1]` of `order` (rows,), numbers of rows, and of `coordinates` (rows,
-    coordinates).
+    List i has the places `starts[i]` to `starts[i + 1]` of `order` (rows,), which are numbers of rows, and of
+    `coordinates` (rows, coordinates). One list of `searched` is looked through, in which `recall` of the best by taste
+    were found.
     """
 
     basis: Array
@@ -65,7 +73,8 @@ class VectorIndex:
     starts: Numbers
     order: Numbers
     coordinates: Array
-    searched: int = SEARCHED
+    searched: int = 1
+    recall: float = 1.0
 
     @property
     def rows(self) -> int:
@@ -78,7 +87,8 @@ class VectorIndex:
 
     def cost(self, rows: int) -> int:
         """Of looking among so many rows, in products with a whole vector."""
-        return len(self.centres) + self.rows // self.searched + rows - self.rows
+        width, coordinates = self.basis.shape
+        return (len(self.centres) + self.rows // self.searched) * coordinates // width + rows - self.rows
 
     def is_due(self, rows: int) -> bool:
         """Whether an index of all of so many rows pays: too many came later."""
@@ -90,8 +100,10 @@ class VectorIndex:
         None of them is one where `allowed` (rows,) is False; None where so few lists have too few that are allowed.
         """
         asked = taste @ self.basis
-        liked = np.argpartition(-(self.centres @ asked), self.lists - 1)[: self.lists]
-        parts = [slice(self.starts[one], self.starts[one + 1]) for one in liked]
+        parts = [slice(None)]
+        if self.searched > 1:
+            liked = np.argpartition(-(self.centres @ asked), self.lists - 1)[: self.lists]
+            parts = [slice(self.starts[one], self.starts[one + 1]) for one in liked]
         later = np.arange(self.rows, len(vectors))
         rows = np.concatenate([*(self.order[part] for part in parts), later])
         scores = np.concatenate([*(self.coordinates[part] @ asked for part in parts), vectors[self.rows :] @ taste])
@@ -101,18 +113,30 @@ class VectorIndex:
         return rows[best(scores, wanted)] if len(rows) >= wanted else None
 
 
-def build(vectors: Array, basis: Array, list_rows: int = _LIST_ROWS) -> VectorIndex:
-    """Of vectors (rows, width), for tastes in the span of `basis`, with lists of so many rows on average."""
+def build(vectors: Array, basis: Array, tastes: Array, list_rows: int = _LIST_ROWS) -> VectorIndex:
+    """Of vectors (rows, width), for tastes in the span of `basis`, with lists of so many rows on average.
+
+    Recall is measured with `tastes` (tastes, width).
+    """
     rows = len(vectors)
     placed = np.concatenate([vectors[start : start + _CHUNK_ROWS] @ basis for start in range(0, rows, _CHUNK_ROWS)])
     centres = _centres(placed, -(-rows // list_rows))
     nearest = _nearest(placed, centres)
     order = np.argsort(nearest, kind="stable")
     starts = np.searchsorted(nearest[order], np.arange(len(centres) + 1))
-    return VectorIndex(np.ascontiguousarray(basis), centres, starts, order, placed[order])
+    index = VectorIndex(np.ascontiguousarray(basis), centres, starts, order, placed[order])
+    wanted = min(_MEASURED, rows)
+    for searched in SEARCHED:
+        tried = replace(index, searched=searched)
+        recall = float(np.mean([_found(tried, index, taste, vectors, wanted) for taste in tastes]))
+        if recall >= RECALL:
+            return replace(tried, recall=recall)
+    return index
 
 
-def kept(folder: Path, file: str, vectors: Array, basis: Array, list_rows: int = _LIST_ROWS) -> VectorIndex:
+def kept(
+    folder: Path, file: str, vectors: Array, basis: Array, tastes: Array, list_rows: int = _LIST_ROWS
+) -> VectorIndex:
     """The index of the vectors that `file` of a folder has, built and put beside it when there is none that will do.
 
     Of all processes one builds, and the others wait for it. Raises OSError.
@@ -122,7 +146,7 @@ def kept(folder: Path, file: str, vectors: Array, basis: Array, list_rows: int =
         found = load(path)
         if found is not None and found.basis.shape == basis.shape and not found.is_due(len(vectors)):
             return found
-        save(path, build(vectors, basis, list_rows))
+        save(path, build(vectors, basis, tastes, list_rows))
         if not (folder / file).exists():  # its vectors were written anew meanwhile
             path.unlink(missing_ok=True)
             raise FileNotFoundError(file)
@@ -139,7 +163,8 @@ def save(path: Path, index: VectorIndex) -> None:
         stray.unlink(missing_ok=True)
     part = path.parent / f".{uuid.uuid4().hex}{SUFFIX}"
     try:
-        save_file(arrays, part, {"crc32": str(_sum(arrays))})
+        told = {"searched": str(index.searched), "recall": str(index.recall)}
+        save_file(arrays, part, told | {"crc32": str(_sum(arrays, told))})
         with part.open("rb") as written:
             os.fsync(written.fileno())
         part.rename(path)
@@ -167,13 +192,14 @@ def _mapped(path: Path) -> VectorIndex:
         told = header[name]
         begin, end = told["data_offsets"]
         arrays[name] = whole[start + begin : start + end].view(_KINDS[told["dtype"]]).reshape(told["shape"])
-    if _sum(arrays) != int(header["__metadata__"]["crc32"]):
+    told = header["__metadata__"]
+    if _sum(arrays, told) != int(told["crc32"]):
         raise DamagedIndexError(path.name)
-    return VectorIndex(**arrays)
+    return VectorIndex(**arrays, searched=int(told["searched"]), recall=float(told["recall"]))
 
 
-def _sum(arrays: Mapping[str, NDArray[Any]]) -> int:
-    found = 0
+def _sum(arrays: Mapping[str, NDArray[Any]], told: Mapping[str, str]) -> int:
+    found = zlib.crc32(f"{told['searched']} {told['recall']}".encode())
     for name in _NAMES:
         found = zlib.crc32(str(arrays[name].shape).encode(), found)
         found = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, found)
@@ -189,6 +215,12 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(opened)
+
+
+def _found(tried: VectorIndex, whole: VectorIndex, taste: Array, vectors: Array, wanted: int) -> float:
+    """Recall of an index beside one that looks through all lists."""
+    near, best_of_all = tried.nearest(taste, vectors, wanted, None), whole.nearest(taste, vectors, wanted, None)
+    return 0.0 if near is None else len(np.intersect1d(near, best_of_all)) / wanted
 
 
 def _centres(placed: Array, lists: int) -> Array:

@@ -68,7 +68,7 @@ class Catalogues:
         self.own = recommender.catalogue
         self._bundle = bundle
         self._recommender = recommender
-        self._tastes, self._indexed = recommender.tastes(), indexed
+        self._indexed = indexed
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="heed-catalogues-")
@@ -147,7 +147,7 @@ class Catalogues:
                 held = None
             if held is None:
                 opened = await self._opened(name, pointer)
-                held = self._held[name] = _Held(opened, Indexing(opened, self._tastes, self._indexed))
+                held = self._held[name] = _Held(opened, Indexing(opened, self._recommender, self._indexed))
             return held
 
     async def _opened(self, name: str, pointer: str | None) -> Catalogue:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
     from models.catalogue import Catalogue
     from models.edits import Vector
+    from models.snapshot import Snapshot
     from service.schemas_catalogue import CatalogueItem
 
 catalogue = typer.Typer(no_args_is_help=True, help="Items that the service recommends from.")
@@ -155,7 +156,6 @@ class _Embedder:
         self._recommender = load_recommender(bundle)
         self._reader = open_reader(bundle)
         self.width, self.digest = self._recommender.width, bundle.digest
-        self.tastes = self._recommender.tastes()
 
     def prepare(self, path: Path) -> None:
         """The catalogue to add to: the model's own begins with what is shipped. Raises CatalogueError."""
@@ -167,6 +167,13 @@ class _Embedder:
         else:
             create(path, self.digest, self.width)
 
+    def index(self, path: Path, found: Snapshot) -> None:
+        """Of a large catalogue, so that a service need not build it. Raises OSError."""
+        from models.vector_index import INDEXED, kept
+
+        if found.rows > INDEXED:
+            kept(path, found.file, found.vectors, *self._recommender.tastes(found.vectors))
+
     def vectors(self, ids: Sequence[str], texts: Sequence[str]) -> dict[str, Vector]:
         from service.catalogues import placed
 
@@ -174,15 +181,12 @@ class _Embedder:
 
 
 def _finished(opened: Catalogue, embedder: _Embedder) -> int:
-    """How many items there are, of which many are indexed, so that a service need not."""
-    from models.vector_index import INDEXED, kept
-
+    """How many items there are."""
     found = opened.snapshot()
-    if found.rows > INDEXED:
-        try:
-            kept(opened.path, found.file, found.vectors, embedder.tastes)
-        except OSError as error:  # the service tries again, and takes all products meanwhile
-            print(f"heed: {found.name} could not be indexed ({error})", file=sys.stderr)
+    try:
+        embedder.index(opened.path, found)
+    except OSError as error:  # the service tries again, and takes all products meanwhile
+        print(f"heed: {found.name} could not be indexed ({error})", file=sys.stderr)
     return found.count
 
 

@@ -11,7 +11,7 @@ import time
 import structlog
 
 from models.catalogue import Catalogue
-from models.ranking import Array
+from models.ranking import Recommender
 from models.snapshot import Snapshot
 from models.vector_index import kept
 from service.priority import give_way
@@ -23,10 +23,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Indexing:
-    """Of one catalogue. `tastes` as `Recommender.tastes`; up to `indexed` rows there is no index."""
+    """Of one catalogue; up to `indexed` rows there is no index."""
 
-    def __init__(self, catalogue: Catalogue, tastes: Array, indexed: int) -> None:
-        self._catalogue, self._tastes, self._indexed = catalogue, tastes, indexed
+    def __init__(self, catalogue: Catalogue, recommender: Recommender, indexed: int) -> None:
+        self._catalogue, self._recommender, self._indexed = catalogue, recommender, indexed
         self._working = False
         self._failed, self._not_before_s = "", 0.0
 
@@ -44,12 +44,19 @@ class Indexing:
         try:
             give_way()
             begun_s = time.monotonic()
-            index = kept(self._catalogue.path, snapshot.file, snapshot.vectors, self._tastes)
+            basis, tastes = self._recommender.tastes(snapshot.vectors)
+            index = kept(self._catalogue.path, snapshot.file, snapshot.vectors, basis, tastes)
             if index.rows > snapshot.rows:  # by another process, of edits that were not read here yet
                 self._catalogue.snapshot()
             self._catalogue.adopt(snapshot.file, index)
-            seconds = round(time.monotonic() - begun_s, 1)
-            _log.info("catalogue is indexed", catalogue=snapshot.name, rows=index.rows, seconds=seconds)
+            _log.info(
+                "catalogue is indexed",
+                catalogue=snapshot.name,
+                rows=index.rows,
+                searched=f"1 list of {index.searched}",
+                recall=round(index.recall, 3),
+                seconds=round(time.monotonic() - begun_s, 1),
+            )
         except Exception as error:
             self._failed, self._not_before_s = snapshot.file, time.monotonic() + _AGAIN_S
             _log.error("catalogue cannot be indexed", catalogue=snapshot.name, reason=repr(error))

@@ -267,3 +267,11 @@ def test_what_cannot_work_is_refused_before_anything_is_read(
     monkeypatch.setenv("HEED_SHELF", "none")
     assert "HEED_SHELF is none" in run(bundle, "add", "books", path)[2]
     assert not shelf.exists()
+
+
+def test_a_large_catalogue_is_indexed_before_a_service_needs_it(
+    bundle: Bundle, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("models.vector_index.INDEXED", len(LINES) - 1)
+    assert run(bundle, "add", "books", str(written(tmp_path, LINES)))[0] == 0
+    assert (shelf / "catalogues" / "books" / "vectors.f32.index").is_file()

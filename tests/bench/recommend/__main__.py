@@ -1,8 +1,9 @@
 """Recommendation beside its limit: the whole service through HAProxy, and the same scoring alone, turn and turn about.
 
 Prints each round and the medians of all of them, with the bound that each figure is held to; beside them what the
-ranking takes without a service, and another library's own prediction, where its environment is there. Run with
-`make bench-recommend`; on a machine that does other things too, only the ratios say anything, and they not much.
+ranking takes without a service, and another library's own prediction, where its environment is there; then what an
+index gains and loses. Run with `make bench-recommend`; on a machine that does other things too, only the ratios say
+anything, and they not much.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from models.bundle import SHIPPED, SHIPPED_RECOMMEND, load
 from models.catalogue import Catalogue
 from models.ranking import load_recommender
 from service.catalogues import FOLDER
+from tests.bench.recommend.indexed import ITEMS
 from tests.bench.recommend.limit import Limit, measure
 from tests.bench.recommend.users import (
     CANDIDATES,
@@ -76,11 +78,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--replicas", type=int, default=2)
+    parser.add_argument("--indexed", type=int, default=ITEMS, help="items of the catalogue with an index; 0: none")
     given = parser.parse_args()
     if wrk_version() is None:
         sys.exit(MISSING)
     with tempfile.TemporaryDirectory(prefix="heed-bench-") as folder:
         run(given.bundle.resolve(), Path(folder), given.rounds, given.seconds, given.replicas)
+    if given.indexed:
+        command = ["-m", "tests.bench.recommend.indexed", "--bundle", str(given.bundle), "--items", str(given.indexed)]
+        subprocess.run([sys.executable, *command], check=True)
 
 
 def run(bundle: Path, shelf: Path, rounds: int, seconds: float, replicas: int) -> None:
