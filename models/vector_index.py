@@ -87,7 +87,7 @@ class VectorIndex:
 
     def cost(self, rows: int) -> int:
         """Of looking among so many rows, in products with a whole vector."""
-        width, coordinates = self.basis.shape
+        width, coordinates = map(int, self.basis.shape)
         return (len(self.centres) + self.rows // self.searched) * coordinates // width + rows - self.rows
 
     def is_due(self, rows: int) -> bool:
@@ -219,8 +219,8 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _found(tried: VectorIndex, whole: VectorIndex, taste: Array, vectors: Array, wanted: int) -> float:
     """Recall of an index beside one that looks through all lists."""
-    near, best_of_all = tried.nearest(taste, vectors, wanted, None), whole.nearest(taste, vectors, wanted, None)
-    return 0.0 if near is None else len(np.intersect1d(near, best_of_all)) / wanted
+    near, exact = (index.nearest(taste, vectors, wanted, None) for index in (tried, whole))
+    return 0.0 if near is None or exact is None else len(np.intersect1d(near, exact)) / wanted
 
 
 def _centres(placed: Array, lists: int) -> Array:

@@ -418,10 +418,13 @@ async def test_without_a_shelf_it_is_served_and_cannot_be_edited(bundle: Bundle,
 
 
 @contextmanager
-def no_room() -> Iterator[None]:
-    """Not a fixture: pytest would write its own report, which may go to a file, while the limit holds."""
+def no_room(size: int = 4_096) -> Iterator[None]:
+    """For files of more bytes.
+
+    Not a fixture: pytest would write its own report, which may go to a file, while the limit holds.
+    """
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4_096, most))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
     try:
         yield
     finally:

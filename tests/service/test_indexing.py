@@ -198,7 +198,7 @@ async def test_without_room_for_it_all_products_are_taken(
     bundle: Bundle, recommender: Recommender, folder: Path
 ) -> None:
     catalogues = Catalogues(bundle, recommender, folder, INDEXED)
-    with no_room():
+    with no_room(2**16):  # enough to open it
         snapshot = await current(catalogues)
     assert snapshot.index is None
     assert sorted(path.name for path in (folder / "catalogues" / "large").glob("*index*")) == []
