@@ -9,26 +9,41 @@ Knows a bundle, its tokenizer, its heads and a runtime; nothing of the web. Need
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.answers import Answer, Fitting, Intents, Labelled
 from models.bundle import Bundle
 from models.embed import rows_of
-from models.heads import Head, confidences
+from models.gradients import Gradients
+from models.heads import Head
 from models.maps import MapRuntime, Maps
-from models.predict import probabilities
-from models.question import Question, Scores, ask
+from models.question import Question, ask
 from models.replies import Ranker
 from models.runtime import Runtime
 from models.tokens import Reading, Tokenizer, Turn, collate
-from models.weighing import ORDERS, attention, both_ends, occlusion, readers, rollout, shapley, value_norm
+from models.weighing import (
+    ORDERS,
+    attention,
+    both_ends,
+    integrated_gradients,
+    occlusion,
+    readers,
+    rollout,
+    shapley,
+    value_norm,
+)
 
-MethodName = Literal["occlusion", "both_ends", "shapley", "value_norm", "rollout", "attention"]
+GRADIENT_TOKENS = 256
+"""To take gradients of at once."""
+
+Result = TypeVar("Result")
+MethodName = Literal["occlusion", "both_ends", "shapley", "integrated_gradients", "value_norm", "rollout", "attention"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,7 @@ METHODS: dict[MethodName, Method] = {
     "occlusion": Method(True, "what is lost when a word alone is taken away"),
     "both_ends": Method(True, "what a word changes in the whole text and on its own, the mean of both"),
     "shapley": Method(True, "what a word changes in the mean over texts that keep other words in random order"),
+    "integrated_gradients": Method(True, "how fast the answer changes with a word, in the mean as all come in"),
     "value_norm": Method(False, "attention times the length of what it carries, the mean over layers"),
     "rollout": Method(False, "attention followed through all layers"),
     "attention": Method(False, "attention of the last layer"),
@@ -94,25 +110,36 @@ class Explanation:
         return self.passages[-1]
 
 
+class Step(Protocol):
+    """How a piece of work is done: when, and whether."""
+
+    def __call__(self, work: Callable[[], Result]) -> Result: ...
+
+
+def at_once(work: Callable[[], Result]) -> Result:
+    return work()
+
+
 class Explainer:
     """Explains the answers of one bundle. Maps are loaded when they are first asked for.
 
-    Questions raise EmptyTextError as the tokenizer does. Blocks; not to be called from two threads at once.
+    Questions raise EmptyTextError as the tokenizer does. Blocks; not to be called from two threads at once. What does
+    not go through the runtime and takes long is done by `step`, piece by piece.
     """
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime) -> None:
-        self._bundle, self._tokenizer, self._runtime = bundle, tokenizer, runtime
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, step: Step = at_once) -> None:
+        self._bundle, self._tokenizer, self._runtime, self._step = bundle, tokenizer, runtime, step
 
     def text(self, text: str, entity: str | None = None, target: str | None = None) -> Question:
         """By a bundle with labels: why it says `target`, its answer unless a label is given."""
         reading = self._tokenizer.words(text, entity)
         scaling = self._bundle.scaling(reading.tokens.language, reading.tokens.targeted)
         labels = self._bundle.task.labels
-        return self._ask(reading, lambda rows: probabilities(rows, scaling), labels, target)
+        return self._ask(reading, Labelled(scaling), labels, target)
 
     def intent(self, turns: Sequence[Turn], head: Head, target: str | None = None) -> Question:
         """By a bundle of vectors: why the head is so sure of an intent, of its first if none is given."""
-        return self._ask(self._dialogue(turns), lambda rows: confidences(head, rows), head.labels, target)
+        return self._ask(self._dialogue(turns), Intents(head), head.labels, target)
 
     def reply(
         self, turns: Sequence[Turn], ranker: Ranker, replies: Sequence[str], placed: NDArray[np.float32]
@@ -122,7 +149,7 @@ class Explainer:
         if len(replies) > 1:
             (vector,) = rows_of(self._runtime, [reading.tokens], self._tokenizer.pad)
             best = int(ranker.scores(vector, placed).argmax())
-        return self._ask(reading, lambda rows: ranker.after(rows, placed[best])[:, None], (replies[best],), None)
+        return self._ask(reading, Fitting(ranker, placed[best]), (replies[best],), None)
 
     def asked(self, question: Question) -> Question:
         """The same question about the same target, of another explainer whose answers may differ, to this one."""
@@ -139,6 +166,8 @@ class Explainer:
             return both_ends(question.probability, count)
         if method == "shapley":
             return shapley(question.probability, count, ORDERS)
+        if method == "integrated_gradients":
+            return integrated_gradients(partial(self._slopes, question))
         taken = {"attention": attention, "rollout": rollout, "value_norm": value_norm}[method]
         return by_part(question, taken(self.maps(question), readers(question.tokens)))
 
@@ -177,10 +206,26 @@ class Explainer:
     def _maps(self) -> MapRuntime:
         return MapRuntime(self._bundle.graph)
 
+    @cached_property
+    def _gradients(self) -> Gradients:
+        return Gradients(self._bundle.graph)
+
+    def _slopes(
+        self, question: Question, shares: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """`Question.slopes`, of so many at a time that memory stays small and others can be given way."""
+        size = max(1, GRADIENT_TOKENS // question.tokens.length)
+        steps = [
+            self._step(partial(question.slopes, self._gradients, shares[first : first + size]))
+            for first in range(0, len(shares), size)
+        ]
+        values, slopes = zip(*steps, strict=True)
+        return np.concatenate(values), np.concatenate(slopes)
+
     def _dialogue(self, turns: Sequence[Turn]) -> Reading:
         return self._tokenizer.dialogue_words(turns[-1].text, turns[:-1])
 
-    def _ask(self, reading: Reading, scored: Scores, labels: Sequence[str], target: str | None) -> Question:
+    def _ask(self, reading: Reading, scored: Answer, labels: Sequence[str], target: str | None) -> Question:
         return ask(self._runtime, self._tokenizer.pad, reading, scored, labels, target)
 
 

@@ -22,6 +22,16 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
 
 from models.bundle import EMBEDDINGS
+from models.stored import (
+    ACTIVATION_LEVELS,
+    GELU_ZERO,
+    LOG_STEP,
+    PLAIN_WORDS,
+    SIGNED_ZERO,
+    WORD_ROWS,
+    WORDS,
+    WORDS_SCALE,
+)
 
 Storage = Literal["fp32", "int8", "mixed", "fp16"]
 FUSED = "com.microsoft"
@@ -32,25 +42,14 @@ OPSET = {"fp16": 18}
 OPSET_CPU = 23
 """The first with Attention, whose kernel takes two thirds of the time of the contrib operator's on a CPU."""
 
-WORD_ROWS = "encoder.embeddings.word_embeddings.weight"
-WORDS = "words.q"
-"""The initializer of the word embeddings in 8 bits, (pieces, width)."""
-
 EMBEDDING_LEVELS = 127
 """Of a word embedding's sign: 8 bits."""
 
 WEIGHT_LEVELS = 63
 """Of a weight's sign: 7 bits."""
 
-ACTIVATION_LEVELS = 255
-"""Of a token's range: unsigned 8 bits, about a zero point."""
-
-SIGNED_LEVELS, SIGNED_ZERO = 127, 128
-GELU_LEVELS, GELU_ZERO, GELU_LEAST = 239, 16, 0.17
-"""After a GELU nothing is below -0.17, so that most of the 255 steps go to the positive side."""
-
-LOG_STEP = "log_step"
-"""Beside a linear layer's weight: the logarithm of the step by which its input is rounded."""
+SIGNED_LEVELS, GELU_LEVELS, GELU_LEAST = 127, 239, 0.17
+"""Steps from a zero point up, and what is the least after a GELU."""
 
 MASKED = -1e9
 
@@ -207,11 +206,11 @@ def embed(graph: Graph, epsilon: float) -> str:
     name = "encoder.embeddings"
     words = graph.weights[f"{name}.word_embeddings.weight"]
     if graph.storage == "fp32":
-        word = graph.node("Gather", [graph.constant("words", words), "ids"])
+        word = graph.node("Gather", [graph.constant(PLAIN_WORDS, words), "ids"])
     else:
         whole, scale = quantize(words, axis=1, levels=EMBEDDING_LEVELS)
         rows = graph.node("Gather", [graph.constant(WORDS, whole), "ids"])
-        scales = graph.node("Gather", [graph.constant("words.scale", scale[:, None]), "ids"])
+        scales = graph.node("Gather", [graph.constant(WORDS_SCALE, scale[:, None]), "ids"])
         # In fp32 first: 16 bits round small scales away.
         word = graph.node("Mul", [graph.node("Cast", [rows], to=TensorProto.FLOAT), scales])
         word = graph.node("Cast", [word], to=graph.real_type) if graph.storage == "fp16" else word

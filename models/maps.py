@@ -18,23 +18,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from models.onnx_file import INPUT, attributes, constants, graph_of, nodes, with_outputs
 from models.runtime_onnx import session_options
+from models.stored import matrix
 from models.tokens import Batch
 
-GRAPH, NODES, INITIALIZERS, OUTPUTS = 7, 1, 5, 12
-"""Numbers of fields: ModelProto.graph, and of GraphProto the three others."""
-
-INPUT, OPERATOR, ATTRIBUTE = 1, 4, 5
-"""Of NodeProto."""
-
-ATTRIBUTE_NAME, ATTRIBUTE_INTEGER = 1, 3
-DIMENSIONS, KIND, NAME, RAW = 1, 2, 8, 9
-"""Of TensorProto."""
-
-KINDS = {1: np.float32, 3: np.int8, 10: np.float16}
-"""TensorProto.DataType to numpy, of the matrices that `models.graph` writes."""
-
-VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 MIXING = "encoder.encoder.layer.{layer}.attention.output.dense"
 
 
@@ -105,18 +93,17 @@ class MapRuntime:
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        model = path.read_bytes()
-        graph = next(value for number, value in fields(memoryview(model)) if number == GRAPH)
+        graph = graph_of(path)
         self._attentions = list(attentions(graph))
         if not self._attentions:
             raise ValueError(f"{path.name} has no attention that maps can be taken of")
-        self._mixing = mixing(graph, [attention.heads for attention in self._attentions])
+        self._mixing = mixing(graph, path.parent, [attention.heads for attention in self._attentions])
         self._names = [name for own in self._attentions for name in (own.queries, own.keys, own.values)]
         options = session_options(threads)
         # The word embeddings are in a file of their own, which a graph from memory would look for in vain.
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
         self._session: Any = onnxruntime.InferenceSession(
-            model + with_outputs(self._names), options, providers=["CPUExecutionProvider"]
+            path.read_bytes() + with_outputs(self._names), options, providers=["CPUExecutionProvider"]
         )
 
     @property
@@ -142,104 +129,16 @@ def split(state: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return state.reshape(*state.shape[:2], heads, -1).swapaxes(1, 2)
 
 
-def with_outputs(names: Sequence[str]) -> bytes:
-    """What to append to a ModelProto, so that its graph has these values as outputs too.
-
-    A message that comes twice is merged, and its lists are joined (protobuf's encoding, "Last One Wins").
-    """
-    outputs = b"".join(field(OUTPUTS, field(1, name.encode())) for name in names)
-    return field(GRAPH, outputs)
-
-
-def field(number: int, value: bytes) -> bytes:
-    return varint(number << 3 | BYTES) + varint(len(value)) + value
-
-
-def varint(value: int) -> bytes:
-    written = bytearray()
-    while value > 0x7F:
-        written.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*written, value])
-
-
-def fields(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """Number and value, a whole number or bytes, of each field of a protobuf message; ValueError when it is none."""
-    place = 0
-    while place < len(message):
-        tag, place = read_varint(message, place)
-        value: Any
-        if tag & 7 == VARINT:
-            value, place = read_varint(message, place)
-        else:
-            size, place = size_of(tag & 7, message, place)
-            value = message[place : place + size]
-            place += size
-        yield tag >> 3, value
-
-
-def size_of(wire: int, message: memoryview, place: int) -> tuple[int, int]:
-    """How long a field's value is, and where it begins."""
-    if wire == BYTES:
-        return read_varint(message, place)
-    if wire not in (FIXED_32, FIXED_64):
-        raise ValueError(f"no protobuf message: a field of the wire type {wire}")
-    return 4 if wire == FIXED_32 else 8, place
-
-
-def read_varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number at `place`, and where the next field begins."""
-    value = shift = 0
-    while True:
-        byte = message[place]
-        value |= (byte & 0x7F) << shift
-        shift, place = shift + 7, place + 1
-        if byte < 0x80:
-            return value, place
-
-
 def attentions(graph: memoryview) -> Iterator[Attention]:
     """The standard Attention operators in their order; the contrib one takes no separate queries."""
-    for number, node in fields(graph):
-        if number != NODES:
-            continue
-        found = list(fields(node))
-        inputs = [bytes(value).decode() for part, value in found if part == INPUT]
-        operator = next(bytes(value) for part, value in found if part == OPERATOR)
-        attributes = [dict(fields(value)) for part, value in found if part == ATTRIBUTE]
-        heads = [own[ATTRIBUTE_INTEGER] for own in attributes if bytes(own[ATTRIBUTE_NAME]) == b"q_num_heads"]
-        if operator == b"Attention" and heads:
-            yield Attention(inputs[0], inputs[1], inputs[2], heads[0])
+    operator = "Attention"
+    for node, heads in zip(nodes(graph, operator), attributes(graph, operator, "q_num_heads"), strict=False):
+        inputs = [bytes(value).decode() for part, value in node if part == INPUT]
+        yield Attention(inputs[0], inputs[1], inputs[2], int(heads))
 
 
-def initializers(graph: memoryview) -> dict[str, list[tuple[int, Any]]]:
-    """The fields of each, by its name."""
-    tensors = {}
-    for number, value in fields(graph):
-        if number == INITIALIZERS:
-            tensor = list(fields(value))
-            name = next(bytes(part).decode() for own, part in tensor if own == NAME)
-            tensors[name] = tensor
-    return tensors
-
-
-def read_tensor(tensor: Sequence[tuple[int, Any]]) -> NDArray[np.float32]:
-    """An initializer whose values are in the graph itself, as `onnx.numpy_helper` writes them."""
-    kind = next(value for number, value in tensor if number == KIND)
-    raw = next(value for number, value in tensor if number == RAW)
-    shape = [value for number, value in tensor if number == DIMENSIONS]
-    return np.frombuffer(raw, KINDS[kind]).reshape(shape).astype(np.float32)
-
-
-def mixing(graph: memoryview, heads: Sequence[int]) -> NDArray[np.float32]:
+def mixing(graph: memoryview, folder: Path, heads: Sequence[int]) -> NDArray[np.float32]:
     """(layers, heads, part, width): of each layer the matrix that joins its heads, cut by head."""
-    tensors = initializers(graph)
-    found = []
-    for layer, own in enumerate(heads):
-        name = MIXING.format(layer=layer)
-        if name in tensors:
-            matrix = read_tensor(tensors[name])
-        else:
-            matrix = read_tensor(tensors[f"{name}.q"]) * read_tensor(tensors[f"{name}.scale"])
-        found.append(matrix.reshape(own, -1, matrix.shape[-1]))
-    return np.stack(found)
+    tensors = constants(graph, folder)
+    found = [matrix(tensors, MIXING.format(layer=layer)) for layer in range(len(heads))]
+    return np.stack([own.reshape(count, -1, own.shape[-1]) for own, count in zip(found, heads, strict=True)])

@@ -6,7 +6,7 @@ graph are those of a graph without the head. Knows how `models.maps` reads graph
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from models.embed import rows_of
-from models.maps import GRAPH, MIXING, RAW, attentions, fields, initializers
-from models.question import Scores
+from models.maps import MIXING, attentions
+from models.onnx_file import GRAPH, RAW, fields, initializers
 from models.runtime import Runtime
 from models.runtime_onnx import session_options
 from models.tokens import Batch, Tokens
@@ -64,6 +64,10 @@ class Masked:
     changed: float
     moved: float
     accuracy: float | None
+
+
+Scores = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""Rows of the runtime, (texts, outputs), to the scores of all labels, (texts, labels)."""
 
 
 @dataclass(frozen=True, slots=True)

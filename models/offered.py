@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-SentimentMethod = Literal["both_ends", "occlusion", "shapley", "value_norm"]
-IntentMethod = Literal["both_ends", "occlusion", "shapley", "value_norm"]
-ReplyMethod = Literal["both_ends", "occlusion", "shapley"]
+SentimentMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients", "value_norm"]
+IntentMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients", "value_norm"]
+ReplyMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients"]
 HistoryMethod = Literal["both_ends", "occlusion", "shapley", "attention"]
 """Of recommendations, whose tables are in no card: `heed faithfulness recommend` prints them."""
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from models.graph import ACTIVATION_LEVELS, GELU_ZERO, SIGNED_ZERO, WEIGHT_LEVELS
+from models.graph import WEIGHT_LEVELS
 from models.network import Network, encoder_layers
+from models.stored import ACTIVATION_LEVELS, GELU_ZERO, SIGNED_ZERO
 
 SAMPLED_ROWS = 2048
 """Tokens whose states a step is first fitted to."""

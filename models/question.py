@@ -6,22 +6,21 @@ head, the score of a reply. Knows tokens and a runtime.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.answers import Answer
 from models.embed import rows_of
+from models.gradients import Gradients
 from models.runtime import Runtime
 from models.tokens import Reading, Tokens
 from models.words import Words
 
 WORK_TOKENS = 16_384
 """To read for one explanation by `occlusion`: a long text is weighed in fewer parts, of neighbouring words together."""
-
-Scores = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-"""Rows of the runtime, (variants, outputs), to the scores of all labels, (variants, labels)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +45,7 @@ class Question:
     row: NDArray[np.float32]
     scores: dict[str, float]
     target: str
-    scored: Scores
+    scored: Answer
 
     @property
     def tokens(self) -> Tokens:
@@ -58,6 +57,23 @@ class Question:
         variants = [without(self.tokens, self._hidden(row)) for row in different]
         scores = self.scored(rows_of(self.runtime, variants, self.pad))
         return np.asarray(scores[which, list(self.scores).index(self.target)])
+
+    def slopes(
+        self, gradients: Gradients, shares: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The target's score where all parts are there by a share, and its gradient by each part.
+
+        `shares` (points,) above 0 and at most 1 to (points,) and (points, parts). By the network without rounding.
+        """
+        gates = np.ones((len(shares), self.tokens.length), np.float32)
+        for part in self.parts:
+            gates[:, list(part.places)] = shares[:, None]
+        passed, target = gradients.run(self.tokens, gates), list(self.scores).index(self.target)
+        by_gates = passed.back(self.scored.slope(passed.rows, target).astype(np.float32))
+        by_part = np.empty((len(shares), len(self.parts)))
+        for number, part in enumerate(self.parts):
+            by_part[:, number] = by_gates[:, list(part.places)].sum(axis=1)
+        return self.scored(passed.rows)[:, target], by_part
 
     def by_passage(self) -> Question:
         """The same, with each passage as one part."""
@@ -73,7 +89,7 @@ class Question:
 
 
 def ask(
-    runtime: Runtime, pad: int, reading: Reading, scored: Scores, labels: Sequence[str], target: str | None = None
+    runtime: Runtime, pad: int, reading: Reading, scored: Answer, labels: Sequence[str], target: str | None = None
 ) -> Question:
     """The target is the label with the highest score unless one is given."""
     rows = rows_of(runtime, [reading.tokens], pad)

@@ -23,9 +23,9 @@ from torch.nn.functional import log_softmax
 
 from models.bundle import TOKENIZER
 from models.data import Dataset, Example, epoch, read, without_leaks
-from models.graph import LOG_STEP
 from models.network import Classifier, base_file, from_base, keep_layers
 from models.quantize import quantize_encoder
+from models.stored import LOG_STEP
 from models.tasks import TASKS, Task
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer
 from models.trainer import RUN, WEIGHTS, ConfigError, Feed, Schedule, Trainer, by_length, device

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from models.bundle import TOKENIZER
 from models.dialogues import Exchange
 from models.distill import FITTED_BATCHES, States, compiled, states_loss, student_of
-from models.graph import LOG_STEP
 from models.intent_batches import (
     IntentConfig,
     IntentDistillation,
@@ -34,6 +33,7 @@ from models.intent_batches import (
 from models.intents import IntentNetwork, ReplyRow, direction_loss, intent_loss, reply_loss
 from models.network import base_file, encoder_layers, encoder_of, keep_layers, pool
 from models.quantize import quantize_encoder
+from models.stored import LOG_STEP
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer, collate
 from models.trainer import RUN, WEIGHTS, ConfigError, Feed, Inputs, Trainer, device
 

@@ -7,6 +7,7 @@ texts, bundles or runtimes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,8 +21,26 @@ if TYPE_CHECKING:  # histories are weighed where no runtime is loaded
 ORDERS = 10
 """In which Shapley values are sampled, in pairs of one order and its reverse."""
 
+POINTS, MOST_POINTS = 8, 256
+"""Of a piece of the way from nothing to the whole, at which gradients are taken, and of all of it at most."""
+
+ROOT = 3
+NOTHING = 1e-9
+"""How far parts are there where none is: nearer to 0 there is nothing to be seen."""
+
+INCOMPLETE = 0.01
+"""Share of what the whole changes that weights of gradients may miss."""
+
+LEAST_CHANGE = 0.02
+"""Of which that share may be missed in any case, in points of the score: what comes and goes on the way can be more
+than what is left of it."""
+
 Value = Callable[[NDArray[np.bool_]], NDArray[np.float64]]
 """Which parts of a text are kept, (variants, parts), to the value of each variant, (variants,)."""
+
+Slope = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""How far all parts are there, (points,) above 0 and at most 1, to the value at each, (points,), and its gradient by
+each part, (points, parts)."""
 
 
 def occlusion(value: Value, parts: int) -> NDArray[np.float64]:
@@ -58,6 +77,49 @@ def shapley(value: Value, parts: int, orders: int) -> NDArray[np.float64]:
     for order, along in zip(every, values, strict=True):
         added[order] += np.diff(along) / len(every)
     return added
+
+
+def integrated_gradients(slope: Slope) -> NDArray[np.float64]:
+    """(parts,): the gradient by each part, in the mean over the way on which all come in together.
+
+    The integral of Sundararajan et al. (2017, eq. 1), which for parts that come in is the price of Aumann and Shapley
+    (1974): weights sum to the value of the whole less that of nothing. Pieces of the way are even in the ROOT-th root
+    of how far parts are there, since most changes where little is there yet; what a piece misses is known from the
+    values at its ends, and the one that misses most is halved until all together miss no more than INCOMPLETE.
+    """
+    pieces = [piece(slope, 0.0, 0.5), piece(slope, 0.5, 1.0)]
+    whole = abs(sum(own.change for own in pieces))
+    while sum(own.missed for own in pieces) > INCOMPLETE * max(whole, LEAST_CHANGE):
+        if POINTS * (len(pieces) + 1) > MOST_POINTS:
+            break
+        worst = max(pieces, key=lambda own: own.missed)
+        middle = (worst.start + worst.end) / 2
+        pieces.remove(worst)
+        pieces += [piece(slope, worst.start, middle), piece(slope, middle, worst.end)]
+    return np.asarray(sum(own.weights for own in pieces))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Piece:
+    """Of the way: what the value changes there, and the integrals of its gradient by each part, (parts,)."""
+
+    start: float
+    end: float
+    change: float
+    weights: NDArray[np.float64]
+
+    @property
+    def missed(self) -> float:
+        return abs(float(self.weights.sum()) - self.change)
+
+
+def piece(slope: Slope, start: float, end: float) -> Piece:
+    """By the points of Gauss and Legendre."""
+    places, shares = np.polynomial.legendre.leggauss(POINTS)
+    roots = start + (end - start) * np.concatenate([[0], (places + 1) / 2, [1]])
+    values, slopes = slope(np.maximum(roots**ROOT, NOTHING))
+    along = shares / 2 * (end - start) * ROOT * roots[1:-1] ** (ROOT - 1)
+    return Piece(start, end, float(values[-1] - values[0]), along @ slopes[1:-1])
 
 
 def readers(tokens: Tokens) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from models.bundle import Bundle
 from models.tokens import Batch, Tokenizer
@@ -210,9 +211,11 @@ class Explaining:
         from models.explain import Explainer
 
         if task not in self._explainers:
+            # As where rankings are made: threads of numpy's would spin on cores that others serve with.
+            threadpool_limits(1, user_api="blas")
             source = self._sources[task]
             runtime = _Patient(source.bundle, self._pace)
-            self._explainers[task] = Explainer(source.bundle, source.tokenizer, runtime)
+            self._explainers[task] = Explainer(source.bundle, source.tokenizer, runtime, self._pace.step)
         return self._explainers[task]
 
 

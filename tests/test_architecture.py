@@ -48,7 +48,7 @@ def test_serving_needs_no_training_library(path: Path) -> None:
     assert not {"torch", "transformers", "sklearn", "onnx", "safetensors"} & set(imported(path))
 
 
-@pytest.mark.parametrize("name", ["explain", "maps"])
+@pytest.mark.parametrize("name", ["explain", "gradients", "maps"])
 def test_explaining_needs_no_training_library(name: str) -> None:
     code = f"import sys, models.{name}; sys.exit(bool({{'torch', 'onnx', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -28,9 +28,10 @@ from models.calibrate import Answers
 from models.compare import batch_change, plain
 from models.data import read
 from models.evaluate import answer, encode, measure
-from models.graph import LOG_STEP, Storage, build, write
+from models.graph import Storage, build, write
 from models.network import graph_weights
 from models.runtime_onnx import OnnxRuntime
+from models.stored import LOG_STEP
 from models.tasks import TASKS, Task
 from models.tokens import Tokenizer, Tokens, collate
 from models.train import Run, load_run, load_weights

@@ -13,9 +13,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.bundle import GPU_GRAPH, Bundle, load, save
-from models.graph import LOG_STEP, build, write
+from models.graph import build, write
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
+from models.stored import LOG_STEP
 from models.tokens import Batch
 from tests.bench import gpu
 from tests.bench.weights import Shape, network_of

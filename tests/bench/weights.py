@@ -17,8 +17,8 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from models.graph import WORDS
 from models.network import WORD_EMBEDDINGS, Classifier
+from models.stored import WORDS
 
 Stored = dict[str, NDArray[np.generic]]
 _LAYER = "encoder.encoder.layer"

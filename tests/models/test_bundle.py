@@ -22,7 +22,8 @@ from models.bundle import (
     external_locations,
     load,
 )
-from models.graph import WORDS, build, write
+from models.graph import build, write
+from models.stored import WORDS
 from tests.tiny import HEADS, tiny_bundle, weights
 
 

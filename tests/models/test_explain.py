@@ -15,7 +15,9 @@ from models.explain import (
     Explainer,
     Explanation,
     MethodName,
+    Result,
 )
+from models.gradients import Gradients
 from models.maps import MapRuntime
 from models.offered import OFFERED
 from models.predict import probabilities, scaling_of
@@ -160,6 +162,41 @@ def test_shapley_values_sum_to_what_the_whole_text_says_beyond_none_of_it() -> N
     parts = len(question.parts)
     ends = question.probability(np.asarray([[True] * parts, [False] * parts]))
     assert weights_of(explain(NEWS, method="shapley")).sum() == pytest.approx(ends[0] - ends[1], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("text", "entity"),
+    [
+        (NEWS, None),
+        ("  Stock A soars while B plunges", "B"),
+        ("平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份"),
+        ("很失望，客服 never answers 👎", None),
+    ],
+)
+def test_integrated_gradients_are_complete(text: str, entity: str | None) -> None:
+    gradients = Gradients(BUNDLE.graph)
+    for target in BUNDLE.task.labels:
+        question = EXPLAINER.text(text, entity, target)
+        (nothing, whole), _ = question.slopes(gradients, np.asarray([1e-9, 1.0]))
+        assert EXPLAINER.weigh(question, "integrated_gradients").sum() == pytest.approx(
+            whole - nothing, rel=0.01, abs=2e-4
+        )
+        assert whole == pytest.approx(question.scores[target], abs=0.05)
+
+
+def test_gradients_are_taken_in_steps_that_can_be_given_up() -> None:
+    steps: list[int] = []
+
+    def step(work: Callable[[], Result]) -> Result:
+        steps.append(1)
+        if len(steps) > 3:
+            raise TimeoutError
+        return work()
+
+    explainer = Explainer(BUNDLE, TOKENIZER, RUNTIME, step)
+    with pytest.raises(TimeoutError):
+        explainer.weigh(explainer.text("Profit warning. " * 40), "integrated_gradients")
+    assert len(steps) == 4
 
 
 def test_a_word_speaks_for_one_label_and_against_another() -> None:

@@ -11,8 +11,9 @@ from transformers import BertConfig, BertModel
 
 from models.bundle import EMBEDDINGS, GPU_GRAPH, GRAPH, SHIPPED, load
 from models.graph import build
-from models.maps import MapRuntime, Maps, fields, with_outputs
+from models.maps import MapRuntime, Maps
 from models.network import Classifier, graph_weights
+from models.onnx_file import fields, with_outputs
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Batch, Tokenizer, Tokens, collate
 from tests.tiny import HEADS, LAYERS, tiny_bundle

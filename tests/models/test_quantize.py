@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from models.graph import EMBEDDING_LEVELS, GELU_ZERO, SIGNED_ZERO, WEIGHT_LEVELS, Storage, build, quantize
+from models.graph import EMBEDDING_LEVELS, WEIGHT_LEVELS, Storage, build, quantize
 from models.network import WORD_EMBEDDINGS, Classifier, graph_weights, keep_layers
 from models.quantize import (
     LearnedRounding,
@@ -23,6 +23,7 @@ from models.quantize import (
 )
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
+from models.stored import GELU_ZERO, SIGNED_ZERO
 from models.tokens import Batch, Tokens, collate
 
 
