@@ -193,6 +193,10 @@ class Explainer:
         tokens = [self._tokenizer.encode(text) for text in texts]
         return rows_of(self._runtime, tokens, self._tokenizer.pad)
 
+    def check_gradients(self) -> None:
+        """Raises ValueError where the graph is one that gradients cannot be taken of."""
+        _ = self._gradients
+
     @property
     def layers(self) -> int:
         return self._maps.layers

@@ -16,7 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from models.stored import ACTIVATION_LEVELS, GELU_ZERO, LOG_STEP, SIGNED_ZERO, stored_in, weights_of, word_rows
+from models.stored import (
+    ACTIVATION_LEVELS,
+    GELU_ZERO,
+    LOG_STEP,
+    PLAIN_WORDS,
+    SIGNED_ZERO,
+    WORDS,
+    WORDS_SCALE,
+    stored_in,
+    weights_of,
+    word_rows,
+)
 from models.tokens import Tokens
 from models.weighing import readers
 
@@ -129,7 +140,9 @@ class Gradients:
     def __init__(self, path: Path) -> None:
         stored = stored_in(path)
         weights = weights_of(stored.tensors)
-        self._tensors = stored.tensors
+        # Copies, since the others are parts of the whole file; but for what is mapped from a file of its own.
+        words = {name: stored.tensors[name] for name in (PLAIN_WORDS, WORDS, WORDS_SCALE) if name in stored.tensors}
+        self._words = {name: own if isinstance(own, np.memmap) else own.copy() for name, own in words.items()}
         self._types = weights["encoder.embeddings.token_type_embeddings.weight"]
         self._positions = weights["encoder.embeddings.position_embeddings.weight"]
         self._norm = norm_of(weights, "encoder.embeddings", stored.epsilon)
@@ -140,7 +153,7 @@ class Gradients:
 
     def run(self, tokens: Tokens, gates: Floats) -> Passed:
         """One text with several settings of its tokens' gates, (variants, length), each above 0 and at most 1."""
-        words = word_rows(self._tensors, tokens.ids) + self._types[tokens.types] + self._positions[: tokens.length]
+        words = word_rows(self._words, tokens.ids) + self._types[tokens.types] + self._positions[: tokens.length]
         hidden = np.repeat(self._norm.run(words)[0][None], len(gates), axis=0)
         openness, backs = np.log(gates), []
         for layer in self._layers:

@@ -192,10 +192,10 @@ class Explaining:
             job.refused = problem
 
     def _texts(self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, job: _Job[Explained]) -> None:
-        from service.weigher import check_maps, explained
+        from service.weigher import check_graph, explained
 
         explainer = self._explainer(task)
-        check_maps(explainer, wanted)
+        check_graph(explainer, wanted)
         left = wanted.most_numbers
         for ask in asks:
             outcome = ask if isinstance(ask, Problem) else explained(explainer, ask, wanted, left)

@@ -39,14 +39,16 @@ def explained(explainer: Explainer, ask: Ask, wanted: Wanted, left: int) -> Outc
         return InferenceFailed(_FAILED)
 
 
-def check_maps(explainer: Explainer, wanted: Wanted) -> None:
-    """Raises InvalidRequest for maps that the model does not have."""
-    if not wanted.maps and wanted.method != "value_norm":
-        return
+def check_graph(explainer: Explainer, wanted: Wanted) -> None:
+    """Raises InvalidRequest for maps or gradients that the model does not have."""
     try:
+        if wanted.method == "integrated_gradients":
+            explainer.check_gradients()
+        if not wanted.maps and wanted.method != "value_norm":
+            return
         layers, heads = explainer.layers, explainer.heads
     except ValueError:  # a graph written by an older export, or by another
-        raise InvalidRequest("The graph of this model shows no attention.", pointer="/method") from None
+        raise InvalidRequest("The graph of this model does not show its attention.", pointer="/method") from None
     for name, asked, there in (("layer", wanted.layers, layers), ("head", wanted.heads or (), heads)):
         for place, number in enumerate(asked):
             if number >= there:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models import maps
+from models import maps, stored
 from models.bundle import SHIPPED, Bundle, load
 from models.offered import OFFERED
 from models.runtime_onnx import OnnxRuntime
@@ -291,7 +291,8 @@ async def test_a_graph_that_shows_no_attention_is_explained_without(
     explains: Explains, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(maps, "attentions", lambda graph: iter(()))
-    for more in ({"method": "attention", "layers": [0]}, {"method": "value_norm"}):
+    monkeypatch.setattr(stored, "attributes", lambda graph, operator, name: iter(()))
+    for more in ({"method": "attention", "layers": [0]}, {"method": "value_norm"}, {"method": "integrated_gradients"}):
         assert_problem(await explains.ask("ab", **more), 422, "invalid_request", "/method")
     shown(await explains.ask("ab"))
 
