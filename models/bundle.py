@@ -31,6 +31,9 @@ SHIPPED_INTENT, SHIPPED_RECOMMEND = SHIPPED.with_name("intent"), SHIPPED.with_na
 SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
 """What a bundle may hold; anything else, pickled weights above all, is refused."""
 
+TOLD = (".md", ".png")
+"""Of which is what is said of a model, and not the model."""
+
 Device = Literal["cpu", "cuda"]
 
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
@@ -81,12 +84,14 @@ class Manifest:
 class Bundle(Manifest):
     """A verified bundle; `digest` is the SHA-256 of its manifest, which holds those of all other files.
 
-    `encoder` is that of its CPU graph: what heads and reply sets made with its vectors are held to.
+    `encoder` is that of its CPU graph: what heads and reply sets made with its vectors are held to. `model` is one of
+    all that computes, its files but for the card and its pictures: what catalogues are held to.
     """
 
     path: Path
     digest: str
     encoder: str
+    model: str
 
     @property
     def graph(self) -> Path:
@@ -163,6 +168,7 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         path=path,
         digest=digest,
         encoder=str(manifest["files"].get(GRAPH, "")),
+        model=model_of(manifest["files"], int(manifest["max_tokens"])),
         name=str(manifest["name"]),
         version=str(manifest["version"]),
         task=task,
@@ -174,6 +180,12 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         sources=tuple(Source(**row) for row in manifest["data"]),
         metrics=tuple(Metric(**row) for row in manifest["metrics"]),
     )
+
+
+def model_of(digests: dict[str, str], max_tokens: int) -> str:
+    """Of the digests of a bundle's files by name."""
+    computing = sorted(one for one in digests.items() if Path(one[0]).suffix not in TOLD)
+    return hashlib.sha256(json.dumps([max_tokens, computing]).encode()).hexdigest()
 
 
 def verify_files(path: Path, digests: dict[str, str]) -> None:

@@ -11,26 +11,24 @@ from pathlib import Path
 from shutil import copyfile
 from string import Template
 
-from models.asked import TaskName
 from models.bundle import CARD, Bundle, save
 from models.explain import AUTO
 from models.faithfulness import CURVES, LONGEST, RANDOM_ORDERS, TABLE
-from models.offered import LEAST_TIMES, OFFERED
+from models.offered import LEAST_TIMES, OFFERED, PARTS, Explained
 from models.stability import STABILITY
-from models.tasks import RECOMMEND
 
 BEFORE = "## Limits\n"
 
 TEXT = Template("""\
 ## Explanations: $task
-What the score of an answer loses without the words that a method weighs most (comprehensiveness: more is better) and
+What the score of an answer loses without the $parts that a method weighs most (comprehensiveness: more is better) and
 with only them (sufficiency: less is better), and the areas under the curves of deletion (small is better) and insertion
-(large is better), beside $orders random orders; up to $rows validation rows of each set, texts of at most $longest
-parts, from the graph that serves.
+(large is better), beside $orders random orders; up to $rows $asked of at most $longest parts, from the model that
+serves.
 
 $faithfulness
 
-![The score of the answer as the heaviest words are taken away, and put back]($picture)
+![The score of the answer as the heaviest $parts are taken away, and put back]($picture)
 
 $stability
 `auto` is `$auto`. Offered is what reaches $least times random: $offered. Reproduce with
@@ -46,23 +44,15 @@ $table
 """)
 
 
-def check(bundle: Bundle) -> None:
-    """Raises ValueError for a bundle of recommendations: catalogues are bound to its digest, which would change."""
-    if bundle.task is RECOMMEND:
-        raise ValueError(f"the card of {bundle.name} stays as it is: catalogues are bound to the bundle's digest")
-
-
-def record(bundle: Bundle, task: TaskName, rows: int, measured: Path) -> Bundle:
-    """Put what `heed faithfulness` wrote to the folder `measured` into the card, in place of what it said before.
-
-    Raises ValueError as `check`.
-    """
-    check(bundle)
+def record(bundle: Bundle, task: Explained, rows: int, measured: Path) -> Bundle:
+    """Put what `heed faithfulness` wrote to the folder `measured` into the card, in place of what it said before."""
     picture = f"explanations_{task}.png"
     copyfile(measured / CURVES, bundle.path / picture)
     stability = measured / STABILITY
     section = TEXT.substitute(
         task=task,
+        parts=PARTS[task],
+        asked="histories" if task == "recommend" else "validation rows of each set, texts",
         orders=RANDOM_ORDERS,
         rows=rows,
         longest=LONGEST,

@@ -213,7 +213,7 @@ def table(measured: Sequence[Measured]) -> str:
     means, names = over_sets(measured), list(dict.fromkeys(row.dataset for row in measured))
     chance = next(row.comprehensiveness for row in means if row.method == RANDOM)
     lines = [
-        "| method | comprehensiveness | times random | sufficiency | deletion area | insertion area | CPU ms a text |",
+        "| method | comprehensiveness | times random | sufficiency | deletion area | insertion area | CPU ms each |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in means:
@@ -228,18 +228,18 @@ def table(measured: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def write(measured: Sequence[Measured], out: Path) -> None:
-    """`faithfulness.json`, `faithfulness.md` and `curves.png` in the folder `out`."""
+def write(measured: Sequence[Measured], parts: str, out: Path) -> None:
+    """`faithfulness.json`, `faithfulness.md` and `curves.png` in the folder `out`; `parts` is what was weighed."""
     out.mkdir(parents=True, exist_ok=True)
     areas = [{"deletion_area": row.deletion_area, "insertion_area": row.insertion_area} for row in measured]
     content = json.dumps([asdict(row) | own for row, own in zip(measured, areas, strict=True)], indent=1)
     (out / "faithfulness.json").write_text(content + "\n", encoding="utf-8")
     (out / TABLE).write_text(table(measured) + "\n", encoding="utf-8")
-    draw_curves(measured, out / CURVES)
+    draw_curves(measured, parts, out / CURVES)
 
 
-def draw_curves(measured: Sequence[Measured], path: Path) -> None:
-    """The answer's score as the heaviest words go, and as they come, the mean over data sets; random orders dashed."""
+def draw_curves(measured: Sequence[Measured], parts: str, path: Path) -> None:
+    """The answer's score as the heaviest parts go, and as they come, the mean over data sets; random orders dashed."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -248,8 +248,8 @@ def draw_curves(measured: Sequence[Measured], path: Path) -> None:
         style = "k--" if row.method == RANDOM else "-"
         left.plot(GRID, row.deletion, style, label=row.method)
         right.plot(GRID, row.insertion, style)
-    left.set_xlabel("share of the words taken away, heaviest first")
-    right.set_xlabel("share of the words put back, heaviest first")
+    left.set_xlabel(f"share of the {parts} taken away, heaviest first")
+    right.set_xlabel(f"share of the {parts} put back, heaviest first")
     left.set_ylabel("score of the answer")
     left.set_ylim(0, 1)
     left.legend(fontsize=8)

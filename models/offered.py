@@ -13,12 +13,24 @@ SentimentMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradi
 IntentMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients", "value_norm"]
 ReplyMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients"]
 HistoryMethod = Literal["both_ends", "occlusion", "shapley", "attention"]
-"""Of recommendations, whose tables are in no card: `heed faithfulness recommend` prints them."""
+"""Of recommendations."""
 
-OFFERED: Final = {
+Explained = Literal["sentiment", "intent", "replies", "recommend"]
+"""A task whose answers are explained."""
+
+PARTS: Final[dict[Explained, str]] = {
+    "sentiment": "words",
+    "intent": "words",
+    "replies": "words",
+    "recommend": "items",
+}
+"""What is weighed."""
+
+OFFERED: Final[dict[Explained, tuple[str, ...]]] = {
     "sentiment": get_args(SentimentMethod),
     "intent": get_args(IntentMethod),
     "replies": get_args(ReplyMethod),
+    "recommend": get_args(HistoryMethod),
 }
 
 LEAST_TIMES = 3.0

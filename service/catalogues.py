@@ -106,7 +106,7 @@ class Catalogues:
             with _as_problems():
                 try:
                     snapshot = await held.newest()
-                    check_digest(name, snapshot.digest, self._bundle.digest)
+                    check_digest(name, snapshot.digest, self._bundle.model)
                     return snapshot
                 except CatalogueError:
                     if not held.catalogue.moved:
@@ -127,7 +127,7 @@ class Catalogues:
             raise DeadlineExceeded("The catalogue was being edited all the time.") from None
         try:
             with _as_problems():
-                return await asyncio.to_thread(_edited, held.catalogue, self._bundle.digest, entries, vectors, removed)
+                return await asyncio.to_thread(_edited, held.catalogue, self._bundle.model, entries, vectors, removed)
         finally:
             held.writing.release()
 
@@ -188,11 +188,11 @@ def place_own(path: Path, bundle: Bundle, recommender: Recommender) -> None:
     """Put the model's own catalogue there, unless there is one that is up to date or was edited."""
     if (path / DATABASE).is_file():
         with closing(Catalogue(path)) as there:
-            if there.snapshot().digest == bundle.digest or not there.discard(version=0):
+            if there.snapshot().digest == bundle.model or not there.discard(version=0):
                 return
     _, entries, vectors = catalogue_of(bundle)
     rows = dict(zip((entry.item_id for entry in entries), vectors, strict=True))
-    create(path, bundle.digest, recommender.width, entries, rows)
+    create(path, bundle.model, recommender.width, entries, rows)
 
 
 def placed(recommender: Recommender, name: str, ids: Sequence[str], raw: Vector) -> dict[str, Vector]:

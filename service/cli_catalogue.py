@@ -95,7 +95,7 @@ def list_catalogues(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
         try:
             with closing(Catalogue(folder / name)) as opened:
                 found = opened.snapshot()
-            check_digest(name, found.digest, loaded.digest)
+            check_digest(name, found.digest, loaded.model)
             print(f"{name}: {found.count} items, {found.version} edits")
         except CatalogueError as error:
             print(f"not usable: {error}")
@@ -111,7 +111,7 @@ def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     try:
         with closing(_existing(folder, name)) as opened, _progress() as progress:
             found = opened.snapshot()
-            if found.digest == loaded.digest:
+            if found.digest == loaded.model:
                 print(f"{name} is by this model already.")
                 return
             embedder = _Embedder(name, loaded)
@@ -155,7 +155,7 @@ class _Embedder:
         self._name, self._bundle = name, bundle
         self._recommender = load_recommender(bundle)
         self._reader = open_reader(bundle)
-        self.width, self.digest = self._recommender.width, bundle.digest
+        self.width, self.digest = self._recommender.width, bundle.model
 
     def prepare(self, path: Path) -> None:
         """The catalogue to add to: the model's own begins with what is shipped. Raises CatalogueError."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from models.offered import SentimentMethod
+from models.offered import PARTS, Explained, SentimentMethod
 from service.refusal import refuse
 
 if TYPE_CHECKING:
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from models.faithfulness import Measured
     from models.findings import Known
     from models.heads import Head
-
-Task = Literal["sentiment", "intent", "replies", "recommend"]
 
 
 class TextOrCommand(TyperGroup):
@@ -171,7 +169,7 @@ def _say(line: str) -> None:
 
 
 def faithfulness(
-    task: Annotated[Task, typer.Argument(help="Whose answers.")] = "sentiment",
+    task: Annotated[Explained, typer.Argument(help="Whose answers.")] = "sentiment",
     *,
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
@@ -196,8 +194,6 @@ def faithfulness(
         loaded = load(bundle or shipped[model])
         if loaded.task.name != model:
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        if card:
-            card_explanations.check(loaded)
         if task == "recommend":
             _tell(_measured_histories(loaded, data, rows), loaded, task, rows, out)
         else:
@@ -210,14 +206,14 @@ def faithfulness(
                     alike = list(stability.stability(explainer, exact, ask, stable_rows))
                 stability.write(alike, out)
                 print(f"{stability.table(alike)}\n")
-            if card:
-                card_explanations.record(loaded, task, rows, out)
+        if card:
+            card_explanations.record(loaded, task, rows, out)
     except (BundleError, OSError, ValueError) as error:
         refuse(error)
     print(f"Wrote {out}")
 
 
-def _tell(measured: Iterable[Measured], bundle: Bundle, task: Task, rows: int, out: Path) -> None:
+def _tell(measured: Iterable[Measured], bundle: Bundle, task: Explained, rows: int, out: Path) -> None:
     """As they come, and all of them at the end, to the terminal and the folder."""
     from models.faithfulness import table, write
 
@@ -227,7 +223,7 @@ def _tell(measured: Iterable[Measured], bundle: Bundle, task: Task, rows: int, o
         _say(f"{row.dataset}, {row.method}: {row.rows} rows")
     if not found:
         refuse(f"the data holds none of the sets that {bundle.name} is measured on", 2)
-    write(found, out)
+    write(found, PARTS[task], out)
     print(f"{bundle.name} {bundle.version}, {task}, {rows} validation rows a set\n\n{table(found)}\n", flush=True)
 
 

@@ -103,7 +103,7 @@ class CatalogueInfo(Wire):
     name: str
     count: Annotated[int, Field(ge=0, description="items")]
     version: Annotated[int, Field(ge=0, description="edits since it was made")]
-    digest: Annotated[str, Field(description="of the model that its items are embedded by")]
+    digest: Annotated[str, Field(description="of the model that its items are embedded by, its card apart")]
 
 
 class CatalogueEdited(Wire):

@@ -154,7 +154,7 @@ def test_intents_and_replies_are_measured_as_texts_are(
 
 
 def test_the_files_hold_the_figures_and_a_picture(measured: list[Measured], tmp_path: Path) -> None:
-    write(measured, tmp_path / "out")
+    write(measured, "words", tmp_path / "out")
     rows = json.loads((tmp_path / "out" / "faithfulness.json").read_text())
     assert rows[0]["comprehensiveness"] == measured[0].comprehensiveness
     assert rows[0]["deletion_area"] == measured[0].deletion_area

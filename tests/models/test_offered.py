@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
-from models.bundle import CARD, SHIPPED, SHIPPED_INTENT
-from models.explain import AUTO, METHODS
+from models import explain, explain_history
+from models.bundle import CARD, SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
+from models.explain import AUTO
 from models.faithfulness import RANDOM
-from models.offered import LEAST_TIMES, OFFERED
+from models.offered import LEAST_TIMES, OFFERED, Explained
 
-CARDS = {"sentiment": SHIPPED / CARD, "intent": SHIPPED_INTENT / CARD, "replies": SHIPPED_INTENT / CARD}
+CARDS: dict[Explained, Path] = {
+    "sentiment": SHIPPED / CARD,
+    "intent": SHIPPED_INTENT / CARD,
+    "replies": SHIPPED_INTENT / CARD,
+    "recommend": SHIPPED_RECOMMEND / CARD,
+}
+TEXTS, HISTORIES = {*explain.METHODS, RANDOM}, {*explain_history.METHODS, RANDOM}
 
 
-def measured(task: str) -> dict[str, tuple[float, float]]:
+def measured(task: Explained) -> dict[str, tuple[float, float]]:
     """Of each method, its comprehensiveness and how many times random that is; nothing where no card has it."""
     _, _, section = CARDS[task].read_text(encoding="utf-8").partition(f"\n## Explanations: {task}\n")
     table = section.partition("\n## ")[0].partition("| times random |")[2].partition("\n\n")[0]
@@ -30,16 +38,16 @@ def test_the_card_of_sentiment_tells_of_explanations() -> None:
 
 
 @pytest.mark.parametrize("task", MEASURED)
-def test_a_method_is_offered_where_it_was_measured_to_be_three_times_random(task: str) -> None:
+def test_a_method_is_offered_where_it_was_measured_to_be_three_times_random(task: Explained) -> None:
     found = measured(task)
-    assert set(found) == {*METHODS, RANDOM}
+    assert set(found) == (HISTORIES if task == "recommend" else TEXTS)
     worth = {name for name, (_, times) in found.items() if times >= LEAST_TIMES}
-    # Attention alone can be asked for as a map, by its own name, and is no way of weighing.
-    assert worth - {"attention"} == set(OFFERED[task])
+    # Of texts attention alone can be asked for as a map, by its own name, and is no way of weighing.
+    assert worth - (set() if task == "recommend" else {"attention"}) == set(OFFERED[task])
 
 
 @pytest.mark.parametrize("task", MEASURED)
-def test_the_usual_method_beats_random_three_times_and_attention_of_the_last_layer(task: str) -> None:
+def test_the_usual_method_beats_random_three_times_and_attention_of_the_last_layer(task: Explained) -> None:
     found = measured(task)
     assert found[AUTO][1] >= LEAST_TIMES
     assert found[AUTO][0] > found["attention"][0]

@@ -168,11 +168,17 @@ def test_a_card_tells_of_explanations_and_the_bundle_stays_whole(
     assert (own.path / "explanations_sentiment.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_card_of_a_recommender_is_left_alone(tmp_path: Path) -> None:
-    own = load(tiny_recommend_bundle(tmp_path))
-    with pytest.raises(ValueError, match="catalogues are bound"):
-        record(own, "sentiment", 1, tmp_path)
-    assert load(own.path) == own
+def test_the_card_of_a_recommender_says_it_of_histories_and_catalogues_stay(tmp_path: Path) -> None:
+    own, folder = load(tiny_recommend_bundle(tmp_path)), tmp_path / "measured"
+    folder.mkdir()
+    (folder / "faithfulness.md").write_text("| both_ends |\n")
+    (folder / "curves.png").write_bytes(b"\x89PNG")
+    told = record(own, "recommend", 7, folder)
+    assert told.digest != own.digest
+    assert told.model == own.model
+    card = (own.path / "CARD.md").read_text(encoding="utf-8")
+    assert "without the items that a method weighs most" in card
+    assert "up to 7 histories of at most 64 parts" in card
 
 
 def test_a_section_goes_before_the_limits_in_place_of_the_last_one() -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import resource
 import shutil
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import httpx
 import numpy as np
 import pytest
 
-from models.bundle import Bundle, load
+from models.bundle import CARD, Bundle, load, save
 from models.catalogue import Catalogue, create, remove
 from models.edits import Entry
 from models.embed import open_reader
@@ -96,7 +97,7 @@ async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settin
 
 @pytest.fixture
 async def shop(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Shop]:
-    create(tmp_path / "shelf" / "catalogues" / "books", bundle.digest, WIDTH)
+    create(tmp_path / "shelf" / "catalogues" / "books", bundle.model, WIDTH)
     async with serving(bundle, tmp_path / "shelf", metrics) as running:
         yield running
 
@@ -115,7 +116,7 @@ async def test_items_are_added_changed_and_removed_in_the_order_they_came(shop: 
             {"item_id": "1", "outcome": "added", "truncated": False},
             {"item_id": "茶", "outcome": "added", "truncated": False},
         ],
-        "catalogue": {"name": "books", "count": 2, "version": 1, "digest": bundle.digest},
+        "catalogue": {"name": "books", "count": 2, "version": 1, "digest": bundle.model},
     }
     assert timings["infer"] > 0
     changed = [{"item_id": "茶", "text": "手机质量", "attributes": {"price": 4, "none": None}}, ITEM]
@@ -280,13 +281,13 @@ async def test_writers_that_never_end_are_a_problem_that_passes(shop: Shop, monk
 
 async def test_catalogues_are_listed_with_what_is_wrong_with_them(shop: Shop, bundle: Bundle) -> None:
     create(shop.folder / "old", "b" * 64, WIDTH)
-    create(shop.folder / "broken", bundle.digest, WIDTH)
+    create(shop.folder / "broken", bundle.model, WIDTH)
     (shop.folder / "broken" / "items.sqlite").write_bytes(b"no database" * 1000)
     answer = await shop.client.get("/v1/catalogues")
     CatalogueList.model_validate_json(answer.content)
     found = {one["name"]: one for one in answer.json()["catalogues"]}
     assert sorted(found) == sorted(["books", "broken", "old", CATALOGUE])
-    assert found["books"] == {"name": "books", "count": 0, "version": 0, "digest": bundle.digest}
+    assert found["books"] == {"name": "books", "count": 0, "version": 0, "digest": bundle.model}
     assert found[CATALOGUE]["count"] == len(CATALOGUE_ITEMS)
     assert (found["old"]["error"]["code"], found["broken"]["error"]["code"]) == (
         "catalogue_outdated",
@@ -306,12 +307,12 @@ async def test_another_models_catalogue_is_refused_with_the_command_and_the_othe
         assert answer.json()["detail"].endswith("heed catalogue rebuild old.")
     assert await shop.outcomes("books", [ITEM]) == ["added"]
     with closing(Catalogue(shop.folder / "old")) as elsewhere:
-        elsewhere.renew(bundle.digest, WIDTH, {"1": ("abc", np.zeros(WIDTH, np.float32))})
+        elsewhere.renew(bundle.model, WIDTH, {"1": ("abc", np.zeros(WIDTH, np.float32))})
     assert await shop.outcomes("old", [ITEM]) == ["unchanged"]
 
 
 async def test_what_is_broken_is_tried_again_when_it_has_changed(shop: Shop, bundle: Bundle) -> None:
-    create(shop.folder / "broken", bundle.digest, WIDTH)
+    create(shop.folder / "broken", bundle.model, WIDTH)
     file = shop.folder / "broken" / "items.sqlite"
     whole = file.read_bytes()
     file.write_bytes(b"no database" * 1000)
@@ -327,15 +328,15 @@ async def test_what_is_broken_is_tried_again_when_it_has_changed(shop: Shop, bun
 async def test_what_others_do_is_seen_by_the_next_request(shop: Shop, bundle: Bundle) -> None:
     vectors = {"1": np.ones(WIDTH, np.float32)}
     with closing(Catalogue(shop.folder / "books")) as elsewhere:
-        elsewhere.edit(bundle.digest, [Entry("1", "abc")], vectors)
+        elsewhere.edit(bundle.model, [Entry("1", "abc")], vectors)
         assert await shop.texts("books") == {"1": "abc"}
-        elsewhere.edit(bundle.digest, [], {}, ["1"])
+        elsewhere.edit(bundle.model, [], {}, ["1"])
         assert await shop.texts("books") == {}
-    create(shop.folder / "later", bundle.digest, WIDTH, [Entry("1", "later")], vectors)
+    create(shop.folder / "later", bundle.model, WIDTH, [Entry("1", "later")], vectors)
     assert await shop.texts("later") == {"1": "later"}
     remove(shop.folder / "later")
     assert_problem(await shop.client.get("/v1/catalogues/later"), 404, "not_found")
-    create(shop.folder / "later", bundle.digest, WIDTH, [Entry("1", "again")], vectors)
+    create(shop.folder / "later", bundle.model, WIDTH, [Entry("1", "again")], vectors)
     assert await shop.texts("later") == {"1": "again"}
 
 
@@ -343,7 +344,7 @@ async def test_a_request_that_is_given_up_leaves_nothing_stale(shop: Shop, bundl
     """The thread that reads the newest state goes on without its caller, and the next one must not miss it."""
     with closing(Catalogue(shop.folder / "books")) as elsewhere:
         for number in range(20):
-            elsewhere.edit(bundle.digest, [Entry(str(number), "abc")], {str(number): np.ones(WIDTH, np.float32)})
+            elsewhere.edit(bundle.model, [Entry(str(number), "abc")], {str(number): np.ones(WIDTH, np.float32)})
             given_up = asyncio.ensure_future(shop.catalogues.current("books"))
             await asyncio.sleep(0)
             given_up.cancel()
@@ -376,11 +377,11 @@ async def test_the_models_own_catalogue_is_there_and_edits_of_it_stay(
 
 @pytest.fixture(scope="module")
 def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The same model under another digest."""
+    """Another model, by its digest: it reads less of a text."""
     folder = tmp_path_factory.mktemp("successor")
     shutil.copytree(bundle.path, folder / "recommend")
     manifest = folder / "recommend" / "bundle.json"
-    manifest.write_text(manifest.read_text().replace('"0.0.1"', '"0.0.2"'))
+    manifest.write_text(re.sub(r'"max_tokens": \d+', '"max_tokens": 9', manifest.read_text()))
     return load(folder / "recommend")
 
 
@@ -396,7 +397,21 @@ async def test_a_new_model_brings_its_catalogue_unless_the_old_one_was_edited(
         if edited:
             assert_problem(answer, 409, "catalogue_outdated")
         else:
-            assert answer.json()["digest"] == successor.digest
+            assert answer.json()["digest"] == successor.model
+
+
+async def test_a_bundle_that_only_says_more_of_its_model_keeps_edited_catalogues(
+    bundle: Bundle, tmp_path: Path, metrics: Metrics
+) -> None:
+    shutil.copytree(bundle.path, tmp_path / "recommend")
+    (tmp_path / "recommend" / CARD).write_text("Measured again.\n", encoding="utf-8")
+    told = save(tmp_path / "recommend", replace(bundle, version="0.0.2"))
+    assert told.digest != bundle.digest
+    async with serving(bundle, tmp_path, metrics) as shop:
+        await shop.outcomes(CATALOGUE, [ITEM])
+        before = await shop.texts(CATALOGUE)
+    async with serving(told, tmp_path, metrics) as shop:
+        assert await shop.texts(CATALOGUE) == before
 
 
 async def test_replicas_that_start_together_place_it_once(

@@ -59,4 +59,4 @@ def place_large(folder: Path, bundle: Bundle, width: int) -> None:
     vectors = np.concatenate(
         [rng.normal(size=(_CHUNK, width)).astype(np.float32) for _ in range(LARGE_ITEMS // _CHUNK)]
     )
-    create(folder / LARGE, bundle.digest, width, entries, dict(zip(names, vectors, strict=True)))
+    create(folder / LARGE, bundle.model, width, entries, dict(zip(names, vectors, strict=True)))
