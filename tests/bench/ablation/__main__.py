@@ -1,8 +1,9 @@
-"""What each lever is worth: Heed as it is, and with exactly one of them off, in turn on the same machine and texts.
+"""What each lever is worth: Heed as it is beside Heed with exactly one of them off, on the same machine and texts.
 
-Run with `make bench-ablation DATA=folder`; the folder holds data sets as for `heed evaluate`. Writes the report after
-every round, so an interrupted run leaves those that it finished. A lever is refused, and not measured under a wrong
-name, when a replica of the server was not changed.
+Run with `make bench-ablation DATA=folder`; the folder holds data sets as for `heed evaluate`. For each lever both
+servers are up at once and are asked in turn, so that a machine whose speed changes by the minute changes it for both.
+Writes the report after every lever, so an interrupted run leaves those that it finished. A lever is refused, and not
+measured under a wrong name, when a replica of the server was not changed.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
 from http.client import HTTPException
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from subprocess import SubprocessError
+from typing import TypeVar
 
 import psutil
 
@@ -33,14 +37,16 @@ from tests.bench.serve.load import MISSING, LoadError, wrk_version
 from tests.bench.serve.report import About, line
 from tests.bench.serve.tree import NotStartedError, adopt_orphans
 from tests.bench.serve.turn import CHECKED, Measurement, Questions, Turn
-from tests.bench.serve.workloads import WORKLOADS, chosen
+from tests.bench.serve.workloads import WORKLOADS, Workload, chosen
 from tests.cluster.running import command_of, free_port
 
 _TEXTS = 512
 _FAILURES = (NotStartedError, LoadError, OSError, ValueError, HTTPException, SubprocessError)
 _CORES = len(os.sched_getaffinity(0))
-_WORKLOADS = ("short-1", "short-64", "mixed-64", "batch-32")
+_WORKLOADS = ("short-1", "short-64", "mixed-64")
 _BACKLOG_S = 2.0  # of the last workload, before idling is measured
+
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,6 @@ def main() -> None:
         given.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise SystemExit(f"bench-ablation: {error}") from None
-    adopt_orphans()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a turn that is cut off still ends its processes
     _run(given, bundle, Questions(sets, answers.expected(bundle, sets["short"].texts[:CHECKED])))
 
@@ -76,47 +81,103 @@ def _run(given: argparse.Namespace, bundle: Bundle, questions: Questions) -> Non
         versions=versions.found(list(bases.values()), Path()),
         failures=found.failures,
     )
-    for number in range(1, given.rounds + 1):
-        turns: list[Contender | Lever] = [*bases.values(), *levers]
-        # Forth and back, so that a machine that grows faster or slower does not favour the same ones every time.
-        for one in turns if number % 2 else reversed(turns):
-            _take(one, number, given, questions, found)
+    for place, lever in enumerate(levers):
+        try:
+            _compare(lever, place * given.rounds, given, questions, found)
+        except _FAILURES as error:
+            found.failures.append(f"without {lever.title}: {error}")
+            print(f"{lever.name}: {error}", flush=True)
         raw = {"measurements": [asdict(one) for one in found.measurements], "idle_cores": found.idle}
         (given.out / "measurements.json").write_text(json.dumps(raw, indent=1))
-        written = report.markdown(about, levers, found.measurements, found.idle)
+        written = report.markdown(about, levers, given.rounds, found.measurements, found.idle)
         (given.out / "report.md").write_text(written, encoding="utf-8")
     print(f"Wrote {given.out / 'report.md'}")
 
 
-def _take(one: Contender | Lever, number: int, given: argparse.Namespace, questions: Questions, found: Found) -> None:
-    """One turn, with its failure if it has one."""
+def _compare(lever: Lever, before: int, given: argparse.Namespace, questions: Questions, found: Found) -> None:
+    """Both servers' measurements, in rounds numbered from `before` on; raises _FAILURES."""
+    workloads = [one for _ in range(given.rounds) for one in chosen(given.workloads, of_peer=False)]
     with tempfile.TemporaryDirectory() as folder:
         marks = Path(folder)
-        contender = one.without(marks) if isinstance(one, Lever) else one
-        machine = Machine(given.bundle, Path(), free_port(), _CORES)
-        turn = Turn(contender, machine, questions, given.seconds, number)
-        try:
-            for measurement in _measured(turn, one, given, marks, found):
-                found.measurements.append(measurement)
-                print(line(measurement), flush=True)
-        except _FAILURES as error:
-            found.failures.append(f"{contender.title}, round {number}: {error}")
-            print(f"{number} {contender.name}: {error}", flush=True)
+        with (
+            _side(lever.of, None, marks, workloads, given, questions) as on,
+            _side(lever.without(marks), lever, marks, workloads, given, questions) as off,
+        ):
+            for place in range(len(workloads)):
+                number = before + 1 + place * given.rounds // len(workloads)
+                # Forth and back, so that a machine that grows faster or slower does not favour the same one every time.
+                for side in (on, off) if number % 2 else (off, on):
+                    measurement = replace(side.next(), round=number)
+                    found.measurements.append(measurement)
+                    print(line(measurement), flush=True)
+            for contender, side in ((lever.of.name, on), (lever.name, off)):
+                found.idle[contender].append(side.idle_cores())
 
 
-def _measured(
-    turn: Turn, one: Contender | Lever, given: argparse.Namespace, marks: Path, found: Found
-) -> Iterator[Measurement]:
-    """The turn's measurements; the server is up until the last was taken, and is looked at meanwhile."""
-    workloads = chosen(given.workloads, of_peer=False)
-    log = given.out / f"{turn.contender.name}-{turn.round}.log"
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A server, and the process above it that measures when it is told to."""
+
+    told: Connection
+
+    def next(self) -> Measurement:
+        """Of the next workload; raises NotStartedError with what went wrong there."""
+        return self._asked(Measurement)
+
+    def idle_cores(self) -> float:
+        """Once all workloads are through."""
+        return self._asked(float)
+
+    def _asked(self, kind: type[Answer]) -> Answer:
+        self.told.send(True)
+        answer = self.told.recv()
+        if not isinstance(answer, kind):
+            raise NotStartedError(str(answer))
+        return answer
+
+
+@contextmanager
+def _side(
+    contender: Contender,
+    lever: Lever | None,
+    marks: Path,
+    workloads: Sequence[Workload],
+    given: argparse.Namespace,
+    questions: Questions,
+) -> Iterator[Side]:
+    turn = Turn(contender, Machine(given.bundle, Path(), free_port(), _CORES), questions, given.seconds, 0)
+    ours, theirs = Pipe()
+    log = given.out / f"{lever.name if lever else contender.name}.log"
+    # Forked: whatever runs below it is its own server's, and what it needs is there already.
+    process = get_context("fork").Process(target=_measure, args=(theirs, turn, lever, marks, workloads, log))
+    process.start()
+    theirs.close()
+    try:
+        yield Side(ours)
+    finally:
+        with suppress(OSError):  # it may have ended
+            ours.send(False)
+        process.join()
+
+
+def _measure(
+    told: Connection, turn: Turn, lever: Lever | None, marks: Path, workloads: Sequence[Workload], log: Path
+) -> None:
+    """One workload each time that True is received, then what the server uses when idle; it ends with False."""
+    adopt_orphans()
     with closing(turn.serve(workloads, log)) as measurements:
-        for _ in workloads:
-            measurement = next(measurements)
-            if isinstance(one, Lever):
-                refuse_unpatched(one, marks, replicas())
-            yield measurement
-        found.idle[turn.contender.name].append(_idle_cores(given.seconds))
+        try:
+            for _ in workloads:
+                if not told.recv():
+                    return
+                measurement = next(measurements)
+                if lever is not None:
+                    refuse_unpatched(lever, marks, replicas())
+                told.send(measurement)
+            while told.recv():
+                told.send(_idle_cores(turn.seconds))
+        except _FAILURES as error:
+            told.send(str(error))
 
 
 def replicas() -> list[int]:
@@ -158,8 +219,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder for each data set")
     parser.add_argument("--bundle", type=Path, default=SHIPPED, help="folder of the model")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-ablation"), help="folder of the report")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="for each workload")
+    parser.add_argument("--rounds", type=int, default=6, help="of each lever")
+    parser.add_argument("--seconds", type=int, default=3, help="for each workload")
     parser.add_argument("--levers", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument(
         "--workloads", nargs="+", choices=asked, default=_WORKLOADS, metavar="NAME", help=", ".join(asked)

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from statistics import median
 
+import numpy as np
+
 from tests.bench.ablation.levers import Lever
 from tests.bench.serve.contenders import Contender
 from tests.bench.serve.figures import Round
@@ -19,16 +21,18 @@ Idle = Mapping[str, Sequence[float]]
 """By contender, one a turn: cores that all its processes used while nothing was asked."""
 
 
-def markdown(about: About, levers: Sequence[Lever], measurements: Sequence[Measurement], idle: Idle) -> str:
+def markdown(
+    about: About, levers: Sequence[Lever], rounds: int, measurements: Sequence[Measurement], idle: Idle
+) -> str:
     measured = [workload for workload in WORKLOADS if any(one.workload == workload.name for one in measurements)]
     return "\n".join(
         [
             f"# What each lever is worth, {date.today().isoformat()}",
             "",
-            f"`make bench-ablation`: {about.model}; {machine()}. Medians of {len(_rounds(measurements))} interleaved "
-            f"rounds, {about.seconds:g} s a workload. A rate is a share of that with all levers on in the same round, "
-            "lowest and highest of the rounds in brackets: below 1, the lever gains. What is no further from 1 than "
-            "the rounds are from each other is not told from noise.",
+            f"`make bench-ablation`: {about.model}; {machine()}. For each lever the server with it and the one without "
+            f"are up at once and are asked in turn, {rounds} times {about.seconds:g} s a workload. A rate is a share "
+            "of that with all levers on in the same round, the median, and the middle half of the rounds in brackets: "
+            "below 1, the lever gains. Where the brackets reach over 1 it is not told from noise.",
             "",
             *(f"- {text}" for text in about.texts),
             *(f"- {name}: {versions}" for name, versions in about.versions.items()),
@@ -113,7 +117,8 @@ def _named(lever: Lever) -> Contender:
 def _range(shares: Sequence[float]) -> str:
     if not shares:
         return "–"
-    return f"{median(shares):.2f} ({min(shares):.2f}–{max(shares):.2f})"
+    low, high = np.quantile(shares, (0.25, 0.75))
+    return f"{median(shares):.2f} ({low:.2f}–{high:.2f})"
 
 
 def _number(value: float, digits: int) -> str:
