@@ -151,9 +151,8 @@ def test_a_card_tells_of_explanations_and_the_bundle_stays_whole(
 ) -> None:
     folder = tmp_path / "out"
     explainer = explainer_of(bundle)
-    write_faithfulness(
-        list(measure(explainer, texts(explainer, data, [Dataset("news", "en", LABELS, "MIT")]), rows=2)), folder
-    )
+    asked = texts(explainer, data, [Dataset("news", "en", LABELS, "MIT")])
+    write_faithfulness(list(measure(explainer, asked, rows=2)), "words", folder)
     write_stability(measured, folder)
     own = load(tiny_bundle(tmp_path))
     once = record(own, "sentiment", 2, folder)

@@ -50,6 +50,7 @@ def bundle(folder: Path) -> Bundle:
         metrics=(Metric("headlines", "en", "macro_f1", 0.9, "heed evaluate"),),
         digest="f" * 64,
         encoder="e" * 64,
+        model="d" * 64,
     )
 
 

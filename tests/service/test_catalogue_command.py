@@ -42,11 +42,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Another model, by its digest: it reads less of a text."""
+    """Another model, by its digest: it reads one token less."""
     folder = tmp_path_factory.mktemp("successor")
     shutil.copytree(bundle.path, folder / "recommend")
     manifest = folder / "recommend" / "bundle.json"
-    manifest.write_text(re.sub(r'"max_tokens": \d+', '"max_tokens": 9', manifest.read_text()))
+    fewer = f'"max_tokens": {bundle.max_tokens - 1}'
+    manifest.write_text(re.sub(r'"max_tokens": \d+', fewer, manifest.read_text()))
     return load(folder / "recommend")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pytest
 from models.bundle import Bundle, load
 from models.embed import open_reader
 from models.heads import save_head
-from models.replies import ReplySet, save_replies
+from models.replies import Ranker, ReplySet, save_replies
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
 from service.cache import Cache
@@ -189,6 +190,24 @@ async def test_candidates_are_ranked(intents: Intents) -> None:
     for threshold, none_good in ((0, False), (1, True)):
         again = await intents.replies(turns=[turn(CUSTOMER, "hello")], candidates=candidates, threshold=threshold)
         assert again.json()["no_good_reply"] is none_good
+
+
+async def test_many_replies_are_scored_beside_the_event_loop_and_alike(
+    intents: Intents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {"turns": [turn(CUSTOMER, "hello")], "candidates": ["good bye", "hello there", "what"]}
+    inline = (await intents.replies(**asked)).json()["results"]
+    scoring: list[str] = []
+    scores = Ranker.scores
+
+    def watched(self: Ranker, *given: Any) -> Any:
+        scoring.append(threading.current_thread().name)
+        return scores(self, *given)
+
+    monkeypatch.setattr(Ranker, "scores", watched)
+    monkeypatch.setattr("service.intent._INLINE_REPLIES", 2)
+    assert (await intents.replies(**asked)).json()["results"] == inline
+    assert scoring != [threading.main_thread().name]
 
 
 async def test_a_reply_set_answers_as_its_replies_sent_along_do(intents: Intents) -> None:

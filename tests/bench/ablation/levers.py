@@ -49,6 +49,7 @@ class Lever:
 
 
 LEVERS = (
+    Lever("nothing", "nothing", "a second server like the first: what two of them differ by is no lever's"),
     Lever("haproxy", "the HAProxy ingress", "Serve's own proxy, and from it a hop to the replica for each request"),
     Lever("throughput", "Serve's throughput-optimised mode", "Serve's defaults, behind HAProxy all the same"),
     Lever(
