@@ -17,7 +17,7 @@ from models.bundle import SHIPPED_INTENT, Bundle, load
 from models.embed import open_reader
 from models.explain import METHODS
 from models.heads import judge
-from models.offered import OFFERED
+from models.offered import OFFERED, Explained
 from models.replies import ReplySet, save_replies
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Batch, Tokenizer, Turn
@@ -187,7 +187,7 @@ async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains,
 
 @pytest.mark.parametrize("task", ["intent", "replies"])
 async def test_a_method_that_was_measured_not_to_be_worth_it_is_refused_naming_the_others(
-    explains: Explains, task: str
+    explains: Explains, task: Explained
 ) -> None:
     for method in set(METHODS) - {*OFFERED[task], "attention"}:
         answer = await asked(explains, task, method)

@@ -51,7 +51,7 @@ def folder(bundle: Bundle, tmp_path: Path) -> Path:
         vectors = 2 * np.eye(20, WIDTH)[clusters] + 0.1 * rng.normal(size=(items, WIDTH))
         entries = [Entry(f"i{number}", f"text {number}", {"even": number % 2 == 0}) for number in range(items)]
         rows = dict(zip((one.item_id for one in entries), vectors.astype(np.float32), strict=True))
-        create(tmp_path / "catalogues" / name, bundle.digest, WIDTH, entries, rows)
+        create(tmp_path / "catalogues" / name, bundle.model, WIDTH, entries, rows)
     return tmp_path
 
 
