@@ -10,7 +10,6 @@ from string import Template
 
 from models.bundle import Manifest
 from models.evaluate_recommend import COMMAND, MeasuredRecommender, recommend_table
-from models.neighbours import NEIGHBOURS
 from models.train_recommend import RecommendRun
 
 TEXT = Template("""\
@@ -76,7 +75,7 @@ def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str]
         base_digest=manifest.base_digest,
         id_dropout=f"{histories.id_dropout:.0%}",
         seed=histories.seed,
-        neighbours=NEIGHBOURS,
+        neighbours=histories.neighbours.kept,
         figures=recommend_table(measured),
         command=COMMAND.format(name=manifest.name),
         drift="\n\n".join(drift),

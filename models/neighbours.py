@@ -1,43 +1,124 @@
-"""Which items are taken by the same users: each item's weights for others, in closed form (EASE, Steck 2019, eq. 8).
+"""What items say of each other: each item's weights for others, in closed form.
 
-B = -P / diag(P) off the diagonal, with P the inverse of XᵀX + ridge · I and X (users, items) who took what: the linear
-model without an item's weight for itself that best tells a user's items from the user's others. Attention over events
-learns from what came next; this learns from all pairs of a user's items at once, and knows best what is new to a user.
+B = P T - P diag(m), with P the inverse of XᵀX + ridge · I, T = XᵀY, and m such that no item speaks for itself: the
+linear model that best tells Y from X. Each user is a row of both, with a one for each of their items (EASE, Steck 2019,
+eq. 8), and each of their events a row of X with what came up to it and of Y with what came after it, fading with
+distance (SLIT, Choi et al. 2021); `after` says how much the second kind counts beside the first. Attention over
+events learns from what came next; this learns from all pairs of a user's items at once, and knows best what is new to a
+user. Knows numpy alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import pairwise
+from math import exp, inf
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
 
-from models.histories import Interactions, Items
-
-NEIGHBOURS = 32
-"""Kept of an item's weights, the largest in amount; all of them are no better on Online Retail."""
+from models.histories import Items, Trail
 
 
-def neighbours_of(interactions: Interactions, ridge: float) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """Numbers of the items for which each item speaks most, or against which, and its weights; (items, NEIGHBOURS)."""
-    weights = item_weights(
-        [np.unique(trail.items) for trail in interactions.users.values()], len(interactions.ids), ridge
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NeighbourSchedule:
+    """`models/configs/recommend.toml` explains each field."""
+
+    weight: float
+    ridge: float
+    kept: int
+    after: float = 0.0
+    past: float = inf
+    ahead: float = inf
+    asked: float = inf
+
+    @property
+    def fade(self) -> float:
+        """What an item of a history counts less for every event that came after it, as a factor."""
+        return exp(-1 / self.asked)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """`numbers` (items, kept) are those that an item says most of, for or against, `weights` what it says.
+
+    An item of a history counts by its newest event, `fade` times less for every event after that.
+    """
+
+    numbers: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    fade: float
+
+    def say(self, own: Items, liked: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """What liked events with the items `own` (events,), -1 for unknown ones, say of each item (items + 1,).
+
+        Nothing, 0, of those among `own`, and of number -1, the last.
+        """
+        rows, after = np.unique(own[liked][::-1], return_index=True)
+        rows, after = rows[rows >= 0], after[rows >= 0]
+        spoken = self.weights[rows] * (self.fade**after)[:, None]
+        said = np.bincount(self.numbers[rows].ravel(), spoken.ravel(), len(self.weights) + 1)
+        said[own] = 0
+        return said.astype(np.float32)
+
+    def parts(self, own: Items, liked: NDArray[np.bool_], candidates: Items) -> NDArray[np.float32]:
+        """The part of each event in what is said of each candidate, (candidates, events); an item's events share."""
+        counted = liked & (own >= 0)
+        after = np.cumsum(liked[::-1])[::-1] - liked
+        _, item = np.unique(own, return_inverse=True)
+        newest = np.zeros(item.max(initial=-1) + 1)
+        np.maximum.at(newest, item, counted * self.fade**after)
+        shares = counted * (newest / np.maximum(np.bincount(item, counted), 1))[item]
+        same = self.numbers[own][None] == candidates[:, None, None]
+        said = (same * self.weights[own]).sum(axis=-1) * shares
+        said[np.isin(candidates, own)] = 0
+        found: NDArray[np.float32] = said.astype(np.float32)
+        return found
+
+
+def neighbours_of(trails: Collection[Trail], items: int, schedule: NeighbourSchedule) -> Neighbours:
+    """The largest weights of each item in amount, times the schedule's weight."""
+    weights = item_weights(trails, items, schedule) * schedule.weight
+    kept = np.argsort(-np.abs(weights), axis=1)[:, : schedule.kept]
+    return Neighbours(
+        kept.astype(np.int32), np.take_along_axis(weights, kept, axis=1).astype(np.float32), schedule.fade
     )
-    kept = np.argsort(-np.abs(weights), axis=1)[:, :NEIGHBOURS]
-    return kept.astype(np.int32), np.take_along_axis(weights, kept, axis=1).astype(np.float32)
 
 
-def item_weights(owned: Sequence[Items], items: int, ridge: float) -> NDArray[np.float64]:
-    """B (items, items), by the distinct items of each user."""
-    taken = having(owned, items)
-    inverse = np.linalg.inv((taken.T @ taken).toarray() + ridge * np.eye(items))
-    weights: NDArray[np.float64] = -inverse / np.diag(inverse)
+def item_weights(trails: Collection[Trail], items: int, schedule: NeighbourSchedule) -> NDArray[np.float64]:
+    """B (items, items)."""
+    gram, told = schedule.ridge * np.eye(items), np.zeros((items, items))
+    for trail in trails:
+        own, places = np.unique(trail.items, return_inverse=True)
+        block = np.ix_(own, own)
+        gram[block] += 1 - schedule.after
+        told[block] += 1 - schedule.after
+        if schedule.after and len(places) > 1:
+            before, coming = around(places, len(own), schedule.past, schedule.ahead)
+            gram[block] += schedule.after * (before.T @ before)
+            told[block] += schedule.after * (before.T @ coming)
+    inverse = np.linalg.inv(gram)
+    weights: NDArray[np.float64] = inverse @ told
+    weights -= inverse * (np.diag(weights) / np.diag(inverse))
     np.fill_diagonal(weights, 0)
     return weights
 
 
-def having(owned: Sequence[Items], items: int) -> csr_matrix:
-    """(users, items): 1 for the distinct items of each user."""
-    rows = np.repeat(np.arange(len(owned)), [len(own) for own in owned])
-    return csr_matrix((np.ones(len(rows)), (rows, np.concatenate(owned))), (len(owned), items))
+def around(events: Items, items: int, past: float, ahead: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """What came up to each event but the last, and what came after it, both (events - 1, items).
+
+    An event counts exp(-1 / `past`) for each one after it, and what comes exp(-1 / `ahead`) for each one before it, of
+    1 in all.
+    """
+    before, coming = faded(events, items, past)[:-1], faded(events[::-1], items, ahead)[::-1][1:]
+    return before, coming / coming.sum(axis=1, keepdims=True)
+
+
+def faded(events: Items, items: int, scale: float) -> NDArray[np.float64]:
+    """(events, items): after each event, what came up to it, each less by exp(-1 / scale) for every one after it."""
+    found = np.zeros((len(events), items))
+    found[np.arange(len(events)), events] = 1
+    for earlier, later in pairwise(found):
+        later += earlier * exp(-1 / scale)
+    return found

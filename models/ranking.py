@@ -20,6 +20,7 @@ from scipy.special import erf, expit
 
 from models.bundle import Bundle, BundleError
 from models.edits import Entry
+from models.neighbours import Neighbours
 from models.preselection import preselected
 from models.vector_index import VectorIndex
 
@@ -122,7 +123,8 @@ class Recommender:
         self._layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         self._heads = len(weights["reader.bias"])
         self._eyes = len(weights["eyes"])
-        self._neighbours, self._nearness = weights["neighbours"], weights["nearness"]
+        fade = float(weights["fade"][0]) if "fade" in weights else 1.0  # bundles up to 1.1.0 know none
+        self.neighbours = Neighbours(weights["neighbours"], weights["nearness"], fade)
         self._numbered: tuple[Sequence[str | None], NDArray[np.int64]] = ((), np.zeros(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
         for number in range(self._layers):  # one product for all three
@@ -182,7 +184,7 @@ class Recommender:
         taste, states = self._read(history.where(liked))
         near = None
         if trained is not None and history.trained is not None:
-            near = self._near(history.trained, liked)[trained]
+            near = self.neighbours.say(history.trained, liked)[trained]
         wanted = max(RANKED, 4 * top_k)
         rows = None if index is None else index.nearest(taste, vectors, wanted, allowed)
         if rows is not None:
@@ -208,7 +210,7 @@ class Recommender:
         for look in looks:
             weights[:, look.events] = look.weights(best)
         if trained is not None and history.trained is not None:
-            said = self._said(history.trained, liked, trained[chosen[best]])
+            said = self.neighbours.parts(history.trained, liked, trained[chosen[best]])
             heard = np.abs(found[best] - scores[chosen[best]])[:, None]
             weights = (weights * heard + said) / np.maximum(heard + np.abs(said).sum(axis=1, keepdims=True), 1e-9)
         return Ranked(chosen[best] if rows is None else rows[chosen[best]], self._calibrated(found[best]), weights)
@@ -233,30 +235,13 @@ class Recommender:
         taste, states = self._read(history.where(liked))
         found = vectors @ taste
         if trained is not None and history.trained is not None:
-            found += self._near(history.trained, liked)[trained]
+            found += self.neighbours.say(history.trained, liked)[trained]
         return self._calibrated(
             found + sum(look.added for look in self._attended(states, history, liked, vectors, items))
         )
 
     def _calibrated(self, found: Array) -> Array:
         return np.asarray(expit(self._slope * found + self._offset), np.float32)
-
-    def _near(self, own: NDArray[np.int64], liked: NDArray[np.bool_]) -> Array:
-        """What distinct liked items say of each trained item that is not among `own`, and 0 for number -1."""
-        rows = np.unique(own[liked & (own >= 0)])
-        said = np.bincount(self._neighbours[rows].ravel(), self._nearness[rows].ravel(), len(self._nearness) + 1)
-        said[own] = 0
-        return said.astype(np.float32)
-
-    def _said(self, own: NDArray[np.int64], liked: NDArray[np.bool_], candidates: NDArray[np.int64]) -> Array:
-        """The part of each event in `_near`, (candidates, events); events with the same item share theirs."""
-        _, place, counts = np.unique(own, return_inverse=True, return_counts=True)
-        counted = (own >= 0) & liked
-        same = self._neighbours[own][None] == candidates[:, None, None]
-        said = (same * self._nearness[own]).sum(axis=-1) * counted / counts[place]
-        said[np.isin(candidates, own)] = 0
-        found: Array = said.astype(np.float32)
-        return found
 
     def _read(self, history: History) -> tuple[Array, Array]:
         """The taste (width,) and the events' states (events, width)."""

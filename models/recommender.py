@@ -2,11 +2,11 @@
 
 score(c) = u·v_c + Σ_h w_h log(1 + Σ_t exp e_h(c, t)) + o log(1 + n_c) + Σ_i B_ic: the taste u is read from all of the
 history, each head of the candidate's own attention adds what the events that concern it say, and n_c of them are of the
-item itself; of one that is new to the user, B tells which of their items i are its neighbours (`models.neighbours`).
-Log-sum-exp is the potential whose gradient is softmax attention with an empty slot (Ramsauer et al. 2021), so that
-three purchases weigh more than one, a history without anything alike adds nothing, and the attention weights say by how
-much the score falls without an event. `models.ranking` computes the same without torch. Knows torch, no
-files and no data.
+item itself; of one that is new to the user, B tells which of their items i are its neighbours (`models.neighbours`), of
+which older ones may count less. Log-sum-exp is the potential whose gradient is softmax attention with an empty slot
+(Ramsauer et al. 2021), so that three purchases weigh more than one, a history without anything alike adds nothing, and
+the attention weights say by how much the score falls without an event. `models.ranking` computes the same without
+torch. Knows torch, no files and no data.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
 from models.attention import SelfAttention
+from models.neighbours import Neighbours
 from models.ranking import AGES, KINDS, PLACES, SCALE
 
 NEVER = -1e4
@@ -102,13 +103,14 @@ class HistoryNetwork(nn.Module):
 
     `known` (items,) is 0 for an item whose id says nothing, because nobody had anything to do with it in training.
     `often` (1,) is the weight of how often an item was taken, and `neighbours` and `nearness` (items, any number) what
-    an item says of others: both come to the network when it is trained.
+    an item says of others, times `fade` (1,) for every event after it: they come to the network, and are not learned.
     """
 
     known: Tensor
     often: Tensor
     neighbours: Tensor
     nearness: Tensor
+    fade: Tensor
 
     def __init__(self, shape: Shape, items: int, dropout: float = 0.2) -> None:
         super().__init__()
@@ -130,6 +132,7 @@ class HistoryNetwork(nn.Module):
         self.register_buffer("often", torch.zeros(1))
         self.register_buffer("neighbours", torch.zeros(items, 0, dtype=torch.int32))
         self.register_buffer("nearness", torch.zeros(items, 0))
+        self.register_buffer("fade", torch.ones(1))
         self.dropout = nn.Dropout(dropout)
         for table in (self.ids, self.kinds, self.ages, self.places):
             nn.init.normal_(table.weight, std=0.02)
@@ -143,7 +146,11 @@ class HistoryNetwork(nn.Module):
         """Scores (batch, items) of all items; vectors (items, width) are theirs."""
         taste, states = self.read(histories, vectors)
         scores = taste @ vectors.T + self.attended(histories, states, vectors)
-        return scores + self.near(histories.items) if self.nearness.shape[1] else scores
+        return scores + near(histories.items, between(self.neighbours, self.nearness), self.fade) if self.nearness.shape[1] else scores
+
+    def hear(self, neighbours: Neighbours) -> None:
+        self.neighbours, self.nearness = torch.from_numpy(neighbours.numbers), torch.from_numpy(neighbours.weights)
+        self.fade.fill_(neighbours.fade)
 
     def read(self, histories: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The taste (batch, width) and the events' states (batch, events, inner)."""
@@ -174,11 +181,23 @@ class HistoryNetwork(nn.Module):
             added = added + self.eyes[eye] * heard
         return added + self.often * times_taken(histories.items, len(vectors)).log1p()
 
-    def near(self, items: Tensor) -> Tensor:
-        """What the distinct ones of `items` (batch, events) say of those that are not among them, (batch, items)."""
-        owned = (times_taken(items, len(self.nearness)) > 0).to(self.nearness.dtype)
-        between = self.nearness.new_zeros(2 * (len(self.nearness),))
-        return (owned @ between.scatter_(1, self.neighbours.long(), self.nearness)) * (1 - owned)
+
+def between(numbers: Tensor, weights: Tensor) -> Tensor:
+    """What each item says of each, (items, items), of what is kept as in `Neighbours`."""
+    return weights.new_zeros(2 * (len(weights),)).scatter_(1, numbers.long(), weights)
+
+
+def near(items: Tensor, between: Tensor, fade: Tensor) -> Tensor:
+    """What distinct ones of `items` (batch, events) say of those that are not among them, (batch, items).
+
+    `between` (items, items) is what each says of each; an item counts by its newest event, `fade` (1,) times less for
+    every event after that.
+    """
+    mask = items >= 0
+    after = mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)
+    newest = between.new_zeros(len(items), len(between) + 1)
+    newest.scatter_reduce_(1, items.where(mask, len(between)), fade**after, "amax")
+    return (newest[:, :-1] @ between) * (times_taken(items, len(between)) == 0)
 
 
 def times_taken(items: Tensor, of: int) -> Tensor:

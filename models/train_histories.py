@@ -2,8 +2,10 @@
 
 An example is a user's events up to a basket, and the basket. Halves of single baskets, each to be told from the
 other, are more of them. Id-vectors are dropped at random, so that the network also scores an item that it knows by its
-text alone. How much it counts how often an item was taken is chosen afterwards: learned with the rest, it is too little
-for the first ten, because the loss is that of whole baskets. Knows torch; nothing of bundles.
+text alone. How much it counts how often an item was taken is chosen, not learned: learned with the rest, it is too little
+for the first ten, because the loss is that of whole baskets. That and what neighbours say are added after training, or,
+with `residual`, stand in the scores from the first step, so that the network learns what they leave to be told.
+Knows torch; nothing of bundles.
 """
 
 from __future__ import annotations
@@ -17,13 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.histories import Interactions, Split, Trail
-from models.neighbours import neighbours_of
+from models.neighbours import NeighbourSchedule, neighbours_of
 from models.ranking import MOST_EVENTS, age_of, kinds_of, place_of
-from models.recommender import NEVER, Histories, HistoryNetwork, Shape
+from models.recommender import NEVER, Histories, HistoryNetwork, Shape, between, near
 
 DAY_S = 86_400
 LENGTH_NOISE = 8
 """Events by which a history's length is blurred when near lengths are put together, so that batches differ."""
+
+FOLDS = 5
+"""Of users: with `residual`, what neighbours say in a user's history is found without the users of their fold, because
+of those whom weights were fitted to they tell more than of anybody new."""
 
 Items = NDArray[np.int64]
 
@@ -43,8 +49,8 @@ class HistorySchedule:
     halves: float
     steps_of_user: int
     often: float
-    neighbours: float
-    ridge: float
+    neighbours: NeighbourSchedule
+    residual: bool = False
     horizon: int = 1
     use_text: bool = True
     use_ids: bool = True
@@ -69,10 +75,11 @@ class Past:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """`targets` are the distinct items to be told from `past`."""
+    """`targets` are the distinct items to be told from `past`, that of a user of the `fold`."""
 
     past: Past
     targets: Items
+    fold: int
 
 
 def past_of(trail: Trail, kind: str, events: int, use_time: bool = True) -> Past:
@@ -100,19 +107,20 @@ def batch_of(pasts: Sequence[Past], device: torch.device) -> Histories:
 def examples(interactions: Interactions, config: HistorySchedule, chance: np.random.Generator) -> list[Next]:
     """Of one epoch: some baskets of every user after their first, drawn anew, and halves of baskets."""
     found: list[Next] = []
-    halves: list[Items] = []
-    for trail in interactions.users.values():
+    halves: list[tuple[Items, int]] = []
+    for number, trail in enumerate(interactions.users.values()):
         starts = np.flatnonzero(np.diff(trail.baskets, prepend=-1))
         for step in chance.permutation(np.arange(1, len(starts)))[: config.steps_of_user]:
             past = past_of(trail.take(trail.baskets < step), interactions.kind, config.events, config.use_time)
-            near = (trail.baskets >= step) & (trail.baskets < step + config.horizon)
-            found.append(Next(past, np.unique(trail.items[near])))
-        halves += [basket for basket in trail.each_basket() if len(basket) >= 4]
+            ahead = (trail.baskets >= step) & (trail.baskets < step + config.horizon)
+            found.append(Next(past, np.unique(trail.items[ahead]), number % FOLDS))
+        halves += [(basket, number % FOLDS) for basket in trail.each_basket() if len(basket) >= 4]
     for place in chance.choice(len(halves), int(config.halves * len(halves)), replace=False):
-        mixed = chance.permutation(halves[place])
+        basket, fold = halves[place]
+        mixed = chance.permutation(basket)
         cut = int(chance.integers(1, len(mixed)))
         trail = Trail(mixed[:cut], np.zeros(cut), np.full(cut, np.nan, np.float32), np.zeros(cut, np.int64))
-        found.append(Next(past_of(trail, interactions.kind, config.events, config.use_time), mixed[cut:]))
+        found.append(Next(past_of(trail, interactions.kind, config.events, config.use_time), mixed[cut:], fold))
     return found
 
 
@@ -139,11 +147,18 @@ def train_histories(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 100, 1.0, max(0.02, (len(batches) - step) / (0.7 * len(batches))))
     )
+    speaking = config.use_ids and config.neighbours.weight != 0
+    apart = neighbours_apart(interactions, config.neighbours) if config.residual and speaking else []
+    if config.residual:
+        network.often.fill_(config.often * config.use_candidates)
     network.train()
     for step, batch in enumerate(batches):
         kept = network.known * (torch.rand(len(texts)) >= config.id_dropout)
         vectors = network.item_vectors(read, kept)
-        scores = network(batch_of([one.past for one in batch], read.device), vectors) + (1 - taken) * NEVER
+        histories = batch_of([one.past for one in batch], read.device)
+        scores = network(histories, vectors) + (1 - taken) * NEVER
+        if apart:
+            scores = scores + near_apart(histories.items, [one.fold for one in batch], apart, config.neighbours.fade)
         loss = next_loss(scores, [one.targets for one in batch])
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -153,10 +168,28 @@ def train_histories(
         if step % 100 == 0:
             say(f"step {step} of {len(batches)} loss {loss.item():.3f}")
     network.often.fill_(config.often * config.use_candidates)
-    if config.use_ids and config.neighbours:
-        numbers, weights = neighbours_of(interactions, config.ridge)
-        network.neighbours, network.nearness = torch.from_numpy(numbers), torch.from_numpy(weights * config.neighbours)
+    if speaking:
+        network.hear(neighbours_of(list(interactions.users.values()), len(texts), config.neighbours))
     return network.eval()
+
+
+def neighbours_apart(interactions: Interactions, schedule: NeighbourSchedule) -> list[Tensor]:
+    """Of each fold, what each item says of each by the users of the others, (items, items)."""
+    found = []
+    for fold in range(FOLDS):
+        others = [trail for number, trail in enumerate(interactions.users.values()) if number % FOLDS != fold]
+        heard = neighbours_of(others, len(interactions.ids), schedule)
+        found.append(between(torch.from_numpy(heard.numbers), torch.from_numpy(heard.weights)))
+    return found
+
+
+def near_apart(items: Tensor, folds: Sequence[int], apart: Sequence[Tensor], fade: float) -> Tensor:
+    """`near` of each history by what is said in its own fold, (batch, items); items (batch, events)."""
+    found = torch.zeros(len(items), len(apart[0]))
+    for fold in set(folds):
+        rows = torch.tensor([row for row, own in enumerate(folds) if own == fold])
+        found[rows] = near(items[rows], apart[fold], torch.tensor([fade]))
+    return found
 
 
 def next_loss(scores: Tensor, targets: Sequence[Items]) -> Tensor:

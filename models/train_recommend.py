@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from models.bundle import TOKENIZER
 from models.evaluate_recommend import held_out
 from models.histories import Interactions, Items, removed_items
+from models.neighbours import NeighbourSchedule
 from models.network import Embedder, base_file, encoder_of
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer
 from models.train_histories import HistorySchedule, train_histories
@@ -80,9 +81,10 @@ def _config_of(content: dict[str, object]) -> RecommendConfig:
     assert isinstance(histories, dict)
     assert isinstance(kept, list)
     texts = tuple(KeptTexts(**one) for one in kept)
+    neighbours = NeighbourSchedule(**histories["neighbours"])
     return RecommendConfig(
         items=ItemSchedule(**items),
-        histories=HistorySchedule(**histories),
+        histories=HistorySchedule(**{**histories, "neighbours": neighbours}),
         kept=texts,
         **own,  # type: ignore[arg-type]
     )

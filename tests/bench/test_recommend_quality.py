@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from models.histories import Interactions, Split, hold_out_last, read_online_retail, trail_of
+from models.neighbours import NeighbourSchedule
 from models.train_histories import HistorySchedule
 from tests.bench.recommend_quality import report
 from tests.bench.recommend_quality.__main__ import main, removed_study
 from tests.bench.recommend_quality.heed import WITHOUT, ablations, trained
-from tests.bench.recommend_quality.linear import ease, faded, transitions
+from tests.bench.recommend_quality.linear import ease, transitions
 from tests.bench.recommend_quality.methods import (
     PYTHON,
     Method,
@@ -110,11 +111,6 @@ def test_transitions_have_a_direction() -> None:
     told = transitions(asked, ridge=0.1, past=1.0, ahead=1.0, asked=1.0)[-1].tolist()
     assert told[0] == 2
     assert sorted(told) == list(range(ITEMS))
-
-
-def test_a_faded_history_counts_the_newest_in_full() -> None:
-    found = faded(np.asarray([0, 1, 0]), 3, 1 / np.log(2))
-    np.testing.assert_allclose(found, np.asarray([[1, 0, 0], [0.5, 1, 0], [1.25, 0.5, 0]], np.float32))
 
 
 def test_views_keep_what_is_new_apart(split: Split) -> None:
@@ -248,7 +244,8 @@ def test_a_network_of_heed_is_trained_on_the_split_it_is_asked_for(split: Split)
     texts = np.eye(ITEMS, 8, dtype=np.float32)
     schedule = HistorySchedule(
         seed=0, epochs=1, batch_examples=2, events=8, rate=1e-3, weight_decay=0.0, dropout=0.0, id_dropout=0.5,
-        halves=0.5, often=1.0, neighbours=1.0, ridge=1.0, steps_of_user=2, inner=8, layers=1, heads=2, eyes=2, eye=4,
+        halves=0.5, often=1.0, neighbours=NeighbourSchedule(weight=1.0, ridge=1.0, kept=3), steps_of_user=2, inner=8,
+        layers=1, heads=2, eyes=2, eye=4,
     )  # fmt: skip
     methods = [trained("Heed", texts, schedule), *ablations(texts, schedule)]
     assert [method.name for method in methods][1:] == [f"Heed, {what}" for what in WITHOUT]

@@ -44,6 +44,7 @@ def network() -> HistoryNetwork:
             parameter.add_(torch.randn_like(parameter) * 0.1)
     found.neighbours = torch.stack([torch.randperm(ITEMS)[:5] for _ in range(ITEMS)]).int()
     found.nearness = torch.randn(ITEMS, 5)
+    found.fade.fill_(0.7)
     return found
 
 
@@ -118,30 +119,34 @@ def test_weights_are_by_how_much_a_score_falls_without_the_event(recommender: Re
 def test_neighbours_speak_for_what_is_new_to_the_user_once_for_each_item(
     recommender: Recommender, vectors: np.ndarray
 ) -> None:
-    numbers = np.arange(ITEMS)
+    numbers, neighbours = np.arange(ITEMS), recommender.neighbours
     whole = history(vectors, [3, 5, 3], [9.0, 3.0, 0.0])
     plain, heard = (recommender.rank(whole, vectors, numbers, ITEMS, trained=one) for one in (None, numbers))
     before, after = (dict(zip(one.order, logit(one.scores.astype(float)), strict=True)) for one in (plain, heard))
     said = np.zeros(ITEMS)
-    for own in (3, 5):
-        said[recommender._neighbours[own]] += recommender._nearness[own]
+    for own, faded in ((3, 1), (5, 0.7)):
+        said[neighbours.numbers[own]] += neighbours.weights[own] * faded
     said[[3, 5]] = 0
     for item in numbers:
         assert after[item] - before[item] == pytest.approx(said[item], abs=2e-3)
     weights = dict(zip(heard.order, heard.weights, strict=True))
-    near = recommender._neighbours[3][np.argmax(recommender._nearness[3])]
+    near = neighbours.numbers[3][np.argmax(neighbours.weights[3])]
     attended = dict(zip(plain.order, plain.weights, strict=True))
     assert weights[near][[0, 2]].sum() > attended[near][[0, 2]].sum()
     assert np.abs(heard.weights).sum(axis=1).max() <= 1
 
 
-def test_parts_of_events_add_up_to_what_neighbours_say(recommender: Recommender) -> None:
-    own, candidates = np.asarray([3, 5, 3, -1, 7]), np.append(np.arange(ITEMS), -1)
-    liked = np.asarray([True, True, True, True, False])
-    parts = recommender._said(own, liked, candidates)
-    np.testing.assert_allclose(parts.sum(axis=1), recommender._near(own, liked)[candidates], atol=1e-6)
-    np.testing.assert_array_equal(parts[:, 0], parts[:, 2])
-    assert not parts[:, 3:].any()
+def test_what_neighbours_say_does_not_fade_in_older_bundles(recommender: Recommender) -> None:
+    older = {name: value for name, value in recommender._w.items() if name != "fade"}
+    own, liked = np.asarray([3, 5]), np.ones(2, bool)
+    found, faded = (one.neighbours.say(own, liked) for one in (Recommender(older, "shop", {}), recommender))
+    neighbours = recommender.neighbours
+    expected = np.zeros(ITEMS)
+    for item in own:
+        expected[neighbours.numbers[item]] += neighbours.weights[item]
+    expected[own] = 0
+    np.testing.assert_allclose(found[:-1], expected, atol=1e-6)
+    assert not np.allclose(found, faded)
 
 
 def test_unknown_items_have_no_neighbours(recommender: Recommender, vectors: np.ndarray) -> None:

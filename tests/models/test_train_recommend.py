@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from models import export_recommend as exporting
@@ -25,10 +26,18 @@ from models.evaluate_recommend import (
 )
 from models.export_recommend import export_recommend
 from models.histories import with_items_removed
+from models.neighbours import NeighbourSchedule
 from models.ranked_metrics import best_first, measure
 from models.ranking import catalogue_of, load_recommender
 from models.train import CONFIGS
-from models.train_histories import HistorySchedule, scores_of, train_histories
+from models.train_histories import (
+    FOLDS,
+    HistorySchedule,
+    near_apart,
+    neighbours_apart,
+    scores_of,
+    train_histories,
+)
 from models.train_items import ItemSchedule, companions
 from models.train_recommend import (
     VECTORS,
@@ -78,8 +87,7 @@ CONFIG = RecommendConfig(
         id_dropout=0.3,
         halves=0.2,
         often=1.0,
-        neighbours=1.0,
-        ridge=1.0,
+        neighbours=NeighbourSchedule(weight=1.0, ridge=1.0, kept=8),
         steps_of_user=10,
         inner=16,
         eye=8,
@@ -207,6 +215,36 @@ def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
         assert (network.known == 0).all()
     if change == "use_candidates":
         assert (network.eyes == 0).all()
+
+
+@pytest.mark.parametrize(("often", "weight"), [(0.0, 2.0), (3.0, 0.0)])
+def test_with_residual_the_network_learns_beside_what_is_not_learned(
+    run: Path, shop: Path, often: float, weight: float
+) -> None:
+    split, texts = held_out(shop), centred(_vectors(run))
+    neighbours = replace(CONFIG.histories.neighbours, weight=weight)
+    schedule = replace(CONFIG.histories, epochs=1, often=often, neighbours=neighbours)
+    plain, beside = (
+        train_histories(split.training, texts, replace(schedule, residual=residual), lambda line: None)
+        for residual in (False, True)
+    )
+    assert plain.often == beside.often == often
+    assert plain.nearness.equal(beside.nearness)
+    assert not plain.taste.weight.equal(beside.taste.weight)
+
+
+def test_what_neighbours_say_in_training_is_found_without_the_user(shop: Path) -> None:
+    """Only the first user knows that 0 and 31 go together, so that nothing says so in their own fold."""
+    training = held_out(shop).training
+    first, *others = training.users.items()
+    trail = first[1]
+    odd = replace(trail, items=np.where(np.arange(len(trail)) % 2, 0, 31))
+    apart = neighbours_apart(replace(training, users=dict([(first[0], odd), *others])), CONFIG.histories.neighbours)
+    items = torch.tensor([[31, -1]] * 2)
+    own, other = near_apart(items, [0, 1], apart, fade=1.0)[:, 0]
+    assert abs(float(own)) < 1e-6
+    assert float(other) > 0.1
+    assert len(apart) == FOLDS
 
 
 def test_companions_are_who_stands_beside_whom() -> None:

@@ -17,7 +17,7 @@ Array = NDArray[np.float32]
 
 
 class Plain:
-    """For histories without dislikes."""
+    """For histories without dislikes, and neighbours that do not fade."""
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
         self._w = weights
