@@ -14,18 +14,20 @@ from models.train_histories import HistorySchedule
 from tests.bench.recommend_quality import report
 from tests.bench.recommend_quality.__main__ import main, removed_study
 from tests.bench.recommend_quality.heed import WITHOUT, ablations, trained
-from tests.bench.recommend_quality.linear import ease, transitions
+from tests.bench.recommend_quality.linear import linear
 from tests.bench.recommend_quality.methods import (
     PYTHON,
     Method,
     Setting,
     directly,
+    following,
     grid,
     matrices,
     sasrec,
     save,
     sequences,
     simple,
+    together,
 )
 from tests.bench.recommend_quality.raw import raw_encoder
 from tests.bench.recommend_quality.simple import (
@@ -100,7 +102,7 @@ def test_every_simple_method_ranks_every_item_once(split: Split, method: Method)
 def test_ease_gives_what_others_with_the_same_items_have() -> None:
     """Items 0, 1 and 2 go together, 3 and 4 too; whoever has 0 and 1 is told 2 before what goes with neither."""
     asked = hold_out_last(interactions(*[[[0, 1, 2]]] * 6, *[[[3, 4]]] * 9, [[0, 1], [2]]))
-    (told,) = ease(asked, 0.5).tolist()
+    (told,) = linear(asked, ridge=0.5).tolist()
     assert told[0] == 2
     assert sorted(told) == list(range(ITEMS))
 
@@ -108,7 +110,7 @@ def test_ease_gives_what_others_with_the_same_items_have() -> None:
 def test_transitions_have_a_direction() -> None:
     """0 stands before 1 and 1 before 2: after 1 comes 2, though 0 stands beside it more often."""
     asked = hold_out_last(interactions(*[[[0], [1], [5]]] * 8, *[[[1], [2], [5]]] * 6, [[1], [5]]))
-    told = transitions(asked, ridge=0.1, past=1.0, ahead=1.0, asked=1.0)[-1].tolist()
+    told = linear(asked, ridge=0.1, after=1.0, past=1.0, ahead=1.0, asked=1.0)[-1].tolist()
     assert told[0] == 2
     assert sorted(told) == list(range(ITEMS))
 
@@ -198,7 +200,7 @@ def test_peers_are_given_all_of_training_and_who_is_asked(split: Split, tmp_path
 
 
 def test_methods_have_names_of_their_own() -> None:
-    names = [method.name for method in [*simple(), *matrices()]]
+    names = [method.name for method in [*simple(), together(), *following(), *matrices()]]
     assert len(set(names)) == len(names)
 
 

@@ -78,7 +78,7 @@ def heeds(part: str, bundle: Bundle, texts: Sequence[str]) -> Iterator[Method]:
 
 def on_retail() -> Iterator[Method]:
     yield from methods.simple()
-    yield methods.linear()
+    yield methods.together()
     yield from methods.matrices()
     yield methods.sasrec((4, 8, 12, 16, 20, 25), n_factors=(128,), n_heads=(2,), dropout_rate=(0.2,), **LEARNING)
 
@@ -89,8 +89,8 @@ def on_movielens() -> Iterator[Method]:
     RecBole ranks for sequence models among all items, as the columns over all do; those of `new` leave the history out.
     """
     yield next(methods.simple())
-    yield methods.linear()
-    yield methods.next_linear()
+    yield methods.together()
+    yield from methods.following()
     yield from methods.matrices()
     epochs, shape = (20, 40, 60, 80), {"n_factors": (64,), "n_heads": (2,)}
     yield methods.sasrec(epochs, dropout_rate=(0.2, 0.5), **shape, **LEARNING)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from models.histories import Split
-from tests.bench.recommend_quality.linear import ease, transitions
+from tests.bench.recommend_quality.linear import linear
 from tests.bench.recommend_quality.simple import Rankings, by_chance, most_popular, own_most_frequent, tifu_knn
 
 PEERS = Path(__file__).parent / "peers"
@@ -63,14 +63,15 @@ def simple() -> Iterator[Method]:
     yield Method("TIFU-kNN", directly(tifu_knn), baskets)
 
 
-def linear() -> Method:
-    return Method("EASE", directly(ease), grid(ridge=(100.0, 300.0, 1000.0)))
+def together() -> Method:
+    return Method("EASE", directly(linear), grid(ridge=(100.0, 300.0, 1000.0)))
 
 
-def next_linear() -> Method:
+def following() -> Iterator[Method]:
     """Around the settings that were best in a first look at the inner split of MovieLens."""
-    settings = grid(past=(4.0,), ahead=(2.0,), ridge=(100.0, 300.0, 1000.0), asked=(5.0, 10.0))
-    return Method("SLIT", directly(transitions), settings)
+    settings = {"ridge": (100.0, 300.0, 1000.0), "past": (4.0,), "asked": (5.0, 6.0, 8.0, 11.0)}
+    yield Method("SLIT", directly(linear), grid(after=(1.0,), ahead=(2.0, 4.0), **settings))
+    yield Method("SLIST", directly(linear), grid(after=(0.7, 0.9, 0.97), ahead=(4.0,), **settings))
 
 
 def chance() -> Method:
