@@ -65,7 +65,7 @@ class Neighbours:
     def parts(self, own: Items, liked: NDArray[np.bool_], candidates: Items) -> NDArray[np.float32]:
         """The part of each event in what is said of each candidate, (candidates, events); an item's events share."""
         counted = liked & (own >= 0)
-        after = np.cumsum(liked[::-1])[::-1] - liked
+        after: Items = np.cumsum(liked[::-1])[::-1] - liked
         _, item = np.unique(own, return_inverse=True)
         newest = np.zeros(item.max(initial=-1) + 1)
         np.maximum.at(newest, item, counted * self.fade**after)

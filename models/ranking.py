@@ -124,7 +124,7 @@ class Recommender:
         self._heads = len(weights["reader.bias"])
         self._eyes = len(weights["eyes"])
         fade = float(weights["fade"][0]) if "fade" in weights else 1.0  # bundles up to 1.1.0 know none
-        self.neighbours = Neighbours(weights["neighbours"], weights["nearness"], fade)
+        self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade)
         self._numbered: tuple[Sequence[str | None], NDArray[np.int64]] = ((), np.zeros(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
         for number in range(self._layers):  # one product for all three

@@ -146,7 +146,9 @@ class HistoryNetwork(nn.Module):
         """Scores (batch, items) of all items; vectors (items, width) are theirs."""
         taste, states = self.read(histories, vectors)
         scores = taste @ vectors.T + self.attended(histories, states, vectors)
-        return scores + near(histories.items, between(self.neighbours, self.nearness), self.fade) if self.nearness.shape[1] else scores
+        if self.nearness.shape[1]:
+            scores = scores + near(histories.items, between(self.neighbours, self.nearness), self.fade)
+        return scores
 
     def hear(self, neighbours: Neighbours) -> None:
         self.neighbours, self.nearness = torch.from_numpy(neighbours.numbers), torch.from_numpy(neighbours.weights)

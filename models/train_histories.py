@@ -2,10 +2,10 @@
 
 An example is a user's events up to a basket, and the basket. Halves of single baskets, each to be told from the
 other, are more of them. Id-vectors are dropped at random, so that the network also scores an item that it knows by its
-text alone. How much it counts how often an item was taken is chosen, not learned: learned with the rest, it is too little
-for the first ten, because the loss is that of whole baskets. That and what neighbours say are added after training, or,
-with `residual`, stand in the scores from the first step, so that the network learns what they leave to be told.
-Knows torch; nothing of bundles.
+text alone. How much it counts how often an item was taken is chosen: learned with the rest, it is too little for the
+first ten, because the loss is that of whole baskets. That and what neighbours say are added after training, or, with
+`residual`, stand in the scores from the first step, so that the network learns what they leave to be told. Knows torch;
+nothing of bundles.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ def test_item_that_was_removed_is_neither_known_nor_predicted_in_training(run: P
 
 @pytest.mark.parametrize("change", ["use_text", "use_ids", "use_time", "use_candidates"])
 def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
-    split, schedule = held_out(shop), replace(CONFIG.histories, epochs=1, **{change: False})
+    split, schedule = held_out(shop), replace(CONFIG.histories, epochs=1, **{change: False})  # type: ignore[arg-type]
     texts = _vectors(run)
     network = train_histories(split.training, texts, schedule, lambda line: None)
     plain = scores_of(network, texts, split, schedule)

@@ -44,4 +44,4 @@ def trained(name: str, texts: NDArray[np.float32], schedule: HistorySchedule) ->
 
 def ablations(texts: NDArray[np.float32], schedule: HistorySchedule) -> Iterator[Method]:
     for name, change in WITHOUT.items():
-        yield trained(f"Heed, {name}", texts, replace(schedule, **change))
+        yield trained(f"Heed, {name}", texts, replace(schedule, **change))  # type: ignore[arg-type]

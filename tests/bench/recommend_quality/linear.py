@@ -14,7 +14,7 @@ def linear(split: Split, **setting: float) -> Rankings:
     """By all weights of `models.neighbours` alone, with its schedule's fields: EASE (Steck 2019) where nothing but
     `ridge` is named, SLIT where `after` is 1, and between SLIST (both Choi et al. 2021)."""
     items = len(split.training.ids)
-    schedule = NeighbourSchedule(weight=1.0, kept=items, **setting)  # type: ignore[arg-type]
+    schedule = NeighbourSchedule(weight=1.0, kept=items, **setting)
     last = np.zeros((len(split.users), items))
     for row, trail in zip(last, split.histories, strict=True):
         np.maximum.at(row, trail.items, schedule.fade ** np.arange(len(trail) - 1, -1, -1))
