@@ -88,6 +88,18 @@ def neighbours_of(trails: Collection[Trail], items: int, schedule: NeighbourSche
 
 def item_weights(trails: Collection[Trail], items: int, schedule: NeighbourSchedule) -> NDArray[np.float64]:
     """B (items, items)."""
+    gram, told = moments(trails, items, schedule)
+    inverse = np.linalg.inv(gram)
+    weights: NDArray[np.float64] = inverse @ told
+    weights -= inverse * (np.diag(weights) / np.diag(inverse))
+    np.fill_diagonal(weights, 0)
+    return weights
+
+
+def moments(
+    trails: Collection[Trail], items: int, schedule: NeighbourSchedule
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """XᵀX + ridge · I and XᵀY, both (items, items)."""
     gram, told = schedule.ridge * np.eye(items), np.zeros((items, items))
     for trail in trails:
         own, places = np.unique(trail.items, return_inverse=True)
@@ -98,11 +110,7 @@ def item_weights(trails: Collection[Trail], items: int, schedule: NeighbourSched
             before, coming = around(places, len(own), schedule.past, schedule.ahead)
             gram[block] += schedule.after * (before.T @ before)
             told[block] += schedule.after * (before.T @ coming)
-    inverse = np.linalg.inv(gram)
-    weights: NDArray[np.float64] = inverse @ told
-    weights -= inverse * (np.diag(weights) / np.diag(inverse))
-    np.fill_diagonal(weights, 0)
-    return weights
+    return gram, told
 
 
 def around(events: Items, items: int, past: float, ahead: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from models.histories import Split
-from models.neighbours import NeighbourSchedule, item_weights
+from models.neighbours import NeighbourSchedule, item_weights, moments
 from models.ranked_metrics import best_first
 from tests.bench.recommend_quality.simple import Rankings
 
 
 def linear(split: Split, **setting: float) -> Rankings:
     """By all weights of `models.neighbours` alone, with its schedule's fields: EASE (Steck 2019) where nothing but
-    `ridge` is named, SLIT where `after` is 1, and between SLIST (both Choi et al. 2021)."""
+    `ridge` is named, SLIT where `after` is 1, and between SLIST (both Choi et al. 2021).
+
+    SLIT's items speak of themselves too, as its authors have it: a film that was rated does not come again.
+    """
     items = len(split.training.ids)
     schedule = NeighbourSchedule(weight=1.0, kept=items, **setting)
     last = np.zeros((len(split.users), items))
     for row, trail in zip(last, split.histories, strict=True):
         np.maximum.at(row, trail.items, schedule.fade ** np.arange(len(trail) - 1, -1, -1))
-    weights = item_weights(split.training.users.values(), items, schedule)
+    trails = split.training.users.values()
+    alone = schedule.after == 1
+    weights = np.linalg.solve(*moments(trails, items, schedule)) if alone else item_weights(trails, items, schedule)
     return best_first((last @ weights).astype(np.float32))
