@@ -41,7 +41,8 @@ ON_MOVIELENS: dict[str, Any] = {
     "residual": True,
     "neighbours": NeighbourSchedule(weight=150.0, ridge=200.0, kept=64, after=0.8, past=4.0, ahead=4.0, asked=6.0),
 }
-"""Of Heed's own schedule, what is otherwise for films; chosen on the rating before the last."""
+"""Of Heed's own schedule, what is otherwise for films. Neighbours are chosen on the rating before the last; what they
+weigh beside attention is not yet."""
 
 PARTS = ("retail", "movielens", "removed")
 
