@@ -109,7 +109,9 @@ def test_neighbours_that_no_taste_would_find_are_looked_at(
     trained[one.items[0]], trained[last] = 0, np.arange(1, known)
     one = replace(one, trained=trained[one.items])
     loud = Recommender(
-        {**recommender._w, "nearness": np.full_like(recommender._nearness, 50)}, recommender.catalogue, recommender.ids
+        {**recommender._w, "nearness": np.full_like(recommender._w["nearness"], 50)},
+        recommender.catalogue,
+        recommender.ids,
     )
     exact, near = (loud.rank(one, vectors, None, 3, None, trained, how) for how in (None, index))
     assert np.isin(near.order, last).any()
