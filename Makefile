@@ -8,7 +8,7 @@ RECOMMENDERS := .venv/bench-recommend
 GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-recommend-quality bench-graphs bench-serve bench-ablation bench-gpu wrk
+.PHONY: help serve test check screenshots bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-recommend-quality bench-graphs bench-serve bench-ablation bench-gpu wrk
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ check: $(TEST)/installed ## Lint, formatting and types
 	$(TEST)/bin/ruff check
 	$(TEST)/bin/ruff format --check
 	$(TEST)/bin/mypy
+
+screenshots: $(TEST)/installed ## Take the README's pictures of the console anew (needs Chromium and fonts for Chinese)
+	SCREENSHOTS=$(CURDIR)/service/web/screenshots $(TEST)/bin/python -m pytest -q tests/browser/test_screenshots.py
 
 bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of the shipped service
 	$(TEST)/bin/python -m tests.bench.footprint

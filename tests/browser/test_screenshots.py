@@ -1,0 +1,126 @@
+"""What a person sees of the models that ship: the README's pictures, of pages that are held to the API's answers.
+
+They are left in the folder that the environment names as SCREENSHOTS (`make screenshots`), or else in a temporary one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
+from models.ranking import load_recommender
+from service.cache import Cache
+from service.catalogues import Catalogues
+from service.explaining import Explaining, Source
+from service.gateway import create_app
+from service.recommending import TASK, Recommending
+from service.settings import Settings
+from service.shelf import Shelf
+from tests.browser.conftest import counting, engine, listening
+
+TEXT = "Shares of Acme plunge after profit warning, but dividend is raised"
+SAID = ("I need a hotel in the north of the city", "For which days?", "From Monday, and it should not cost too much")
+CANDIDATES = (
+    "Thank you and goodbye.",
+    "Do you have a price range in mind?",
+    "Your account balance is 800 in credit.",
+    "I booked the hotel for you.",
+)
+HISTORY = ("85099B", "21212", "22423", "view: red retrospot tea cups", "like: 烘焙模具", "85099B")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("console")
+    with counting(folder) as metrics:
+        engines = [engine(path, metrics) for path in (SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND)]
+        predictors = {one.bundle.task.name: Cache(one, 0, metrics.task(one.bundle.task.name)) for one in engines}
+        sources = {one.bundle.task.name: Source(one.bundle, one.tokenizer) for one in engines}
+        recommender = load_recommender(engines[2].bundle)
+        recommending = Recommending(recommender, metrics.task(TASK))
+        catalogues = Catalogues(engines[2].bundle, recommender, None)
+        explaining = Explaining(sources, lambda: any(one.busy for one in engines))
+        shelf = Shelf(engines[1].bundle, folder / "shelf")
+        app = create_app(predictors, Settings(), metrics, shelf, explaining, recommending, catalogues)
+        with listening(app) as found:
+            yield found
+
+
+def asked(address: str, task: str, **body: Any) -> dict[str, Any]:
+    found: dict[str, Any] = httpx.post(f"{address}/v1/explain/{task}", json=body, timeout=120).json()["results"][0]
+    return found
+
+
+def coloured(page: Any) -> list[tuple[str, str]]:
+    return [(mark.text_content(), mark.get_attribute("title")) for mark in page.locator(".words span").all()]
+
+
+def told(words: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    shown = [(word["text"], f"{word['weight']:+.3f}".replace("-", "−")) for word in words]
+    return [(text, f"{text}: {weight}") for text, weight in shown]
+
+
+def keep(page: Any, name: str, folder: Path) -> None:
+    path = Path(os.environ.get("SCREENSHOTS", folder)) / f"{name}.png"
+    page.screenshot(path=path, full_page=True)
+    assert path.stat().st_size > 10_000
+
+
+def test_a_text(page: Any, address: str, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": 860, "height": 800})
+    page.goto("/#" + urlencode({"tab": "try", "text": TEXT}))
+    page.wait_for_selector(".words")
+    answer = asked(address, "sentiment", inputs=TEXT)
+    assert answer["label"] == "negative" == page.text_content("#try-answer strong")
+    assert coloured(page) == told(answer["words"])
+    assert max(answer["words"], key=lambda word: word["weight"])["text"] == "plunge"
+    keep(page, "try", tmp_path)
+
+
+def test_a_map_of_attention(page: Any, tmp_path: Path) -> None:
+    page.emulate_media(color_scheme="dark")
+    page.set_viewport_size({"width": 860, "height": 800})
+    page.goto(
+        "/#" + urlencode({"tab": "attention", "text": "Acme soars while its rival plunges", "layer": 3, "head": 1})
+    )
+    page.locator("#heads button").nth(11).wait_for()
+    page.focus("#map")
+    for _ in range(3):
+        page.keyboard.press("ArrowDown")
+    assert page.locator("#heads button").count() == 12
+    keep(page, "attention", tmp_path)
+
+
+def test_replies(page: Any, address: str, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": 1000, "height": 800})
+    page.goto("/")
+    page.check("input[value=replies]")
+    page.locator("#turns input").fill(SAID[0])
+    for text in SAID[1:]:
+        page.click("#add-turn")
+        page.keyboard.type(text)
+    page.fill("#candidates", "\n".join(CANDIDATES))
+    page.click("#dialogue-form button.primary")
+    page.wait_for_selector(".said")
+    speakers = ("customer", "agent", "customer")
+    turns = [{"speaker": speaker, "text": text} for speaker, text in zip(speakers, SAID, strict=True)]
+    answer = asked(address, "replies", turns=turns, candidates=CANDIDATES)
+    assert answer["target"]["text"] == CANDIDATES[1] == page.locator(".bar.wide .name").first.text_content()
+    assert coloured(page) == told([word for turn in answer["turns"] for word in turn["words"]])
+    keep(page, "replies", tmp_path)
+
+
+def test_a_history(page: Any, tmp_path: Path) -> None:
+    page.set_viewport_size({"width": 1000, "height": 800})
+    page.goto("/#" + urlencode({"tab": "try", "task": "recommend", "history": "\n".join(HISTORY)}))
+    page.wait_for_selector(".leanings")
+    page.locator(".leanings .bar").nth(4).wait_for()
+    assert page.locator(".bar.item").count() == 10
+    keep(page, "recommend", tmp_path)
