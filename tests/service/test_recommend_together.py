@@ -29,7 +29,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_an_empty_catalogue_has_nothing_to_recommend(shop: Shop, recommend_bundle: Bundle) -> None:
-    create(shop.folder / FOLDER / "empty", recommend_bundle.digest, WIDTH)
+    create(shop.folder / FOLDER / "empty", recommend_bundle.model, WIDTH)
     for history in ([], [{"text": "aaa", "event": "view"}]):
         assert (await shop.ask(history, catalogue="empty"))["items"] == []
     (item,) = (await shop.ask([], catalogue="empty", candidates=[{"text": "bbb"}]))["items"]
@@ -56,7 +56,7 @@ async def test_ids_mean_the_items_of_the_catalogue_that_is_named(shop: Shop, rec
     )
     entries = [Entry(item_id, text) for item_id, text in texts.items()]
     create(
-        shop.folder / FOLDER / "other", recommend_bundle.digest, WIDTH, entries, dict(zip(texts, vectors, strict=True))
+        shop.folder / FOLDER / "other", recommend_bundle.model, WIDTH, entries, dict(zip(texts, vectors, strict=True))
     )
     result = await shop.ask([BOUGHT], catalogue="other")
     assert {item["item_id"]: item["text"] for item in result["items"]} == texts
