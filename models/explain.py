@@ -121,7 +121,7 @@ def at_once(work: Callable[[], Result]) -> Result:
 
 
 class Explainer:
-    """Explains the answers of one bundle. Maps are loaded when they are first asked for.
+    """Explains the answers of one bundle. Maps and gradients are loaded when they are first asked for.
 
     Questions raise EmptyTextError as the tokenizer does. Blocks; not to be called from two threads at once. What does
     not go through the runtime and takes long is done by `step`, piece by piece.
@@ -171,13 +171,23 @@ class Explainer:
         taken = {"attention": attention, "rollout": rollout, "value_norm": value_norm}[method]
         return by_part(question, taken(self.maps(question), readers(question.tokens)))
 
-    def weigh_turns(self, question: Question, method: MethodName) -> NDArray[np.float64] | None:
-        """One weight for each passage, by the same method with turns as parts; None where there is but one."""
-        return self.weigh(question.by_passage(), method) if len(question.reading.passages) > 1 else None
+    def weigh_turns(
+        self, question: Question, method: MethodName, weights: NDArray[np.float64]
+    ) -> NDArray[np.float64] | None:
+        """One weight for each passage, by the same method with turns as parts; None where there is but one.
+
+        `weights` (parts,) are those of `weigh`. On the way on which all come in together a turn is its parts' sum.
+        """
+        if len(question.reading.passages) == 1:
+            return None
+        if method == "integrated_gradients":
+            ends = np.cumsum([len(words.spans) for words in question.reading.passages])[:-1]
+            return np.asarray([own.sum() for own in np.split(by_word(question, weights), ends)])
+        return self.weigh(question.by_passage(), method)
 
     def explain(self, question: Question, method: MethodName = AUTO) -> Explanation:
         weights = self.weigh(question, method)
-        turns = self.weigh_turns(question, method)
+        turns = self.weigh_turns(question, method, weights)
         return explanation_of(question, method, weights, turns)
 
     def maps(self, question: Question) -> Maps:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # histories are weighed where no runtime is loaded
 ORDERS = 10
 """In which Shapley values are sampled, in pairs of one order and its reverse."""
 
-POINTS, MOST_POINTS = 8, 256
+POINTS, MOST_POINTS = 8, 512
 """Of a piece of the way from nothing to the whole, at which gradients are taken, and of all of it at most."""
 
 ROOT = 3
@@ -31,9 +31,8 @@ NOTHING = 1e-9
 INCOMPLETE = 0.01
 """Share of what the whole changes that weights of gradients may miss."""
 
-LEAST_CHANGE = 0.02
-"""Of which that share may be missed in any case, in points of the score: what comes and goes on the way can be more
-than what is left of it."""
+LEAST_CHANGE = 1e-3
+"""Below it, in points of the score, nothing changes, and that share is of it."""
 
 Value = Callable[[NDArray[np.bool_]], NDArray[np.float64]]
 """Which parts of a text are kept, (variants, parts), to the value of each variant, (variants,)."""
@@ -85,14 +84,14 @@ def integrated_gradients(slope: Slope) -> NDArray[np.float64]:
     The integral of Sundararajan et al. (2017, eq. 1), which for parts that come in is the price of Aumann and Shapley
     (1974): weights sum to the value of the whole less that of nothing. Pieces of the way are even in the ROOT-th root
     of how far parts are there, since most changes where little is there yet; what a piece misses is known from the
-    values at its ends, and the one that misses most is halved until all together miss no more than INCOMPLETE.
+    values at its ends, and the one that misses most is halved until the weights miss no more than INCOMPLETE.
     """
     pieces = [piece(slope, 0.0, 0.5), piece(slope, 0.5, 1.0)]
     whole = abs(sum(own.change for own in pieces))
-    while sum(own.missed for own in pieces) > INCOMPLETE * max(whole, LEAST_CHANGE):
+    while abs(sum(own.missed for own in pieces)) > INCOMPLETE * max(whole, LEAST_CHANGE):
         if POINTS * (len(pieces) + 1) > MOST_POINTS:
             break
-        worst = max(pieces, key=lambda own: own.missed)
+        worst = max(pieces, key=lambda own: abs(own.missed))
         middle = (worst.start + worst.end) / 2
         pieces.remove(worst)
         pieces += [piece(slope, worst.start, middle), piece(slope, middle, worst.end)]
@@ -110,7 +109,7 @@ class Piece:
 
     @property
     def missed(self) -> float:
-        return abs(float(self.weights.sum()) - self.change)
+        return float(self.weights.sum()) - self.change
 
 
 def piece(slope: Slope, start: float, end: float) -> Piece:

@@ -65,7 +65,8 @@ def _weighed(explainer: Explainer, question: Question, wanted: Wanted, left: int
         if len(question.reading.passages) > 1:
             turns = by_part(question.by_passage(), shares)
     else:
-        weights, turns = explainer.weigh(question, method), explainer.weigh_turns(question, method)
+        weights = explainer.weigh(question, method)
+        turns = explainer.weigh_turns(question, method, weights)
     if not all(np.isfinite(found).all() for found in (weights, turns) if found is not None):
         return InferenceFailed(_FAILED)
     explanation = explanation_of(question, method, weights, turns)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from transformers import BertConfig, BertModel
 
 from models.answers import Answer, Fitting, Intents, Labelled
+from models.asked import explainer_of
 from models.bundle import GPU_GRAPH, SHIPPED_INTENT, load
 from models.dequantized import dequantized
 from models.gradients import Gradients
@@ -24,7 +25,7 @@ from models.quantize import inputs_of, quantize_encoder, set_steps
 from models.replies import RANKER, load_ranker
 from models.runtime_onnx import OnnxRuntime
 from models.stored import LOG_STEP, stored_in, weights_of
-from models.tokens import Tokens, collate
+from models.tokens import Tokens, Turn, collate
 from models.weighing import INCOMPLETE, MOST_POINTS, integrated_gradients
 from tests.tiny import tiny_bundle
 
@@ -159,6 +160,19 @@ def test_the_slope_of_an_answer_is_that_of_small_differences(number: int) -> Non
             way = rng.normal(size=rows.shape).astype(np.float32) * np.float32(2e-3)
             change = (answer(rows + way) - answer(rows - way))[:, label] / 2
             np.testing.assert_allclose((slopes * way).sum(axis=1), change, rtol=0.02, atol=2e-6)
+
+
+def test_a_turn_is_the_sum_of_its_words() -> None:
+    bundle = load(SHIPPED_INTENT)
+    explainer = explainer_of(bundle)
+    turns = (Turn("customer", "I lost my card"), Turn("agent", "Which one?"), Turn("customer", "the blue one 蓝色"))
+    question = explainer.intent(turns, heads_of(bundle.path, bundle.encoder)["banking77"])
+    found = explainer.explain(question, "integrated_gradients").passages
+    asked = explainer.weigh(question.by_passage(), "integrated_gradients")
+    assert len(found) == 3
+    for passage, expected in zip(found, asked, strict=True):
+        assert passage.weight == pytest.approx(sum(word.weight for word in passage.words))
+        assert passage.weight == pytest.approx(expected, abs=0.01)
 
 
 def test_what_parts_say_only_together_is_shared_between_them() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.bundle import Bundle, load
+from models.bundle import Bundle
 from models.catalogue import Catalogue, create
 from models.edits import Entry
 from models.ranking import Recommender, load_recommender
@@ -24,7 +24,7 @@ from service.question import Question, question_of
 from service.recommending import Ranking, answer
 from service.schemas_recommend import User
 from tests.service.test_catalogues import no_room
-from tests.tiny import WIDTH, tiny_recommend_bundle
+from tests.tiny import WIDTH
 
 pytestmark = pytest.mark.anyio
 
@@ -33,17 +33,12 @@ FILE = f"vectors.f32{SUFFIX}"
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
-
-
-@pytest.fixture(scope="module")
-def recommender(bundle: Bundle) -> Recommender:
-    return load_recommender(bundle)
+def recommender(recommend_bundle: Bundle) -> Recommender:
+    return load_recommender(recommend_bundle)
 
 
 @pytest.fixture
-def folder(bundle: Bundle, tmp_path: Path) -> Path:
+def folder(recommend_bundle: Bundle, tmp_path: Path) -> Path:
     """With two catalogues of 20 clusters: one is large, the other just small enough."""
     rng = np.random.default_rng(2)
     for name, items in (("large", ITEMS), ("small", INDEXED)):
@@ -51,13 +46,13 @@ def folder(bundle: Bundle, tmp_path: Path) -> Path:
         vectors = 2 * np.eye(20, WIDTH)[clusters] + 0.1 * rng.normal(size=(items, WIDTH))
         entries = [Entry(f"i{number}", f"text {number}", {"even": number % 2 == 0}) for number in range(items)]
         rows = dict(zip((one.item_id for one in entries), vectors.astype(np.float32), strict=True))
-        create(tmp_path / "catalogues" / name, bundle.model, WIDTH, entries, rows)
+        create(tmp_path / "catalogues" / name, recommend_bundle.model, WIDTH, entries, rows)
     return tmp_path
 
 
 @pytest.fixture
-async def catalogues(bundle: Bundle, recommender: Recommender, folder: Path) -> AsyncIterator[Catalogues]:
-    found = Catalogues(bundle, recommender, folder, INDEXED)
+async def catalogues(recommend_bundle: Bundle, recommender: Recommender, folder: Path) -> AsyncIterator[Catalogues]:
+    found = Catalogues(recommend_bundle, recommender, folder, INDEXED)
     await found.start()
     yield found
     await found.stop()
@@ -162,14 +157,14 @@ async def test_when_the_vectors_are_written_anew_so_is_the_index(
 
 
 async def test_replicas_build_it_once_and_those_that_come_later_read_it(
-    bundle: Bundle, recommender: Recommender, folder: Path
+    recommend_bundle: Bundle, recommender: Recommender, folder: Path
 ) -> None:
-    replicas = [Catalogues(bundle, recommender, folder, INDEXED) for _ in range(3)]
+    replicas = [Catalogues(recommend_bundle, recommender, folder, INDEXED) for _ in range(3)]
     for one in replicas:
         await one.current("large")
     assert all([(await current(one)).index for one in replicas])
     inode = os.stat(folder / "catalogues" / "large" / FILE).st_ino
-    later = Catalogues(bundle, recommender, folder, INDEXED)
+    later = Catalogues(recommend_bundle, recommender, folder, INDEXED)
     assert (await current(later)).index is not None
     assert os.stat(folder / "catalogues" / "large" / FILE).st_ino == inode
     for one in (*replicas, later):
@@ -177,9 +172,9 @@ async def test_replicas_build_it_once_and_those_that_come_later_read_it(
 
 
 async def test_another_processs_index_of_edits_not_read_here_yet_waits_for_them(
-    bundle: Bundle, recommender: Recommender, folder: Path
+    recommend_bundle: Bundle, recommender: Recommender, folder: Path
 ) -> None:
-    here, there = (Catalogues(bundle, recommender, folder, INDEXED) for _ in "ab")
+    here, there = (Catalogues(recommend_bundle, recommender, folder, INDEXED) for _ in "ab")
     old = (await current(here)).index
     await put(there, {f"new {number}": np.full(WIDTH, 0.1, np.float32) for number in range(900)}, [])
     newer = (await current(there)).index
@@ -195,9 +190,9 @@ async def test_another_processs_index_of_edits_not_read_here_yet_waits_for_them(
 
 
 async def test_without_room_for_it_all_products_are_taken(
-    bundle: Bundle, recommender: Recommender, folder: Path
+    recommend_bundle: Bundle, recommender: Recommender, folder: Path
 ) -> None:
-    catalogues = Catalogues(bundle, recommender, folder, INDEXED)
+    catalogues = Catalogues(recommend_bundle, recommender, folder, INDEXED)
     with no_room(2**16):  # enough to open it
         snapshot = await current(catalogues)
     assert snapshot.index is None
