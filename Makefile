@@ -8,7 +8,7 @@ RECOMMENDERS := .venv/bench-recommend
 GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 PIP := bin/pip --disable-pip-version-check --quiet install
 
-.PHONY: help serve test check screenshots bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-recommend-quality bench-graphs bench-serve bench-ablation bench-gpu wrk
+.PHONY: help serve test check screenshots bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-recommend-quality bench-graphs bench-serve bench-ablation bench-gpu bench-serve-gpu wrk
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ bench-ablation: wrk $(TEST)/installed ## Measure what each lever of speed is wor
 
 bench-gpu: $(GPU)/installed ## Measure the engine on this machine's GPU (DATA=folder of data sets, ARGS=--help: options)
 	$(GPU)/bin/python -m tests.bench.gpu $(if $(DATA),--data $(DATA)) $(ARGS)
+
+bench-serve-gpu: wrk $(GPU)/installed ## Measure Heed as it serves on this machine's GPU (DATA=folder of data sets, ARGS=--help: options)
+	$(GPU)/bin/python -m tests.bench.serve --contenders heed-gpu --workloads short-1 short-64 short-512 mixed-64 batch-32-64 --data $(DATA) $(ARGS)
 
 bench-recommend-quality: $(TEST)/installed $(RECOMMENDERS)/installed ## Measure recommendations, and other methods' (BASE=encoder DATA=recommend data sets, ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.recommend_quality --base $(BASE) --data $(DATA) $(ARGS)

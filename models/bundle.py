@@ -18,10 +18,9 @@ from models.predict import Calibration, Scaling, scaling_of
 from models.tasks import TASKS, Task
 
 FORMAT = 2
-MANIFEST, GRAPH, GPU_GRAPH, EMBEDDINGS, TOKENIZER, CARD = (
+MANIFEST, GRAPH, EMBEDDINGS, TOKENIZER, CARD = (
     "bundle.json",
     "model.int8.onnx",
-    "model.fp16.onnx",
     "embeddings.data",
     "tokenizer.json",
     "CARD.md",
@@ -84,7 +83,7 @@ class Manifest:
 class Bundle(Manifest):
     """A verified bundle; `digest` is the SHA-256 of its manifest, which holds those of all other files.
 
-    `encoder` is that of its CPU graph: what heads and reply sets made with its vectors are held to. `model` is one of
+    `encoder` is that of its graph: what heads and reply sets made with its vectors are held to. `model` is one of
     all that computes, its files but for the card and its pictures: what catalogues are held to.
     """
 
@@ -96,16 +95,6 @@ class Bundle(Manifest):
     @property
     def graph(self) -> Path:
         return self.path / GRAPH
-
-    @property
-    def gpu_graph(self) -> Path:
-        return self.path / GPU_GRAPH
-
-    def graph_for(self, device: Device) -> Path:
-        """Raises BundleError when there is none: the CPU's graph would fall back from the GPU operator by operator."""
-        if device == "cuda" and not self.gpu_graph.is_file():
-            raise BundleError(f"bundle {self.path.name}: it has no graph for GPUs, {GPU_GRAPH}; export it again")
-        return self.gpu_graph if device == "cuda" else self.graph
 
     @property
     def tokenizer(self) -> Path:
@@ -120,9 +109,7 @@ def load(path: Path) -> Bundle:
     """Verify and read a bundle; raises BundleError when anything about it is not as its manifest says."""
     bundle, digests = _describe(path.resolve())
     verify_files(bundle.path, digests)
-    for graph in (bundle.graph, bundle.gpu_graph):
-        if graph.name in digests:
-            verify_external_data(bundle.path, graph)
+    verify_external_data(bundle.path, bundle.graph)
     return bundle
 
 

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bundle import Bundle
+from models.bundle import Bundle, Device
 from models.runtime import Runtime
-from models.runtime_onnx import OnnxRuntime
+from models.runtime_onnx import open_runtime
 from models.tokens import Tokenizer, Tokens, Turn, collate
 
 BATCH_TOKENS = 1024
@@ -51,6 +51,6 @@ class Reader:
         return rows_of(self._runtime, [self._tokenizer.encode(text) for text in rows], self._tokenizer.pad)
 
 
-def open_reader(bundle: Bundle) -> Reader:
-    """By the bundle's CPU graph, on all cores."""
-    return Reader(OnnxRuntime(bundle.graph, threads=0), Tokenizer(bundle.tokenizer, bundle.max_tokens))
+def open_reader(bundle: Bundle, device: Device = "cpu") -> Reader:
+    """On the device, of a CPU on all cores; raises as `open_runtime`."""
+    return Reader(open_runtime(bundle, 0, device), Tokenizer(bundle.tokenizer, bundle.max_tokens))

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score
 
-from models.bundle import Bundle, Metric
+from models.bundle import Bundle, Device, Metric
 from models.calibrate import Answers, calibration_error, scaled
 from models.data import Dataset, Example, read
 from models.embed import rows_of
 from models.predict import Calibration
 from models.runtime import Runtime
-from models.runtime_onnx import OnnxRuntime
+from models.runtime_onnx import open_runtime
 from models.tasks import Task
 from models.tokens import Tokenizer, Tokens
 
@@ -90,10 +90,10 @@ def measure(answers: Answers, calibration: Calibration, task: Task) -> Measured:
     )
 
 
-def evaluate(bundle: Bundle, data: Path) -> list[Measured]:
-    """All of the bundle's data sets, from the graph that serves on CPU."""
+def evaluate(bundle: Bundle, data: Path, device: Device = "cpu") -> list[Measured]:
+    """All of the bundle's data sets, as it serves on that device; raises RuntimeError as `open_runtime`."""
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    answers = answer(OnnxRuntime(bundle.graph, threads=0), tokenizer, bundle.task, data, datasets_of(bundle, data))
+    answers = answer(open_runtime(bundle, 0, device), tokenizer, bundle.task, data, datasets_of(bundle, data))
     return [measure(rows, bundle.calibration, bundle.task) for rows in answers]
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score, roc_auc_score
 from sklearn.model_selection import KFold
 
-from models.bundle import Bundle, Metric
+from models.bundle import Bundle, Device, Metric
 from models.calibrate import calibration_error, chance_error
 from models.dialogues import (
     Exchange,
@@ -198,12 +198,12 @@ def evaluate_intents(
     return MeasuredBundle(tuple(intents), tuple(context), tuple(replies))
 
 
-def evaluate_bundle(bundle: Bundle, data: Path) -> MeasuredBundle:
-    """A bundle's own heads and ranker on the validation files of the shipped sets."""
+def evaluate_bundle(bundle: Bundle, data: Path, device: Device = "cpu") -> MeasuredBundle:
+    """A bundle's own heads and ranker on the validation files of the shipped sets; raises as `open_runtime`."""
     heads, ranker = heads_of(bundle.path, bundle.encoder), load_ranker(bundle.path / RANKER)
     label_sets, reply_sets = shipped_sets()
     known = [source for source in label_sets if source.name in heads]
-    return evaluate_intents(heads, ranker, open_reader(bundle), data, known, reply_sets)
+    return evaluate_intents(heads, ranker, open_reader(bundle, device), data, known, reply_sets)
 
 
 def metrics_of_intents(name: str, measured: MeasuredBundle, languages: dict[str, str]) -> tuple[Metric, ...]:

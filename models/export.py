@@ -11,14 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from shutil import copyfile, rmtree
 
-from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
+from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
 from models.calibrate import crossfit, fit
 from models.card import card
-from models.compare import BATCH, batch_change, check, drift
+from models.compare import BATCH, HALVED, ROUNDED, batch_change, check, drift
 from models.data import Dataset, read
 from models.evaluate import CONFUSION, answer, draw_confusion, measure, metrics_of
 from models.graph import Storage, build, write
 from models.network import Classifier, base_file, graph_weights
+from models.runtime_cuda import ON_GPUS, in_16_bits
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tasks import TASKS
@@ -35,13 +36,12 @@ def export(
     out: Path,
     version: str,
     storage: Storage,
-    gpu: bool,
     teacher: Bundle | None,
     say: Callable[[str], None],
 ) -> Bundle:
     """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift.
 
-    `storage` is that of the CPU graph's weights; the card of a student compares it with its `teacher`.
+    `storage` is that of the graph's weights; the card of a student compares it with its `teacher`.
     """
     trained = load_run(run)
     task, datasets, tokenizer = (
@@ -58,14 +58,14 @@ def export(
     truth = answer(TorchRuntime(network), tokenizer, task, data, datasets)
     say("answered the validation data with torch in fp32")
     mixed = sample(tokenizer, data, datasets)
+    write_graph(network, storage, building / GRAPH)
+    ways = {GRAPH: (building / GRAPH, ROUNDED), ON_GPUS: (in_16_bits(building / GRAPH), HALVED)}
     answers, drifts = {}, {}
-    graphs: dict[str, Storage] = {GRAPH: storage, GPU_GRAPH: "fp16"} if gpu else {GRAPH: storage}
-    for name, kind in graphs.items():
-        write_graph(network, kind, building / name)
-        runtime = OnnxRuntime(building / name, threads=0)
+    for name, (graph, bounds) in ways.items():
+        runtime = OnnxRuntime(graph, threads=0)
         answers[name] = answer(runtime, tokenizer, task, data, datasets)
         drifts[name] = drift(truth, answers[name], batch_change(runtime, mixed, tokenizer.pad), task)
-        check(name, drifts[name])
+        check(name, drifts[name], bounds)
         say(f"{name}: {drifts[name]}")
 
     calibration = fit(answers[GRAPH])

@@ -18,7 +18,6 @@ from sklearn.linear_model import LogisticRegression
 
 from models.bundle import (
     CARD,
-    GPU_GRAPH,
     GRAPH,
     TOKENIZER,
     Bundle,
@@ -43,12 +42,13 @@ from models.dialogues import (
 )
 from models.embed import Reader, open_reader
 from models.evaluate_intents import evaluate_intents, metrics_of_intents
-from models.graph import Storage, build, write
+from models.graph import build, write
 from models.head_training import Examples, make
 from models.heads import HEADS, SUFFIX, Head, heads_of, save_head
 from models.intents import IntentNetwork
 from models.network import base_file, graph_weights
 from models.replies import RANKER, Ranker, load_ranker, save_ranker, unit
+from models.runtime_cuda import ON_GPUS, in_16_bits
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tasks import INTENT
@@ -71,7 +71,7 @@ TURNED_AWAY = 0.05
 """Share of the replies given in held-out dialogues that score under the ranker's `least`."""
 
 
-def export_intents(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Callable[[str], None]) -> Bundle:
+def export_intents(run: Path, data: Path, out: Path, version: str, say: Callable[[str], None]) -> Bundle:
     """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
     trained = load_intent_run(run)
     config, tokenizer = trained.config, Tokenizer(run / TOKENIZER, INTENT.max_tokens)
@@ -82,11 +82,10 @@ def export_intents(run: Path, data: Path, out: Path, version: str, gpu: bool, sa
     network = load_intent_weights(run, trained)
     rows = {source.name: read_utterances(data, source, "validation") for source in config.label_sets}
     compared = sample([row for own in rows.values() for row in own])
+    write_intent_graph(network, building / GRAPH)
     drift = []
-    graphs: dict[str, Storage] = {GRAPH: "int8", GPU_GRAPH: "fp16"} if gpu else {GRAPH: "int8"}
-    for name, storage in graphs.items():
-        write_intent_graph(network, storage, building / name)
-        drift.append(check_vectors(name, network, OnnxRuntime(building / name, threads=0), tokenizer, compared))
+    for name, way in ((GRAPH, building / GRAPH), (ON_GPUS, in_16_bits(building / GRAPH))):
+        drift.append(check_vectors(name, network, OnnxRuntime(way, threads=0), tokenizer, compared))
         say(drift[-1])
     reader = Reader(OnnxRuntime(building / GRAPH, threads=0), tokenizer)
     encoder = digest_of(building / GRAPH)
@@ -168,9 +167,9 @@ def make_heads(
         say(f"{source.name}: accuracy {accuracy:.4f}")
 
 
-def write_intent_graph(network: IntentNetwork, storage: Storage, path: Path) -> None:
+def write_intent_graph(network: IntentNetwork, path: Path) -> None:
     config = network.encoder.config
-    write(build(graph_weights(network), config.num_attention_heads, config.layer_norm_eps, storage), path)
+    write(build(graph_weights(network), config.num_attention_heads, config.layer_norm_eps, "int8"), path)
 
 
 def sample(rows: Sequence[Utterance]) -> list[Utterance]:

@@ -17,18 +17,19 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
-from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
+from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
 from models.card_recommend import card
 from models.compare import DriftError
 from models.edits import Entry
 from models.embed import Reader
 from models.evaluate_recommend import RETAIL, held_out, measure_recommender, metrics_of_recommender, rankings_of
-from models.graph import Storage, build, write
+from models.graph import build, write
 from models.histories import Split
 from models.network import Embedder, base_file, graph_weights
 from models.ranking import WEIGHTS as HISTORY_WEIGHTS
 from models.ranking import Recommender, save_items
 from models.replies import unit
+from models.runtime_cuda import ON_GPUS, in_16_bits
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tasks import RECOMMEND
@@ -44,7 +45,7 @@ SHOWN = 10
 """Of a ranking, for which its scores are calibrated: what is further down belongs to other odds."""
 
 
-def export_recommend(run: Path, data: Path, out: Path, version: str, gpu: bool, say: Callable[[str], None]) -> Bundle:
+def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callable[[str], None]) -> Bundle:
     """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
     trained = load_recommend_run(run)
     tokenizer = Tokenizer(run / TOKENIZER, RECOMMEND.max_tokens)
@@ -55,13 +56,12 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, gpu: bool, 
     network = load_encoder(run, trained)
     split = held_out(data)
     texts = split.training.texts
+    config = network.encoder.config
+    graph = build(graph_weights(network), config.num_attention_heads, config.layer_norm_eps, "int8")
+    write(graph, building / GRAPH)
     drift = []
-    graphs: dict[str, Storage] = {GRAPH: "int8", GPU_GRAPH: "fp16"} if gpu else {GRAPH: "int8"}
-    for name, storage in graphs.items():
-        config = network.encoder.config
-        graph = build(graph_weights(network), config.num_attention_heads, config.layer_norm_eps, storage)
-        write(graph, building / name)
-        drift.append(check_items(name, network, OnnxRuntime(building / name, threads=0), tokenizer, texts))
+    for name, way in ((GRAPH, building / GRAPH), (ON_GPUS, in_16_bits(building / GRAPH))):
+        drift.append(check_items(name, network, OnnxRuntime(way, threads=0), tokenizer, texts))
         say(drift[-1])
     raw = Reader(OnnxRuntime(building / GRAPH, threads=0), tokenizer).texts(texts)
     history = load_file(run / HISTORY)

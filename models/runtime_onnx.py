@@ -15,13 +15,9 @@ from numpy.typing import NDArray
 from models.bundle import Bundle, Device
 from models.tokens import Batch
 
-LENGTH_STEP = 16
-"""Lengths on CUDA are multiples of it: as many as the tiles of its matrix units, and so few that all can be warmed."""
-
 PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
     "cpu": ("CPUExecutionProvider", {}),
-    # Memory grows by what a batch asks for, not to the next power of two: replicas may share a GPU. Which attention
-    # kernel runs is left to ONNX Runtime, and there is no convolution for cuDNN to search an algorithm for.
+    # Memory grows by what a batch asks for, not to the next power of two: replicas may share a GPU.
     "cuda": ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}),
 }
 
@@ -39,10 +35,11 @@ def session_options(threads: int) -> Any:
 class OnnxRuntime:
     """Runs a graph with inputs `ids`, `mask`, `types` (batch, length) and one output, `logits` or `vectors`.
 
-    Raises RuntimeError when the device is not to be had.
+    A graph that is given as bytes, and not as its file, holds all its data itself; `more` are options of the device's
+    provider. Raises RuntimeError when the device is not to be had.
     """
 
-    def __init__(self, path: Path, threads: int = 1, device: Device = "cpu") -> None:
+    def __init__(self, graph: Path | bytes, threads: int = 1, device: Device = "cpu", **more: str) -> None:
         provider, provider_options = PROVIDERS[device]
         missing = f"this onnxruntime cannot run on {device}; cuda needs the extra `gpu`, a GPU and its driver"
         if provider not in onnxruntime.get_available_providers():
@@ -52,7 +49,9 @@ class OnnxRuntime:
         options = session_options(threads)
         # A plan of the memory is kept for each shape that was seen, and on a GPU rows differ from batch to batch.
         options.enable_mem_pattern = device == "cpu"
-        self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[(provider, provider_options)])
+        self._session: Any = onnxruntime.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=[(provider, provider_options | more)]
+        )
         if provider not in self._session.get_providers():  # it falls back to the CPU and only logs it
             raise RuntimeError(missing)
         self._output = str(self._session.get_outputs()[0].name)
@@ -64,31 +63,11 @@ class OnnxRuntime:
         return rows.astype(np.float32, copy=False)
 
 
-class BoundRuntime(OnnxRuntime):
-    """The same, for a device with memory of its own: inputs are bound from the host and logits to it.
-
-    Lengths are padded to multiples of LENGTH_STEP. Kernels come compiled, so a runtime that has seen each length once,
-    and its largest batch, has loaded and allocated all it needs. CUDA graphs would save the launches of small batches,
-    at one capture and one set of fixed buffers for each pair of rows and length.
-    """
-
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """A row for each text: logits (batch, labels), or vectors (batch, width)."""
-        binding = self._session.io_binding()
-        for name, array in (("ids", batch.ids), ("mask", batch.mask), ("types", batch.types)):
-            binding.bind_cpu_input(name, padded(array))
-        binding.bind_output(self._output, "cpu")
-        self._session.run_with_iobinding(binding)
-        rows: NDArray[np.float32] = binding.copy_outputs_to_cpu()[0]
-        return rows
-
-
-def padded(array: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(batch, length) with zeros up to the next multiple of LENGTH_STEP."""
-    return np.pad(array, ((0, 0), (0, -array.shape[1] % LENGTH_STEP)))
-
-
 def open_runtime(bundle: Bundle, threads: int = 1, device: Device = "cpu") -> OnnxRuntime:
-    """The bundle's graph for the device, loaded; raises BundleError when it has none, RuntimeError as OnnxRuntime."""
-    kind = BoundRuntime if device == "cuda" else OnnxRuntime
-    return kind(bundle.graph_for(device), threads, device)
+    """The bundle's graph for the device, loaded; raises RuntimeError as OnnxRuntime."""
+    if device == "cpu":
+        return OnnxRuntime(bundle.graph, threads)
+    # Here and not above: it needs onnx, which serving on a CPU does without.
+    from models.runtime_cuda import BoundRuntime
+
+    return BoundRuntime(bundle.graph, threads, device)

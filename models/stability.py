@@ -20,11 +20,11 @@ from scipy.stats import rankdata
 
 from models.asked import Asked, Change, unchanged
 from models.bundle import GRAPH, Bundle
-from models.dequantized import dequantized
 from models.explain import METHODS, Explainer, MethodName, by_word
 from models.faithfulness import rankable
 from models.graph import write as write_graph
 from models.question import Question
+from models.rewritten import rewritten
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer, is_readable
 from models.words import HAN, word_spans
@@ -90,8 +90,8 @@ def answer(question: Question) -> str:
 
 
 def in_fp32(bundle: Bundle, folder: Path) -> Explainer:
-    """By the CPU graph with its own weights in fp32, written to `folder`; raises ValueError as `dequantized`."""
-    write_graph(dequantized(bundle.graph), folder / GRAPH)
+    """By the graph with its own weights in fp32, written to `folder`; raises ValueError as `rewritten`."""
+    write_graph(rewritten(bundle.graph, "fp32"), folder / GRAPH)
     exact = replace(bundle, path=folder)
     return Explainer(exact, Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(exact.graph))
 

@@ -141,10 +141,11 @@ def _remote(path: Path, chosen: Settings, metrics: Metrics, model: DeploymentHan
 def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
     # Here and not above: a gateway without a model loads no runtime, and its node needs none.
     from models.runtime_onnx import open_runtime
-    from service.budget import prepare
 
     runtime, limits = open_runtime(bundle, chosen.threads, chosen.device), _limits(chosen)
     if chosen.device == "cuda":
+        from service.budget import prepare
+
         limits = prepare(runtime, limits, chosen.to_measure, bundle.max_tokens)
     return Engine(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), runtime, limits, recorder)
 

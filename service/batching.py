@@ -94,14 +94,23 @@ def next_batch(lengths: Sequence[int], limits: Limits) -> list[int]:
 
 
 @dataclass(slots=True, eq=False)
+class _Call:
+    """The texts of one caller, who is woken once, by the last of them."""
+
+    ended: asyncio.Future[None]
+    left: int = 0
+
+
+@dataclass(slots=True, eq=False)
 class _Waiting(Generic[Work, Row]):
     work: Work
-    outcome: asyncio.Future[Inferred[Row] | Problem]
+    call: _Call
     deadline_s: float
     since_s: float
+    outcome: Inferred[Row] | Problem | None = None  # set in the event loop
 
     def wanted(self, now_s: float) -> bool:
-        return not self.outcome.done() and now_s < self.deadline_s
+        return self.outcome is None and now_s < self.deadline_s and not self.call.ended.done()
 
 
 class Batcher(Generic[Work, Row]):
@@ -170,22 +179,21 @@ class Batcher(Generic[Work, Row]):
         Raises Overloaded or NotReady for all of them at the door: also when, by the rate at which texts are answered,
         what waits would keep them past the deadline. Cancelling takes what still waits out of the queue.
         """
-        loop = asyncio.get_running_loop()
+        call = _Call(asyncio.get_running_loop().create_future())
         now_s = time.monotonic()
-        items: list[_Waiting[Work, Row]] = [_Waiting(work, loop.create_future(), deadline_s, now_s) for work in texts]
+        items: list[_Waiting[Work, Row]] = [_Waiting(work, call, deadline_s, now_s) for work in texts]
+        longest = max(self._limits.batch_tokens, self._limits.text_tokens)
         for item in items:
-            if item.work.length > max(self._limits.batch_tokens, self._limits.text_tokens):
-                item.outcome.set_result(TextTooLong(f"This {self._noun} is longer than can be run.", pointer="/text"))
-        if admitted := [item for item in items if not item.outcome.done()]:
+            if item.work.length > longest:
+                item.outcome = TextTooLong(f"This {self._noun} is longer than can be run.", pointer="/text")
+        if admitted := [item for item in items if item.outcome is None]:
+            call.left = len(admitted)
             self._admit(admitted, deadline_s)
             try:
-                await asyncio.wait([item.outcome for item in admitted], timeout=_until(deadline_s))
+                await _ended(call.ended, deadline_s)
             finally:
                 self._withdraw(admitted)
-        return [self._outcome(item) for item in items]
-
-    def _outcome(self, item: _Waiting[Work, Row]) -> Inferred[Row] | Problem:
-        return self._expired() if item.outcome.cancelled() else item.outcome.result()
+        return [item.outcome or self._expired() for item in items]
 
     def _expired(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"The {self._noun} was not reached in time.")
@@ -211,11 +219,12 @@ class Batcher(Generic[Work, Row]):
             self._changed.notify()
 
     def _withdraw(self, items: Sequence[_Waiting[Work, Row]]) -> None:
-        with self._changed:
-            for item in items:
-                item.outcome.cancel()  # does nothing to one that is done
-                self._drop(item)
-            self._depth(len(self._queue))
+        """What has no outcome; its call has ended, so that nobody wants it."""
+        if left := [item for item in items if item.outcome is None]:
+            with self._changed:
+                for item in left:
+                    self._drop(item)
+                self._depth(len(self._queue))
 
     def _drop(self, item: _Waiting[Work, Row]) -> None:
         if item in self._queue:
@@ -253,7 +262,7 @@ class Batcher(Generic[Work, Row]):
                         self._remove(item)
                     self._depth(len(self._queue))
                     return batch
-                if not self._queue:
+                if self._open and not self._queue:
                     self._changed.wait()
             return []
 
@@ -277,6 +286,7 @@ class Batcher(Generic[Work, Row]):
         for item in dropped:
             self._drop(item)
         if dropped:
+            self._depth(len(self._queue))
             self._post(self._expire, dropped)
         return batch
 
@@ -343,13 +353,29 @@ class Batcher(Generic[Work, Row]):
 
 
 def _settle(item: _Waiting[Work, Row], outcome: Inferred[Row] | Problem) -> None:
-    if not item.outcome.done():
-        item.outcome.set_result(outcome)
+    if item.outcome is None and not item.call.ended.done():
+        item.outcome = outcome
+        item.call.left -= 1
+        if not item.call.left:
+            item.call.ended.set_result(None)
 
 
 def _tokens(items: Sequence[_Waiting[Work, Row]]) -> int:
     return sum(item.work.length for item in items)
 
 
-def _until(deadline_s: float) -> float | None:
-    return None if deadline_s == float("inf") else max(0.0, deadline_s - time.monotonic())
+async def _ended(call: asyncio.Future[None], deadline_s: float) -> None:
+    """When the call has ended, which it has by the deadline."""
+    if deadline_s == float("inf"):
+        await call
+        return
+    timer = asyncio.get_running_loop().call_later(max(0.0, deadline_s - time.monotonic()), _end, call)
+    try:
+        await call
+    finally:
+        timer.cancel()
+
+
+def _end(call: asyncio.Future[None]) -> None:
+    if not call.done():
+        call.set_result(None)

@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 
 from models.runtime import Runtime
-from models.runtime_onnx import LENGTH_STEP
+from models.runtime_cuda import shapes
 from models.tokens import Batch
 from service.batching import Limits
 from service.tune import climb, doubling, least
@@ -26,6 +26,9 @@ _log = structlog.get_logger(__name__)
 LENGTHS = (16, 64, 256)
 LEAST_TOKENS, MOST_TOKENS = 2_048, 65_536
 MOST_ITEMS = 1_024
+PADDING = 1.3
+"""Padded over real tokens: more than on a CPU, because what a batch costs by itself is that of thousands of tokens."""
+
 _RUNS = 3
 _SECONDS = 0.05  # at least, for each length of each budget
 
@@ -33,7 +36,7 @@ _SECONDS = 0.05  # at least, for each length of each budget
 def prepare(runtime: Runtime, given: Limits, unset: Set[str], longest: int) -> Limits:
     """The limits given, with `batch_tokens` and `batch_items` measured where unset; every shape of theirs has been run.
 
-    Takes some seconds; `longest` is the longest text in tokens.
+    Takes twenty seconds; `longest` is the longest text in tokens.
     """
     limits = given
     if "batch_tokens" in unset:
@@ -42,6 +45,7 @@ def prepare(runtime: Runtime, given: Limits, unset: Set[str], longest: int) -> L
         _log.info("batch tokens measured", chosen=limits.batch_tokens, tokens_per_s={k: round(v) for k, v in readings})
     if "batch_items" in unset:
         limits = replace(limits, batch_items=min(MOST_ITEMS, limits.batch_tokens // LENGTHS[0]))
+    limits = replace(limits, padding=PADDING)
     warm(runtime, limits, longest)
     return limits
 
@@ -53,10 +57,9 @@ def tokens_per_s(runtime: Runtime, tokens: int) -> float:
 
 
 def warm(runtime: Runtime, limits: Limits, longest: int) -> None:
-    """Run every length, alone and in its largest batch: the longest first, so that memory is asked for once."""
-    for length in range(longest + -longest % LENGTH_STEP, 0, -LENGTH_STEP):
-        for rows in {max(1, min(limits.batch_items, limits.batch_tokens // length)), 1}:
-            runtime.run(full(rows, length))
+    """Run every shape that batches within the limits have: the largest first, so that memory is asked for once."""
+    for rows, length in shapes(longest, limits.batch_tokens, limits.batch_items):
+        runtime.run(full(rows, length))
 
 
 def full(rows: int, length: int) -> Batch:

@@ -79,7 +79,6 @@ def _verified(chosen: Settings) -> list[str]:
         bundle = load(path)
         if bundle.task.name != task:
             raise BundleError(f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}")
-        bundle.graph_for(chosen.device)
         if task == "intent":
             known = Shelf(bundle, chosen.shelf).all_heads()
             if chosen.labels not in known:
@@ -243,9 +242,8 @@ def export(
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
     storage: Annotated[
         Literal["int8", "mixed", "fp32"],
-        typer.Option(help="Of the CPU graph's matrices: int8, mixed (16 bits) or fp32."),
+        typer.Option(help="Of the graph's matrices: int8, mixed (16 bits) or fp32."),
     ] = "int8",
-    gpu: Annotated[bool, typer.Option(help="Write the fp16 graph for GPUs too.")] = True,
     teacher: Annotated[Path | None, typer.Option(help="The teacher's bundle, for the card of a student.")] = None,
     head: Annotated[list[str] | None, typer.Option(help="Of a bundle of intents: this head alone; repeatable.")] = None,
 ) -> None:
@@ -262,11 +260,11 @@ def export(
         if not task:
             bundle = export_heads(run, data, out, version, head or (), print)
         elif task == "intent":
-            bundle = export_intents(run, data, out, version, gpu, print)
+            bundle = export_intents(run, data, out, version, print)
         elif task == "recommend":
-            bundle = export_recommend(run, data, out, version, gpu, print)
+            bundle = export_recommend(run, data, out, version, print)
         else:
-            bundle = make(run, data, out, version, storage, gpu, None if teacher is None else load(teacher), print)
+            bundle = make(run, data, out, version, storage, None if teacher is None else load(teacher), print)
     except (BundleError, DriftError, ValueError, OSError) as error:
         refuse(error)
     print(f"Wrote {bundle.path}; its figures are in {bundle.path / 'CARD.md'}")
@@ -281,8 +279,11 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the confusion matrices.")] = Path(
         "runs/evaluation"
     ),
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Where the model runs; of sentiment and intent.")
+    ] = "cpu",
 ) -> None:
-    """Measure a bundle on the validation files, from the graph that serves."""
+    """Measure a bundle on the validation files, as it serves."""
     from models.bundle import SHIPPED, BundleError, load
     from models.evaluate import evaluate as measure
     from models.evaluate import table, write
@@ -293,20 +294,24 @@ def evaluate(
     try:
         loaded = load(bundle or SHIPPED.with_name(task))
         if loaded.task.name == "recommend":
+            if device != "cpu":
+                refuse("heed evaluate recommend ranks vectors that the bundle stores, which no device changes")
             taken = evaluate_recommender(loaded, data)
             write_recommender(taken, out)
             shown = recommend_table(taken)
         elif loaded.task.name == "intent":
-            found = evaluate_bundle(loaded, data)
+            found = evaluate_bundle(loaded, data, device)
             write_intents(found, out)
             shown = intents_table(found)
         else:
-            measured = measure(loaded, data)
+            measured = measure(loaded, data, device)
             write(measured, loaded.task, out)
             shown = table(measured)
-    except (BundleError, HeadError, OSError) as error:
+    except (BundleError, HeadError, OSError, RuntimeError) as error:
         refuse(error)
-    print(f"{loaded.name} {loaded.version}, {loaded.graph.name}, validation files\n\n{shown}\n\nWrote {out}")
+    print(
+        f"{loaded.name} {loaded.version}, {loaded.graph.name} on {device}, validation files\n\n{shown}\n\nWrote {out}"
+    )
 
 
 def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Literal
@@ -145,9 +145,18 @@ def _texts(bundle: Bundle) -> list[Tokens]:
 
 
 async def measure(
-    runtime: Runtime, pad: int, texts: Sequence[Tokens], callers: int, limits: Limits, seconds: float
+    runtime: Runtime,
+    pad: int,
+    texts: Sequence[Tokens],
+    callers: int,
+    limits: Limits,
+    seconds: float,
+    together: int = 1,
 ) -> float:
-    """Tokens per second, without padding, of so many callers who ask again as soon as they are answered."""
+    """Tokens per second, without padding, of so many callers who ask again as soon as they are answered.
+
+    Each asks for `together` texts at once, as gateways do for all that waits there.
+    """
     reports: list[tuple[float, int]] = []
 
     def report(batch: BatchReport) -> None:
@@ -158,7 +167,7 @@ async def measure(
     )
     batcher.start()
     waiting = cycle(texts)
-    asking = [asyncio.create_task(_ask(batcher, waiting)) for _ in range(callers)]
+    asking = [asyncio.create_task(_ask(batcher, waiting, together)) for _ in range(callers)]
     ended, _ = await asyncio.wait(asking, timeout=_LEAD_IN * seconds)
     first = max(0, len(reports) - 1)
     if not ended:
@@ -175,9 +184,9 @@ async def measure(
     return sum(tokens for _, tokens in counted[1:]) / (counted[-1][0] - counted[0][0])
 
 
-async def _ask(batcher: Batcher[Tokens, NDArray[np.float64]], texts: Iterator[Tokens]) -> None:
-    for text in texts:
-        for outcome in await batcher.run([text]):
+async def _ask(batcher: Batcher[Tokens, NDArray[np.float64]], texts: Iterator[Tokens], together: int) -> None:
+    while asked := list(islice(texts, together)):
+        for outcome in await batcher.run(asked):
             if isinstance(outcome, Problem):
                 raise outcome
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from models import heads
-from models.bundle import CARD, GPU_GRAPH, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
+from models.bundle import CARD, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
 from models.edits import Entry
 from models.embed import Reader
 from models.graph import build, write
@@ -220,13 +220,18 @@ def tiny_recommend_bundle(folder: Path) -> Path:
     return path
 
 
+def graph_for_gpus(folder: Path) -> Path:
+    """Write one, as no bundle holds it, into a folder."""
+    write(build(weights(), HEADS, 1e-12, "fp16"), folder / "model.fp16.onnx")
+    return folder / "model.fp16.onnx"
+
+
 def tiny_bundle(folder: Path) -> Path:
     """Write the bundle into a new folder `sentiment` of `folder`, and return it."""
     path = folder / "sentiment"
     path.mkdir(parents=True)
     write_tokenizer(path / TOKENIZER)
     write(build(weights(), HEADS, 1e-12, "int8"), path / GRAPH)
-    write(build(weights(), HEADS, 1e-12, "fp16"), path / GPU_GRAPH)
     (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
     scaling = Scaling(1.5, 0.0, (0.1, -0.1, 0.0))
     save(

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.bundle import GPU_GRAPH, Bundle, load, save
+from models.bundle import GRAPH, Bundle, load
 from models.graph import build, write
+from models.runtime_cuda import in_16_bits
 from models.runtime_onnx import OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.stored import LOG_STEP
@@ -36,14 +37,6 @@ def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]
     assert said.err == f"bench-gpu: {gpu.ABSENT}\n"
 
 
-def test_a_bundle_without_a_graph_for_gpus_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = load(tiny_bundle(tmp_path))
-    bundle.gpu_graph.unlink()
-    save(bundle.path, bundle)
-    assert gpu.main(["--device", "cpu", "--bundle", str(bundle.path)]) == 1
-    assert "it has no graph for GPUs" in capsys.readouterr().err
-
-
 def test_on_the_cpu_it_measures_everything_and_claims_nothing(tiny: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--device", "cpu", "--bundle", str(tiny.path)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -60,32 +53,34 @@ def test_on_the_cpu_it_measures_everything_and_claims_nothing(tiny: Bundle, caps
 
 
 def test_the_network_of_a_graph_is_the_one_it_was_written_from(tiny: Bundle) -> None:
-    network, shape = network_of(tiny.gpu_graph)
+    network, shape = network_of(tiny.graph)
     assert shape == Shape(LAYERS, WIDTH, INNER, HEADS)
     assert network.encoder.config._attn_implementation == "sdpa"  # the fused one, by default of transformers
     for name, value in weights().items():
         np.testing.assert_allclose(network.state_dict()[name].numpy(), value, atol=0.01, err_msg=name)
     ids = np.random.default_rng(1).integers(4, len(PIECES), (3, 20))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    np.testing.assert_allclose(TorchRuntime(network).run(batch), OnnxRuntime(tiny.gpu_graph).run(batch), atol=0.02)
+    np.testing.assert_allclose(
+        TorchRuntime(network).run(batch), OnnxRuntime(in_16_bits(tiny.graph)).run(batch), atol=0.02
+    )
 
 
 def test_inputs_are_cut_where_the_graph_of_a_rounded_network_cuts_them(tmp_path: Path) -> None:
     own = weights()
     linear = [name.removesuffix(".weight") for name in own if re.search(r"(query|key|value|dense)\.weight", name)]
     steps = {f"{name}.{LOG_STEP}": np.asarray(np.log(0.004), np.float32) for name in linear}
-    write(build(own | steps, HEADS, 1e-12, "fp16"), tmp_path / GPU_GRAPH)
+    write(build(own | steps, HEADS, 1e-12, "int8"), tmp_path / GRAPH)
     ids = np.random.default_rng(1).integers(4, len(PIECES), (3, 20))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    network, _ = network_of(tmp_path / GPU_GRAPH)
+    network, _ = network_of(tmp_path / GRAPH)
     np.testing.assert_allclose(
-        TorchRuntime(network).run(batch), OnnxRuntime(tmp_path / GPU_GRAPH).run(batch), atol=0.02
+        TorchRuntime(network).run(batch), OnnxRuntime(in_16_bits(tmp_path / GRAPH)).run(batch), atol=0.02
     )
 
 
 def test_operations_are_those_that_torch_counts(tiny: Bundle) -> None:
     """But for the head and the pooling, which the formula leaves out."""
-    network, shape = network_of(tiny.gpu_graph)
+    network, shape = network_of(tiny.graph)
     ids = torch.full((1, 64), 5)
     unfused = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the fused one of a CPU
     with unfused, torch.inference_mode(), FlopCounterMode(display=False) as counter:

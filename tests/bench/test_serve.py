@@ -144,7 +144,8 @@ def test_the_report_says_what_is_missing() -> None:
 
 def test_peers_are_asked_what_they_are_compared_in_and_everyone_what_is_named() -> None:
     assert [one.name for one in chosen(None, of_peer=True)] == ["short-1", "short-64", "mixed-64", "open-80"]
-    assert chosen(None, of_peer=False) == list(WORKLOADS)
+    assert chosen(None, of_peer=False) == [one for one in WORKLOADS if one.usual]
+    assert [one.name for one in chosen(["short-512"], of_peer=False)] == ["short-512"]
     assert [one.name for one in chosen(["open-150"], of_peer=True)] == [CAPACITY, "open-150"]
 
 

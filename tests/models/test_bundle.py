@@ -13,7 +13,6 @@ from safetensors.numpy import load as load_tensors
 
 from models.bundle import (
     EMBEDDINGS,
-    GPU_GRAPH,
     GRAPH,
     MANIFEST,
     BundleError,
@@ -67,7 +66,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     refuses(tmp_path, "no bundle at")
 
 
-@pytest.mark.parametrize("name", [GRAPH, GPU_GRAPH, EMBEDDINGS])
+@pytest.mark.parametrize("name", [GRAPH, EMBEDDINGS])
 def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -75,29 +74,27 @@ def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
     refuses(bundle, f"{name} was changed")
 
 
-def test_both_graphs_take_their_embeddings_from_one_file(bundle: Path) -> None:
-    for graph in (GRAPH, GPU_GRAPH):
-        assert list(external_locations((bundle / graph).read_bytes())) == [EMBEDDINGS]
-        (rows,) = [one for one in onnx.load(str(bundle / graph)).graph.initializer if one.name == WORDS]
-        assert rows.raw_data == (bundle / EMBEDDINGS).read_bytes()
+def test_a_graph_takes_its_embeddings_from_a_file_beside_it(bundle: Path) -> None:
+    assert list(external_locations((bundle / GRAPH).read_bytes())) == [EMBEDDINGS]
+    (rows,) = [one for one in onnx.load(str(bundle / GRAPH)).graph.initializer if one.name == WORDS]
+    assert rows.raw_data == (bundle / EMBEDDINGS).read_bytes()
 
 
-@pytest.mark.parametrize("graph", [GRAPH, GPU_GRAPH])
-def test_embeddings_outside_the_folder_are_refused(bundle: Path, graph: str) -> None:
+def test_embeddings_outside_the_folder_are_refused(bundle: Path) -> None:
     shutil.copy(bundle / EMBEDDINGS, bundle.parent)
-    model = onnx.load(str(bundle / graph), load_external_data=False)
+    model = onnx.load(str(bundle / GRAPH), load_external_data=False)
     (rows,) = [one for one in model.graph.initializer if one.name == WORDS]
     (location,) = [entry for entry in rows.external_data if entry.key == "location"]
     location.value = f"../{EMBEDDINGS}"
-    (bundle / graph).write_bytes(model.SerializeToString())
+    (bundle / GRAPH).write_bytes(model.SerializeToString())
     rewrite(bundle, lambda manifest: None)
-    refuses(bundle, f"{graph} takes data from '../{EMBEDDINGS}', outside the bundle")
+    refuses(bundle, f"{GRAPH} takes data from '../{EMBEDDINGS}', outside the bundle")
 
 
 def test_graphs_of_two_models_cannot_share_a_folder(tmp_path: Path) -> None:
     write(build(weights(seed=1), HEADS, 1e-12, "int8"), tmp_path / GRAPH)
     with pytest.raises(ValueError, match="another model"):
-        write(build(weights(seed=2), HEADS, 1e-12, "fp16"), tmp_path / GPU_GRAPH)
+        write(build(weights(seed=2), HEADS, 1e-12, "int8"), tmp_path / "other.onnx")
 
 
 def test_a_missing_file_is_refused(bundle: Path) -> None:

@@ -69,15 +69,13 @@ def student(run: Path, data: Path, texts: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def teacher(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundles") / "teacher"
-    return export(run, data, out, "1.0.0", "fp32", gpu=False, teacher=None, say=lambda line: None)
+    return export(run, data, out, "1.0.0", "fp32", teacher=None, say=lambda line: None)
 
 
 def test_a_student_of_fewer_layers_answers_as_well_and_its_card_says_what_it_is(
     student: Path, teacher: Bundle, data: Path, tmp_path: Path
 ) -> None:
-    bundle = export(
-        student, data, tmp_path / "small", "2.0.0", "int8", gpu=True, teacher=teacher, say=lambda line: None
-    )
+    bundle = export(student, data, tmp_path / "small", "2.0.0", "int8", teacher=teacher, say=lambda line: None)
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
     assert figures["companies", "accuracy"] > 0.9

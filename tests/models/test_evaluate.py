@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.calibrate import Answers
-from models.compare import Drift, DriftError, batch_change, check, drift
+from models.compare import ROUNDED, Drift, DriftError, batch_change, check, drift
 from models.embed import rows_of
 from models.evaluate import measure, table, write
 from models.predict import Scaling
@@ -100,6 +100,6 @@ def test_a_score_that_depends_on_its_batch_is_measured() -> None:
     [(Drift(0.98, 0, 0), "agree"), (Drift(1, 0.004, 0), "macro-F1"), (Drift(1, 0, 0.002), "batch")],
 )
 def test_a_graph_that_drifts_is_refused(found: Drift, reason: str) -> None:
-    check("good", Drift(0.985, 0.003, 0.001))
+    check("good", Drift(0.985, 0.003, 0.001), ROUNDED)
     with pytest.raises(DriftError, match=reason):
-        check("bad", found)
+        check("bad", found, ROUNDED)

@@ -14,8 +14,7 @@ from transformers import BertConfig, BertModel
 
 from models.answers import Answer, Fitting, Intents, Labelled
 from models.asked import explainer_of
-from models.bundle import GPU_GRAPH, SHIPPED_INTENT, load
-from models.dequantized import dequantized
+from models.bundle import SHIPPED_INTENT, load
 from models.gradients import Gradients
 from models.graph import Storage, build, write
 from models.heads import heads_of
@@ -23,11 +22,12 @@ from models.network import Classifier, graph_weights
 from models.predict import Scaling
 from models.quantize import inputs_of, quantize_encoder, set_steps
 from models.replies import RANKER, load_ranker
+from models.rewritten import rewritten
 from models.runtime_onnx import OnnxRuntime
 from models.stored import LOG_STEP, stored_in, weights_of
 from models.tokens import Tokens, Turn, collate
 from models.weighing import INCOMPLETE, MOST_POINTS, integrated_gradients
-from tests.tiny import tiny_bundle
+from tests.tiny import graph_for_gpus
 
 WIDTH, HEADS, LENGTH = 32, 4, 9
 STEP = 0.008
@@ -114,7 +114,7 @@ def test_it_is_the_graph_s_own_network_in_fp32(
         quantize_encoder(network)
         set_steps(network, [STEP] * 12)
     gradients = gradients_of(network, storage, tmp_path)
-    onnx.save(dequantized(tmp_path / "g.onnx"), str(tmp_path / "plain.onnx"))
+    onnx.save(rewritten(tmp_path / "g.onnx", "fp32"), str(tmp_path / "plain.onnx"))
     expected = OnnxRuntime(tmp_path / "plain.onnx").run(collate([PLAIN], pad=1))
     # Weights in whole steps were stored in 16 bits by `mixed`, and the other graph puts them into steps again.
     near = 2e-3 if learned and storage == "mixed" else 1e-4
@@ -132,7 +132,7 @@ def test_a_gate_that_is_shut_takes_its_token_out(network: Classifier, tmp_path: 
 
 def test_a_graph_for_gpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no Attention with q_num_heads"):
-        Gradients(tiny_bundle(tmp_path) / GPU_GRAPH)
+        Gradients(graph_for_gpus(tmp_path))
 
 
 def answers() -> list[Answer]:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from models.bundle import EMBEDDINGS, GPU_GRAPH, GRAPH, SHIPPED, load
+from models.bundle import EMBEDDINGS, GRAPH, SHIPPED, load
 from models.graph import build
 from models.maps import MapRuntime, Maps
 from models.network import Classifier, graph_weights
 from models.onnx_file import fields, with_outputs
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Batch, Tokenizer, Tokens, collate
-from tests.tiny import HEADS, LAYERS, tiny_bundle
+from tests.tiny import HEADS, LAYERS, graph_for_gpus, tiny_bundle
 
 TEXTS = ("Shares of Acme plunge after profit warning", "股价涨停，大涨50%", "up", "Profit warning. " * 90)
 
@@ -137,7 +137,7 @@ def test_a_bundle_has_maps_where_its_embeddings_lie_beside_the_graph(tmp_path: P
 
 def test_a_graph_for_gpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no attention that maps can be taken of"):
-        MapRuntime(tiny_bundle(tmp_path) / GPU_GRAPH)
+        MapRuntime(graph_for_gpus(tmp_path))
 
 
 def test_outputs_are_appended_as_onnx_itself_reads_them() -> None:

@@ -13,11 +13,11 @@ from models.asked import explainer_of, texts
 from models.bundle import SHIPPED, Bundle, load
 from models.card_explanations import record, with_section
 from models.data import Dataset
-from models.dequantized import dequantized
 from models.explain import METHODS
 from models.faithfulness import measure
 from models.faithfulness import write as write_faithfulness
 from models.graph import Storage, build, write
+from models.rewritten import rewritten
 from models.runtime_onnx import OnnxRuntime
 from models.stability import (
     CHANGES,
@@ -126,7 +126,7 @@ def test_a_graph_in_fp32_is_that_of_the_weights_it_stores(tmp_path: Path, storag
         given |= {name.replace(".weight", ".log_step"): step for name in rounded}
     for name, kind in (("own", storage), ("fp32", "fp32"), ("read", None)):
         (tmp_path / name).mkdir()
-        graph = dequantized(tmp_path / "own" / "g.onnx") if kind is None else build(given, HEADS, 1e-12, kind)
+        graph = rewritten(tmp_path / "own" / "g.onnx", "fp32") if kind is None else build(given, HEADS, 1e-12, kind)
         write(graph, tmp_path / name / "g.onnx")
     path = tmp_path / "tokenizer"
     path.mkdir()
@@ -143,7 +143,7 @@ def test_a_graph_in_fp32_is_that_of_the_weights_it_stores(tmp_path: Path, storag
 def test_a_graph_that_cannot_be_read_back_is_refused(tmp_path: Path) -> None:
     write(build(weights(), HEADS, 1e-12, "fp16"), tmp_path / "g.onnx")
     with pytest.raises(ValueError, match="no Attention with q_num_heads"):
-        dequantized(tmp_path / "g.onnx")
+        rewritten(tmp_path / "g.onnx", "fp32")
 
 
 def test_a_card_tells_of_explanations_and_the_bundle_stays_whole(

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from models.bundle import GPU_GRAPH, load
+from models.bundle import load
 from models.compare import DriftError
 from models.evaluate import evaluate, metrics_of
 from models.export import export
@@ -49,8 +49,7 @@ def test_noisy_rows_are_pulled_towards_their_neighbours_and_the_own_answer() -> 
 
 
 def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path, data: Path, tmp_path: Path) -> None:
-    bundle = export(run, data, tmp_path / "sentiment", "1.2.3", "int8", gpu=True, teacher=None, say=lambda line: None)
-    assert (bundle.path / GPU_GRAPH).exists()
+    bundle = export(run, data, tmp_path / "sentiment", "1.2.3", "int8", teacher=None, say=lambda line: None)
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
     assert figures["companies", "accuracy"] > 0.9
@@ -68,7 +67,7 @@ def test_an_export_that_drifts_writes_no_bundle(
 
     monkeypatch.setattr("models.graph.quantize", lossy)
     with pytest.raises(DriftError):
-        export(run, data, tmp_path / "sentiment", "1", "mixed", gpu=False, teacher=None, say=lambda line: None)
+        export(run, data, tmp_path / "sentiment", "1", "mixed", teacher=None, say=lambda line: None)
     assert not (tmp_path / "sentiment").exists()
 
 

@@ -144,7 +144,7 @@ def test_a_student_becomes_a_bundle_that_reads_intents_context_and_replies(
     student: Path, sets: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", gpu=False, say=said.append)
+    bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=said.append)
     assert load(bundle.path).digest == bundle.digest
     heads = heads_of(bundle.path, bundle.encoder)
     assert heads["wishes"].labels == ("find", "pay", "stop")
@@ -172,7 +172,7 @@ def test_a_student_becomes_a_bundle_that_reads_intents_context_and_replies(
 def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = export_intents(student, sets, tmp_path / "intent", "1.0.0", gpu=False, say=lambda line: None)
+    old = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
     head = old.path / HEADS / f"wishes{SUFFIX}"
     made = head.read_bytes()
     save_head(replace(load_head(head, old.encoder), temperature=9.0), head)
@@ -219,7 +219,7 @@ def test_intents_of_ones_own_are_learned_with_the_encoder_and_answered_by_the_bu
     own = ("train", "intent", "--labels", "mine", "--data", file, "--full", "--sets", sets)
     said = heed(*own, "--base", base, "--out", run, "--config", config)
     assert f"heed export {run} --data {sets}" in " ".join(said.split())
-    heed("export", run, "--data", sets, "--out", tmp_path / "intent", "--no-gpu")
+    heed("export", run, "--data", sets, "--out", tmp_path / "intent")
     bundle = load(tmp_path / "intent")
     mine = heads_of(bundle.path, bundle.encoder)["mine"]
     assert mine.labels == ("open", "shut")
@@ -251,7 +251,7 @@ def test_a_graph_that_drifts_is_refused_and_nothing_is_written(
 ) -> None:
     monkeypatch.setattr("models.export_intents.LEAST_COSINE", 1.01)
     with pytest.raises(DriftError, match="mean cosine"):
-        export_intents(student, sets, tmp_path / "intent", "1.0.0", gpu=False, say=lambda line: None)
+        export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
     assert not (tmp_path / "intent").exists()
 
 

@@ -46,10 +46,16 @@ def test_inline_there_is_one_deployment() -> None:
 @pytest.mark.parametrize("gpus", [0.25, 1, 2])
 def test_on_gpus_the_model_asks_for_them_and_gateways_for_none(gpus: float) -> None:
     found = deployments(args_of("serve.gpu.yaml") | {"model_gpus": gpus})
+    model = {"num_cpus": 0, "num_gpus": gpus, "resources": {"heed_model": 0.001}}
     assert {name: asked(one) for name, one in found.items()} == {
         "gateway": {"num_cpus": 1, "num_gpus": 0, "resources": None},
-        "sentiment-model": {"num_cpus": 0, "num_gpus": gpus, "resources": {"heed_model": 0.001}},
+        **{f"{task}-model": model for task in ("sentiment", "intent", "recommend")},
     }
+
+
+def test_one_gpu_has_room_for_the_models_that_ship() -> None:
+    asks = [asked(one)["num_gpus"] for one in deployments(args_of("serve.gpu.yaml")).values()]
+    assert sum(asks) <= 1
 
 
 def test_on_cpus_a_remote_model_asks_for_no_gpu_and_no_certain_node() -> None:

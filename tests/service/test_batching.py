@@ -426,6 +426,34 @@ async def test_a_dead_thread_fails_its_callers_and_makes_the_batcher_unhealthy()
             await run.batcher.run([text(3)])
 
 
+async def test_stopping_ends_when_nobody_wants_what_waits_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = 0.0
+    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now_s))
+    async with running() as run:
+        first = await run.busy()
+        waiting = run.begin([text(5, 1)], deadline_s=100.0)
+        await run.waiting(1)
+        stopping = asyncio.ensure_future(run.batcher.stop())
+        await asyncio.sleep(0)
+        now_s = 101.0
+        run.model.gate.set()
+        await asyncio.wait_for(stopping, 60)
+        assert isinstance((await waiting)[0], DeadlineExceeded)
+        await first
+        assert run.depths[-1] == 0
+
+
+async def test_what_a_cancelled_caller_had_waiting_is_not_run() -> None:
+    async with running() as run:
+        first = await run.busy()
+        given_up, kept = run.begin([text(5, 1), text(5, 2)]), run.begin([text(5, 3)])
+        await run.waiting(3)
+        given_up.cancel()
+        run.model.gate.set()
+        assert [number((await one)[0]) for one in (first, kept)] == [0, 3]
+    assert run.model.seen == [0, 3]
+
+
 async def test_stopping_finishes_what_waits_and_refuses_what_is_new() -> None:
     async with running() as run:
         first = await run.busy()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import load
-from models.runtime_onnx import LENGTH_STEP, BoundRuntime
+from models.runtime_cuda import BoundRuntime, shapes
 from models.tokens import Batch
 from service import budget, settings
 from service.batching import Limits
-from service.budget import LENGTHS, MOST_TOKENS, prepare, tokens_per_s, warm
+from service.budget import LENGTHS, MOST_TOKENS, PADDING, prepare, tokens_per_s, warm
 from service.cluster import environment
 from tests.tiny import tiny_bundle
 
@@ -53,27 +54,24 @@ def test_a_budget_grows_while_larger_batches_pay(
 
 def test_what_is_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, 0.01, 1e-6)
-    assert prepare(device, GIVEN, set(), 512) == GIVEN
+    assert prepare(device, GIVEN, set(), 512) == replace(GIVEN, padding=PADDING)
     measured = prepare(device, GIVEN, {"batch_tokens"}, 512)
     assert measured.batch_tokens > GIVEN.batch_tokens
     assert (measured.batch_items, measured.queue_tokens) == (16, 65_536)
     assert prepare(device, GIVEN, {"batch_items"}, 512).batch_items == 2048 // 16
 
 
-def test_every_length_is_run_alone_and_in_its_largest_batch_the_longest_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_shape_is_run_once_the_largest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, 0.01, 1e-6)
     warm(device, GIVEN, 500)
-    lengths = list(dict.fromkeys(length for _, length in device.shapes))
-    assert lengths == list(range(512, 0, -LENGTH_STEP))
-    assert {rows for rows, length in device.shapes if length == 512} == {1, 4}
-    assert {rows for rows, length in device.shapes if length == 16} == {1, 16}
+    assert device.shapes == list(shapes(500, GIVEN.batch_tokens, GIVEN.batch_items))
 
 
 def test_it_measures_a_real_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = load(tiny_bundle(tmp_path))
     monkeypatch.setattr(budget, "MOST_TOKENS", 4096)
     monkeypatch.setattr(budget, "_SECONDS", 0.001)
-    found = prepare(BoundRuntime(bundle.gpu_graph), GIVEN, BOTH, bundle.max_tokens)
+    found = prepare(BoundRuntime(bundle.graph, device="cpu"), GIVEN, BOTH, bundle.max_tokens)
     assert found.batch_tokens in (2048, 4096)
     assert found.batch_items == found.batch_tokens // 16
 

@@ -86,6 +86,7 @@ def _taken(turn: Turn, workloads: Sequence[Workload], batch_sizes: dict[str, int
 
 def _options() -> argparse.Namespace:
     names, asked = [one.name for one in CONTENDERS], [one.name for one in WORKLOADS]
+    usual = [one.name for one in CONTENDERS if one.usual]
     parser = argparse.ArgumentParser(prog="bench-serve", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with a folder for each data set")
     parser.add_argument("--bundle", type=Path, default=SHIPPED, help="folder of the model")
@@ -93,7 +94,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--environments", type=Path, default=Path(".venv"), help="folder of the peers' environments")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=int, default=5, help="for each workload")
-    parser.add_argument("--contenders", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=names,
+        default=usual,
+        metavar="NAME",
+        help=f"{', '.join(names)}; by default those that need no GPU",
+    )
     parser.add_argument(
         "--workloads",
         nargs="+",

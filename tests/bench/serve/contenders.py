@@ -84,6 +84,7 @@ class Contender:
     libraries: str = ""  # the environment that has them; this one if empty
     packages: tuple[str, ...] = ()  # whose versions are reported
     environment: Mapping[str, str] = field(default_factory=dict)
+    usual: bool = True  # measured when nobody names contenders
 
     def python(self, environments: Path) -> Path:
         return environments / self.libraries / "bin" / "python" if self.libraries else Path(sys.executable)
@@ -136,6 +137,24 @@ REMOTE = replace(
         "HEED_MODEL_REPLICAS_MIN": "{cores}",
         "HEED_MODEL_REPLICAS_MAX": "{cores}",
     },
+)
+ON_GPU = replace(
+    INLINE,
+    name="heed-gpu",
+    title="Heed remote, on one GPU",
+    settings="`heed serve` of sentiment, gateways = cores, four replicas of the model on the GPU; the same header",
+    environment={
+        "HEED_PLACEMENT": "remote",
+        "HEED_DEVICE": "cuda",
+        "HEED_MODEL_REPLICAS_MIN": "4",
+        "HEED_MODEL_REPLICAS_MAX": "4",
+        "HEED_MODEL_GPUS": "0.25",
+        "HEED_INTENT_BUNDLE": "none",
+        "HEED_RECOMMEND_BUNDLE": "none",
+        "HEED_MODEL_CPUS": "0",
+        "HEED_QUEUE_TOKENS": "1000000",
+    },
+    usual=False,
 )
 INTENTS = replace(
     INLINE,
@@ -227,6 +246,9 @@ MLSERVER = Contender(
     ready="/v2/models/sentiment/ready",
 )
 
-CONTENDERS = (LIMIT, INLINE, REMOTE, INTENTS, HANDMADE, LITSERVE, BENTOML, RAY_SERVE, PIPELINE, TRITON, MLSERVER)
+CONTENDERS = (
+    *(LIMIT, INLINE, REMOTE, ON_GPU, INTENTS),
+    *(HANDMADE, LITSERVE, BENTOML, RAY_SERVE, PIPELINE, TRITON, MLSERVER),
+)
 
 ABSENT = (("Infinity", "it serves folders in the transformers layout only, and a bundle's graph has other inputs"),)

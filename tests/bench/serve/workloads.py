@@ -18,6 +18,7 @@ class Workload:
     load: float | None = None  # of what the same contender answered to CAPACITY a moment before
     deadline_s: float = 10.0
     peers: bool = True  # asked of them too; what is held against the limit alone is not, to keep a round short
+    usual: bool = True  # asked when nobody names workloads
 
 
 CAPACITY = "short-64"
@@ -30,6 +31,13 @@ WORKLOADS = (
     Workload("mixed-64", "mixed, 64 connections", "mixed", connections=64),
     Workload(
         "batch-32", "short, 32 a request, 8 connections", "short", connections=8, texts_per_request=32, peers=False
+    ),
+    Workload("short-512", "short, 512 connections", "short", connections=512, usual=False),
+    Workload(
+        *("batch-32-64", "short, 32 a request, 64 connections", "short"),
+        connections=64,
+        texts_per_request=32,
+        usual=False,
     ),
     Workload("open-80", "short, arrivals at 80 % of capacity", "short", load=0.8),
     Workload(
@@ -45,6 +53,6 @@ WORKLOADS = (
 
 def chosen(names: Sequence[str] | None, of_peer: bool) -> list[Workload]:
     """The named ones, or all that are meant for this contender; with the one that gives arrivals their rate."""
-    found = [one for one in WORKLOADS if (one.name in names if names else one.peers or not of_peer)]
+    found = [one for one in WORKLOADS if (one.name in names if names else one.usual and (one.peers or not of_peer))]
     arriving = any(one.load is not None for one in found)
     return [one for one in WORKLOADS if one in found or (arriving and one.name == CAPACITY)]
