@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -19,7 +20,7 @@ from subprocess import SubprocessError
 from models.bundle import SHIPPED, Bundle, load
 from models.tokens import Tokenizer
 from tests.bench.serve import answers, report, texts, versions, workloads
-from tests.bench.serve.contenders import CONTENDERS, Kind, Machine
+from tests.bench.serve.contenders import CONTENDERS, ON_GPU, Kind, Machine
 from tests.bench.serve.load import MISSING, LoadError, wrk_version
 from tests.bench.serve.tree import NotStartedError, adopt_orphans
 from tests.bench.serve.turn import CHECKED, Measurement, Questions, Turn
@@ -37,6 +38,8 @@ def main() -> None:
     given = _options()
     if wrk_version() is None:
         raise SystemExit(MISSING)
+    if ON_GPU.name in given.contenders and shutil.which("nvidia-smi") is None:
+        raise SystemExit(f"bench-serve: {ON_GPU.name} needs a GPU, and there is none")
     try:
         bundle = load(given.bundle)
         sets = texts.read(given.data, Tokenizer(bundle.tokenizer, bundle.max_tokens), _TEXTS)
