@@ -14,7 +14,7 @@ from shutil import copyfile, rmtree
 from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
 from models.calibrate import crossfit, fit
 from models.card import card
-from models.compare import BATCH, HALVED, ROUNDED, batch_change, check, drift
+from models.compare import BATCH, HALVED, ROUNDED, Bounds, batch_change, check, drift
 from models.data import Dataset, read
 from models.evaluate import CONFUSION, answer, draw_confusion, measure, metrics_of
 from models.graph import Storage, build, write
@@ -59,7 +59,10 @@ def export(
     say("answered the validation data with torch in fp32")
     mixed = sample(tokenizer, data, datasets)
     write_graph(network, storage, building / GRAPH)
-    ways = {GRAPH: (building / GRAPH, ROUNDED), ON_GPUS: (in_16_bits(building / GRAPH), HALVED)}
+    ways: dict[str, tuple[Path | bytes, Bounds]] = {
+        GRAPH: (building / GRAPH, ROUNDED),
+        ON_GPUS: (in_16_bits(building / GRAPH), HALVED),
+    }
     answers, drifts = {}, {}
     for name, (graph, bounds) in ways.items():
         runtime = OnnxRuntime(graph, threads=0)

@@ -163,7 +163,7 @@ def report(bench: Bench, chosen: Sequence[Tokens]) -> Iterator[str]:
             cells.append(f"{rate:,.0f} | {rate * operations(shape, length) / matrix:.1%}")
         yield f"| {length} | {' | '.join(cells)} |"
 
-    plain = {
+    plain: dict[str, Runtime] = {
         "plain transformers fp16, padded": TorchRuntime(network, bench.device, torch.float16),
         "ONNX Runtime fp16, no binding, padded": OnnxRuntime(in_16_bits(bench.bundle.graph), device=bench.device),
     }

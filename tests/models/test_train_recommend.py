@@ -133,7 +133,7 @@ def bundle(run: Path, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("bundles") / "recommend"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "LEAST_COSINE", 0.8)  # random weights round badly
-        return export_recommend(run, shop, out, "0.0.1", True, lambda line: None).path
+        return export_recommend(run, shop, out, "0.0.1", lambda line: None).path
 
 
 def test_what_a_user_takes_next_is_learned(bundle: Path, shop: Path) -> None:
@@ -172,7 +172,7 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "LEAST_COSINE", 1.1)
         with pytest.raises(DriftError, match="mean cosine"):
-            export_recommend(run, shop, out, "0.0.1", False, lambda line: None)
+            export_recommend(run, shop, out, "0.0.1", lambda line: None)
     assert list(out.iterdir()) == []
 
 
