@@ -136,7 +136,7 @@ def bundle(run: Path, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("bundles") / "recommend"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "LEAST_COSINE", 0.8)  # random weights round badly
-        return export_recommend(run, shop, out, "0.0.1", True, lambda line: None).path
+        return export_recommend(run, shop, out, "0.0.1", lambda line: None).path
 
 
 def test_what_a_user_takes_next_is_learned(bundle: Path, shop: Path) -> None:
@@ -175,7 +175,7 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "LEAST_COSINE", 1.1)
         with pytest.raises(DriftError, match="mean cosine"):
-            export_recommend(run, shop, out, "0.0.1", False, lambda line: None)
+            export_recommend(run, shop, out, "0.0.1", lambda line: None)
     assert list(out.iterdir()) == []
 
 
@@ -207,7 +207,7 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
     assert float(load_file(own / "history.safetensors")["often"][0]) == told.often * told.scales.often
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "LEAST_COSINE", 0.8)
-        made = export_recommend(own, shop, tmp_path / "recommend", "0.0.1", False, lambda line: None).path
+        made = export_recommend(own, shop, tmp_path / "recommend", "0.0.1", lambda line: None).path
     said = f"attention was multiplied by {told.scales.attention}, neighbours by {told.scales.neighbours}"
     assert said in (made / "CARD.md").read_text(encoding="utf-8")
     assert "multiplied" not in (bundle / "CARD.md").read_text(encoding="utf-8")
