@@ -6,6 +6,7 @@ Every figure in it comes from the evaluation and the export that made the bundle
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from string import Template
 
 from models.bundle import Manifest
@@ -32,7 +33,7 @@ yet is scored too. It says which past items each score leans on.
 - For an item of the catalogue that is new to the user, the user's items speak too, by weights in closed form of what
   users took together (EASE, Steck 2019; an item's $neighbours largest), how strongly was chosen on the same 500 users.
   Without them NDCG@10 of new items is 0.0968 and of all 0.2866. `because` holds attention and these parts together.
-- Trained with softmax over all items on every basket of a user after the first.
+- Trained with softmax over all items on every basket of a user after the first.$scales
 
 ## Intended use
 Ordering what a shop shows. Not for decisions about people. Only purchases were in the data: other kinds of events count
@@ -65,9 +66,14 @@ $drift
 Online Retail (Daqing Chen, 2015, UCI Machine Learning Repository, CC-BY-4.0), multilingual-e5 (Wang et al. 2024).
 """)
 
+SCALES = Template("""
+  Then attention was multiplied by $attention, neighbours by $neighbours and how often an item was taken by $often: best
+  for the last of these baskets, with a network trained without it.""")
+
 
 def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str], trained: RecommendRun) -> str:
     histories = trained.config.histories
+    scales = histories.scales if histories.choose_scales else None
     return TEXT.substitute(
         name=manifest.name,
         version=manifest.version,
@@ -76,6 +82,7 @@ def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str]
         id_dropout=f"{histories.id_dropout:.0%}",
         seed=histories.seed,
         neighbours=histories.neighbours.kept,
+        scales="" if scales is None else SCALES.substitute(asdict(scales)),
         figures=recommend_table(measured),
         command=COMMAND.format(name=manifest.name),
         drift="\n\n".join(drift),

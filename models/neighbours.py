@@ -3,9 +3,10 @@
 B = P T - P diag(m), with P the inverse of XᵀX + ridge · I, T = XᵀY, and m such that no item speaks for itself: the
 linear model that best tells Y from X. Each user is a row of both, with a one for each of their items (EASE, Steck 2019,
 eq. 8), and each of their events a row of X with what came up to it and of Y with what came after it, fading with
-distance (SLIT, Choi et al. 2021); `after` says how much the second kind counts beside the first. Attention over
-events learns from what came next; this learns from all pairs of a user's items at once, and knows best what is new to a
-user. Knows numpy alone.
+distance (SLIT, Choi et al. 2021); `after` says how much the second kind counts beside the first. What is said of an
+item is divided by a power of how many took it (RP3beta, Paudel et al. 2017). Attention over events learns from what
+came next; this learns from all pairs of a user's items at once, and knows best what is new to a user. Knows numpy
+alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class NeighbourSchedule:
     past: float = inf
     ahead: float = inf
     asked: float = inf
+    popular: float = 0.0
 
     @property
     def fade(self) -> float:
@@ -78,8 +80,9 @@ class Neighbours:
 
 
 def neighbours_of(trails: Collection[Trail], items: int, schedule: NeighbourSchedule) -> Neighbours:
-    """The largest weights of each item in amount, times the schedule's weight."""
-    weights = item_weights(trails, items, schedule) * schedule.weight
+    """The largest weights of each item in amount, times the schedule's weight; what is popular is said less."""
+    users = np.bincount(np.concatenate([np.unique(trail.items) for trail in trails]), minlength=items)
+    weights = item_weights(trails, items, schedule) * schedule.weight / np.maximum(users, 1) ** schedule.popular
     kept = np.argsort(-np.abs(weights), axis=1)[:, : schedule.kept]
     return Neighbours(
         kept.astype(np.int32), np.take_along_axis(weights, kept, axis=1).astype(np.float32), schedule.fade

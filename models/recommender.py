@@ -38,6 +38,19 @@ class Shape:
     eye: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scales:
+    """By what the parts of a score are multiplied once they are trained or found: taste and attention, neighbours, and
+    how often an item was taken."""
+
+    attention: float = 1.0
+    neighbours: float = 1.0
+    often: float = 1.0
+
+
+AS_TRAINED = Scales()
+
+
 @dataclass(frozen=True, slots=True)
 class Histories:
     """A batch: `items` (batch, events) numbers, -1 where there is no event; `kinds`, and `ages` and `places` as
@@ -153,6 +166,13 @@ class HistoryNetwork(nn.Module):
     def hear(self, neighbours: Neighbours) -> None:
         self.neighbours, self.nearness = torch.from_numpy(neighbours.numbers), torch.from_numpy(neighbours.weights)
         self.fade.fill_(neighbours.fade)
+
+    @torch.no_grad()
+    def rescale(self, scales: Scales) -> None:
+        for one in (self.taste.weight, self.taste.bias, self.eyes):
+            one.mul_(scales.attention)
+        self.nearness.mul_(scales.neighbours)
+        self.often.mul_(scales.often)
 
     def read(self, histories: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The taste (batch, width) and the events' states (batch, events, inner)."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from models.histories import Interactions, Split, Trail
 from models.neighbours import NeighbourSchedule, neighbours_of
 from models.ranking import MOST_EVENTS, age_of, kinds_of, place_of
-from models.recommender import NEVER, Histories, HistoryNetwork, Shape, between, near
+from models.recommender import AS_TRAINED, NEVER, Histories, HistoryNetwork, Scales, Shape, between, near
 
 DAY_S = 86_400
 LENGTH_NOISE = 8
@@ -52,6 +52,8 @@ class HistorySchedule:
     neighbours: NeighbourSchedule
     residual: bool = False
     horizon: int = 1
+    choose_scales: bool = False
+    scales: Scales = AS_TRAINED
     use_text: bool = True
     use_ids: bool = True
     use_time: bool = True
@@ -170,6 +172,7 @@ def train_histories(
     network.often.fill_(config.often * config.use_candidates)
     if speaking:
         network.hear(neighbours_of(list(interactions.users.values()), len(texts), config.neighbours))
+    network.rescale(config.scales)
     return network.eval()
 
 

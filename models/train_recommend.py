@@ -10,7 +10,7 @@ import json
 import random
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from models.evaluate_recommend import held_out
 from models.histories import Interactions, Items, removed_items
 from models.neighbours import NeighbourSchedule
 from models.network import Embedder, base_file, encoder_of
+from models.recommender import Scales
+from models.scales import with_scales
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer
 from models.train_histories import HistorySchedule, train_histories
 from models.train_items import Companions, ItemSchedule, Kept, batches_of, companions, embed
@@ -81,10 +83,10 @@ def _config_of(content: dict[str, object]) -> RecommendConfig:
     assert isinstance(histories, dict)
     assert isinstance(kept, list)
     texts = tuple(KeptTexts(**one) for one in kept)
-    neighbours = NeighbourSchedule(**histories["neighbours"])
+    neighbours, scales = NeighbourSchedule(**histories["neighbours"]), Scales(**histories.get("scales", {}))
     return RecommendConfig(
         items=ItemSchedule(**items),
-        histories=HistorySchedule(**{**histories, "neighbours": neighbours}),
+        histories=HistorySchedule(**{**histories, "neighbours": neighbours, "scales": scales}),
         kept=texts,
         **own,  # type: ignore[arg-type]
     )
@@ -103,9 +105,10 @@ def train_recommend(
     if not (out / VECTORS).exists():
         _train_encoder(config, base, interactions, texts, out)
     vectors = load_file(out / VECTORS)["vectors"].numpy()
-    network = train_histories(interactions, centred(vectors), config.histories, say)
+    histories = with_scales(interactions, centred(vectors), config.histories, say)
+    network = train_histories(interactions, centred(vectors), histories, say)
     save_file({name: value.clone() for name, value in network.state_dict().items()}, out / HISTORY)
-    content = {"task": "recommend", "base": base, "config": asdict(config)}
+    content = {"task": "recommend", "base": base, "config": asdict(replace(config, histories=histories))}
     (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
     return out
 

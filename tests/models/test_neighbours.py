@@ -55,6 +55,18 @@ def test_weights_for_an_item_are_the_ridge_regression_of_it_on_the_others(trails
     np.testing.assert_allclose(dense, 2 * found, atol=1e-6)
 
 
+def test_of_what_many_took_less_is_said(trails: list[Trail]) -> None:
+    plain, fair = (
+        neighbours_of(trails, ITEMS + 1, NeighbourSchedule(weight=1.0, ridge=RIDGE, kept=ITEMS + 1, popular=popular))
+        for popular in (0.0, 0.5)
+    )
+    users = np.asarray([sum(item in trail.items for trail in trails) for item in range(ITEMS)] + [1])
+    for item in range(ITEMS):
+        before, after = (dict(zip(one.numbers[item], one.weights[item], strict=True)) for one in (plain, fair))
+        for other in range(ITEMS + 1):
+            assert after[other] == pytest.approx(before[other] / users[other] ** 0.5, abs=1e-7)
+
+
 def test_largest_weights_are_kept(trails: list[Trail]) -> None:
     schedule = NeighbourSchedule(weight=1.0, ridge=RIDGE, kept=4)
     weights = neighbours_of(trails, ITEMS, schedule).weights

@@ -8,6 +8,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
+from shutil import copytree
 
 import numpy as np
 import pytest
@@ -29,6 +30,8 @@ from models.histories import with_items_removed
 from models.neighbours import NeighbourSchedule
 from models.ranked_metrics import best_first, measure
 from models.ranking import catalogue_of, load_recommender
+from models.recommender import AS_TRAINED
+from models.scales import with_scales
 from models.train import CONFIGS
 from models.train_histories import (
     FOLDS,
@@ -190,6 +193,24 @@ def test_histories_are_trained_anew_without_the_encoder(run: Path, base: Path, s
     train_recommend(CONFIG, str(base), shop, shop, run, lambda line: None)
     assert (run / VECTORS).read_bytes() == vectors
     assert (run / "history.safetensors").read_bytes() == before
+
+
+def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
+    run: Path, bundle: Path, base: Path, shop: Path, tmp_path: Path
+) -> None:
+    own = copytree(run, tmp_path / "run")
+    config = replace(CONFIG, histories=replace(CONFIG.histories, epochs=1, choose_scales=True))
+    train_recommend(config, str(base), shop, shop, own, lambda line: None)
+    told = load_recommend_run(own).config.histories
+    assert told == with_scales(held_out(shop).training, centred(_vectors(run)), config.histories, lambda line: None)
+    assert told.scales != AS_TRAINED
+    assert float(load_file(own / "history.safetensors")["often"][0]) == told.often * told.scales.often
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(exporting, "LEAST_COSINE", 0.8)
+        made = export_recommend(own, shop, tmp_path / "recommend", "0.0.1", lambda line: None).path
+    said = f"attention was multiplied by {told.scales.attention}, neighbours by {told.scales.neighbours}"
+    assert said in (made / "CARD.md").read_text(encoding="utf-8")
+    assert "multiplied" not in (bundle / "CARD.md").read_text(encoding="utf-8")
 
 
 def test_item_that_was_removed_is_neither_known_nor_predicted_in_training(run: Path, shop: Path) -> None:

@@ -30,7 +30,7 @@ REMOVED, REMOVED_SEED = 0.1, 7
 """As in `models/configs/recommend.toml`: the encoder that ships saw none of these items beside others."""
 LEARNING: dict[str, Sequence[object]] = {"session_max_len": (100,), "batch_size": (32,)}
 ON_MOVIELENS: dict[str, Any] = {
-    "epochs": 5,
+    "epochs": 2,
     "events": 32,
     "inner": 64,
     "id_dropout": 0.1,
@@ -38,11 +38,13 @@ ON_MOVIELENS: dict[str, Any] = {
     "steps_of_user": 10,
     "horizon": 3,
     "often": -20.0,  # nobody rates a film twice
-    "residual": True,
-    "neighbours": NeighbourSchedule(weight=150.0, ridge=200.0, kept=64, after=0.8, past=4.0, ahead=4.0, asked=6.0),
+    "choose_scales": True,
+    "neighbours": NeighbourSchedule(
+        weight=200.0, ridge=200.0, kept=1682, after=0.85, past=4.0, ahead=4.0, asked=8.0, popular=0.2
+    ),
 }
-"""Of Heed's own schedule, what is otherwise for films. Neighbours are chosen on the rating before the last; what they
-weigh beside attention is not yet."""
+"""Of Heed's own schedule, what is otherwise for films. Neighbours are chosen on the rating before the last, alone, and
+what they count beside attention there too, by Heed itself."""
 
 PARTS = ("retail", "movielens", "removed")
 

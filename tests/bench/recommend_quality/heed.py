@@ -13,6 +13,7 @@ from models.evaluate_recommend import measure_recommender
 from models.histories import Split
 from models.ranked_metrics import best_first
 from models.ranking import catalogue_of, load_recommender
+from models.scales import with_scales
 from models.train_histories import HistorySchedule, scores_of, train_histories
 from tests.bench.recommend_quality.methods import Method, directly
 from tests.bench.recommend_quality.simple import Rankings
@@ -36,8 +37,9 @@ def trained(name: str, texts: NDArray[np.float32], schedule: HistorySchedule) ->
     """The history network, trained on whatever split it is asked for; `texts` (items, width), centred."""
 
     def rank(split: Split) -> Rankings:
-        network = train_histories(split.training, texts, schedule, print)
-        return best_first(scores_of(network, texts, split, schedule))
+        scaled = with_scales(split.training, texts, schedule, print)
+        network = train_histories(split.training, texts, scaled, print)
+        return best_first(scores_of(network, texts, split, scaled))
 
     return Method(name, directly(rank))
 
