@@ -23,6 +23,7 @@ from models.edits import Entry
 from models.ranking import Recommender, load_recommender
 from models.snapshot import Snapshot
 from models.vector_index import SUFFIX
+from service import recommending
 from service.catalogues import Catalogues
 from service.question import Question, question_of
 from service.recommending import Ranking, answer
@@ -37,8 +38,8 @@ FILE = f"vectors.f32{SUFFIX}"
 
 
 @pytest.fixture(autouse=True)
-def divided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_index, "DIVIDED", INDEXED)
+def divided(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "DIVIDED", getattr(request, "param", INDEXED))
     monkeypatch.setattr(vector_index, "_LIST_ROWS", 16)
 
 
@@ -129,11 +130,11 @@ async def test_many_excluded_items_are_left_out_of_all_products(catalogues: Cata
     assert asked(snapshot, history=history).index is None
 
 
+@pytest.mark.parametrize("divided", [ITEMS], indirect=True)
 @pytest.mark.parametrize("more", [{}, {"filter": {"even": True}}, {"history": 1_200}])
 async def test_one_list_misses_nothing_whatever_is_left_out(
-    catalogues: Catalogues, recommender: Recommender, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    catalogues: Catalogues, recommender: Recommender, more: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(vector_index, "DIVIDED", ITEMS)
     if "history" in more:
         more = {"history": [{"item_id": f"i{number}", "event": "view"} for number in range(more["history"])]}
     snapshot = await current(catalogues)
@@ -142,6 +143,31 @@ async def test_one_list_misses_nothing_whatever_is_left_out(
     question = asked(snapshot, top_k=100, **more)
     assert question.index is snapshot.index
     assert names(recommender, question) == names(recommender, exact(question))
+
+
+async def test_ids_and_texts_of_a_small_catalogue_are_ranked_by_their_vectors(
+    catalogues: Catalogues, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are not multiplied anew for each request: where they are, the answer is the same."""
+    texts = [{"text": f"text {number}"} for number in range(9)]
+    known = [{"item_id": f"i{7 * number}"} for number in range(9)]
+    candidates = [one for pair in zip(texts, known, strict=True) for one in pair]
+    history = [
+        {"item_id": "i5", "event": "view"},
+        {"text": "text 3", "event": "cart"},
+        {"item_id": "i70", "event": "view"},
+    ]
+    small = await current(catalogues, "small")
+    question = asked(small, history=history, candidates=candidates, exclude_history=False, top_k=20)
+    rng = np.random.default_rng(3)
+    question = question.read([rng.normal(size=WIDTH).astype(np.float32) for _ in question.sent])
+    found = answer(recommender, question)
+    monkeypatch.setattr(recommending, "INDEXED", 0)
+    expected = answer(recommender, question)
+    assert isinstance(found, Ranking)
+    assert isinstance(expected, Ranking)
+    assert found.places == expected.places
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["small", "large"])
