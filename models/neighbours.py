@@ -72,9 +72,9 @@ class Neighbours:
         newest = np.zeros(item.max(initial=-1) + 1)
         np.maximum.at(newest, item, counted * self.fade**after)
         shares = counted * (newest / np.maximum(np.bincount(item, counted), 1))[item]
-        same = self.numbers[own][None] == candidates[:, None, None]
+        same = self.numbers[own][None] == candidates.astype(np.int32)[:, None, None]
         said = (same * self.weights[own]).sum(axis=-1) * shares
-        said[np.isin(candidates, own)] = 0
+        said[(candidates[:, None] == own).any(axis=1)] = 0
         found: NDArray[np.float32] = said.astype(np.float32)
         return found
 

@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from scipy.special import erf, expit
+from scipy.special import expit
 
 from models.bundle import Bundle, BundleError
 from models.edits import Entry
+from models.layers import gelu, normed, softmax, transposed
 from models.neighbours import Neighbours
 from models.preselection import preselected
+from models.projected import Picked, Projected
 from models.vector_index import VectorIndex
 
 WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
@@ -78,12 +80,13 @@ def kinds_of(kind: str, values: Array) -> NDArray[np.int64]:
 class History:
     """A user's events, oldest first, all arrays of the same length.
 
-    `vectors` (events, width) of the items; `items` (events,) whole numbers, equal for the same item, -1 for one that no
-    candidate can be; `kinds` (events,) numbers of KINDS or DISLIKE; `ages` (events,) days before the newest event, nan
-    where no time was given; `trained` (events,) as `Recommender.trained` numbers the items, None when it knows none.
+    `vectors` (events, width) of the items, as they are or projected; `items` (events,) whole numbers, equal for the
+    same item, -1 for one that no candidate can be; `kinds` (events,) numbers of KINDS or DISLIKE; `ages` (events,) days
+    before the newest event, nan where no time was given; `trained` (events,) as `Recommender.trained` numbers the
+    items, None when it knows none.
     """
 
-    vectors: Array
+    vectors: Array | Picked
     items: NDArray[np.int64]
     kinds: NDArray[np.int64]
     ages: Array
@@ -127,19 +130,27 @@ class Recommender:
         self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade)
         self._numbered: tuple[Sequence[str | None], NDArray[np.int64]] = ((), np.zeros(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
-        for number in range(self._layers):  # one product for all three
-            for part in ("weight", "bias"):
-                names = (f"blocks.{number}.attention.{role}.{part}" for role in ("query", "key", "value"))
-                self._w[f"blocks.{number}.attention.{part}"] = np.concatenate([self._w[name] for name in names])
+        self._linears = {
+            name.removesuffix(".weight"): transposed(matrix, weights[name.removesuffix("weight") + "bias"])
+            for name, matrix in weights.items()
+            if name.endswith(".weight") and matrix.ndim == 2 and name.removesuffix("weight") + "bias" in weights
+        }
+        for number in range(self._layers):
+            self._fold(f"blocks.{number}")
+        spanning = np.column_stack([weights["taste.weight"], weights["taste.bias"]]).astype(np.float64)
+        self._basis = np.linalg.qr(spanning)[0].astype(np.float32)
 
     def tastes(self, vectors: Array) -> tuple[Array, Array]:
         """(width, at most width): an orthonormal basis in whose span every taste lies; and (examples, width): tastes of
         histories whose items are drawn from those with `vectors` (items, width)."""
-        spanning = np.column_stack([self._w["taste.weight"], self._w["taste.bias"]]).astype(np.float64)
         rows = np.random.default_rng(0).integers(0, len(vectors), (_EXAMPLES, _EVENTS))
         kinds, ages = np.full(_EVENTS, KINDS.index("purchase")), np.full(_EVENTS, np.nan, np.float32)
         examples = [self._read(History(vectors[some], some, kinds, ages))[0] for some in rows]
-        return np.linalg.qr(spanning)[0].astype(np.float32), np.stack(examples)
+        return self._basis, np.stack(examples)
+
+    def project(self, vectors: Array) -> Projected:
+        """Item vectors (items, width) as rankings want them."""
+        return Projected(vectors @ self._basis, self._linear("look", vectors), self._linear("enter", vectors))
 
     def place(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
         """Texts' vectors by the encoder (items, width) to item vectors; a known id adds what was learned of it."""
@@ -163,14 +174,15 @@ class Recommender:
     def rank(
         self,
         history: History,
-        vectors: Array,
+        vectors: Array | Picked,
         items: NDArray[np.int64] | None,
         top_k: int,
         allowed: NDArray[np.bool_] | None = None,
         trained: NDArray[np.int64] | None = None,
         index: VectorIndex | None = None,
     ) -> Ranked:
-        """The best `top_k` of candidates with item `vectors` (candidates, width) and numbers `items` (candidates,).
+        """The best `top_k` of candidates with item `vectors` (candidates, width), as they are or projected, and numbers
+        `items` (candidates,).
 
         Without `items` a candidate's number is its place. Of more than RANKED candidates, those are ranked that the
         history's taste puts first, and its own items. Where `allowed` (candidates,) is False a candidate is left out.
@@ -186,7 +198,9 @@ class Recommender:
         if trained is not None and history.trained is not None:
             near = self.neighbours.say(history.trained, liked)[trained]
         wanted = max(RANKED, 4 * top_k)
-        rows = None if index is None else index.nearest(taste, vectors, wanted, allowed)
+        rows = None
+        if index is not None and not isinstance(vectors, Picked):
+            rows = index.nearest(taste, vectors, wanted, allowed)
         if rows is not None:
             rows = np.union1d(rows, history.items[(history.items >= 0) & (history.items < len(vectors))])
             if near is not None:
@@ -195,7 +209,7 @@ class Recommender:
             near = None if near is None else near[rows]
             allowed = None if allowed is None else allowed[rows]
             trained = None if trained is None else trained[rows]
-        scores = vectors @ taste
+        scores = vectors.products(taste @ self._basis) if isinstance(vectors, Picked) else vectors @ taste
         if near is not None:
             scores += near
         if allowed is not None:
@@ -247,32 +261,50 @@ class Recommender:
         """The taste (width,) and the events' states (events, width)."""
         w = self._w
         if not len(history):
-            return w["taste.bias"], history.vectors
-        states = self._linear("enter", history.vectors) + w["kinds.weight"][history.kinds]
+            return w["taste.bias"], np.empty((0, len(w["enter.bias"])), np.float32)
+        entered = history.vectors
+        states = entered.entered if isinstance(entered, Picked) else self._linear("enter", entered)
+        states = states + w["kinds.weight"][history.kinds]
         states = states + w["ages.weight"][age_of(history.ages)] + w["places.weight"][place_of(len(history))]
         for number in range(self._layers):
             states = self._block(f"blocks.{number}", states)
         states = self._norm("norm", states)
-        weights = _softmax(self._linear("reader", states).T)
+        weights = softmax(self._linear("reader", states).T)
         parts = states.reshape(len(history), self._heads, -1)
         pooled = np.einsum("he,ehd->hd", weights, parts).ravel()
         return self._linear("taste", pooled), states
 
     def _block(self, name: str, states: Array) -> Array:
-        normed = self._norm(f"{name}.attention_norm", states)
-        joined = self._linear(f"{name}.attention", normed).reshape(len(states), 3, self._heads, -1)
+        joined = self._linear(f"{name}.attention", normed(states)).reshape(len(states), 3, self._heads, -1)
         query, key, value = joined.transpose(1, 2, 0, 3)
-        mixed = _softmax(query @ key.transpose(0, 2, 1) / np.float32(np.sqrt(query.shape[-1]))) @ value
+        mixed = softmax(query @ key.transpose(0, 2, 1)) @ value
         states = states + self._linear(f"{name}.attention.output", mixed.transpose(1, 0, 2).reshape(len(states), -1))
-        inner = _gelu(self._linear(f"{name}.inner", self._norm(f"{name}.inner_norm", states)))
+        inner = gelu(self._linear(f"{name}.inner", normed(states)))
         states += self._linear(f"{name}.output", inner)
         return states
 
+    def _fold(self, block: str) -> None:
+        """One product for query, key and value; weights take in those of the norm before, queries' also their scale."""
+        scale = np.float32(np.sqrt(len(self._w[f"{block}.attention_norm.weight"]) // self._heads))
+        (query, asked), key, value = (self._linears[f"{block}.attention.{role}"] for role in ("query", "key", "value"))
+        parts = zip((query / scale, asked / scale), key, value, strict=True)
+        joined, bias = (np.concatenate(part, axis=-1) for part in parts)
+        after = {"attention": (joined, bias), "inner": self._linears[f"{block}.inner"]}
+        for name, (matrix, bias) in after.items():
+            weight, offset = (self._w[f"{block}.{name}_norm.{part}"] for part in ("weight", "bias"))
+            self._linears[f"{block}.{name}"] = weight[:, None] * matrix, bias + offset @ matrix
+
     def _attended(
-        self, states: Array, history: History, liked: NDArray[np.bool_], candidates: Array, numbers: NDArray[np.int64]
+        self,
+        states: Array,
+        history: History,
+        liked: NDArray[np.bool_],
+        candidates: Array | Picked,
+        numbers: NDArray[np.int64],
     ) -> list[_Look]:
         """The candidates' own attention: to the events that are no dislikes, and to those that are."""
-        asked = self._linear("look", candidates).reshape(len(candidates), self._eyes, -1).transpose(1, 2, 0)
+        asked = candidates.asked if isinstance(candidates, Picked) else self._linear("look", candidates)
+        asked = asked.reshape(len(candidates), self._eyes, -1).transpose(1, 2, 0)
         looks = []
         for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
             if chosen.any():
@@ -295,7 +327,9 @@ class Recommender:
         # Candidates are last, so that sums over events run along whole rows.
         energies = shown / np.float32(np.sqrt(shown.shape[-1])) @ asked
         energies += self._linear("strength", states).T[:, :, None]
-        at_event, at_candidate = np.nonzero((history.items[:, None] == numbers) & (history.items >= 0)[:, None])
+        same = history.items[:, None] == numbers
+        same[history.items < 0] = False
+        at_event, at_candidate = np.divmod(np.flatnonzero(same), len(numbers))
         energies[:, at_event, at_candidate] += self._w["again"][age_of(history.ages)].T[:, at_event]
         peak = np.maximum(energies.max(axis=1), 0)
         energies -= peak[:, None]
@@ -306,17 +340,15 @@ class Recommender:
         return _Look(events, added, raised, total, sign * eyes / np.abs(eyes).sum())
 
     def _linear(self, name: str, states: Array) -> Array:
-        found: Array = states @ self._w[f"{name}.weight"].T
-        found += self._w[f"{name}.bias"]
+        matrix, bias = self._linears[name]
+        found: Array = states @ matrix
+        found += bias
         return found
 
     def _norm(self, name: str, states: Array) -> Array:
-        centred = states - states.mean(axis=-1, keepdims=True)
-        variance = np.einsum("ij,ij->i", centred, centred)[:, None] / np.float32(states.shape[-1])
-        centred /= np.sqrt(variance + np.float32(1e-5))
-        centred *= self._w[f"{name}.weight"]
-        centred += self._w[f"{name}.bias"]
-        found: Array = centred
+        found = normed(states)
+        found *= self._w[f"{name}.weight"]
+        found += self._w[f"{name}.bias"]
         return found
 
 
@@ -366,19 +398,3 @@ def save_items(path: Path, catalogue: str, items: Sequence[Entry], vectors: Arra
     content = {"catalogue": catalogue, "items": [asdict(item) for item in items]}
     (path / ITEMS).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
     save_file({"vectors": np.ascontiguousarray(vectors)}, path / ITEM_VECTORS)
-
-
-def _softmax(scores: Array) -> Array:
-    """Changes its argument."""
-    scores -= scores.max(axis=-1, keepdims=True)
-    raised = np.exp(scores, out=scores)
-    raised /= raised.sum(axis=-1, keepdims=True)
-    return raised
-
-
-def _gelu(values: Array) -> Array:
-    found: Array = erf(values * np.float32(1 / np.sqrt(2)))
-    found += 1
-    found *= values
-    found *= np.float32(0.5)
-    return found

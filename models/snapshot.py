@@ -7,12 +7,13 @@ superseded row stays until the catalogue is compacted and is left out by a mask.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.attributes import Attributes, Columns, Mask, matching, updated
+from models.projected import Derived
 from models.vector_index import VectorIndex
 
 
@@ -32,7 +33,7 @@ class Snapshot:
     """An item's number is its row. `vectors` (rows, width) are mapped, read-only and shared between processes.
 
     `digest` names the model that made the vectors, `file` is what they are mapped from, `version` counts the edits;
-    `index` is of the first of its rows, where there is one.
+    `index` is of the first of its rows, where there is one, and `derived` is what all snapshots of the file share.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Snapshot:
     number_of: Mapping[str, int]
     columns: Columns
     index: VectorIndex | None = None
+    derived: Derived = field(default_factory=Derived)
 
     @property
     def count(self) -> int:

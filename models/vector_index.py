@@ -1,9 +1,10 @@
-"""Which of very many vectors may have the largest products with a taste, without all the products.
+"""Which of many vectors have the largest products with a taste, without whole products.
 
-An inverted file (Jégou et al. 2011): k-means puts the rows into lists, and those lists are looked through whose centres
-a taste likes most. All tastes of a model lie in one subspace, so that coordinates in it, a third as long as vectors,
-give whole products. How many lists a taste looks through is measured when the index is built, since there are vectors
-that no lists divide well; when it is all of them, the shorter products remain.
+All tastes of a model lie in one subspace, so that coordinates in it, a third as long as vectors, give whole products.
+Of very many vectors an inverted file (Jégou et al. 2011) leaves most out: k-means puts the rows into lists, and those
+lists are looked through whose centres a taste likes most. How many is measured when the index is built, since there are
+vectors that no lists divide well; when it is all of them, the shorter products remain. Fewer vectors are one list, so
+that nothing is missed.
 
 An index is of the first rows of a file of vectors, which never change; later rows are looked through as they are. It
 is one file beside the vectors, in safetensors' format, mapped by all who rank. Whoever finds none, or a damaged one,
@@ -31,8 +32,11 @@ from safetensors.numpy import save_file
 from models import vector_file
 from models.preselection import best
 
-INDEXED = 100_000
-"""Rows up to which all products are taken."""
+INDEXED = 10_000
+"""Rows up to which whole products are taken."""
+
+DIVIDED = 100_000
+"""Rows up to which an index is one list."""
 
 SUFFIX = ".index"
 SEARCHED = (8, 4, 2, 1)
@@ -81,6 +85,11 @@ class VectorIndex:
         return len(self.order)
 
     @property
+    def exact(self) -> bool:
+        """Whether all lists are looked through."""
+        return self.searched == 1
+
+    @property
     def lists(self) -> int:
         """That are looked through."""
         return -(-len(self.centres) // self.searched)
@@ -101,7 +110,7 @@ class VectorIndex:
         """
         asked = taste @ self.basis
         parts = [slice(None)]
-        if self.searched > 1:
+        if not self.exact:
             liked = np.argpartition(-(self.centres @ asked), self.lists - 1)[: self.lists]
             parts = [slice(self.starts[one], self.starts[one + 1]) for one in liked]
         later = np.arange(self.rows, len(vectors))
@@ -113,12 +122,14 @@ class VectorIndex:
         return rows[best(scores, wanted)] if len(rows) >= wanted else None
 
 
-def build(vectors: Array, basis: Array, tastes: Array, list_rows: int = _LIST_ROWS) -> VectorIndex:
+def build(vectors: Array, basis: Array, tastes: Array, list_rows: int | None = None) -> VectorIndex:
     """Of vectors (rows, width), for tastes in the span of `basis`, with lists of so many rows on average.
 
-    Recall is measured with `tastes` (tastes, width).
+    Without `list_rows`, rows up to DIVIDED are one list. Recall is measured with `tastes` (tastes, width).
     """
     rows = len(vectors)
+    if list_rows is None:
+        list_rows = rows if rows <= DIVIDED else _LIST_ROWS
     placed = np.concatenate([vectors[start : start + _CHUNK_ROWS] @ basis for start in range(0, rows, _CHUNK_ROWS)])
     centres = _centres(placed, -(-rows // list_rows))
     nearest = _nearest(placed, centres)
@@ -126,7 +137,7 @@ def build(vectors: Array, basis: Array, tastes: Array, list_rows: int = _LIST_RO
     starts = np.searchsorted(nearest[order], np.arange(len(centres) + 1))
     index = VectorIndex(np.ascontiguousarray(basis), centres, starts, order, placed[order])
     wanted = min(_MEASURED, rows)
-    for searched in SEARCHED:
+    for searched in SEARCHED if len(centres) > 1 else ():
         tried = replace(index, searched=searched)
         recall = float(np.mean([_found(tried, index, taste, vectors, wanted) for taste in tastes]))
         if recall >= RECALL:
@@ -135,7 +146,7 @@ def build(vectors: Array, basis: Array, tastes: Array, list_rows: int = _LIST_RO
 
 
 def kept(
-    folder: Path, file: str, vectors: Array, basis: Array, tastes: Array, list_rows: int = _LIST_ROWS
+    folder: Path, file: str, vectors: Array, basis: Array, tastes: Array, list_rows: int | None = None
 ) -> VectorIndex:
     """The index of the vectors that `file` of a folder has, built and put beside it when there is none that will do.
 

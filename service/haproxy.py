@@ -84,7 +84,20 @@ def harden(config: str, host: str | None) -> str:
         config = re.sub(rf"({_PUBLIC})\S+(?=:\d+$)", lambda found: found[1] + public, config, flags=re.M)
     # Ray's HTTP server adds the request's id to an answer that has it already.
     once = "    http-response set-header X-Request-ID %[res.hdr(x-request-id)] if { res.hdr(x-request-id) -m found }\n"
-    return config if once in config else re.sub(rf"{_PUBLIC}.*\n", lambda found: found[0] + once, config, flags=re.M)
+    if once not in config:
+        config = re.sub(rf"{_PUBLIC}.*\n", lambda found: found[0] + once, config, flags=re.M)
+    return re.sub(r"^backend (\S+)\n(?:[ \t]+.*\n)*", _first_idle_first, config, flags=re.M)
+
+
+def _first_idle_first(backend: re.Match[str]) -> str:
+    """Of several idle replicas the first gets a request, and not the one that has been idle longest.
+
+    Who asks one thing at a time then meets a replica with warm caches; while none is idle, Serve's balance decides.
+    """
+    section = _without_lines(backend[0], r"use-server \S+ if { srv_conn\(")
+    rule = f"    use-server {{name}} if {{{{ srv_conn({backend[1]}/{{name}}) eq 0 }}}}\n"
+    servers = re.findall(r"^[ \t]+server (\S+) \S+ check(?!.* backup)", section, flags=re.M)
+    return section + "".join(rule.format(name=name) for name in servers)
 
 
 def _without_section(config: str, title: str) -> str:

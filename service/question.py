@@ -33,7 +33,7 @@ _KINDS = {kind: number for number, kind in enumerate(KINDS)} | {"dislike": DISLI
 _OTHER = KINDS.index("other")
 _READ_COST, _LOOK_COST = 40, 25  # of an event and of a candidate looked at closely, in products with one item vector
 _FEW = 1_000
-"""Excluded items with which an index can be asked: of more, it may have to leave out what it proposes."""
+"""Excluded items with which an index by lists can be asked: of more, it may have to leave out what it proposes."""
 
 _item_id = itemgetter("item_id")
 
@@ -64,7 +64,7 @@ class Question:
     ages: NDArray[np.float32]
     places: list[int]
     candidates: Numbers | None
-    candidate_places: list[int]
+    candidate_places: Sequence[int]
     sent: tuple[Sent, ...]
     excluded: Numbers
     filter: Mapping[str, object] | None
@@ -78,8 +78,10 @@ class Question:
     @property
     def index(self) -> VectorIndex | None:
         """To be asked, of the whole catalogue; what a filter leaves may be in lists that no taste looks through."""
-        asked = self.candidates is None and self.filter is None and len(self.excluded) <= _FEW
-        return self.snapshot.index if asked else None
+        index = self.snapshot.index
+        if index is None or self.candidates is not None:
+            return None
+        return index if index.exact or (self.filter is None and len(self.excluded) <= _FEW) else None
 
     @property
     def length(self) -> int:
@@ -112,7 +114,7 @@ class _Asking:
         times = _times(history, now_s)
         order = range(len(history)) if times is None else sorted(range(len(history)), key=times.__getitem__)
         places, items, skipped = self._newest(order)
-        candidates = self._candidates()
+        candidates, candidate_places = self._candidates()
         ages = np.full(len(places), np.nan, np.float32)
         if times and places:
             newest_s = times[places[-1]]
@@ -123,8 +125,8 @@ class _Asking:
             kinds=np.array([_kind(history[place], place) for place in places], np.int64),
             ages=ages,
             places=places,
-            candidates=None if candidates is None else np.fromiter(candidates, np.int64, len(candidates)),
-            candidate_places=[] if candidates is None else list(candidates.values()),
+            candidates=candidates,
+            candidate_places=candidate_places,
             sent=tuple(self._texts),
             excluded=self._owned() if self._user.exclude_history else np.empty(0, np.int64),
             filter=self._user.filter or None,
@@ -153,16 +155,17 @@ class _Asking:
         self._refuse(unknown, "history", "event")
         return places[::-1], items[::-1], len(unknown)
 
-    def _candidates(self) -> dict[int, int] | None:
-        """The place at which each number came first."""
+    def _candidates(self) -> tuple[Numbers | None, Sequence[int]]:
+        """Each number once, and the place at which it came first."""
         self._candidates_skipped = self._candidates_repeated = 0
         if (given := self._user.candidates) is None:
-            return None
+            return None, ()
+        with suppress(KeyError):  # one comes with a text, or is not known
+            numbers = np.fromiter(map(self._snapshot.number_of.__getitem__, map(_item_id, given)), np.int64, len(given))
+            ascending = np.sort(numbers)
+            if (ascending[1:] != ascending[:-1]).all():
+                return numbers, range(len(given))
         row_of = self._snapshot.number_of.get
-        with suppress(KeyError):  # one comes as a text alone
-            numbers = [row_of(item_id, -1) for item_id in map(_item_id, given)]
-            if -1 not in numbers and len(found := dict(zip(numbers, range(len(given)), strict=True))) == len(given):
-                return found
         first: dict[int, int] = {}
         unknown: list[int] = []
         for place, candidate in enumerate(given):
@@ -176,7 +179,7 @@ class _Asking:
         self._refuse(unknown, "candidates", "candidate")
         self._candidates_skipped = len(unknown)
         self._candidates_repeated = len(given) - len(unknown) - len(first)
-        return first
+        return np.fromiter(first, np.int64, len(first)), list(first.values())
 
     def _refuse(self, unknown: Sequence[int], part: str, noun: str) -> None:
         if not unknown or self._skip:

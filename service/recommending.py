@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.attributes import FilterError
+from models.projected import Picked, Projected
 from models.ranking import History, Recommender
+from models.vector_index import INDEXED
 from service.batching import Batcher, BatchReport, Inferred, Limits
 from service.errors import InferenceFailed, InvalidRequest, Problem
 from service.metrics import TaskMetrics
@@ -136,7 +138,7 @@ def _popular(question: Question, allowed: NDArray[np.bool_] | None) -> Ranking:
 
 
 def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bool_] | None) -> Ranking | Problem:
-    history, vectors, trained = arrays_of(recommender, question)
+    history, vectors, trained = _projected(recommender, question)
     wanted = min(question.top_k, len(vectors) if allowed is None else int(allowed.sum()))
     if not wanted:
         return Ranking([], [], [])
@@ -151,17 +153,44 @@ def arrays_of(
 ) -> tuple[History, NDArray[np.float32], NDArray[np.int64] | None]:
     """The history, and the candidates' item vectors (candidates, width) and numbers as trained items (candidates,)."""
     snapshot, candidates = question.snapshot, question.candidates
-    sent, trained = _sent(recommender, question), _trained(recommender, question)
-    history = History(
-        _vectors(question.items, snapshot.vectors, sent),
-        question.items,
-        question.kinds,
-        question.ages,
-        None if trained is None else trained[question.items],
-    )
-    if candidates is None:
-        return history, snapshot.vectors, None if trained is None else trained[: snapshot.rows]
-    return history, _vectors(candidates, snapshot.vectors, sent), None if trained is None else trained[candidates]
+    sent = _sent(recommender, question)
+    vectors = snapshot.vectors if candidates is None else _vectors(candidates, snapshot.vectors, sent)
+    history, trained = _history(recommender, question, _vectors(question.items, snapshot.vectors, sent))
+    return history, vectors, trained
+
+
+def _projected(
+    recommender: Recommender, question: Question
+) -> tuple[History, NDArray[np.float32] | Picked, NDArray[np.int64] | None]:
+    """The same with vectors projected, of a catalogue so small that keeping those of all rows costs little."""
+    snapshot, candidates = question.snapshot, question.candidates
+    if snapshot.index is not None or snapshot.rows > INDEXED:
+        return arrays_of(recommender, question)
+    items = snapshot.derived.of(snapshot.vectors, recommender.project)
+    sent = recommender.project(_sent(recommender, question)) if question.sent else items[:0]
+    history, trained = _history(recommender, question, _picked(question.items, items, sent))
+    return history, Picked(items) if candidates is None else _picked(candidates, items, sent), trained
+
+
+def _picked(numbers: NDArray[np.int64], items: Projected, sent: Projected) -> Picked:
+    """Those with these numbers, of items of the catalogue and of those that came as a text."""
+    if not len(sent):
+        return Picked(items, numbers)
+    outside = numbers >= len(items)
+    rows = np.where(outside, np.cumsum(outside) - 1 + np.sum(~outside), np.cumsum(~outside) - 1)
+    return Picked(items[numbers[~outside]].followed_by(sent[numbers[outside] - len(items)]), rows)
+
+
+def _history(
+    recommender: Recommender, question: Question, vectors: NDArray[np.float32] | Picked
+) -> tuple[History, NDArray[np.int64] | None]:
+    """And the candidates' numbers as trained items."""
+    trained, candidates = _trained(recommender, question), question.candidates
+    own = None if trained is None else trained[question.items]
+    history = History(vectors, question.items, question.kinds, question.ages, own)
+    if trained is not None:
+        trained = trained[: question.snapshot.rows] if candidates is None else trained[candidates]
+    return history, trained
 
 
 def _trained(recommender: Recommender, question: Question) -> NDArray[np.int64] | None:
@@ -196,7 +225,7 @@ def _vectors(numbers: NDArray[np.int64], placed: NDArray[np.float32], sent: NDAr
 def _because(weights: NDArray[np.float32]) -> list[list[Reason]]:
     """Of each ranked item the events it leans on most; those that speak against it are no reasons."""
     best = np.argsort(-weights, axis=1)[:, :_REASONS]
-    shares = np.take_along_axis(weights, best, axis=1)
+    shares = weights[np.arange(len(best))[:, None], best]
     return [
         [Reason(event, share) for event, share in zip(events, parts, strict=True) if share >= _LEAST_WEIGHT]
         for events, parts in zip(best.tolist(), shares.tolist(), strict=True)

@@ -179,10 +179,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def at_once(port: int, contents: Sequence[object], connections: int) -> list[Reply]:
-    """Replies in the order of the contents, asked over so many connections."""
+def at_once(port: int, contents: Sequence[object], connections: int, path: str = "/v1/sentiment") -> list[Reply]:
+    """Replies in the order of the contents, asked over so many connections: of several all replicas are met."""
     with Client(port) as client, ThreadPoolExecutor(connections) as pool:
-        return list(pool.map(client.post, contents))
+        return list(pool.map(lambda content: client.post(content, path), contents))
 
 
 @contextmanager

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from service import haproxy
+from tests.cluster.running import Client, free_port
 
 WRITTEN = """global
     log 127.0.0.1:514 local0 info
@@ -28,7 +35,12 @@ frontend http_frontend
     bind 127.0.0.1:8000
     default_backend replicas
 backend replicas
-    server one 127.0.0.1:30000 check
+    balance leastconn
+    retry-on conn-failure empty-response
+    option redispatch 1
+    server one 127.0.0.1:30000 check observe layer4
+    server two 127.0.0.1:30001 check observe layer4
+    server last 127.0.0.1:30002 check backup
 listen stats
   bind *:8404
   stats enable
@@ -65,9 +77,101 @@ def test_haproxy_takes_it(tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stderr
 
 
+class Replica(ThreadingHTTPServer):
+    """Answers with its name, to /slow once it is let go."""
+
+    def __init__(self, name: str) -> None:
+        let_go = self.let_go = threading.Event()
+        self.asked = threading.Event()
+        asked = self.asked
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path == "/slow":
+                    asked.set()
+                    let_go.wait(20)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(name)))
+                self.end_headers()
+                self.wfile.write(name.encode())
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.let_go.set()
+        self.shutdown()
+        self.server_close()
+
+
+@contextmanager
+def balanced(folder: Path, replicas: list[Replica]) -> Iterator[int]:
+    """The port of an HAProxy before them."""
+    port, config = free_port(), WRITTEN
+    for written, replica in zip((30000, 30001), replicas, strict=True):
+        config = config.replace(f":{written} ", f":{replica.server_port} ")
+    path = folder / "haproxy.cfg"
+    path.write_text(haproxy.harden(config, None).replace("/run/", f"{folder}/").replace(":8000", f":{port}"))
+    process = subprocess.Popen([str(haproxy.find()), "-db", "-f", path], stderr=subprocess.DEVNULL)
+    try:
+        until_s = time.monotonic() + 10
+        while not _listens(port) and time.monotonic() < until_s:
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ask(port: int, path: str = "/") -> str:
+    with Client(port) as client:
+        return client.get(path).body.decode()
+
+
+def test_the_first_of_idle_replicas_is_asked_and_another_while_it_works(tmp_path: Path) -> None:
+    one, two = replicas = [Replica("one"), Replica("two")]
+    try:
+        with balanced(tmp_path, replicas) as port:
+            assert {ask(port) for _ in range(10)} == {"one"}
+            slow = threading.Thread(target=ask, args=(port, "/slow"))
+            slow.start()
+            assert one.asked.wait(10)
+            assert {ask(port) for _ in range(10)} == {"two"}
+            one.let_go.set()
+            slow.join()
+            assert {ask(port) for _ in range(10)} == {"one"}
+            one.stop()
+            assert {ask(port) for _ in range(10)} == {"two"}
+    finally:
+        two.stop()
+        one.server_close()
+
+
+def test_every_replica_but_a_backup_has_its_rule_once() -> None:
+    rules = [line.strip() for line in haproxy.harden(WRITTEN, None).splitlines() if "use-server" in line]
+    assert rules == [f"use-server {name} if {{ srv_conn(replicas/{name}) eq 0 }}" for name in ("one", "two")]
+
+
 @pytest.mark.parametrize(
     "expected",
-    ["frontend prometheus\n    bind :", "frontend http_frontend\n    bind ", "listen stats\n  bind *:", "\ndefaults\n"],
+    [
+        "frontend prometheus\n    bind :",
+        "frontend http_frontend\n    bind ",
+        "listen stats\n  bind *:",
+        "\ndefaults\n",
+        "\nbackend {{ backend.name",
+        "\n    server {{ server.name }} {{ server.host }}:{{ server.port }} check",
+    ],
 )
 def test_serve_still_writes_what_this_changes(expected: str) -> None:
     """After an upgrade of Ray this says that `harden` must be read again."""

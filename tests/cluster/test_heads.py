@@ -13,7 +13,7 @@ import pytest
 from models.bundle import load as load_bundle
 from models.embed import open_reader
 from models.heads import save_head
-from tests.cluster.running import COMMAND, Client, Reply, Service, free_port, load
+from tests.cluster.running import COMMAND, Reply, Service, at_once, free_port, load
 from tests.tiny import tiny_head, tiny_intent_bundle
 
 PATIENCE_S = 60.0
@@ -50,9 +50,9 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def intents_of(client: Client, name: str) -> set[frozenset[str]]:
+def intents_of(service: Service, name: str) -> set[frozenset[str]]:
     """What is told of a label set, nothing where it is not known; asked often enough to reach both replicas."""
-    replies = [client.post({"inputs": "xxx", "labels": name, "top_k": 9}, "/v1/intent") for _ in range(8)]
+    replies = at_once(service.port, [{"inputs": "xxx", "labels": name, "top_k": 9}] * 32, 8, "/v1/intent")
     assert {reply.status for reply in replies} <= {200, 404}
     rankings = [reply.json["results"][0]["ranking"] if reply.status == 200 else [] for reply in replies]
     return {frozenset(one["intent"] for one in ranking) for ranking in rankings}
@@ -72,11 +72,11 @@ def test_from_a_file_of_examples_to_answers(serving: Service, intents: Path, she
         "letters",
         "my-team",
     ]
-    until(lambda: intents_of(serving.client, "my-team") == {frozenset(f"intent-{letter}" for letter in "klmn")})
+    until(lambda: intents_of(serving, "my-team") == {frozenset(f"intent-{letter}" for letter in "klmn")})
     answer = serving.client.post({"inputs": "mmmm", "labels": "my-team"}, "/v1/intent").json
     assert answer["results"][0]["ranking"][0]["intent"] == "intent-m"
     heed("heads", "remove", "my-team", "--shelf", shelf)
-    until(lambda: intents_of(serving.client, "my-team") == {frozenset()})
+    until(lambda: intents_of(serving, "my-team") == {frozenset()})
 
 
 def test_replies_are_added_and_ranked(serving: Service, intents: Path, shelf: Path, tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_replies_are_added_and_ranked(serving: Service, intents: Path, shelf: Pa
     assert "support: 3 replies" in heed("replies", "add", "support", file, *places)
     assert heed("replies", "list", *places).strip() == "support: 3 replies"
     body = {"turns": [{"speaker": "customer", "text": "bbb"}], "reply_set": "support"}
-    until(lambda: all(serving.client.post(body, "/v1/replies").status == 200 for _ in range(8)))
+    until(lambda: {reply.status for reply in at_once(serving.port, [body] * 32, 8, "/v1/replies")} == {200})
     answer = serving.client.post(body, "/v1/replies").json
     assert {one["text"] for one in answer["results"]} == {"aaaa", "bbbb", "股票上涨"}
     heed("replies", "remove", "support", "--shelf", shelf)
@@ -102,15 +102,15 @@ def test_twenty_changes_under_load_fail_no_request_and_mix_no_labels(
     def content(number: int) -> object:
         return {"inputs": [f"aaa {number}", "xxxx"], "labels": "letters" if number % 2 else "mine", "top_k": 5}
 
-    with load(serving.port, 32, content, "/v1/intent") as found, Client(serving.port) as client:
+    with load(serving.port, 32, content, "/v1/intent") as found:
         for number in range(20):
             if number % 4 == 3:
                 path.unlink()
-                until(lambda: intents_of(client, "mine") == {frozenset()})
+                until(lambda: intents_of(serving, "mine") == {frozenset()})
             else:
                 head = heads[number % 2]
                 save_head(head, path)
-                until(lambda head=head: intents_of(client, "mine") == {frozenset(head.labels)})  # type: ignore[misc]
+                until(lambda head=head: intents_of(serving, "mine") == {frozenset(head.labels)})  # type: ignore[misc]
     assert len(found) > 500
     replies = [reply for reply in found if isinstance(reply, Reply)]
     assert len(replies) == len(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -13,14 +14,16 @@ ZH = ["公司利润大增，股票上涨", "平安银行下跌", "手机质量�
 
 
 def test_the_counter_is_exactly_the_number_of_answers(service: Service) -> None:
-    before = counted(service.client, "heed_requests_total", route="/v1/sentiment", status="200")
+    answered = {"route": "/v1/sentiment", "status": "200"}
+    before = counted(service.client, "heed_requests_total", **answered)
     scrapes: list[float] = []
     with load(service.port, 8, lambda number: {"inputs": EN[number % len(EN)]}) as found:
         while len(scrapes) < 40:
-            scrapes.append(counted(service.client, "heed_requests_total", route="/v1/sentiment", status="200"))
+            scrapes.append(counted(service.client, "heed_requests_total", **answered))
     assert all(isinstance(reply, Reply) and reply.status == 200 for reply in found)
     assert scrapes == sorted(scrapes)
-    after = {counted(service.client, "heed_requests_total", route="/v1/sentiment", status="200") for _ in range(20)}
+    with ThreadPoolExecutor(8) as pool:  # so that both replicas are met
+        after = set(pool.map(lambda _: counted(service.client, "heed_requests_total", **answered), range(40)))
     assert after == {before + len(found)}
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.special import logit
+from scipy.special import erf, logit
 
 from models.bundle import BundleError, load
+from models.layers import gelu
 from models.preselection import best, preselected
 from models.ranking import (
     AGES,
@@ -286,3 +287,9 @@ def test_without_numbers_a_place_is_the_number() -> None:
     expected = [7, *range(1_600, 2_000)]
     assert preselected(scores, None, own, RANKED).tolist() == expected
     assert preselected(scores, np.arange(2_000), own, RANKED).tolist() == expected
+
+
+def test_gelu_is_by_erf() -> None:
+    values = np.concatenate([np.linspace(-9, 9, 4_001), [0.0, -1e4, 1e4]]).astype(np.float32)
+    exact = values.astype(float) * (1 + erf(values.astype(float) / np.sqrt(2))) / 2
+    np.testing.assert_allclose(gelu(values), exact, rtol=2e-7, atol=1e-6)

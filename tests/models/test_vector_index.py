@@ -79,6 +79,23 @@ def test_tastes_lie_in_the_span_so_that_all_lists_give_what_all_products_give(
         np.testing.assert_allclose(near.scores, exact.scores, rtol=1e-5)
 
 
+def test_few_vectors_are_one_list_in_which_nothing_is_missed(
+    recommender: Recommender, vectors: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = build(vectors, *recommender.tastes(vectors))
+    assert whole.exact
+    assert whole.recall == 1
+    assert whole.order.tolist() == list(range(ROWS))
+    assert whole.cost(ROWS + 10) < ROWS
+    for one in histories(vectors):
+        allowed = without(one, ROWS)
+        exact, near = (recommender.rank(one, vectors, None, 100, allowed, index=how) for how in (None, whole))
+        assert exact.order.tolist() == near.order.tolist()
+        np.testing.assert_array_equal(near.scores, exact.scores)
+    monkeypatch.setattr(vector_index, "DIVIDED", ROWS - 1)
+    assert len(build(vectors, *recommender.tastes(vectors)).centres) > 1
+
+
 def test_vectors_that_no_lists_divide_are_all_looked_through(recommender: Recommender) -> None:
     noise = np.random.default_rng(5).normal(size=(ROWS, recommender.width)).astype(np.float32)
     found = build(noise, *recommender.tastes(noise), 1_500)

@@ -1,4 +1,7 @@
-"""Large catalogues in a service: indexed beside what serves, true after edits, and nothing lost where that fails."""
+"""Large catalogues in a service: indexed beside what serves, true after edits, and nothing lost where that fails.
+
+What is large here is divided into lists; that fewer items are one list is said where it matters.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models import vector_index
 from models.bundle import Bundle
 from models.catalogue import Catalogue, create
 from models.edits import Entry
 from models.ranking import Recommender, load_recommender
 from models.snapshot import Snapshot
 from models.vector_index import SUFFIX
+from service import recommending
 from service.catalogues import Catalogues
 from service.question import Question, question_of
 from service.recommending import Ranking, answer
@@ -30,6 +35,12 @@ pytestmark = pytest.mark.anyio
 
 ITEMS, INDEXED = 3_000, 2_000
 FILE = f"vectors.f32{SUFFIX}"
+
+
+@pytest.fixture(autouse=True)
+def divided(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "DIVIDED", getattr(request, "param", INDEXED))
+    monkeypatch.setattr(vector_index, "_LIST_ROWS", 16)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +86,8 @@ def asked(snapshot: Snapshot, **more: Any) -> Question:
 def names(recommender: Recommender, question: Question) -> list[str]:
     found = answer(recommender, question)
     assert isinstance(found, Ranking)
-    return [question.snapshot.ids[row] for row in found.places]
+    rows = found.places if question.candidates is None else question.candidates[found.places]
+    return [question.snapshot.ids[row] for row in rows]
 
 
 def exact(question: Question) -> Question:
@@ -107,14 +119,75 @@ async def test_what_a_filter_leaves_and_candidates_are_all_looked_at(
 ) -> None:
     question = asked(await current(catalogues), **more)
     assert question.snapshot.index is not None
+    assert not question.snapshot.index.exact
     assert question.index is None
-    assert answer(recommender, question) == answer(recommender, exact(question))
+    assert names(recommender, question) == names(recommender, exact(question))
 
 
 async def test_many_excluded_items_are_left_out_of_all_products(catalogues: Catalogues) -> None:
     snapshot = await current(catalogues)
     history = [{"item_id": f"i{number}", "event": "view"} for number in range(1_200)]
     assert asked(snapshot, history=history).index is None
+
+
+@pytest.mark.parametrize("divided", [ITEMS], indirect=True)
+@pytest.mark.parametrize("more", [{}, {"filter": {"even": True}}, {"history": 1_200}])
+async def test_one_list_misses_nothing_whatever_is_left_out(
+    catalogues: Catalogues, recommender: Recommender, more: dict[str, Any]
+) -> None:
+    if "history" in more:
+        more = {"history": [{"item_id": f"i{number}", "event": "view"} for number in range(more["history"])]}
+    snapshot = await current(catalogues)
+    assert snapshot.index is not None
+    assert snapshot.index.exact
+    question = asked(snapshot, top_k=100, **more)
+    assert question.index is snapshot.index
+    assert names(recommender, question) == names(recommender, exact(question))
+
+
+async def test_ids_and_texts_of_a_small_catalogue_are_ranked_by_their_vectors(
+    catalogues: Catalogues, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which are not multiplied anew for each request: where they are, the answer is the same."""
+    texts = [{"text": f"text {number}"} for number in range(9)]
+    known = [{"item_id": f"i{7 * number}"} for number in range(9)]
+    candidates = [one for pair in zip(texts, known, strict=True) for one in pair]
+    history = [
+        {"item_id": "i5", "event": "view"},
+        {"text": "text 3", "event": "cart"},
+        {"item_id": "i70", "event": "view"},
+    ]
+    small = await current(catalogues, "small")
+    question = asked(small, history=history, candidates=candidates, exclude_history=False, top_k=20)
+    rng = np.random.default_rng(3)
+    question = question.read([rng.normal(size=WIDTH).astype(np.float32) for _ in question.sent])
+    found = answer(recommender, question)
+    monkeypatch.setattr(recommending, "INDEXED", 0)
+    expected = answer(recommender, question)
+    assert isinstance(found, Ranking)
+    assert isinstance(expected, Ranking)
+    assert found.places == expected.places
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+async def test_a_changed_item_is_ranked_by_what_it_is_now(
+    catalogues: Catalogues, recommender: Recommender, folder: Path, name: str
+) -> None:
+    """By replicas that have ranked it before as by one that has not."""
+    await current(catalogues, name)
+    before = names(recommender, asked(await current(catalogues, name), top_k=100))
+    first, last = before[0], before[-1]
+    rows = (await current(catalogues, name)).vectors
+    number_of = (await current(catalogues, name)).number_of
+    swapped = {first: -rows[number_of[first]], last: rows[number_of[first]]}
+    await catalogues.edit(name, [Entry(one, "changed") for one in swapped], swapped, [], np.inf)
+    after = await current(catalogues, name)
+    found = names(recommender, asked(after, top_k=100))
+    assert found[0] == last
+    assert first not in found
+    with closing(Catalogue(folder / "catalogues" / name)) as fresh:
+        assert found == names(recommender, asked(fresh.snapshot(), top_k=100))
 
 
 async def test_an_edit_counts_at_once_and_what_was_removed_never_comes_back(

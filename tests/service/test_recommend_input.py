@@ -56,6 +56,10 @@ async def test_candidates_that_come_twice_are_ranked_once_and_counted(shop: Shop
     result = await shop.ask([BOUGHT], candidates=candidates)
     assert sorted(item["candidate_index"] for item in result["items"]) == [0, 1, 4]
     assert result["candidates_repeated"] == 2
+    known = [{"item_id": one} for one in ("item-b1", "item-c1", "item-b1")]
+    result = await shop.ask([BOUGHT], candidates=known)
+    assert sorted(item["candidate_index"] for item in result["items"]) == [0, 1]
+    assert result["candidates_repeated"] == 1
 
 
 async def test_events_of_the_future_are_refused(shop: Shop) -> None:

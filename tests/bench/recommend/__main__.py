@@ -92,7 +92,7 @@ def main() -> None:
 def run(bundle: Path, shelf: Path, rounds: int, seconds: float, replicas: int) -> None:
     loaded = load(bundle)
     recommender = load_recommender(loaded)
-    place_large(shelf / FOLDER, loaded, recommender.width)
+    place_large(shelf / FOLDER, loaded, recommender)
     chosen = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_SHELF": str(shelf)}
     service = Service(SHIPPED, free_port(), replicas, chosen)
     try:

@@ -54,6 +54,7 @@ class Plain:
 
     def _read(self, history: History) -> tuple[Array, Array]:
         w, events = self._w, len(history)
+        assert isinstance(history.vectors, np.ndarray)
         states = self._linear("enter", history.vectors) + w["kinds.weight"][history.kinds]
         states = states + w["ages.weight"][age_of(history.ages)] + w["places.weight"][place_of(events)]
         for number in range(self._layers):

@@ -6,6 +6,7 @@ Also the large catalogue: 100,000 items with vectors that are random, since no a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -14,8 +15,10 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle
-from models.catalogue import create
+from models.catalogue import Catalogue, create
 from models.edits import Entry
+from models.ranking import Recommender
+from models.vector_index import kept
 
 EVENTS, CANDIDATES, TOP_K = 50, 1_000, 10
 LARGE, LARGE_ITEMS, LARGE_TOP_K = "bench-large", 100_000, 100
@@ -51,12 +54,13 @@ def _history(random: Random, ids: Sequence[str]) -> Iterator[dict[str, str]]:
         yield {"item_id": random.choice(ids), "event": "purchase", "at": at}
 
 
-def place_large(folder: Path, bundle: Bundle, width: int) -> None:
-    """In a folder of catalogues."""
+def place_large(folder: Path, bundle: Bundle, recommender: Recommender) -> None:
+    """In a folder of catalogues, with its index, as `heed catalogue add` does."""
     rng = np.random.default_rng(_SEED)
     names = [f"large-{number}" for number in range(LARGE_ITEMS)]
     entries = [Entry(name, name) for name in names]
-    vectors = np.concatenate(
-        [rng.normal(size=(_CHUNK, width)).astype(np.float32) for _ in range(LARGE_ITEMS // _CHUNK)]
-    )
-    create(folder / LARGE, bundle.model, width, entries, dict(zip(names, vectors, strict=True)))
+    chunks = [rng.normal(size=(_CHUNK, recommender.width)).astype(np.float32) for _ in range(LARGE_ITEMS // _CHUNK)]
+    vectors = np.concatenate(chunks)
+    create(folder / LARGE, bundle.model, recommender.width, entries, dict(zip(names, vectors, strict=True)))
+    with closing(Catalogue(folder / LARGE)) as catalogue:
+        kept(folder / LARGE, catalogue.snapshot().file, vectors, *recommender.tastes(vectors))
