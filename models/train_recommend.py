@@ -10,7 +10,7 @@ import json
 import random
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,9 +26,11 @@ from models.evaluate_recommend import held_out
 from models.histories import Interactions, Items, removed_items
 from models.neighbours import NeighbourSchedule
 from models.network import Embedder, base_file, encoder_of
+from models.newcomers import Worth
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer
 from models.train_histories import HistorySchedule, train_histories
 from models.train_items import Companions, ItemSchedule, Kept, batches_of, companions, embed
+from models.train_newcomers import with_newcomers
 from models.trainer import RUN, WEIGHTS, ConfigError, Feed, Trainer, device
 
 HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
@@ -81,10 +83,11 @@ def _config_of(content: dict[str, object]) -> RecommendConfig:
     assert isinstance(histories, dict)
     assert isinstance(kept, list)
     texts = tuple(KeptTexts(**one) for one in kept)
-    neighbours = NeighbourSchedule(**histories["neighbours"])
+    neighbours, newcomers = NeighbourSchedule(**histories["neighbours"]), histories.get("newcomers")
+    found = {"neighbours": neighbours, "newcomers": newcomers and Worth(**newcomers)}
     return RecommendConfig(
         items=ItemSchedule(**items),
-        histories=HistorySchedule(**{**histories, "neighbours": neighbours}),
+        histories=HistorySchedule(**{**histories, **found}),
         kept=texts,
         **own,  # type: ignore[arg-type]
     )
@@ -103,9 +106,10 @@ def train_recommend(
     if not (out / VECTORS).exists():
         _train_encoder(config, base, interactions, texts, out)
     vectors = load_file(out / VECTORS)["vectors"].numpy()
-    network = train_histories(interactions, centred(vectors), config.histories, say)
+    histories = with_newcomers(interactions, centred(vectors), config.histories, say)
+    network = train_histories(interactions, centred(vectors), histories, say)
     save_file({name: value.clone() for name, value in network.state_dict().items()}, out / HISTORY)
-    content = {"task": "recommend", "base": base, "config": asdict(config)}
+    content = {"task": "recommend", "base": base, "config": asdict(replace(config, histories=histories))}
     (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
     return out
 

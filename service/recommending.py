@@ -151,7 +151,8 @@ def arrays_of(
 ) -> tuple[History, NDArray[np.float32], NDArray[np.int64] | None]:
     """The history, and the candidates' item vectors (candidates, width) and numbers as trained items (candidates,)."""
     snapshot, candidates = question.snapshot, question.candidates
-    sent, trained = _sent(recommender, question), _trained(recommender, question)
+    sent = _sent(recommender, question)
+    trained = _trained(recommender, question, sent)
     history = History(
         _vectors(question.items, snapshot.vectors, sent),
         question.items,
@@ -164,14 +165,14 @@ def arrays_of(
     return history, _vectors(candidates, snapshot.vectors, sent), None if trained is None else trained[candidates]
 
 
-def _trained(recommender: Recommender, question: Question) -> NDArray[np.int64] | None:
+def _trained(recommender: Recommender, question: Question, sent: NDArray[np.float32]) -> NDArray[np.int64] | None:
     """By item number, as the recommender numbers the items that it was trained with; None in another's catalogue."""
     if question.snapshot.name != recommender.catalogue:
         return None
-    known = recommender.trained(question.snapshot.ids)
+    known = recommender.trained(question.snapshot.ids, question.snapshot.vectors)
     if not question.sent:
         return known
-    return np.concatenate([known, [recommender.ids.get(one.item_id or "", -1) for one in question.sent]])
+    return np.concatenate([known, recommender.numbers([one.item_id for one in question.sent], sent)])
 
 
 def _sent(recommender: Recommender, question: Question) -> NDArray[np.float32]:
