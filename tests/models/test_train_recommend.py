@@ -27,8 +27,9 @@ from models.evaluate_recommend import (
 from models.export_recommend import export_recommend
 from models.histories import with_items_removed
 from models.neighbours import NeighbourSchedule
+from models.newcomers import Worth, nearest_of
 from models.ranked_metrics import best_first, measure
-from models.ranking import catalogue_of, load_recommender
+from models.ranking import KINDS, History, catalogue_of, load_recommender
 from models.train import CONFIGS
 from models.train_histories import (
     FOLDS,
@@ -91,6 +92,7 @@ CONFIG = RecommendConfig(
         steps_of_user=10,
         inner=16,
         eye=8,
+        find_newcomers=True,
     ),
     kept=(KeptTexts("zh", 5),),
 )
@@ -179,7 +181,26 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
 def test_run_tells_how_it_was_made(run: Path, base: Path) -> None:
     found = load_recommend_run(run)
     assert found.base == str(base)
-    assert found.config == CONFIG
+    newcomers = found.config.histories.newcomers
+    assert isinstance(newcomers, Worth)
+    assert found.config == replace(CONFIG, histories=replace(CONFIG.histories, newcomers=newcomers))
+
+
+def test_an_item_added_later_is_told_what_its_like_are_told(run: Path, bundle: Path) -> None:
+    recommender, (_, items, vectors) = load_recommender(load(bundle)), catalogue_of(load(bundle))
+    added = (vectors - load_file(run / "history.safetensors")["ids.weight"])[[9]]  # that of the text alone
+    (number,) = recommender.numbers(["added later"], added)
+    assert items[nearest_of(number)].text == "b hat"
+    numbers, taken = np.append(np.arange(32), number), np.asarray([10])
+    history = History(
+        vectors[taken], taken, np.asarray([KINDS.index("purchase")]), np.asarray([0.0], np.float32), taken
+    )
+    every = np.concatenate([vectors, added])
+    told, untold = (
+        recommender.score([history], every, np.arange(33), one)[0] for one in (numbers, np.append(numbers[:-1], -1))
+    )
+    assert told[32] != untold[32]
+    np.testing.assert_array_equal(told[:32], untold[:32])
 
 
 def test_histories_are_trained_anew_without_the_encoder(run: Path, base: Path, shop: Path) -> None:
