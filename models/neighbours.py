@@ -88,7 +88,8 @@ class Neighbours:
         said[np.isin(candidates, own)] = 0
         new = np.flatnonzero(candidates < -1)
         if self.newcomers is not None and len(new):
-            kin, worth = self.newcomers.kin[nearest_of(candidates[new])], self.newcomers.worth
+            kin = self.newcomers.kin[nearest_of(candidates[new])].astype(np.int64)
+            worth = self.newcomers.worth
             heard = worth.said * self._said(own, kin.ravel()) + worth.taken * (own == kin.ravel()[:, None])
             said[new] = np.einsum("k,nke->ne", SHARES, (heard * shares).reshape(*kin.shape, len(own)))
         found: NDArray[np.float32] = said.astype(np.float32)

@@ -47,8 +47,7 @@ class Newcomers:
         """(items,): for a newcomer whose nearest is each item, of what is said for these and whether they were taken,
         both (items,)."""
         heard = self.worth.said * said + self.worth.taken * taken
-        found: Array = self.worth.always + heard[self.kin] @ SHARES
-        return found
+        return (self.worth.always + heard[self.kin] @ SHARES).astype(np.float32)
 
 
 def numbered(nearest: Numbers) -> Numbers:

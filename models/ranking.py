@@ -131,7 +131,7 @@ class Recommender:
         newcomers = None
         if vectors is not None:
             always, said, taken = weights["newcomers"].tolist()
-            newcomers = Newcomers(Worth(always=always, said=said, taken=taken), weights["kin"])
+            newcomers = Newcomers(Worth(always=always, said=said, taken=taken), weights["kin"].astype(np.int32))
             self._places = np.fromiter(ids.values(), np.int64, len(ids))
             self._texts = ((vectors - weights["ids.weight"])[self._places] / SCALE).astype(np.float32)
         self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade, newcomers)

@@ -56,8 +56,8 @@ def likeliest(scores: Array, new: Items, said: Array, taken: Array, split: Split
     """By the mean log likelihood of each user's targets, each a like part; scores (users, items) without what the items
     `new` are told, `said` and `taken` (users, new) what one part of each would be."""
     wanted = np.zeros_like(scores)
-    for row, own in zip(wanted, split.targets, strict=True):
-        row[own] = 1 / len(own)
+    for row, targets in zip(wanted, split.targets, strict=True):
+        row[targets] = 1 / len(targets)
     parts = np.stack([np.ones_like(said), said, taken])
     others, own, asked = logsumexp(np.delete(scores, new, axis=1), axis=1), scores[:, new], wanted[:, new]
 

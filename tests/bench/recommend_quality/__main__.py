@@ -18,6 +18,7 @@ from models.embed import open_reader
 from models.histories import Interactions, Split, hold_out_last, read_movielens, read_online_retail, with_items_removed
 from models.neighbours import NeighbourSchedule
 from models.train import CONFIGS
+from models.train_histories import HistorySchedule
 from models.train_recommend import centred, read_recommend_config
 from tests.bench.recommend_quality import methods, report
 from tests.bench.recommend_quality.heed import ablations, shipped, trained
@@ -85,17 +86,17 @@ def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Me
 
 def heeds(part: str, given: argparse.Namespace, texts: Sequence[str]) -> Iterator[Method]:
     """Heed's history network trained on the part's own split, on the vectors of the encoder that ships."""
-    schedule = read_recommend_config(CONFIGS / "recommend.toml").histories
-    vectors = centred(open_reader(load(given.bundle)).texts(texts))
-    if part == "movielens":
-        schedule = replace(schedule, **ON_MOVIELENS)
-    if part != "removed":  # nothing is new there
-        schedule = replace(schedule, find_newcomers=False)
-    if given.epochs:
-        schedule = replace(schedule, epochs=given.epochs)
+    vectors, schedule = centred(open_reader(load(given.bundle)).texts(texts)), schedule_of(part, given.epochs)
     yield trained("Heed, trained here", vectors, schedule)
     if part == "retail":
         yield from ablations(vectors, schedule)
+
+
+def schedule_of(part: str, epochs: int | None) -> HistorySchedule:
+    """As the shipped configuration has it, but that newcomers are told nothing where there are none."""
+    schedule = read_recommend_config(CONFIGS / "recommend.toml").histories
+    schedule = replace(schedule, **ON_MOVIELENS) if part == "movielens" else schedule
+    return replace(schedule, find_newcomers=part == "removed", epochs=epochs or schedule.epochs)
 
 
 def on_retail() -> Iterator[Method]:
