@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import logit
 
 from models.bundle import MANIFEST, digest_of, load
-from models.newcomers import kin_of
+from models.newcomers import SHARES, kin_of
 from models.ranking import WEIGHTS, catalogue_of
 from models.replies import unit
 from service.metrics import Metrics
@@ -22,7 +22,7 @@ from tests.tiny import CATALOGUE, tiny_recommend_bundle
 
 pytestmark = pytest.mark.anyio
 
-ALWAYS = 2.0
+ALWAYS, TAKEN = 2.0, 1.5
 SLOPE = 0.5
 """Of the tiny bundle's calibration."""
 
@@ -33,7 +33,7 @@ async def welcoming(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Shop]:
     path = tiny_recommend_bundle(tmp_path)
     weights, vectors = load_file(path / WEIGHTS), catalogue_of(load(path))[2]
     known = np.ones(len(vectors), np.bool_)
-    weights |= {"newcomers": np.asarray([ALWAYS, 0.0, 1.5], np.float32)}
+    weights |= {"newcomers": np.asarray([ALWAYS, 0.0, TAKEN], np.float32)}
     weights |= {"kin": kin_of(unit(vectors - weights["ids.weight"]), known)}
     save_file(weights, path / WEIGHTS)
     manifest = json.loads((path / MANIFEST).read_text())
@@ -57,16 +57,16 @@ async def test_an_item_added_to_the_catalogue_is_told_what_one_that_is_sent_is_t
     asked = {"inputs": {"history": [BOUGHT], "catalogue": CATALOGUE, "candidates": [{"item_id": "new"}]}}
     explained = await welcoming.client.post("/v1/explain/recommend", json=asked)
     assert explained.status_code == 200, explained.text
-    assert explained.json()["results"][0]["score"] == pytest.approx(sent["new"], rel=1e-4)
+    assert explained.json()["results"][0]["target"]["score"] == pytest.approx(sent["new"], rel=1e-4)
 
 
-async def test_what_the_user_took_speaks_for_newcomers_like_it(welcoming: Shop) -> None:
-    like, unlike = [
-        await welcoming.ask([{"item_id": item, "event": "purchase"}], candidates=[{"text": "cccc"}])
-        for item in ("item-c4", "item-上2")
-    ]
-    assert like["items"][0]["score"] > unlike["items"][0]["score"]
-    assert like["items"][0]["because"][0]["history_index"] == 0
+async def test_what_the_user_took_speaks_for_newcomers_like_it(shop: Shop, welcoming: Shop) -> None:
+    for item, more in (("item-c4", TAKEN * SHARES[0]), ("item-上2", 0.0)):
+        history, candidates = [{"item_id": item, "event": "purchase"}], [{"item_id": "new", "text": "cccc"}]
+        plain, told = [await one.ask(history, candidates=candidates) for one in (shop, welcoming)]
+        gained = logit(told["items"][0]["score"]) - logit(plain["items"][0]["score"])
+        assert gained == pytest.approx(SLOPE * (ALWAYS + more), abs=1e-2)
+        assert told["items"][0]["because"][0]["history_index"] == 0
 
 
 async def test_a_newcomer_in_the_history_says_nothing_and_is_none_any_more(shop: Shop, welcoming: Shop) -> None:
