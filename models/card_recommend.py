@@ -33,7 +33,7 @@ yet is scored too. It says which past items each score leans on.
 - For an item of the catalogue that is new to the user, the user's items speak too, by weights in closed form of what
   users took together (EASE, Steck 2019; an item's $neighbours largest), how strongly was chosen on the same 500 users.
   Without them NDCG@10 of new items is 0.0968 and of all 0.2866. `because` holds attention and these parts together.
-- Trained with softmax over all items on every basket of a user after the first.$scales
+- Trained with softmax over all items on every basket of a user after the first.$scales$newcomers
 
 ## Intended use
 Ordering what a shop shows. Not for decisions about people. Only purchases were in the data: other kinds of events count
@@ -69,11 +69,16 @@ Online Retail (Daqing Chen, 2015, UCI Machine Learning Repository, CC-BY-4.0), m
 SCALES = Template("""
   Then attention was multiplied by $attention, neighbours by $neighbours and how often an item was taken by $often: best
   for the last of these baskets, with a network trained without it.""")
+NEWCOMERS = Template("""
+- A newcomer, an item of the catalogue that nobody had taken, is told $always, $said times what neighbours say for its
+  nearest known item by the text and for that one's nearest, and $taken for those of them that the user took: the
+  likeliest for each user's last basket of training, with a tenth of the items held back from one more training.""")
 
 
 def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str], trained: RecommendRun) -> str:
     histories = trained.config.histories
     scales = histories.scales if histories.choose_scales else None
+    worth = None if histories.newcomers is None else asdict(histories.newcomers)
     return TEXT.substitute(
         name=manifest.name,
         version=manifest.version,
@@ -83,6 +88,7 @@ def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str]
         seed=histories.seed,
         neighbours=histories.neighbours.kept,
         scales="" if scales is None else SCALES.substitute(asdict(scales)),
+        newcomers="" if worth is None else NEWCOMERS.substitute({name: f"{one:.2f}" for name, one in worth.items()}),
         figures=recommend_table(measured),
         command=COMMAND.format(name=manifest.name),
         drift="\n\n".join(drift),

@@ -22,6 +22,7 @@ from models.bundle import Bundle, BundleError
 from models.edits import Entry
 from models.layers import gelu, normed, softmax, transposed
 from models.neighbours import Neighbours
+from models.newcomers import Newcomers, Worth, nearest_known, numbered
 from models.preselection import preselected
 from models.projected import Picked, Projected
 from models.vector_index import VectorIndex
@@ -82,8 +83,8 @@ class History:
 
     `vectors` (events, width) of the items, as they are or projected; `items` (events,) whole numbers, equal for the
     same item, -1 for one that no candidate can be; `kinds` (events,) numbers of KINDS or DISLIKE; `ages` (events,) days
-    before the newest event, nan where no time was given; `trained` (events,) as `Recommender.trained` numbers the
-    items, None when it knows none.
+    before the newest event, nan where no time was given; `trained` (events,) as `Recommender.numbers` gives them, None
+    when it knows none.
     """
 
     vectors: Array | Picked
@@ -117,9 +118,12 @@ class Recommender:
     """The history model of a bundle.
 
     `catalogue` is the name of the items that it was trained with, `ids` the numbers of those whose ids it knows.
+    With their item `vectors` (items, width), newcomers to that catalogue are told what the weights have for them.
     """
 
-    def __init__(self, weights: Mapping[str, Array], catalogue: str, ids: Mapping[str, int]) -> None:
+    def __init__(
+        self, weights: Mapping[str, Array], catalogue: str, ids: Mapping[str, int], vectors: Array | None = None
+    ) -> None:
         self.catalogue, self.ids = catalogue, ids
         self._w = dict(weights)
         self.width = weights["taste.weight"].shape[0]
@@ -127,7 +131,13 @@ class Recommender:
         self._heads = len(weights["reader.bias"])
         self._eyes = len(weights["eyes"])
         fade = float(weights["fade"][0]) if "fade" in weights else 1.0  # bundles up to 1.1.0 know none
-        self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade)
+        newcomers = None
+        if vectors is not None:
+            always, said, taken = weights["newcomers"].tolist()
+            newcomers = Newcomers(Worth(always=always, said=said, taken=taken), weights["kin"].astype(np.int32))
+            self._places = np.fromiter(ids.values(), np.int64, len(ids))
+            self._texts = ((vectors - weights["ids.weight"])[self._places] / SCALE).astype(np.float32)
+        self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade, newcomers)
         self._numbered: tuple[Sequence[str | None], NDArray[np.int64]] = ((), np.zeros(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
         self._linears = {
@@ -163,13 +173,25 @@ class Recommender:
             placed[rows] += self._w["ids.weight"][numbers]
         return placed
 
-    def trained(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
-        """(items,) the numbers under which the model knows these ids, -1 for others; kept for the list asked last."""
+    def trained(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
+        """(items,) as `numbers` gives them for items with these vectors; kept for the list asked last."""
         ids, numbers = self._numbered
         if ids is not item_ids:
-            numbers = np.array([-1 if one is None else self.ids.get(one, -1) for one in item_ids], np.int64)
+            numbers = self.numbers(item_ids, vectors)
             self._numbered = item_ids, numbers
         return numbers
+
+    def numbers(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
+        """(items,) the numbers under which the model knows these ids, below 0 for others.
+
+        Where it knows of newcomers, those are below -1 that have a text alone, None, or an unknown id; an empty id is
+        of no item.
+        """
+        found = np.array([-1 if one is None else self.ids.get(one, -1) for one in item_ids], np.int64)
+        if self.neighbours.newcomers is not None:
+            new = np.array([row for row, one in enumerate(item_ids) if one != "" and found[row] < 0], np.int64)
+            found[new] = numbered(nearest_known(vectors[new] / SCALE, self._texts, self._places))
+        return found
 
     def rank(
         self,
@@ -194,9 +216,7 @@ class Recommender:
             raise ValueError("there is nothing to rank by in an empty history")
         liked = history.kinds != DISLIKE
         taste, states = self._read(history.where(liked))
-        near = None
-        if trained is not None and history.trained is not None:
-            near = self.neighbours.say(history.trained, liked)[trained]
+        near = self._near(history, liked, items, trained)
         wanted = max(RANKED, 4 * top_k)
         rows = None
         if index is not None and not isinstance(vectors, Picked):
@@ -248,11 +268,28 @@ class Recommender:
         liked = history.kinds != DISLIKE
         taste, states = self._read(history.where(liked))
         found = vectors @ taste
-        if trained is not None and history.trained is not None:
-            found += self.neighbours.say(history.trained, liked)[trained]
+        near = self._near(history, liked, items, trained)
+        if near is not None:
+            found += near
         return self._calibrated(
             found + sum(look.added for look in self._attended(states, history, liked, vectors, items))
         )
+
+    def _near(
+        self,
+        history: History,
+        liked: NDArray[np.bool_],
+        items: NDArray[np.int64] | None,
+        trained: NDArray[np.int64] | None,
+    ) -> Array | None:
+        """What the history's items say of the candidates (candidates,): nothing of a newcomer that is among them."""
+        if trained is None or history.trained is None:
+            return None
+        found: Array = self.neighbours.say(history.trained, liked)[trained]
+        if self.neighbours.newcomers is not None:
+            own = history.items[history.items >= 0]
+            found[own[own < len(found)] if items is None else np.isin(items, own)] = 0
+        return found
 
     def _calibrated(self, found: Array) -> Array:
         return np.asarray(expit(self._slope * found + self._offset), np.float32)
@@ -379,7 +416,8 @@ def load_recommender(bundle: Bundle) -> Recommender:
         weights = load_file(bundle.path / WEIGHTS)
         content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
         ids = {str(row["item_id"]): number for number, row in enumerate(content["items"]) if weights["known"][number]}
-        return Recommender(weights, str(content["catalogue"]), ids)
+        vectors = load_file(bundle.path / ITEM_VECTORS)["vectors"] if len(weights.get("newcomers", ())) else None
+        return Recommender(weights, str(content["catalogue"]), ids, vectors)
     except (KeyError, TypeError, ValueError, OSError, IndexError, SafetensorError) as error:
         raise BundleError(
             f"bundle {bundle.path.name}: no history model can be read ({error!r}); export again"

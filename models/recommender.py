@@ -11,7 +11,7 @@ torch. Knows torch, no files and no data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch.nn.functional import gelu, normalize
 
 from models.attention import SelfAttention
 from models.neighbours import Neighbours
+from models.newcomers import Newcomers
 from models.ranking import AGES, KINDS, PLACES, SCALE
 
 NEVER = -1e4
@@ -117,6 +118,8 @@ class HistoryNetwork(nn.Module):
     `known` (items,) is 0 for an item whose id says nothing, because nobody had anything to do with it in training.
     `often` (1,) is the weight of how often an item was taken, and `neighbours` and `nearness` (items, any number) what
     an item says of others, times `fade` (1,) for every event after it: they come to the network, and are not learned.
+    So are `newcomers` (3,), always, said and taken of `models.newcomers`, and `kin`, if anything is told to them: that
+    is no part of what `forward` gives.
     """
 
     known: Tensor
@@ -124,6 +127,8 @@ class HistoryNetwork(nn.Module):
     neighbours: Tensor
     nearness: Tensor
     fade: Tensor
+    newcomers: Tensor
+    kin: Tensor
 
     def __init__(self, shape: Shape, items: int, dropout: float = 0.2) -> None:
         super().__init__()
@@ -146,6 +151,8 @@ class HistoryNetwork(nn.Module):
         self.register_buffer("neighbours", torch.zeros(items, 0, dtype=torch.int32))
         self.register_buffer("nearness", torch.zeros(items, 0))
         self.register_buffer("fade", torch.ones(1))
+        self.register_buffer("newcomers", torch.zeros(0))
+        self.register_buffer("kin", torch.zeros(items, 0, dtype=torch.int32))
         self.dropout = nn.Dropout(dropout)
         for table in (self.ids, self.kinds, self.ages, self.places):
             nn.init.normal_(table.weight, std=0.02)
@@ -173,6 +180,9 @@ class HistoryNetwork(nn.Module):
             one.mul_(scales.attention)
         self.nearness.mul_(scales.neighbours)
         self.often.mul_(scales.often)
+
+    def welcome(self, newcomers: Newcomers) -> None:
+        self.newcomers, self.kin = torch.tensor(list(asdict(newcomers.worth).values())), torch.from_numpy(newcomers.kin)
 
     def read(self, histories: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The taste (batch, width) and the events' states (batch, events, inner)."""

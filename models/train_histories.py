@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.histories import Interactions, Split, Trail
-from models.neighbours import NeighbourSchedule, neighbours_of
+from models.neighbours import Neighbours, NeighbourSchedule, neighbours_of
+from models.newcomers import Newcomers, Worth, kin_of, numbered
 from models.ranking import MOST_EVENTS, age_of, kinds_of, place_of
 from models.recommender import AS_TRAINED, NEVER, Histories, HistoryNetwork, Scales, Shape, between, near
+from models.replies import unit
 
 DAY_S = 86_400
 LENGTH_NOISE = 8
@@ -54,6 +56,8 @@ class HistorySchedule:
     horizon: int = 1
     choose_scales: bool = False
     scales: Scales = AS_TRAINED
+    find_newcomers: bool = False
+    newcomers: Worth | None = None
     use_text: bool = True
     use_ids: bool = True
     use_time: bool = True
@@ -173,6 +177,8 @@ def train_histories(
     if speaking:
         network.hear(neighbours_of(list(interactions.users.values()), len(texts), config.neighbours))
     network.rescale(config.scales)
+    if config.newcomers is not None:
+        network.welcome(Newcomers(config.newcomers, kin_of(unit(texts), taken.numpy().astype(bool))))
     return network.eval()
 
 
@@ -233,4 +239,19 @@ def scores_of(
         for start in range(0, len(order), 16):
             part = order[start : start + 16]
             found[part] = network(batch_of([pasts[place] for place in part], vectors.device), vectors).numpy()
+    return found + told(network, split) if len(network.newcomers) else found
+
+
+def told(network: HistoryNetwork, split: Split, worth: Worth | None = None) -> NDArray[np.float32]:
+    """What newcomers are told after each asked user's history, by the network or `worth`; (users, items), else 0."""
+    always, said, taken = network.newcomers.tolist()
+    kin = network.kin.numpy()
+    newcomers = Newcomers(worth or Worth(always=always, said=said, taken=taken), kin)
+    heard = Neighbours(network.neighbours.numpy(), network.nearness.numpy(), float(network.fade), newcomers)
+    new = np.flatnonzero(network.known.numpy() == 0)
+    numbers = numbered(kin[new, 0].astype(np.int64))
+    found = np.zeros((len(split.users), len(kin)), np.float32)
+    for row, trail in zip(found, split.histories, strict=True):
+        items = trail.items[-MOST_EVENTS:]
+        row[new] = heard.say(items, np.ones(len(items), np.bool_))[numbers]
     return found

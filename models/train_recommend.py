@@ -26,11 +26,13 @@ from models.evaluate_recommend import held_out
 from models.histories import Interactions, Items, removed_items
 from models.neighbours import NeighbourSchedule
 from models.network import Embedder, base_file, encoder_of
+from models.newcomers import Worth
 from models.recommender import Scales
 from models.scales import with_scales
 from models.tokens import Tokenizer, Tokens, adapt_tokenizer
 from models.train_histories import HistorySchedule, train_histories
 from models.train_items import Companions, ItemSchedule, Kept, batches_of, companions, embed
+from models.train_newcomers import with_newcomers
 from models.trainer import RUN, WEIGHTS, ConfigError, Feed, Trainer, device
 
 HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
@@ -84,9 +86,11 @@ def _config_of(content: dict[str, object]) -> RecommendConfig:
     assert isinstance(kept, list)
     texts = tuple(KeptTexts(**one) for one in kept)
     neighbours, scales = NeighbourSchedule(**histories["neighbours"]), Scales(**histories.get("scales", {}))
+    newcomers = histories.get("newcomers")
+    found = {"neighbours": neighbours, "scales": scales, "newcomers": newcomers and Worth(**newcomers)}
     return RecommendConfig(
         items=ItemSchedule(**items),
-        histories=HistorySchedule(**{**histories, "neighbours": neighbours, "scales": scales}),
+        histories=HistorySchedule(**{**histories, **found}),
         kept=texts,
         **own,  # type: ignore[arg-type]
     )
@@ -106,6 +110,7 @@ def train_recommend(
         _train_encoder(config, base, interactions, texts, out)
     vectors = load_file(out / VECTORS)["vectors"].numpy()
     histories = with_scales(interactions, centred(vectors), config.histories, say)
+    histories = with_newcomers(interactions, centred(vectors), histories, say)
     network = train_histories(interactions, centred(vectors), histories, say)
     save_file({name: value.clone() for name, value in network.state_dict().items()}, out / HISTORY)
     content = {"task": "recommend", "base": base, "config": asdict(replace(config, histories=histories))}

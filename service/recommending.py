@@ -155,7 +155,7 @@ def arrays_of(
     snapshot, candidates = question.snapshot, question.candidates
     sent = _sent(recommender, question)
     vectors = snapshot.vectors if candidates is None else _vectors(candidates, snapshot.vectors, sent)
-    history, trained = _history(recommender, question, _vectors(question.items, snapshot.vectors, sent))
+    history, trained = _history(recommender, question, _vectors(question.items, snapshot.vectors, sent), sent)
     return history, vectors, trained
 
 
@@ -167,8 +167,9 @@ def _projected(
     if snapshot.index is not None or snapshot.rows > INDEXED:
         return arrays_of(recommender, question)
     items = snapshot.derived.of(snapshot.vectors, recommender.project)
-    sent = recommender.project(_sent(recommender, question)) if question.sent else items[:0]
-    history, trained = _history(recommender, question, _picked(question.items, items, sent))
+    placed = _sent(recommender, question)
+    sent = recommender.project(placed) if question.sent else items[:0]
+    history, trained = _history(recommender, question, _picked(question.items, items, sent), placed)
     return history, Picked(items) if candidates is None else _picked(candidates, items, sent), trained
 
 
@@ -182,10 +183,10 @@ def _picked(numbers: NDArray[np.int64], items: Projected, sent: Projected) -> Pi
 
 
 def _history(
-    recommender: Recommender, question: Question, vectors: NDArray[np.float32] | Picked
+    recommender: Recommender, question: Question, vectors: NDArray[np.float32] | Picked, sent: NDArray[np.float32]
 ) -> tuple[History, NDArray[np.int64] | None]:
-    """And the candidates' numbers as trained items."""
-    trained, candidates = _trained(recommender, question), question.candidates
+    """And the candidates' numbers as trained items; `sent` are the item vectors of what came as a text."""
+    trained, candidates = _trained(recommender, question, sent), question.candidates
     own = None if trained is None else trained[question.items]
     history = History(vectors, question.items, question.kinds, question.ages, own)
     if trained is not None:
@@ -193,14 +194,14 @@ def _history(
     return history, trained
 
 
-def _trained(recommender: Recommender, question: Question) -> NDArray[np.int64] | None:
+def _trained(recommender: Recommender, question: Question, sent: NDArray[np.float32]) -> NDArray[np.int64] | None:
     """By item number, as the recommender numbers the items that it was trained with; None in another's catalogue."""
     if question.snapshot.name != recommender.catalogue:
         return None
-    known = recommender.trained(question.snapshot.ids)
+    known = recommender.trained(question.snapshot.ids, question.snapshot.vectors)
     if not question.sent:
         return known
-    return np.concatenate([known, [recommender.ids.get(one.item_id or "", -1) for one in question.sent]])
+    return np.concatenate([known, recommender.numbers([one.item_id for one in question.sent], sent)])
 
 
 def _sent(recommender: Recommender, question: Question) -> NDArray[np.float32]:

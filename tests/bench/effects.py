@@ -38,13 +38,6 @@ def handling(folder: Path) -> object:
     return route.body_field is not None
 
 
-def writer(_: Path) -> object:
-    """Of answers, and that they are the same."""
-    from service import routes
-
-    return [bytes(routes.json({"id": "好", "polarity": 0.5}).body).decode(), vars(routes)["orjson"].dumps.__module__]
-
-
 def batch(_: Path) -> object:
     """Which of the waiting texts run together."""
     from service.batching import Limits, next_batch
@@ -140,7 +133,6 @@ class _Counts:
 
 Effect = Callable[[Path], object]
 _NAMES = ["RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_event_stats"]
-_JSON = '{"id":"好","polarity":0.5}'
 _SCORES = [[0.05, 0.2, 0.75], [0.75, 0.2, 0.05]]
 
 EFFECTS: Mapping[str, tuple[Effect, object, object]] = {
@@ -148,7 +140,6 @@ EFFECTS: Mapping[str, tuple[Effect, object, object]] = {
     "throughput": (variables, _NAMES, [_NAMES[0], _NAMES[2]]),
     "idle-loops": (variables, _NAMES, _NAMES[:2]),
     "direct-route": (handling, False, True),
-    "orjson": (writer, [_JSON, "orjson"], [_JSON, "tests.bench.ablation.patches"]),
     "near-lengths": (batch, [0, 2, 3, 4], [0, 1, 2]),
     "batching": (batch, [0, 2, 3, 4], [0]),
     "in-flight": (computed, 1, 2),

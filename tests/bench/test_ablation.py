@@ -116,11 +116,11 @@ def test_a_share_is_that_of_the_same_round() -> None:
 
 
 def test_the_report_has_a_row_for_each_lever_and_says_what_did_not_run() -> None:
-    about = About("sentiment 1.0.0", 1, ["short: 2 texts"], {"heed": "heed 0.1.0"}, ["without orjson, round 1: no"])
+    about = About("sentiment 1.0.0", 1, ["short: 2 texts"], {"heed": "heed 0.1.0"}, ["without batching, round 1: no"])
     written = markdown(
         about, LEVERS, 1, [measured("heed", 1, 100.0), measured(NEAR.name, 1, 80.0)], {"heed": [0.25], NEAR.name: [0.5]}
     )
     assert f"| {NEAR.title} | {NEAR.off} | 0.80 (0.80–0.80) | 12.0 | 0.50 |" in written
     assert f"| {INLINE.title} | {INLINE.settings} | 1 | 12.0 | 0.25 |" in written
     assert all(f"| {lever.title} | {lever.off} |" in written for lever in LEVERS)
-    assert "Did not run: without orjson, round 1: no" in written
+    assert "Did not run: without batching, round 1: no" in written

@@ -12,7 +12,7 @@ from models.histories import Interactions, Split, hold_out_last, read_online_ret
 from models.neighbours import NeighbourSchedule
 from models.train_histories import HistorySchedule
 from tests.bench.recommend_quality import report
-from tests.bench.recommend_quality.__main__ import main, removed_study
+from tests.bench.recommend_quality.__main__ import ON_MOVIELENS, main, removed_study, schedule_of
 from tests.bench.recommend_quality.heed import WITHOUT, ablations, trained
 from tests.bench.recommend_quality.linear import linear
 from tests.bench.recommend_quality.methods import (
@@ -254,6 +254,15 @@ def test_a_network_of_heed_is_trained_on_the_split_it_is_asked_for(split: Split)
     for method in methods:
         ((_, rankings),) = method.rank(split, {})
         assert np.sort(rankings, axis=1).tolist() == [list(range(ITEMS))] * 2
+
+
+def test_all_rows_of_heed_can_be_trained_shorter_and_newcomers_are_told_where_items_are_removed() -> None:
+    assert schedule_of("movielens", None).epochs == ON_MOVIELENS["epochs"]
+    assert schedule_of("retail", None).epochs > 1
+    for part in ("retail", "movielens", "removed"):
+        schedule = schedule_of(part, 1)
+        assert schedule.epochs == 1
+        assert schedule.find_newcomers == (part == "removed")
 
 
 def test_texts_alone_rank_what_is_near_the_history_first(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,11 +161,13 @@ def test_unknown_items_have_no_neighbours(recommender: Recommender, vectors: np.
         np.testing.assert_array_equal(found.scores, plain.scores)
 
 
-def test_numbers_of_trained_items_are_found_anew_for_another_list(recommender: Recommender) -> None:
+def test_numbers_of_trained_items_are_found_anew_for_another_list(
+    recommender: Recommender, vectors: np.ndarray
+) -> None:
     first, second = ["3", "", "x"], ["5", None]
     for _ in range(2):
-        assert recommender.trained(first).tolist() == [3, -1, -1]
-        assert recommender.trained(second).tolist() == [5, -1]
+        assert recommender.trained(first, vectors[:3]).tolist() == [3, -1, -1]
+        assert recommender.trained(second, vectors[:2]).tolist() == [5, -1]
 
 
 def test_weights_of_a_row_sum_to_less_than_one(recommender: Recommender, vectors: np.ndarray) -> None:

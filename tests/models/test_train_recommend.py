@@ -28,8 +28,9 @@ from models.evaluate_recommend import (
 from models.export_recommend import export_recommend
 from models.histories import with_items_removed
 from models.neighbours import NeighbourSchedule
+from models.newcomers import Worth, nearest_of
 from models.ranked_metrics import best_first, measure
-from models.ranking import catalogue_of, load_recommender
+from models.ranking import KINDS, History, catalogue_of, load_recommender
 from models.recommender import AS_TRAINED
 from models.scales import with_scales
 from models.train import CONFIGS
@@ -94,6 +95,7 @@ CONFIG = RecommendConfig(
         steps_of_user=10,
         inner=16,
         eye=8,
+        find_newcomers=True,
     ),
     kept=(KeptTexts("zh", 5),),
 )
@@ -182,7 +184,29 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
 def test_run_tells_how_it_was_made(run: Path, base: Path) -> None:
     found = load_recommend_run(run)
     assert found.base == str(base)
-    assert found.config == CONFIG
+    newcomers = found.config.histories.newcomers
+    assert isinstance(newcomers, Worth)
+    assert found.config == replace(CONFIG, histories=replace(CONFIG.histories, newcomers=newcomers))
+
+
+def test_an_item_added_later_is_told_what_its_like_are_told(run: Path, bundle: Path) -> None:
+    recommender, (_, items, vectors) = load_recommender(load(bundle)), catalogue_of(load(bundle))
+    added = (vectors - load_file(run / "history.safetensors")["ids.weight"])[[9]]  # that of the text alone
+    (number,) = recommender.numbers(["added later"], added)
+    assert items[nearest_of(number)].text == "b hat"
+    numbers, taken = np.append(np.arange(32), number), np.asarray([10])
+    history = History(
+        vectors[taken], taken, np.asarray([KINDS.index("purchase")]), np.asarray([0.0], np.float32), taken
+    )
+    every = np.concatenate([vectors, added])
+    told, untold = (
+        recommender.score([history], every, np.arange(33), one)[0] for one in (numbers, np.append(numbers[:-1], -1))
+    )
+    assert told[32] != untold[32]
+    worth = load_recommend_run(run).config.histories.newcomers
+    assert worth is not None
+    assert f"is told {worth.always:.2f}, {worth.said:.2f} times" in (bundle / "CARD.md").read_text(encoding="utf-8")
+    np.testing.assert_array_equal(told[:32], untold[:32])
 
 
 def test_histories_are_trained_anew_without_the_encoder(run: Path, base: Path, shop: Path) -> None:
@@ -199,7 +223,7 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
     run: Path, bundle: Path, base: Path, shop: Path, tmp_path: Path
 ) -> None:
     own = copytree(run, tmp_path / "run")
-    config = replace(CONFIG, histories=replace(CONFIG.histories, epochs=1, choose_scales=True))
+    config = replace(CONFIG, histories=replace(CONFIG.histories, epochs=1, choose_scales=True, find_newcomers=False))
     train_recommend(config, str(base), shop, shop, own, lambda line: None)
     told = load_recommend_run(own).config.histories
     assert told == with_scales(held_out(shop).training, centred(_vectors(run)), config.histories, lambda line: None)

@@ -58,7 +58,6 @@ LEVERS = (
         "FastAPI's ordinary handling: it parses and validates the request and validates the response with the same "
         "models",
     ),
-    Lever("orjson", "orjson", "the standard library's json writes the answer"),
     Lever(
         "near-lengths",
         "near lengths together",

@@ -8,7 +8,6 @@ fails and the server does not start. Every process pays for this module, so it i
 from __future__ import annotations
 
 import inspect
-import json
 import math
 import os
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 LEVER, MARKS = "ABLATION_LEVER", "ABLATION_MARKS"
@@ -154,13 +153,6 @@ def _ordinary_route(gateway: Any) -> None:
     _replace(gateway, "add_sentiment", add_sentiment)
 
 
-def _standard_json(routes: Any) -> None:
-    def dumps(value: Any) -> bytes:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-
-    _replace(routes, "orjson", SimpleNamespace(**{**vars(_found(routes, "orjson")), "dumps": dumps}))
-
-
 def _as_they_come(batching: Any) -> None:
     """Within the budget of padded tokens, however much of it is padding."""
 
@@ -235,7 +227,6 @@ PATCHES: Mapping[str, Mapping[str, Patch]] = {
     "haproxy": {"service.cluster": _serves_own_proxy},
     "throughput": {"service.cluster": _without_throughput_mode},
     "direct-route": {"service.gateway": _ordinary_route},
-    "orjson": {"service.routes": _standard_json},
     "near-lengths": {"service.batching": _as_they_come},
     "batching": {"service.batching": _one_at_a_time},
     "in-flight": {"service.cache": _every_text_computed},

@@ -101,7 +101,10 @@ def _work(bundle: Path, shelf: Path, work: Work) -> Callable[[], object]:
         vectors, one = snapshot.vectors, np.array(snapshot.vectors[0])
         return lambda: vectors @ one
     by = recommender if work == "ours" else Plain(load_file(bundle / WEIGHTS))
-    trained, asked = recommender.trained(snapshot.ids), cycle(users([item_id for item_id in snapshot.ids if item_id]))
+    trained, asked = (
+        recommender.trained(snapshot.ids, snapshot.vectors),
+        cycle(users([item_id for item_id in snapshot.ids if item_id])),
+    )
     return lambda: rank(by, snapshot, trained, next(asked))
 
 

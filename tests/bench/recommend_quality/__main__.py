@@ -13,11 +13,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle, load
+from models.bundle import load
 from models.embed import open_reader
 from models.histories import Interactions, Split, hold_out_last, read_movielens, read_online_retail, with_items_removed
 from models.neighbours import NeighbourSchedule
 from models.train import CONFIGS
+from models.train_histories import HistorySchedule
 from models.train_recommend import centred, read_recommend_config
 from tests.bench.recommend_quality import methods, report
 from tests.bench.recommend_quality.heed import ablations, shipped, trained
@@ -55,6 +56,7 @@ def main() -> None:
     parser.add_argument("--base", help="the encoder before any of these sets, for items by their texts alone")
     parser.add_argument("--movielens", type=Path, help="RecBole's wheel, or where it is installed")
     parser.add_argument("--bundle", type=Path, help="Heed's, for its rows: as it serves, and trained anew")
+    parser.add_argument("--epochs", type=int, help="of Heed's trainings, instead of their own: all rows alike, quicker")
     parser.add_argument("--out", type=Path, default=Path("runs/recommend-quality"), help="results and where to go on")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--methods", nargs="+", default=("",), help="only those whose name begins with one of these")
@@ -63,7 +65,7 @@ def main() -> None:
     for part in given.parts:
         title, compared, every = parts(part, given)
         rows = [shipped(load(given.bundle), compared.split)] if given.bundle and part == "retail" else []
-        own = heeds(part, load(given.bundle), compared.split.training.texts) if given.bundle else iter(())
+        own = heeds(part, given, compared.split.training.texts) if given.bundle else iter(())
         for method in chain(every, own):
             if method.name.casefold().startswith(tuple(name.casefold() for name in given.methods)):
                 rows.append(compared.row(method))
@@ -84,15 +86,19 @@ def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Me
     return title, removed_study(retail, given.out / part), on_removed(given.base, retail.training)
 
 
-def heeds(part: str, bundle: Bundle, texts: Sequence[str]) -> Iterator[Method]:
+def heeds(part: str, given: argparse.Namespace, texts: Sequence[str]) -> Iterator[Method]:
     """Heed's history network trained on the part's own split, on the vectors of the encoder that ships."""
-    schedule = read_recommend_config(CONFIGS / "recommend.toml").histories
-    vectors = centred(open_reader(bundle).texts(texts))
-    if part == "movielens":
-        schedule = replace(schedule, **ON_MOVIELENS)
+    vectors, schedule = centred(open_reader(load(given.bundle)).texts(texts)), schedule_of(part, given.epochs)
     yield trained("Heed, trained here", vectors, schedule)
     if part == "retail":
         yield from ablations(vectors, schedule)
+
+
+def schedule_of(part: str, epochs: int | None) -> HistorySchedule:
+    """As the shipped configuration has it, but that newcomers are told nothing where there are none."""
+    schedule = read_recommend_config(CONFIGS / "recommend.toml").histories
+    schedule = replace(schedule, **ON_MOVIELENS) if part == "movielens" else schedule
+    return replace(schedule, find_newcomers=part == "removed", epochs=epochs or schedule.epochs)
 
 
 def on_retail() -> Iterator[Method]:

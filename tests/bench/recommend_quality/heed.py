@@ -15,6 +15,7 @@ from models.ranked_metrics import best_first
 from models.ranking import catalogue_of, load_recommender
 from models.scales import with_scales
 from models.train_histories import HistorySchedule, scores_of, train_histories
+from models.train_newcomers import with_newcomers
 from tests.bench.recommend_quality.methods import Method, directly
 from tests.bench.recommend_quality.simple import Rankings
 from tests.bench.recommend_quality.study import Row, Views
@@ -37,9 +38,9 @@ def trained(name: str, texts: NDArray[np.float32], schedule: HistorySchedule) ->
     """The history network, trained on whatever split it is asked for; `texts` (items, width), centred."""
 
     def rank(split: Split) -> Rankings:
-        scaled = with_scales(split.training, texts, schedule, print)
-        network = train_histories(split.training, texts, scaled, print)
-        return best_first(scores_of(network, texts, split, scaled))
+        found = with_scales(split.training, texts, schedule, print)
+        found = with_newcomers(split.training, texts, found, print)
+        return best_first(scores_of(train_histories(split.training, texts, found, print), texts, split, found))
 
     return Method(name, directly(rank))
 

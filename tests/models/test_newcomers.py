@@ -1,0 +1,197 @@
+"""Newcomers are told what their like are told, in numpy and in training alike, and as much of it as data bear out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, logit
+
+from models.histories import Interactions, Split, hold_out_last, trail_of, with_items_removed
+from models.neighbours import Neighbours, NeighbourSchedule
+from models.newcomers import KIN, SHARES, Newcomers, Worth, kin_of, nearest_known, nearest_of, numbered
+from models.ranking import SCALE, History, Recommender
+from models.replies import unit
+from models.train_histories import HistorySchedule, past_of, scores_of, told, train_histories
+from models.train_newcomers import likeliest, with_newcomers
+
+ITEMS, WIDTH = 20, 8
+WORTH = Worth(always=0.7, said=0.6, taken=1.5)
+
+
+@pytest.fixture(scope="module")
+def texts() -> np.ndarray:
+    return np.random.default_rng(3).normal(size=(ITEMS, WIDTH)).astype(np.float32)
+
+
+@pytest.fixture
+def heard(texts: np.ndarray) -> Neighbours:
+    chance = np.random.default_rng(1)
+    numbers = np.stack([chance.permutation(ITEMS)[:6] for _ in range(ITEMS)]).astype(np.int32)
+    kin = kin_of(unit(texts), np.ones(ITEMS, np.bool_))
+    return Neighbours(numbers, chance.normal(size=(ITEMS, 6)).astype(np.float32), 0.5, Newcomers(WORTH, kin))
+
+
+def test_kin_are_the_nearest_known_and_oneself_first(texts: np.ndarray) -> None:
+    known = np.arange(ITEMS) % 3 > 0
+    kin = kin_of(unit(texts), known)
+    cosines = unit(texts) @ unit(texts).T
+    for item in range(ITEMS):
+        others = [one for one in np.argsort(-cosines[item]) if known[one] and one != item]
+        assert kin[item].tolist() == ([item, *others] if known[item] else others)[: 1 + KIN]
+    places = np.flatnonzero(known)
+    new = np.flatnonzero(~known)
+    assert nearest_known(unit(texts)[new], unit(texts)[places], places).tolist() == kin[new, 0].tolist()
+    assert kin_of(unit(texts), np.arange(ITEMS) < 2)[1].tolist() == [1, 0, 0, 0, 0]
+
+
+def test_numbers_of_newcomers_are_below_all_others() -> None:
+    nearest = np.arange(5)
+    assert numbered(nearest).max() < -1
+    assert nearest_of(numbered(nearest)).tolist() == nearest.tolist()
+
+
+def test_a_newcomer_is_told_what_its_kin_are_told_and_whether_they_were_taken(heard: Neighbours) -> None:
+    own, liked = np.asarray([3, 5, -1, -7, 6]), np.asarray([True, True, True, True, False])
+    said, taken = np.zeros(ITEMS), np.zeros(ITEMS)
+    for item, fade in ((3, 0.125), (5, 0.25)):
+        said[heard.numbers[item]] += heard.weights[item] * fade
+        taken[item] = fade
+    assert heard.newcomers is not None
+    expected = [
+        WORTH.always + ((WORTH.said * said + WORTH.taken * taken)[heard.newcomers.kin[nearest]] * SHARES).sum()
+        for nearest in range(ITEMS)
+    ]
+    found = heard.say(own, liked)
+    np.testing.assert_allclose(found[numbered(np.arange(ITEMS))], expected, atol=1e-5)
+    assert found[-1] == 0
+    plain = replace(heard, newcomers=None).say(np.maximum(own, -1), liked)
+    np.testing.assert_array_equal(found[:ITEMS], plain[:ITEMS])
+    assert len(plain) == ITEMS + 1
+
+
+def test_parts_of_events_add_up_to_what_a_newcomer_is_told_beside_what_it_always_is(heard: Neighbours) -> None:
+    own, candidates = np.asarray([3, 5, 3, -9, 6]), np.append(numbered(np.arange(ITEMS)), np.arange(-1, ITEMS))
+    liked = np.asarray([True, True, True, True, False])
+    parts = heard.parts(own, liked, candidates)
+    expected = heard.say(own, liked)[candidates]
+    expected[:ITEMS] -= WORTH.always
+    np.testing.assert_allclose(parts.sum(axis=1), expected, atol=1e-5)
+    assert np.abs(parts[:ITEMS]).max() > 0.1
+    assert not parts[:, 3:].any()
+
+
+SCHEDULE = HistorySchedule(
+    seed=0, epochs=4, batch_examples=16, events=16, rate=3e-3, weight_decay=0.01, dropout=0.0, id_dropout=0.3,
+    halves=0.0, often=1.0, neighbours=NeighbourSchedule(weight=2.0, ridge=5.0, kept=8), steps_of_user=10, inner=16,
+    eye=8, find_newcomers=True,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shop() -> tuple[Interactions, np.ndarray]:
+    """Items of four kinds, 0 to 3 by their texts too; users stay with one kind, three items a day."""
+    items, chance = 60, np.random.default_rng(0)
+    kinds = np.arange(items) % 4
+    vectors = np.eye(4, WIDTH)[kinds] + chance.normal(0, 0.2, (items, WIDTH))
+    users = {
+        f"u{user}": trail_of(
+            (86400.0 * day, dict.fromkeys(chance.choice(np.flatnonzero(kinds == user % 4), 3, False).tolist(), np.nan))
+            for day in range(5)
+        )
+        for user in range(120)
+    }
+    names = tuple(str(item) for item in range(items))
+    return Interactions("purchase", names, names, users), (vectors - vectors.mean(axis=0)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def asked(shop: tuple[Interactions, np.ndarray]) -> Split:
+    """With items removed that the schedule's own removal has not seen."""
+    return with_items_removed(hold_out_last(shop[0]), 0.2, seed=9)[0]
+
+
+@pytest.fixture(scope="module")
+def found(asked: Split, shop: tuple[Interactions, np.ndarray]) -> HistorySchedule:
+    return with_newcomers(asked.training, shop[1], SCHEDULE, lambda line: None)
+
+
+def test_newcomers_get_their_share_of_what_is_taken_next(
+    asked: Split, found: HistorySchedule, shop: tuple[Interactions, np.ndarray]
+) -> None:
+    interactions, vectors = shop
+    whole = replace(hold_out_last(interactions), training=asked.training)
+    network = train_histories(asked.training, vectors, found, lambda line: None)
+    scores = scores_of(network, vectors, whole, found)
+    new = np.flatnonzero(network.known.numpy() == 0)
+    assert len(new) == 12
+    before = scores - told(network, whole)
+    share = np.mean([np.isin(target, new).mean() for target in whole.targets])
+    given, was = (np.exp(log_softmax(one, axis=1))[:, new].sum(axis=1).mean() for one in (scores, before))
+    assert abs(given - share) < 0.05
+    assert share - was > 0.15
+
+
+def test_nothing_is_found_that_is_not_wanted_or_cannot_be(shop: tuple[Interactions, np.ndarray]) -> None:
+    for change in ({"find_newcomers": False}, {"use_ids": False}, {"use_text": False}):
+        schedule = replace(SCHEDULE, **change)  # type: ignore[arg-type]
+        assert with_newcomers(*shop, schedule, lambda line: None) is schedule
+
+
+def test_the_likeliest_worth_is_a_maximum() -> None:
+    chance = np.random.default_rng(2)
+    scores, said, taken = (chance.normal(size=shape).astype(np.float32) for shape in ((300, 9), (300, 3), (300, 3)))
+    new, users = np.asarray([1, 4, 8]), tuple(str(user) for user in range(300))
+    true = scores.copy()
+    true[:, new] += 0.8 + 0.5 * said - 0.4 * taken
+    chances = np.exp(log_softmax(true.astype(float), axis=1))
+    targets = tuple(np.asarray([chance.choice(9, p=row / row.sum())]) for row in chances)
+    split = Split(Interactions("purchase", (), (), {}), users, targets)
+
+    def likelihood(worth: Worth) -> float:
+        given = scores.copy()
+        given[:, new] += worth.always + worth.said * said + worth.taken * taken
+        return float(log_softmax(given, axis=1)[np.arange(300), np.concatenate(targets)].mean())
+
+    best = likeliest(scores, new, said, taken, split)
+    for name in ("always", "said", "taken"):
+        for step in (-0.1, 0.1):
+            assert likelihood(best) > likelihood(replace(best, **{name: getattr(best, name) + step}))
+    assert best.always == pytest.approx(0.8, abs=0.35)
+
+
+def test_what_serves_tells_newcomers_what_training_found(
+    asked: Split, found: HistorySchedule, shop: tuple[Interactions, np.ndarray]
+) -> None:
+    vectors = shop[1]
+    network = train_histories(asked.training, vectors, found, lambda line: None)
+    weights = {name: value.numpy() for name, value in network.state_dict().items()}
+    weights["ids.weight"] = weights["ids.weight"] * weights["known"][:, None]
+    weights |= {"centre": np.zeros(WIDTH, np.float32), "calibration": np.asarray([1.0, 0.0], np.float32)}
+    names = list(shop[0].ids)
+    ids = {name: number for number, name in enumerate(names) if weights["known"][number]}
+    placed = Recommender(weights, "shop", ids).place(vectors, names)
+    recommender = Recommender(weights, "shop", ids, placed)
+    numbers = recommender.trained(names, placed)
+    assert (numbers[weights["known"] == 0] < -1).all()
+    assert recommender.numbers(["", None], placed[:2])[0] == -1
+    assert recommender.numbers([None], placed[[5]])[0] in (5, numbered(weights["kin"][[5], 0].astype(np.int64))[0])
+    expected = scores_of(network, vectors, asked, found)
+    for row, trail in enumerate(asked.histories[:5]):
+        past = past_of(trail, "purchase", 16)
+        days = ((trail.times[-1] - trail.times) / 86400).astype(np.float32)
+        history = History(placed[past.items], past.items, past.kinds, days, numbers[past.items])
+        best = recommender.rank(history, placed, None, 60, trained=numbers)
+        np.testing.assert_allclose(logit(best.scores.astype(float)), expected[row][best.order], atol=2e-2)
+        scored = recommender.score([history], placed, np.arange(60), numbers)[0]
+        np.testing.assert_allclose(scored[best.order], best.scores, atol=1e-5)
+        new = next(item for item in best.order if numbers[item] < -1)
+        with_it = History(placed[[*past.items, new]], np.append(past.items, new), np.append(past.kinds, past.kinds[0]),
+                          np.append(days, np.float32(0)), np.append(numbers[past.items], numbers[new]))  # fmt: skip
+        plain = replace(with_it, trained=None)
+        for items in (None, np.arange(60)):
+            own, alone = (recommender.rank(one, placed, items, 60, trained=numbers) for one in (with_it, plain))
+            had = [one.scores[one.order == new] for one in (own, alone)]
+            assert had[0] == had[1], "what the user has is no newcomer"
+    assert np.abs(np.linalg.norm(placed[numbers < -1], axis=1) - SCALE).max() < 1e-4
