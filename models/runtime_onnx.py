@@ -21,6 +21,14 @@ PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
     "cuda": ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}),
 }
 
+MISSING = "this onnxruntime cannot run on {device}; cuda needs the extra `gpu`, a GPU and its driver"
+
+
+def check_device(device: Device) -> None:
+    """Raises RuntimeError when this onnxruntime was not made for it; whether it is there, only a session tells."""
+    if PROVIDERS[device][0] not in onnxruntime.get_available_providers():
+        raise RuntimeError(MISSING.format(device=device))
+
 
 def session_options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
@@ -41,9 +49,7 @@ class OnnxRuntime:
 
     def __init__(self, graph: Path | bytes, threads: int = 1, device: Device = "cpu", **more: str) -> None:
         provider, provider_options = PROVIDERS[device]
-        missing = f"this onnxruntime cannot run on {device}; cuda needs the extra `gpu`, a GPU and its driver"
-        if provider not in onnxruntime.get_available_providers():
-            raise RuntimeError(missing)
+        check_device(device)
         if device == "cuda":
             onnxruntime.preload_dlls()  # CUDA and cuDNN as Python packages, which no linker finds by itself
         options = session_options(threads)
@@ -53,7 +59,7 @@ class OnnxRuntime:
             graph if isinstance(graph, bytes) else str(graph), options, providers=[(provider, provider_options | more)]
         )
         if provider not in self._session.get_providers():  # it falls back to the CPU and only logs it
-            raise RuntimeError(missing)
+            raise RuntimeError(MISSING.format(device=device))
         self._output = str(self._session.get_outputs()[0].name)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:

@@ -61,7 +61,7 @@ def serve(
     try:
         names = _verified(chosen)
         check(chosen.host, chosen.port)
-    except (BundleError, HeadError, ClusterError) as error:
+    except (BundleError, HeadError, ClusterError, RuntimeError) as error:
         refuse(error)
     if haproxy.find() is None:
         refuse(haproxy.MISSING)
@@ -74,6 +74,10 @@ def _verified(chosen: Settings) -> list[str]:
     from models.ranking import load_recommender
     from service.shelf import Shelf
 
+    if chosen.device != "cpu":
+        from models.runtime_onnx import check_device
+
+        check_device(chosen.device)
     names = []
     for task, path in chosen.bundles.items():
         bundle = load(path)

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 
 from models.bundle import GRAPH, MANIFEST, TOKENIZER, digest_of
+from models.runtime_onnx import PROVIDERS
 from tests.cluster.running import free_port, refused
 
 
@@ -41,6 +43,12 @@ def test_no_bundle(tmp_path: Path) -> None:
 def test_no_haproxy(bundle: Path) -> None:
     environment = {"HEED_HAPROXY_BINARY": "/nowhere/haproxy", "HEED_PORT": str(free_port())}
     expect_one_line(refused("--bundle", str(bundle), environment=environment), "HAProxy is missing")
+
+
+@pytest.mark.skipif(PROVIDERS["cuda"][0] in onnxruntime.get_available_providers(), reason="it may be there")
+def test_no_gpu(bundle: Path) -> None:
+    environment = {"HEED_DEVICE": "cuda", "HEED_PORT": str(free_port())}
+    expect_one_line(refused("--bundle", str(bundle), environment=environment), "cannot run on cuda", "extra `gpu`")
 
 
 @pytest.mark.parametrize("port", ["0", "65536"])
