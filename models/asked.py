@@ -21,7 +21,7 @@ from models.explain import Explainer
 from models.explain_history import HistoryQuestion, ask
 from models.heads import Head
 from models.question import Question
-from models.ranking import catalogue_of, load_recommender
+from models.ranking_files import catalogue_of, load_recommender
 from models.replies import Ranker
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer, Turn

@@ -16,9 +16,11 @@ from scipy.special import logit
 from threadpoolctl import threadpool_limits
 
 from models.bundle import Bundle, Metric
+from models.events import MOST_EVENTS, History, kinds_of
 from models.histories import Items, Split, Trail, hold_out_last, read_online_retail
 from models.ranked_metrics import NO_ITEM, Measures, measure
-from models.ranking import MOST_EVENTS, History, Recommender, catalogue_of, kinds_of, load_recommender
+from models.ranking import Recommender
+from models.ranking_files import catalogue_of, load_recommender
 
 COMMAND = "heed evaluate recommend --data DATA --bundle models/bundles/{name}"
 RETAIL = "online_retail"

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.events import History
 from models.offered import HistoryMethod
-from models.ranking import History, Recommender
+from models.ranking import Recommender
 from models.weighing import ORDERS, both_ends, occlusion, shapley
 
 METHODS: dict[HistoryMethod, str] = {

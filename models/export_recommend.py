@@ -26,8 +26,9 @@ from models.evaluate_recommend import RETAIL, held_out, measure_recommender, met
 from models.graph import build, write
 from models.histories import Split
 from models.network import Embedder, base_file, graph_weights
-from models.ranking import WEIGHTS as HISTORY_WEIGHTS
-from models.ranking import Recommender, save_items
+from models.ranking import Recommender
+from models.ranking_files import WEIGHTS as HISTORY_WEIGHTS
+from models.ranking_files import save_items
 from models.replies import unit
 from models.runtime_cuda import ON_GPUS, in_16_bits
 from models.runtime_onnx import OnnxRuntime

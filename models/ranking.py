@@ -6,20 +6,14 @@ one length costs more than one larger product gains. Knows arrays and the bundle
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from scipy.special import expit
 
-from models.bundle import Bundle, BundleError
-from models.edits import Entry
+from models.events import DISLIKE, KINDS, History, age_of, place_of
 from models.layers import gelu, normed, softmax, transposed
 from models.neighbours import Neighbours
 from models.newcomers import Newcomers, Worth, nearest_known, numbered
@@ -27,21 +21,6 @@ from models.preselection import preselected
 from models.projected import Picked, Projected
 from models.vector_index import VectorIndex
 
-WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
-"""Of a bundle: the history model's weights, the items of its own catalogue, and their item vectors under `vectors`."""
-
-KINDS: Final = ("view", "click", "cart", "purchase", "like", "other")
-"""What an event says of an item, by number. A rating at or above neutral is a like; DISLIKE is no interest at all."""
-
-DISLIKE = -1
-NEUTRAL = 3
-"""Of ratings from 1 to 5; below it an item was not liked."""
-
-MOST_EVENTS = 256
-"""The newest that are read."""
-
-AGES, PLACES = 18, 18
-UNKNOWN_AGE = AGES - 1
 SCALE = 4.0
 """The length of a text's part of an item vector."""
 
@@ -52,56 +31,6 @@ history's own."""
 _EXAMPLES, _EVENTS = 32, 20
 
 Array = NDArray[np.float32]
-
-
-def age_of(days: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Days before the newest event to buckets of doubling width, from half an hour to years; nan to UNKNOWN_AGE."""
-    buckets = np.clip(np.floor(np.log2(np.maximum(np.nan_to_num(days), 1e-9)) + 7), 0, UNKNOWN_AGE - 1)
-    return np.where(np.isnan(days), UNKNOWN_AGE, buckets).astype(np.int64)
-
-
-def place_of(events: int) -> NDArray[np.int64]:
-    """For each of so many events, oldest first, a bucket of how many came after it; (events,)."""
-    after = np.arange(events - 1, -1, -1)
-    buckets: NDArray[np.int64] = np.minimum(np.floor(2 * np.log2(after + 1)), PLACES - 1).astype(np.int64)
-    return buckets
-
-
-def kinds_of(kind: str, values: Array) -> NDArray[np.int64]:
-    """Of events that are all of one kind, by name; ratings of 1 to 5 (values, nan otherwise) are likes or others.
-
-    As in the data of what people rate next, where a low rating is no dislike of what it stands for: they chose it.
-    """
-    if kind == "rating":
-        return np.where(values < NEUTRAL, KINDS.index("other"), KINDS.index("like"))
-    return np.full(len(values), KINDS.index(kind))
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """A user's events, oldest first, all arrays of the same length.
-
-    `vectors` (events, width) of the items, as they are or projected; `items` (events,) whole numbers, equal for the
-    same item, -1 for one that no candidate can be; `kinds` (events,) numbers of KINDS or DISLIKE; `ages` (events,) days
-    before the newest event, nan where no time was given; `trained` (events,) as `Recommender.numbers` gives them, None
-    when it knows none.
-    """
-
-    vectors: Array | Picked
-    items: NDArray[np.int64]
-    kinds: NDArray[np.int64]
-    ages: Array
-    trained: NDArray[np.int64] | None = None
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def where(self, kept: NDArray[np.bool_]) -> History:
-        """Its events for which `kept` (events,) is True."""
-        if kept.all():
-            return self
-        trained = None if self.trained is None else self.trained[kept]
-        return History(self.vectors[kept], self.items[kept], self.kinds[kept], self.ages[kept], trained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,31 +337,3 @@ class _Look:
         attention = self.raised[:, :, candidates] / self.total[:, None, candidates]
         found: Array = np.einsum("h,htc->ct", self.shares, attention)
         return found
-
-
-def load_recommender(bundle: Bundle) -> Recommender:
-    """Raises BundleError when the bundle's weights are not those of a history model."""
-    try:
-        weights = load_file(bundle.path / WEIGHTS)
-        content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
-        ids = {str(row["item_id"]): number for number, row in enumerate(content["items"]) if weights["known"][number]}
-        vectors = load_file(bundle.path / ITEM_VECTORS)["vectors"] if len(weights.get("newcomers", ())) else None
-        return Recommender(weights, str(content["catalogue"]), ids, vectors)
-    except (KeyError, TypeError, ValueError, OSError, IndexError, SafetensorError) as error:
-        raise BundleError(
-            f"bundle {bundle.path.name}: no history model can be read ({error!r}); export again"
-        ) from error
-
-
-def catalogue_of(bundle: Bundle) -> tuple[str, list[Entry], Array]:
-    """The bundle's own catalogue: its name, its items, and their item vectors (items, width)."""
-    content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
-    items = [Entry(**row) for row in content["items"]]
-    return str(content["catalogue"]), items, load_file(bundle.path / ITEM_VECTORS)["vectors"]
-
-
-def save_items(path: Path, catalogue: str, items: Sequence[Entry], vectors: Array) -> None:
-    """Write a bundle's own catalogue into its folder."""
-    content = {"catalogue": catalogue, "items": [asdict(item) for item in items]}
-    (path / ITEMS).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
-    save_file({"vectors": np.ascontiguousarray(vectors)}, path / ITEM_VECTORS)

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
 from models.attention import SelfAttention
+from models.events import AGES, KINDS, PLACES
 from models.neighbours import Neighbours
 from models.newcomers import Newcomers
-from models.ranking import AGES, KINDS, PLACES, SCALE
+from models.ranking import SCALE
 
 NEVER = -1e4
 

@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.events import MOST_EVENTS, age_of, kinds_of, place_of
 from models.histories import Interactions, Split, Trail
 from models.neighbours import Neighbours, NeighbourSchedule, neighbours_of
 from models.newcomers import Newcomers, Worth, kin_of, numbered
-from models.ranking import MOST_EVENTS, age_of, kinds_of, place_of
 from models.recommender import AS_TRAINED, NEVER, Histories, HistoryNetwork, Scales, Shape, between, near
 from models.replies import unit
 
@@ -71,7 +71,7 @@ class HistorySchedule:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """Events oldest first, as numbers of `models.ranking`, all (events,)."""
+    """Events oldest first, as numbers of `models.events`, all (events,)."""
 
     items: Items
     kinds: Items

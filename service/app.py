@@ -29,7 +29,7 @@ from ray.serve.schema import LoggingConfig
 
 from models import bundle as bundles
 from models.bundle import Bundle
-from models.ranking import load_recommender
+from models.ranking_files import load_recommender
 from models.tokens import Tokenizer
 from service import cluster, logs, settings
 from service.batching import Limits

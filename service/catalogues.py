@@ -32,7 +32,8 @@ from models.edits import (
     VectorsMissingError,
     check_digest,
 )
-from models.ranking import Recommender, catalogue_of
+from models.ranking import Recommender
+from models.ranking_files import catalogue_of
 from models.snapshot import Snapshot
 from models.vector_index import INDEXED
 from service.errors import (

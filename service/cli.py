@@ -71,7 +71,7 @@ def serve(
 def _verified(chosen: Settings) -> list[str]:
     """What would be served, by name and version; raises when any of it cannot be."""
     from models.bundle import BundleError, load
-    from models.ranking import load_recommender
+    from models.ranking_files import load_recommender
     from service.shelf import Shelf
 
     if chosen.device != "cpu":

@@ -150,7 +150,7 @@ def remove_catalogue(name: _Name, shelf: _Shelf = None) -> None:
 class _Embedder:
     def __init__(self, name: str, bundle: Bundle) -> None:
         from models.embed import open_reader
-        from models.ranking import load_recommender
+        from models.ranking_files import load_recommender
 
         self._name, self._bundle = name, bundle
         self._recommender = load_recommender(bundle)

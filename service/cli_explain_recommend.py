@@ -85,7 +85,7 @@ def _read(content: bytes) -> tuple[ExplainedUser, Literal["auto"] | HistoryMetho
 
 async def _explained(bundle: Bundle, user: ExplainedUser, method: HistoryMethod, shelf: Path | None) -> dict[str, Any]:
     """As the service answers; raises a Problem."""
-    from models.ranking import load_recommender
+    from models.ranking_files import load_recommender
     from models.runtime_onnx import OnnxRuntime
     from models.tokens import Tokenizer
     from service.batching import Limits

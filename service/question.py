@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ranking import DISLIKE, KINDS, MOST_EVENTS, NEUTRAL
+from models.events import DISLIKE, KINDS, MOST_EVENTS, NEUTRAL
 from models.snapshot import Snapshot
 from models.vector_index import VectorIndex
 from service.errors import InvalidRequest, UnknownItem

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.attributes import FilterError
+from models.events import History
 from models.projected import Picked, Projected
-from models.ranking import History, Recommender
+from models.ranking import Recommender
 from models.vector_index import INDEXED
 from service.batching import Batcher, BatchReport, Inferred, Limits
 from service.errors import InferenceFailed, InvalidRequest, Problem

@@ -17,12 +17,14 @@ from models import heads
 from models.bundle import CARD, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
 from models.edits import Entry
 from models.embed import Reader
+from models.events import AGES, KINDS, PLACES
 from models.graph import build, write
 from models.head_training import Examples, make
 from models.heads import SUFFIX, Head, save_head
 from models.predict import Scaling
-from models.ranking import AGES, KINDS, PLACES, Recommender, save_items
-from models.ranking import WEIGHTS as HISTORY
+from models.ranking import Recommender
+from models.ranking_files import WEIGHTS as HISTORY
+from models.ranking_files import save_items
 from models.replies import RANKER, Ranker, save_ranker
 from models.runtime_onnx import OnnxRuntime
 from models.tasks import INTENT, RECOMMEND, SENTIMENT

@@ -7,7 +7,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from models.bundle import load
-from models.ranking import RANKED, WEIGHTS, History, load_recommender
+from models.events import History
+from models.ranking import RANKED
+from models.ranking_files import WEIGHTS, load_recommender
 from tests.bench.recommend.plain import Plain
 from tests.tiny import tiny_recommend_bundle
 

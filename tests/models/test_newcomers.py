@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logit
 
+from models.events import History
 from models.histories import Interactions, Split, hold_out_last, trail_of, with_items_removed
 from models.neighbours import Neighbours, NeighbourSchedule
 from models.newcomers import KIN, SHARES, Newcomers, Worth, kin_of, nearest_known, nearest_of, numbered
-from models.ranking import SCALE, History, Recommender
+from models.ranking import SCALE, Recommender
 from models.replies import unit
 from models.train_histories import HistorySchedule, past_of, scores_of, told, train_histories
 from models.train_newcomers import likeliest, with_newcomers

@@ -11,24 +11,11 @@ import torch
 from scipy.special import erf, logit
 
 from models.bundle import BundleError, load
+from models.events import AGES, DISLIKE, KINDS, PLACES, UNKNOWN_AGE, History, age_of, kinds_of, place_of
 from models.layers import gelu
 from models.preselection import best, preselected
-from models.ranking import (
-    AGES,
-    DISLIKE,
-    KINDS,
-    PLACES,
-    RANKED,
-    UNKNOWN_AGE,
-    WEIGHTS,
-    History,
-    Recommender,
-    age_of,
-    catalogue_of,
-    kinds_of,
-    load_recommender,
-    place_of,
-)
+from models.ranking import RANKED, Recommender
+from models.ranking_files import WEIGHTS, catalogue_of, load_recommender
 from models.recommender import Histories, HistoryNetwork, LogSumExp, Shape
 from tests.tiny import CATALOGUE, CATALOGUE_ITEMS, tiny_recommend_bundle
 

@@ -9,7 +9,8 @@ import pytest
 
 from models.bundle import SHIPPED_RECOMMEND, load
 from models.embed import open_reader
-from models.ranking import KINDS, History, catalogue_of, load_recommender
+from models.events import KINDS, History
+from models.ranking_files import catalogue_of, load_recommender
 
 BUNDLE = load(SHIPPED_RECOMMEND)
 RECOMMENDER = load_recommender(BUNDLE)

@@ -25,12 +25,13 @@ from models.evaluate_recommend import (
     recommend_table,
     write_recommender,
 )
+from models.events import KINDS, History
 from models.export_recommend import export_recommend
 from models.histories import with_items_removed
 from models.neighbours import NeighbourSchedule
 from models.newcomers import Worth, nearest_of
 from models.ranked_metrics import best_first, measure
-from models.ranking import KINDS, History, catalogue_of, load_recommender
+from models.ranking_files import catalogue_of, load_recommender
 from models.recommender import AS_TRAINED
 from models.scales import with_scales
 from models.train import CONFIGS

@@ -12,7 +12,9 @@ import pytest
 
 from models import vector_index
 from models.bundle import load as load_bundle
-from models.ranking import KINDS, RANKED, History, Recommender, load_recommender
+from models.events import KINDS, History
+from models.ranking import RANKED, Recommender
+from models.ranking_files import load_recommender
 from models.vector_index import RECALL, SUFFIX, VectorIndex, build, kept, load, save
 from tests.tiny import tiny_recommend_bundle
 

@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 
 from models.bundle import Bundle
-from models.ranking import Recommender, load_recommender
+from models.ranking import Recommender
+from models.ranking_files import load_recommender
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
 from service.cache import Cache

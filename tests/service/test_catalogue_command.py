@@ -21,7 +21,7 @@ from models.bundle import Bundle, load
 from models.catalogue import Catalogue, create
 from models.edits import Entry, Vector
 from models.embed import Reader, open_reader
-from models.ranking import load_recommender
+from models.ranking_files import load_recommender
 from models.snapshot import Snapshot
 from service import cli_catalogue
 from service.catalogues import placed

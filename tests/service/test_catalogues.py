@@ -22,7 +22,8 @@ from models.bundle import CARD, Bundle, load, save
 from models.catalogue import Catalogue, create, remove
 from models.edits import Entry
 from models.embed import open_reader
-from models.ranking import Recommender, load_recommender
+from models.ranking import Recommender
+from models.ranking_files import load_recommender
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
 from service.cache import Cache

@@ -20,7 +20,8 @@ from models import vector_index
 from models.bundle import Bundle
 from models.catalogue import Catalogue, create
 from models.edits import Entry
-from models.ranking import Recommender, load_recommender
+from models.ranking import Recommender
+from models.ranking_files import load_recommender
 from models.snapshot import Snapshot
 from models.vector_index import SUFFIX
 from service import recommending

@@ -13,7 +13,7 @@ from scipy.special import logit
 
 from models.bundle import MANIFEST, digest_of, load
 from models.newcomers import SHARES, kin_of
-from models.ranking import WEIGHTS, catalogue_of
+from models.ranking_files import WEIGHTS, catalogue_of
 from models.replies import unit
 from service.metrics import Metrics
 from tests.service import shop as shops

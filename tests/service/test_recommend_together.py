@@ -15,7 +15,8 @@ from models.bundle import Bundle
 from models.catalogue import create
 from models.edits import Entry
 from models.embed import open_reader
-from models.ranking import Ranked, Recommender, load_recommender
+from models.ranking import Ranked, Recommender
+from models.ranking_files import load_recommender
 from service.catalogues import FOLDER
 from service.metrics import Metrics
 from tests.service.serving import assert_problem

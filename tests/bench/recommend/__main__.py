@@ -23,7 +23,7 @@ from typing import Any
 
 from models.bundle import SHIPPED, SHIPPED_RECOMMEND, load
 from models.catalogue import Catalogue
-from models.ranking import load_recommender
+from models.ranking_files import load_recommender
 from service.catalogues import FOLDER
 from tests.bench.recommend.indexed import ITEMS
 from tests.bench.recommend.limit import Limit, measure

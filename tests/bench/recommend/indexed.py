@@ -20,7 +20,9 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.bundle import SHIPPED_RECOMMEND, load
-from models.ranking import KINDS, Array, History, Ranked, Recommender, catalogue_of, load_recommender
+from models.events import KINDS, History
+from models.ranking import Array, Ranked, Recommender
+from models.ranking_files import catalogue_of, load_recommender
 from models.vector_index import SEARCHED, VectorIndex, build, save
 from tests.bench.recommend.users import EVENTS, LARGE_TOP_K
 

@@ -28,7 +28,9 @@ from safetensors.numpy import load_file
 
 from models.bundle import load
 from models.catalogue import Catalogue
-from models.ranking import KINDS, WEIGHTS, History, Recommender, load_recommender
+from models.events import KINDS, History
+from models.ranking import Recommender
+from models.ranking_files import WEIGHTS, load_recommender
 from models.snapshot import Snapshot
 from service.catalogues import FOLDER
 from tests.bench.recommend.plain import Plain

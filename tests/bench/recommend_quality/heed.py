@@ -12,7 +12,7 @@ from models.bundle import Bundle
 from models.evaluate_recommend import measure_recommender
 from models.histories import Split
 from models.ranked_metrics import best_first
-from models.ranking import catalogue_of, load_recommender
+from models.ranking_files import catalogue_of, load_recommender
 from models.scales import with_scales
 from models.train_histories import HistorySchedule, scores_of, train_histories
 from models.train_newcomers import with_newcomers
