@@ -111,18 +111,17 @@ def hold_out_last(interactions: Interactions) -> Split:
     return Split(replace(interactions, users=users), names, targets)
 
 
-def with_items_removed(split: Split, share: float, seed: int) -> tuple[Split, Items]:
-    """As if a share of the items had come after all of `training`: the split that asks for them, and their numbers.
+def with_items_removed(split: Split, removed: Items) -> Split:
+    """As if these items had come after all of `training`: the split that asks for them.
 
     No history has them; asked are the users whose target has one and who still have a history.
     """
-    removed = removed_items(len(split.training.ids), share, seed)
     users = {user: trail.take(~np.isin(trail.items, removed)) for user, trail in split.training.users.items()}
     users = {user: trail for user, trail in users.items() if len(trail)}
     targets = [own[np.isin(own, removed)] for own in split.targets]
     kept = [len(own) > 0 and user in users for user, own in zip(split.users, targets, strict=True)]
     asked = split.where(kept, targets)
-    return replace(asked, training=replace(split.training, users=users)), removed
+    return replace(asked, training=replace(split.training, users=users))
 
 
 def removed_items(items: int, share: float, seed: int) -> Items:

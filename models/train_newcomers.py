@@ -1,6 +1,6 @@
 """Finding what newcomers are told (`models.newcomers`): on items held back from a training of their own.
 
-A network is trained without a tenth of the items and without each user's last basket, and the three numbers are those
+A network is trained without some of the items and without each user's last basket, and the three numbers are those
 with the greatest likelihood of these baskets under the softmax over all items: so newcomers have the share of what is
 taken next that is theirs, whatever the seed of a training makes of texts that it never saw. Knows torch; nothing of
 bundles.
@@ -20,23 +20,22 @@ from models.histories import Interactions, Items, Split, hold_out_last, with_ite
 from models.newcomers import Worth
 from models.train_histories import HistorySchedule, scores_of, told, train_histories
 
-SHARE, SEED = 0.1, 1
-"""Of the items that are held back."""
-
 Array = NDArray[np.float32]
 
 
 def with_newcomers(
-    interactions: Interactions, texts: Array, config: HistorySchedule, say: Callable[[str], None]
+    interactions: Interactions, texts: Array, config: HistorySchedule, held_back: Items, say: Callable[[str], None]
 ) -> HistorySchedule:
-    """The schedule with what its newcomers are told, if it wants that found; arguments as of `train_histories`.
+    """The schedule with what its newcomers are told, if it wants that found; other arguments as of `train_histories`.
+
+    `held_back` are items that the encoder was not taught beside others, if there are such: as newcomers will be.
 
     Nothing is found for a network without ids or texts: there nobody is known, or like anybody.
     """
     if not (config.find_newcomers and config.use_ids and config.use_text):
         return config
     held = hold_out_last(interactions)
-    training = with_items_removed(held, SHARE, SEED)[0].training
+    training = with_items_removed(held, held_back).training
     split = replace(held.where([user in training.users for user in held.users]), training=training)
     kin_alone, taken_alone = Worth(always=0, said=1, taken=0), Worth(always=0, said=0, taken=1)
     network = train_histories(training, texts, replace(config, newcomers=kin_alone), say)

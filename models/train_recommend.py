@@ -110,7 +110,8 @@ def train_recommend(
         _train_encoder(config, base, interactions, texts, out)
     vectors = load_file(out / VECTORS)["vectors"].numpy()
     histories = with_scales(interactions, centred(vectors), config.histories, say)
-    histories = with_newcomers(interactions, centred(vectors), histories, say)
+    removed = removed_items(len(vectors), config.removed, config.removed_seed)
+    histories = with_newcomers(interactions, centred(vectors), histories, removed, say)
     network = train_histories(interactions, centred(vectors), histories, say)
     save_file({name: value.clone() for name, value in network.state_dict().items()}, out / HISTORY)
     content = {"task": "recommend", "base": base, "config": asdict(replace(config, histories=histories))}

@@ -136,7 +136,7 @@ def _explained(
 ) -> HistoryExplained | Problem:
     """Of the candidate or row at `place`, of the one that is ranked first if it is None. Raises GivenUp."""
     if place is None:
-        first = pace.step(lambda: answer(recommender, replace(question, top_k=1)))
+        first = pace.step(lambda: answer(recommender, replace(question, top_k=1, newcomers=0)))
         if isinstance(first, Problem):
             return first
         if not first.places:

@@ -69,6 +69,7 @@ class Question:
     excluded: Numbers
     filter: Mapping[str, object] | None
     top_k: int
+    newcomers: int
     dropped: int
     skipped: int
     candidates_skipped: int
@@ -88,7 +89,8 @@ class Question:
         """What answering costs, in products with one item vector."""
         candidates = self.snapshot.rows if self.candidates is None else len(self.candidates)
         products = candidates if self.index is None else self.index.cost(candidates)
-        return 1 + products + _LOOK_COST * min(candidates, 4 * self.top_k) + _READ_COST * len(self.items)
+        once = products + _LOOK_COST * min(candidates, 4 * self.top_k) + _READ_COST * len(self.items)
+        return 1 + once * (2 if self.newcomers else 1)
 
     def read(self, vectors: Sequence[NDArray[np.float32]]) -> Question:
         return replace(self, vectors=tuple(vectors))
@@ -131,6 +133,7 @@ class _Asking:
             excluded=self._owned() if self._user.exclude_history else np.empty(0, np.int64),
             filter=self._user.filter or None,
             top_k=self._user.top_k,
+            newcomers=self._user.newcomers,
             dropped=len(history) - len(places) - skipped,
             skipped=skipped,
             candidates_skipped=self._candidates_skipped,

@@ -7,7 +7,8 @@ way. Knows a recommender and what a question says; nothing of HTTP, nothing of h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from models.attributes import FilterError
 from models.events import History
 from models.projected import Picked, Projected
 from models.ranking import Recommender
-from models.vector_index import INDEXED
+from models.vector_index import INDEXED, VectorIndex
 from service.batching import Batcher, BatchReport, Inferred, Limits
 from service.errors import InferenceFailed, InvalidRequest, Problem
 from service.metrics import TaskMetrics
@@ -100,15 +101,59 @@ class Recommending:
 
 
 def answer(recommender: Recommender, question: Question) -> Ranking | Problem:
-    """Without a history, what is popular; its scores are shares of all that was taken in the catalogue."""
+    """Without a history, what is popular; its scores are shares of all that was taken in the catalogue.
+
+    Where the question asks for newcomers and too few are among the best, the best of them take the last places.
+    """
     try:
         allowed = _allowed(question)
     except FilterError as error:
         keys = "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in error.path)
         return InvalidRequest(f"{error}.", pointer=f"/filter{keys}")
+    index = question.index
+    found = _best(recommender, question, allowed, index)
+    if not question.newcomers or isinstance(found, Problem):
+        return found
+    new = _new(recommender, question)
+    if new is None or new[found.places].sum() >= min(question.newcomers, question.top_k):
+        return found
+    only = replace(question, top_k=min(question.newcomers, question.top_k))
+    # Newcomers may be in lists that no taste looks through.
+    every = index if index is not None and index.exact else None
+    best = _best(recommender, only, new if allowed is None else new & allowed, every)
+    return best if isinstance(best, Problem) else _joined(found, best, new, question.top_k)
+
+
+def _new(recommender: Recommender, question: Question) -> NDArray[np.bool_] | None:
+    """Of each candidate or row, whether neither the user had taken it nor anybody in training.
+
+    None in another's catalogue, where nobody had taken any.
+    """
+    trained = _candidates_trained(question, _trained(recommender, question, _sent(recommender, question)))
+    if trained is None:
+        return None
+    numbers = np.arange(len(trained)) if question.candidates is None else question.candidates
+    return (trained < 0) & ~np.isin(numbers, question.items)
+
+
+def _joined(found: Ranking, newcomers: Ranking, new: NDArray[np.bool_], top_k: int) -> Ranking:
+    """All the `newcomers`, and as many of the others found as there is place for; the greatest scores first."""
+    rows = [row for row in _rows(found) if not new[row[0]]][: top_k - len(newcomers.places)] + _rows(newcomers)
+    rows.sort(key=itemgetter(1), reverse=True)
+    places, scores, because = (list(part) for part in zip(*rows, strict=True)) if rows else ([], [], [])
+    return Ranking(places, scores, because)
+
+
+def _rows(ranking: Ranking) -> list[tuple[int, float, list[Reason]]]:
+    return list(zip(ranking.places, ranking.scores, ranking.because, strict=True))
+
+
+def _best(
+    recommender: Recommender, question: Question, allowed: NDArray[np.bool_] | None, index: VectorIndex | None
+) -> Ranking | Problem:
     if not len(question.items):
         return _popular(question, allowed)
-    return _ranked(recommender, question, allowed)
+    return _ranked(recommender, question, allowed, index)
 
 
 def _allowed(question: Question) -> NDArray[np.bool_] | None:
@@ -138,12 +183,14 @@ def _popular(question: Question, allowed: NDArray[np.bool_] | None) -> Ranking:
     return Ranking(best.tolist(), shares.tolist(), [[] for _ in best])
 
 
-def _ranked(recommender: Recommender, question: Question, allowed: NDArray[np.bool_] | None) -> Ranking | Problem:
+def _ranked(
+    recommender: Recommender, question: Question, allowed: NDArray[np.bool_] | None, index: VectorIndex | None
+) -> Ranking | Problem:
     history, vectors, trained = _projected(recommender, question)
     wanted = min(question.top_k, len(vectors) if allowed is None else int(allowed.sum()))
     if not wanted:
         return Ranking([], [], [])
-    found = recommender.rank(history, vectors, question.candidates, question.top_k, allowed, trained, question.index)
+    found = recommender.rank(history, vectors, question.candidates, question.top_k, allowed, trained, index)
     if len(found.order) < wanted:  # it leaves out what has no finite score
         return InferenceFailed("The model failed on this history.")
     return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
@@ -187,12 +234,17 @@ def _history(
     recommender: Recommender, question: Question, vectors: NDArray[np.float32] | Picked, sent: NDArray[np.float32]
 ) -> tuple[History, NDArray[np.int64] | None]:
     """And the candidates' numbers as trained items; `sent` are the item vectors of what came as a text."""
-    trained, candidates = _trained(recommender, question, sent), question.candidates
+    trained = _trained(recommender, question, sent)
     own = None if trained is None else trained[question.items]
     history = History(vectors, question.items, question.kinds, question.ages, own)
-    if trained is not None:
-        trained = trained[: question.snapshot.rows] if candidates is None else trained[candidates]
-    return history, trained
+    return history, _candidates_trained(question, trained)
+
+
+def _candidates_trained(question: Question, trained: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Of each candidate or row, from those by item number."""
+    if trained is None:
+        return None
+    return trained[: question.snapshot.rows] if question.candidates is None else trained[question.candidates]
 
 
 def _trained(recommender: Recommender, question: Question, sent: NDArray[np.float32]) -> NDArray[np.int64] | None:

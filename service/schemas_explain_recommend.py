@@ -13,7 +13,7 @@ from service.schemas_recommend import MAX_USERS, User
 
 
 class ExplainedUser(User):
-    """A user as for `/v1/recommend`; `top_k` does not matter here."""
+    """A user as for `/v1/recommend`; `top_k` and `newcomers` do not matter here."""
 
     target: Annotated[
         str | None,

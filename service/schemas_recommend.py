@@ -117,6 +117,15 @@ class User(Wire):
         Field(max_length=MAX_NAME_CHARS, description="where ids are looked up; the model's own if not given"),
     ] = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="items to return")] = 10
+    newcomers: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=MAX_TOP_K,
+            description="of the items to return, at least so many, where there are such, that are new to the user and "
+            "that nobody had taken when the model was trained",
+        ),
+    ] = 0
     exclude_history: Annotated[bool, Field(description="leave out every item of the history")] = False
     filter: Annotated[
         dict[str, Any] | None,

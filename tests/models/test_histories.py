@@ -15,6 +15,7 @@ from models.histories import (
     hold_out_last,
     read_movielens,
     read_online_retail,
+    removed_items,
     trail_of,
     with_items_removed,
 )
@@ -98,8 +99,9 @@ def test_what_the_user_had_and_what_is_new_are_asked_apart() -> None:
 
 def test_removed_items_are_in_no_history_and_are_all_that_is_asked_for() -> None:
     users: list[list[list[int]]] = [[[item, 9], [item, 9, (item + 1) % 9]] for item in range(9)]
-    split, removed = with_items_removed(hold_out_last(purchases(*users, items=10)), 0.3, seed=4)
+    removed = removed_items(10, 0.3, seed=4)
     assert len(removed) == 3
+    split = with_items_removed(hold_out_last(purchases(*users, items=10)), removed)
     for trail in split.training.users.values():
         assert not np.isin(trail.items, removed).any()
     assert split.users
@@ -107,10 +109,10 @@ def test_removed_items_are_in_no_history_and_are_all_that_is_asked_for() -> None
         assert np.isin(target, removed).all()
 
 
-def test_a_user_left_without_history_is_not_asked() -> None:
+@pytest.mark.parametrize("one", [0, 1])
+def test_a_user_left_without_history_is_not_asked(one: int) -> None:
     interactions = purchases([[0], [0, 1]], [[1], [0]], items=2)
-    split, removed = with_items_removed(hold_out_last(interactions), 0.5, seed=0)
-    (one,) = removed.tolist()
+    split = with_items_removed(hold_out_last(interactions), np.asarray([one]))
     assert split.users == (("u1",), ("u0",))[one]
     assert lists(split.targets) == [[one]]
     assert set(split.training.users) == set(split.users)

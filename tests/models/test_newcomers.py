@@ -9,7 +9,7 @@ import pytest
 from scipy.special import log_softmax, logit
 
 from models.events import History
-from models.histories import Interactions, Split, hold_out_last, trail_of, with_items_removed
+from models.histories import Interactions, Split, hold_out_last, removed_items, trail_of, with_items_removed
 from models.neighbours import Neighbours, NeighbourSchedule
 from models.newcomers import KIN, SHARES, Newcomers, Worth, kin_of, nearest_known, nearest_of, numbered
 from models.ranking import SCALE, Recommender
@@ -88,6 +88,7 @@ SCHEDULE = HistorySchedule(
     halves=0.0, often=1.0, neighbours=NeighbourSchedule(weight=2.0, ridge=5.0, kept=8), steps_of_user=10, inner=16,
     eye=8, find_newcomers=True,
 )  # fmt: skip
+HELD_BACK = removed_items(60, 0.1, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +110,13 @@ def shop() -> tuple[Interactions, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def asked(shop: tuple[Interactions, np.ndarray]) -> Split:
-    """With items removed that the schedule's own removal has not seen."""
-    return with_items_removed(hold_out_last(shop[0]), 0.2, seed=9)[0]
+    """With other items removed than those that are held back."""
+    return with_items_removed(hold_out_last(shop[0]), removed_items(60, 0.2, seed=9))
 
 
 @pytest.fixture(scope="module")
 def found(asked: Split, shop: tuple[Interactions, np.ndarray]) -> HistorySchedule:
-    return with_newcomers(asked.training, shop[1], SCHEDULE, lambda line: None)
+    return with_newcomers(asked.training, shop[1], SCHEDULE, HELD_BACK, lambda line: None)
 
 
 def test_newcomers_get_their_share_of_what_is_taken_next(
@@ -137,7 +138,7 @@ def test_newcomers_get_their_share_of_what_is_taken_next(
 def test_nothing_is_found_that_is_not_wanted_or_cannot_be(shop: tuple[Interactions, np.ndarray]) -> None:
     for change in ({"find_newcomers": False}, {"use_ids": False}, {"use_text": False}):
         schedule = replace(SCHEDULE, **change)  # type: ignore[arg-type]
-        assert with_newcomers(*shop, schedule, lambda line: None) is schedule
+        assert with_newcomers(*shop, schedule, HELD_BACK, lambda line: None) is schedule
 
 
 def test_the_likeliest_worth_is_a_maximum() -> None:

@@ -27,7 +27,7 @@ from models.evaluate_recommend import (
 )
 from models.events import KINDS, History
 from models.export_recommend import export_recommend
-from models.histories import with_items_removed
+from models.histories import removed_items, with_items_removed
 from models.neighbours import NeighbourSchedule
 from models.newcomers import Worth, nearest_of
 from models.ranked_metrics import best_first, measure
@@ -239,8 +239,9 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
 
 
 def test_item_that_was_removed_is_neither_known_nor_predicted_in_training(run: Path, shop: Path) -> None:
-    split, removed = with_items_removed(held_out(shop), 0.1, 7)
     texts = centred(_vectors(run))
+    removed = removed_items(len(texts), 0.1, 7)
+    split = with_items_removed(held_out(shop), removed)
     network = train_histories(split.training, texts, CONFIG.histories, lambda line: None)
     assert (network.known[removed] == 0).all()
     assert network.known.sum() == len(texts) - len(removed)

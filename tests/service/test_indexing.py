@@ -23,7 +23,7 @@ from models.edits import Entry
 from models.ranking import Recommender
 from models.ranking_files import load_recommender
 from models.snapshot import Snapshot
-from models.vector_index import SUFFIX
+from models.vector_index import SUFFIX, VectorIndex
 from service import recommending
 from service.catalogues import Catalogues
 from service.question import Question, question_of
@@ -123,6 +123,29 @@ async def test_what_a_filter_leaves_and_candidates_are_all_looked_at(
     assert not question.snapshot.index.exact
     assert question.index is None
     assert names(recommender, question) == names(recommender, exact(question))
+
+
+async def test_newcomers_are_found_whatever_lists_they_are_in(
+    catalogues: Catalogues, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if the model had been trained with all of the catalogue but every 101st item."""
+    monkeypatch.setattr(recommender, "catalogue", "large")
+    known = {f"i{number}": number % 30 for number in range(ITEMS) if number % 101}
+    monkeypatch.setattr(recommender, "ids", known)
+    question = asked(await current(catalogues), newcomers=20, top_k=25)
+    assert question.index is not None
+    asked_for: list[bool] = []
+    nearest = VectorIndex.nearest
+
+    def counted(index: VectorIndex, *given: Any) -> Any:
+        asked_for.append(True)
+        return nearest(index, *given)
+
+    monkeypatch.setattr(VectorIndex, "nearest", counted)
+    found = names(recommender, question)
+    assert found == names(recommender, exact(question))
+    assert len(set(found) - set(known)) == 20
+    assert len(asked_for) == 1, "only of the whole catalogue"
 
 
 async def test_many_excluded_items_are_left_out_of_all_products(catalogues: Catalogues) -> None:
