@@ -88,12 +88,12 @@ def replies(
 def recommendations(bundle: Bundle, data: Path) -> Iterator[tuple[str, Iterator[HistoryQuestion]]]:
     """Of the item that is ranked first, among all, after what a user of Online Retail did before the last basket."""
     recommender, (_, _, vectors), split = load_recommender(bundle), catalogue_of(bundle), held_out(data)
+    trained = recommender.trained(split.training.ids, vectors)
 
     def first(row: int) -> HistoryQuestion:
-        history = history_of(split.histories[row], split.training.kind, vectors)
-        numbers = np.arange(len(vectors))
-        best = int(recommender.rank(history, vectors, numbers, 1, trained=numbers).order[0])
-        return ask(recommender, history, vectors[best], best, best)
+        history = history_of(split.histories[row], split.training.kind, vectors, trained)
+        best = int(recommender.rank(history, vectors, np.arange(len(vectors)), 1, trained=trained).order[0])
+        return ask(recommender, history, vectors[best], best, int(trained[best]))
 
     yield RETAIL, (first(row) for row in shuffled(range(len(split.users))))
 

@@ -70,9 +70,9 @@ SCALES = Template("""
   Then attention was multiplied by $attention, neighbours by $neighbours and how often an item was taken by $often: best
   for the last of these baskets, with a network trained without it.""")
 NEWCOMERS = Template("""
-- A newcomer, an item of the catalogue that nobody had taken, is told $always, $said times what neighbours say for its
+- A newcomer, an item that came to the catalogue later, is told $always, $said times what neighbours say for its
   nearest known item by the text and for that one's nearest, and $taken for those of them that the user took: the
-  likeliest for each user's last basket of training, with a tenth of the items held back from one more training.""")
+  likeliest for each user's last basket of training, without the tenth of the items that the encoder was not taught.""")
 
 
 def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str], trained: RecommendRun) -> str:

@@ -58,25 +58,26 @@ class MeasuredRecommender:
     deletion: Deletion
 
 
-def history_of(trail: Trail, kind: str, vectors: NDArray[np.float32]) -> History:
-    """The newest events that are read of a trail; `vectors` (items, width) are the item vectors of its numbers."""
+def history_of(trail: Trail, kind: str, vectors: NDArray[np.float32], trained: NDArray[np.int64]) -> History:
+    """The newest events that are read of a trail; `vectors` (items, width) are the item vectors of its numbers, and
+    `trained` (items,) is as `Recommender.numbers` gives it for them."""
     items, times = trail.items[-MOST_EVENTS:], trail.times[-MOST_EVENTS:]
     kinds = kinds_of(kind, trail.values[-MOST_EVENTS:])
-    return History(vectors[items], items, kinds, ((times[-1] - times) / DAY_S).astype(np.float32), items)
+    return History(vectors[items], items, kinds, ((times[-1] - times) / DAY_S).astype(np.float32), trained[items])
 
 
 def rankings_of(
     recommender: Recommender, vectors: NDArray[np.float32], split: Split, left_out: Sequence[Items] | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Items (users, DEPTH), best first, and their scores; `left_out` are each user's items not to be ranked."""
-    numbers = np.arange(len(vectors))
+    numbers, trained = np.arange(len(vectors)), recommender.trained(split.training.ids, vectors)
     rankings = np.full((len(split.users), DEPTH), NO_ITEM, np.int32)
     scores = np.zeros((len(split.users), DEPTH), np.float32)
     with threadpool_limits(1):  # products so small are slower on several threads, by far where others work too
         for row, trail in enumerate(split.histories):
             allowed = None if left_out is None else ~np.isin(numbers, left_out[row])
-            history = history_of(trail, split.training.kind, vectors)
-            found = recommender.rank(history, vectors, numbers, DEPTH, allowed, numbers)
+            history = history_of(trail, split.training.kind, vectors, trained)
+            found = recommender.rank(history, vectors, numbers, DEPTH, allowed, trained)
             rankings[row, : len(found.order)], scores[row, : len(found.order)] = found.order, found.scores
     return rankings, scores
 
@@ -117,31 +118,33 @@ def calibration_error(rankings: NDArray[np.integer], scores: NDArray[np.float32]
 def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> Deletion:
     """Takes out of each history the item that the first-ranked one leans on most, and one at random instead."""
     chance = np.random.default_rng(0)
+    numbers, trained = np.arange(len(vectors)), recommender.trained(split.training.ids, vectors)
     falls: list[list[float]] = []
     for trail in split.histories:
         if len(falls) == DELETED_USERS:
             break
-        history = history_of(trail, split.training.kind, vectors)
+        history = history_of(trail, split.training.kind, vectors, trained)
         own = np.unique(history.items)
         if len(own) < 3:
             continue
-        numbers = np.arange(len(vectors))
-        best = recommender.rank(history, vectors, numbers, 1, trained=numbers)
+        best = recommender.rank(history, vectors, numbers, 1, trained=trained)
         first = best.order[:1]
         named = history.items[np.argmax(best.weights[0])]
         other = chance.choice(own[own != named])
-        falls.append([_fall(recommender, vectors, history, first, item) for item in (named, other)])
+        falls.append([_fall(recommender, vectors, trained, history, first, item) for item in (named, other)])
     named_falls, random_falls = np.asarray(falls).T
     return Deletion(
         len(falls), float(named_falls.mean()), float(random_falls.mean()), float((named_falls > random_falls).mean())
     )
 
 
-def _fall(recommender: Recommender, vectors: NDArray[np.float32], history: History, first: Items, item: int) -> float:
+def _fall(
+    recommender: Recommender, vectors: NDArray[np.float32], trained: Items, history: History, first: Items, item: int
+) -> float:
     """Of the log odds of the item `first` when all events of `item` are gone."""
     kept = history.items != item
     both = (history, history.where(kept))
-    before, after = (recommender.rank(one, vectors[first], first, 1, trained=first).scores[0] for one in both)
+    before, after = (recommender.rank(one, vectors[first], first, 1, trained=trained[first]).scores[0] for one in both)
     return float(logit(before) - logit(after))
 
 

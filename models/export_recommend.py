@@ -28,7 +28,7 @@ from models.histories import Split
 from models.network import Embedder, base_file, graph_weights
 from models.ranking import Recommender
 from models.ranking_files import WEIGHTS as HISTORY_WEIGHTS
-from models.ranking_files import save_items
+from models.ranking_files import known_ids, save_items
 from models.replies import unit
 from models.runtime_cuda import ON_GPUS, in_16_bits
 from models.runtime_onnx import OnnxRuntime
@@ -69,9 +69,9 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callab
     history["ids.weight"] *= history["known"][:, None]
     history |= {"centre": load_file(run / VECTORS)["vectors"].mean(axis=0)}
     history |= {"calibration": np.asarray([1.0, 0.0], np.float32)}
-    ids = {one: number for number, one in enumerate(split.training.ids) if history["known"][number]}
+    ids = known_ids(split.training.ids, history["known"])
     vectors = Recommender(history, RETAIL, ids).place(raw, split.training.ids)
-    history["calibration"] = calibrated(Recommender(history, RETAIL, ids), vectors, split)
+    history["calibration"] = calibrated(Recommender(history, RETAIL, ids, vectors), vectors, split)
     save_file(history, building / HISTORY_WEIGHTS)
     save_items(building, RETAIL, catalogue_items(data, split), vectors)
     manifest = Manifest(
@@ -86,7 +86,7 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callab
         sources=(Source(RETAIL, "en", LICENCE),),
         metrics=(),
     )
-    measured = measure_recommender(Recommender(history, RETAIL, ids), vectors, split)
+    measured = measure_recommender(Recommender(history, RETAIL, ids, vectors), vectors, split)
     (building / CARD).write_text(card(manifest, measured, drift, trained), encoding="utf-8")
     final = replace(manifest, metrics=metrics_of_recommender(out.name, measured))
     save(building, final)

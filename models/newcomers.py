@@ -1,4 +1,4 @@
-"""What speaks for an item that nobody had taken when the model was trained: what speaks for the known ones like it.
+"""What speaks for an item that came after the model was trained: what speaks for the known ones like it.
 
 Such a newcomer has no id-vector and no neighbours, so beside known items it would hardly ever come first. Its nearest
 known item by the text stands in for it, with the nearest of that one: a newcomer is told a share of what neighbours say

@@ -46,8 +46,9 @@ class Ranked:
 class Recommender:
     """The history model of a bundle.
 
-    `catalogue` is the name of the items that it was trained with, `ids` the numbers of those whose ids it knows.
-    With their item `vectors` (items, width), newcomers to that catalogue are told what the weights have for them.
+    `catalogue` is the name of the items that it was trained with, `ids` their numbers, -1 of those that nobody had
+    taken. With their item `vectors` (items, width), newcomers to that catalogue are told what the weights have for
+    them, if they have anything.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class Recommender:
         self._eyes = len(weights["eyes"])
         fade = float(weights["fade"][0]) if "fade" in weights else 1.0  # bundles up to 1.1.0 know none
         newcomers = None
-        if vectors is not None:
+        if vectors is not None and len(weights.get("newcomers", ())):
             always, said, taken = weights["newcomers"].tolist()
             newcomers = Newcomers(Worth(always=always, said=said, taken=taken), weights["kin"].astype(np.int32))
-            self._places = np.fromiter(ids.values(), np.int64, len(ids))
+            self._places = np.array([number for number in ids.values() if number >= 0], np.int64)
             self._texts = ((vectors - weights["ids.weight"])[self._places] / SCALE).astype(np.float32)
         self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade, newcomers)
         self._numbered: tuple[Sequence[str | None], NDArray[np.int64]] = ((), np.zeros(0, np.int64))
@@ -96,10 +97,9 @@ class Recommender:
         centred = raw - self._w["centre"]
         lengths = np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
         placed: Array = (centred / lengths * SCALE).astype(np.float32)
-        known = [(row, self.ids[one]) for row, one in enumerate(item_ids) if one is not None and one in self.ids]
-        if known:
-            rows, numbers = (list(part) for part in zip(*known, strict=True))
-            placed[rows] += self._w["ids.weight"][numbers]
+        numbers = self._known(item_ids)
+        known = numbers >= 0
+        placed[known] += self._w["ids.weight"][numbers[known]]
         return placed
 
     def trained(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
@@ -113,14 +113,21 @@ class Recommender:
     def numbers(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
         """(items,) the numbers under which the model knows these ids, below 0 for others.
 
-        Where it knows of newcomers, those are below -1 that have a text alone, None, or an unknown id; an empty id is
-        of no item.
+        Where it knows of newcomers, those are below -1 that have a text alone, None, or an id that was not there when
+        it was trained; an empty id is of no item.
         """
-        found = np.array([-1 if one is None else self.ids.get(one, -1) for one in item_ids], np.int64)
+        found = self._known(item_ids)
         if self.neighbours.newcomers is not None:
-            new = np.array([row for row, one in enumerate(item_ids) if one != "" and found[row] < 0], np.int64)
+            new = np.array([row for row, one in enumerate(item_ids) if one != "" and one not in self.ids], np.int64)
             found[new] = numbered(nearest_known(vectors[new] / SCALE, self._texts, self._places))
         return found
+
+    def new(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these are newcomers; all that it does not know, if it has nothing to tell newcomers."""
+        return numbers < (0 if self.neighbours.newcomers is None else -1)
+
+    def _known(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
+        return np.array([-1 if one is None else self.ids.get(one, -1) for one in item_ids], np.int64)
 
     def rank(
         self,

@@ -27,13 +27,17 @@ def load_recommender(bundle: Bundle) -> Recommender:
     try:
         weights = load_file(bundle.path / WEIGHTS)
         content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
-        ids = {str(row["item_id"]): number for number, row in enumerate(content["items"]) if weights["known"][number]}
-        vectors = load_file(bundle.path / ITEM_VECTORS)["vectors"] if len(weights.get("newcomers", ())) else None
-        return Recommender(weights, str(content["catalogue"]), ids, vectors)
+        ids = known_ids([str(row["item_id"]) for row in content["items"]], weights["known"])
+        return Recommender(weights, str(content["catalogue"]), ids, load_file(bundle.path / ITEM_VECTORS)["vectors"])
     except (KeyError, TypeError, ValueError, OSError, IndexError, SafetensorError) as error:
         raise BundleError(
             f"bundle {bundle.path.name}: no history model can be read ({error!r}); export again"
         ) from error
+
+
+def known_ids(item_ids: Sequence[str], known: Array) -> dict[str, int]:
+    """`Recommender.ids` of a catalogue's items, where known (items,) is 0 of those that nobody had taken."""
+    return {one: number if known[number] else -1 for number, one in enumerate(item_ids)}
 
 
 def catalogue_of(bundle: Bundle) -> tuple[str, list[Entry], Array]:

@@ -228,7 +228,7 @@ def batches_of(rows: Sequence[Next], size: int, chance: np.random.Generator) -> 
 def scores_of(
     network: HistoryNetwork, texts: NDArray[np.float32], split: Split, config: HistorySchedule
 ) -> NDArray[np.float32]:
-    """Scores (users, items) of all items for each asked user of the split."""
+    """Scores (users, items) of all items for each asked user of the split, as if none were a newcomer."""
     pasts = [past_of(trail, split.training.kind, MOST_EVENTS, config.use_time) for trail in split.histories]
     order = sorted(range(len(pasts)), key=lambda place: len(pasts[place].items))
     found = np.empty((len(pasts), len(texts)), np.float32)
@@ -239,19 +239,15 @@ def scores_of(
         for start in range(0, len(order), 16):
             part = order[start : start + 16]
             found[part] = network(batch_of([pasts[place] for place in part], vectors.device), vectors).numpy()
-    return found + told(network, split) if len(network.newcomers) else found
+    return found
 
 
-def told(network: HistoryNetwork, split: Split, worth: Worth | None = None) -> NDArray[np.float32]:
-    """What newcomers are told after each asked user's history, by the network or `worth`; (users, items), else 0."""
+def told(network: HistoryNetwork, split: Split, new: Items, worth: Worth | None = None) -> NDArray[np.float32]:
+    """What the items `new` are told after each asked user's history, by the network or `worth`; (users, new)."""
     always, said, taken = network.newcomers.tolist()
     kin = network.kin.numpy()
     newcomers = Newcomers(worth or Worth(always=always, said=said, taken=taken), kin)
     heard = Neighbours(network.neighbours.numpy(), network.nearness.numpy(), float(network.fade), newcomers)
-    new = np.flatnonzero(network.known.numpy() == 0)
     numbers = numbered(kin[new, 0].astype(np.int64))
-    found = np.zeros((len(split.users), len(kin)), np.float32)
-    for row, trail in zip(found, split.histories, strict=True):
-        items = trail.items[-MOST_EVENTS:]
-        row[new] = heard.say(items, np.ones(len(items), np.bool_))[numbers]
-    return found
+    histories = [trail.items[-MOST_EVENTS:] for trail in split.histories]
+    return np.stack([heard.say(items, np.ones(len(items), np.bool_))[numbers] for items in histories])

@@ -39,13 +39,11 @@ def with_newcomers(
     split = replace(held.where([user in training.users for user in held.users]), training=training)
     kin_alone, taken_alone = Worth(always=0, said=1, taken=0), Worth(always=0, said=0, taken=1)
     network = train_histories(training, texts, replace(config, newcomers=kin_alone), say)
-    there = np.zeros(len(texts), np.bool_)  # what nobody takes even at last cannot be asked for
-    there[np.concatenate([trail.items for trail in interactions.users.values()])] = True
-    new = np.flatnonzero(there & (network.known.numpy() == 0))
-    said, taken = (told(network, split, worth)[:, new] for worth in (kin_alone, taken_alone))
+    there = np.unique(np.concatenate([trail.items for trail in interactions.users.values()]))
+    new = np.intersect1d(held_back, there)  # what nobody takes even at last cannot be asked for
+    said, taken = (told(network, split, new, worth) for worth in (kin_alone, taken_alone))
     scores = scores_of(network, texts, split, config)
-    scores[:, new] -= said
-    scores[:, ~there] = -np.inf
+    scores[:, np.setdiff1d(held_back, there)] = -np.inf
     worth = likeliest(scores, new, said, taken, split)
     say(f"told newcomers, by the last baskets of {len(split.users)} users: {worth}")
     return replace(config, newcomers=worth)

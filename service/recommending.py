@@ -125,15 +125,15 @@ def answer(recommender: Recommender, question: Question) -> Ranking | Problem:
 
 
 def _new(recommender: Recommender, question: Question) -> NDArray[np.bool_] | None:
-    """Of each candidate or row, whether neither the user had taken it nor anybody in training.
+    """Of each candidate or row, whether it is a newcomer to the catalogue and to the user.
 
-    None in another's catalogue, where nobody had taken any.
+    None in another's catalogue, where all are.
     """
     trained = _candidates_trained(question, _trained(recommender, question, _sent(recommender, question)))
     if trained is None:
         return None
     numbers = np.arange(len(trained)) if question.candidates is None else question.candidates
-    return (trained < 0) & ~np.isin(numbers, question.items)
+    return recommender.new(trained) & ~np.isin(numbers, question.items)
 
 
 def _joined(found: Ranking, newcomers: Ranking, new: NDArray[np.bool_], top_k: int) -> Ranking:

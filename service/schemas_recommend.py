@@ -123,7 +123,7 @@ class User(Wire):
             ge=0,
             le=MAX_TOP_K,
             description="of the items to return, at least so many, where there are such, that are new to the user and "
-            "that nobody had taken when the model was trained",
+            "came to the catalogue after the model was trained",
         ),
     ] = 0
     exclude_history: Annotated[bool, Field(description="leave out every item of the history")] = False

@@ -3,17 +3,20 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.histories import Interactions, Split, hold_out_last, read_online_retail, trail_of
+from models.histories import Interactions, Split, hold_out_last, read_online_retail, trail_of, with_items_removed
 from models.neighbours import NeighbourSchedule
+from models.newcomers import Worth
+from models.replies import unit
 from models.train_histories import HistorySchedule
 from tests.bench.recommend_quality import report
 from tests.bench.recommend_quality.__main__ import ON_MOVIELENS, main, removed_study, schedule_of
-from tests.bench.recommend_quality.heed import WITHOUT, ablations, trained
+from tests.bench.recommend_quality.heed import WITHOUT, Trained, ablations, trained
 from tests.bench.recommend_quality.linear import linear
 from tests.bench.recommend_quality.methods import (
     PYTHON,
@@ -29,6 +32,7 @@ from tests.bench.recommend_quality.methods import (
     simple,
     together,
 )
+from tests.bench.recommend_quality.newcomers import lines, newcomers_first, whole
 from tests.bench.recommend_quality.raw import raw_encoder
 from tests.bench.recommend_quality.simple import (
     Rankings,
@@ -249,7 +253,8 @@ def test_a_network_of_heed_is_trained_on_the_split_it_is_asked_for(split: Split)
         halves=0.5, often=1.0, neighbours=NeighbourSchedule(weight=1.0, ridge=1.0, kept=3), steps_of_user=2, inner=8,
         layers=1, heads=2, eyes=2, eye=4,
     )  # fmt: skip
-    methods = [trained("Heed", texts, schedule), *ablations(texts, schedule)]
+    heed = Trained(texts, schedule)
+    methods = [trained("Heed", heed), *ablations(texts, schedule)]
     assert [method.name for method in methods][1:] == [f"Heed, {what}" for what in WITHOUT]
     for method in methods:
         ((_, rankings),) = method.rank(split, {})
@@ -269,12 +274,66 @@ def test_texts_alone_rank_what_is_near_the_history_first(monkeypatch: pytest.Mon
     circle = np.asarray([[np.cos(angle), np.sin(angle)] for angle in range(ITEMS)], np.float32)
     monkeypatch.setattr("tests.bench.recommend_quality.raw.embedded", lambda base, texts: circle)
     split = hold_out_last(interactions([[0], [2], [5]]))
-    method = raw_encoder("base", split.training.texts)
-    firsts = {}
-    for setting in method.settings:
-        ((_, rankings),) = method.rank(split, setting)
-        firsts[setting["baskets"]] = int(rankings[0, 0])
-    assert firsts == {None: 1, 1: 2}
+    for method in raw_encoder("base", split.training.texts):
+        firsts = {}
+        for setting in method.settings:
+            ((_, rankings),) = method.rank(split, setting)
+            firsts[setting["baskets"]] = int(rankings[0, 0])
+        assert firsts == {None: 1, 1: 2}
+
+
+def test_without_its_mean_an_encoder_tells_texts_apart_that_it_has_all_near_one_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Items are one place with a little of their own; a history of 0 and 1 is nearest to what is between them, 5."""
+    own = np.asarray([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, -1], [0, -1, -1], [0.6, 0.6, 0]], np.float32)
+    monkeypatch.setattr("tests.bench.recommend_quality.raw.embedded", lambda base, texts: unit(own * 0.1 + [0, 0, 9]))
+    split = hold_out_last(interactions([[0], [1], [5]]))
+    plain, around = raw_encoder("base", split.training.texts)
+    assert (plain.name, around.name) == ("raw encoder", "raw encoder, without its mean")
+    for method in (plain, around):
+        ((_, rankings),) = method.rank(split, {"prefix": "", "baskets": None})
+        assert np.sort(rankings[0]).tolist() == list(range(ITEMS))
+    assert rankings[0, 0] == 5
+
+
+def test_so_many_newcomers_take_the_last_places_of_ten() -> None:
+    rankings = np.asarray([[0, 4, 1, 2, 5, 3], [4, 5, 0, 1, 2, 3], [0, 1, 2, -1, -1, -1]])
+    new = np.asarray([4, 5])
+    assert newcomers_first(rankings, new, 0, 3).tolist() == [[0, 4, 1], [4, 5, 0], [0, 1, 2]]
+    assert newcomers_first(rankings, new, 2, 3).tolist() == [[0, 4, 5], [4, 5, 0], [0, 1, 2]]
+    assert newcomers_first(rankings, new, 3, 4).tolist() == [[0, 4, 1, 5], [4, 5, 0, 1], [0, 1, 2, -1]]
+
+
+def test_what_newcomers_gain_and_cost_is_told_of_each_method() -> None:
+    held_out = hold_out_last(interactions([[0, 4], [4, 1]], [[1], [2]], [[4], [5]]))
+    removed = with_items_removed(held_out, np.asarray([4]))
+    every = whole(removed, held_out)
+    assert (removed.users, every.users) == (("u0",), ("u0", "u1"))
+    assert [own.tolist() for own in every.targets] == [[4, 1], [2]]
+    rankings = np.asarray([[0, 1, 2, 3, 5, 4], [1, 2, 0, 3, 5, 4]])
+    told = list(lines(removed, every, np.asarray([4]), {"Heed": rankings}))
+    row = [part.strip() for part in told[4].split("|")[1:-1]]
+    assert row[:4] == ["Heed", "0", "1.0000", "1.0000"]
+    assert row[-1] == "1.00"
+    assert len(told) == 4 + 6 + 2
+
+
+def test_a_network_is_trained_once_and_newcomers_are_told(split: Split) -> None:
+    texts = np.eye(ITEMS, 8, dtype=np.float32)
+    removed = with_items_removed(split, np.asarray([3]))
+    schedule = HistorySchedule(
+        seed=0, epochs=1, batch_examples=2, events=8, rate=1e-3, weight_decay=0.0, dropout=0.0, id_dropout=0.5,
+        halves=0.0, often=1.0, neighbours=NeighbourSchedule(weight=1.0, ridge=1.0, kept=3), steps_of_user=2, inner=8,
+        layers=1, heads=2, eyes=2, eye=4, newcomers=Worth(always=50.0, said=0.0, taken=0.0),
+    )  # fmt: skip
+    heed = Trained(texts, schedule, new=np.asarray([3]))
+    first = heed.rank(removed)
+    assert (first[:, 0] == 3).all()
+    assert (Trained(texts, schedule).rank(removed)[:, 0] != 3).all()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.bench.recommend_quality.heed.train_histories", None)
+        assert (heed.rank(replace(removed, targets=removed.targets[::-1])) == first).all()
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="needs make .venv/bench-recommend/installed")

@@ -13,6 +13,7 @@ from models.histories import Interactions, Split, hold_out_last, removed_items, 
 from models.neighbours import Neighbours, NeighbourSchedule
 from models.newcomers import KIN, SHARES, Newcomers, Worth, kin_of, nearest_known, nearest_of, numbered
 from models.ranking import SCALE, Recommender
+from models.ranking_files import known_ids
 from models.replies import unit
 from models.train_histories import HistorySchedule, past_of, scores_of, told, train_histories
 from models.train_newcomers import likeliest, with_newcomers
@@ -125,10 +126,10 @@ def test_newcomers_get_their_share_of_what_is_taken_next(
     interactions, vectors = shop
     whole = replace(hold_out_last(interactions), training=asked.training)
     network = train_histories(asked.training, vectors, found, lambda line: None)
-    scores = scores_of(network, vectors, whole, found)
-    new = np.flatnonzero(network.known.numpy() == 0)
+    before, new = scores_of(network, vectors, whole, found), np.flatnonzero(network.known.numpy() == 0)
     assert len(new) == 12
-    before = scores - told(network, whole)
+    scores = before.copy()
+    scores[:, new] += told(network, whole, new)
     share = np.mean([np.isin(target, new).mean() for target in whole.targets])
     given, was = (np.exp(log_softmax(one, axis=1))[:, new].sum(axis=1).mean() for one in (scores, before))
     assert abs(given - share) < 0.05
@@ -172,14 +173,21 @@ def test_what_serves_tells_newcomers_what_training_found(
     weights["ids.weight"] = weights["ids.weight"] * weights["known"][:, None]
     weights |= {"centre": np.zeros(WIDTH, np.float32), "calibration": np.asarray([1.0, 0.0], np.float32)}
     names = list(shop[0].ids)
-    ids = {name: number for number, name in enumerate(names) if weights["known"][number]}
+    unknown = np.flatnonzero(weights["known"] == 0)
+    ids = known_ids(names, weights["known"])
+    for number in unknown[1:]:  # they came later; the first one was there
+        del ids[names[number]]
     placed = Recommender(weights, "shop", ids).place(vectors, names)
     recommender = Recommender(weights, "shop", ids, placed)
     numbers = recommender.trained(names, placed)
-    assert (numbers[weights["known"] == 0] < -1).all()
+    assert (numbers[unknown[1:]] < -1).all()
+    assert numbers[unknown[0]] == -1
+    assert np.flatnonzero(recommender.new(numbers)).tolist() == unknown[1:].tolist()
+    assert np.flatnonzero(Recommender(weights, "shop", ids).new(numbers)).tolist() == unknown.tolist()
     assert recommender.numbers(["", None], placed[:2])[0] == -1
     assert recommender.numbers([None], placed[[5]])[0] in (5, numbered(weights["kin"][[5], 0].astype(np.int64))[0])
     expected = scores_of(network, vectors, asked, found)
+    expected[:, unknown[1:]] += told(network, asked, unknown[1:])
     for row, trail in enumerate(asked.histories[:5]):
         past = past_of(trail, "purchase", 16)
         days = ((trail.times[-1] - trail.times) / 86400).astype(np.float32)

@@ -90,8 +90,8 @@ async def test_so_many_newcomers_as_are_asked_for_take_the_last_places(shop: Sho
         assert added.status_code == 200, added.text
         everything = {item["item_id"]: item for item in (await one.ask([BOUGHT], top_k=100))["items"]}
         by_score = list(everything)
-        new = [item_id for item_id in by_score if item_id.startswith("new")]
-        known = [item_id for item_id in by_score if not item_id.startswith("new")]
+        new = [item_id for item_id in by_score if str(item_id).startswith("new")]
+        known = [item_id for item_id in by_score if not str(item_id).startswith("new")]
         assert (by_score.index(new[0]) < 5, by_score.index(new[1]) < 5) == (one is welcoming, False)
         for top_k, wanted in ((5, 0), (5, 1), (5, 2), (5, 3), (2, 2), (1, 1), (2, 50), (5, 50), (100, 2)):
             found = await one.ask([BOUGHT], top_k=top_k, newcomers=wanted)
@@ -122,7 +122,7 @@ async def test_newcomers_are_asked_for_among_candidates_texts_and_what_a_filter_
     await shop.client.put(f"/v1/catalogues/{CATALOGUE}/items", json={"items": items})
     history = [BOUGHT, {"item_id": "new-1", "event": "view"}]
     cheap = await shop.ask(history, top_k=4, newcomers=4, filter={"price": {"lt": 4}})
-    assert {one for one in ids(cheap) if one.startswith("new")} >= {"new-2"}
+    assert "new-2" in ids(cheap)
     assert "new-3" not in ids(cheap)
     every = [{"item_id": one.item_id} for one in CATALOGUE_ITEMS]
     candidates = [*every, {"text": "ccbb"}, {"item_id": "new-1"}, {"item_id": "new-3"}]
@@ -134,7 +134,7 @@ async def test_without_a_history_newcomers_come_by_popularity(shop: Shop) -> Non
     items = [{**one, "popularity": place} for place, one in enumerate(NEW)]
     await shop.client.put(f"/v1/catalogues/{CATALOGUE}/items", json={"items": items})
     plain, found = [ids(await shop.ask([], top_k=3, newcomers=wanted)) for wanted in (0, 2)]
-    assert not any(one.startswith("new") for one in plain)
+    assert not {"new-1", "new-2", "new-3"} & set(plain)
     assert set(found) == {plain[0], "new-3", "new-2"}
 
 

@@ -15,20 +15,30 @@ from typing import Any
 
 from models.bundle import load
 from models.embed import open_reader
-from models.histories import Interactions, Split, hold_out_last, read_movielens, read_online_retail, with_items_removed
+from models.histories import (
+    Interactions,
+    Split,
+    hold_out_last,
+    read_movielens,
+    read_online_retail,
+    removed_items,
+    with_items_removed,
+)
 from models.neighbours import NeighbourSchedule
 from models.train import CONFIGS
 from models.train_histories import HistorySchedule
 from models.train_recommend import centred, read_recommend_config
-from tests.bench.recommend_quality import methods, report
-from tests.bench.recommend_quality.heed import ablations, shipped, trained
+from tests.bench.recommend_quality import methods, newcomers, report
+from tests.bench.recommend_quality.heed import HEED, Trained, ablations, shipped, trained
 from tests.bench.recommend_quality.methods import Method
-from tests.bench.recommend_quality.raw import raw_encoder
+from tests.bench.recommend_quality.raw import RAW, raw_encoder
 from tests.bench.recommend_quality.simple import most_popular
 from tests.bench.recommend_quality.study import Row, Study, study
 
 REMOVED, REMOVED_SEED = 0.1, 7
 """As in `models/configs/recommend.toml`: the encoder that ships saw none of these items beside others."""
+HELD_BACK_SEED = 1
+"""Of other items, with which methods are tuned, and with which it is found what newcomers are told."""
 LEARNING: dict[str, Sequence[object]] = {"session_max_len": (100,), "batch_size": (32,)}
 ON_MOVIELENS: dict[str, Any] = {
     "epochs": 2,
@@ -66,13 +76,30 @@ def main() -> None:
         title, compared, every = parts(part, given)
         rows = [shipped(load(given.bundle), compared.split)] if given.bundle and part == "retail" else []
         own = heeds(part, given, compared.split.training.texts) if given.bundle else iter(())
+        asked = []
         for method in chain(every, own):
             if method.name.casefold().startswith(tuple(name.casefold() for name in given.methods)):
                 rows.append(compared.row(method))
+                asked.append(method)
                 tables[title] = rows
                 report.write(given.out, tables)
                 print(f"{part}: {method.name}: {rows[-1].views.overall}", flush=True)
+        if part == "removed" and asked:
+            told = "\n".join(at_least(given.data, compared, asked, rows))
+            (given.out / "newcomers.md").write_text(told + "\n")
+            print(told)
     print(report.write(given.out, tables))
+
+
+def at_least(data: Path, compared: Study, asked: Sequence[Method], rows: Sequence[Row]) -> Iterator[str]:
+    """Of the methods that know items by their texts, each with the setting that was best for it."""
+    retail = hold_out_last(read_online_retail(data / "online_retail"))
+    every, new = newcomers.whole(compared.split, retail), removed_items(len(retail.training.ids), REMOVED, REMOVED_SEED)
+    found = {}
+    for method, row in zip(asked, rows, strict=True):
+        if method.name.startswith((RAW, HEED)):
+            ((_, found[method.name]),) = method.rank(every, row.setting)
+    return newcomers.lines(compared.split, every, new, found)
 
 
 def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Method]]:
@@ -89,7 +116,9 @@ def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Me
 def heeds(part: str, given: argparse.Namespace, texts: Sequence[str]) -> Iterator[Method]:
     """Heed's history network trained on the part's own split, on the vectors of the encoder that ships."""
     vectors, schedule = centred(open_reader(load(given.bundle)).texts(texts)), schedule_of(part, given.epochs)
-    yield trained("Heed, trained here", vectors, schedule)
+    new, held_back = (removed_items(len(texts), REMOVED, seed) for seed in (REMOVED_SEED, HELD_BACK_SEED))
+    mine = Trained(vectors, schedule, new, held_back) if part == "removed" else Trained(vectors, schedule)
+    yield trained(f"{HEED}, trained here", mine)
     if part == "retail":
         yield from ablations(vectors, schedule)
 
@@ -125,13 +154,14 @@ def on_movielens() -> Iterator[Method]:
 def on_removed(base: str, items: Interactions) -> Iterator[Method]:
     yield methods.chance()
     yield Method("popularity", methods.directly(most_popular), methods.grid(days=(None,)))
-    yield raw_encoder(base, items.texts)
+    yield from raw_encoder(base, items.texts)
 
 
 def removed_study(split: Split, folder: Path, share: float = REMOVED) -> Study:
     """Tuned with other items removed, on the inner split."""
-    inner, _ = with_items_removed(hold_out_last(split.training), share, seed=1)
-    asked, _ = with_items_removed(split, share, seed=REMOVED_SEED)
+    items = len(split.training.ids)
+    inner = with_items_removed(hold_out_last(split.training), removed_items(items, share, HELD_BACK_SEED))
+    asked = with_items_removed(split, removed_items(items, share, REMOVED_SEED))
     return replace(study(asked, folder), inner=inner, chosen_by="hit_rate")
 
 

@@ -10,15 +10,19 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.evaluate_recommend import measure_recommender
-from models.histories import Split
+from models.histories import Interactions, Items, Split
 from models.ranked_metrics import best_first
 from models.ranking_files import catalogue_of, load_recommender
+from models.recommender import HistoryNetwork
 from models.scales import with_scales
-from models.train_histories import HistorySchedule, scores_of, train_histories
+from models.train_histories import HistorySchedule, scores_of, told, train_histories
 from models.train_newcomers import with_newcomers
 from tests.bench.recommend_quality.methods import Method, directly
 from tests.bench.recommend_quality.simple import Rankings
 from tests.bench.recommend_quality.study import Row, Views
+
+HEED = "Heed"
+NOTHING: Items = np.zeros(0, np.int64)
 
 WITHOUT = {
     "no text": {"use_text": False},
@@ -34,17 +38,40 @@ def shipped(bundle: Bundle, split: Split) -> Row:
     return Row("Heed, as it serves", Views(found.every, found.again, found.new), {}, {}, 1)
 
 
-def trained(name: str, texts: NDArray[np.float32], schedule: HistorySchedule) -> Method:
-    """The history network, trained on whatever split it is asked for; `texts` (items, width), centred."""
+class Trained:
+    """The history network, trained on whatever it is asked for and kept for what it was asked for last.
 
-    def rank(split: Split) -> Rankings:
-        found = with_scales(split.training, texts, schedule, print)
-        found = with_newcomers(split.training, texts, found, print)
-        return best_first(scores_of(train_histories(split.training, texts, found, print), texts, split, found))
+    `texts` (items, width) are centred; `new` are newcomers, and `held_back` items with which it is found what they are
+    told.
+    """
 
-    return Method(name, directly(rank))
+    def __init__(
+        self,
+        texts: NDArray[np.float32],
+        schedule: HistorySchedule,
+        new: Items = NOTHING,
+        held_back: Items = NOTHING,
+    ) -> None:
+        self._texts, self._schedule, self._new, self._held_back = texts, schedule, new, held_back
+        self._made: tuple[Interactions, HistorySchedule, HistoryNetwork] | None = None
+
+    def rank(self, split: Split) -> Rankings:
+        training, texts = split.training, self._texts
+        if self._made is None or self._made[0] is not training:
+            found = with_scales(training, texts, self._schedule, print)
+            found = with_newcomers(training, texts, found, self._held_back, print)
+            self._made = training, found, train_histories(training, texts, found, print)
+        scores = scores_of(self._made[2], texts, split, self._made[1])
+        if len(self._new):
+            scores[:, self._new] += told(self._made[2], split, self._new)
+        return best_first(scores)
+
+
+def trained(name: str, heed: Trained) -> Method:
+    return Method(name, directly(heed.rank))
 
 
 def ablations(texts: NDArray[np.float32], schedule: HistorySchedule) -> Iterator[Method]:
     for name, change in WITHOUT.items():
-        yield trained(f"Heed, {name}", texts, replace(schedule, **change))  # type: ignore[arg-type]
+        schedule_without = replace(schedule, **change)  # type: ignore[arg-type]
+        yield trained(f"Heed, {name}", Trained(texts, schedule_without))
