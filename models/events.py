@@ -28,15 +28,27 @@ Array = NDArray[np.float32]
 
 def age_of(days: NDArray[np.floating]) -> NDArray[np.int64]:
     """Days before the newest event to buckets of doubling width, from half an hour to years; nan to UNKNOWN_AGE."""
-    buckets = np.clip(np.floor(np.log2(np.maximum(np.nan_to_num(days), 1e-9)) + 7), 0, UNKNOWN_AGE - 1)
-    return np.where(np.isnan(days), UNKNOWN_AGE, buckets).astype(np.int64)
+    buckets = np.floor(np.log2(np.maximum(days, 2.0**-7)) + 7)
+    unknown = np.isnan(buckets)
+    buckets[unknown] = UNKNOWN_AGE
+    found: NDArray[np.int64] = np.minimum(buckets, UNKNOWN_AGE - ~unknown).astype(np.int64)
+    return found
 
 
 def place_of(events: int) -> NDArray[np.int64]:
     """For each of so many events, oldest first, a bucket of how many came after it; (events,)."""
+    if events <= MOST_EVENTS:
+        return _PLACES[MOST_EVENTS - events :]
+    return _places(events)
+
+
+def _places(events: int) -> NDArray[np.int64]:
     after = np.arange(events - 1, -1, -1)
     buckets: NDArray[np.int64] = np.minimum(np.floor(2 * np.log2(after + 1)), PLACES - 1).astype(np.int64)
     return buckets
+
+
+_PLACES = _places(MOST_EVENTS)
 
 
 def kinds_of(kind: str, values: Array) -> NDArray[np.int64]:

@@ -55,10 +55,10 @@ class Neighbours:
     fade: float
     newcomers: Newcomers | None = None
 
-    def say(self, own: Items, liked: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def say(self, own: Items, liked: NDArray[np.bool_], newcomers: bool = True) -> NDArray[np.float32]:
         """What liked events with the items `own` (events,) say of each item, by its number; those below 0 stand last.
 
-        Nothing, 0, of those among `own`, and of number -1.
+        Nothing, 0, of those among `own`, and of number -1. Not `newcomers`: none is asked for.
         """
         own = np.maximum(own, -1)
         rows, after = np.unique(own[liked][::-1], return_index=True)
@@ -67,7 +67,7 @@ class Neighbours:
         spoken = self.weights[rows] * counted[:, None]
         said = np.bincount(self.numbers[rows].ravel(), spoken.ravel(), len(self.weights) + 1)
         told = np.zeros(0, np.float32)
-        if self.newcomers is not None:
+        if newcomers and self.newcomers is not None:
             taken = np.zeros(len(self.weights), np.float32)
             taken[rows] = counted
             told = self.newcomers.told(said[:-1].astype(np.float32), taken)[::-1]

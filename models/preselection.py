@@ -21,8 +21,16 @@ def preselected(scores: Array, items: Numbers | None, own: Numbers, wanted: int)
     if items is None:
         near[own[(own >= 0) & (own < len(scores))]] = True
     else:
-        near |= np.isin(items, own[own >= 0])
+        near |= among(items, own)
     return np.flatnonzero(near)
+
+
+def among(items: Numbers, own: Numbers) -> NDArray[np.bool_]:
+    """Which of some items, numbers from 0, are among the `own`, where those below 0 are nothing: as np.isin, sooner."""
+    there = np.zeros(max(items.max(initial=-1), own.max(initial=-1)) + 2, np.bool_)
+    there[own] = True  # of -1 the last, which no item is
+    found: NDArray[np.bool_] = there[items]
+    return found
 
 
 def best(scores: Array, wanted: int) -> Numbers:

@@ -17,7 +17,7 @@ from models.events import DISLIKE, KINDS, History, age_of, place_of
 from models.layers import gelu, normed, softmax, transposed
 from models.neighbours import Neighbours
 from models.newcomers import Newcomers, Worth, nearest_known, numbered
-from models.preselection import preselected
+from models.preselection import among, preselected
 from models.projected import Picked, Projected
 from models.vector_index import VectorIndex
 
@@ -68,7 +68,8 @@ class Recommender:
             self._places = np.array([number for number in ids.values() if number >= 0], np.int64)
             self._texts = ((vectors - weights["ids.weight"])[self._places] / SCALE).astype(np.float32)
         self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade, newcomers)
-        self._numbered: tuple[Sequence[str | None], NDArray[np.int64]] = ((), np.zeros(0, np.int64))
+        nothing = np.empty((0, self.width), np.float32)
+        self._numbered: tuple[Sequence[str | None], Array, NDArray[np.int64]] = ((), nothing, np.empty(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
         self._linears = {
             name.removesuffix(".weight"): transposed(matrix, weights[name.removesuffix("weight") + "bias"])
@@ -103,11 +104,18 @@ class Recommender:
         return placed
 
     def trained(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
-        """(items,) as `numbers` gives them for items with these vectors; kept for the list asked last."""
-        ids, numbers = self._numbered
+        """(items,) as `numbers` gives them for items with these vectors; kept for the list asked last, and what is
+        the same for the next one."""
+        ids, before, numbers = self._numbered
         if ids is not item_ids:
-            numbers = self.numbers(item_ids, vectors)
-            self._numbered = item_ids, numbers
+            found, new = self._known(item_ids), self._newcomers(item_ids)
+            same = np.array([row for row in new if row < len(ids) and ids[row] == item_ids[row]], np.int64)
+            same = same[(vectors[same] == before[same]).all(axis=1)]
+            found[same] = numbers[same]
+            more = np.setdiff1d(new, same)
+            found[more] = self._nearest(vectors[more])
+            numbers = found
+            self._numbered = item_ids, vectors, numbers
         return numbers
 
     def numbers(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
@@ -116,10 +124,8 @@ class Recommender:
         Where it knows of newcomers, those are below -1 that have a text alone, None, or an id that was not there when
         it was trained; an empty id is of no item.
         """
-        found = self._known(item_ids)
-        if self.neighbours.newcomers is not None:
-            new = np.array([row for row, one in enumerate(item_ids) if one != "" and one not in self.ids], np.int64)
-            found[new] = numbered(nearest_known(vectors[new] / SCALE, self._texts, self._places))
+        found, new = self._known(item_ids), self._newcomers(item_ids)
+        found[new] = self._nearest(vectors[new])
         return found
 
     def new(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -128,6 +134,17 @@ class Recommender:
 
     def _known(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
         return np.array([-1 if one is None else self.ids.get(one, -1) for one in item_ids], np.int64)
+
+    def _newcomers(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
+        """Their places."""
+        told = () if self.neighbours.newcomers is None else enumerate(item_ids)
+        return np.array([place for place, one in told if one != "" and one not in self.ids], np.int64)
+
+    def _nearest(self, vectors: Array) -> NDArray[np.int64]:
+        """The numbers of newcomers with these vectors."""
+        if not len(vectors):
+            return np.empty(0, np.int64)
+        return numbered(nearest_known(vectors / SCALE, self._texts, self._places))
 
     def rank(
         self,
@@ -221,10 +238,11 @@ class Recommender:
         """What the history's items say of the candidates (candidates,): nothing of a newcomer that is among them."""
         if trained is None or history.trained is None:
             return None
-        found: Array = self.neighbours.say(history.trained, liked)[trained]
-        if self.neighbours.newcomers is not None:
+        newcomers = trained.min(initial=0) < -1
+        found: Array = self.neighbours.say(history.trained, liked, newcomers)[trained]
+        if newcomers:
             own = history.items[history.items >= 0]
-            found[own[own < len(found)] if items is None else np.isin(items, own)] = 0
+            found[own[own < len(found)] if items is None else among(items, own)] = 0
         return found
 
     def _calibrated(self, found: Array) -> Array:

@@ -32,7 +32,7 @@ from models.bundle import Bundle
 from models.ranking_files import load_recommender
 from models.tokens import Tokenizer
 from service import cluster, logs, settings
-from service.batching import Limits
+from service.batches import Limits
 from service.cache import Cache
 from service.call import Part, Reply, Tally, answer
 from service.catalogues import Catalogues

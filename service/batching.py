@@ -2,8 +2,8 @@
 
 Work-conserving, without a timer: an idle thread starts on whatever waits, and while it is busy more gathers. It knows
 lengths, budgets and deadlines; it knows nothing of tokens' meaning, of HTTP or of metrics. Which texts go together is
-`next_batch`, a pure function; the rest is bookkeeping that makes every caller end: with its row or with a Problem.
-What is said of texts and tokens goes for all work that has a length.
+`service.batches`; the rest is bookkeeping that makes every caller end: with its row or with a Problem. What is said of
+texts and tokens goes for all work that has a length.
 """
 
 from __future__ import annotations
@@ -20,20 +20,13 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from service.admission import Drain
+from service.batches import BatchReport, Inferred, Limits, Measured, next_batch
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
 
 _log = structlog.get_logger(__name__)
 
 _WINDOW = 256  # the oldest texts that are looked at for one batch: bounds the search when the queue is long
 _RESTART_S = 5.0  # about what a replica needs to be replaced
-
-
-class Measured(Protocol):
-    """A text or other work; its length is what it costs, in any unit that all of a batcher's work is counted in."""
-
-    @property
-    def length(self) -> int: ...
-
 
 Work = TypeVar("Work", bound=Measured)
 Row = TypeVar("Row")
@@ -46,51 +39,6 @@ class Rows(Protocol[Given]):
     def __len__(self) -> int: ...
 
     def __iter__(self) -> Iterator[Given]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    batch_tokens: int  # padded: longest text times number of texts, of several together
-    batch_items: int
-    queue_tokens: int
-    text_tokens: int = 0  # a text of up to so many runs, alone, even where it is beyond the budget of a batch
-    padding: float = 1.1  # padded over real tokens; on a CPU padding costs more than a larger batch gains
-
-
-@dataclass(frozen=True, slots=True)
-class Inferred(Generic[Row]):
-    row: Row  # what the model gave for this text
-    queue_s: float
-    infer_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class BatchReport:
-    """One call of the model, for whoever counts."""
-
-    queued_s: tuple[float, ...]  # one per text
-    tokens: int  # without padding
-    padded_tokens: int
-    infer_s: float
-
-
-def next_batch(lengths: Sequence[int], limits: Limits) -> list[int]:
-    """Which of the waiting texts (lengths, oldest first) to run together, as ascending positions.
-
-    The oldest is always in, so nothing starves; then those nearest to it in length join, while the padded tokens stay
-    within the budget and the padding within its bound.
-    """
-    anchor = lengths[0]
-    chosen, longest, total = [0], anchor, anchor
-    for position in sorted(range(1, len(lengths)), key=lambda p: abs(lengths[p] - anchor)):
-        if len(chosen) == limits.batch_items:
-            break
-        peak = max(longest, lengths[position])
-        padded, real = peak * (len(chosen) + 1), total + lengths[position]
-        if padded <= limits.batch_tokens and padded <= real * limits.padding:
-            chosen.append(position)
-            longest, total = peak, real
-    return sorted(chosen)
 
 
 @dataclass(slots=True, eq=False)
@@ -195,6 +143,32 @@ class Batcher(Generic[Work, Row]):
                 self._withdraw(admitted)
         return [item.outcome or self._expired() for item in items]
 
+    def run_here(self, texts: Sequence[Work]) -> list[Inferred[Row] | Problem]:
+        """As `run`, here in the event loop: for texts so short that waking a thread costs much beside them.
+
+        Not while the batcher is busy, since nothing else may touch the model meanwhile. Raises NotReady.
+        """
+        assert self._loop is not None
+        call, now_s = _Call(self._loop.create_future(), len(texts)), time.monotonic()
+        items: list[_Waiting[Work, Row]] = [_Waiting(work, call, float("inf"), now_s) for work in texts]
+        with self._changed:
+            if not self._open:
+                raise self._not_running()
+            self._drain.came(_tokens(items), now_s)
+        try:
+            for item in items:
+                self._run([item], _at_once)
+        except BaseException as error:  # as where it ends the thread
+            self._die(error)
+            with self._changed:
+                self._open = False
+                self._changed.notify()
+            self._orphan(items)
+        return [item.outcome or self._expired() for item in items]
+
+    def _not_running(self) -> NotReady:
+        return NotReady("The model is not running here.", retry_after_s=_RESTART_S)
+
     def _expired(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"The {self._noun} was not reached in time.")
 
@@ -206,7 +180,7 @@ class Batcher(Generic[Work, Row]):
         tokens = _tokens(items)
         with self._changed:
             if not self._open:
-                raise NotReady("The model is not running here.", retry_after_s=_RESTART_S)
+                raise self._not_running()
             now_s = time.monotonic()
             self._drain.check(tokens, deadline_s - now_s)
             # A request larger than the whole queue must be possible at some time: when nothing waits.
@@ -241,10 +215,9 @@ class Batcher(Generic[Work, Row]):
         batch: list[_Waiting[Work, Row]] = []
         try:
             while batch := self._take():
-                self._run(batch)
+                self._run(batch, self._post)
         except BaseException as error:  # whatever ends this thread must not leave a caller waiting
-            self._died = True
-            _log.critical("inference thread died", error=type(error).__name__)
+            self._die(error)
         finally:
             with self._changed:
                 self._open = False
@@ -252,6 +225,10 @@ class Batcher(Generic[Work, Row]):
                 self._queue.clear()
                 self._queued_tokens = 0
             self._post(self._end, orphans)
+
+    def _die(self, error: BaseException) -> None:
+        self._died = True
+        _log.critical("inference thread died", error=type(error).__name__)
 
     def _take(self) -> list[_Waiting[Work, Row]]:
         """The next batch, as soon as there is one; empty when there will be none."""
@@ -290,34 +267,34 @@ class Batcher(Generic[Work, Row]):
             self._post(self._expire, dropped)
         return batch
 
-    def _run(self, batch: Sequence[_Waiting[Work, Row]]) -> None:
+    def _run(self, batch: Sequence[_Waiting[Work, Row]], post: Callable[..., None]) -> None:
         started_s = time.monotonic()
         try:
             rows = self._infer([item.work for item in batch])
         except Exception as error:  # anything the runtime throws belongs to this batch, never to the thread
             _log.error("inference failed", error=type(error).__name__, texts=len(batch))
-            self._retry(batch)
+            self._retry(batch, post)
             return
         infer_s = time.monotonic() - started_s
         self._finish(batch)
         if len(rows) != len(batch):
             _log.error("inference returned the wrong number of rows", texts=len(batch), rows=len(rows))
-            self._post(self._fail, batch)
+            post(self._fail, batch)
             return
         lengths = [item.work.length for item in batch]
         queued_s = tuple(started_s - item.since_s for item in batch)
         report = BatchReport(queued_s, sum(lengths), max(lengths) * len(batch), infer_s)
-        self._post(self._deliver, batch, rows, report)
+        post(self._deliver, batch, rows, report)
 
-    def _retry(self, batch: Sequence[_Waiting[Work, Row]]) -> None:
+    def _retry(self, batch: Sequence[_Waiting[Work, Row]], post: Callable[..., None]) -> None:
         """Run each text alone, once, so that only the poisoned one fails."""
         if len(batch) == 1:
             self._finish(batch)
-            self._post(self._fail, batch)
+            post(self._fail, batch)
             return
         for item in batch:
             if item.wanted(time.monotonic()):
-                self._run([item])
+                self._run([item], post)
             else:
                 self._finish([item])
 
@@ -347,9 +324,16 @@ class Batcher(Generic[Work, Row]):
             _settle(item, self._expired())
 
     def _end(self, orphans: Sequence[_Waiting[Work, Row]]) -> None:
-        for item in orphans:
-            _settle(item, NotReady("The model stopped.", retry_after_s=_RESTART_S))
+        self._orphan(orphans)
         self._ended.set()
+
+    def _orphan(self, items: Sequence[_Waiting[Work, Row]]) -> None:
+        for item in items:
+            _settle(item, NotReady("The model stopped.", retry_after_s=_RESTART_S))
+
+
+def _at_once(callback: Callable[..., None], *args: object) -> None:
+    callback(*args)
 
 
 def _settle(item: _Waiting[Work, Row], outcome: Inferred[Row] | Problem) -> None:

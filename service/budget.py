@@ -18,7 +18,7 @@ import structlog
 from models.runtime import Runtime
 from models.runtime_cuda import shapes
 from models.tokens import Batch
-from service.batching import Limits
+from service.batches import Limits
 from service.tune import climb, doubling, least
 
 _log = structlog.get_logger(__name__)

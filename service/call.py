@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from service.batching import BatchReport
+from service.batches import BatchReport
 from service.errors import Problem, from_unknown
 from service.predictor import Answer, Item, Predictor
 

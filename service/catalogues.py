@@ -47,6 +47,7 @@ from service.errors import (
     NotFound,
 )
 from service.indexing import Indexing
+from service.recommending import prepare
 
 FOLDER = "catalogues"
 """Of the shelf."""
@@ -148,7 +149,7 @@ class Catalogues:
                 held = None
             if held is None:
                 opened = await self._opened(name, pointer)
-                held = self._held[name] = _Held(opened, Indexing(opened, self._recommender, self._indexed))
+                held = self._held[name] = _Held(opened, self._recommender, self._indexed)
             return held
 
     async def _opened(self, name: str, pointer: str | None) -> Catalogue:
@@ -205,18 +206,22 @@ def placed(recommender: Recommender, name: str, ids: Sequence[str], raw: Vector)
 class _Held:
     """One open catalogue. Who waits for its newest state, or to write, waits in the event loop and in no thread."""
 
-    def __init__(self, catalogue: Catalogue, indexing: Indexing) -> None:
-        self.catalogue, self._indexing = catalogue, indexing
+    def __init__(self, catalogue: Catalogue, recommender: Recommender, indexed: int) -> None:
+        self.catalogue, self._recommender = catalogue, recommender
+        self._indexing = Indexing(catalogue, recommender, indexed)
         self.reading, self.writing = asyncio.Lock(), asyncio.Lock()
 
     async def newest(self) -> Snapshot:
         if self.catalogue.changed:
             async with self.reading:
                 if self.catalogue.changed:
-                    await asyncio.to_thread(self.catalogue.snapshot)
+                    await asyncio.to_thread(self._read)
         assert self.catalogue.last is not None
         self._indexing.look(self.catalogue.last)
         return self.catalogue.last
+
+    def _read(self) -> None:
+        prepare(self._recommender, self.catalogue.snapshot())
 
 
 def _edited(

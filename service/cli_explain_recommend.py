@@ -88,7 +88,7 @@ async def _explained(bundle: Bundle, user: ExplainedUser, method: HistoryMethod,
     from models.ranking_files import load_recommender
     from models.runtime_onnx import OnnxRuntime
     from models.tokens import Tokenizer
-    from service.batching import Limits
+    from service.batches import Limits
     from service.call import Tally
     from service.catalogues import Catalogues
     from service.engine import Engine

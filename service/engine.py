@@ -21,7 +21,8 @@ from models.bundle import Bundle
 from models.predict import Scaling, calibrated, sentiment
 from models.runtime import Runtime
 from models.tokens import EmptyTextError, Tokenizer, Tokens, collate, is_readable
-from service.batching import Batcher, BatchReport, Inferred, Limits
+from service.batches import BatchReport, Inferred, Limits
+from service.batching import Batcher
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong
 from service.predictor import Answer, Answered, Embedded, Item, Rated, Timings
 

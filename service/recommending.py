@@ -6,6 +6,7 @@ way. Knows a recommender and what a question says; nothing of HTTP, nothing of h
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
@@ -18,8 +19,10 @@ from models.attributes import FilterError
 from models.events import History
 from models.projected import Picked, Projected
 from models.ranking import Recommender
+from models.snapshot import Snapshot
 from models.vector_index import INDEXED, VectorIndex
-from service.batching import Batcher, BatchReport, Inferred, Limits
+from service.batches import BatchReport, Inferred, Limits
+from service.batching import Batcher
 from service.errors import InferenceFailed, InvalidRequest, Problem
 from service.metrics import TaskMetrics
 from service.predictor import Timings
@@ -29,6 +32,10 @@ TASK = "ranking"
 """Under which rankings are counted; the texts that they need are those of their bundle's task."""
 
 _LIMITS = Limits(batch_tokens=1, batch_items=1, queue_tokens=50_000_000, text_tokens=2**62)
+_AT_ONCE = 8_000
+"""What questions cost that are answered in the event loop: 2 to 3 ms, less than the 5 for which another thread that
+computes may keep the interpreter. Handing one over costs both threads as much as a third of it."""
+
 _REASONS = 3
 _LEAST_WEIGHT = 0.02
 """Below it an event is not named as a reason."""
@@ -86,18 +93,34 @@ class Recommending:
 
     async def rank(self, questions: Sequence[Question], deadline_s: float) -> tuple[list[Ranking | Problem], Timings]:
         """One outcome per question, in order; raises NotReady or Overloaded for all of them."""
-        inferred = await self._batcher.run(questions, deadline_s)
+        if self._at_once(questions, deadline_s):
+            inferred = self._batcher.run_here(questions)
+        else:
+            inferred = await self._batcher.run(questions, deadline_s)
         outcomes = [one.row if isinstance(one, Inferred) else one for one in inferred]
         self._metrics.outcomes("ok" if isinstance(one, Ranking) else one.code for one in outcomes)
         done = [one for one in inferred if isinstance(one, Inferred)]
         queue_s, infer_s = max(((one.queue_s, one.infer_s) for one in done), key=sum, default=(0.0, 0.0))
         return outcomes, Timings(0.0, queue_s, infer_s)
 
+    def _at_once(self, questions: Sequence[Question], deadline_s: float) -> bool:
+        if self._batcher.busy or time.monotonic() >= deadline_s:
+            return False
+        return sum(question.length for question in questions) <= _AT_ONCE
+
     def _report(self, report: BatchReport) -> None:
         self._metrics.batch(report)
 
     def _answers(self, questions: Sequence[Question]) -> list[Ranking | Problem]:
         return [answer(self._recommender, question) for question in questions]
+
+
+def prepare(recommender: Recommender, snapshot: Snapshot) -> None:
+    """Make what rankings keep of a snapshot, before the first of them that would have to."""
+    if snapshot.name == recommender.catalogue:
+        recommender.trained(snapshot.ids, snapshot.vectors)
+    if _is_small(snapshot):
+        snapshot.derived.of(snapshot.vectors, recommender.project)
 
 
 def answer(recommender: Recommender, question: Question) -> Ranking | Problem:
@@ -212,13 +235,17 @@ def _projected(
 ) -> tuple[History, NDArray[np.float32] | Picked, NDArray[np.int64] | None]:
     """The same with vectors projected, of a catalogue so small that keeping those of all rows costs little."""
     snapshot, candidates = question.snapshot, question.candidates
-    if snapshot.index is not None or snapshot.rows > INDEXED:
+    if not _is_small(snapshot):
         return arrays_of(recommender, question)
     items = snapshot.derived.of(snapshot.vectors, recommender.project)
     placed = _sent(recommender, question)
     sent = recommender.project(placed) if question.sent else items[:0]
     history, trained = _history(recommender, question, _picked(question.items, items, sent), placed)
     return history, Picked(items) if candidates is None else _picked(candidates, items, sent), trained
+
+
+def _is_small(snapshot: Snapshot) -> bool:
+    return snapshot.index is None and snapshot.rows <= INDEXED
 
 
 def _picked(numbers: NDArray[np.int64], items: Projected, sent: Projected) -> Picked:

@@ -21,7 +21,7 @@ from ray.serve.handle import DeploymentHandle
 
 from models.bundle import Bundle
 from service.admission import Drain, time_to_work
-from service.batching import Limits
+from service.batches import Limits
 from service.call import Counted, Part, Reply
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem, ReplicaLost, from_unknown
 from service.metrics import CallMetrics, TaskMetrics

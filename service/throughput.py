@@ -30,7 +30,8 @@ from models.runtime import Runtime
 from models.runtime_onnx import open_runtime
 from models.tokens import Tokenizer, Tokens, collate
 from service import logs
-from service.batching import Batcher, BatchReport, Limits
+from service.batches import BatchReport, Limits
+from service.batching import Batcher
 from service.errors import Problem
 
 SHORTEST, LONGEST = 8, 256

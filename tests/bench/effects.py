@@ -40,7 +40,7 @@ def handling(folder: Path) -> object:
 
 def batch(_: Path) -> object:
     """Which of the waiting texts run together."""
-    from service.batching import Limits, next_batch
+    from service.batches import Limits, next_batch
 
     return next_batch([10, 200, 11, 10, 10], Limits(batch_tokens=650, batch_items=16, queue_tokens=4096))
 

@@ -34,7 +34,7 @@ from models.runtime_onnx import PROVIDERS, OnnxRuntime
 from models.runtime_torch import TorchRuntime
 from models.tokens import Batch, Tokenizer, Tokens, collate
 from service import budget, logs, throughput
-from service.batching import Limits
+from service.batches import Limits
 from tests.bench.serve import texts
 from tests.bench.weights import Shape, network_of
 

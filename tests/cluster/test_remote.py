@@ -12,7 +12,7 @@ import pytest
 from models.bundle import load as load_bundle
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
-from service.batching import Limits
+from service.batches import Limits
 from service.call import Tally
 from service.engine import Engine
 from service.predictor import Answer, Item, Rated

@@ -186,6 +186,16 @@ def test_what_serves_tells_newcomers_what_training_found(
     assert np.flatnonzero(Recommender(weights, "shop", ids).new(numbers)).tolist() == unknown.tolist()
     assert recommender.numbers(["", None], placed[:2])[0] == -1
     assert recommender.numbers([None], placed[[5]])[0] in (5, numbered(weights["kin"][[5], 0].astype(np.int64))[0])
+    known = int(np.flatnonzero(weights["known"])[0])
+    changed = placed.copy()
+    changed[unknown[2]] = placed[0] + 0.01
+    more = np.concatenate([changed, placed[[1]]])
+    found_again = recommender.trained([*names, "later"], more)
+    assert found_again.tolist() == recommender.numbers([*names, "later"], more).tolist()
+    assert found_again[unknown[2]] != numbers[unknown[2]]
+    assert recommender.trained(names, placed).tolist() == numbers.tolist()
+    renamed = ["another" if place == known else name for place, name in enumerate(names)]
+    assert recommender.trained(renamed, placed).tolist() == recommender.numbers(renamed, placed).tolist()
     expected = scores_of(network, vectors, asked, found)
     expected[:, unknown[1:]] += told(network, asked, unknown[1:])
     for row, trail in enumerate(asked.histories[:5]):

@@ -221,10 +221,12 @@ def test_ages_and_places_are_buckets() -> None:
     ages = age_of(np.asarray([0.0, 0.05, 1.0, 30.0, 365.0, 1e6]))
     assert (np.diff(ages) > 0).all()
     assert ages.max() < UNKNOWN_AGE < AGES
-    places = place_of(300)
-    assert places[-1] == 0
-    assert (np.diff(places) <= 0).all()
-    assert places.max() < PLACES
+    for events in (300, 50, 1):
+        places = place_of(events)
+        assert len(places) == events
+        assert places[-1] == 0
+        assert (np.diff(places) <= 0).all()
+        assert places.max() < PLACES
 
 
 def test_low_rating_is_no_like() -> None:

@@ -18,7 +18,7 @@ from models.bundle import Bundle, Metric
 from models.predict import Scaling
 from models.tasks import SENTIMENT
 from models.tokens import Batch, Tokenizer
-from service.batching import Limits
+from service.batches import Limits
 from service.engine import Engine
 from service.errors import Problem
 from service.metrics import Metrics

@@ -35,6 +35,7 @@ class Shop:
     client: httpx.AsyncClient
     metrics: Metrics
     recommending: Recommending
+    catalogues: Catalogues
     folder: Path  # its shelf
 
     async def send(self, inputs: Any) -> httpx.Response:
@@ -65,7 +66,7 @@ async def serving(
     app = create_app(predictors, Settings(), metrics, None, explaining, recommending, catalogues)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Shop(client, metrics, recommending, folder)
+        yield Shop(client, metrics, recommending, catalogues, folder)
 
 
 def event(item_id: str, kind: str = "purchase", days_ago: float | None = None, **more: Any) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from models.tokens import Tokens
 from service import batching
-from service.batching import Batcher, BatchReport, Inferred, Limits
+from service.batches import BatchReport, Inferred, Limits
+from service.batching import Batcher
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
 
 pytestmark = pytest.mark.anyio
@@ -523,3 +524,52 @@ async def test_the_depth_is_told_while_the_model_is_busy() -> None:
         run.model.gate.set()
         await asyncio.gather(first, stays)
     assert run.depths[-1] == 0
+
+
+# In the event loop.
+
+
+async def test_texts_run_here_are_answered_and_reported_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running() as run:
+        threads, infer = [], run.model.infer
+
+        def traced(texts: Sequence[Tokens]) -> NDArray[np.float64]:
+            threads.append(threading.get_ident())
+            return infer(texts)
+
+        monkeypatch.setattr(run.batcher, "_infer", traced)
+        busy: list[bool] = []
+        monkeypatch.setattr(run.batcher, "_report", lambda report: busy.append(run.batcher.busy))
+        found = run.batcher.run_here([text(3, 1), text(3, POISON), text(9, 2)])
+        assert threads == [threading.get_ident()] * 3
+        first, failed, last = found
+        assert isinstance(first, Inferred)
+        assert isinstance(last, Inferred)
+        assert (first.row.tolist(), last.row.tolist()) == ([1, 3], [2, 9])
+        assert isinstance(failed, InferenceFailed)
+        assert len(busy) == 2
+        assert busy[0], "the others are still ahead"
+        assert not run.batcher.busy
+        monkeypatch.undo()
+        (other,) = await run.batcher.run([text(4, 7)])
+        assert isinstance(other, Inferred)
+        assert run.reports[-1].tokens == 4
+
+
+async def test_nothing_runs_here_that_would_not_run_at_all() -> None:
+    async with running() as run:
+        await run.batcher.stop()
+        with pytest.raises(NotReady):
+            run.batcher.run_here([text(3)])
+        assert not run.model.seen
+
+
+async def test_what_ends_the_thread_ends_the_batcher_here_too() -> None:
+    async with running() as run:
+        run.model.failure = SystemExit()
+        found = run.batcher.run_here([text(3, 1), text(3, 2)])
+        assert [type(one) for one in found] == [NotReady, NotReady]
+        assert run.model.seen == [1]
+        assert not run.batcher.healthy
+        with pytest.raises(NotReady):
+            await run.batcher.run([text(3)])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.tokens import Tokens
-from service.batching import Inferred, Limits
+from service.batches import Inferred, Limits
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Problem, TextTooLong
 from tests.service.test_batching import POISON, Running, running, text
 

@@ -13,7 +13,7 @@ from models.bundle import load
 from models.runtime_cuda import BoundRuntime, shapes
 from models.tokens import Batch
 from service import budget, settings
-from service.batching import Limits
+from service.batches import Limits
 from service.budget import LENGTHS, MOST_TOKENS, PADDING, prepare, tokens_per_s, warm
 from service.cluster import environment
 from tests.tiny import tiny_bundle

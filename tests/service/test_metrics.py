@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.batching import BatchReport
+from service.batches import BatchReport
 from service.metrics import Metrics, MetricsError
 
 REPLICA = """

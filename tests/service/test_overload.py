@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from models.tokens import Tokens
 from service import batching
-from service.batching import Batcher, Limits
+from service.batches import Limits
+from service.batching import Batcher
 from service.errors import Problem
 from tests.service.test_batching import text
 

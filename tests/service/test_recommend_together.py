@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -18,7 +20,11 @@ from models.embed import open_reader
 from models.ranking import Ranked, Recommender
 from models.ranking_files import load_recommender
 from service.catalogues import FOLDER
+from service.errors import DeadlineExceeded
 from service.metrics import Metrics
+from service.question import question_of
+from service.recommending import TASK
+from service.schemas_recommend import User
 from tests.service.serving import assert_problem
 from tests.service.shop import BOUGHT, Shop, event, ids, scores, serving
 from tests.tiny import CATALOGUE, CATALOGUE_ITEMS, WIDTH
@@ -135,6 +141,66 @@ async def test_the_event_loop_stays_free_while_rankings_run(shop: Shop) -> None:
         turns += 1
     assert (await asking).status_code == 200
     assert turns > 500
+
+
+class Elsewhere(Recommender):
+    """Tells by `where` in which threads it ranked; waits while `gate` is shut."""
+
+    where: ClassVar[set[str]] = set()
+    gate: ClassVar[threading.Event] = threading.Event()
+
+    def rank(self, *given: Any, **more: Any) -> Ranked:
+        self.where.add(threading.current_thread().name)
+        assert self.gate.wait(60)
+        return super().rank(*given, **more)
+
+
+async def test_a_short_ranking_is_made_in_the_event_loop_and_others_in_their_thread(
+    recommend_bundle: Bundle, tmp_path: Path, metrics: Metrics
+) -> None:
+    here = threading.current_thread().name
+    Elsewhere.gate.set()
+    async with serving(recommend_bundle, tmp_path / "shelf", metrics, Elsewhere) as shop:
+        short, long = {"history": [BOUGHT]}, {"history": [BOUGHT] * 256, "top_k": 100}
+        for users, where in (([short], {here}), ([short] * 4, {here}), ([long], {TASK}), ([short] * 64, {TASK})):
+            Elsewhere.where.clear()
+            assert (await shop.send(users)).status_code == 200
+            assert Elsewhere.where == where
+        Elsewhere.where.clear()
+        Elsewhere.gate.clear()
+        first = asyncio.ensure_future(shop.send([long]))
+        while not Elsewhere.where:
+            await asyncio.sleep(0)
+        second = asyncio.ensure_future(shop.send([short]))
+        while 'heed_queue_depth{task="ranking"} 1.0' not in shop.metrics.render().decode():
+            await asyncio.sleep(0)
+        Elsewhere.gate.set()
+        assert [one.status_code for one in await asyncio.gather(first, second)] == [200, 200]
+        assert Elsewhere.where == {TASK}, "not beside the other thread"
+
+
+async def test_a_short_ranking_that_comes_too_late_is_not_made(shop: Shop) -> None:
+    user, snapshot = User.model_validate({"history": [BOUGHT]}), await shop.catalogues.current(CATALOGUE)
+    (outcome,), _ = await shop.recommending.rank([question_of(user, snapshot, time.time())], time.monotonic() - 1)
+    assert isinstance(outcome, DeadlineExceeded)
+
+
+async def test_what_rankings_keep_of_a_catalogue_is_made_before_the_first(
+    shop: Shop, recommend_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def told(self: Recommender, *given: Any) -> Any:
+        made.append(threading.current_thread().name)
+        return project(self, *given)
+
+    project = Recommender.project
+    monkeypatch.setattr(Recommender, "project", told)
+    added = {"items": [{"item_id": "fresh", "text": "新 gift"}]}
+    assert (await shop.client.put(f"/v1/catalogues/{CATALOGUE}/items", json=added)).status_code == 200
+    assert "fresh" in ids(await shop.ask([BOUGHT], top_k=100))
+    assert made
+    assert threading.current_thread().name not in made
 
 
 async def test_a_service_without_rankings_says_so_and_is_replaced(shop: Shop) -> None:

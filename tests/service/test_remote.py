@@ -19,7 +19,7 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from models.predict import Sentiment
 from service import remote as remote_module
-from service.batching import BatchReport, Limits
+from service.batches import BatchReport, Limits
 from service.cache import Cache
 from service.call import Counted, Part, Reply
 from service.errors import DeadlineExceeded, EmptyText, NotReady, Overloaded, Problem, ReplicaLost

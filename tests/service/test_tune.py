@@ -20,7 +20,7 @@ from models import bundle as bundles
 from models.tokens import Batch as TokenBatch
 from models.tokens import Tokens
 from service import settings
-from service.batching import Limits
+from service.batches import Limits
 from service.errors import InferenceFailed
 from service.throughput import LONGEST, SHORTEST, Layout, Replicas, ThroughputError, lengths, measure
 from service.tune import (

@@ -20,7 +20,7 @@ from pathlib import Path
 from models.bundle import load
 from models.runtime_onnx import OnnxRuntime
 from models.tokens import Tokenizer
-from service.batching import Limits
+from service.batches import Limits
 from service.engine import Engine
 from service.metrics import Metrics
 from service.predictor import Item
