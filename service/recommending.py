@@ -1,4 +1,4 @@
-"""Rankings, on one thread of their own: what they cost is arithmetic of milliseconds, too long for the event loop.
+"""Rankings: arithmetic of milliseconds, on one thread of their own but for what is shorter than handing it over.
 
 The batcher that serves texts serves questions too, so they are admitted, wait, are withdrawn and counted in the same
 way. Knows a recommender and what a question says; nothing of HTTP, nothing of how texts become vectors.
