@@ -106,7 +106,9 @@ class Recommending:
     def _at_once(self, questions: Sequence[Question], deadline_s: float) -> bool:
         if self._batcher.busy or time.monotonic() >= deadline_s:
             return False
-        return sum(question.length for question in questions) <= _AT_ONCE
+        # Rows of a large catalogue may have to come from the disk.
+        small = all(_is_small(question.snapshot) for question in questions)
+        return small and sum(question.length for question in questions) <= _AT_ONCE
 
     def _report(self, report: BatchReport) -> None:
         self._metrics.batch(report)

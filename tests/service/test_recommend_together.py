@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+import service.recommending
 from models.bundle import Bundle
 from models.catalogue import create
 from models.edits import Entry
@@ -156,7 +157,7 @@ class Elsewhere(Recommender):
 
 
 async def test_a_short_ranking_is_made_in_the_event_loop_and_others_in_their_thread(
-    recommend_bundle: Bundle, tmp_path: Path, metrics: Metrics
+    recommend_bundle: Bundle, tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = threading.current_thread().name
     Elsewhere.gate.set()
@@ -166,6 +167,11 @@ async def test_a_short_ranking_is_made_in_the_event_loop_and_others_in_their_thr
             Elsewhere.where.clear()
             assert (await shop.send(users)).status_code == 200
             assert Elsewhere.where == where
+        with monkeypatch.context() as patched:
+            patched.setattr(service.recommending, "INDEXED", 0)
+            Elsewhere.where.clear()
+            assert (await shop.send([short])).status_code == 200
+            assert Elsewhere.where == {TASK}, "of a large catalogue"
         Elsewhere.where.clear()
         Elsewhere.gate.clear()
         first = asyncio.ensure_future(shop.send([long]))
