@@ -22,7 +22,7 @@ from models.events import DISLIKE, KINDS, MOST_EVENTS, NEUTRAL
 from models.snapshot import Snapshot
 from models.vector_index import VectorIndex
 from service.errors import InvalidRequest, UnknownItem
-from service.schemas_recommend import Candidate, HistoryEvent, User
+from service.schemas_recommend import Candidate, HistoryEvent, Named, User
 
 AHEAD_S = 86_400.0
 """How far in the future an event may be: clocks differ, and so do days."""
@@ -164,7 +164,8 @@ class _Asking:
         if (given := self._user.candidates) is None:
             return None, ()
         with suppress(KeyError):  # one comes with a text, or is not known
-            numbers = np.fromiter(map(self._snapshot.number_of.__getitem__, map(_item_id, given)), np.int64, len(given))
+            ids = given.ids if isinstance(given, Named) else map(_item_id, given)
+            numbers = np.fromiter(map(self._snapshot.number_of.__getitem__, ids), np.int64, len(given))
             ascending = np.sort(numbers)
             if (ascending[1:] != ascending[:-1]).all():
                 return numbers, range(len(given))

@@ -1,17 +1,19 @@
 """The wire of `/v1/recommend`: users with their histories in, ranked items out, and every limit of both.
 
-Events and candidates come by the thousand, so they are checked dictionaries and no objects. What must fit together (a
-rating and its value, times and their order) is looked at further in, and comes back as that user's `error`.
+Events and candidates come by the thousand, so they are checked dictionaries and no objects, and candidates that are ids
+alone are just these. What must fit together (a rating and its value, times and their order) is looked at further in,
+and comes back as that user's `error`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import itemgetter
-from typing import Annotated, Any, Literal, NotRequired
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Any, Literal, NotRequired, overload
 
+import msgspec
 import orjson
-from pydantic import ConfigDict, Discriminator, Field, Tag, WrapValidator, with_config
+from pydantic import ConfigDict, Discriminator, Field, GetPydanticSchema, Tag, WrapValidator, with_config
 from typing_extensions import TypedDict  # pydantic refuses that of typing before Python 3.12
 
 from service.schemas import (
@@ -87,20 +89,25 @@ class HistoryEvent(TypedDict):
     ]
 
 
-_named = itemgetter("item_id")
+class Named(Sequence[Candidate]):
+    """Candidates that have an id and nothing else."""
+
+    def __init__(self, ids: list[str]) -> None:
+        self.ids = ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> Candidate: ...
+    @overload
+    def __getitem__(self, place: slice) -> Named: ...
+    def __getitem__(self, place: int | slice) -> Candidate | Named:
+        return Named(self.ids[place]) if isinstance(place, slice) else {"item_id": self.ids[place]}
 
 
 def _candidates(given: Any, check: Callable[[Any], Any]) -> Any:
-    """As `check` gives it: the usual list, of objects with an id and nothing else, is seen to be right sooner."""
-    if type(given) is not list or not 0 < len(given) <= MAX_RANKED_CANDIDATES:
-        return check(given)
-    try:
-        ids = list(map(_named, given))
-        "".join(ids)  # all are strings
-    except (KeyError, TypeError):
-        return check(given)
-    plain = set(map(len, given)) == {1} and all(ids) and len(max(ids, key=len)) <= MAX_ID_CHARS
-    return given if plain else check(given)
+    return given if isinstance(given, Named) else check(given)
 
 
 class User(Wire):
@@ -108,7 +115,8 @@ class User(Wire):
         list[HistoryEvent], Field(max_length=MAX_EVENTS, description="the newest 256 are read; empty: what is popular")
     ]
     candidates: Annotated[
-        list[Candidate] | None,
+        Sequence[Candidate] | None,
+        GetPydanticSchema(lambda _, schema_of: schema_of(list[Candidate] | None)),
         Field(min_length=1, max_length=MAX_RANKED_CANDIDATES, description="the whole catalogue if not given"),
         WrapValidator(_candidates),
     ] = None
@@ -176,12 +184,40 @@ class RecommendRequest(Wire):
     ]
 
 
+class _Named(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    item_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
+
+
+_NAMED = Annotated[list[_Named], msgspec.Meta(min_length=1, max_length=MAX_RANKED_CANDIDATES)]
+_PLAIN_USER = msgspec.defstruct(
+    "_PlainUser",
+    [(name, _NAMED | None if name == "candidates" else Any, msgspec.UNSET) for name in User.model_fields],
+    forbid_unknown_fields=True,
+)
+_PLAIN = msgspec.json.Decoder(
+    msgspec.defstruct("_Plain", [("inputs", _PLAIN_USER | list[_PLAIN_USER])], forbid_unknown_fields=True)  # type: ignore[valid-type]
+)
+
+
 def quick(body: bytes) -> RecommendRequest:
     """Raises ValueError, without a word that would help a caller, for a body that is no such request.
 
-    Thousands of small objects are checked faster once they are Python's own.
+    Of candidates that are ids alone no object is kept, and no dictionary made; other small objects are checked by the
+    thousand faster once they are Python's own.
     """
+    with suppress(ValueError, RecursionError):
+        plain: Any = _PLAIN.decode(body)
+        many = isinstance(plain.inputs, list)
+        users = [_user(one) for one in (plain.inputs if many else [plain.inputs])]
+        return RecommendRequest.model_validate({"inputs": users if many else users[0]})
     return RecommendRequest.model_validate(orjson.loads(body))
+
+
+def _user(plain: Any) -> dict[str, Any]:
+    given = {name: value for name, value in msgspec.structs.asdict(plain).items() if value is not msgspec.UNSET}
+    if given.get("candidates"):
+        given["candidates"] = Named([one.item_id for one in given["candidates"]])
+    return given
 
 
 class Because(Wire):

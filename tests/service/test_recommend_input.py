@@ -10,9 +10,9 @@ import pytest
 from models.catalogue import create
 from service.bodies import parse
 from service.catalogues import FOLDER
-from service.errors import InvalidRequest
+from service.errors import InvalidRequest, Problem
 from service.schemas import MAX_ID_CHARS
-from service.schemas_recommend import RecommendRequest, quick
+from service.schemas_recommend import MAX_RANKED_CANDIDATES, Named, RecommendRequest, User, quick
 from tests.service.serving import JSON, assert_problem
 from tests.service.shop import BOUGHT, Shop, event
 from tests.tiny import WIDTH
@@ -212,9 +212,62 @@ def test_a_wrong_candidate_among_plain_ones_is_found_either_way(wrong: object) -
 
 def test_both_ways_give_the_same_request() -> None:
     history = [{"item_id": "a", "event": "rating", "value": 4, "at": "2011-11-03T10:00:00Z"}]
-    plain = [{"item_id": "a"}, {"item_id": "b"}]
+    plain = [{"item_id": "a"}, {"item_id": "\u732b"}, {"item_id": "a"}, {"item_id": "x" * MAX_ID_CHARS}]
     for candidates in (None, plain, [*plain, {"text": "c"}, {}]):
-        user = {"history": history, "candidates": candidates, "filter": {"price": {"lt": 5}}}
+        user = {"history": history, "candidates": candidates, "filter": {"price": {"lt": 5e22}}, "id": "u"}
         for inputs in (user, [user, user]):
             body = json.dumps({"inputs": inputs}).encode()
-            assert quick(body) == parse(RecommendRequest, body)
+            assert spelled(quick(body)) == spelled(parse(RecommendRequest, body))
+
+
+def spelled(request: RecommendRequest) -> list[dict[str, object]]:
+    users = request.inputs if isinstance(request.inputs, list) else [request.inputs]
+    return [dict(user) | {"candidates": user.candidates and list(user.candidates)} for user in users]
+
+
+def test_candidates_that_are_ids_alone_are_these() -> None:
+    body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}, {"item_id": "b"}]}}).encode()
+    request = quick(body.replace(b'"a"', b'"old", "item_id": "a"'))
+    assert isinstance(request.inputs, User)
+    assert isinstance(request.inputs.candidates, Named)
+    assert request.inputs.candidates.ids == ["a", "b"]
+    assert list(request.inputs.candidates[1:]) == [{"item_id": "b"}]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"a"', b'"\\ud800"'),
+        (b'"a"', b'"\\udc00b"'),
+        (b'"a"', b'"\\ud800\\u0041"'),
+        (b'"a"', b'"\xff"'),
+        (b'"a"', b'"\xed\xa0\x80"'),
+        (b'"a"', b'"\n"'),
+        (b'{"item_id"', b'{"text": "\\ud800", "item_id"'),
+        (b"[]", b"[" * 100_000 + b"]" * 100_000),
+        (b"[]", b"[NaN]"),
+        (b"[]", b'[], "top_k": 18446744073709551626'),
+        (b"[]", b'[], "top_k": 10.0'),
+        (b"[]", b'[], "unknown": 1'),
+        (b'{"inputs"', b'{"unknown": 1, "inputs"'),
+        (b"]}", b"]},"),
+        (b"]}", b'], "candidates": []}'),
+    ],
+)
+def test_what_one_way_refuses_the_other_does(old: bytes, new: bytes) -> None:
+    body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}]}}).encode().replace(old, new)
+    with pytest.raises(ValueError, match=r"."):
+        quick(body)
+    with pytest.raises(Problem):
+        parse(RecommendRequest, body)
+
+
+def test_too_many_candidates_are_refused_either_way() -> None:
+    candidates = [{"item_id": str(number)} for number in range(MAX_RANKED_CANDIDATES + 1)]
+    for given in (candidates[1:], candidates):
+        body = json.dumps({"inputs": {"history": [], "candidates": given}}).encode()
+        if given is candidates:
+            with pytest.raises(ValueError, match="at most"):
+                quick(body)
+        else:
+            assert spelled(quick(body)) == spelled(parse(RecommendRequest, body))
