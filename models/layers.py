@@ -11,25 +11,20 @@ _ERF = (0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.0614
 Array = NDArray[np.float32]
 
 
-def transposed(matrix: Array, bias: Array) -> tuple[Array, Array]:
-    """Of a linear layer, as it multiplies fastest."""
-    return np.ascontiguousarray(matrix.T), bias
+def raised(values: Array) -> tuple[Array, Array]:
+    """Of a softmax over the last axis but one the exponentials, made in place of `values`, and their sums.
+
+    Over that axis numpy reduces whole rows at a time, and what is made of a softmax is often smaller to divide.
+    """
+    values -= values.max(axis=-2, keepdims=True)
+    found = np.exp(values, out=values)
+    return found, found.sum(axis=-2)
 
 
-def softmax(scores: Array) -> Array:
-    """Changes its argument."""
-    scores -= scores.max(axis=-1, keepdims=True)
-    raised = np.exp(scores, out=scores)
-    raised /= raised.sum(axis=-1, keepdims=True)
-    return raised
-
-
-def normed(states: Array) -> Array:
-    """Of a layer norm, what comes before its weights; (rows, width)."""
-    width = np.float32(states.shape[-1])
-    found: Array = states - states.sum(axis=-1, keepdims=True) / width
-    variance = np.einsum("ij,ij->i", found, found)[:, None] / width
-    found /= np.sqrt(variance + np.float32(1e-5))
+def scaled(states: Array) -> Array:
+    """Of a layer norm, what comes before its weights, where the mean of each row is 0 already; (rows, width)."""
+    variance = np.einsum("ij,ij->i", states, states)[:, None] / np.float32(states.shape[-1])
+    found: Array = states / np.sqrt(variance + np.float32(1e-5))
     return found
 
 

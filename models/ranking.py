@@ -1,7 +1,8 @@
 """Ranking without torch: a user's history and candidates to scores, and what each score leans on.
 
 The same arithmetic as `models.recommender`, in numpy: one user at a time, since on a CPU padding several histories to
-one length costs more than one larger product gains. Knows arrays and the bundle's weights, nothing of texts.
+one length costs more than one larger product gains. Knows arrays and the bundle's weights, nothing of texts. Histories
+are read by `models.reading`.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from models.events import DISLIKE, KINDS, History, age_of, place_of
-from models.layers import gelu, normed, softmax, transposed
+from models.events import DISLIKE, KINDS, History, age_of
 from models.neighbours import Neighbours
 from models.newcomers import Newcomers, Worth, nearest_known, numbered
 from models.preselection import among, preselected
 from models.projected import Picked, Projected
+from models.reading import Reading
 from models.vector_index import VectorIndex
 
 SCALE = 4.0
@@ -57,8 +58,7 @@ class Recommender:
         self.catalogue, self.ids = catalogue, ids
         self._w = dict(weights)
         self.width = weights["taste.weight"].shape[0]
-        self._layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
-        self._heads = len(weights["reader.bias"])
+        self._reading = Reading(weights)
         self._eyes = len(weights["eyes"])
         fade = float(weights["fade"][0]) if "fade" in weights else 1.0  # bundles up to 1.1.0 know none
         newcomers = None
@@ -71,13 +71,6 @@ class Recommender:
         nothing = np.empty((0, self.width), np.float32)
         self._numbered: tuple[Sequence[str | None], Array, NDArray[np.int64]] = ((), nothing, np.empty(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
-        self._linears = {
-            name.removesuffix(".weight"): transposed(matrix, weights[name.removesuffix("weight") + "bias"])
-            for name, matrix in weights.items()
-            if name.endswith(".weight") and matrix.ndim == 2 and name.removesuffix("weight") + "bias" in weights
-        }
-        for number in range(self._layers):
-            self._fold(f"blocks.{number}")
         spanning = np.column_stack([weights["taste.weight"], weights["taste.bias"]]).astype(np.float64)
         self._basis = np.linalg.qr(spanning)[0].astype(np.float32)
 
@@ -86,12 +79,12 @@ class Recommender:
         histories whose items are drawn from those with `vectors` (items, width)."""
         rows = np.random.default_rng(0).integers(0, len(vectors), (_EXAMPLES, _EVENTS))
         kinds, ages = np.full(_EVENTS, KINDS.index("purchase")), np.full(_EVENTS, np.nan, np.float32)
-        examples = [self._read(History(vectors[some], some, kinds, ages))[0] for some in rows]
+        examples = [self._reading.read(History(vectors[some], some, kinds, ages))[0] for some in rows]
         return self._basis, np.stack(examples)
 
     def project(self, vectors: Array) -> Projected:
         """Item vectors (items, width) as rankings want them."""
-        return Projected(vectors @ self._basis, self._linear("look", vectors), self._linear("enter", vectors))
+        return Projected(vectors @ self._basis, self._reading.look(vectors), self._reading.enter(vectors))
 
     def place(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
         """Texts' vectors by the encoder (items, width) to item vectors; a known id adds what was learned of it."""
@@ -168,7 +161,7 @@ class Recommender:
         if not len(history):
             raise ValueError("there is nothing to rank by in an empty history")
         liked = history.kinds != DISLIKE
-        taste, states = self._read(history.where(liked))
+        taste, shown = self._reading.read(history.where(liked))
         near = self._near(history, liked, items, trained)
         wanted = max(RANKED, 4 * top_k)
         rows = None
@@ -189,7 +182,7 @@ class Recommender:
             scores[~allowed] = -np.inf
         chosen = preselected(scores, items, history.items, wanted)
         numbers = chosen if items is None else items[chosen]
-        looks = self._attended(states, history, liked, vectors[chosen], numbers)
+        looks = self._attended(shown, history, liked, vectors[chosen], numbers)
         found = scores[chosen] + sum(look.added for look in looks)
         best = np.argsort(-found, kind="stable")[:top_k]
         best = best[np.isfinite(found[best])]
@@ -219,13 +212,13 @@ class Recommender:
         self, history: History, vectors: Array, items: NDArray[np.int64], trained: NDArray[np.int64] | None
     ) -> Array:
         liked = history.kinds != DISLIKE
-        taste, states = self._read(history.where(liked))
+        taste, shown = self._reading.read(history.where(liked))
         found = vectors @ taste
         near = self._near(history, liked, items, trained)
         if near is not None:
             found += near
         return self._calibrated(
-            found + sum(look.added for look in self._attended(states, history, liked, vectors, items))
+            found + sum(look.added for look in self._attended(shown, history, liked, vectors, items))
         )
 
     def _near(
@@ -248,76 +241,37 @@ class Recommender:
     def _calibrated(self, found: Array) -> Array:
         return np.asarray(expit(self._slope * found + self._offset), np.float32)
 
-    def _read(self, history: History) -> tuple[Array, Array]:
-        """The taste (width,) and the events' states (events, width)."""
-        w = self._w
-        if not len(history):
-            return w["taste.bias"], np.empty((0, len(w["enter.bias"])), np.float32)
-        entered = history.vectors
-        states = entered.entered if isinstance(entered, Picked) else self._linear("enter", entered)
-        states = states + w["kinds.weight"][history.kinds]
-        states = states + w["ages.weight"][age_of(history.ages)] + w["places.weight"][place_of(len(history))]
-        for number in range(self._layers):
-            states = self._block(f"blocks.{number}", states)
-        states = self._norm("norm", states)
-        weights = softmax(self._linear("reader", states).T)
-        parts = states.reshape(len(history), self._heads, -1)
-        pooled = np.einsum("he,ehd->hd", weights, parts).ravel()
-        return self._linear("taste", pooled), states
-
-    def _block(self, name: str, states: Array) -> Array:
-        joined = self._linear(f"{name}.attention", normed(states)).reshape(len(states), 3, self._heads, -1)
-        query, key, value = joined.transpose(1, 2, 0, 3)
-        mixed = softmax(query @ key.transpose(0, 2, 1)) @ value
-        states = states + self._linear(f"{name}.attention.output", mixed.transpose(1, 0, 2).reshape(len(states), -1))
-        inner = gelu(self._linear(f"{name}.inner", normed(states)))
-        states += self._linear(f"{name}.output", inner)
-        return states
-
-    def _fold(self, block: str) -> None:
-        """One product for query, key and value; weights take in those of the norm before, queries' also their scale."""
-        scale = np.float32(np.sqrt(len(self._w[f"{block}.attention_norm.weight"]) // self._heads))
-        (query, asked), key, value = (self._linears[f"{block}.attention.{role}"] for role in ("query", "key", "value"))
-        parts = zip((query / scale, asked / scale), key, value, strict=True)
-        joined, bias = (np.concatenate(part, axis=-1) for part in parts)
-        after = {"attention": (joined, bias), "inner": self._linears[f"{block}.inner"]}
-        for name, (matrix, bias) in after.items():
-            weight, offset = (self._w[f"{block}.{name}_norm.{part}"] for part in ("weight", "bias"))
-            self._linears[f"{block}.{name}"] = weight[:, None] * matrix, bias + offset @ matrix
-
     def _attended(
         self,
-        states: Array,
+        shown: Array,
         history: History,
         liked: NDArray[np.bool_],
         candidates: Array | Picked,
         numbers: NDArray[np.int64],
     ) -> list[_Look]:
         """The candidates' own attention: to the events that are no dislikes, and to those that are."""
-        asked = candidates.asked if isinstance(candidates, Picked) else self._linear("look", candidates)
+        asked = candidates.asked if isinstance(candidates, Picked) else self._reading.look(candidates)
         asked = asked.reshape(len(candidates), self._eyes, -1).transpose(1, 2, 0)
         looks = []
         for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
             if chosen.any():
                 part = history.where(chosen)
-                seen = states if sign > 0 else self._read(part)[1]
+                seen = shown if sign > 0 else self._reading.read(part)[1]
                 looks.append(self._look(seen, part, asked, numbers, sign, np.flatnonzero(chosen)))
         return looks
 
     def _look(
         self,
-        states: Array,
+        shown: Array,
         history: History,
         asked: Array,
         numbers: NDArray[np.int64],
         sign: np.float32,
         events: NDArray[np.int64],
     ) -> _Look:
-        """asked (eyes, eye, candidates). What a disliked event would have added is taken away."""
-        shown = self._linear("shown", states).reshape(len(history), self._eyes, -1).transpose(1, 0, 2)
+        """asked (eyes, any number, candidates). What a disliked event would have added is taken away."""
         # Candidates are last, so that sums over events run along whole rows.
-        energies = shown / np.float32(np.sqrt(shown.shape[-1])) @ asked
-        energies += self._linear("strength", states).T[:, :, None]
+        energies = shown.reshape(len(history), self._eyes, -1).transpose(1, 0, 2) @ asked
         same = history.items[:, None] == numbers
         same[history.items < 0] = False
         at_event, at_candidate = np.divmod(np.flatnonzero(same), len(numbers))
@@ -329,18 +283,6 @@ class Recommender:
         eyes, taken = self._w["eyes"], np.bincount(at_candidate, minlength=len(numbers)).astype(np.float32)
         added = sign * (eyes @ (np.log(total) + peak) + self._w["often"][0] * np.log1p(taken))
         return _Look(events, added, raised, total, sign * eyes / np.abs(eyes).sum())
-
-    def _linear(self, name: str, states: Array) -> Array:
-        matrix, bias = self._linears[name]
-        found: Array = states @ matrix
-        found += bias
-        return found
-
-    def _norm(self, name: str, states: Array) -> Array:
-        found = normed(states)
-        found *= self._w[f"{name}.weight"]
-        found += self._w[f"{name}.bias"]
-        return found
 
 
 @dataclass(frozen=True, slots=True)

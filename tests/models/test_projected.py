@@ -59,3 +59,12 @@ def test_rows_are_projected_once_and_those_that_came_later_too(recommender: Reco
         for name in ("coordinates", "asked", "entered"):
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
     assert made == [100, 30]
+
+
+def test_a_history_of_all_items_leaves_them_as_they_are(recommender: Recommender, vectors: Array) -> None:
+    projected = recommender.project(vectors)
+    before = projected.entered.copy()
+    items, kinds = np.arange(len(vectors)), np.zeros(len(vectors), np.int64)
+    history = History(Picked(projected), items, kinds, np.zeros(len(vectors), np.float32))
+    recommender.rank(history, Picked(projected), None, 5)
+    np.testing.assert_array_equal(projected.entered, before)

@@ -12,7 +12,7 @@ from scipy.special import erf, logit
 
 from models.bundle import BundleError, load
 from models.events import AGES, DISLIKE, KINDS, PLACES, UNKNOWN_AGE, History, age_of, kinds_of, place_of
-from models.layers import gelu
+from models.layers import gelu, raised
 from models.preselection import best, preselected
 from models.ranking import RANKED, Recommender
 from models.ranking_files import WEIGHTS, catalogue_of, load_recommender
@@ -95,11 +95,11 @@ def test_weights_are_by_how_much_a_score_falls_without_the_event(recommender: Re
     weights = dict(recommender._w) | {"eyes": np.asarray([1.0, 0.0], np.float32)}
     one = Recommender(weights, "shop", recommender.ids)
     whole = history(vectors, [3, 5, 9], [9.0, 3.0, 0.0])
-    _, states = one._read(whole)
+    _, shown = one._reading.read(whole)
     liked = np.ones(3, bool)
-    (look,) = one._attended(states, whole, liked, vectors, np.arange(ITEMS))
+    (look,) = one._attended(shown, whole, liked, vectors, np.arange(ITEMS))
     kept = np.asarray([True, False, True])
-    (fewer,) = one._attended(states[kept], whole.where(kept), liked[kept], vectors, np.arange(ITEMS))
+    (fewer,) = one._attended(shown[kept], whole.where(kept), liked[kept], vectors, np.arange(ITEMS))
     parts = look.weights(np.arange(ITEMS))
     np.testing.assert_allclose(fewer.added - look.added, np.log1p(-parts[:, 1]), atol=1e-4)
 
@@ -190,7 +190,7 @@ def test_own_items_are_ranked_among_many(recommender: Recommender, vectors: np.n
     """However low the taste alone would put it, an item that comes again is looked at with its own attention."""
     chance = np.random.default_rng(7)
     many = chance.normal(size=(20 * RANKED, WIDTH)).astype(np.float32)
-    taste, _ = recommender._read(history(vectors, [3], [0.0]))
+    taste, _ = recommender._reading.read(history(vectors, [3], [0.0]))
     many[50] = -taste
     numbers = np.arange(len(many))
     chosen = preselected(many @ taste, numbers, np.asarray([50]), RANKED)
@@ -204,9 +204,9 @@ def test_unknown_number_is_nobodys_again(recommender: Recommender, vectors: np.n
     foreign = History(plain.vectors, np.asarray([-1]), plain.kinds, plain.ages)
     same = np.full(2, -1)
     liked, asked = np.ones(1, bool), vectors[[3, 4]]
-    _, states = recommender._read(plain)
-    (known,) = recommender._attended(states, plain, liked, asked, np.asarray([3, 4]))
-    (unknown,) = recommender._attended(states, foreign, liked, asked, same)
+    _, shown = recommender._reading.read(plain)
+    (known,) = recommender._attended(shown, plain, liked, asked, np.asarray([3, 4]))
+    (unknown,) = recommender._attended(shown, foreign, liked, asked, same)
     assert unknown.added[0] < known.added[0] - 0.1
     assert unknown.added[1] == known.added[1]
 
@@ -284,3 +284,9 @@ def test_gelu_is_by_erf() -> None:
     values = np.concatenate([np.linspace(-9, 9, 4_001), [0.0, -1e4, 1e4]]).astype(np.float32)
     exact = values.astype(float) * (1 + erf(values.astype(float) / np.sqrt(2))) / 2
     np.testing.assert_allclose(gelu(values), exact, rtol=2e-7, atol=1e-6)
+
+
+def test_softmax_of_large_values_is_finite() -> None:
+    values = np.asarray([[1000.0, -1000.0], [1001.0, -1000.0]], np.float32)
+    found, total = raised(values)
+    np.testing.assert_allclose(found / total, [[1 / (1 + np.e), 0.5], [np.e / (1 + np.e), 0.5]], rtol=1e-6)

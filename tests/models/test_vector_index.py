@@ -124,7 +124,7 @@ def test_neighbours_that_no_taste_would_find_are_looked_at(
     one = histories(vectors)[0]
     trained = np.full(ROWS, -1)
     known = len(recommender.ids)
-    last = np.argsort(vectors @ recommender._read(one)[0])[: known - 1]
+    last = np.argsort(vectors @ recommender._reading.read(one)[0])[: known - 1]
     trained[one.items[0]], trained[last] = 0, np.arange(1, known)
     one = replace(one, trained=trained[one.items])
     loud = Recommender(
@@ -142,7 +142,7 @@ def test_where_too_few_are_allowed_in_its_lists_all_products_are_taken(
 ) -> None:
     one = histories(vectors)[0]
     allowed = np.zeros(ROWS, np.bool_)
-    allowed[np.argsort(vectors @ recommender._read(one)[0])[:RANKED]] = True
+    allowed[np.argsort(vectors @ recommender._reading.read(one)[0])[:RANKED]] = True
     exact, near = (recommender.rank(one, vectors, None, 10, allowed, index=how) for how in (None, index))
     assert near.order.tolist() == exact.order.tolist()
 
