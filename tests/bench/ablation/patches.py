@@ -153,7 +153,7 @@ def _ordinary_route(gateway: Any) -> None:
     _replace(gateway, "add_sentiment", add_sentiment)
 
 
-def _as_they_come(batching: Any) -> None:
+def _as_they_come(batches: Any) -> None:
     """Within the budget of padded tokens, however much of it is padding."""
 
     def next_batch(lengths: Sequence[int], limits: Any) -> list[int]:
@@ -164,14 +164,14 @@ def _as_they_come(batching: Any) -> None:
             size += 1
         return list(range(size))
 
-    _replace(batching, "next_batch", next_batch)
+    _replace(batches, "next_batch", next_batch)
 
 
-def _one_at_a_time(batching: Any) -> None:
+def _one_at_a_time(batches: Any) -> None:
     def next_batch(lengths: Sequence[int], limits: Any) -> list[int]:
         return [0]
 
-    _replace(batching, "next_batch", next_batch)
+    _replace(batches, "next_batch", next_batch)
 
 
 def _every_text_computed(cache: Any) -> None:
@@ -227,8 +227,8 @@ PATCHES: Mapping[str, Mapping[str, Patch]] = {
     "haproxy": {"service.cluster": _serves_own_proxy},
     "throughput": {"service.cluster": _without_throughput_mode},
     "direct-route": {"service.gateway": _ordinary_route},
-    "near-lengths": {"service.batching": _as_they_come},
-    "batching": {"service.batching": _one_at_a_time},
+    "near-lengths": {"service.batches": _as_they_come},
+    "batching": {"service.batches": _one_at_a_time},
     "in-flight": {"service.cache": _every_text_computed},
     "calibration": {"service.engine": _calibrated_one_by_one},
     "idle-loops": {"service.cluster": _rates_of_ray},
