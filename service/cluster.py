@@ -124,6 +124,7 @@ def environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) 
         # Also a request that a dying replica took with it, sent once more: asking for a prediction changes nothing.
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
         "RAY_SERVE_HAPROXY_RETRIES": "2",
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # of a larger request not all is kept, so it is not sent again
         "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
         "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(math.ceil(settings.request_timeout_s) + 20),

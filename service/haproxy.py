@@ -25,14 +25,17 @@ HOST_VARIABLE = "HEED_HOST"  # Settings.host; read here because pydantic would c
 
 MISSING = f"HAProxy is missing: install ray[serve] on Linux, or set {BINARY_VARIABLE} to the program"
 
-_HEADERS_WITHIN_S = 10
+_WITHIN_S = 10
+"""Headers, and bodies that fit into a buffer."""
+
 _RETRY_AFTER_S = 2
 _PR_SET_PDEATHSIG = 1
 _PUBLIC = r"^frontend http_frontend\n    bind "
 
 # What HAProxy answers by itself: status, code, title, sentence. All else comes from the application, but for what is
-# not HTTP at all or has over 16 kB of headers: HAProxy 2.8 has a fixed 400 page for that.
+# not HTTP at all or has over 128 kB of headers: HAProxy 2.8 has a fixed 400 page for that.
 _PROBLEMS = (
+    (408, "body_timeout", "The body came too slowly", f"The request was not complete within {_WITHIN_S} s."),
     (500, "internal_error", "Internal error", "The service failed."),
     (502, "replica_lost", "Replica lost", "The replica that worked on this request went away; try again."),
     (503, "not_ready", "Not ready", "No replica is ready; try again."),
@@ -76,8 +79,10 @@ def harden(config: str, host: str | None) -> str:
     # A log target that is an address opens a UDP socket on all interfaces, to send to a syslog that is not there.
     config = _without_lines(config, r"log \S+:\d+ ")
     config = config.replace(" mode 666 level admin ", " mode 600 level admin ")
-    ours = f"    timeout http-request {_HEADERS_WITHIN_S}s\n" + "".join(_http_error(*problem) for problem in _PROBLEMS)
-    config = _without_lines(config, r"(?:errorfile|http-error|timeout http-request) ")
+    # A request that is there as a whole before a replica gets it can be asked again of another.
+    ours = f"    option http-buffer-request\n    timeout http-request {_WITHIN_S}s\n"
+    ours += "".join(_http_error(*problem) for problem in _PROBLEMS)
+    config = _without_lines(config, r"(?:errorfile|http-error|timeout http-request|option http-buffer-request)\b")
     config = config.replace("defaults\n", f"defaults\n{ours}", 1)
     if host is not None:
         public = f"[{host}]" if ":" in host else host

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import socket
 import subprocess
 import threading
@@ -21,6 +22,7 @@ WRITTEN = """global
     log 127.0.0.1:514 local0 info
     stats socket /run/admin.sock mode 666 level admin expose-fd listeners
     maxconn 4096
+    tune.bufsize 131072
 defaults
     mode http
     timeout connect 5s
@@ -78,12 +80,13 @@ def test_haproxy_takes_it(tmp_path: Path) -> None:
 
 
 class Replica(ThreadingHTTPServer):
-    """Answers with its name, to /slow once it is let go."""
+    """Answers with its name, to /slow once it is let go, and to no POST once it is dying."""
 
     def __init__(self, name: str) -> None:
         let_go = self.let_go = threading.Event()
         self.asked = threading.Event()
         asked = self.asked
+        dying = self.dying = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -96,6 +99,13 @@ class Replica(ThreadingHTTPServer):
                 self.send_header("Content-Length", str(len(name)))
                 self.end_headers()
                 self.wfile.write(name.encode())
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                if dying.is_set():
+                    self.close_connection = True
+                else:
+                    self.do_GET()
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -164,6 +174,37 @@ def test_the_first_of_idle_replicas_is_asked_and_another_while_it_works(tmp_path
     finally:
         two.stop()
         one.server_close()
+
+
+@pytest.mark.parametrize("size", [100, 30_000, 120_000])
+def test_what_a_dying_replica_took_with_it_is_asked_again_of_another(tmp_path: Path, size: int) -> None:
+    one, two = replicas = [Replica("one"), Replica("two")]
+    try:
+        with balanced(tmp_path, replicas) as port, Client(port) as client:
+            assert keeps_asking(port, "one")
+            assert client.post({"inputs": "x" * size}, "/").body in (b"one", b"two")
+            one.dying.set()
+            for _ in range(20):
+                assert client.post({"inputs": "x" * size}, "/").body == b"two"
+    finally:
+        one.stop()
+        two.stop()
+
+
+def test_a_body_that_never_ends_is_refused_as_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(haproxy, "_WITHIN_S", 1)
+    one, two = replicas = [Replica("one"), Replica("two")]
+    try:
+        with balanced(tmp_path, replicas) as port, socket.create_connection(("127.0.0.1", port), 30) as connection:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: heed\r\nContent-Length: 10\r\n\r\n12345")
+            with connection.makefile("rb") as answer:
+                head, _, body = answer.read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b"content-type: application/problem+json" in head.lower()
+        assert json.loads(body)["code"] == "body_timeout"
+    finally:
+        one.stop()
+        two.stop()
 
 
 def test_every_replica_but_a_backup_has_its_rule_once() -> None:
