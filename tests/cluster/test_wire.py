@@ -176,8 +176,8 @@ def raw(port: int, request: bytes) -> bytes:
 @pytest.mark.parametrize(
     "request_head",
     [
-        b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Flood: " + b"x" * 40_000 + b"\r\n\r\n",
-        b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Flood: " + b"x" * 200_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 200_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
         b"POST /v1/sentiment HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}",
         b"nonsense\r\n\r\n",
     ],
