@@ -32,6 +32,7 @@ _RATING = "rating"
 _KINDS = {kind: number for number, kind in enumerate(KINDS)} | {"dislike": DISLIKE}
 _OTHER = KINDS.index("other")
 _READ_COST, _LOOK_COST = 40, 25  # of an event and of a candidate looked at closely, in products with one item vector
+_SENT_COST = 150  # of an item that came as a text, which is multiplied with the model's weights and all known items
 _FEW = 1_000
 """Excluded items with which an index by lists can be asked: of more, it may have to leave out what it proposes."""
 
@@ -90,7 +91,7 @@ class Question:
         candidates = self.snapshot.rows if self.candidates is None else len(self.candidates)
         products = candidates if self.index is None else self.index.cost(candidates)
         once = products + _LOOK_COST * min(candidates, 4 * self.top_k) + _READ_COST * len(self.items)
-        return 1 + once * (2 if self.newcomers else 1)
+        return 1 + (once + _SENT_COST * len(self.sent)) * (2 if self.newcomers else 1)
 
     def read(self, vectors: Sequence[NDArray[np.float32]]) -> Question:
         return replace(self, vectors=tuple(vectors))

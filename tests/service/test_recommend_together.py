@@ -163,7 +163,10 @@ async def test_a_short_ranking_is_made_in_the_event_loop_and_others_in_their_thr
     Elsewhere.gate.set()
     async with serving(recommend_bundle, tmp_path / "shelf", metrics, Elsewhere) as shop:
         short, long = {"history": [BOUGHT]}, {"history": [BOUGHT] * 256, "top_k": 100}
-        for users, where in (([short], {here}), ([short] * 4, {here}), ([long], {TASK}), ([short] * 64, {TASK})):
+        texts = {**short, "candidates": [{"text": f"a{number}"} for number in range(60)]}
+        few = {**texts, "candidates": texts["candidates"][:9]}
+        at_once, apart = ([short], [short] * 4, [few]), ([long], [short] * 64, [texts])
+        for users, where in (*((one, {here}) for one in at_once), *((one, {TASK}) for one in apart)):
             Elsewhere.where.clear()
             assert (await shop.send(users)).status_code == 200
             assert Elsewhere.where == where
