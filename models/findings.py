@@ -30,7 +30,8 @@ LEAST_WEIGHT = 0.01
 RARE = 0.25
 """Share of all tokens that the rarest kinds of them make up."""
 
-MOST_MAPPED, MOST_MASKED, MISTAKES = 400, 300, 15
+MISTAKES = 15
+MOST_MAPPED, MOST_MASKED = 400, 300
 MOST_WORDS, MOST_WORDS_OF_MANY, FEW_LABELS = 20, 8, 6
 """Words that are told of each label, where there are few of these and where there are many."""
 

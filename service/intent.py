@@ -32,7 +32,8 @@ from service.schemas_intent import (
 from service.settings import Settings
 from service.shelf import Shelf
 
-_INLINE_DIALOGUES, _INLINE_REPLIES = 16, 2_000
+_INLINE_DIALOGUES = 16
+_INLINE_REPLIES = 2_000
 
 Result = TypeVar("Result")
 
