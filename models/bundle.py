@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from models.predict import Calibration, Scaling, scaling_of
+from models.prediction.calibration import Calibration, Scaling, scaling_of
 from models.tasks import TASKS, Task
 
 FORMAT = 2
@@ -32,8 +32,6 @@ SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
 
 TOLD = (".md", ".png")
 """Of which is what is said of a model, and not the model."""
-
-Device = Literal["cpu", "cuda"]
 
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 """How pickles and the zip archives that torch keeps them in begin."""

@@ -29,8 +29,8 @@ from ray.serve.schema import LoggingConfig
 
 from models import bundle as bundles
 from models.bundle import Bundle
-from models.ranking_files import load_recommender
-from models.tokens import Tokenizer
+from models.ranking.bundle_files import load_recommender
+from models.text.tokenizer import Tokenizer
 from service import cluster, logs, settings
 from service.batches import Limits
 from service.cache import Cache
@@ -140,7 +140,7 @@ def _remote(path: Path, chosen: Settings, metrics: Metrics, model: DeploymentHan
 
 def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
     # Here and not above: a gateway without a model loads no runtime, and its node needs none.
-    from models.runtime_onnx import open_runtime
+    from models.runtime.auto import open_runtime
 
     runtime, limits = open_runtime(bundle, chosen.threads, chosen.device), _limits(chosen)
     if chosen.device == "cuda":

@@ -15,9 +15,9 @@ from statistics import median
 import numpy as np
 import structlog
 
-from models.runtime import Runtime
-from models.runtime_cuda import shapes
-from models.tokens import Batch
+from models.runtime.cuda import shapes
+from models.runtime.protocol import Runtime
+from models.text.encoding import Batch
 from service.batches import Limits
 from service.tune import climb, doubling, least
 

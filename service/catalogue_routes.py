@@ -12,8 +12,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
-from models.edits import Edited, VectorsMissingError
-from models.snapshot import Snapshot
+from models.catalogue.errors import VectorsMissingError
+from models.catalogue.items import Edited
+from models.catalogue.snapshot import Snapshot
 from service.bodies import JsonBody
 from service.catalogues import Catalogues
 from service.errors import CatalogueBusy, Problem

@@ -18,24 +18,23 @@ import numpy as np
 import structlog
 
 from models.bundle import Bundle
-from models.catalogue import DATABASE, Catalogue, create, is_name, names_in
-from models.edits import (
+from models.catalogue.errors import (
     BusyError,
     CatalogueError,
-    Edited,
     EditError,
-    Entry,
     FullError,
     GoneError,
     OutdatedError,
-    Vector,
     VectorsMissingError,
     check_digest,
 )
-from models.ranking import Recommender
-from models.ranking_files import catalogue_of
-from models.snapshot import Snapshot
-from models.vector_index import INDEXED
+from models.catalogue.folder import create, is_name, names_in
+from models.catalogue.items import Edited, Entry, Vector
+from models.catalogue.snapshot import Snapshot
+from models.catalogue.store import DATABASE, Catalogue
+from models.catalogue.vector_index import INDEXED
+from models.ranking.bundle_files import catalogue_of
+from models.ranking.recommender import Recommender
 from service.errors import (
     CatalogueBusy,
     CatalogueOutdated,

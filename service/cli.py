@@ -51,7 +51,7 @@ def serve(
 ) -> None:
     """Serve the models on this machine until Ctrl-C."""
     from models.bundle import BundleError
-    from models.heads import HeadError
+    from models.prediction.tensor_file import HeadError
     from service import haproxy, settings
 
     try:
@@ -71,11 +71,11 @@ def serve(
 def _verified(chosen: Settings) -> list[str]:
     """What would be served, by name and version; raises when any of it cannot be."""
     from models.bundle import BundleError, load
-    from models.ranking_files import load_recommender
+    from models.ranking.bundle_files import load_recommender
     from service.shelf import Shelf
 
     if chosen.device != "cpu":
-        from models.runtime_onnx import check_device
+        from models.runtime.onnx import check_device
 
         check_device(chosen.device)
     names = []
@@ -174,13 +174,13 @@ def train(
             refuse("--sets is needed to teach the encoder too", 2)
     if base is None or out is None:
         refuse("--base and --out are needed to train an encoder", 2)
-    from models.heads import HeadError
-    from models.intent_batches import read_intent_config, with_examples
-    from models.train import CONFIGS, read_config
-    from models.train import train as fine_tune
-    from models.train_intents import train_intents
-    from models.train_recommend import read_recommend_config, train_recommend
-    from models.trainer import ConfigError
+    from models.prediction.tensor_file import HeadError
+    from models.training.classification import CONFIGS, read_config
+    from models.training.classification import train as fine_tune
+    from models.training.intent import train_intents
+    from models.training.intent_batches import read_intent_config, with_examples
+    from models.training.recommendation import read_recommend_config, train_recommend
+    from models.training.trainer import ConfigError
 
     path = config or CONFIGS / f"{task}.toml"
     try:
@@ -212,12 +212,12 @@ def distill(
     config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
 ) -> None:
     """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
-    from models.distill import distill as teach
-    from models.distill import read_distillation
-    from models.intent_batches import read_intent_config
-    from models.train import CONFIGS
-    from models.train_intents import distill_intents
-    from models.trainer import ConfigError
+    from models.training.classification import CONFIGS
+    from models.training.distillation import distill as teach
+    from models.training.distillation import read_distillation
+    from models.training.intent import distill_intents
+    from models.training.intent_batches import read_intent_config
+    from models.training.trainer import ConfigError
 
     try:
         if task == "intent":
@@ -253,11 +253,11 @@ def export(
 ) -> None:
     """Make a bundle that serves, unless its answers drift from the trained network's."""
     from models.bundle import MANIFEST, BundleError, load
-    from models.compare import DriftError
-    from models.export import export as make
-    from models.export_intents import export_heads, export_intents
-    from models.export_recommend import export_recommend
-    from models.train import task_of
+    from models.export.classification import export as make
+    from models.export.intent import export_heads, export_intents
+    from models.export.parity import DriftError
+    from models.export.recommendation import export_recommend
+    from models.training.classification import task_of
 
     try:
         task = "" if (run / MANIFEST).is_file() else task_of(run)
@@ -289,11 +289,11 @@ def evaluate(
 ) -> None:
     """Measure a bundle on the validation files, as it serves."""
     from models.bundle import SHIPPED, BundleError, load
-    from models.evaluate import evaluate as measure
-    from models.evaluate import table, write
-    from models.evaluate_intents import evaluate_bundle, intents_table, write_intents
-    from models.evaluate_recommend import evaluate_recommender, recommend_table, write_recommender
-    from models.heads import HeadError
+    from models.evaluation.classification import evaluate as measure
+    from models.evaluation.classification import table, write
+    from models.evaluation.intent import evaluate_bundle, intents_table, write_intents
+    from models.evaluation.recommendation import evaluate_recommender, recommend_table, write_recommender
+    from models.prediction.tensor_file import HeadError
 
     try:
         loaded = load(bundle or SHIPPED.with_name(task))

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from models.bundle import Bundle
-    from models.catalogue import Catalogue
-    from models.edits import Vector
-    from models.snapshot import Snapshot
+    from models.catalogue.items import Vector
+    from models.catalogue.snapshot import Snapshot
+    from models.catalogue.store import Catalogue
     from service.schemas_catalogue import CatalogueItem
 
 catalogue = typer.Typer(no_args_is_help=True, help="Items that the service recommends from.")
@@ -53,8 +53,9 @@ def add(
 
     Interrupted, it goes on where it was when it is run again. Lines that cannot be used are named and left out.
     """
-    from models.catalogue import Catalogue, is_name
-    from models.edits import CatalogueError
+    from models.catalogue.errors import CatalogueError
+    from models.catalogue.folder import is_name
+    from models.catalogue.store import Catalogue
 
     if not is_name(name):
         refuse(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
@@ -87,8 +88,9 @@ def add(
 @catalogue.command("list")
 def list_catalogues(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every catalogue that a request can name, and what is wrong with the others."""
-    from models.catalogue import Catalogue, names_in
-    from models.edits import CatalogueError, check_digest
+    from models.catalogue.errors import CatalogueError, check_digest
+    from models.catalogue.folder import names_in
+    from models.catalogue.store import Catalogue
 
     folder, loaded = _folder(shelf), _loaded(bundle)
     for name in names_in(folder):
@@ -104,7 +106,7 @@ def list_catalogues(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
 @catalogue.command("rebuild")
 def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     """Embed all items again, by the model that serves now; what is edited meanwhile is kept."""
-    from models.edits import CatalogueError, VectorsMissingError
+    from models.catalogue.errors import CatalogueError, VectorsMissingError
 
     folder, loaded = _folder(shelf), _loaded(bundle)
     stop_on_signals()
@@ -137,7 +139,7 @@ def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
 @catalogue.command("remove")
 def remove_catalogue(name: _Name, shelf: _Shelf = None) -> None:
     """Delete a catalogue and its items; the model's own comes back, as shipped, when the service starts."""
-    from models.edits import CatalogueError
+    from models.catalogue.errors import CatalogueError
 
     try:
         with closing(_existing(_folder(shelf), name)) as opened:
@@ -149,8 +151,8 @@ def remove_catalogue(name: _Name, shelf: _Shelf = None) -> None:
 
 class _Embedder:
     def __init__(self, name: str, bundle: Bundle) -> None:
-        from models.embed import open_reader
-        from models.ranking_files import load_recommender
+        from models.ranking.bundle_files import load_recommender
+        from models.runtime.offline import open_reader
 
         self._name, self._bundle = name, bundle
         self._recommender = load_recommender(bundle)
@@ -159,7 +161,7 @@ class _Embedder:
 
     def prepare(self, path: Path) -> None:
         """The catalogue to add to: the model's own begins with what is shipped. Raises CatalogueError."""
-        from models.catalogue import create
+        from models.catalogue.folder import create
         from service.catalogues import place_own
 
         if self._name == self._recommender.catalogue:
@@ -169,7 +171,7 @@ class _Embedder:
 
     def index(self, path: Path, found: Snapshot) -> None:
         """Of a large catalogue, so that a service need not build it. Raises OSError."""
-        from models.vector_index import INDEXED, kept
+        from models.catalogue.vector_index import INDEXED, kept
 
         if found.rows > INDEXED:
             kept(path, found.file, found.vectors, *self._recommender.tastes(found.vectors))
@@ -194,7 +196,7 @@ def _put(
     opened: Catalogue, items: Sequence[CatalogueItem], embedder: _Embedder, progress: Progress
 ) -> Iterator[Sequence[str]]:
     """The outcomes of batch after batch; what is there already is not embedded again."""
-    from models.edits import VectorsMissingError, check_digest
+    from models.catalogue.errors import VectorsMissingError, check_digest
 
     there = opened.snapshot()
     check_digest(there.name, there.digest, embedder.digest)
@@ -229,7 +231,7 @@ def _made(
 
 def _read(file: Path) -> tuple[list[CatalogueItem], list[str]]:
     """The items of a file, and what is wrong with which line."""
-    from models.tokens import is_readable
+    from models.text.language import is_readable
     from service.bodies import parse
     from service.errors import Problem
     from service.schemas_catalogue import CatalogueItem
@@ -287,7 +289,8 @@ def _loaded(bundle: Path | None) -> Bundle:
 
 def _existing(folder: Path, name: str) -> Catalogue:
     """Raises CatalogueError."""
-    from models.catalogue import Catalogue, is_name
+    from models.catalogue.folder import is_name
+    from models.catalogue.store import Catalogue
 
     if not is_name(name):
         refuse(f"there is no catalogue {name!r} in {folder}")

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from models.offered import PARTS, Explained, SentimentMethod
+from models.explain.methods import PARTS, Explained, SentimentMethod
 from service.refusal import refuse
 
 if TYPE_CHECKING:
-    from models.asked import Asked, Change, TaskName
     from models.bundle import Bundle
-    from models.explain import Explainer, Explanation
-    from models.faithfulness import Measured
-    from models.findings import Known
-    from models.heads import Head
+    from models.evaluation.explanation_samples import Asked, Change, TaskName
+    from models.evaluation.faithfulness import Measured
+    from models.evaluation.influential_words import Known
+    from models.explain.explainer import Explainer, Explanation
+    from models.prediction.intent_head import Head
 
 
 class TextOrCommand(TyperGroup):
@@ -50,9 +50,8 @@ def explain_text(
     png: Annotated[Path | None, typer.Option(help="Write a picture of the weights to this file too.")] = None,
 ) -> None:
     """Show which words an answer rests on: green speaks for it, red against it."""
-    from models.asked import explainer_of
     from models.bundle import SHIPPED, BundleError, load
-    from models.explain import AUTO
+    from models.explain.explainer import AUTO, explainer_of
 
     refuse_unless_utf_8(f"{text}{entity or ''}")
     try:
@@ -112,9 +111,9 @@ def explain_report(
     rows: Annotated[int, typer.Option(help="Texts to explain, drawn of all.", min=1)] = 2000,
 ) -> None:
     """Write one page on many texts: words that drive answers, what heads do and which can go, whence mistakes come."""
-    from models.asked import explainer_of
     from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
-    from models.findings import find
+    from models.evaluation.attention_analysis import find
+    from models.explain.explainer import explainer_of
     from service import report
 
     try:
@@ -135,25 +134,25 @@ def explain_report(
 
 
 def _known_texts(explainer: Explainer, bundle: Bundle, data: Path, rows: int) -> list[Known]:
-    from models.asked import shuffled
-    from models.examples import read_texts
-    from models.findings import Known
+    from models.data.user_files import read_texts
+    from models.evaluation.explanation_samples import shuffled
+    from models.evaluation.influential_words import Known
 
     texts = shuffled(read_texts(data, bundle.task.labels))[:rows]
     return [Known(explainer.text(row.text, row.entity), row.label, row.entity) for row in texts]
 
 
 def _known_dialogues(explainer: Explainer, head: Head, data: Path, rows: int) -> list[Known]:
-    from models.asked import shuffled
-    from models.examples import read_dialogues
-    from models.findings import Known
+    from models.data.user_files import read_dialogues
+    from models.evaluation.explanation_samples import shuffled
+    from models.evaluation.influential_words import Known
 
     dialogues = shuffled(read_dialogues(data, head.labels))[:rows]
     return [Known(explainer.intent(row.turns, head), row.label) for row in dialogues]
 
 
 def _head(bundle: Bundle, labels: str | None) -> Head:
-    from models.heads import SUFFIX, heads_of, load_head
+    from models.prediction.intent_head import SUFFIX, heads_of, load_head
 
     own = heads_of(bundle.path, bundle.encoder)
     if labels is not None and labels.endswith(SUFFIX):
@@ -183,10 +182,12 @@ def faithfulness(
     card: Annotated[bool, typer.Option(help="Put the tables and the curves into the bundle's card too.")] = False,
 ) -> None:
     """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
-    from models import card_explanations, stability
-    from models.asked import explainer_of, unchanged
     from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND, BundleError, load
-    from models.faithfulness import measure
+    from models.evaluation import stability
+    from models.evaluation.explanation_samples import unchanged
+    from models.evaluation.faithfulness import measure
+    from models.explain.explainer import explainer_of
+    from models.export import card_explanations
 
     shipped = {"sentiment": SHIPPED, "intent": SHIPPED_INTENT, "recommend": SHIPPED_RECOMMEND}
     model = "intent" if task == "replies" else task
@@ -215,7 +216,7 @@ def faithfulness(
 
 def _tell(measured: Iterable[Measured], bundle: Bundle, task: Explained, rows: int, out: Path) -> None:
     """As they come, and all of them at the end, to the terminal and the folder."""
-    from models.faithfulness import table, write
+    from models.evaluation.faithfulness import table, write
 
     found = []
     for row in measured:
@@ -230,20 +231,20 @@ def _tell(measured: Iterable[Measured], bundle: Bundle, task: Explained, rows: i
 def _measured_histories(bundle: Bundle, data: Path, rows: int) -> Iterator[Measured]:
     from threadpoolctl import threadpool_limits
 
-    from models.asked import recommendations
-    from models.explain_history import METHODS, weigh
-    from models.faithfulness import measure_by
+    from models.evaluation.explanation_samples import recommendations
+    from models.evaluation.faithfulness import measure_by
+    from models.explain.history import METHODS, weigh
 
     with threadpool_limits(1):  # as it is served; products so small are slower on several
         yield from measure_by(weigh, METHODS, recommendations(bundle, data), rows)
 
 
 def _asked(task: TaskName, explainer: Explainer, bundle: Bundle, data: Path, change: Change) -> Iterator[Asked]:
-    from models import asked
-    from models.dialogues import shipped_sets
-    from models.evaluate import datasets_of
-    from models.heads import heads_of
-    from models.replies import RANKER, load_ranker
+    from models.data.dialogues import shipped_sets
+    from models.evaluation import explanation_samples as asked
+    from models.evaluation.classification import datasets_of
+    from models.prediction.intent_head import heads_of
+    from models.prediction.reply_ranker import RANKER, load_ranker
 
     label_sets, reply_sets = shipped_sets()
     if task == "sentiment":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from models.offered import IntentMethod
+from models.explain.methods import IntentMethod
 from service.cli_explain import refuse_unless_utf_8, show
 from service.refusal import refuse
 
@@ -28,11 +28,10 @@ def explain_intent(
     png: Annotated[Path | None, typer.Option(help="Write a picture of the weights to this file too.")] = None,
 ) -> None:
     """Show which words speak for an intent: green speaks for it, red against it."""
-    from models.asked import explainer_of
     from models.bundle import SHIPPED_INTENT, BundleError, load
-    from models.explain import AUTO
-    from models.heads import HeadError
-    from models.tokens import Turn
+    from models.explain.explainer import AUTO, explainer_of
+    from models.prediction.tensor_file import HeadError
+    from models.text.tokenizer import Turn
     from service import settings
     from service.shelf import Shelf
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from models.offered import HistoryMethod
+from models.explain.methods import HistoryMethod
 from service.refusal import refuse
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def explain_recommend(
 ) -> None:
     """Show which items of a history a recommendation rests on: green speaks for it, red against it."""
     from models.bundle import SHIPPED_RECOMMEND, BundleError, load
-    from models.explain_history import AUTO
+    from models.explain.history import AUTO
     from service import settings
     from service.errors import Problem
 
@@ -85,9 +85,9 @@ def _read(content: bytes) -> tuple[ExplainedUser, Literal["auto"] | HistoryMetho
 
 async def _explained(bundle: Bundle, user: ExplainedUser, method: HistoryMethod, shelf: Path | None) -> dict[str, Any]:
     """As the service answers; raises a Problem."""
-    from models.ranking_files import load_recommender
-    from models.runtime_onnx import OnnxRuntime
-    from models.tokens import Tokenizer
+    from models.ranking.bundle_files import load_recommender
+    from models.runtime.onnx import OnnxRuntime
+    from models.text.tokenizer import Tokenizer
     from service.batches import Limits
     from service.call import Tally
     from service.catalogues import Catalogues
@@ -122,7 +122,7 @@ def _show(found: dict[str, Any], user: ExplainedUser) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from models.explain_history import METHODS
+    from models.explain.history import METHODS
     from service.rendering import colour, visible
 
     console = Console(highlight=False, soft_wrap=True)

@@ -27,7 +27,8 @@ def add_head(
     bundle: _Bundle = None,
 ) -> None:
     """Serve a head; one of the same name is replaced."""
-    from models.heads import SUFFIX, HeadError, load_head
+    from models.prediction.intent_head import SUFFIX, load_head
+    from models.prediction.tensor_file import HeadError
 
     folder, loaded = opened(shelf, bundle)
     try:
@@ -46,7 +47,8 @@ def add_head(
 @heads.command("list")
 def list_heads(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every label set a request can name."""
-    from models.heads import HEADS, SUFFIX, HeadError, load_head
+    from models.prediction.intent_head import HEADS, SUFFIX, load_head
+    from models.prediction.tensor_file import HeadError
 
     folder, loaded = opened(shelf, bundle)
     for source in (loaded.path / HEADS, folder):
@@ -62,7 +64,7 @@ def list_heads(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
 @heads.command("remove")
 def remove_head(name: Annotated[str, typer.Argument(help="Name of the label set.")], shelf: _Shelf = None) -> None:
     """Serve a head no longer."""
-    from models.heads import SUFFIX
+    from models.prediction.intent_head import SUFFIX
 
     _remove(name, SUFFIX, shelf)
 
@@ -75,10 +77,10 @@ def add_replies(
     bundle: _Bundle = None,
 ) -> None:
     """Embed replies once and serve them; a set of the same name is replaced."""
-    from models.embed import open_reader
-    from models.examples import read_replies
-    from models.heads import HeadError
-    from models.replies import RANKER, SET_SUFFIX, ReplySet, load_ranker, save_replies
+    from models.data.user_files import read_replies
+    from models.prediction.reply_ranker import RANKER, SET_SUFFIX, ReplySet, load_ranker, save_replies
+    from models.prediction.tensor_file import HeadError
+    from models.runtime.offline import open_reader
 
     folder, loaded = opened(shelf, bundle)
     check_name(name)
@@ -95,8 +97,8 @@ def add_replies(
 @replies.command("list")
 def list_replies(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every reply set a request can name."""
-    from models.heads import HeadError
-    from models.replies import SET_SUFFIX, load_replies
+    from models.prediction.reply_ranker import SET_SUFFIX, load_replies
+    from models.prediction.tensor_file import HeadError
 
     folder, loaded = opened(shelf, bundle)
     for path in sorted(folder.glob(f"*{SET_SUFFIX}")):
@@ -110,18 +112,19 @@ def list_replies(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
 @replies.command("remove")
 def remove_replies(name: Annotated[str, typer.Argument(help="Name of the reply set.")], shelf: _Shelf = None) -> None:
     """Serve a reply set no longer."""
-    from models.replies import SET_SUFFIX
+    from models.prediction.reply_ranker import SET_SUFFIX
 
     _remove(name, SET_SUFFIX, shelf)
 
 
 def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejected: float) -> None:
     """Make a head of a team's own examples, and say how good it is."""
-    from models.embed import open_reader
-    from models.examples import read_examples
-    from models.head_training import Examples, make
-    from models.heads import HeadError, save_head
-    from models.tokens import language_of
+    from models.data.user_files import read_examples
+    from models.prediction.intent_head import save_head
+    from models.prediction.intent_head_fit import Examples, make
+    from models.prediction.tensor_file import HeadError
+    from models.runtime.offline import open_reader
+    from models.text.language import language_of
 
     check_name(name)
     try:
@@ -174,7 +177,7 @@ def _loaded(bundle: Path | None) -> Bundle:
 
 
 def _own_names(bundle: Path) -> set[str]:
-    from models.heads import HEADS, SUFFIX
+    from models.prediction.intent_head import HEADS, SUFFIX
 
     return {path.name.removesuffix(SUFFIX) for path in (bundle / HEADS).glob(f"*{SUFFIX}")}
 

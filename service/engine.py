@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.predict import Scaling, calibrated, sentiment
-from models.runtime import Runtime
-from models.tokens import EmptyTextError, Tokenizer, Tokens, collate, is_readable
+from models.prediction.calibration import Scaling, calibrated
+from models.prediction.sentiment import sentiment
+from models.runtime.protocol import Runtime
+from models.text.encoding import Tokens, collate
+from models.text.language import is_readable
+from models.text.tokenizer import EmptyTextError, Tokenizer
 from service.batches import BatchReport, Inferred, Limits
 from service.batching import Batcher
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong

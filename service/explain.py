@@ -15,7 +15,7 @@ import numpy as np
 import orjson
 from fastapi import FastAPI, Request, Response
 
-from models.tokens import is_readable
+from models.text.language import is_readable
 from service.bodies import JsonBody
 from service.errors import InvalidRequest, NotFound, Problem, TooMuchToExplain
 from service.explained import Ask, Attention, Explained, Explanations, Outcome, Wanted
@@ -35,7 +35,7 @@ from service.schemas_explain import (
 from service.settings import Settings
 
 if TYPE_CHECKING:  # at run time only in the thread that explains
-    from models.explain import Weight
+    from models.explain.explainer import Weight
 
 NPZ = "application/x-npz"
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 
-from models.heads import Head, judge
-from models.tokens import Turn
+from models.prediction.intent_head import Head, judge
+from models.text.tokenizer import Turn
 from service.bodies import JsonBody
 from service.errors import InvalidRequest, Problem, TooMuchToExplain
 from service.explain import explainer_of, how, packed, response, turns_of, wanted_of
@@ -31,8 +31,8 @@ from service.settings import Settings
 from service.shelf import Shelf
 
 if TYPE_CHECKING:  # at run time only in the thread that explains
-    from models.explain import Explainer
-    from models.question import Question
+    from models.explain.explainer import Explainer
+    from models.explain.instance import Question
 
 
 def add_explain_intent(

@@ -16,10 +16,10 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
-from models.events import History
-from models.explain_history import AUTO, ask, weigh
-from models.offered import HistoryMethod
-from models.ranking import Recommender
+from models.explain.history import AUTO, ask, weigh
+from models.explain.methods import HistoryMethod
+from models.ranking.events import History
+from models.ranking.recommender import Recommender
 from service.bodies import JsonBody
 from service.catalogues import Catalogues
 from service.errors import InferenceFailed, InvalidRequest, Problem, TooMuchToExplain, UnknownItem

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.offered import HistoryMethod
+from models.explain.methods import HistoryMethod
 from service.errors import Problem
 from service.predictor import Answered
 
 if TYPE_CHECKING:  # at run time only in the thread that explains: a gateway without a model loads no runtime
-    from models.explain import Explainer, Explanation, MethodName
-    from models.question import Question
+    from models.explain.explainer import Explainer, Explanation, MethodName
+    from models.explain.instance import Question
 
 Ask = Callable[["Explainer"], "Question"]
 """One item's question, made in that thread; raises EmptyTextError."""

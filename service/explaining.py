@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.bundle import Bundle
-from models.tokens import Batch, Tokenizer
+from models.text.encoding import Batch
+from models.text.tokenizer import Tokenizer
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem
 from service.explained import Ask, Explained, Explanations, Found, GivenUp, HistoryExplained, Wanted
 from service.priority import give_way
 
 if TYPE_CHECKING:  # at run time only in the thread: a gateway without a model loads no runtime
-    from models.explain import Explainer
+    from models.explain.explainer import Explainer
 
 _MOST_WAITING = 4
 _PAUSES = 9.0  # for each second of work while plain texts are being answered
@@ -208,7 +209,7 @@ class Explaining:
             job.outcomes.append(ask if isinstance(ask, Problem) else ask(self._pace))
 
     def _explainer(self, task: str) -> Explainer:
-        from models.explain import Explainer
+        from models.explain.explainer import Explainer
 
         if task not in self._explainers:
             # As where rankings are made: threads of numpy's would spin on cores that others serve with.
@@ -223,7 +224,7 @@ class _Patient:
     """A runtime that makes way."""
 
     def __init__(self, bundle: Bundle, pace: Pace) -> None:
-        from models.runtime_onnx import OnnxRuntime
+        from models.runtime.onnx import OnnxRuntime
 
         self._runtime, self._pace = OnnxRuntime(bundle.graph), pace
 

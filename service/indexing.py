@@ -10,10 +10,10 @@ import time
 
 import structlog
 
-from models.catalogue import Catalogue
-from models.ranking import Recommender
-from models.snapshot import Snapshot
-from models.vector_index import kept
+from models.catalogue.snapshot import Snapshot
+from models.catalogue.store import Catalogue
+from models.catalogue.vector_index import kept
+from models.ranking.recommender import Recommender
 from service.priority import give_way
 
 _AGAIN_S = 600.0

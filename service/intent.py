@@ -15,8 +15,8 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
-from models.heads import Head, judge
-from models.tokens import Turn
+from models.prediction.intent_head import Head, judge
+from models.text.tokenizer import Turn
 from service.bodies import JsonBody
 from service.errors import EmptyText, NotFound, Problem
 from service.predictor import Answered, Embedded, Item, Predictor

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.predict import Sentiment
-from models.tokens import Turn
+from models.prediction.sentiment import Sentiment
+from models.text.tokenizer import Turn
 from service.errors import Problem
 
 

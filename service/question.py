@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.events import DISLIKE, KINDS, MOST_EVENTS, NEUTRAL
-from models.snapshot import Snapshot
-from models.vector_index import VectorIndex
+from models.catalogue.snapshot import Snapshot
+from models.catalogue.vector_index import VectorIndex
+from models.ranking.events import DISLIKE, KINDS, MOST_EVENTS, NEUTRAL
 from service.errors import InvalidRequest, UnknownItem
 from service.schemas_recommend import Candidate, HistoryEvent, Named, User
 

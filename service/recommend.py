@@ -14,7 +14,7 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
-from models.snapshot import Snapshot
+from models.catalogue.snapshot import Snapshot
 from service.bodies import JsonBody
 from service.catalogues import Catalogues
 from service.errors import EmptyText, Problem

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from models.attributes import FilterError
-from models.events import History
-from models.projected import Picked, Projected
-from models.ranking import Recommender
-from models.snapshot import Snapshot
-from models.vector_index import INDEXED, VectorIndex
+from models.catalogue.attributes import FilterError
+from models.catalogue.projections import Picked, Projected
+from models.catalogue.snapshot import Snapshot
+from models.catalogue.vector_index import INDEXED, VectorIndex
+from models.ranking.events import History
+from models.ranking.recommender import Recommender
 from service.batches import BatchReport, Inferred, Limits
 from service.batching import Batcher
 from service.errors import InferenceFailed, InvalidRequest, Problem

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from models.findings import LEAST_TEXTS, LEAST_WEIGHT, Driving, Findings, HeadRole, Told
-from models.masking import Masked
+from models.evaluation.attention_analysis import Findings, HeadRole
+from models.evaluation.head_ablation import Masked
+from models.evaluation.influential_words import LEAST_TEXTS, LEAST_WEIGHT, Driving, Told
 from service.rendering import coloured
 
 PAGE = """<!doctype html>

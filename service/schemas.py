@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from models.tokens import is_readable
+from models.text.language import is_readable
 
 MAX_INPUTS = 256
 MAX_TEXT_CHARS = 2_000_000  # above the body limit on purpose: over-long texts are truncated, not refused

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from models.edits import MOST_EXACT, Entry
+from models.catalogue.items import MOST_EXACT, Entry
 from service.schemas import MAX_ID_CHARS, MAX_INPUTS, MAX_NAME_CHARS, ItemError, Timings, Wire
 
 MAX_ITEM_CHARS = 10_000

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from models.offered import IntentMethod, ReplyMethod, SentimentMethod
+from models.explain.methods import IntentMethod, ReplyMethod, SentimentMethod
 from service.schemas import LIST, MAX_NAME_CHARS, TEXT, FailedItem, Label, SentimentInputs, Wire
 from service.schemas_intent import (
     MAX_CANDIDATES,

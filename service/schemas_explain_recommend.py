@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, Tag
 
-from models.offered import HistoryMethod
+from models.explain.methods import HistoryMethod
 from service.schemas import LIST, MAX_ID_CHARS, OBJECT, FailedItem, Wire
 from service.schemas_explain import ExplainTimings
 from service.schemas_recommend import MAX_USERS, User

@@ -16,8 +16,9 @@ from typing import Generic, TypeVar
 import structlog
 
 from models.bundle import Bundle
-from models.heads import SUFFIX, Head, HeadError, heads_of, load_head
-from models.replies import RANKER, SET_SUFFIX, Ranker, ReplySet, load_ranker, load_replies
+from models.prediction.intent_head import SUFFIX, Head, heads_of, load_head
+from models.prediction.reply_ranker import RANKER, SET_SUFFIX, Ranker, ReplySet, load_ranker, load_replies
+from models.prediction.tensor_file import HeadError
 
 _LOOK_S = 1.0
 _log = structlog.get_logger(__name__)

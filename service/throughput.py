@@ -26,9 +26,10 @@ import tokenizers
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, load
-from models.runtime import Runtime
-from models.runtime_onnx import open_runtime
-from models.tokens import Tokenizer, Tokens, collate
+from models.runtime.auto import open_runtime
+from models.runtime.protocol import Runtime
+from models.text.encoding import Tokens, collate
+from models.text.tokenizer import Tokenizer
 from service import logs
 from service.batches import BatchReport, Limits
 from service.batching import Batcher

@@ -9,11 +9,11 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from models.explain import AUTO, Explainer, by_part, explanation_of
-from models.maps import Maps
-from models.question import Question
-from models.tokens import EmptyTextError
-from models.weighing import readers, rollout
+from models.explain.attention_maps import Maps
+from models.explain.attribution import readers, rollout
+from models.explain.explainer import AUTO, Explainer, by_part, explanation_of
+from models.explain.instance import Question
+from models.text.tokenizer import EmptyTextError
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, Problem, TooMuchToExplain
 from service.explained import Ask, Attention, Explained, GivenUp, Outcome, Wanted
 

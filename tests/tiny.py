@@ -13,22 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from models import heads
 from models.bundle import CARD, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
-from models.edits import Entry
-from models.embed import Reader
-from models.events import AGES, KINDS, PLACES
-from models.graph import build, write
-from models.head_training import Examples, make
-from models.heads import SUFFIX, Head, save_head
-from models.predict import Scaling
-from models.ranking import Recommender
-from models.ranking_files import WEIGHTS as HISTORY
-from models.ranking_files import save_items
-from models.replies import RANKER, Ranker, save_ranker
-from models.runtime_onnx import OnnxRuntime
+from models.catalogue.items import Entry
+from models.graph.builder import build, write
+from models.prediction import intent_head as heads
+from models.prediction.calibration import Scaling
+from models.prediction.intent_head import SUFFIX, Head, save_head
+from models.prediction.intent_head_fit import Examples, make
+from models.prediction.reply_ranker import RANKER, Ranker, save_ranker
+from models.ranking.bundle_files import WEIGHTS as HISTORY
+from models.ranking.bundle_files import save_items
+from models.ranking.events import AGES, KINDS, PLACES
+from models.ranking.recommender import Recommender
+from models.runtime.offline import Reader
+from models.runtime.onnx import OnnxRuntime
 from models.tasks import INTENT, RECOMMEND, SENTIMENT
-from models.tokens import Tokenizer, Turn
+from models.text.tokenizer import Tokenizer, Turn
 
 LABEL_SETS = {"letters": "abc", "digits": "1234"}
 WIDTH, HEADS, LAYERS, INNER = 32, 4, 2, 64

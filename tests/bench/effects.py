@@ -64,7 +64,7 @@ def scores(_: Path) -> object:
     """Of two texts, and how many are calibrated at a time."""
     import numpy as np
 
-    from models import predict
+    from models.prediction import calibration as predict
     from service import engine
 
     scaling = predict.Scaling(1.0, 1.0, (0.0, 0.0, 0.0))
@@ -74,7 +74,7 @@ def scores(_: Path) -> object:
 
 
 def arena(folder: Path) -> object:
-    from models.runtime_onnx import OnnxRuntime
+    from models.runtime.onnx import OnnxRuntime
     from tests.tiny import tiny_bundle
 
     runtime = OnnxRuntime(tiny_bundle(folder) / "model.int8.onnx")
@@ -114,7 +114,7 @@ class _Twice:
     async def stop(self) -> None: ...
 
     async def predict(self, items: Any, *_more: object) -> Any:
-        from models.predict import sentiment
+        from models.prediction.sentiment import sentiment
         from service.predictor import Answer, Rated, Timings
 
         self.texts += len(items)

@@ -26,13 +26,14 @@ import tokenizers
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import SHIPPED, Bundle, BundleError, Device, load
-from models.embed import rows_of
-from models.runtime import Runtime
-from models.runtime_cuda import BoundRuntime, in_16_bits, padded, shape_of
-from models.runtime_onnx import PROVIDERS, OnnxRuntime
-from models.runtime_torch import TorchRuntime
-from models.tokens import Batch, Tokenizer, Tokens, collate
+from models.bundle import SHIPPED, Bundle, BundleError, load
+from models.export.torch_runtime import TorchRuntime
+from models.runtime.cuda import BoundRuntime, in_16_bits, padded, shape_of
+from models.runtime.offline import rows_of
+from models.runtime.onnx import PROVIDERS, OnnxRuntime
+from models.runtime.protocol import Device, Runtime
+from models.text.encoding import Batch, Tokens, collate
+from models.text.tokenizer import Tokenizer
 from service import budget, logs, throughput
 from service.batches import Limits
 from tests.bench.serve import texts

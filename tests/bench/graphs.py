@@ -24,17 +24,19 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from models.bundle import TOKENIZER, external_locations
-from models.calibrate import Answers
-from models.compare import batch_change, plain
-from models.data import read
-from models.evaluate import answer, encode, measure
-from models.graph import Storage, build, write
-from models.network import graph_weights
-from models.runtime_onnx import OnnxRuntime
-from models.stored import LOG_STEP
+from models.data.classification import read
+from models.evaluation.classification import answer, encode, measure
+from models.export.parity import batch_change, plain
+from models.graph.builder import build, write
+from models.graph.weights import LOG_STEP
+from models.graph.writer import Storage
+from models.networks.encoder import graph_weights
+from models.prediction.calibration_fit import Answers
+from models.runtime.onnx import OnnxRuntime
 from models.tasks import TASKS, Task
-from models.tokens import Tokenizer, Tokens, collate
-from models.train import Run, load_run, load_weights
+from models.text.encoding import Tokens, collate
+from models.text.tokenizer import Tokenizer
+from models.training.classification import Run, load_run, load_weights
 
 TIMED_TEXTS, TIMED_TOKENS, BATCH_TOKENS = 96, (8, 256), 1024
 SHORT_TOKENS = 40

@@ -26,20 +26,21 @@ from safetensors.torch import load_file
 from sklearn.metrics import f1_score, roc_auc_score
 
 from models.bundle import TOKENIZER
-from models.dialogues import Utterance, all_templates, read_exchanges, read_utterances
-from models.embed import Reader
-from models.evaluate_intents import measure_replies
-from models.head_training import Examples, make
-from models.heads import Head, directions, judge
-from models.intent_batches import IntentConfig, read_intent_config
-from models.intents import OUTSIDE, IntentNetwork, IntentRow
-from models.network import base_file, encoder_of
-from models.replies import Ranker
-from models.runtime_torch import TorchRuntime
-from models.tokens import Tokenizer, adapt_tokenizer
-from models.train import CONFIGS
-from models.train_intents import Vectors, labels_loss
-from models.trainer import WEIGHTS, Feed, Trainer, by_length, device
+from models.data.dialogues import Utterance, all_templates, read_exchanges, read_utterances
+from models.evaluation.intent import measure_replies
+from models.export.torch_runtime import TorchRuntime
+from models.networks.encoder import base_file, encoder_of
+from models.networks.intent import OUTSIDE, IntentNetwork, IntentRow
+from models.prediction.intent_head import Head, judge
+from models.prediction.intent_head_fit import Examples, make
+from models.prediction.normalize import directions
+from models.prediction.reply_ranker import Ranker
+from models.runtime.offline import Reader
+from models.text.tokenizer import Tokenizer, adapt_tokenizer
+from models.training.classification import CONFIGS
+from models.training.intent import Vectors, labels_loss
+from models.training.intent_batches import IntentConfig, read_intent_config
+from models.training.trainer import WEIGHTS, Feed, Trainer, by_length, device
 from tests.bench.upper import Known, UpperNetwork
 
 SEEDS = 3

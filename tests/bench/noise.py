@@ -15,12 +15,12 @@ from typing import Annotated
 import typer
 
 from models.bundle import TOKENIZER
-from models.compare import plain
-from models.evaluate import answer, measure
-from models.runtime_torch import TorchRuntime
+from models.evaluation.classification import answer, measure
+from models.export.parity import plain
+from models.export.torch_runtime import TorchRuntime
 from models.tasks import TASKS
-from models.tokens import Tokenizer
-from models.train import CONFIGS, Config, load_run, load_weights, read_config, train
+from models.text.tokenizer import Tokenizer
+from models.training.classification import CONFIGS, Config, load_run, load_weights, read_config, train
 
 SET = "finfe_zh"
 ARMS = {"plain": (0.0, 0.0), "smoothing": (0.1, 0.0), "bootstrapping": (0.0, 0.2), "both": (0.1, 0.2)}

@@ -13,12 +13,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.bundle import GRAPH, Bundle, load
-from models.graph import build, write
-from models.runtime_cuda import in_16_bits
-from models.runtime_onnx import OnnxRuntime
-from models.runtime_torch import TorchRuntime
-from models.stored import LOG_STEP
-from models.tokens import Batch
+from models.export.torch_runtime import TorchRuntime
+from models.graph.builder import build, write
+from models.graph.weights import LOG_STEP
+from models.runtime.cuda import in_16_bits
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Batch
 from tests.bench import gpu
 from tests.bench.weights import Shape, network_of
 from tests.tiny import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_bundle, weights

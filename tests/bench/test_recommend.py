@@ -7,9 +7,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from models.bundle import load
-from models.events import History
-from models.ranking import RANKED
-from models.ranking_files import WEIGHTS, load_recommender
+from models.ranking.bundle_files import WEIGHTS, load_recommender
+from models.ranking.events import History
+from models.ranking.recommender import RANKED
 from tests.bench.recommend.plain import Plain
 from tests.tiny import tiny_recommend_bundle
 

@@ -9,11 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.histories import Interactions, Split, hold_out_last, read_online_retail, trail_of, with_items_removed
-from models.neighbours import NeighbourSchedule
-from models.newcomers import Worth
-from models.replies import unit
-from models.train_histories import HistorySchedule
+from models.data.interactions import (
+    Interactions,
+    Split,
+    hold_out_last,
+    read_online_retail,
+    trail_of,
+    with_items_removed,
+)
+from models.prediction.normalize import unit
+from models.ranking.cold_start import Worth
+from models.training.history_network import HistorySchedule
+from models.training.item_neighbours import NeighbourSchedule
 from tests.bench.recommend_quality import report
 from tests.bench.recommend_quality.__main__ import ON_MOVIELENS, main, removed_study, schedule_of
 from tests.bench.recommend_quality.heed import WITHOUT, Trained, ablations, trained

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import SHIPPED
-from models.tokens import Tokenizer
+from models.text.tokenizer import Tokenizer
 from tests.bench.serve import arrivals, texts
 from tests.bench.serve.contenders import INLINE, Machine
 from tests.bench.serve.figures import Figure, Round

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from models.intents import IntentNetwork
-from models.network import encoder_layers
+from models.networks.encoder import encoder_layers
+from models.networks.intent import IntentNetwork
 
 LEARNING = 2
 """Layers that learn. The published figures are of encoders of which the last alone does (Zhang et al. 2021)."""

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
-from models.network import Classifier
-from models.stored import (
+from models.graph.weights import (
     ACTIVATION_LEVELS,
     GELU_ZERO,
     LOG_STEP,
@@ -23,6 +22,7 @@ from models.stored import (
     weights_of,
     word_rows,
 )
+from models.networks.encoder import Classifier
 
 _LAYER = "encoder.encoder.layer"
 _AFTER_GELU = ".output.dense"

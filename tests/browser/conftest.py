@@ -23,8 +23,8 @@ from fastapi import FastAPI
 from prometheus_client import values
 
 from models.bundle import load
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
 from service.engine import Engine
 from service.metrics import Metrics
 from tests.service import fakes

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from models.ranking_files import load_recommender
+from models.ranking.bundle_files import load_recommender
 from service.cache import Cache
 from service.catalogues import Catalogues
 from service.explaining import Explaining

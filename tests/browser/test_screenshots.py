@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
-from models.ranking_files import load_recommender
+from models.ranking.bundle_files import load_recommender
 from service.cache import Cache
 from service.catalogues import Catalogues
 from service.explaining import Explaining, Source

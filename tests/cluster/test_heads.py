@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from models.bundle import load as load_bundle
-from models.embed import open_reader
-from models.heads import save_head
+from models.prediction.intent_head import save_head
+from models.runtime.offline import open_reader
 from tests.cluster.running import COMMAND, Reply, Service, at_once, free_port, load
 from tests.tiny import tiny_head, tiny_intent_bundle
 

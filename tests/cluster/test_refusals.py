@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 
 from models.bundle import GRAPH, MANIFEST, TOKENIZER, digest_of
-from models.runtime_onnx import PROVIDERS
+from models.runtime.onnx import PROVIDERS
 from tests.cluster.running import free_port, refused
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.bundle import load as load_bundle
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
 from service.batches import Limits
 from service.call import Tally
 from service.engine import Engine

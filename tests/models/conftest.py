@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from models.data import Dataset
-from models.train import Config, train
+from models.data.classification import Dataset
+from models.training.classification import Config, train
 from tests.tiny import PIECES, write_tokenizer
 
 THREE, TWO = ("negative", "neutral", "positive"), ("negative", "positive")

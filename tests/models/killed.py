@@ -19,8 +19,9 @@ from zlib import crc32
 
 import numpy as np
 
-from models.catalogue import Catalogue, create
-from models.edits import Entry, Vector
+from models.catalogue.folder import create
+from models.catalogue.items import Entry, Vector
+from models.catalogue.store import Catalogue
 
 DIGEST, WIDTH = "a" * 64, 24
 MOST_EDITS = 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from models.attention import SelfAttention
+from models.networks.attention import SelfAttention
 
 WIDTH, HEADS, LENGTH = 12, 3, 7
 

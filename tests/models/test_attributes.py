@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import attributes as module
-from models.attributes import MAX_CHOICES, MAX_CONDITIONS, OPERATORS, FilterError, Value, matching, updated
+from models.catalogue import attributes as module
+from models.catalogue.attributes import MAX_CHOICES, MAX_CONDITIONS, OPERATORS, FilterError, Value, matching, updated
 
 NAMES = ("price", "colour", "new")
 VALUES = st.one_of(

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.calibrate import Answers, calibration_error, chance_error, crossfit, error_of, fit, scaled
-from models.predict import question_of
+from models.prediction.calibration import question_of
+from models.prediction.calibration_fit import Answers, calibration_error, chance_error, crossfit, error_of, fit, scaled
 
 
 def answers(

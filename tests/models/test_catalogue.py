@@ -12,20 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import catalogue as catalogues
-from models.catalogue import Catalogue, create, is_name, names_in, remove
-from models.edits import (
-    MAX_ATTRIBUTES,
-    CatalogueError,
-    Edited,
-    EditError,
-    Entry,
-    GoneError,
-    OutdatedError,
-    Vector,
-    VectorsMissingError,
-)
-from models.snapshot import Snapshot
+from models.catalogue import store as catalogues
+from models.catalogue.errors import CatalogueError, EditError, GoneError, OutdatedError, VectorsMissingError
+from models.catalogue.folder import create, is_name, names_in, remove
+from models.catalogue.items import MAX_ATTRIBUTES, Edited, Entry, Vector
+from models.catalogue.snapshot import Snapshot
+from models.catalogue.store import Catalogue
 
 DIGEST, WIDTH = "a" * 64, 4
 

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import catalogue as catalogues
-from models.catalogue import Catalogue, create
-from models.edits import Entry, FullError
+from models.catalogue import store as catalogues
+from models.catalogue.errors import FullError
+from models.catalogue.folder import create
+from models.catalogue.items import Entry
+from models.catalogue.store import Catalogue
 from tests.models.killed import DIGEST, MOST_EDITS
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.data import Dataset, Example, compose, epoch, key, named_before, read, without_leaks
+from models.data.augmentation import compose, epoch, named_before
+from models.data.classification import Dataset, Example, key, read, without_leaks
 
 THREE = ("negative", "neutral", "positive")
 

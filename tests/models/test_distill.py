@@ -10,29 +10,23 @@ import pytest
 import torch
 
 from models.bundle import TOKENIZER, Bundle, load
-from models.card import compared
-from models.compare import plain
-from models.data import Dataset
-from models.distill import (
-    Distillation,
-    Taught,
-    corrupt,
-    distill,
-    distillation_of,
-    read_distillation,
-    softened_loss,
-    states_loss,
-    student_of,
-)
-from models.evaluate import answer, evaluate, measure, metrics_of
-from models.export import export
-from models.graph import EMBEDDING_LEVELS, quantize
-from models.network import WORD_EMBEDDINGS, encoder_layers
-from models.runtime_torch import TorchRuntime
+from models.data.classification import Dataset
+from models.evaluation.classification import answer, evaluate, measure, metrics_of
+from models.export.card_classification import compared
+from models.export.classification import export
+from models.export.parity import plain
+from models.export.torch_runtime import TorchRuntime
+from models.graph.builder import EMBEDDING_LEVELS
+from models.graph.writer import quantize
+from models.networks.encoder import WORD_EMBEDDINGS, encoder_layers
+from models.networks.student import student_of
 from models.tasks import TASKS
-from models.tokens import Tokenizer, Tokens
-from models.train import CONFIGS, Row, labelled_loss, load_run, load_weights
-from models.trainer import WEIGHTS, ConfigError, Feed, Inputs
+from models.text.encoding import Tokens
+from models.text.tokenizer import Tokenizer
+from models.training.classification import CONFIGS, Row, labelled_loss, load_run, load_weights
+from models.training.distillation import Distillation, Taught, corrupt, distill, distillation_of, read_distillation
+from models.training.losses import softened_loss, states_loss
+from models.training.trainer import WEIGHTS, ConfigError, Feed, Inputs
 from tests.models.conftest import CONFIG, WORDS
 
 EIGHT = [

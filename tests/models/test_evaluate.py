@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.calibrate import Answers
-from models.compare import ROUNDED, Drift, DriftError, batch_change, check, drift
-from models.embed import rows_of
-from models.evaluate import measure, table, write
-from models.predict import Scaling
+from models.evaluation.classification import measure, table, write
+from models.export.parity import ROUNDED, Drift, DriftError, batch_change, check, drift
+from models.prediction.calibration import Scaling
+from models.prediction.calibration_fit import Answers
+from models.runtime.offline import rows_of
 from models.tasks import SENTIMENT
-from models.tokens import Batch, Tokens
+from models.text.encoding import Batch, Tokens
 
 EVEN = {"en": Scaling(1.0, 0.0, (0.0, 0.0, 0.0))}
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from models.examples import read_examples, read_replies
-from models.heads import HeadError
-from models.tokens import Turn
+from models.data.user_files import read_examples, read_replies
+from models.prediction.tensor_file import HeadError
+from models.text.tokenizer import Turn
 
 TURNS = [
     {"speaker": "customer", "text": "hi"},

@@ -9,23 +9,17 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import SHIPPED, load
-from models.explain import (
-    AUTO,
-    METHODS,
-    Explainer,
-    Explanation,
-    MethodName,
-    Result,
-)
-from models.gradients import Gradients
-from models.maps import MapRuntime
-from models.offered import OFFERED
-from models.predict import probabilities, scaling_of
-from models.question import parts_of
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Batch, EmptyTextError, Tokenizer, Tokens, collate
-from models.weighing import attention, both_ends, occlusion, readers, rollout, shapley, value_norm
-from models.words import LINKED, Words
+from models.explain.attention_maps import MapRuntime
+from models.explain.attribution import attention, both_ends, occlusion, readers, rollout, shapley, value_norm
+from models.explain.explainer import AUTO, METHODS, Explainer, Explanation, MethodName, Result
+from models.explain.gradients import Gradients
+from models.explain.instance import parts_of
+from models.explain.methods import OFFERED
+from models.prediction.calibration import probabilities, scaling_of
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Batch, Tokens, collate
+from models.text.tokenizer import EmptyTextError, Tokenizer
+from models.text.words import LINKED, Words
 
 BUNDLE = load(SHIPPED)
 TOKENIZER = Tokenizer(BUNDLE.tokenizer, BUNDLE.max_tokens)

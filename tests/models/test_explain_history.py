@@ -9,12 +9,12 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, load
-from models.events import DISLIKE, KINDS, History
-from models.explain_history import METHODS, STEP_EVENTS, HistoryQuestion, ask, weigh
-from models.faithfulness import RANDOM, measure_by, over_sets
-from models.offered import HistoryMethod
-from models.ranking import Recommender
-from models.ranking_files import catalogue_of, load_recommender
+from models.evaluation.faithfulness import RANDOM, measure_by, over_sets
+from models.explain.history import METHODS, STEP_EVENTS, HistoryQuestion, ask, weigh
+from models.explain.methods import HistoryMethod
+from models.ranking.bundle_files import catalogue_of, load_recommender
+from models.ranking.events import DISLIKE, KINDS, History
+from models.ranking.recommender import Recommender
 from tests.tiny import tiny_recommend_bundle
 
 Vectors = NDArray[np.float32]

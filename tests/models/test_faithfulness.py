@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.asked import explainer_of, intents, replies, texts
 from models.bundle import load
-from models.data import Dataset
-from models.dialogues import LabelSet, ReplySet
-from models.explain import METHODS
-from models.faithfulness import (
+from models.data.classification import Dataset
+from models.data.dialogues import LabelSet, ReplySet
+from models.evaluation.explanation_samples import intents, replies, texts
+from models.evaluation.faithfulness import (
     RANDOM,
     Measured,
     area,
@@ -27,8 +26,9 @@ from models.faithfulness import (
     table,
     write,
 )
-from models.heads import heads_of
-from models.replies import RANKER, load_ranker
+from models.explain.explainer import METHODS, explainer_of
+from models.prediction.intent_head import heads_of
+from models.prediction.reply_ranker import RANKER, load_ranker
 from tests.tiny import tiny_bundle, tiny_intent_bundle
 
 

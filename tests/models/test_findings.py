@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.asked import explainer_of
 from models.bundle import Bundle, load
-from models.findings import Findings, HeadRole, Known, find, kind_of, measures
+from models.evaluation.attention_analysis import Findings, HeadRole, find, measures
+from models.evaluation.influential_words import Known, kind_of
+from models.explain.explainer import explainer_of
 from tests.tiny import HEADS, LAYERS, tiny_bundle
 
 ROWS = [

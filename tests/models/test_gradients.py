@@ -12,21 +12,23 @@ import torch
 from numpy.typing import NDArray
 from transformers import BertConfig, BertModel
 
-from models.answers import Answer, Fitting, Intents, Labelled
-from models.asked import explainer_of
 from models.bundle import SHIPPED_INTENT, load
-from models.gradients import Gradients
-from models.graph import Storage, build, write
-from models.heads import heads_of
-from models.network import Classifier, graph_weights
-from models.predict import Scaling
-from models.quantize import inputs_of, quantize_encoder, set_steps
-from models.replies import RANKER, load_ranker
-from models.rewritten import rewritten
-from models.runtime_onnx import OnnxRuntime
-from models.stored import LOG_STEP, stored_in, weights_of
-from models.tokens import Tokens, Turn, collate
-from models.weighing import INCOMPLETE, MOST_POINTS, integrated_gradients
+from models.explain.attribution import INCOMPLETE, MOST_POINTS, integrated_gradients
+from models.explain.explainer import explainer_of
+from models.explain.gradients import Gradients
+from models.explain.score_functions import Answer, Fitting, Intents, Labelled
+from models.graph.builder import build, write
+from models.graph.convert import rewritten
+from models.graph.weights import LOG_STEP, stored_in, weights_of
+from models.graph.writer import Storage
+from models.networks.encoder import Classifier, graph_weights
+from models.networks.quantization import inputs_of, quantize_encoder, set_steps
+from models.prediction.calibration import Scaling
+from models.prediction.intent_head import heads_of
+from models.prediction.reply_ranker import RANKER, load_ranker
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Tokens, collate
+from models.text.tokenizer import Turn
 from tests.tiny import graph_for_gpus
 
 WIDTH, HEADS, LENGTH = 32, 4, 9

@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from models.graph import Storage, build, quantize
-from models.network import Classifier, graph_weights
-from models.runtime_onnx import OnnxRuntime
-from models.runtime_torch import TorchRuntime
-from models.tokens import Batch, Tokens, collate
+from models.export.torch_runtime import TorchRuntime
+from models.graph.builder import build
+from models.graph.writer import Storage, quantize
+from models.networks.encoder import Classifier, graph_weights
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Batch, Tokens, collate
 
 PAD, WORDS = 1, 200
 CLOSE: dict[Storage, float] = {"fp32": 1e-5, "int8": 0.2, "mixed": 0.1, "fp16": 0.02}

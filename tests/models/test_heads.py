@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from models.head_training import GROUPS, MOST_GROUPS, Examples, Report, fitted, grouped, make, scaling
-from models.heads import TENSORS, Head, HeadError, directions, judge, load_head, rank, save_head
-from models.predict import entropy, log_softmax
+from models.prediction.calibration import entropy, log_softmax
+from models.prediction.intent_head import TENSORS, Head, judge, load_head, rank, save_head
+from models.prediction.intent_head_fit import GROUPS, MOST_GROUPS, Examples, Report, fitted, grouped, make, scaling
+from models.prediction.normalize import directions
+from models.prediction.tensor_file import HeadError
 
 WIDTH = 24
 LABELS = ("close", "open", "pay", "refund")

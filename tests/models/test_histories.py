@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.histories import (
+from models.data.interactions import (
     MOVIELENS,
     Interactions,
     hold_out_last,

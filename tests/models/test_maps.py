@@ -10,12 +10,13 @@ import torch
 from transformers import BertConfig, BertModel
 
 from models.bundle import EMBEDDINGS, GRAPH, SHIPPED, load
-from models.graph import build
-from models.maps import MapRuntime, Maps
-from models.network import Classifier, graph_weights
-from models.onnx_file import fields, with_outputs
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Batch, Tokenizer, Tokens, collate
+from models.explain.attention_maps import MapRuntime, Maps
+from models.graph.builder import build
+from models.graph.protobuf import fields, with_outputs
+from models.networks.encoder import Classifier, graph_weights
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Batch, Tokens, collate
+from models.text.tokenizer import Tokenizer
 from tests.tiny import HEADS, LAYERS, graph_for_gpus, tiny_bundle
 
 TEXTS = ("Shares of Acme plunge after profit warning", "股价涨停，大涨50%", "up", "Profit warning. " * 90)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from models.bundle import SHIPPED, Bundle, load
-from models.explain import Explainer
-from models.masking import MaskedRuntime, Texts, each_head, together
-from models.predict import Scaling, probabilities
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer, collate
+from models.evaluation.head_ablation import MaskedRuntime, Texts, each_head, together
+from models.explain.explainer import Explainer
+from models.prediction.calibration import Scaling, probabilities
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import collate
+from models.text.tokenizer import Tokenizer
 from tests.tiny import HEADS, LAYERS, tiny_bundle
 
 EVERY = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]

@@ -7,8 +7,9 @@ from math import log
 import numpy as np
 import pytest
 
-from models.histories import Trail, trail_of
-from models.neighbours import Neighbours, NeighbourSchedule, faded, item_weights, neighbours_of
+from models.data.interactions import Trail, trail_of
+from models.ranking.item_neighbours import Neighbours
+from models.training.item_neighbours import NeighbourSchedule, faded, item_weights, neighbours_of
 
 ITEMS, RIDGE = 7, 2.0
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logit
 
-from models.events import History
-from models.histories import Interactions, Split, hold_out_last, removed_items, trail_of, with_items_removed
-from models.neighbours import Neighbours, NeighbourSchedule
-from models.newcomers import KIN, SHARES, Newcomers, Worth, kin_of, nearest_known, nearest_of, numbered
-from models.ranking import SCALE, Recommender
-from models.ranking_files import known_ids
-from models.replies import unit
-from models.train_histories import HistorySchedule, past_of, scores_of, told, train_histories
-from models.train_newcomers import likeliest, with_newcomers
+from models.data.interactions import Interactions, Split, hold_out_last, removed_items, trail_of, with_items_removed
+from models.prediction.normalize import unit
+from models.ranking.bundle_files import known_ids
+from models.ranking.cold_start import KIN, SHARES, Newcomers, Worth, kin_of, nearest_known, nearest_of, numbered
+from models.ranking.events import History
+from models.ranking.item_neighbours import Neighbours
+from models.ranking.recommender import SCALE, Recommender
+from models.training.cold_start import likeliest, with_newcomers
+from models.training.history_network import HistorySchedule, past_of, scores_of, told, train_histories
+from models.training.item_neighbours import NeighbourSchedule
 
 ITEMS, WIDTH = 20, 8
 WORTH = Worth(always=0.7, said=0.6, taken=1.5)

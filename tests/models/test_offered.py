@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from models import explain, explain_history
 from models.bundle import CARD, SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
-from models.explain import AUTO
-from models.faithfulness import RANDOM
-from models.offered import LEAST_TIMES, OFFERED, Explained
+from models.evaluation.faithfulness import RANDOM
+from models.explain import explainer as explain
+from models.explain import history as explain_history
+from models.explain.explainer import AUTO
+from models.explain.methods import LEAST_TIMES, OFFERED, Explained
 
 CARDS: dict[Explained, Path] = {
     "sentiment": SHIPPED / CARD,

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.predict import Scaling, calibrated, probabilities, question_of, scaling_of, sentiment
+from models.prediction.calibration import Scaling, calibrated, probabilities, question_of, scaling_of
+from models.prediction.sentiment import sentiment
 
 
 def test_the_label_is_the_likeliest_and_polarity_a_difference() -> None:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from models.bundle import load
-from models.events import DISLIKE, KINDS, History
-from models.projected import Array, Derived, Picked, Projected
-from models.ranking import RANKED, Recommender
-from models.ranking_files import load_recommender
+from models.catalogue.projections import Array, Derived, Picked, Projected
+from models.ranking.bundle_files import load_recommender
+from models.ranking.events import DISLIKE, KINDS, History
+from models.ranking.recommender import RANKED, Recommender
 from tests.tiny import tiny_recommend_bundle
 
 ROWS = 3 * RANKED

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 from transformers import BertConfig, BertModel
 
-from models.graph import EMBEDDING_LEVELS, WEIGHT_LEVELS, Storage, build, quantize
-from models.network import WORD_EMBEDDINGS, Classifier, graph_weights, keep_layers
-from models.quantize import (
+from models.export.torch_runtime import TorchRuntime
+from models.graph.builder import EMBEDDING_LEVELS, build
+from models.graph.weights import GELU_ZERO, SIGNED_ZERO
+from models.graph.writer import WEIGHT_LEVELS, Storage, quantize
+from models.networks.encoder import WORD_EMBEDDINGS, Classifier, graph_weights, keep_layers
+from models.networks.quantization import (
     LearnedRounding,
     RoundedLinear,
     fit_steps,
@@ -21,10 +24,8 @@ from models.quantize import (
     rounded_rows,
     set_steps,
 )
-from models.runtime_onnx import OnnxRuntime
-from models.runtime_torch import TorchRuntime
-from models.stored import GELU_ZERO, SIGNED_ZERO
-from models.tokens import Batch, Tokens, collate
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Batch, Tokens, collate
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.ranked_metrics import NO_ITEM, best_first, by_user, coverage, measure, places, without
+from models.evaluation.ranking_metrics import NO_ITEM, best_first, by_user, coverage, measure, places, without
 
 
 def items(*numbers: int) -> NDArray[np.int64]:

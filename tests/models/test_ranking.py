@@ -11,12 +11,13 @@ import torch
 from scipy.special import erf, logit
 
 from models.bundle import BundleError, load
-from models.events import AGES, DISLIKE, KINDS, PLACES, UNKNOWN_AGE, History, age_of, kinds_of, place_of
-from models.layers import gelu, raised
-from models.preselection import best, preselected
-from models.ranking import RANKED, Recommender
-from models.ranking_files import WEIGHTS, catalogue_of, load_recommender
-from models.recommender import Histories, HistoryNetwork, LogSumExp, Shape
+from models.catalogue.top_k import best
+from models.networks.recommender import Histories, HistoryNetwork, LogSumExp, Shape
+from models.ranking.bundle_files import WEIGHTS, catalogue_of, load_recommender
+from models.ranking.candidates import preselected
+from models.ranking.events import AGES, DISLIKE, KINDS, PLACES, UNKNOWN_AGE, History, age_of, kinds_of, place_of
+from models.ranking.numpy_layers import gelu, raised
+from models.ranking.recommender import RANKED, Recommender
 from tests.tiny import CATALOGUE, CATALOGUE_ITEMS, tiny_recommend_bundle
 
 ITEMS, WIDTH = 60, 24

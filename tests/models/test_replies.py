@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.heads import HeadError
-from models.replies import Ranker, ReplySet, load_ranker, load_replies, save_ranker, save_replies
+from models.prediction.reply_ranker import Ranker, ReplySet, load_ranker, load_replies, save_ranker, save_replies
+from models.prediction.tensor_file import HeadError
 
 RNG = np.random.default_rng(3)
 RANKER = Ranker(

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle, load
-from models.graph import Storage, build, write
-from models.rewritten import rewritten
-from models.runtime_cuda import CAPTURED_TOKENS, LENGTHS, ROWS, BoundRuntime, in_16_bits, padded, shape_of, shapes
-from models.runtime_onnx import OnnxRuntime
-from models.stored import LOG_STEP
-from models.tokens import Batch, Tokens, collate
+from models.graph.builder import build, write
+from models.graph.convert import rewritten
+from models.graph.weights import LOG_STEP
+from models.graph.writer import Storage
+from models.runtime.cuda import CAPTURED_TOKENS, LENGTHS, ROWS, BoundRuntime, in_16_bits, padded, shape_of, shapes
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Batch, Tokens, collate
 from tests.tiny import HEADS, PIECES, tiny_bundle, weights
 
 PAD = 1

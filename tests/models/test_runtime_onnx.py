@@ -4,7 +4,8 @@ import onnxruntime
 import pytest
 
 from models.bundle import Bundle, load
-from models.runtime_onnx import PROVIDERS, OnnxRuntime, open_runtime
+from models.runtime.auto import open_runtime
+from models.runtime.onnx import PROVIDERS, OnnxRuntime
 from tests.tiny import tiny_bundle
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from models.histories import Interactions, Split, hold_out_last, trail_of
-from models.neighbours import NeighbourSchedule
-from models.recommender import Scales
-from models.scales import best_scales, every_scale, parts_of, with_scales
-from models.train_histories import HistorySchedule, scores_of, train_histories
+from models.data.interactions import Interactions, Split, hold_out_last, trail_of
+from models.networks.recommender import Scales
+from models.training.history_network import HistorySchedule, scores_of, train_histories
+from models.training.item_neighbours import NeighbourSchedule
+from models.training.score_weights import best_scales, every_scale, parts_of, with_scales
 
 ITEMS = 12
 TEXTS = np.eye(ITEMS, 8, dtype=np.float32) + 0.1

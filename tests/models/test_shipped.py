@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from models.bundle import SHIPPED, load
-from models.predict import Sentiment, calibrated, scaling_of, sentiment
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer, collate
+from models.prediction.calibration import calibrated, scaling_of
+from models.prediction.sentiment import Sentiment, sentiment
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import collate
+from models.text.tokenizer import Tokenizer
 
 BUNDLE = load(SHIPPED)
 TOKENIZER = Tokenizer(BUNDLE.tokenizer, BUNDLE.max_tokens)

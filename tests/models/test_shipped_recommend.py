@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from models.bundle import SHIPPED_RECOMMEND, load
-from models.embed import open_reader
-from models.events import KINDS, History
-from models.ranking_files import catalogue_of, load_recommender
+from models.ranking.bundle_files import catalogue_of, load_recommender
+from models.ranking.events import KINDS, History
+from models.runtime.offline import open_reader
 
 BUNDLE = load(SHIPPED_RECOMMEND)
 RECOMMENDER = load_recommender(BUNDLE)

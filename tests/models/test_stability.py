@@ -9,17 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.asked import explainer_of, texts
 from models.bundle import SHIPPED, Bundle, load
-from models.card_explanations import record, with_section
-from models.data import Dataset
-from models.explain import METHODS
-from models.faithfulness import measure
-from models.faithfulness import write as write_faithfulness
-from models.graph import Storage, build, write
-from models.rewritten import rewritten
-from models.runtime_onnx import OnnxRuntime
-from models.stability import (
+from models.data.classification import Dataset
+from models.evaluation.explanation_samples import texts
+from models.evaluation.faithfulness import measure
+from models.evaluation.faithfulness import write as write_faithfulness
+from models.evaluation.stability import (
     CHANGES,
     FP32,
     Alike,
@@ -33,8 +28,15 @@ from models.stability import (
     table,
     wider_space,
 )
-from models.stability import write as write_stability
-from models.tokens import Tokenizer, collate
+from models.evaluation.stability import write as write_stability
+from models.explain.explainer import METHODS, explainer_of
+from models.export.card_explanations import record, with_section
+from models.graph.builder import build, write
+from models.graph.convert import rewritten
+from models.graph.writer import Storage
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import collate
+from models.text.tokenizer import Tokenizer
 from tests.tiny import HEADS, tiny_bundle, tiny_recommend_bundle, weights
 
 LABELS = ("negative", "neutral", "positive")

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from models.tokens import EmptyTextError, Tokenizer, adapt_tokenizer, collate, language_of
+from models.text.encoding import collate
+from models.text.language import language_of
+from models.text.tokenizer import EmptyTextError, Tokenizer, adapt_tokenizer
 from tests.tiny import PIECES, write_tokenizer
 
 

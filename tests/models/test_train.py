@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 
 from models.bundle import load
-from models.compare import DriftError
-from models.evaluate import evaluate, metrics_of
-from models.export import export
-from models.train import CONFIGS, absent_loss, config_of, loss_of, read_config, train
-from models.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
+from models.evaluation.classification import evaluate, metrics_of
+from models.export.classification import export
+from models.export.parity import DriftError
+from models.training.classification import CONFIGS, config_of, read_config, train
+from models.training.losses import absent_loss, loss_of
+from models.training.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
 from tests.models.conftest import CONFIG
 
 
@@ -65,7 +66,7 @@ def test_an_export_that_drifts_writes_no_bundle(
     def lossy(value: NDArray[np.float32], axis: int, levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         return np.zeros(value.shape, np.int8), np.ones(value.shape[1 - axis], np.float32)
 
-    monkeypatch.setattr("models.graph.quantize", lossy)
+    monkeypatch.setattr("models.graph.writer.quantize", lossy)
     with pytest.raises(DriftError):
         export(run, data, tmp_path / "sentiment", "1", "mixed", teacher=None, say=lambda line: None)
     assert not (tmp_path / "sentiment").exists()

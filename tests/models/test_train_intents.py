@@ -16,10 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from models.bundle import TOKENIZER, load, save
-from models.card_intents import HEADS as HEADS_SAID
-from models.card_intents import with_heads
-from models.compare import DriftError
-from models.dialogues import (
+from models.data.dialogues import (
     SHARED_INTENTS,
     LabelSet,
     ReplySet,
@@ -29,11 +26,18 @@ from models.dialogues import (
     spoken,
     without_held_out,
 )
-from models.embed import open_reader
-from models.evaluate_intents import evaluate_intents, intents_table
-from models.export_intents import export_intents
-from models.heads import HEADS, SUFFIX, heads_of, judge, load_head, save_head
-from models.intent_batches import (
+from models.evaluation.intent import evaluate_intents, intents_table
+from models.export.card_intent import HEADS as HEADS_SAID
+from models.export.card_intent import with_heads
+from models.export.intent import export_intents
+from models.export.parity import DriftError
+from models.networks.intent import OUTSIDE, ReplyRow, margin_loss
+from models.prediction.intent_head import HEADS, SUFFIX, heads_of, judge, load_head, save_head
+from models.prediction.reply_ranker import RANKER, load_ranker
+from models.runtime.offline import open_reader
+from models.text.tokenizer import Tokenizer, Turn
+from models.training.intent import distill_intents, load_intent_run, train_intents
+from models.training.intent_batches import (
     IntentConfig,
     IntentDistillation,
     Planner,
@@ -42,11 +46,7 @@ from models.intent_batches import (
     read_intent_config,
     with_examples,
 )
-from models.intents import OUTSIDE, ReplyRow, margin_loss
-from models.replies import RANKER, load_ranker
-from models.tokens import Tokenizer, Turn
-from models.train_intents import distill_intents, load_intent_run, train_intents
-from models.trainer import ConfigError
+from models.training.trainer import ConfigError
 from service.cli import app
 
 WORDS = {"pay": "pay it", "stop": "stop it", "find": "find it"}
@@ -181,7 +181,7 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     assert HEADS_SAID in said
     aged.write_text(said.replace(HEADS_SAID, "- Heads are\n  something older.\n"), encoding="utf-8")
     save(old.path, old)
-    monkeypatch.setattr("models.export_intents.shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
+    monkeypatch.setattr("models.export.intent.shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
     heed("export", old.path, "--data", sets, "--out", old.path, "--version", "1.1.0")
     new = load(old.path)
     assert (new.version, new.encoder, new.metrics) == ("1.1.0", old.encoder, old.metrics)
@@ -249,7 +249,7 @@ def as_toml(config: IntentConfig, student: IntentDistillation) -> str:
 def test_a_graph_that_drifts_is_refused_and_nothing_is_written(
     student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.export_intents.LEAST_COSINE", 1.01)
+    monkeypatch.setattr("models.export.intent.LEAST_COSINE", 1.01)
     with pytest.raises(DriftError, match="mean cosine"):
         export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
     assert not (tmp_path / "intent").exists()

@@ -15,27 +15,19 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from models import export_recommend as exporting
 from models.bundle import load
-from models.compare import DriftError
-from models.evaluate_recommend import (
-    calibration_error,
-    evaluate_recommender,
-    held_out,
-    recommend_table,
-    write_recommender,
-)
-from models.events import KINDS, History
-from models.export_recommend import export_recommend
-from models.histories import removed_items, with_items_removed
-from models.neighbours import NeighbourSchedule
-from models.newcomers import Worth, nearest_of
-from models.ranked_metrics import best_first, measure
-from models.ranking_files import catalogue_of, load_recommender
-from models.recommender import AS_TRAINED
-from models.scales import with_scales
-from models.train import CONFIGS
-from models.train_histories import (
+from models.data.interactions import held_out, removed_items, with_items_removed
+from models.evaluation.ranking_metrics import best_first, measure
+from models.evaluation.recommendation import calibration_error, evaluate_recommender, recommend_table, write_recommender
+from models.export import recommendation as exporting
+from models.export.parity import DriftError
+from models.export.recommendation import export_recommend
+from models.networks.recommender import AS_TRAINED
+from models.ranking.bundle_files import catalogue_of, load_recommender
+from models.ranking.cold_start import Worth, nearest_of
+from models.ranking.events import KINDS, History
+from models.training.classification import CONFIGS
+from models.training.history_network import (
     FOLDS,
     HistorySchedule,
     near_apart,
@@ -43,8 +35,9 @@ from models.train_histories import (
     scores_of,
     train_histories,
 )
-from models.train_items import ItemSchedule, companions
-from models.train_recommend import (
+from models.training.item_encoder import ItemSchedule, companions
+from models.training.item_neighbours import NeighbourSchedule
+from models.training.recommendation import (
     VECTORS,
     KeptTexts,
     RecommendConfig,
@@ -53,7 +46,8 @@ from models.train_recommend import (
     read_recommend_config,
     train_recommend,
 )
-from models.trainer import ConfigError
+from models.training.score_weights import with_scales
+from models.training.trainer import ConfigError
 
 FAMILIES = ("cup", "hat", "pen", "bag")
 COLOURS = tuple("abcdefgh")

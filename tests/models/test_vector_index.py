@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import vector_index
 from models.bundle import load as load_bundle
-from models.events import KINDS, History
-from models.ranking import RANKED, Recommender
-from models.ranking_files import load_recommender
-from models.vector_index import RECALL, SUFFIX, VectorIndex, build, kept, load, save
+from models.catalogue import vector_index
+from models.catalogue.vector_index import RECALL, SUFFIX, VectorIndex, build, kept, load, save
+from models.ranking.bundle_files import load_recommender
+from models.ranking.events import KINDS, History
+from models.ranking.recommender import RANKED, Recommender
 from tests.tiny import tiny_recommend_bundle
 
 ROWS, LIST_ROWS, USERS = 6_000, 32, 24

@@ -15,9 +15,10 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, pre_tokenizers
 
 from models.bundle import Bundle, Metric
-from models.predict import Scaling
+from models.prediction.calibration import Scaling
 from models.tasks import SENTIMENT
-from models.tokens import Batch, Tokenizer
+from models.text.encoding import Batch
+from models.text.tokenizer import Tokenizer
 from service.batches import Limits
 from service.engine import Engine
 from service.errors import Problem

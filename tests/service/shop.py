@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 
 from models.bundle import Bundle
-from models.ranking import Recommender
-from models.ranking_files import load_recommender
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
+from models.ranking.bundle_files import load_recommender
+from models.ranking.recommender import Recommender
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
 from service.cache import Cache
 from service.catalogues import Catalogues
 from service.engine import Engine

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import SHIPPED, load
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
 from service.cache import Cache
 from service.engine import Engine
 from service.metrics import Metrics

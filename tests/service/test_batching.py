@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.tokens import Tokens
+from models.text.encoding import Tokens
 from service import batching
 from service.batches import BatchReport, Inferred, Limits
 from service.batching import Batcher

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.tokens import Tokens
+from models.text.encoding import Tokens
 from service.batches import Inferred, Limits
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Problem, TextTooLong
 from tests.service.test_batching import POISON, Running, running, text

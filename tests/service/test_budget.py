@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import load
-from models.runtime_cuda import BoundRuntime, shapes
-from models.tokens import Batch
+from models.runtime.cuda import BoundRuntime, shapes
+from models.text.encoding import Batch
 from service import budget, settings
 from service.batches import Limits
 from service.budget import LENGTHS, MOST_TOKENS, PADDING, prepare, tokens_per_s, warm

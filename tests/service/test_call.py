@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.bundle import Bundle
-from models.tokens import Tokenizer
+from models.text.tokenizer import Tokenizer
 from service.call import Part, Reply, Tally, answer
 from service.engine import Engine
 from service.errors import Overloaded, Problem

@@ -18,11 +18,12 @@ import pytest
 from typer.testing import CliRunner
 
 from models.bundle import Bundle, load
-from models.catalogue import Catalogue, create
-from models.edits import Entry, Vector
-from models.embed import Reader, open_reader
-from models.ranking_files import load_recommender
-from models.snapshot import Snapshot
+from models.catalogue.folder import create
+from models.catalogue.items import Entry, Vector
+from models.catalogue.snapshot import Snapshot
+from models.catalogue.store import Catalogue
+from models.ranking.bundle_files import load_recommender
+from models.runtime.offline import Reader, open_reader
 from service import cli_catalogue
 from service.catalogues import placed
 from service.cli import app
@@ -274,6 +275,6 @@ def test_what_cannot_work_is_refused_before_anything_is_read(
 def test_a_large_catalogue_is_indexed_before_a_service_needs_it(
     bundle: Bundle, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.vector_index.INDEXED", len(LINES) - 1)
+    monkeypatch.setattr("models.catalogue.vector_index.INDEXED", len(LINES) - 1)
     assert run(bundle, "add", "books", str(written(tmp_path, LINES)))[0] == 0
     assert (shelf / "catalogues" / "books" / "vectors.f32.index").is_file()

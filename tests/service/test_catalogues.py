@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from models.bundle import CARD, Bundle, load, save
-from models.catalogue import Catalogue, create, remove
-from models.edits import Entry
-from models.embed import open_reader
-from models.ranking import Recommender
-from models.ranking_files import load_recommender
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
+from models.catalogue.folder import create, remove
+from models.catalogue.items import Entry
+from models.catalogue.store import Catalogue
+from models.ranking.bundle_files import load_recommender
+from models.ranking.recommender import Recommender
+from models.runtime.offline import open_reader
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
 from service.cache import Cache
 from service.catalogues import Catalogues, placed
 from service.engine import Engine
@@ -266,7 +267,7 @@ async def test_a_full_disk_is_a_problem_of_its_own_and_changes_nothing(shop: Sho
 
 
 async def test_writers_that_never_end_are_a_problem_that_passes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("models.catalogue.BUSY_S", 0.1)
+    monkeypatch.setattr("models.catalogue.store.BUSY_S", 0.1)
     remove(shop.folder / "books")
     create(shop.folder / "books", (await shop.catalogues.current(CATALOGUE)).digest, WIDTH)
     await shop.catalogues.current("books")

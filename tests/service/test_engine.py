@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from models.bundle import load
-from models.predict import Scaling, question_of
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer, Tokens
+from models.prediction.calibration import Scaling, question_of
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Tokens
+from models.text.tokenizer import Tokenizer
 from service import batching
 from service.engine import Engine
 from service.errors import InferenceFailed, NotReady, Overloaded, Problem

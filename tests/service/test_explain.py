@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models import maps, stored
 from models.bundle import SHIPPED, Bundle, load
-from models.offered import OFFERED
-from models.runtime_onnx import OnnxRuntime
+from models.explain import attention_maps as maps
+from models.explain.methods import OFFERED
+from models.graph import weights as stored
+from models.runtime.onnx import OnnxRuntime
 from models.tasks import SENTIMENT
-from models.tokens import Batch, Tokenizer
+from models.text.encoding import Batch
+from models.text.tokenizer import Tokenizer
 from service.cache import Cache
 from service.engine import Engine
 from service.errors import NotReady

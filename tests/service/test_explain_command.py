@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.explain import METHODS
-from models.offered import OFFERED
+from models.explain.explainer import METHODS
+from models.explain.methods import OFFERED
 from service.cli import app
 from tests.tiny import tiny_bundle
 

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from models.bundle import SHIPPED_INTENT, Bundle, load
-from models.embed import open_reader
-from models.explain import METHODS
-from models.heads import judge
-from models.offered import OFFERED, Explained
-from models.replies import ReplySet, save_replies
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Batch, Tokenizer, Turn
+from models.explain.explainer import METHODS
+from models.explain.methods import OFFERED, Explained
+from models.prediction.intent_head import judge
+from models.prediction.reply_ranker import ReplySet, save_replies
+from models.runtime.offline import open_reader
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Batch
+from models.text.tokenizer import Tokenizer, Turn
 from service.cache import Cache
 from service.engine import Engine
 from service.explaining import Explaining, Source

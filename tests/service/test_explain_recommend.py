@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.events import MOST_EVENTS, History
-from models.ranking import Recommender
+from models.ranking.events import MOST_EVENTS, History
+from models.ranking.recommender import Recommender
 from service.metrics import Metrics
 from service.schemas_explain import MAX_EXPLAINED
 from service.schemas_explain_recommend import ExplainRecommendResponse

@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import vector_index
 from models.bundle import Bundle
-from models.catalogue import Catalogue, create
-from models.edits import Entry
-from models.ranking import Recommender
-from models.ranking_files import load_recommender
-from models.snapshot import Snapshot
-from models.vector_index import SUFFIX, VectorIndex
+from models.catalogue import vector_index
+from models.catalogue.folder import create
+from models.catalogue.items import Entry
+from models.catalogue.snapshot import Snapshot
+from models.catalogue.store import Catalogue
+from models.catalogue.vector_index import SUFFIX, VectorIndex
+from models.ranking.bundle_files import load_recommender
+from models.ranking.recommender import Recommender
 from service import recommending
 from service.catalogues import Catalogues
 from service.question import Question, question_of

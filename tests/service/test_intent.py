@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from models.bundle import Bundle, load
-from models.embed import open_reader
-from models.heads import save_head
-from models.replies import Ranker, ReplySet, save_replies
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
+from models.prediction.intent_head import save_head
+from models.prediction.reply_ranker import Ranker, ReplySet, save_replies
+from models.runtime.offline import open_reader
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
 from service.cache import Cache
 from service.engine import Engine
 from service.gateway import create_app

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from models.catalogue import create
+from models.catalogue.folder import create
 from service.bodies import parse
 from service.catalogues import FOLDER
 from service.errors import InvalidRequest, Problem

@@ -12,11 +12,11 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import logit
 
 from models.bundle import MANIFEST, Bundle, digest_of, load
-from models.catalogue import create
-from models.edits import Entry
-from models.newcomers import SHARES, kin_of
-from models.ranking_files import WEIGHTS, catalogue_of
-from models.replies import unit
+from models.catalogue.folder import create
+from models.catalogue.items import Entry
+from models.prediction.normalize import unit
+from models.ranking.bundle_files import WEIGHTS, catalogue_of
+from models.ranking.cold_start import SHARES, kin_of
 from service.catalogues import FOLDER
 from service.metrics import Metrics
 from tests.service import shop as shops

@@ -15,11 +15,11 @@ import pytest
 
 import service.recommending
 from models.bundle import Bundle
-from models.catalogue import create
-from models.edits import Entry
-from models.embed import open_reader
-from models.ranking import Ranked, Recommender
-from models.ranking_files import load_recommender
+from models.catalogue.folder import create
+from models.catalogue.items import Entry
+from models.ranking.bundle_files import load_recommender
+from models.ranking.recommender import Ranked, Recommender
+from models.runtime.offline import open_reader
 from service.catalogues import FOLDER
 from service.errors import DeadlineExceeded
 from service.metrics import Metrics

@@ -17,7 +17,7 @@ import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import DeploymentUnavailableError
 
-from models.predict import Sentiment
+from models.prediction.sentiment import Sentiment
 from service import remote as remote_module
 from service.batches import BatchReport, Limits
 from service.cache import Cache

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from models.explain import Explanation, MethodName, Passage, Weight
+from models.explain.explainer import Explanation, MethodName, Passage, Weight
 from service.rendering import heaviest, page, terminal
 
 TEXT = ' <b>"up"</b> & Acme \x1b[31m{down}'

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle, load
-from models.embed import open_reader
-from models.heads import save_head
-from models.replies import ReplySet, save_replies
+from models.prediction.intent_head import save_head
+from models.prediction.reply_ranker import ReplySet, save_replies
+from models.runtime.offline import open_reader
 from service.shelf import Shelf
 from tests.tiny import WIDTH, tiny_head, tiny_intent_bundle
 

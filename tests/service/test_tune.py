@@ -17,8 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from models import bundle as bundles
-from models.tokens import Batch as TokenBatch
-from models.tokens import Tokens
+from models.text.encoding import Batch as TokenBatch
+from models.text.encoding import Tokens
 from service import settings
 from service.batches import Limits
 from service.errors import InferenceFailed

@@ -28,7 +28,7 @@ from typing import TypeVar
 import psutil
 
 from models.bundle import SHIPPED, Bundle, load
-from models.tokens import Tokenizer
+from models.text.tokenizer import Tokenizer
 from tests.bench.ablation import patches, report
 from tests.bench.ablation.levers import LEVERS, Lever
 from tests.bench.serve import answers, texts, versions

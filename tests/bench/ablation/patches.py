@@ -232,7 +232,7 @@ PATCHES: Mapping[str, Mapping[str, Patch]] = {
     "in-flight": {"service.cache": _every_text_computed},
     "calibration": {"service.engine": _calibrated_one_by_one},
     "idle-loops": {"service.cluster": _rates_of_ray},
-    "arena": {"models.runtime_onnx": _with_arena},
+    "arena": {"models.runtime.onnx": _with_arena},
     "coalescing": {"service.remote": _one_request_a_call},
 }
 """By lever and by the module that is changed. Levers that a setting turns off have none."""

@@ -22,8 +22,8 @@ from statistics import median
 from typing import Any
 
 from models.bundle import SHIPPED, SHIPPED_RECOMMEND, load
-from models.catalogue import Catalogue
-from models.ranking_files import load_recommender
+from models.catalogue.store import Catalogue
+from models.ranking.bundle_files import load_recommender
 from service.catalogues import FOLDER
 from tests.bench.recommend.indexed import ITEMS
 from tests.bench.recommend.limit import Limit, measure

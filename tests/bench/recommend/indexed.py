@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from models.bundle import SHIPPED_RECOMMEND, load
-from models.events import KINDS, History
-from models.ranking import Array, Ranked, Recommender
-from models.ranking_files import catalogue_of, load_recommender
-from models.vector_index import SEARCHED, VectorIndex, build, save
+from models.catalogue.vector_index import SEARCHED, VectorIndex, build, save
+from models.ranking.bundle_files import catalogue_of, load_recommender
+from models.ranking.events import KINDS, History
+from models.ranking.recommender import Array, Ranked, Recommender
 from tests.bench.recommend.users import EVENTS, LARGE_TOP_K
 
 ITEMS, USERS, THEMES = 300_000, 40, 8

@@ -27,11 +27,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from models.bundle import load
-from models.catalogue import Catalogue
-from models.events import KINDS, History
-from models.ranking import Recommender
-from models.ranking_files import WEIGHTS, load_recommender
-from models.snapshot import Snapshot
+from models.catalogue.snapshot import Snapshot
+from models.catalogue.store import Catalogue
+from models.ranking.bundle_files import WEIGHTS, load_recommender
+from models.ranking.events import KINDS, History
+from models.ranking.recommender import Recommender
 from service.catalogues import FOLDER
 from tests.bench.recommend.plain import Plain
 from tests.bench.recommend.users import LARGE, users

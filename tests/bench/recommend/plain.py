@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, expit
 
-from models.events import History, age_of, place_of
-from models.ranking import RANKED
+from models.ranking.events import History, age_of, place_of
+from models.ranking.recommender import RANKED
 
 Array = NDArray[np.float32]
 

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle
-from models.catalogue import Catalogue, create
-from models.edits import Entry
-from models.ranking import Recommender
-from models.vector_index import kept
+from models.catalogue.folder import create
+from models.catalogue.items import Entry
+from models.catalogue.store import Catalogue
+from models.catalogue.vector_index import kept
+from models.ranking.recommender import Recommender
 
 EVENTS, CANDIDATES, TOP_K = 50, 1_000, 10
 LARGE, LARGE_ITEMS, LARGE_TOP_K = "bench-large", 100_000, 100

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from models.bundle import load
-from models.embed import open_reader
-from models.histories import (
+from models.data.interactions import (
     Interactions,
     Split,
     hold_out_last,
@@ -24,10 +23,11 @@ from models.histories import (
     removed_items,
     with_items_removed,
 )
-from models.neighbours import NeighbourSchedule
-from models.train import CONFIGS
-from models.train_histories import HistorySchedule
-from models.train_recommend import centred, read_recommend_config
+from models.runtime.offline import open_reader
+from models.training.classification import CONFIGS
+from models.training.history_network import HistorySchedule
+from models.training.item_neighbours import NeighbourSchedule
+from models.training.recommendation import centred, read_recommend_config
 from tests.bench.recommend_quality import methods, newcomers, report
 from tests.bench.recommend_quality.heed import HEED, Trained, ablations, shipped, trained
 from tests.bench.recommend_quality.methods import Method

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.evaluate_recommend import measure_recommender
-from models.histories import Interactions, Items, Split
-from models.ranked_metrics import best_first
-from models.ranking_files import catalogue_of, load_recommender
-from models.recommender import HistoryNetwork
-from models.scales import with_scales
-from models.train_histories import HistorySchedule, scores_of, told, train_histories
-from models.train_newcomers import with_newcomers
+from models.data.interactions import Interactions, Items, Split
+from models.evaluation.ranking_metrics import best_first
+from models.evaluation.recommendation import measure_recommender
+from models.networks.recommender import HistoryNetwork
+from models.ranking.bundle_files import catalogue_of, load_recommender
+from models.training.cold_start import with_newcomers
+from models.training.history_network import HistorySchedule, scores_of, told, train_histories
+from models.training.score_weights import with_scales
 from tests.bench.recommend_quality.methods import Method, directly
 from tests.bench.recommend_quality.simple import Rankings
 from tests.bench.recommend_quality.study import Row, Views

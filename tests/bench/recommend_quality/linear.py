@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.histories import Split
-from models.neighbours import NeighbourSchedule, item_weights, moments
-from models.ranked_metrics import best_first
+from models.data.interactions import Split
+from models.evaluation.ranking_metrics import best_first
+from models.training.item_neighbours import NeighbourSchedule, item_weights, moments
 from tests.bench.recommend_quality.simple import Rankings
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from models.histories import Split
+from models.data.interactions import Split
 from tests.bench.recommend_quality.linear import linear
 from tests.bench.recommend_quality.simple import Rankings, by_chance, most_popular, own_most_frequent, tifu_knn
 

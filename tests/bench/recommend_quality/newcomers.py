@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from models.histories import Items, Split
-from models.ranked_metrics import NO_ITEM, measure, without
+from models.data.interactions import Items, Split
+from models.evaluation.ranking_metrics import NO_ITEM, measure, without
 from tests.bench.recommend_quality.simple import Rankings
 
 AT_LEAST = (0, 1, 2, 3, 4, 5)

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 
 from models.bundle import TOKENIZER
-from models.embed import Reader
-from models.histories import Split
-from models.network import Embedder, base_file, encoder_of
-from models.ranked_metrics import best_first
-from models.replies import unit
-from models.runtime_torch import TorchRuntime
-from models.tokens import Tokenizer, adapt_tokenizer
+from models.data.interactions import Split
+from models.evaluation.ranking_metrics import best_first
+from models.export.torch_runtime import TorchRuntime
+from models.networks.encoder import Embedder, base_file, encoder_of
+from models.prediction.normalize import unit
+from models.runtime.offline import Reader
+from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from tests.bench.recommend_quality.methods import Method, directly, grid
 from tests.bench.recommend_quality.simple import Rankings, Scores
 

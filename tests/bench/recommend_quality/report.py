@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from models.ranked_metrics import Measures
+from models.evaluation.ranking_metrics import Measures
 from tests.bench.recommend_quality.study import Row
 
 FIELDS = ("hit_rate", "recall", "ndcg", "mrr", "coverage")

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.histories import Interactions, Split, Trail
-from models.ranked_metrics import best_first
+from models.data.interactions import Interactions, Split, Trail
+from models.evaluation.ranking_metrics import best_first
 
 DAY_S = 86_400.0
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.histories import Split, hold_out_last
-from models.ranked_metrics import Measures, measure, without
+from models.data.interactions import Split, hold_out_last
+from models.evaluation.ranking_metrics import Measures, measure, without
 from tests.bench.recommend_quality.methods import Method, Setting
 from tests.bench.recommend_quality.simple import Rankings
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from subprocess import SubprocessError
 
 from models.bundle import SHIPPED, Bundle, load
-from models.tokens import Tokenizer
+from models.text.tokenizer import Tokenizer
 from tests.bench.serve import answers, report, texts, versions, workloads
 from tests.bench.serve.contenders import CONTENDERS, ON_GPU, Kind, Machine
 from tests.bench.serve.load import MISSING, LoadError, wrk_version

@@ -18,8 +18,8 @@ from itertools import cycle
 from pathlib import Path
 
 from models.bundle import load
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
 from service.batches import Limits
 from service.engine import Engine
 from service.metrics import Metrics

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from models.bundle import Bundle
-from models.predict import calibrated, scaling_of, sentiment
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Tokenizer, collate
+from models.prediction.calibration import calibrated, scaling_of
+from models.prediction.sentiment import sentiment
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import collate
+from models.text.tokenizer import Tokenizer
 from tests.bench.serve.contenders import Answers
 
 

@@ -20,8 +20,9 @@ from pathlib import Path
 from random import Random
 
 from models.bundle import load
-from models.runtime_onnx import OnnxRuntime
-from models.tokens import Batch, Tokenizer, collate
+from models.runtime.onnx import OnnxRuntime
+from models.text.encoding import Batch, collate
+from models.text.tokenizer import Tokenizer
 from tests.bench.footprint import pss_bytes
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)

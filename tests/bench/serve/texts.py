@@ -17,7 +17,8 @@ from pathlib import Path
 from random import Random
 from statistics import mean, median
 
-from models.tokens import EmptyTextError, Tokenizer, language_of
+from models.text.language import language_of
+from models.text.tokenizer import EmptyTextError, Tokenizer
 
 SHORTEST, SHORT, LONGEST = 8, 40, 256
 _SEED = 3

@@ -1,0 +1,84 @@
+"""A catalogue's SQLite side: its tables, how they are opened, and what SQLite and the disk refuse as errors of ours."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from models.catalogue.errors import BusyError, CatalogueError, FullError
+from models.catalogue.vector_file import CutShortError
+
+BUSY_S = 10.0
+"""How long a writer waits for others."""
+
+# An item that was removed keeps a line without a place until the next compaction, so that readers learn of it.
+TABLES = """
+CREATE TABLE meta (
+    format INTEGER, digest TEXT, width INTEGER, version INTEGER, file TEXT, rows INTEGER, live INTEGER
+);
+CREATE TABLE items (
+    item_id TEXT PRIMARY KEY, place INTEGER, text TEXT, attributes TEXT, popularity REAL, version INTEGER
+);
+CREATE INDEX items_version ON items (version);
+CREATE TABLE names (name TEXT PRIMARY KEY) WITHOUT ROWID;
+"""
+PUT = """
+INSERT INTO items VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET place = excluded.place,
+    text = excluded.text, attributes = excluded.attributes, popularity = excluded.popularity, version = excluded.version
+"""
+ALL = "SELECT item_id, place, text, attributes, popularity FROM items WHERE place IS NOT NULL ORDER BY place"
+SINCE = "SELECT item_id, place, text, attributes, popularity FROM items WHERE version > ?"
+FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_SHMSIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """`rows` of vectors, of which `live` belong to an item."""
+
+    digest: str
+    width: int
+    version: int
+    file: str
+    rows: int
+    live: int
+
+
+def state_of(connection: sqlite3.Connection) -> State:
+    columns = ", ".join(field.name for field in fields(State))
+    return State(*connection.execute(f"SELECT {columns} FROM meta").fetchone())
+
+
+def connected(path: Path, patience_s: float = BUSY_S, mode: str = "rw") -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=patience_s,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA synchronous=FULL")
+    return connection
+
+
+@contextmanager
+def translated(name: str) -> Iterator[None]:
+    """What SQLite and the disk refuse, as errors of ours."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = getattr(error, "sqlite_errorname", "")
+        if reason in FULL:
+            raise FullError(f"catalogue {name}: there is no room on its disk") from error
+        if reason.startswith("SQLITE_BUSY"):
+            raise BusyError(f"catalogue {name}: others are writing to it all the time") from error
+        raise CatalogueError(f"catalogue {name}: it cannot be used ({error})") from error
+    except CutShortError as error:
+        raise CatalogueError(f"catalogue {name}: its vectors are cut short") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise FullError(f"catalogue {name}: there is no room on its disk") from error
+        raise CatalogueError(f"catalogue {name}: it cannot be used ({error.strerror})") from error

@@ -1,0 +1,66 @@
+"""Names, creation and deletion of catalogues."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from models.catalogue import vector_file
+from models.catalogue.database import TABLES, connected, translated
+from models.catalogue.items import Entry, Vector
+from models.catalogue.store import _NONE, DATABASE, FORMAT, MAX_NAME_BYTES, Catalogue
+
+
+def is_name(name: str) -> bool:
+    """Letters, digits, -, _ and . alone: what can be the name of a folder anywhere."""
+    fits = 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
+    return fits and name[0] not in ".-" and all(letter.isalnum() or letter in "-_." for letter in name)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Of the catalogues of a folder, sorted."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path.name for path in found if is_name(path.name) and (path / DATABASE).is_file())
+
+
+def create(
+    path: Path, digest: str, width: int, entries: Sequence[Entry] = (), vectors: Mapping[str, Vector] = _NONE
+) -> bool:
+    """Make a catalogue of version 0, whole or not at all; False when one is there already.
+
+    `digest` names the model that makes its vectors.
+    """
+    with translated(path.name):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+    try:
+        with translated(path.name):
+            with closing(connected(part / DATABASE, mode="rwc")) as database:
+                database.execute("PRAGMA journal_mode=WAL")
+                database.executescript(TABLES)
+                database.execute("INSERT INTO meta VALUES (?, ?, ?, 0, 'vectors.f32', 0, 0)", (FORMAT, digest, width))
+            if entries:
+                with closing(Catalogue(part)) as catalogue:
+                    catalogue.edit(digest, entries, vectors)
+                with closing(connected(part / DATABASE)) as database:
+                    database.executescript("UPDATE meta SET version = 0; UPDATE items SET version = 0")
+            part.chmod(0o755)
+            vector_file.sync_folder(part)
+            try:
+                part.rename(path)
+            except OSError:
+                if (path / DATABASE).is_file():
+                    return False
+                raise
+            vector_file.sync_folder(path.parent)
+        return True
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    with closing(Catalogue(path)) as catalogue:
+        catalogue.discard()

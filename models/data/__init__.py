@@ -1,0 +1,1 @@
+"""Data sets and a team's own files, read and checked."""

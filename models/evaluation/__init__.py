@@ -1,0 +1,1 @@
+"""Measures bundles and explanations on validation data; prints nothing."""

@@ -1,0 +1,144 @@
+"""Words that drive labels, by kind, and mistakes."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.explain.explainer import Explanation, Weight
+from models.explain.instance import Question
+from models.text.words import HAN, LINKED
+
+LEAST_TEXTS = 3
+"""In which a word must be, to be said to drive anything."""
+
+LEAST_WEIGHT = 0.01
+"""And that it must have in their mean."""
+
+MISTAKES = 15
+MOST_WORDS, MOST_WORDS_OF_MANY, FEW_LABELS = 20, 8, 6
+"""Words that are told of each label, where there are few of these and where there are many."""
+
+KINDS = ("letters", "Chinese", "number", "punctuation", "link", "other")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A text or dialogue as a question; `label` is the right answer, where that is known, `entity` who it is about."""
+
+    question: Question
+    label: str | None
+    entity: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Driving:
+    """A word, the mean of its weights for the label that was answered, and in how many texts it was."""
+
+    word: str
+    weight: float
+    texts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One text as it was answered and explained; `looked` and `rested` are shares by kind of word."""
+
+    row: Known
+    explanation: Explanation
+    rested: dict[str, float]
+    looked: dict[str, float] | None
+
+    @property
+    def answer(self) -> str:
+        return self.explanation.target
+
+    @property
+    def wrong(self) -> bool:
+        return self.row.label is not None and self.answer != self.row.label
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """How many texts with one label were given another answer."""
+
+    label: str
+    answer: str
+    texts: int
+
+
+def words_of(question: Question, explanation: Explanation) -> list[tuple[str, Weight]]:
+    """Through all passages."""
+    return [
+        (own.text[word.start : word.end], word)
+        for own, passage in zip(question.reading.passages, explanation.passages, strict=True)
+        for word in passage.words
+    ]
+
+
+def kind_of(word: str) -> str:
+    if LINKED.match(word):
+        return "link"
+    if HAN.match(word):
+        return "Chinese"
+    if any(c.isdigit() for c in word):
+        return "number"
+    if word[0].isalpha():
+        return "letters"
+    category = unicodedata.category(word[0])
+    return "punctuation" if category[0] in "PS" and category != "So" else "other"  # "So": pictures
+
+
+def shares(weights: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """By kind, of their sum."""
+    found = dict.fromkeys(KINDS, 0.0)
+    whole = sum(weight for _, weight in weights) or 1.0
+    for kind, weight in weights:
+        found[kind] += weight / whole
+    return found
+
+
+def beside(right: Sequence[dict[str, float]], wrong: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
+    """The mean share of each kind where answers are right, and where they are wrong; nothing without both."""
+    if not right or not wrong:
+        return {}
+    return {
+        kind: (float(np.mean([one[kind] for one in right])), float(np.mean([one[kind] for one in wrong])))
+        for kind in KINDS
+    }
+
+
+def confusions(wrong: Sequence[Told]) -> tuple[Confusion, ...]:
+    counts = Counter((str(one.row.label), one.answer) for one in wrong)
+    return tuple(Confusion(label, answer, texts) for (label, answer), texts in counts.most_common(MISTAKES))
+
+
+def driving(told: Sequence[Told]) -> dict[str, tuple[Driving, ...]]:
+    """By label: the words that spoke for it most, in the mean over the texts that were given it."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for one in told:
+        own: dict[str, float] = defaultdict(float)
+        for shown, word in words_of(one.row.question, one.explanation):
+            text = shown.casefold()
+            if not word.named and kind_of(text) not in ("punctuation", "link", "other"):
+                own[text] += word.weight
+        for text, weight in own.items():
+            found[one.answer][text].append(weight)
+    most = MOST_WORDS if len(found) <= FEW_LABELS else MOST_WORDS_OF_MANY
+    return {
+        label: tuple(
+            sorted(
+                (
+                    Driving(word, float(np.mean(weights)), len(weights))
+                    for word, weights in found[label].items()
+                    if len(weights) >= LEAST_TEXTS and np.mean(weights) >= LEAST_WEIGHT
+                ),
+                key=lambda one: -one.weight,
+            )[:most]
+        )
+        for label in sorted(found)
+    }

@@ -1,0 +1,263 @@
+"""Evaluation of a bundle of intents and replies on the validation files, from the graph and the heads that serve.
+
+Knows runtimes, heads and dialogues; prints nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.model_selection import KFold
+
+from models.bundle import Bundle, Metric
+from models.data.dialogues import (
+    Exchange,
+    LabelSet,
+    ReplySet,
+    Utterance,
+    all_templates,
+    read_exchanges,
+    read_utterances,
+    shipped_sets,
+)
+from models.prediction.calibration import log_softmax, tempered
+from models.prediction.calibration_fit import calibration_error, chance_error
+from models.prediction.intent_head import Head, heads_of, judge
+from models.prediction.intent_head_fit import FOLDS, raw, scaling
+from models.prediction.reply_ranker import RANKER, Ranker, load_ranker
+from models.runtime.offline import Reader, open_reader
+from models.runtime.protocol import Device
+
+COMMAND = "heed evaluate intent --bundle models/bundles/{name} --data DATA"
+SHORT_WORDS = 3
+"""Turns of so many words or fewer say little without what came before them."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredIntents:
+    """One label set's figures on its validation rows; `auroc` and `recall` are None where no row is out of scope.
+
+    `ece` is of the head as it serves, whose scaling was fitted on these rows; `ece_crossfit` of one that was fitted on
+    the other four fifths of them, None for a handful; `ece_chance` is what confidences without any fault come to on so
+    many rows. `recall` is the share of rows out of scope that the head's own threshold finds, `rejected` that of the
+    others which it turns away.
+    """
+
+    name: str
+    rows: int
+    accuracy: float
+    macro_f1: float
+    ece: float
+    ece_crossfit: float | None
+    ece_chance: float
+    rejected: float
+    auroc: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredContext:
+    """Macro-F1 of dialogues with what came before the turn and without, of all turns and of short ones."""
+
+    part: str
+    rows: int
+    macro_f1: float
+    alone: float
+    short_rows: int
+    short_macro_f1: float
+    short_alone: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredReplies:
+    """How often the reply that was given is first among those offered, and among the first of all templates."""
+
+    rows: int
+    first_offered: float
+    templates: int
+    recall_1: float
+    recall_5: float
+
+
+def measure_intents(head: Head, vectors: NDArray[np.float32], rows: Sequence[Utterance]) -> MeasuredIntents:
+    verdicts = judge(head, vectors)
+    inside = np.asarray([row.label is not None for row in rows])
+    truth = [row.label for row in rows if row.label is not None]
+    confidences = verdicts.confidences[inside]
+    answers = [head.labels[place] for place in confidences.argmax(axis=1)]
+    numbers = np.asarray([head.labels.index(label) if label in head.labels else -1 for label in truth])
+    outside = verdicts.outside > head.threshold
+    strange = bool((~inside).any())
+    return MeasuredIntents(
+        name=head.name,
+        rows=len(rows),
+        accuracy=float(np.mean([one == other for one, other in zip(truth, answers, strict=True)])),
+        macro_f1=macro_f1(truth, answers),
+        ece=calibration_error(confidences, numbers),
+        ece_crossfit=crossfit_error(raw(head, vectors[inside])[0], numbers),
+        ece_chance=chance_error(confidences.max(axis=1)),
+        rejected=float(outside[inside].mean()),
+        auroc=float(roc_auc_score(~inside, verdicts.outside)) if strange else None,
+        recall=float(outside[~inside].mean()) if strange else None,
+    )
+
+
+def crossfit_error(logits: NDArray[np.float64], numbers: NDArray[np.int64]) -> float | None:
+    """The calibration error with each fold under the scaling of the others; -1 is an intent that the head lacks."""
+    if (numbers >= 0).sum() < 2 * FOLDS:
+        return None
+    confidences = np.empty_like(logits)
+    for others, own in KFold(FOLDS, shuffle=True, random_state=0).split(logits):
+        known = others[numbers[others] >= 0]
+        confidences[own] = np.exp(log_softmax(tempered(logits[own], *scaling(logits[known], numbers[known]))))
+    return calibration_error(confidences, numbers)
+
+
+def measure_context(
+    head: Head, reader: Reader, vectors: NDArray[np.float32], rows: Sequence[Utterance]
+) -> list[MeasuredContext]:
+    """Of all rows, and of those of each domain."""
+    alone = reader.dialogues([row.turns[-1:] for row in rows])
+    answers = np.asarray([labels_of(head, found) for found in (vectors, alone)])
+    truth = np.asarray([row.label for row in rows])
+    short = np.asarray([len(row.turns[-1].text.split()) <= SHORT_WORDS for row in rows])
+    domains = np.asarray([row.part for row in rows])
+    found = []
+    for part in ("all", *sorted(set(domains.tolist()))):
+        own = np.ones(len(rows), bool) if part == "all" else domains == part
+        few = own & short
+        whole, cut, short_whole, short_cut = (macro_f1(truth[of], given[of]) for of in (own, few) for given in answers)
+        found.append(MeasuredContext(part, int(own.sum()), whole, cut, int(few.sum()), short_whole, short_cut))
+    return found
+
+
+def labels_of(head: Head, vectors: NDArray[np.float32]) -> list[str]:
+    return [head.labels[place] for place in judge(head, vectors).confidences.argmax(axis=1)]
+
+
+def macro_f1(truth: Sequence[str] | NDArray[np.str_], answers: Sequence[str] | NDArray[np.str_]) -> float:
+    """Over the labels that occur in the rows."""
+    return float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro", zero_division=0.0))
+
+
+def measure_replies(
+    ranker: Ranker, reader: Reader, exchanges: Sequence[Exchange], templates: Sequence[str]
+) -> MeasuredReplies:
+    vectors = reader.dialogues([one.turns for one in exchanges])
+    placed = ranker.place(reader.texts(templates))
+    place = {text: number for number, text in enumerate(templates)}
+    firsts, ranks = [], []
+    for one, vector in zip(exchanges, vectors, strict=True):
+        scores = ranker.scores(vector, placed)
+        right = scores[place[str(one.template)]]
+        ranks.append(int((scores > right).sum()))
+        if len(one.options) > 1:
+            firsts.append(right >= max(scores[place[text]] for text in one.options))
+    found = np.asarray(ranks)
+    return MeasuredReplies(
+        rows=len(exchanges),
+        first_offered=float(np.mean(firsts)),
+        templates=len(templates),
+        recall_1=float((found < 1).mean()),
+        recall_5=float((found < 5).mean()),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredBundle:
+    intents: tuple[MeasuredIntents, ...]
+    context: tuple[MeasuredContext, ...]
+    replies: tuple[MeasuredReplies, ...]
+
+
+def evaluate_intents(
+    heads: dict[str, Head],
+    ranker: Ranker,
+    reader: Reader,
+    data: Path,
+    label_sets: Sequence[LabelSet],
+    reply_sets: Sequence[ReplySet],
+) -> MeasuredBundle:
+    intents, context = [], []
+    for source in label_sets:
+        rows = read_utterances(data, source, "validation")
+        vectors = reader.dialogues([row.turns for row in rows])
+        intents.append(measure_intents(heads[source.name], vectors, rows))
+        if source.kind == "multidogo":
+            context += measure_context(heads[source.name], reader, vectors, rows)
+    replies = [
+        measure_replies(ranker, reader, read_exchanges(data, source, "validation"), all_templates(data, source))
+        for source in reply_sets
+        if source.kind == "star"
+    ]
+    return MeasuredBundle(tuple(intents), tuple(context), tuple(replies))
+
+
+def evaluate_bundle(bundle: Bundle, data: Path, device: Device = "cpu") -> MeasuredBundle:
+    """A bundle's own heads and ranker on the validation files of the shipped sets; raises as `open_runtime`."""
+    heads, ranker = heads_of(bundle.path, bundle.encoder), load_ranker(bundle.path / RANKER)
+    label_sets, reply_sets = shipped_sets()
+    known = [source for source in label_sets if source.name in heads]
+    return evaluate_intents(heads, ranker, open_reader(bundle, device), data, known, reply_sets)
+
+
+def metrics_of_intents(name: str, measured: MeasuredBundle, languages: dict[str, str]) -> tuple[Metric, ...]:
+    def told() -> Iterator[tuple[str, str, str, float | None]]:
+        for one in measured.intents:
+            for figure in ("accuracy", "macro_f1", "ece", "ece_crossfit", "ece_chance", "auroc", "recall"):
+                yield one.name, languages[one.name], figure, getattr(one, figure)
+        for two in measured.replies:
+            for figure in ("first_offered", "recall_1", "recall_5"):
+                yield "star", "en", figure, getattr(two, figure)
+
+    command = COMMAND.format(name=name)
+    return tuple(Metric(a, b, c, round(value, 6), command) for a, b, c, value in told() if value is not None)
+
+
+def intents_table(measured: MeasuredBundle) -> str:
+    """Markdown tables of the figures."""
+
+    def cell(value: float | None) -> str:
+        return "–" if value is None else f"{value:.3f}"
+
+    lines = [
+        "| label set | rows | accuracy | macro-F1 | ECE | cross-fitted | by chance "
+        "| in scope, turned away | out of scope, AUROC | found |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *(
+            f"| {one.name} | {one.rows:,} | {one.accuracy:.3f} | {one.macro_f1:.3f} "
+            f"| {one.ece:.3f} | {cell(one.ece_crossfit)} | {one.ece_chance:.3f} "
+            f"| {one.rejected:.3f} | {cell(one.auroc)} | {cell(one.recall)} |"
+            for one in measured.intents
+        ),
+        "",
+        f"| multidogo | turns | macro-F1 | newest turn alone | turns of up to {SHORT_WORDS} words | macro-F1 | alone |",
+        "|---|--:|--:|--:|--:|--:|--:|",
+        *(
+            f"| {one.part} | {one.rows:,} | {one.macro_f1:.3f} | {one.alone:.3f} "
+            f"| {one.short_rows:,} | {one.short_macro_f1:.3f} | {one.short_alone:.3f} |"
+            for one in measured.context
+        ),
+        "",
+        "| replies | rows | first among those offered | templates | recall@1 | recall@5 |",
+        "|---|--:|--:|--:|--:|--:|",
+        *(
+            f"| star | {one.rows:,} | {one.first_offered:.3f} | {one.templates} | {one.recall_1:.3f} "
+            f"| {one.recall_5:.3f} |"
+            for one in measured.replies
+        ),
+    ]
+    return "\n".join(lines)
+
+
+def write_intents(measured: MeasuredBundle, out: Path) -> None:
+    """`evaluation.json` and `evaluation.md` in the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "evaluation.json").write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
+    (out / "evaluation.md").write_text(intents_table(measured) + "\n", encoding="utf-8")

@@ -1,0 +1,188 @@
+"""Measuring a recommender bundle: what users took last, ranked among all items, from the weights that serve.
+
+Knows nothing of training; `tests.bench` sets other recommenders beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logit
+from threadpoolctl import threadpool_limits
+
+from models.bundle import Bundle, Metric
+from models.data.interactions import RETAIL, Items, Split, Trail, held_out
+from models.evaluation.ranking_metrics import NO_ITEM, Measures, measure
+from models.ranking.bundle_files import catalogue_of, load_recommender
+from models.ranking.events import MOST_EVENTS, History, kinds_of
+from models.ranking.recommender import Recommender
+
+COMMAND = "heed evaluate recommend --data DATA --bundle models/bundles/{name}"
+DEPTH = 100
+DAY_S = 86_400
+DELETED_USERS = 400
+BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """How far a first-ranked item's score (log odds) falls without a history item, on average over `users`.
+
+    `named` is the item that `because` names first, `random` another of the history; `larger` is the share of users for
+    whom the named one counts for more.
+    """
+
+    users: int
+    named: float
+    random: float
+    larger: float
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredRecommender:
+    """`every` over all targets, `again` over those that a user had before, `new` over the others, own items left out.
+
+    `calibration_error` is the expected calibration error of the scores of each user's first ten.
+    """
+
+    every: Measures
+    again: Measures
+    new: Measures
+    calibration_error: float
+    deletion: Deletion
+
+
+def history_of(trail: Trail, kind: str, vectors: NDArray[np.float32], trained: NDArray[np.int64]) -> History:
+    """The newest events that are read of a trail; `vectors` (items, width) are the item vectors of its numbers, and
+    `trained` (items,) is as `Recommender.numbers` gives it for them."""
+    items, times = trail.items[-MOST_EVENTS:], trail.times[-MOST_EVENTS:]
+    kinds = kinds_of(kind, trail.values[-MOST_EVENTS:])
+    return History(vectors[items], items, kinds, ((times[-1] - times) / DAY_S).astype(np.float32), trained[items])
+
+
+def rankings_of(
+    recommender: Recommender, vectors: NDArray[np.float32], split: Split, left_out: Sequence[Items] | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Items (users, DEPTH), best first, and their scores; `left_out` are each user's items not to be ranked."""
+    numbers, trained = np.arange(len(vectors)), recommender.trained(split.training.ids, vectors)
+    rankings = np.full((len(split.users), DEPTH), NO_ITEM, np.int32)
+    scores = np.zeros((len(split.users), DEPTH), np.float32)
+    with threadpool_limits(1):  # products so small are slower on several threads, by far where others work too
+        for row, trail in enumerate(split.histories):
+            allowed = None if left_out is None else ~np.isin(numbers, left_out[row])
+            history = history_of(trail, split.training.kind, vectors, trained)
+            found = recommender.rank(history, vectors, numbers, DEPTH, allowed, trained)
+            rankings[row, : len(found.order)], scores[row, : len(found.order)] = found.order, found.scores
+    return rankings, scores
+
+
+def evaluate_recommender(bundle: Bundle, data: Path) -> MeasuredRecommender:
+    """On each user's last basket of Online Retail, in the folder `data` / online_retail."""
+    return measure_recommender(load_recommender(bundle), catalogue_of(bundle)[2], held_out(data))
+
+
+def measure_recommender(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> MeasuredRecommender:
+    items = len(vectors)
+    rankings, scores = rankings_of(recommender, vectors, split)
+    again, new = split.again(), split.new()
+    asked = {user: row for row, user in enumerate(split.users)}
+    others, _ = rankings_of(recommender, vectors, new, new.owned)
+    return MeasuredRecommender(
+        every=measure(rankings, split.targets, items),
+        again=measure(rankings[[asked[user] for user in again.users]], again.targets, items),
+        new=measure(others, new.targets, items),
+        calibration_error=calibration_error(rankings[:, :10], scores[:, :10], split.targets),
+        deletion=deletion(recommender, vectors, split),
+    )
+
+
+def calibration_error(rankings: NDArray[np.integer], scores: NDArray[np.float32], targets: Sequence[Items]) -> float:
+    """Expected calibration error (Naeini et al. 2015) of scores (users, k) over BINS bins of equal width."""
+    taken = np.stack([np.isin(row, own) for row, own in zip(rankings, targets, strict=True)]).ravel()
+    given = scores.ravel()
+    place = np.minimum((given * BINS).astype(int), BINS - 1)
+    counts, sums, hits = (np.bincount(place, weights, BINS) for weights in (None, given, taken.astype(float)))
+    return float(np.abs(sums - hits).sum() / counts.sum())
+
+
+def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> Deletion:
+    """Takes out of each history the item that the first-ranked one leans on most, and one at random instead."""
+    chance = np.random.default_rng(0)
+    numbers, trained = np.arange(len(vectors)), recommender.trained(split.training.ids, vectors)
+    falls: list[list[float]] = []
+    for trail in split.histories:
+        if len(falls) == DELETED_USERS:
+            break
+        history = history_of(trail, split.training.kind, vectors, trained)
+        own = np.unique(history.items)
+        if len(own) < 3:
+            continue
+        best = recommender.rank(history, vectors, numbers, 1, trained=trained)
+        first = best.order[:1]
+        named = history.items[np.argmax(best.weights[0])]
+        other = chance.choice(own[own != named])
+        falls.append([_fall(recommender, vectors, trained, history, first, item) for item in (named, other)])
+    named_falls, random_falls = np.asarray(falls).T
+    return Deletion(
+        len(falls), float(named_falls.mean()), float(random_falls.mean()), float((named_falls > random_falls).mean())
+    )
+
+
+def _fall(
+    recommender: Recommender, vectors: NDArray[np.float32], trained: Items, history: History, first: Items, item: int
+) -> float:
+    """Of the log odds of the item `first` when all events of `item` are gone."""
+    kept = history.items != item
+    both = (history, history.where(kept))
+    before, after = (recommender.rank(one, vectors[first], first, 1, trained=trained[first]).scores[0] for one in both)
+    return float(logit(before) - logit(after))
+
+
+VIEWS: tuple[tuple[str, str, Callable[[MeasuredRecommender], Measures]], ...] = (
+    ("every item taken", "all", lambda found: found.every),
+    ("those the user had before", "again", lambda found: found.again),
+    ("those new to the user, own items left out", "new", lambda found: found.new),
+)
+
+
+def recommend_table(found: MeasuredRecommender) -> str:
+    rows = [
+        f"| {name} | {one.users} | {one.hit_rate:.3f} | {one.recall:.3f} | {one.ndcg:.4f} | {one.mrr:.3f} "
+        f"| {one.coverage:.3f} |"
+        for name, _, view in VIEWS
+        for one in (view(found),)
+    ]
+    gone = found.deletion
+    return "\n".join(
+        [
+            "| next basket | users | HR@10 | recall@10 | NDCG@10 | MRR | coverage@10 |",
+            "|---|--:|--:|--:|--:|--:|--:|",
+            *rows,
+            "",
+            f"Scores of the first ten: expected calibration error {found.calibration_error:.4f}.",
+            "",
+            f"Without the history item that `because` names first, the first-ranked item's log odds fall by "
+            f"{gone.named:.3f} on average, without another one at random by {gone.random:.3f}; the named one counts "
+            f"for more with {gone.larger:.1%} of {gone.users} users.",
+        ]
+    )
+
+
+def metrics_of_recommender(name: str, found: MeasuredRecommender) -> tuple[Metric, ...]:
+    command = COMMAND.format(name=name)
+    return tuple(
+        Metric(f"{RETAIL}/{view}", "en", metric, round(value, 4), command)
+        for _, view, read in VIEWS
+        for metric, value in (("hr_at_10", read(found).hit_rate), ("ndcg_at_10", read(found).ndcg))
+    )
+
+
+def write_recommender(found: MeasuredRecommender, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recommend.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
+    (out / "recommend.md").write_text(recommend_table(found) + "\n", encoding="utf-8")

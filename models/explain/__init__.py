@@ -1,0 +1,1 @@
+"""Attributions and attention maps from the served weights."""

@@ -1,0 +1,1 @@
+"""Training folder to verified bundle with its model card."""

@@ -1,0 +1,176 @@
+"""The model card of a bundle, in the model-card convention (Mitchell et al. 2019).
+
+Every figure in a card comes from the evaluation and the export that made the bundle; the prose is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from string import Template
+
+from models.bundle import Bundle, Manifest
+from models.data.classification import Dataset
+from models.evaluation.classification import COMMAND, Measured, table
+from models.export.parity import Drift
+from models.graph.writer import Storage
+from models.training.classification import Run
+
+STORED: dict[Storage, str] = {
+    "int8": "8-bit word embeddings, 7-bit matrices with a scale for each output, multiplied in 8 bits",
+    "mixed": "word embeddings in 8 bits a weight, the other matrices in 16, arithmetic in fp32",
+    "fp16": "weights and arithmetic in 16 bits",
+    "fp32": "weights and arithmetic in 32 bits",
+}
+
+TRAINED = {
+    False: "Trained with `heed train $task --base BASE --data DATA --out OUT` and `models/configs/$task.toml`",
+    True: "Distilled with `heed distill $task --teacher RUN --data DATA --texts TEXTS --out OUT` and "
+    "`models/configs/$task-student.toml`",
+}
+"""By whether the network is a student."""
+
+TEXT = Template("""\
+# $name $version
+
+Sentiment of financial news and customer comments in English and Chinese: negative, neutral or positive, of a text as
+a whole or towards one named entity in it. One model answers both questions and both languages.
+
+## Model
+- A BERT encoder, mean pooling over the entity's tokens (over all tokens when no entity is given), one linear head.
+- Base: `$base` (SHA-256 of its weights `$base_digest`): intfloat/multilingual-e5-small (MIT), dequantised 4-bit,
+  pruned vocabulary (60,000 Chinese and English pieces); never the original.
+- Reads at most $max_tokens tokens; training texts were shorter (see the configuration below).
+- `model.int8.onnx`: $storage; a text's scores do not depend on its batch.
+$student
+## Intended use
+Streaming sentiment of headlines, posts and reviews, where a person or a rule with tolerance for error acts on it.
+Not for trading without supervision, not for judging people, not for languages other than English and Chinese.
+
+## Training data
+| data set | language | licence as stated | labels | from |
+|---|---|---|---|---|
+$data
+
+Sets whose licence reads "research data, no stated licence" were used as published research data; check their terms
+before you use weights trained on them commercially. Sets with two labels say nothing about neutral: their loss was
+taken over the two labels they have, and over each batch the mean probability of neutral on their rows was held near
+the share named in the configuration (expectation regularisation, Mann and McCallum 2007). Texts that also occur in
+any validation file were left out of training.
+$noise
+Target-dependent rows were made as well: two texts of different labels joined to one, half of them with the names
+swapped for placeholders; for Chinese from titles of the form `Company：what happened`.
+
+$trained, seed $seed, and exported with
+`heed export RUN --data DATA --storage $kind`. $notes
+
+## Figures
+On the validation files, from `model.int8.onnx` as it is served, the label chosen among all three:
+
+$figures
+
+Reproduce with `$command`. ECE: 15 bins, of the chosen label. The scaling (a temperature that depends on the
+entropy, and biases) was fitted on these same validation files, for each language and apart for sets about entities;
+fitted on one half and measured on the other, the ECE is: $crossfit.
+Test files were never read. `confusion.png` holds the confusion matrices.
+
+$drift
+$compared
+## Limits
+- Chinese target-dependent answers were learned from made rows without neutral ones; no Chinese set with labelled
+  entities was at hand to measure them.
+- The stock-forum set finfe_zh is noisy (about one repeated text in ten carries contradictory labels); no model can
+  reach high agreement with it.
+- On two-label domains (reviews) the neutral answer is transferred from financial texts and was never measured there.
+- Irony, questions and comparisons without a named entity are often read wrongly. Prices and dates mean nothing to it.
+
+## Attribution
+SEntFiN (Sinha et al. 2022), Twitter Financial News (zeroshot), Sentiment Labelled Sentences (Kotzias et al. 2015,
+CC-BY-4.0), FinFE (BBT-FinCUGE, 2023), multilingual-e5 (Wang et al. 2024).
+""")
+
+
+def card(
+    manifest: Manifest,
+    measured: Sequence[Measured],
+    crossfit: Mapping[str, float],
+    drifts: Mapping[str, Drift],
+    trained: Run,
+    teacher: Bundle | None,
+    storage: Storage,
+) -> str:
+    """The card's text; `crossfit` is the cross-fitted calibration error of each data set."""
+    datasets, is_student = trained.config.datasets, trained.layers is not None
+    drift = [
+        f"`{name}` against the trained network in fp32 (torch), all validation rows: {d.agreement:.2%} of labels "
+        f"agree, the worst macro-F1 loss of a set is {d.f1_loss:.4f}, and a probability alone and in a batch of 32 "
+        f"differs by at most {d.batch_change:.1e}."
+        for name, d in drifts.items()
+    ]
+    return TEXT.substitute(
+        name=manifest.name,
+        version=manifest.version,
+        base=manifest.base,
+        base_digest=manifest.base_digest,
+        max_tokens=manifest.max_tokens,
+        student=student(trained.layers),
+        data="\n".join(data(datasets, trained.texts)),
+        noise="\n".join(noise(datasets)),
+        trained=Template(TRAINED[is_student]).substitute(task=manifest.task.name),
+        seed=trained.config.seed,
+        notes=trained.notes,
+        kind=storage,
+        storage=STORED[storage],
+        figures=table(measured),
+        command=COMMAND.format(name=manifest.name),
+        crossfit=", ".join(f"{name} {error:.3f}" for name, error in crossfit.items()),
+        drift="\n\n".join(drift),
+        compared="" if teacher is None else compared(manifest, teacher),
+    )
+
+
+def data(datasets: Sequence[Dataset], texts: Sequence[Dataset]) -> list[str]:
+    rows = [f"| {d.name} | {d.language} | {d.licence} | {', '.join(d.labels)} | train file |" for d in datasets]
+    return rows + [f"| {d.name} | {d.language} | {d.licence} | none | all texts |" for d in texts]
+
+
+def noise(datasets: Sequence[Dataset]) -> list[str]:
+    return [
+        f"The labels of {d.name} are noisy: label smoothing {d.smoothing:g} (Szegedy et al. 2016) and soft "
+        f"bootstrapping {d.bootstrap:g} (Reed et al. 2015)."
+        for d in datasets
+        if d.smoothing or d.bootstrap
+    ]
+
+
+def student(layers: Sequence[int] | None) -> str:
+    if layers is None:
+        return ""
+    names = ", ".join(str(layer + 1) for layer in layers)
+    return (
+        f"- A student: its {len(layers)} layers began as the layers {names} of a fine-tuned teacher and learnt the\n"
+        "  teacher's softened answers (Hinton et al. 2015), the states of those layers (Sun et al. 2019) and the\n"
+        "  labels, rounding as the served graph does from the first step.\n"
+    )
+
+
+def compared(own: Manifest, teacher: Bundle) -> str:
+    """Macro-F1 beside the teacher's, from the figures that each bundle carries."""
+    known = {metric.dataset: metric.value for metric in teacher.metrics if metric.name == "macro_f1"}
+    pairs = [(m.dataset, known[m.dataset], m.value) for m in own.metrics if m.name == "macro_f1" and m.dataset in known]
+    means = [sum(values) / len(pairs) for values in zip(*((then, now) for _, then, now in pairs), strict=True)]
+    lines = [
+        f"| {name} | {then:.3f} | {now:.3f} | {now - then:+.3f} |" for name, then, now in (*pairs, ("mean", *means))
+    ]
+    return "\n".join(
+        (
+            "",
+            "## Teacher and student",
+            f"Macro-F1 beside the teacher, `{teacher.name}` {teacher.version}, each from the graph that serves; the",
+            f"teacher's figures: `{COMMAND.format(name=teacher.path.name)}`.",
+            "",
+            "| data set | teacher | student | difference |",
+            "|---|--:|--:|--:|",
+            *lines,
+            "",
+        )
+    )

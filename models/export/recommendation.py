@@ -1,0 +1,133 @@
+"""Export of a recommender: a training folder to a bundle with its own catalogue, refused when the graph drifts.
+
+Item vectors are made with the graph that serves, so they know its rounding. torch is needed here for the last time.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from shutil import copyfile, rmtree
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.linear_model import LogisticRegression
+
+from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
+from models.catalogue.items import Entry
+from models.data.interactions import RETAIL, Split, held_out
+from models.evaluation.recommendation import measure_recommender, metrics_of_recommender, rankings_of
+from models.export.card_recommendation import card
+from models.export.parity import DriftError
+from models.export.torch_runtime import TorchRuntime
+from models.graph.builder import build, write
+from models.networks.encoder import Embedder, base_file, graph_weights
+from models.prediction.normalize import unit
+from models.ranking.bundle_files import WEIGHTS as HISTORY_WEIGHTS
+from models.ranking.bundle_files import known_ids, save_items
+from models.ranking.recommender import Recommender
+from models.runtime.cuda import ON_GPUS, in_16_bits
+from models.runtime.offline import Reader
+from models.runtime.onnx import OnnxRuntime
+from models.tasks import RECOMMEND
+from models.text.tokenizer import Tokenizer
+from models.training.recommendation import HISTORY, VECTORS, load_encoder, load_recommend_run
+from models.training.trainer import WEIGHTS
+
+LEAST_COSINE = 0.99
+"""Mean over the catalogue's texts, between a graph's vectors and torch's, both with the middle taken away."""
+
+LICENCE = "CC-BY-4.0"
+SHOWN = 10
+"""Of a ranking, for which its scores are calibrated: what is further down belongs to other odds."""
+
+
+def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callable[[str], None]) -> Bundle:
+    """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
+    trained = load_recommend_run(run)
+    tokenizer = Tokenizer(run / TOKENIZER, RECOMMEND.max_tokens)
+    building = out.with_name(out.name + ".building")
+    rmtree(building, ignore_errors=True)
+    building.mkdir(parents=True)
+    copyfile(run / TOKENIZER, building / TOKENIZER)
+    network = load_encoder(run, trained)
+    split = held_out(data)
+    texts = split.training.texts
+    config = network.encoder.config
+    graph = build(graph_weights(network), config.num_attention_heads, config.layer_norm_eps, "int8")
+    write(graph, building / GRAPH)
+    drift = []
+    for name, way in ((GRAPH, building / GRAPH), (ON_GPUS, in_16_bits(building / GRAPH))):
+        drift.append(check_items(name, network, OnnxRuntime(way, threads=0), tokenizer, texts))
+        say(drift[-1])
+    raw = Reader(OnnxRuntime(building / GRAPH, threads=0), tokenizer).texts(texts)
+    history = load_file(run / HISTORY)
+    history["ids.weight"] *= history["known"][:, None]
+    history |= {"centre": load_file(run / VECTORS)["vectors"].mean(axis=0)}
+    history |= {"calibration": np.asarray([1.0, 0.0], np.float32)}
+    ids = known_ids(split.training.ids, history["known"])
+    vectors = Recommender(history, RETAIL, ids).place(raw, split.training.ids)
+    history["calibration"] = calibrated(Recommender(history, RETAIL, ids, vectors), vectors, split)
+    save_file(history, building / HISTORY_WEIGHTS)
+    save_items(building, RETAIL, catalogue_items(data, split), vectors)
+    manifest = Manifest(
+        name=out.name,
+        version=version,
+        task=RECOMMEND,
+        languages=("en", "zh"),
+        max_tokens=RECOMMEND.max_tokens,
+        base=Path(trained.base).name,
+        base_digest=digest_of(base_file(trained.base, WEIGHTS)),
+        calibration={},
+        sources=(Source(RETAIL, "en", LICENCE),),
+        metrics=(),
+    )
+    measured = measure_recommender(Recommender(history, RETAIL, ids, vectors), vectors, split)
+    (building / CARD).write_text(card(manifest, measured, drift, trained), encoding="utf-8")
+    final = replace(manifest, metrics=metrics_of_recommender(out.name, measured))
+    save(building, final)
+    rmtree(out, ignore_errors=True)
+    building.rename(out)
+    return save(out, final)
+
+
+def check_items(
+    name: str, network: Embedder, runtime: OnnxRuntime, tokenizer: Tokenizer, texts: tuple[str, ...]
+) -> str:
+    """How near the graph's item vectors are to the trained network's, in a sentence; raises DriftError."""
+    truth, found = (Reader(one, tokenizer).texts(texts) for one in (TorchRuntime(network), runtime))
+    centre = truth.mean(axis=0)
+    cosines = (unit(truth - centre) * unit(found - centre)).sum(axis=1)
+    if cosines.mean() < LEAST_COSINE:
+        raise DriftError(f"{name}: its vectors have a mean cosine of {cosines.mean():.4f} to torch's")
+    return (
+        f"`{name}` against the trained encoder in fp32 (torch), {len(texts)} item texts: mean cosine of the vectors "
+        f"from their middle {cosines.mean():.4f}, least {cosines.min():.4f}."
+    )
+
+
+def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
+    """Slope and offset (Platt 1999) with which the scores of a user's first ten are probabilities."""
+    rankings, scores = (found[:, :SHOWN] for found in rankings_of(recommender, vectors, split))
+    taken = np.stack([np.isin(row, own) for row, own in zip(rankings, split.targets, strict=True)])
+    clear = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
+    odds = np.log(clear / (1 - clear))
+    model = LogisticRegression(C=1e6).fit(odds.reshape(-1, 1), taken.ravel())
+    return np.asarray([model.coef_[0, 0], model.intercept_[0]], np.float32)
+
+
+def catalogue_items(data: Path, split: Split) -> list[Entry]:
+    """With the price, and how many users took it before their last basket."""
+    with gzip.open(data / RETAIL / "items.jsonl.gz", "rt", encoding="utf-8") as file:
+        prices = {row["item_id"]: float(row["median_price"]) for row in map(json.loads, file)}
+    users = np.zeros(len(split.training.ids))
+    for trail in split.training.users.values():
+        users[np.unique(trail.items)] += 1
+    return [
+        Entry(one, text, {"price": prices[one]}, float(users[number]))
+        for number, (one, text) in enumerate(zip(split.training.ids, split.training.texts, strict=True))
+    ]

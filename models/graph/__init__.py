@@ -1,0 +1,1 @@
+"""The exported ONNX graph as a file: written, read back, converted."""

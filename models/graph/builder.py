@@ -1,0 +1,188 @@
+"""The exported graph, written from the trained weights: a BERT encoder, pooling and the head in ONNX.
+
+Written here rather than traced, so that it holds just the fused operators ONNX Runtime is fast at, on CPU and CUDA,
+and the storage of each weight is chosen: `int8` multiplies in 8 bits, its input rounded by the step that training
+learned, or by a scale for each token in a network that learned none, so that an answer never depends on its batch;
+`mixed` keeps the matrices in 16 bits and computes in fp32; `fp16` stores and computes in 16 bits. All three keep the
+word embeddings in 8 bits with a scale for each row, in one file that the graphs of a bundle share. `fp32` is the plain
+graph.
+Knows the weight names of transformers' BERT family, no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from onnx.external_data_helper import set_external_data
+
+from models.bundle import EMBEDDINGS
+from models.graph.weights import GELU_ZERO, PLAIN_WORDS, SIGNED_ZERO, WORD_ROWS, WORDS, WORDS_SCALE
+from models.graph.writer import FUSED, Graph, Storage, quantize
+
+IR_VERSION = 10
+OPSET = {"fp16": 18}
+"""By storage, where it is not OPSET_CPU: CUDA's kernels are those of contrib operators, which need no more."""
+
+OPSET_CPU = 23
+"""The first with Attention, whose kernel takes two thirds of the time of the contrib operator's on a CPU."""
+
+EMBEDDING_LEVELS = 127
+"""Of a word embedding's sign: 8 bits."""
+
+MASKED = -1e9
+
+
+def build(weights: Mapping[str, NDArray[np.float32]], heads: int, epsilon: float, storage: Storage) -> onnx.ModelProto:
+    """`ids`, `mask`, `types` (batch, length) int64 to `logits` (batch, labels) fp32, without a head to `vectors`."""
+    graph = Graph(weights, storage)
+    hidden = embed(graph, epsilon)
+    mask = lengths(graph) if storage == "fp16" else pairs(graph)
+    encoder_layer = fused_layer if storage == "fp16" else plain_layer
+    layer = 0
+    while f"encoder.encoder.layer.{layer}.output.dense.weight" in weights:
+        hidden = encoder_layer(graph, f"encoder.encoder.layer.{layer}", hidden, mask, heads, epsilon)
+        layer += 1
+    pooled = pool(graph, hidden)
+    labelled = "head.weight" in weights
+    answer, width = ("logits", len(weights["head.bias"])) if labelled else ("vectors", weights[WORD_ROWS].shape[1])
+    graph.node("Cast", [head(graph, pooled) if labelled else pooled], output=answer, to=TensorProto.FLOAT)
+    shape = ["batch", "length"]
+    return helper.make_model(
+        helper.make_graph(
+            graph.nodes,
+            "heed",
+            [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("ids", "mask", "types")],
+            [helper.make_tensor_value_info(answer, TensorProto.FLOAT, ["batch", width])],
+            graph.initializers,
+        ),
+        opset_imports=[helper.make_opsetid("", OPSET.get(storage, OPSET_CPU)), helper.make_opsetid(FUSED, 1)],
+        ir_version=IR_VERSION,
+        producer_name="heed",
+    )
+
+
+def write(model: onnx.ModelProto, path: Path) -> None:
+    """Save a graph, its word embeddings in 8 bits apart: in EMBEDDINGS beside it, which all graphs there share.
+
+    ONNX Runtime maps that file into memory, so that the processes of a machine share it as well. Raises ValueError when
+    it is there and holds other embeddings. The model is changed: it refers to the file.
+    """
+    for tensor in model.graph.initializer:
+        if tensor.name == WORDS:
+            shared = path.with_name(EMBEDDINGS)
+            if shared.exists() and shared.read_bytes() != tensor.raw_data:
+                raise ValueError(f"{shared} holds the embeddings of another model")
+            shared.write_bytes(tensor.raw_data)
+            set_external_data(tensor, EMBEDDINGS, offset=0, length=len(tensor.raw_data))
+            tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+
+
+def embed(graph: Graph, epsilon: float) -> str:
+    name = "encoder.embeddings"
+    words = graph.weights[f"{name}.word_embeddings.weight"]
+    if graph.storage == "fp32":
+        word = graph.node("Gather", [graph.constant(PLAIN_WORDS, words), "ids"])
+    else:
+        whole, scale = quantize(words, axis=1, levels=EMBEDDING_LEVELS)
+        rows = graph.node("Gather", [graph.constant(WORDS, whole), "ids"])
+        scales = graph.node("Gather", [graph.constant(WORDS_SCALE, scale[:, None]), "ids"])
+        # In fp32 first: 16 bits round small scales away.
+        word = graph.node("Mul", [graph.node("Cast", [rows], to=TensorProto.FLOAT), scales])
+        word = graph.node("Cast", [word], to=graph.real_type) if graph.storage == "fp16" else word
+    kind = graph.node("Gather", [graph.vector(f"{name}.token_type_embeddings.weight"), "types"])
+    length = graph.node("Shape", ["ids"], start=1, end=2)
+    positions = graph.vector(f"{name}.position_embeddings.weight")
+    place = graph.node("Slice", [positions, graph.integers(0), length, graph.integers(0)])
+    total = graph.node("Add", [graph.node("Add", [word, kind]), place])
+    norm = [graph.vector(f"{name}.LayerNorm.weight"), graph.vector(f"{name}.LayerNorm.bias")]
+    return graph.node("LayerNormalization", [total, *norm], epsilon=epsilon)
+
+
+def lengths(graph: Graph) -> str:
+    """Of each text, (batch,), which CUDA's fused attention kernels take; with a mask they would not be used.
+
+    Texts are padded at their end, so the two say the same.
+    """
+    counted = graph.node("ReduceSum", ["mask", graph.integers(1)], keepdims=0)
+    return graph.node("Cast", [counted], to=TensorProto.INT32)
+
+
+def pairs(graph: Graph) -> str:
+    """Which token may look at which, (batch, 1, length, length), as the terms that are added to the logits."""
+    known = graph.node("Cast", ["mask"], to=TensorProto.BOOL)
+    terms = graph.node("Where", [known, graph.scalar("open", 0.0), graph.scalar("masked", MASKED)])
+    batch = graph.node("Shape", ["mask"], start=0, end=1)
+    length = graph.node("Shape", ["mask"], start=1, end=2)
+    shape = graph.node("Concat", [batch, graph.integers(1), length, length], axis=0)
+    return graph.node("Expand", [graph.node("Unsqueeze", [terms, graph.integers(1, 2)]), shape])
+
+
+def together(graph: Graph, own: str) -> tuple[str, NDArray[np.float32], str]:
+    """Queries, keys and values as one product: the name of the first, the weight (inputs, 3 outputs) and the bias."""
+    parts = [f"{own}.{part}" for part in ("query", "key", "value")]
+    weight = np.concatenate([graph.weights[f"{part}.weight"].T for part in parts], axis=1)
+    bias = np.concatenate([graph.weights[f"{part}.bias"] for part in parts]).astype(graph.real)
+    return parts[0], weight, graph.constant(f"{own}.bias", bias)
+
+
+def plain_layer(graph: Graph, name: str, hidden: str, mask: str, heads: int, epsilon: float) -> str:
+    """One post-norm transformer layer (Vaswani et al. 2017; BERT's order of residual and norm) in standard operators.
+
+    On a CPU they are faster than the contrib ones, of which SkipLayerNormalization is not vectorised; `Sum` and not
+    `Add`, because ONNX Runtime would make one of that and the norm.
+    """
+
+    def norm(change: str, before: str, part: str) -> str:
+        values = [graph.vector(f"{part}.LayerNorm.{of}") for of in ("weight", "bias")]
+        return graph.node("LayerNormalization", [graph.node("Sum", [change, before]), *values], epsilon=epsilon)
+
+    product = graph.product(*together(graph, f"{name}.attention.self"), hidden, SIGNED_ZERO)
+    parts = graph.split(product, 3)
+    mixed = graph.node("Attention", [*parts, mask], q_num_heads=heads, kv_num_heads=heads)
+    hidden = norm(graph.linear(f"{name}.attention.output.dense", mixed), hidden, f"{name}.attention.output")
+    wide = graph.node("Gelu", [graph.linear(f"{name}.intermediate.dense", hidden)])
+    return norm(graph.linear(f"{name}.output.dense", wide, GELU_ZERO), hidden, f"{name}.output")
+
+
+def fused_layer(graph: Graph, name: str, hidden: str, mask: str, heads: int, epsilon: float) -> str:
+    """The same in the fused operators that ONNX Runtime has kernels of for CUDA."""
+
+    def times(part: str, given: str, zero: int = SIGNED_ZERO) -> str:
+        return graph.node("MatMul", list(graph.bounded(part, graph.weights[f"{part}.weight"].T, given, zero)))
+
+    def residual(part: str, change: str, before: str) -> str:
+        own = [graph.vector(f"{part}.{of}") for of in ("LayerNorm.weight", "LayerNorm.bias", "dense.bias")]
+        return graph.node("SkipLayerNormalization", [change, before, *own], domain=FUSED, epsilon=epsilon)
+
+    first, weight, bias = together(graph, f"{name}.attention.self")
+    inputs = [*graph.bounded(first, weight, hidden, SIGNED_ZERO), bias, mask]
+    mixed = graph.node("Attention", inputs, domain=FUSED, num_heads=heads)
+    hidden = residual(f"{name}.attention.output", times(f"{name}.attention.output.dense", mixed), hidden)
+    wide = times(f"{name}.intermediate.dense", hidden)
+    active = graph.node("BiasGelu", [wide, graph.vector(f"{name}.intermediate.dense.bias")], domain=FUSED)
+    return residual(f"{name}.output", times(f"{name}.output.dense", active, GELU_ZERO), hidden)
+
+
+def pool(graph: Graph, hidden: str) -> str:
+    """(batch, length, width) to (batch, width); the same as `models.networks.encoder.pool`."""
+    targeted = graph.node("ReduceMax", ["types", graph.integers(1)], keepdims=1)
+    others = graph.node("Mul", ["mask", graph.node("Sub", [graph.integers(1), targeted])])
+    chosen = graph.node("Add", [graph.node("Mul", ["types", targeted]), others])
+    # The mean is taken in fp32: a sum over 512 tokens does not fit 16 bits.
+    weight = graph.node("Cast", [chosen], to=TensorProto.FLOAT)
+    share = graph.node("Div", [weight, graph.node("ReduceSum", [weight, graph.integers(1)], keepdims=1)])
+    row = graph.node("Unsqueeze", [share, graph.integers(1)])
+    wide = graph.node("Cast", [hidden], to=TensorProto.FLOAT)
+    return graph.node("Squeeze", [graph.node("MatMul", [row, wide]), graph.integers(1)])
+
+
+def head(graph: Graph, pooled: str) -> str:
+    weight = graph.constant("head.weight", graph.weights["head.weight"].T.astype(np.float32))
+    product = graph.node("MatMul", [pooled, weight])
+    return graph.node("Add", [product, graph.constant("head.bias", graph.weights["head.bias"].astype(np.float32))])

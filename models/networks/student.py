@@ -1,0 +1,43 @@
+"""A shallower network made of a teacher's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from models.graph.builder import EMBEDDING_LEVELS
+from models.networks.encoder import WORD_EMBEDDINGS, AnyNetwork, keep_layers
+from models.networks.quantization import fit_steps, quantize_encoder, rounded_rows, set_steps
+
+FITTED_BATCHES = 16
+"""Of the plan, to which the steps of the student's inputs are fitted at first."""
+
+
+def student_of(
+    teacher: AnyNetwork, layers: Sequence[int], batches: Sequence[tuple[Tensor, Tensor, Tensor]]
+) -> AnyNetwork:
+    """The teacher's word embeddings and these of its layers, all in 8 bits; no dropout, as it sees few texts twice.
+
+    The steps of its inputs are fitted to `batches` of ids, mask and types, each (batch, length).
+    """
+    student = keep_layers(deepcopy(teacher), layers)
+    steps = fit_steps(student, batches)
+    quantize_encoder(student)
+    set_steps(student, steps)
+    words = student.get_parameter(WORD_EMBEDDINGS)
+    words.data = rounded_rows(words.data, EMBEDDING_LEVELS)
+    for module in student.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return student
+
+
+States = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+
+
+def compiled(states: States) -> States:
+    found: States = torch.compile(states, dynamic=True)
+    return found

@@ -1,0 +1,1 @@
+"""Encoder output to calibrated answers, and how that is fitted; never torch."""

@@ -1,0 +1,125 @@
+"""Calibration: for each language, the scaling of the logits under which probabilities mean what they say.
+
+Fitted on validation answers of the graph that serves. Knows logits and labels, no texts and no networks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from models.prediction.calibration import (
+    Calibration,
+    Scaling,
+    calibrated,
+    entropy,
+    log_softmax,
+    question_of,
+    scaling_of,
+)
+
+BINS = 15
+DRAWINGS = 200
+"""Of right and wrong answers, for the error that chance alone leaves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """One validation set as a model answered it.
+
+    `logits` (rows, labels) fp32; `labels` (rows,) indices; `among` the indices of the labels that the set has;
+    `languages` (rows,) the language each text was served in, `targeted` (rows,) whether it was asked about an entity.
+    """
+
+    dataset: str
+    language: str
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    among: tuple[int, ...]
+    languages: NDArray[np.str_]
+    targeted: NDArray[np.bool_]
+
+    @property
+    def question(self) -> str:
+        return question_of(self.language, bool(self.targeted.all()))
+
+
+def fit(answers: Sequence[Answers]) -> Calibration:
+    """For each language, and apart for sets about entities, the scaling of the least log loss, by sets of equal weight.
+
+    A set that lacks a label is taken over the labels it has, as in training.
+    """
+    questions = sorted({answer.question for answer in answers})
+    return {question: fit_question([a for a in answers if a.question == question]) for question in questions}
+
+
+def fit_question(answers: Sequence[Answers]) -> Scaling:
+    logits = [answer.logits.astype(np.float64) for answer in answers]
+    entropies = [entropy(rows)[:, None] for rows in logits]
+    places = [np.searchsorted(answer.among, answer.labels) for answer in answers]
+
+    def loss(parameters: NDArray[np.float64]) -> float:
+        log_temperature, power, bias = parameters[0], parameters[1], np.append(parameters[2:], 0.0)
+        total = 0.0
+        for answer, plain, own, place in zip(answers, logits, entropies, places, strict=True):
+            scores = log_softmax((plain / (np.exp(log_temperature) * own**power) + bias)[:, answer.among])
+            total -= float(np.mean(scores[np.arange(len(place)), place]))
+        # A slight pull to plain temperature scaling: a set of a thousand rows cannot prove a small bias.
+        return total / len(answers) + 1e-3 * float(np.sum(parameters[1:] ** 2))
+
+    best = minimize(loss, np.zeros(answers[0].logits.shape[1] + 1), method="BFGS")
+    temperature, power, *bias = (round(float(value), 6) for value in (np.exp(best.x[0]), *best.x[1:], 0.0))
+    return Scaling(temperature, power, tuple(bias))
+
+
+def crossfit(answers: Sequence[Answers]) -> dict[str, float]:
+    """The calibration error of each set when every half of it is scaled by what the other halves taught."""
+    halves = [[part(answer, start) for answer in answers] for start in (0, 1)]
+    fitted = [fit(half) for half in halves]
+    errors = {}
+    for first, second in zip(*halves, strict=True):
+        scores = np.concatenate([scaled(first, fitted[1]), scaled(second, fitted[0])])
+        errors[first.dataset] = calibration_error(scores, np.concatenate([first.labels, second.labels]))
+    return errors
+
+
+def part(answers: Answers, start: int) -> Answers:
+    """Every second row, from `start`."""
+    return replace(
+        answers,
+        logits=answers.logits[start::2],
+        labels=answers.labels[start::2],
+        languages=answers.languages[start::2],
+        targeted=answers.targeted[start::2],
+    )
+
+
+def scaled(answers: Answers, calibration: Calibration) -> NDArray[np.float64]:
+    """Probabilities (rows, labels), each row scaled as its text is when it is served."""
+    asked = zip(answers.languages, answers.targeted, strict=True)
+    return calibrated(answers.logits, [scaling_of(calibration, str(language), bool(own)) for language, own in asked])
+
+
+def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
+    """Expected calibration error of the chosen label, 15 bins of equal width (Naeini et al. 2015)."""
+    return error_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+
+
+def error_of(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
+    """The same of (rows,) confidences and whether each was right."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    gaps = [abs(float(right[bins == b].mean() - confidence[bins == b].mean())) * np.mean(bins == b) for b in set(bins)]
+    return float(sum(gaps))
+
+
+def chance_error(confidence: NDArray[np.float64]) -> float:
+    """What `error_of` comes to, in the mean, where every answer is right exactly as often as its confidence says.
+
+    No calibration can be seen to be better than that on so few rows (consistency resampling, Broecker and Smith 2007).
+    """
+    chance = np.random.default_rng(0)
+    return float(np.mean([error_of(confidence, chance.random(len(confidence)) < confidence) for _ in range(DRAWINGS)]))

@@ -1,0 +1,15 @@
+"""L2 and centred normalisation of vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def directions(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> NDArray[np.float32]:
+    moved = vectors.astype(np.float32) - center
+    return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1e-9), np.float32)
+
+
+def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9), np.float32)

@@ -1,0 +1,34 @@
+"""Safetensors files with a JSON description."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+MOST_BYTES = 64 * 2**20
+
+
+class HeadError(ValueError):
+    """A head that must not be used; the message is one line."""
+
+
+def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """A safetensors file of ours: what it says of itself, and its arrays; raises HeadError."""
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise HeadError(f"{path.name}: it is larger than {MOST_BYTES // 2**20} MiB")
+        with safe_open(str(path), "numpy") as file:
+            about = json.loads((file.metadata() or {}).get("heed", "null"))
+            tensors = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, ValueError) as error:
+        raise (
+            error if isinstance(error, HeadError) else HeadError(f"{path.name}: it cannot be read ({error})")
+        ) from None
+    if not isinstance(about, dict) or about.get("format") != kind:
+        raise HeadError(f"{path.name}: it is not a file of the kind {kind}")
+    return about, tensors

@@ -1,0 +1,54 @@
+"""A bundle's history model and its own catalogue, as files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from models.bundle import Bundle, BundleError
+from models.catalogue.items import Entry
+from models.ranking.recommender import Recommender
+
+WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
+"""Of a bundle: the history model's weights, the items of its own catalogue, and their item vectors under `vectors`."""
+
+Array = NDArray[np.float32]
+
+
+def load_recommender(bundle: Bundle) -> Recommender:
+    """Raises BundleError when the bundle's weights are not those of a history model."""
+    try:
+        weights = load_file(bundle.path / WEIGHTS)
+        content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
+        ids = known_ids([str(row["item_id"]) for row in content["items"]], weights["known"])
+        return Recommender(weights, str(content["catalogue"]), ids, load_file(bundle.path / ITEM_VECTORS)["vectors"])
+    except (KeyError, TypeError, ValueError, OSError, IndexError, SafetensorError) as error:
+        raise BundleError(
+            f"bundle {bundle.path.name}: no history model can be read ({error!r}); export again"
+        ) from error
+
+
+def known_ids(item_ids: Sequence[str], known: Array) -> dict[str, int]:
+    """`Recommender.ids` of a catalogue's items, where known (items,) is 0 of those that nobody had taken."""
+    return {one: number if known[number] else -1 for number, one in enumerate(item_ids)}
+
+
+def catalogue_of(bundle: Bundle) -> tuple[str, list[Entry], Array]:
+    """The bundle's own catalogue: its name, its items, and their item vectors (items, width)."""
+    content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
+    items = [Entry(**row) for row in content["items"]]
+    return str(content["catalogue"]), items, load_file(bundle.path / ITEM_VECTORS)["vectors"]
+
+
+def save_items(path: Path, catalogue: str, items: Sequence[Entry], vectors: Array) -> None:
+    """Write a bundle's own catalogue into its folder."""
+    content = {"catalogue": catalogue, "items": [asdict(item) for item in items]}
+    (path / ITEMS).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
+    save_file({"vectors": np.ascontiguousarray(vectors)}, path / ITEM_VECTORS)

@@ -1,0 +1,307 @@
+"""Ranking without torch: a user's history and candidates to scores, and what each score leans on.
+
+The same arithmetic as `models.networks.recommender`, in numpy: one user at a time, since on a CPU padding several
+histories to
+one length costs more than one larger product gains. Knows arrays and the bundle's weights, nothing of texts. Histories
+are read by `models.ranking.history_encoder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from models.catalogue.projections import Picked, Projected
+from models.catalogue.vector_index import VectorIndex
+from models.ranking.candidates import among, preselected
+from models.ranking.cold_start import Newcomers, Worth, nearest_known, numbered
+from models.ranking.events import DISLIKE, KINDS, History, age_of
+from models.ranking.history_encoder import Reading
+from models.ranking.item_neighbours import Neighbours
+
+SCALE = 4.0
+"""The length of a text's part of an item vector."""
+
+RANKED = 400
+"""Candidates, of many, that are looked at with their own attention: the best by taste and neighbours, and the
+history's own."""
+
+_EXAMPLES, _EVENTS = 32, 20
+
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The best candidates: `order` (k,) their places among those given, `scores` (k,) in 0 to 1, and `weights`
+    (k, events): of what the events add to a candidate's score, the part of each; a row sums to less than 1."""
+
+    order: NDArray[np.int64]
+    scores: Array
+    weights: Array
+
+
+class Recommender:
+    """The history model of a bundle.
+
+    `catalogue` is the name of the items that it was trained with, `ids` their numbers, -1 of those that nobody had
+    taken. With their item `vectors` (items, width), newcomers to that catalogue are told what the weights have for
+    them, if they have anything.
+    """
+
+    def __init__(
+        self, weights: Mapping[str, Array], catalogue: str, ids: Mapping[str, int], vectors: Array | None = None
+    ) -> None:
+        self.catalogue, self.ids = catalogue, ids
+        self._w = dict(weights)
+        self.width = weights["taste.weight"].shape[0]
+        self._reading = Reading(weights)
+        self._eyes = len(weights["eyes"])
+        fade = float(weights["fade"][0]) if "fade" in weights else 1.0  # bundles up to 1.1.0 know none
+        newcomers = None
+        if vectors is not None and len(weights.get("newcomers", ())):
+            always, said, taken = weights["newcomers"].tolist()
+            newcomers = Newcomers(Worth(always=always, said=said, taken=taken), weights["kin"].astype(np.int32))
+            self._places = np.array([number for number in ids.values() if number >= 0], np.int64)
+            self._texts = ((vectors - weights["ids.weight"])[self._places] / SCALE).astype(np.float32)
+        self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade, newcomers)
+        nothing = np.empty((0, self.width), np.float32)
+        self._numbered: tuple[Sequence[str | None], Array, NDArray[np.int64]] = ((), nothing, np.empty(0, np.int64))
+        self._slope, self._offset = (float(value) for value in weights["calibration"])
+        spanning = np.column_stack([weights["taste.weight"], weights["taste.bias"]]).astype(np.float64)
+        self._basis = np.linalg.qr(spanning)[0].astype(np.float32)
+
+    def tastes(self, vectors: Array) -> tuple[Array, Array]:
+        """(width, at most width): an orthonormal basis in whose span every taste lies; and (examples, width): tastes of
+        histories whose items are drawn from those with `vectors` (items, width)."""
+        rows = np.random.default_rng(0).integers(0, len(vectors), (_EXAMPLES, _EVENTS))
+        kinds, ages = np.full(_EVENTS, KINDS.index("purchase")), np.full(_EVENTS, np.nan, np.float32)
+        examples = [self._reading.read(History(vectors[some], some, kinds, ages))[0] for some in rows]
+        return self._basis, np.stack(examples)
+
+    def project(self, vectors: Array) -> Projected:
+        """Item vectors (items, width) as rankings want them."""
+        return Projected(vectors @ self._basis, self._reading.look(vectors), self._reading.enter(vectors))
+
+    def place(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
+        """Texts' vectors by the encoder (items, width) to item vectors; a known id adds what was learned of it."""
+        centred = raw - self._w["centre"]
+        lengths = np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        placed: Array = (centred / lengths * SCALE).astype(np.float32)
+        numbers = self._known(item_ids)
+        known = numbers >= 0
+        placed[known] += self._w["ids.weight"][numbers[known]]
+        return placed
+
+    def trained(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
+        """(items,) as `numbers` gives them for items with these vectors; kept for the list asked last, and what is
+        the same for the next one."""
+        ids, before, numbers = self._numbered
+        if ids is not item_ids:
+            found, new = self._known(item_ids), self._newcomers(item_ids)
+            same = np.array([row for row in new if row < len(ids) and ids[row] == item_ids[row]], np.int64)
+            same = same[(vectors[same] == before[same]).all(axis=1)]
+            found[same] = numbers[same]
+            more = np.setdiff1d(new, same)
+            found[more] = self._nearest(vectors[more])
+            numbers = found
+            self._numbered = item_ids, vectors, numbers
+        return numbers
+
+    def numbers(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
+        """(items,) the numbers under which the model knows these ids, below 0 for others.
+
+        Where it knows of newcomers, those are below -1 that have a text alone, None, or an id that was not there when
+        it was trained; an empty id is of no item.
+        """
+        found, new = self._known(item_ids), self._newcomers(item_ids)
+        found[new] = self._nearest(vectors[new])
+        return found
+
+    def new(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which of these are newcomers; all that it does not know, if it has nothing to tell newcomers."""
+        return numbers < (0 if self.neighbours.newcomers is None else -1)
+
+    def _known(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
+        return np.array([-1 if one is None else self.ids.get(one, -1) for one in item_ids], np.int64)
+
+    def _newcomers(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
+        """Their places."""
+        told = () if self.neighbours.newcomers is None else enumerate(item_ids)
+        return np.array([place for place, one in told if one != "" and one not in self.ids], np.int64)
+
+    def _nearest(self, vectors: Array) -> NDArray[np.int64]:
+        """The numbers of newcomers with these vectors."""
+        if not len(vectors):
+            return np.empty(0, np.int64)
+        return numbered(nearest_known(vectors / SCALE, self._texts, self._places))
+
+    def rank(
+        self,
+        history: History,
+        vectors: Array | Picked,
+        items: NDArray[np.int64] | None,
+        top_k: int,
+        allowed: NDArray[np.bool_] | None = None,
+        trained: NDArray[np.int64] | None = None,
+        index: VectorIndex | None = None,
+    ) -> Ranked:
+        """The best `top_k` of candidates with item `vectors` (candidates, width), as they are or projected, and numbers
+        `items` (candidates,).
+
+        Without `items` a candidate's number is its place. Of more than RANKED candidates, those are ranked that the
+        history's taste puts first, and its own items. Where `allowed` (candidates,) is False a candidate is left out.
+        With `trained` (candidates,), numbers as in History, candidates' neighbours in the history speak too. An `index`
+        of the vectors, given without `items`, says which of them a taste may put first. Raises ValueError for an empty
+        history.
+        """
+        if not len(history):
+            raise ValueError("there is nothing to rank by in an empty history")
+        liked = history.kinds != DISLIKE
+        taste, shown = self._reading.read(history.where(liked))
+        near = self._near(history, liked, items, trained)
+        wanted = max(RANKED, 4 * top_k)
+        rows = None
+        if index is not None and not isinstance(vectors, Picked):
+            rows = index.nearest(taste, vectors, wanted, allowed)
+        if rows is not None:
+            rows = np.union1d(rows, history.items[(history.items >= 0) & (history.items < len(vectors))])
+            if near is not None:
+                rows = np.union1d(rows, np.flatnonzero(near))
+            vectors, items = vectors[rows], rows
+            near = None if near is None else near[rows]
+            allowed = None if allowed is None else allowed[rows]
+            trained = None if trained is None else trained[rows]
+        scores = vectors.products(taste @ self._basis) if isinstance(vectors, Picked) else vectors @ taste
+        if near is not None:
+            scores += near
+        if allowed is not None:
+            scores[~allowed] = -np.inf
+        chosen = preselected(scores, items, history.items, wanted)
+        numbers = chosen if items is None else items[chosen]
+        looks = self._attended(shown, history, liked, vectors[chosen], numbers)
+        found = scores[chosen] + sum(look.added for look in looks)
+        best = np.argsort(-found, kind="stable")[:top_k]
+        best = best[np.isfinite(found[best])]
+        weights = np.zeros((len(best), len(history)), np.float32)
+        for look in looks:
+            weights[:, look.events] = look.weights(best)
+        if trained is not None and history.trained is not None:
+            said = self.neighbours.parts(history.trained, liked, trained[chosen[best]])
+            heard = np.abs(found[best] - scores[chosen[best]])[:, None]
+            weights = (weights * heard + said) / np.maximum(heard + np.abs(said).sum(axis=1, keepdims=True), 1e-9)
+        return Ranked(chosen[best] if rows is None else rows[chosen[best]], self._calibrated(found[best]), weights)
+
+    def score(
+        self,
+        histories: Sequence[History],
+        vectors: Array,
+        items: NDArray[np.int64],
+        trained: NDArray[np.int64] | None = None,
+    ) -> Array:
+        """(histories, candidates): what `rank` scores each candidate by each of several histories.
+
+        By a history without events a candidate has the score that nobody's taste gives it.
+        """
+        return np.stack([self._scored(history, vectors, items, trained) for history in histories])
+
+    def _scored(
+        self, history: History, vectors: Array, items: NDArray[np.int64], trained: NDArray[np.int64] | None
+    ) -> Array:
+        liked = history.kinds != DISLIKE
+        taste, shown = self._reading.read(history.where(liked))
+        found = vectors @ taste
+        near = self._near(history, liked, items, trained)
+        if near is not None:
+            found += near
+        return self._calibrated(
+            found + sum(look.added for look in self._attended(shown, history, liked, vectors, items))
+        )
+
+    def _near(
+        self,
+        history: History,
+        liked: NDArray[np.bool_],
+        items: NDArray[np.int64] | None,
+        trained: NDArray[np.int64] | None,
+    ) -> Array | None:
+        """What the history's items say of the candidates (candidates,): nothing of a newcomer that is among them."""
+        if trained is None or history.trained is None:
+            return None
+        newcomers = trained.min(initial=0) < -1
+        found: Array = self.neighbours.say(history.trained, liked, newcomers)[trained]
+        if newcomers:
+            own = history.items[history.items >= 0]
+            found[own[own < len(found)] if items is None else among(items, own)] = 0
+        return found
+
+    def _calibrated(self, found: Array) -> Array:
+        return np.asarray(expit(self._slope * found + self._offset), np.float32)
+
+    def _attended(
+        self,
+        shown: Array,
+        history: History,
+        liked: NDArray[np.bool_],
+        candidates: Array | Picked,
+        numbers: NDArray[np.int64],
+    ) -> list[_Look]:
+        """The candidates' own attention: to the events that are no dislikes, and to those that are."""
+        asked = candidates.asked if isinstance(candidates, Picked) else self._reading.look(candidates)
+        asked = asked.reshape(len(candidates), self._eyes, -1).transpose(1, 2, 0)
+        looks = []
+        for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
+            if chosen.any():
+                part = history.where(chosen)
+                seen = shown if sign > 0 else self._reading.read(part)[1]
+                looks.append(self._look(seen, part, asked, numbers, sign, np.flatnonzero(chosen)))
+        return looks
+
+    def _look(
+        self,
+        shown: Array,
+        history: History,
+        asked: Array,
+        numbers: NDArray[np.int64],
+        sign: np.float32,
+        events: NDArray[np.int64],
+    ) -> _Look:
+        """asked (eyes, any number, candidates). What a disliked event would have added is taken away."""
+        # Candidates are last, so that sums over events run along whole rows.
+        energies = shown.reshape(len(history), self._eyes, -1).transpose(1, 0, 2) @ asked
+        same = history.items[:, None] == numbers
+        same[history.items < 0] = False
+        at_event, at_candidate = np.divmod(np.flatnonzero(same), len(numbers))
+        energies[:, at_event, at_candidate] += self._w["again"][age_of(history.ages)].T[:, at_event]
+        peak = np.maximum(energies.max(axis=1), 0)
+        energies -= peak[:, None]
+        raised = np.exp(energies, out=energies)
+        total = raised.sum(axis=1) + np.exp(-peak)
+        eyes, taken = self._w["eyes"], np.bincount(at_candidate, minlength=len(numbers)).astype(np.float32)
+        added = sign * (eyes @ (np.log(total) + peak) + self._w["often"][0] * np.log1p(taken))
+        return _Look(events, added, raised, total, sign * eyes / np.abs(eyes).sum())
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What attention to `events` (n,), places in the history, adds for each candidate (candidates,).
+
+    `raised` (eyes, n, candidates) over `total` (eyes, candidates) is the attention of each eye, and `shares` (eyes,)
+    what it counts for; they are negative where events are disliked.
+    """
+
+    events: NDArray[np.int64]
+    added: Array
+    raised: Array
+    total: Array
+    shares: Array
+
+    def weights(self, candidates: NDArray[np.int64]) -> Array:
+        """Each event's part (candidates, n)."""
+        attention = self.raised[:, :, candidates] / self.total[:, None, candidates]
+        found: Array = np.einsum("h,htc->ct", self.shares, attention)
+        return found

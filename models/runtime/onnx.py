@@ -1,0 +1,69 @@
+"""The serving runtime: an exported graph in ONNX Runtime, on CPU or CUDA.
+
+Knows graphs and sessions, nothing of texts. Needs no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from models.runtime.protocol import Device
+from models.text.encoding import Batch
+
+PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
+    "cpu": ("CPUExecutionProvider", {}),
+    # Memory grows by what a batch asks for, not to the next power of two: replicas may share a GPU.
+    "cuda": ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}),
+}
+
+MISSING = "this onnxruntime cannot run on {device}; cuda needs the extra `gpu`, a GPU and its driver"
+
+
+def check_device(device: Device) -> None:
+    """Raises RuntimeError when this onnxruntime was not made for it; whether it is there, only a session tells."""
+    if PROVIDERS[device][0] not in onnxruntime.get_available_providers():
+        raise RuntimeError(MISSING.format(device=device))
+
+
+def session_options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # The arena never gives memory back, and every new shape would make it grow.
+    options.enable_cpu_mem_arena = False
+    return options
+
+
+class OnnxRuntime:
+    """Runs a graph with inputs `ids`, `mask`, `types` (batch, length) and one output, `logits` or `vectors`.
+
+    A graph that is given as bytes, and not as its file, holds all its data itself; `more` are options of the device's
+    provider. Raises RuntimeError when the device is not to be had.
+    """
+
+    def __init__(self, graph: Path | bytes, threads: int = 1, device: Device = "cpu", **more: str) -> None:
+        provider, provider_options = PROVIDERS[device]
+        check_device(device)
+        if device == "cuda":
+            onnxruntime.preload_dlls()  # CUDA and cuDNN as Python packages, which no linker finds by itself
+        options = session_options(threads)
+        # A plan of the memory is kept for each shape that was seen, and on a GPU rows differ from batch to batch.
+        options.enable_mem_pattern = device == "cpu"
+        self._session: Any = onnxruntime.InferenceSession(
+            graph if isinstance(graph, bytes) else str(graph), options, providers=[(provider, provider_options | more)]
+        )
+        if provider not in self._session.get_providers():  # it falls back to the CPU and only logs it
+            raise RuntimeError(MISSING.format(device=device))
+        self._output = str(self._session.get_outputs()[0].name)
+
+    def run(self, batch: Batch) -> NDArray[np.float32]:
+        """A row for each text: logits (batch, labels), or vectors (batch, width)."""
+        feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.types}
+        rows: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
+        return rows.astype(np.float32, copy=False)

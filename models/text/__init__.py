@@ -1,0 +1,1 @@
+"""Text in, encodings out; this room knows no model."""

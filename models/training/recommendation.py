@@ -1,0 +1,201 @@
+"""Training a recommender: first the encoder of item texts, then the attention over histories of its vectors.
+
+Knows nothing of bundles: `models.export.recommendation` makes one of the folder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from scipy.sparse import csr_matrix
+from torch.nn.functional import normalize
+
+from models.bundle import TOKENIZER
+from models.data.interactions import Interactions, Items, held_out, removed_items
+from models.networks.encoder import Embedder, base_file, encoder_of
+from models.networks.recommender import Scales
+from models.ranking.cold_start import Worth
+from models.text.encoding import Tokens
+from models.text.tokenizer import Tokenizer, adapt_tokenizer
+from models.training.cold_start import with_newcomers
+from models.training.history_network import HistorySchedule, train_histories
+from models.training.item_encoder import Companions, ItemSchedule, Kept, batches_of, companions, embed
+from models.training.item_neighbours import NeighbourSchedule
+from models.training.score_weights import with_scales
+from models.training.trainer import RUN, WEIGHTS, ConfigError, Feed, Trainer, device
+
+HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
+LONGEST_KEPT = 24
+"""Characters of a kept text, near the length of an item's."""
+
+NEAREST = 20
+
+
+@dataclass(frozen=True, slots=True)
+class KeptTexts:
+    """So many lines of a file NAME.txt.gz."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendConfig:
+    """`models/configs/recommend.toml` explains each field."""
+
+    removed: float
+    removed_seed: int
+    items: ItemSchedule
+    histories: HistorySchedule
+    kept: tuple[KeptTexts, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendRun:
+    """A finished run, as its folder tells of it."""
+
+    base: str
+    config: RecommendConfig
+
+
+def read_recommend_config(path: Path) -> RecommendConfig:
+    """Raises ConfigError naming the field when one is missing or unknown."""
+    content = tomllib.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _config_of(content)
+    except (KeyError, TypeError) as error:
+        raise ConfigError(f"the configuration cannot be used: {error}") from error
+
+
+def _config_of(content: dict[str, object]) -> RecommendConfig:
+    own = dict(content)
+    items, histories, kept = own.pop("items"), own.pop("histories"), own.pop("kept")
+    assert isinstance(items, dict)
+    assert isinstance(histories, dict)
+    assert isinstance(kept, list)
+    texts = tuple(KeptTexts(**one) for one in kept)
+    neighbours, scales = NeighbourSchedule(**histories["neighbours"]), Scales(**histories.get("scales", {}))
+    newcomers = histories.get("newcomers")
+    found = {"neighbours": neighbours, "scales": scales, "newcomers": newcomers and Worth(**newcomers)}
+    return RecommendConfig(
+        items=ItemSchedule(**items),
+        histories=HistorySchedule(**{**histories, **found}),
+        kept=texts,
+        **own,  # type: ignore[arg-type]
+    )
+
+
+def train_recommend(
+    config: RecommendConfig, base: str, data: Path, texts: Path, out: Path, say: Callable[[str], None] = print
+) -> Path:
+    """Returns `out` with the encoder's `model.safetensors`, `history.safetensors`, `tokenizer.json`, `training.json`.
+
+    Each user's last basket is left out of everything. Started again, it goes on with the encoder's newest checkpoint.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
+    interactions = held_out(data).training
+    if not (out / VECTORS).exists():
+        _train_encoder(config, base, interactions, texts, out)
+    vectors = load_file(out / VECTORS)["vectors"].numpy()
+    histories = with_scales(interactions, centred(vectors), config.histories, say)
+    removed = removed_items(len(vectors), config.removed, config.removed_seed)
+    histories = with_newcomers(interactions, centred(vectors), histories, removed, say)
+    network = train_histories(interactions, centred(vectors), histories, say)
+    save_file({name: value.clone() for name, value in network.state_dict().items()}, out / HISTORY)
+    content = {"task": "recommend", "base": base, "config": asdict(replace(config, histories=histories))}
+    (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return out
+
+
+def centred(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = vectors - vectors.mean(axis=0)
+    return found
+
+
+def load_recommend_run(folder: Path) -> RecommendRun:
+    content = json.loads((folder / RUN).read_text(encoding="utf-8"))
+    return RecommendRun(content["base"], _config_of(content["config"]))
+
+
+def load_encoder(folder: Path, run: RecommendRun) -> Embedder:
+    """The trained encoder of a training folder, ready to evaluate."""
+    network = Embedder(encoder_of(run.base))
+    network.load_state_dict(load_file(folder / WEIGHTS))
+    return network.eval()
+
+
+def _train_encoder(config: RecommendConfig, base: str, interactions: Interactions, texts: Path, out: Path) -> None:
+    schedule = config.items
+    torch.manual_seed(schedule.seed)
+    tokenizer = Tokenizer(out / TOKENIZER, schedule.max_tokens)
+    tokens = [tokenizer.encode(text) for text in interactions.texts]
+    removed = removed_items(len(tokens), config.removed, config.removed_seed)
+    beside = companions(baskets_of(interactions, removed), len(tokens))
+    taught = np.flatnonzero(np.diff(beside.indptr) > 0).tolist()
+    network, feed = Embedder(encoder_of(base)).eval(), Feed(tokenizer, device())
+    network.to(feed.device)
+    kept = _kept(config, network, feed, texts)
+    batches = list(batches_of(taught, tokens, kept, schedule))
+    look = Look(network, feed, tokens, companions(baskets_of(interactions, removed[:0]), len(tokens)), removed, taught)
+    objective = Companions(network, feed, tokens, beside, schedule)
+    Trainer(schedule, network, objective, look, out, len(batches)).run(batches)
+    save_file({"vectors": embed(network.eval(), feed, tokens).cpu()}, out / VECTORS)
+
+
+def baskets_of(interactions: Interactions, removed: Items) -> list[Items]:
+    """Every basket, and every two that follow each other taken together, without the removed items."""
+    found: list[Items] = []
+    for trail in interactions.users.values():
+        own = [basket[~np.isin(basket, removed)] for basket in trail.each_basket()]
+        found += own + [np.concatenate(pair) for pair in pairwise(own)]
+    return found
+
+
+def _kept(config: RecommendConfig, network: Embedder, feed: Feed, folder: Path) -> list[Kept]:
+    chance = random.Random(config.items.seed)
+    chosen: list[str] = []
+    for source in config.kept:
+        with gzip.open(folder / f"{source.name}.txt.gz", "rt", encoding="utf-8") as file:
+            lines = [line.strip()[:LONGEST_KEPT] for line in file]
+        lines = [line for line in lines if line]
+        chosen += chance.sample(lines, min(source.rows, len(lines)))
+    tokens = [feed.tokenizer.encode(text) for text in chosen]
+    return [Kept(*pair) for pair in zip(tokens, embed(network, feed, tokens), strict=True)]
+
+
+class Look:
+    """How much of an item's company is among the NEAREST by its vector: of some taught items, and of the removed."""
+
+    def __init__(
+        self,
+        network: Embedder,
+        feed: Feed,
+        tokens: Sequence[Tokens],
+        beside: csr_matrix,
+        removed: Items,
+        taught: Sequence[int],
+    ) -> None:
+        self._network, self._feed, self._tokens, self._beside = network, feed, tokens, beside
+        some = np.random.default_rng(0).permutation(taught)[:300]
+        self._groups = {"taught": some, "removed": removed}
+
+    def __call__(self) -> Iterator[tuple[str, float]]:
+        vectors = normalize(embed(self._network, self._feed, self._tokens), dim=-1).cpu().numpy()
+        for name, items in self._groups.items():
+            cosines = vectors[items] @ vectors.T
+            cosines[np.arange(len(items)), items] = -np.inf
+            near = np.argsort(-cosines, axis=1)[:, :NEAREST]
+            company = self._beside[items].toarray()
+            yield f"company/{name}", float(np.take_along_axis(company, near, axis=1).sum(axis=1).mean())
