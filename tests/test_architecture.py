@@ -50,7 +50,8 @@ def test_serving_needs_no_training_library(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["explainer", "gradients", "attention_maps"])
 def test_explaining_needs_no_training_library(name: str) -> None:
-    code = f"import sys, models.explain.{name}; sys.exit(bool({{'torch', 'onnx', 'sklearn', 'matplotlib'}} & set(sys.modules)))"
+    training = "{'torch', 'onnx', 'sklearn', 'matplotlib'}"
+    code = f"import sys, models.explain.{name}; sys.exit(bool({training} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
