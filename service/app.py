@@ -31,20 +31,22 @@ from models import bundle as bundles
 from models.bundle import Bundle
 from models.ranking.bundle_files import load_recommender
 from models.text.tokenizer import Tokenizer
-from service import cluster, logs, settings
-from service.batches import Limits
-from service.cache import Cache
-from service.call import Part, Reply, Tally, answer
-from service.catalogues import Catalogues
-from service.engine import Engine, Recorder
-from service.explaining import Explaining, Source
-from service.gateway import create_app
-from service.metrics import Metrics
-from service.predictor import Predictor
-from service.recommending import TASK, Recommending
-from service.remote import CALLS_PER_REPLICA, Remote, running
+from service import settings
+from service.api.gateway import create_app
+from service.cluster import local as cluster
+from service.cluster.remote import CALLS_PER_REPLICA, Remote, running
+from service.cluster.remote_call import Part, Reply, Tally, answer
+from service.explanation.worker import Explaining, Source
+from service.inference.batch_policy import Limits
+from service.inference.cache import Cache
+from service.inference.engine import Engine, Recorder
+from service.inference.predictor import Predictor
+from service.inference.ranking_engine import TASK, Recommending
+from service.registry.catalogues import Catalogues
+from service.registry.heads import Shelf
 from service.settings import Settings
-from service.shelf import Shelf
+from service.telemetry import logs
+from service.telemetry.metrics import Metrics
 
 _NAME = "heed"
 _KEEP_ALIVE_S = 75
@@ -144,7 +146,7 @@ def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
 
     runtime, limits = open_runtime(bundle, chosen.threads, chosen.device), _limits(chosen)
     if chosen.device == "cuda":
-        from service.budget import prepare
+        from service.tuning.gpu_batches import prepare
 
         limits = prepare(runtime, limits, chosen.to_measure, bundle.max_tokens)
     return Engine(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), runtime, limits, recorder)

@@ -10,13 +10,10 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import orjson
 import structlog
-from fastapi import FastAPI
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 _log = structlog.get_logger(__name__)
@@ -153,30 +150,8 @@ def _restored(kind: type[Problem], detail: str, pointer: str | None, headers: Ma
     return problem
 
 
-def from_http(error: HTTPException) -> Problem:
-    """The problem for what the router itself refuses; the router's Allow header is kept."""
-    if error.status_code == 404:
-        return NotFound("No such route; /docs lists what there is.")
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        return MethodNotAllowed(f"This route answers {allowed} only.", headers=error.headers)
-    return Problem("The request could not be handled.")
-
-
 def from_unknown(error: BaseException) -> Problem:
     """The opaque problem for a fault of ours; logs its type and place."""
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     _log.error("unhandled", error=type(error).__name__, places=places[-8:])
     return Problem("The service failed; quote the X-Request-ID of this answer when you report it.")
-
-
-async def _respond(request: Request, error: Exception) -> Response:
-    problem = error if isinstance(error, Problem) else from_http(error) if isinstance(error, HTTPException) else None
-    return (problem or from_unknown(error)).response(request.state.request_id)
-
-
-def install(app: FastAPI) -> None:
-    """Send every problem of `app`, and what its router refuses, through the one handler."""
-    handler: Any = _respond
-    app.add_exception_handler(Problem, handler)
-    app.add_exception_handler(HTTPException, handler)

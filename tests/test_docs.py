@@ -29,7 +29,9 @@ def test_every_make_target_is_in_the_readme(target: str) -> None:
     assert f"make {target}" in README
 
 
-@pytest.mark.parametrize("path", re.findall(r'@app\.get\(\s*"([^"]+)"', (ROOT / "service/gateway.py").read_text()))
+@pytest.mark.parametrize(
+    "path", re.findall(r'@app\.get\(\s*"([^"]+)"', (ROOT / "service/api/operations.py").read_text())
+)
 def test_every_endpoint_of_an_operator_is_in_the_readme(path: str) -> None:
     assert f"`GET {path}`" in README
 
@@ -38,7 +40,7 @@ def test_every_endpoint_of_an_operator_is_in_the_readme(path: str) -> None:
     ("path", "method"),
     [
         (path, method or "POST")
-        for file in sorted((ROOT / "service").glob("*.py"))
+        for file in sorted((ROOT / "service/api").glob("*.py"))
         for path, method in re.findall(r'add_hot_route\(app, "([^"]+)"(?:[^)]*method="([A-Z]+)")?', file.read_text())
     ],
 )
@@ -47,7 +49,7 @@ def test_every_endpoint_of_a_task_is_in_the_readme(path: str, method: str) -> No
 
 
 @pytest.mark.parametrize(
-    "path", re.findall(r'@app\.get\("([^"]+)"', (ROOT / "service/catalogue_routes.py").read_text(encoding="utf-8"))
+    "path", re.findall(r'@app\.get\("([^"]+)"', (ROOT / "service/api/catalogues.py").read_text(encoding="utf-8"))
 )
 def test_every_endpoint_of_catalogues_is_in_the_readme(path: str) -> None:
     assert f"`GET {path}`" in README

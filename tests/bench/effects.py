@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 def variables(folder: Path) -> object:
     """Of Ray, that the cluster is started with."""
-    from service.cluster import environment
+    from service.cluster.local import environment
     from service.settings import Settings
 
     composed = environment(Settings(), folder, {})
@@ -29,9 +29,9 @@ def handling(folder: Path) -> object:
     """Of the hot route: whether FastAPI reads the body."""
     from fastapi.routing import APIRoute
 
-    from service.gateway import create_app
-    from service.metrics import Metrics
+    from service.api.gateway import create_app
     from service.settings import Settings
+    from service.telemetry.metrics import Metrics
 
     app = create_app({"sentiment": _Twice()}, Settings(), Metrics(folder / "metrics"))
     (route,) = (one for one in app.routes if isinstance(one, APIRoute) and one.path == "/v1/sentiment")
@@ -40,15 +40,15 @@ def handling(folder: Path) -> object:
 
 def batch(_: Path) -> object:
     """Which of the waiting texts run together."""
-    from service.batches import Limits, next_batch
+    from service.inference.batch_policy import Limits, next_batch
 
     return next_batch([10, 200, 11, 10, 10], Limits(batch_tokens=650, batch_items=16, queue_tokens=4096))
 
 
 def computed(_: Path) -> object:
     """Texts, of two callers that ask the same at once."""
-    from service.cache import Cache
-    from service.predictor import Item
+    from service.inference.cache import Cache
+    from service.inference.predictor import Item
 
     behind = _Twice()
 
@@ -65,7 +65,7 @@ def scores(_: Path) -> object:
     import numpy as np
 
     from models.prediction import calibration as predict
-    from service import engine
+    from service.inference import engine
 
     scaling = predict.Scaling(1.0, 1.0, (0.0, 0.0, 0.0))
     with patch.object(predict, "probabilities", wraps=predict.probabilities) as probabilities:
@@ -83,9 +83,9 @@ def arena(folder: Path) -> object:
 
 def calls(folder: Path) -> object:
     """Requests in each call, of six that come at once to a single replica."""
-    from service.metrics import Metrics
-    from service.predictor import Item
-    from service.remote import Remote
+    from service.cluster.remote import Remote
+    from service.inference.predictor import Item
+    from service.telemetry.metrics import Metrics
     from tests.service import fakes
     from tests.service.test_remote import LIMITS, Handle, answering
 
@@ -115,7 +115,7 @@ class _Twice:
 
     async def predict(self, items: Any, *_more: object) -> Any:
         from models.prediction.sentiment import sentiment
-        from service.predictor import Answer, Rated, Timings
+        from service.inference.predictor import Answer, Rated, Timings
 
         self.texts += len(items)
         for _ in range(2):

@@ -34,8 +34,10 @@ from models.runtime.onnx import PROVIDERS, OnnxRuntime
 from models.runtime.protocol import Device, Runtime
 from models.text.encoding import Batch, Tokens, collate
 from models.text.tokenizer import Tokenizer
-from service import budget, logs, throughput
-from service.batches import Limits
+from service.inference.batch_policy import Limits
+from service.telemetry import logs
+from service.tuning import gpu_batches as budget
+from service.tuning import throughput
 from tests.bench.serve import texts
 from tests.bench.weights import Shape, network_of
 

@@ -64,16 +64,16 @@ def test_a_lever_that_has_moved_is_an_error(name: str, module: str, patch: Patch
 
 
 def test_a_function_that_takes_something_else_by_now_is_an_error() -> None:
-    module = ModuleType("service.batches")
+    module = ModuleType("service.inference.batch_policy")
     exec("def next_batch(lengths, limits, clock): ...", vars(module))
     with pytest.raises(MovedError, match="clock"):
-        PATCHES["near-lengths"]["service.batches"](module)
+        PATCHES["near-lengths"]["service.inference.batch_policy"](module)
 
 
 def test_a_variable_that_the_cluster_no_longer_sets_is_an_error() -> None:
-    module = ModuleType("service.cluster")
+    module = ModuleType("service.cluster.local")
     exec("def environment(settings, folder, inherited): return {}", vars(module))
-    PATCHES["idle-loops"]["service.cluster"](module)
+    PATCHES["idle-loops"]["service.cluster.local"](module)
     with pytest.raises(MovedError, match="RAY_event_stats"):
         module.environment(None, None, None)
 
@@ -88,7 +88,7 @@ def test_a_process_that_cannot_turn_the_lever_off_does_not_run(tmp_path: Path) -
 
 
 def test_a_replica_in_which_nothing_changed_is_not_measured(tmp_path: Path) -> None:
-    mark(tmp_path, "service.batches", 11).touch()
+    mark(tmp_path, "service.inference.batch_policy", 11).touch()
     refuse_unpatched(NEAR, tmp_path, [11])
     with pytest.raises(NotStartedError, match=r"\[12\]"):
         refuse_unpatched(NEAR, tmp_path, [11, 12])

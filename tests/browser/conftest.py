@@ -25,8 +25,8 @@ from prometheus_client import values
 from models.bundle import load
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
-from service.engine import Engine
-from service.metrics import Metrics
+from service.inference.engine import Engine
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 
 playwright = pytest.importorskip("playwright.sync_api")

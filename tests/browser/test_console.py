@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from models.bundle import SHIPPED, load
-from service.cache import Cache
-from service.explaining import Explaining, Source
-from service.gateway import create_app
+from service.api.gateway import create_app
+from service.explanation.worker import Explaining, Source
+from service.inference.cache import Cache
+from service.registry.heads import Shelf
 from service.settings import Settings
-from service.shelf import Shelf
 from tests.browser.conftest import counting, engine, listening, serious_faults
 from tests.tiny import tiny_intent_bundle
 

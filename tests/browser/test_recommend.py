@@ -10,11 +10,11 @@ import httpx
 import pytest
 
 from models.ranking.bundle_files import load_recommender
-from service.cache import Cache
-from service.catalogues import Catalogues
-from service.explaining import Explaining
-from service.gateway import create_app
-from service.recommending import TASK, Recommending
+from service.api.gateway import create_app
+from service.explanation.worker import Explaining
+from service.inference.cache import Cache
+from service.inference.ranking_engine import TASK, Recommending
+from service.registry.catalogues import Catalogues
 from service.settings import Settings
 from tests.browser.conftest import counting, engine, listening, serious_faults
 from tests.tiny import CATALOGUE_ITEMS, tiny_recommend_bundle

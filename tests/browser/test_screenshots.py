@@ -16,13 +16,13 @@ import pytest
 
 from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
 from models.ranking.bundle_files import load_recommender
-from service.cache import Cache
-from service.catalogues import Catalogues
-from service.explaining import Explaining, Source
-from service.gateway import create_app
-from service.recommending import TASK, Recommending
+from service.api.gateway import create_app
+from service.explanation.worker import Explaining, Source
+from service.inference.cache import Cache
+from service.inference.ranking_engine import TASK, Recommending
+from service.registry.catalogues import Catalogues
+from service.registry.heads import Shelf
 from service.settings import Settings
-from service.shelf import Shelf
 from tests.browser.conftest import counting, engine, listening
 
 TEXT = "Shares of Acme plunge after profit warning, but dividend is raised"

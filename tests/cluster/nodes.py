@@ -95,7 +95,7 @@ class Nodes:
 
 def main(folder: Path, port: int, bundle: Path) -> None:
     """With Ray in it; its environment must be complete before Ray is imported."""
-    from service import cluster
+    from service.cluster import local as cluster
     from service.settings import Settings
 
     chosen = Settings(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from service import haproxy
+from service.cluster import haproxy
 from tests.cluster.running import Client, free_port
 
 WRITTEN = """global

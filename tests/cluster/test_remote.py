@@ -12,10 +12,10 @@ import pytest
 from models.bundle import load as load_bundle
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
-from service.batches import Limits
-from service.call import Tally
-from service.engine import Engine
-from service.predictor import Answer, Item, Rated
+from service.cluster.remote_call import Tally
+from service.inference.batch_policy import Limits
+from service.inference.engine import Engine
+from service.inference.predictor import Answer, Item, Rated
 from tests.cluster.nodes import PATIENCE_S, TIMEOUT_S, Nodes
 from tests.cluster.running import Reply, Service, at_once, counted, exposed, free_port, listening, load
 

@@ -47,7 +47,7 @@ from models.training.intent_batches import (
     with_examples,
 )
 from models.training.trainer import ConfigError
-from service.cli import app
+from service.cli.main import app
 
 WORDS = {"pay": "pay it", "stop": "stop it", "find": "find it"}
 CONFIG = IntentConfig(

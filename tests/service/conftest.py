@@ -10,7 +10,7 @@ from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 
 from models.bundle import Bundle, load
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 from tests.service import shop as shops
 from tests.service.serving import Service, serving
 from tests.tiny import tiny_recommend_bundle

@@ -19,11 +19,11 @@ from models.prediction.calibration import Scaling
 from models.tasks import SENTIMENT
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer
-from service.batches import Limits
-from service.engine import Engine
 from service.errors import Problem
-from service.metrics import Metrics
-from service.predictor import Answered, Rated
+from service.inference.batch_policy import Limits
+from service.inference.engine import Engine
+from service.inference.predictor import Answered, Rated
+from service.telemetry.metrics import Metrics
 
 VOCABULARY = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "good": 4, "bad": 5, "poison": 6, "nan": 7, "fine": 8}
 LIMITS = Limits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)

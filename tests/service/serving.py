@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from service.cache import Cache
-from service.engine import Engine
-from service.gateway import create_app
-from service.metrics import Metrics
+from service.api.gateway import create_app
+from service.inference.cache import Cache
+from service.inference.engine import Engine
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 
 JSON = {"content-type": "application/json"}

@@ -16,15 +16,15 @@ from models.ranking.bundle_files import load_recommender
 from models.ranking.recommender import Recommender
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
-from service.cache import Cache
-from service.catalogues import Catalogues
-from service.engine import Engine
-from service.explaining import Explaining
-from service.gateway import create_app
-from service.metrics import Metrics
-from service.recommending import TASK, Recommending
-from service.schemas_recommend import RecommendResponse
+from service.api.gateway import create_app
+from service.explanation.worker import Explaining
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.inference.ranking_engine import TASK, Recommending
+from service.registry.catalogues import Catalogues
+from service.schemas.recommend import RecommendResponse
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 
 BOUGHT = {"item_id": "item-a3", "event": "purchase"}

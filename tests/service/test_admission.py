@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from service.admission import Drain, time_to_work
 from service.errors import Overloaded
+from service.inference.admission import Drain, time_to_work
 
 
 def worked(drain: Drain, batches: int, tokens: int, seconds: float, since_s: float = 0.0) -> float:

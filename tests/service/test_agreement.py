@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from models.bundle import SHIPPED, load
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
-from service.cache import Cache
-from service.engine import Engine
-from service.metrics import Metrics
-from service.predictor import Answer, Item, Rated
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.inference.predictor import Answer, Item, Rated
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 
 pytestmark = pytest.mark.anyio

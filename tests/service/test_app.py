@@ -11,7 +11,7 @@ import yaml  # type: ignore[import-untyped]
 from ray import serve
 
 from service.app import build
-from service.remote import CALLS_PER_REPLICA
+from service.cluster.remote import CALLS_PER_REPLICA
 
 DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 

@@ -16,10 +16,11 @@ import pytest
 from numpy.typing import NDArray
 
 from models.text.encoding import Tokens
-from service import batching
-from service.batches import BatchReport, Inferred, Limits
-from service.batching import Batcher
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
+from service.inference import batcher as batching
+from service.inference.batch_policy import Inferred, Limits
+from service.inference.batcher import Batcher
+from service.telemetry.batch_report import BatchReport
 
 pytestmark = pytest.mark.anyio
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batches import Limits, next_batch
+from service.inference.batch_policy import Limits, next_batch
 
 LIMITS = Limits(batch_tokens=64, batch_items=4, queue_tokens=1000)
 unhurried = settings(deadline=None)  # how long one example takes depends on the machine

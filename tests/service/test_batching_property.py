@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from models.text.encoding import Tokens
-from service.batches import Inferred, Limits
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Problem, TextTooLong
+from service.inference.batch_policy import Inferred, Limits
 from tests.service.test_batching import POISON, Running, running, text
 
 LIMITS = Limits(batch_tokens=64, batch_items=4, queue_tokens=400)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from service.bodies import parse, pointer
 from service.errors import Problem
-from service.metrics import Metrics
-from service.schemas import SentimentRequest
+from service.http.body import parse, pointer
+from service.schemas.sentiment import SentimentRequest
+from service.telemetry.metrics import Metrics
 from tests.service.serving import JSON, Service, assert_problem, serving
 
 

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from models.bundle import load
 from models.runtime.cuda import BoundRuntime, shapes
 from models.text.encoding import Batch
-from service import budget, settings
-from service.batches import Limits
-from service.budget import LENGTHS, MOST_TOKENS, PADDING, prepare, tokens_per_s, warm
-from service.cluster import environment
+from service import settings
+from service.cluster.local import environment
+from service.inference.batch_policy import Limits
+from service.tuning import gpu_batches as budget
+from service.tuning.gpu_batches import LENGTHS, MOST_TOKENS, PADDING, prepare, tokens_per_s, warm
 from tests.tiny import tiny_bundle
 
 GIVEN = Limits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from service.cache import Cache, key_of
-from service.engine import Engine
 from service.errors import DeadlineExceeded, EmptyText, InferenceFailed, Overloaded
-from service.metrics import Metrics
-from service.predictor import Item, Rated
+from service.inference.cache import Cache, key_of
+from service.inference.engine import Engine
+from service.inference.predictor import Item, Rated
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 
 pytestmark = pytest.mark.anyio

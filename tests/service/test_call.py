@@ -11,10 +11,10 @@ import pytest
 
 from models.bundle import Bundle
 from models.text.tokenizer import Tokenizer
-from service.call import Part, Reply, Tally, answer
-from service.engine import Engine
+from service.cluster.remote_call import Part, Reply, Tally, answer
 from service.errors import Overloaded, Problem
-from service.predictor import Answer, Item
+from service.inference.engine import Engine
+from service.inference.predictor import Answer, Item
 from tests.service import fakes
 
 pytestmark = pytest.mark.anyio

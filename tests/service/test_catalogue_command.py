@@ -24,9 +24,9 @@ from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import Catalogue
 from models.ranking.bundle_files import load_recommender
 from models.runtime.offline import Reader, open_reader
-from service import cli_catalogue
-from service.catalogues import placed
-from service.cli import app
+from service.cli import catalogue_import
+from service.cli.main import app
+from service.registry.catalogues import placed
 from tests.tiny import CATALOGUE, CATALOGUE_ITEMS, tiny_recommend_bundle
 
 LINES: list[dict[str, Any]] = [
@@ -140,7 +140,7 @@ def started(bundle: Bundle, path: Path) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
-        "service.cli",
+        "service.cli.main",
         "catalogue",
         "add",
         "books",
@@ -167,7 +167,7 @@ def test_interrupted_it_goes_on_when_it_is_run_again(
         _, complaints = adding.communicate(timeout=60)
     kept = found(shelf, "books").count
     assert 0 < kept < len(lines)
-    assert kept % cli_catalogue.BATCH == 0
+    assert kept % catalogue_import.BATCH == 0
     if number == signal.SIGINT:
         assert adding.returncode == 130
         assert "run it again to go on" in complaints

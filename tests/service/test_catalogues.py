@@ -27,15 +27,15 @@ from models.ranking.recommender import Recommender
 from models.runtime.offline import open_reader
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
-from service.cache import Cache
-from service.catalogues import Catalogues, placed
-from service.engine import Engine
-from service.gateway import create_app
-from service.metrics import Metrics
-from service.recommending import TASK, Recommending
-from service.schemas import MAX_INPUTS
-from service.schemas_catalogue import MAX_ITEM_CHARS, MAX_REMOVED, CatalogueEdited, CatalogueInfo, CatalogueList
+from service.api.gateway import create_app
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.inference.ranking_engine import TASK, Recommending
+from service.registry.catalogues import Catalogues, placed
+from service.schemas.catalogue import MAX_ITEM_CHARS, MAX_REMOVED, CatalogueEdited, CatalogueInfo, CatalogueList
+from service.schemas.wire import MAX_INPUTS
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 from tests.service.serving import JSON, assert_problem
 from tests.tiny import CATALOGUE, CATALOGUE_ITEMS, WIDTH, tiny_recommend_bundle

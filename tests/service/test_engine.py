@@ -18,11 +18,11 @@ from models.prediction.calibration import Scaling, question_of
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Tokens
 from models.text.tokenizer import Tokenizer
-from service import batching
-from service.engine import Engine
 from service.errors import InferenceFailed, NotReady, Overloaded, Problem
-from service.metrics import Metrics
-from service.predictor import Answered, Item, Rated
+from service.inference import batcher as batching
+from service.inference.engine import Engine
+from service.inference.predictor import Answered, Item, Rated
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 from tests.service.test_metrics import samples
 from tests.tiny import tiny_bundle

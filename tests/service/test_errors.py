@@ -9,7 +9,8 @@ from starlette.exceptions import HTTPException
 
 from service import errors
 from service.errors import CatalogueBusy, CatalogueUnusable, NotReady, Overloaded, Problem
-from service.schemas import ProblemBody
+from service.http.problems import from_http
+from service.schemas.wire import ProblemBody
 
 
 def leaves(kind: type[Problem] = Problem) -> Iterator[type[Problem]]:
@@ -79,7 +80,7 @@ def test_an_unknown_error_tells_the_caller_nothing_of_itself() -> None:
 
 
 def test_what_the_router_refuses_with_another_status_is_opaque() -> None:
-    assert errors.from_http(HTTPException(401, "secret")).detail == "The request could not be handled."
+    assert from_http(HTTPException(401, "secret")).detail == "The request could not be handled."
 
 
 @pytest.mark.parametrize("kind", [Problem, *(kind for kind in leaves() if not kind.__subclasses__())])

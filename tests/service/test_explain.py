@@ -27,15 +27,15 @@ from models.runtime.onnx import OnnxRuntime
 from models.tasks import SENTIMENT
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer
-from service.cache import Cache
-from service.engine import Engine
+from service.api.gateway import create_app
 from service.errors import NotReady
-from service.explained import Ask, Explained, Wanted
-from service.explaining import Explaining, Source
-from service.gateway import create_app
-from service.metrics import Metrics
-from service.schemas_explain import MAX_EXPLAINED, MAX_MAP_NUMBERS, MAX_PACKED_NUMBERS, ExplainResponse
+from service.explanation.request import Ask, Explained, Wanted
+from service.explanation.worker import Explaining, Source
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.schemas.explain import MAX_EXPLAINED, MAX_MAP_NUMBERS, MAX_PACKED_NUMBERS, ExplainResponse
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 from tests.service.serving import JSON, Service, assert_problem
 from tests.tiny import HEADS, LAYERS, tiny_bundle

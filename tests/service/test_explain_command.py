@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from models.explain.explainer import METHODS
 from models.explain.methods import OFFERED
-from service.cli import app
+from service.cli.main import app
 from tests.tiny import tiny_bundle
 
 

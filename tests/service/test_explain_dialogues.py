@@ -22,14 +22,14 @@ from models.runtime.offline import open_reader
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer, Turn
-from service.cache import Cache
-from service.engine import Engine
-from service.explaining import Explaining, Source
-from service.gateway import create_app
-from service.metrics import Metrics
-from service.schemas_explain import MAX_COMPARED, MAX_EXPLAINED, ExplainIntentResponse, ExplainRepliesResponse
+from service.api.gateway import create_app
+from service.explanation.worker import Explaining, Source
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.registry.heads import Shelf
+from service.schemas.explain import MAX_COMPARED, MAX_EXPLAINED, ExplainIntentResponse, ExplainRepliesResponse
 from service.settings import Settings
-from service.shelf import Shelf
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 from tests.service.serving import JSON, assert_problem
 from tests.tiny import LAYERS, tiny_intent_bundle

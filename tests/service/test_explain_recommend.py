@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.ranking.events import MOST_EVENTS, History
 from models.ranking.recommender import Recommender
-from service.metrics import Metrics
-from service.schemas_explain import MAX_EXPLAINED
-from service.schemas_explain_recommend import ExplainRecommendResponse
+from service.schemas.explain import MAX_EXPLAINED
+from service.schemas.explain_recommend import ExplainRecommendResponse
+from service.telemetry.metrics import Metrics
 from tests.service import shop as shops
 from tests.service.serving import JSON, assert_problem
 from tests.service.shop import BOUGHT, Shop, event, scores

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models.bundle import Bundle
-from service.cli import app
+from service.cli.main import app
 
 HISTORY = [
     {"item_id": "item-a3", "event": "purchase"},

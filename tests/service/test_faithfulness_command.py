@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models.bundle import load
-from service.cli import app
+from service.cli.main import app
 from tests.tiny import tiny_bundle, tiny_intent_bundle
 
 

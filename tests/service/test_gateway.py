@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from service.cache import Cache
-from service.gateway import create_app
-from service.metrics import Metrics
-from service.schemas import FailedItem, SentimentResponse, SentimentResult
+from service.api.gateway import create_app
+from service.inference.cache import Cache
+from service.schemas.sentiment import SentimentResponse, SentimentResult
+from service.schemas.wire import FailedItem
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 from tests.service.serving import Service, assert_problem, serving
 from tests.service.test_metrics import samples

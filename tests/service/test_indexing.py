@@ -25,11 +25,12 @@ from models.catalogue.store import Catalogue
 from models.catalogue.vector_index import SUFFIX, VectorIndex
 from models.ranking.bundle_files import load_recommender
 from models.ranking.recommender import Recommender
-from service import recommending
-from service.catalogues import Catalogues
-from service.question import Question, question_of
-from service.recommending import Ranking, answer
-from service.schemas_recommend import User
+from service.api.query_builder import question_of
+from service.inference import ranking
+from service.inference.ranking import Ranking, answer
+from service.inference.ranking_query import Question
+from service.registry.catalogues import Catalogues
+from service.schemas.recommend import User
 from tests.service.test_catalogues import no_room
 from tests.tiny import WIDTH
 
@@ -187,7 +188,7 @@ async def test_ids_and_texts_of_a_small_catalogue_are_ranked_by_their_vectors(
     rng = np.random.default_rng(3)
     question = question.read([rng.normal(size=WIDTH).astype(np.float32) for _ in question.sent])
     found = answer(recommender, question)
-    monkeypatch.setattr(recommending, "INDEXED", 0)
+    monkeypatch.setattr(ranking, "INDEXED", 0)
     expected = answer(recommender, question)
     assert isinstance(found, Ranking)
     assert isinstance(expected, Ranking)

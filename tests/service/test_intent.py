@@ -19,13 +19,13 @@ from models.prediction.reply_ranker import Ranker, ReplySet, save_replies
 from models.runtime.offline import open_reader
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
-from service.cache import Cache
-from service.engine import Engine
-from service.gateway import create_app
-from service.metrics import Metrics
-from service.schemas_intent import IntentResponse, RepliesResponse
+from service.api.gateway import create_app
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.registry.heads import Shelf
+from service.schemas.intent import IntentResponse, RepliesResponse
 from service.settings import Settings
-from service.shelf import Shelf
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 from tests.service.serving import JSON, assert_problem
 from tests.tiny import tiny_head, tiny_intent_bundle
@@ -205,7 +205,7 @@ async def test_many_replies_are_scored_beside_the_event_loop_and_alike(
         return scores(self, *given)
 
     monkeypatch.setattr(Ranker, "scores", watched)
-    monkeypatch.setattr("service.intent._INLINE_REPLIES", 2)
+    monkeypatch.setattr("service.api.replies._INLINE_REPLIES", 2)
     assert (await intents.replies(**asked)).json()["results"] == inline
     assert scoring != [threading.main_thread().name]
 

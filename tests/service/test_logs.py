@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from service import logs
 from service.errors import from_unknown
+from service.telemetry import logs
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.batches import BatchReport
-from service.metrics import Metrics, MetricsError
+from service.telemetry.batch_report import BatchReport
+from service.telemetry.metrics import Metrics, MetricsError
 
 REPLICA = """
 import sys
@@ -127,6 +127,6 @@ def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.metrics.os.getuid", lambda: 1234567)
+    monkeypatch.setattr("service.telemetry.metrics.os.getuid", lambda: 1234567)
     with pytest.raises(MetricsError, match="belongs to another user"):
         Metrics(tmp_path)

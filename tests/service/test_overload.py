@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 
 from models.text.encoding import Tokens
-from service import batching
-from service.batches import Limits
-from service.batching import Batcher
 from service.errors import Problem
+from service.inference import batcher as batching
+from service.inference.batch_policy import Limits
+from service.inference.batcher import Batcher
 from tests.service.test_batching import text
 
 LIMITS = Limits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)

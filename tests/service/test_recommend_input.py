@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from models.catalogue.folder import create
-from service.bodies import parse
-from service.catalogues import FOLDER
 from service.errors import InvalidRequest, Problem
-from service.schemas import MAX_ID_CHARS
-from service.schemas_recommend import MAX_RANKED_CANDIDATES, Named, RecommendRequest, User, quick
+from service.http.body import parse
+from service.registry.catalogues import FOLDER
+from service.schemas.recommend import MAX_RANKED_CANDIDATES, Named, RecommendRequest, User, quick
+from service.schemas.wire import MAX_ID_CHARS
 from tests.service.serving import JSON, assert_problem
 from tests.service.shop import BOUGHT, Shop, event
 from tests.tiny import WIDTH

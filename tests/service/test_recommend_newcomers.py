@@ -17,8 +17,8 @@ from models.catalogue.items import Entry
 from models.prediction.normalize import unit
 from models.ranking.bundle_files import WEIGHTS, catalogue_of
 from models.ranking.cold_start import SHARES, kin_of
-from service.catalogues import FOLDER
-from service.metrics import Metrics
+from service.registry.catalogues import FOLDER
+from service.telemetry.metrics import Metrics
 from tests.service import shop as shops
 from tests.service.serving import assert_problem
 from tests.service.shop import BOUGHT, Shop, ids, scores

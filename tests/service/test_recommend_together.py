@@ -13,19 +13,19 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-import service.recommending
+import service.inference.ranking
 from models.bundle import Bundle
 from models.catalogue.folder import create
 from models.catalogue.items import Entry
 from models.ranking.bundle_files import load_recommender
 from models.ranking.recommender import Ranked, Recommender
 from models.runtime.offline import open_reader
-from service.catalogues import FOLDER
+from service.api.query_builder import question_of
 from service.errors import DeadlineExceeded
-from service.metrics import Metrics
-from service.question import question_of
-from service.recommending import TASK
-from service.schemas_recommend import User
+from service.inference.ranking_engine import TASK
+from service.registry.catalogues import FOLDER
+from service.schemas.recommend import User
+from service.telemetry.metrics import Metrics
 from tests.service.serving import assert_problem
 from tests.service.shop import BOUGHT, Shop, event, ids, scores, serving
 from tests.tiny import CATALOGUE, CATALOGUE_ITEMS, WIDTH
@@ -171,7 +171,7 @@ async def test_a_short_ranking_is_made_in_the_event_loop_and_others_in_their_thr
             assert (await shop.send(users)).status_code == 200
             assert Elsewhere.where == where
         with monkeypatch.context() as patched:
-            patched.setattr(service.recommending, "INDEXED", 0)
+            patched.setattr(service.inference.ranking, "INDEXED", 0)
             Elsewhere.where.clear()
             assert (await shop.send([short])).status_code == 200
             assert Elsewhere.where == {TASK}, "of a large catalogue"

@@ -18,16 +18,17 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from ray.serve.exceptions import DeploymentUnavailableError
 
 from models.prediction.sentiment import Sentiment
-from service import remote as remote_module
-from service.batches import BatchReport, Limits
-from service.cache import Cache
-from service.call import Counted, Part, Reply
+from service.api.gateway import create_app
+from service.cluster import remote as remote_module
+from service.cluster.remote import CALLS_PER_REPLICA, Remote
+from service.cluster.remote_call import Counted, Part, Reply
 from service.errors import DeadlineExceeded, EmptyText, NotReady, Overloaded, Problem, ReplicaLost
-from service.gateway import create_app
-from service.metrics import Metrics
-from service.predictor import Answer, Item, Rated, Timings
-from service.remote import CALLS_PER_REPLICA, Remote
+from service.inference.batch_policy import Limits
+from service.inference.cache import Cache
+from service.inference.predictor import Answer, Item, Rated, Timings
 from service.settings import Settings
+from service.telemetry.batch_report import BatchReport
+from service.telemetry.metrics import Metrics
 from tests.service import fakes
 from tests.service.serving import assert_problem
 from tests.service.test_metrics import samples

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from models.explain.explainer import Explanation, MethodName, Passage, Weight
-from service.rendering import heaviest, page, terminal
+from service.cli.render_explanation import heaviest, page, terminal
 
 TEXT = ' <b>"up"</b> & Acme \x1b[31m{down}'
 SCORES = {"negative": 0.1, "neutral": 0.2, "positive": 0.7}

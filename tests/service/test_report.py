@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli.main import app
 from tests.tiny import tiny_bundle, tiny_intent_bundle
 
 NASTY = '<img src=x onerror=alert(1)> "up" & </p><script>alert(2)</script>'

@@ -7,8 +7,8 @@ import pytest
 from pydantic import ValidationError
 
 from models.tasks import SENTIMENT
-from service import schemas
-from service.schemas import SentimentItem, SentimentRequest
+from service.schemas import sentiment as sentiment_schemas
+from service.schemas.sentiment import SentimentItem, SentimentRequest
 
 
 def read(document: Any) -> SentimentRequest:
@@ -76,7 +76,7 @@ def test_a_megabyte_of_text_is_within_the_limits() -> None:
 
 
 def test_the_labels_on_the_wire_are_those_of_the_task() -> None:
-    assert get_args(schemas.Label) == SENTIMENT.labels
+    assert get_args(sentiment_schemas.Label) == SENTIMENT.labels
 
 
 def test_the_schema_states_every_limit() -> None:

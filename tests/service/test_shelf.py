@@ -12,7 +12,7 @@ from models.bundle import Bundle, load
 from models.prediction.intent_head import save_head
 from models.prediction.reply_ranker import ReplySet, save_replies
 from models.runtime.offline import open_reader
-from service.shelf import Shelf
+from service.registry.heads import Shelf
 from tests.tiny import WIDTH, tiny_head, tiny_intent_bundle
 
 pytestmark = pytest.mark.anyio

@@ -20,10 +20,11 @@ from models import bundle as bundles
 from models.text.encoding import Batch as TokenBatch
 from models.text.encoding import Tokens
 from service import settings
-from service.batches import Limits
 from service.errors import InferenceFailed
-from service.throughput import LONGEST, SHORTEST, Layout, Replicas, ThroughputError, lengths, measure
-from service.tune import (
+from service.inference.batch_policy import Limits
+from service.tuning.search import climb, doubling, least
+from service.tuning.throughput import LONGEST, SHORTEST, Layout, Replicas, ThroughputError, lengths, measure
+from service.tuning.tuner import (
     CLUSTER_BYTES,
     LEAST_TOKENS,
     SERVING_BYTES,
@@ -31,11 +32,8 @@ from service.tune import (
     Trials,
     TuneError,
     busy,
-    climb,
-    doubling,
     fitting,
     layouts,
-    least,
     tune,
 )
 from tests.tiny import tiny_bundle

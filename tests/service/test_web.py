@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.console import FOLDER
+from service.http.static import FOLDER
 from tests.service.serving import Service, assert_problem
 
 pytestmark = pytest.mark.anyio

@@ -124,7 +124,7 @@ def _rates_of_ray(cluster: Any) -> None:
 
 def _ordinary_route(gateway: Any) -> None:
     """As FastAPI's own documentation has it: it parses and validates the request, and validates the response."""
-    from service import sentiment as ours
+    from service.api import sentiment as ours
 
     item, result = _found(ours, "item_of"), _found(ours, "result_of")
     annotations = {"request": _found(ours, "SentimentRequest")}
@@ -224,15 +224,15 @@ def _one_request_a_call(remote: Any) -> None:
 
 
 PATCHES: Mapping[str, Mapping[str, Patch]] = {
-    "haproxy": {"service.cluster": _serves_own_proxy},
-    "throughput": {"service.cluster": _without_throughput_mode},
-    "direct-route": {"service.gateway": _ordinary_route},
-    "near-lengths": {"service.batches": _as_they_come},
-    "batching": {"service.batches": _one_at_a_time},
-    "in-flight": {"service.cache": _every_text_computed},
-    "calibration": {"service.engine": _calibrated_one_by_one},
-    "idle-loops": {"service.cluster": _rates_of_ray},
+    "haproxy": {"service.cluster.local": _serves_own_proxy},
+    "throughput": {"service.cluster.local": _without_throughput_mode},
+    "direct-route": {"service.api.gateway": _ordinary_route},
+    "near-lengths": {"service.inference.batch_policy": _as_they_come},
+    "batching": {"service.inference.batch_policy": _one_at_a_time},
+    "in-flight": {"service.inference.cache": _every_text_computed},
+    "calibration": {"service.inference.engine": _calibrated_one_by_one},
+    "idle-loops": {"service.cluster.local": _rates_of_ray},
     "arena": {"models.runtime.onnx": _with_arena},
-    "coalescing": {"service.remote": _one_request_a_call},
+    "coalescing": {"service.cluster.remote": _one_request_a_call},
 }
 """By lever and by the module that is changed. Levers that a setting turns off have none."""

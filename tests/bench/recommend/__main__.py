@@ -24,7 +24,7 @@ from typing import Any
 from models.bundle import SHIPPED, SHIPPED_RECOMMEND, load
 from models.catalogue.store import Catalogue
 from models.ranking.bundle_files import load_recommender
-from service.catalogues import FOLDER
+from service.registry.catalogues import FOLDER
 from tests.bench.recommend.indexed import ITEMS
 from tests.bench.recommend.limit import Limit, measure
 from tests.bench.recommend.users import (

@@ -32,7 +32,7 @@ from models.catalogue.store import Catalogue
 from models.ranking.bundle_files import WEIGHTS, load_recommender
 from models.ranking.events import KINDS, History
 from models.ranking.recommender import Recommender
-from service.catalogues import FOLDER
+from service.registry.catalogues import FOLDER
 from tests.bench.recommend.plain import Plain
 from tests.bench.recommend.users import LARGE, users
 

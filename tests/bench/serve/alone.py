@@ -20,11 +20,11 @@ from pathlib import Path
 from models.bundle import load
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
-from service.batches import Limits
-from service.engine import Engine
-from service.metrics import Metrics
-from service.predictor import Item
+from service.inference.batch_policy import Limits
+from service.inference.engine import Engine
+from service.inference.predictor import Item
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.bench.serve.load import percentile_ms
 
 

@@ -1,0 +1,130 @@
+"""`/v1/explain/intent` and `/v1/explain/replies`: which turns and words of a dialogue speak for an intent, or a reply.
+
+Explained is what the plain routes answer: the confidence that a head has in an intent, and the score of a reply.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+
+from models.prediction.intent_head import Head, judge
+from models.text.tokenizer import Turn
+from service.api.explanations import explainer_of, how, packed, response, turns_of, wanted_of
+from service.api.intent import item_of, named
+from service.api.intent import turns_of as spoken
+from service.errors import InvalidRequest, Problem, TooMuchToExplain
+from service.explanation.request import Ask, Outcome
+from service.explanation.worker import Explaining
+from service.http.body import JsonBody
+from service.http.hot_route import add_hot_route, deadline_s
+from service.http.responses import failed, id_of, listed, refuse_if_none_answered
+from service.inference.predictor import Item, Predictor
+from service.registry.heads import Shelf
+from service.schemas.explain import (
+    MAX_COMPARED,
+    ExplainIntentRequest,
+    ExplainIntentResponse,
+    ExplainRepliesRequest,
+    ExplainRepliesResponse,
+)
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from models.explain.explainer import Explainer
+    from models.explain.instance import Question
+
+
+def add_explain_intent(
+    app: FastAPI, predictor: Predictor, shelf: Shelf, explaining: Explaining | None, settings: Settings
+) -> None:
+    body = JsonBody(ExplainIntentRequest, settings.max_body_bytes, settings.request_timeout_s)
+
+    async def explain(given: Request) -> Response:
+        """Which turns and words speak for the intent of a dialogue, or of each of up to 16, or for one asked about."""
+        due_s = deadline_s(given, settings)
+        request = await body.read(given)
+        head: Head = named(shelf.heads, request.labels or settings.labels, "/labels", "label set")
+        if request.target is not None and request.target not in head.labels:
+            reason = f"The label set {head.name} has no such intent; /v1/models lists those that it has."
+            raise InvalidRequest(reason, pointer="/target")
+        inputs = listed(request.inputs)
+        wanted = wanted_of(request, len(inputs), packed(given))
+        items = [item_of(one)[0] for one in inputs]
+        asks = [_about(item, head, request.target) for item in items]
+        found = await explainer_of(explaining, "intent").explain("intent", asks, wanted, due_s)
+        refuse_if_none_answered(found.outcomes, request.inputs)
+        results = [_result(head, *one) for one in zip(inputs, items, found.outcomes, strict=True)]
+        return await response(given, predictor, results, found, labels=head.name)
+
+    add_hot_route(app, "/v1/explain/intent", explain, ExplainIntentRequest, ExplainIntentResponse, 404)
+
+
+def add_explain_replies(
+    app: FastAPI, predictor: Predictor, shelf: Shelf, explaining: Explaining | None, settings: Settings
+) -> None:
+    body = JsonBody(ExplainRepliesRequest, settings.max_body_bytes, settings.request_timeout_s)
+
+    async def explain(given: Request) -> Response:
+        """Which turns and words of a dialogue speak for a reply: the best one, or one asked about."""
+        due_s = deadline_s(given, settings)
+        request = await body.read(given)
+        turns = spoken(request.turns)
+        if request.reply_set is not None:
+            chosen = named(shelf.reply_sets, request.reply_set, "/reply_set", "reply set")
+            texts, placed = chosen.texts, chosen.placed
+        else:
+            texts, placed = tuple(request.candidates or ()), None
+        target = request.target
+        if target is not None and target >= len(texts):
+            raise InvalidRequest(f"There are {len(texts)} replies, 0 to {len(texts) - 1}.", pointer="/target")
+        if target is None and placed is None and len(texts) > MAX_COMPARED:
+            reason = f"At most {MAX_COMPARED} candidates are compared; name the one to explain as target."
+            raise TooMuchToExplain(reason, pointer="/candidates")
+        among = texts if target is None else texts[target : target + 1]
+        ranker = shelf.ranker
+
+        def ask(explainer: "Explainer") -> "Question":
+            if placed is None:
+                return explainer.reply(turns, ranker, among, ranker.place(explainer.vectors(among)))
+            return explainer.reply(turns, ranker, among, placed if target is None else placed[target : target + 1])
+
+        wanted = wanted_of(request, 1, packed(given), "/turns")
+        found = await explainer_of(explaining, "intent").explain("intent", [ask], wanted, due_s)
+        (outcome,) = found.outcomes
+        if isinstance(outcome, Problem):
+            raise outcome
+        reply = outcome.explanation.target
+        about = {
+            "index": texts.index(reply) if target is None else target,
+            "text": reply,
+            "score": outcome.explanation.scores[reply],
+        }
+        result = {"target": about, **turns_of([turn.text for turn in turns], outcome), **how(outcome)}
+        return await response(given, predictor, [result], found)
+
+    add_hot_route(app, "/v1/explain/replies", explain, ExplainRepliesRequest, ExplainRepliesResponse, 404)
+
+
+def _about(item: Item, head: Head, target: str | None) -> Ask:
+    turns = (*item.before, Turn("customer", item.text))
+    return lambda explainer: explainer.intent(turns, head, target)
+
+
+def _result(head: Head, given: Any, item: Item, outcome: Outcome) -> dict[str, Any]:
+    """An ExplainIntentResult, or a FailedItem."""
+    if isinstance(outcome, Problem):
+        return failed(outcome, given)
+    found = outcome.explanation
+    outside = float(judge(head, outcome.row[None]).outside[0])
+    out_of_scope = outside > head.threshold
+    texts = [*(turn.text for turn in item.before), item.text]
+    return {
+        "intent": None if out_of_scope else max(found.scores, key=found.scores.__getitem__),
+        "out_of_scope": out_of_scope,
+        "out_of_scope_score": outside,
+        "target": found.target,
+        "confidence": found.scores[found.target],
+        **turns_of(texts, outcome),
+        **how(outcome),
+        "id": id_of(given),
+    }

@@ -1,0 +1,49 @@
+"""`/v1/sentiment`: texts in, label, scores and polarity of each out."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+
+from service.errors import Problem
+from service.http.body import JsonBody
+from service.http.hot_route import add_hot_route, deadline_s
+from service.http.responses import answered, failed, id_of, listed, refuse_if_none_answered
+from service.inference.predictor import Answered, Item, Predictor, Rated
+from service.schemas.sentiment import SentimentItem, SentimentRequest, SentimentResponse
+from service.settings import Settings
+
+
+def add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> None:
+    body = JsonBody(SentimentRequest, settings.max_body_bytes, settings.request_timeout_s)
+
+    async def sentiment(given: Request) -> Response:
+        """Sentiment of one text or of up to 256, and with `entity` the sentiment towards that entity."""
+        due_s = deadline_s(given, settings)
+        request = await body.read(given)
+        inputs = listed(request.inputs)
+        answer = await predictor.predict([item_of(one) for one in inputs], request.truncate, due_s)
+        refuse_if_none_answered(answer.outcomes, request.inputs)
+        results = [result_of(*pair) for pair in zip(inputs, answer.outcomes, strict=True)]
+        return answered(predictor, results, answer.timings)
+
+    add_hot_route(app, "/v1/sentiment", sentiment, SentimentRequest, SentimentResponse)
+
+
+def item_of(given: str | SentimentItem) -> Item:
+    return Item(given) if isinstance(given, str) else Item(given.text, given.entity)
+
+
+def result_of(given: str | SentimentItem, outcome: Answered | Problem) -> dict[str, Any]:
+    """A SentimentResult, or the FailedItem of a problem."""
+    if isinstance(outcome, Problem):
+        return failed(outcome, given)
+    assert isinstance(outcome, Rated)
+    found = outcome.sentiment
+    return {
+        "label": found.label,
+        "scores": found.scores,
+        "polarity": found.polarity,
+        "tokens": outcome.tokens,
+        "truncated": outcome.truncated,
+        "id": id_of(given),
+    }

@@ -1,0 +1,197 @@
+"""`heed catalogue`: whole catalogues, from a file and on disk, where running services see them at once."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service import settings
+from service.cli.catalogue_import import _Embedder, _made, _progress, _put, _read
+from service.cli.exit import refuse, stop_on_signals
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+    from models.catalogue.items import Vector
+    from models.catalogue.store import Catalogue
+
+
+catalogue = typer.Typer(no_args_is_help=True, help="Items that the service recommends from.")
+
+_SHOWN = 20
+
+_Name = Annotated[str, typer.Argument(help="Name of the catalogue.")]
+_Shelf = Annotated[Path | None, typer.Option(help="Folder that holds the catalogues (HEED_SHELF).", file_okay=False)]
+_Bundle = Annotated[
+    Path | None, typer.Option(help="Folder of the recommendation model (HEED_RECOMMEND_BUNDLE, the shipped one).")
+]
+
+
+@catalogue.command("add")
+def add(
+    name: _Name,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="A JSON object a line: item_id, text, attributes, popularity.", exists=True, dir_okay=False
+        ),
+    ],
+    shelf: _Shelf = None,
+    bundle: _Bundle = None,
+) -> None:
+    """Embed items and serve them; items of the same id are replaced, others stay.
+
+    Interrupted, it goes on where it was when it is run again. Lines that cannot be used are named and left out.
+    """
+    from models.catalogue.errors import CatalogueError
+    from models.catalogue.folder import is_name
+    from models.catalogue.store import Catalogue
+
+    if not is_name(name):
+        refuse(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
+    folder = _folder(shelf)
+    items, faults = _read(file)
+    for fault in faults[:_SHOWN]:
+        print(f"heed: {file.name}, {fault}", file=sys.stderr)
+    if len(faults) > _SHOWN:
+        print(f"heed: {file.name}: and {len(faults) - _SHOWN} more lines", file=sys.stderr)
+    loaded = _loaded(bundle)
+    outcomes: Counter[str] = Counter()
+    stop_on_signals()
+    try:
+        embedder = _Embedder(name, loaded)
+        embedder.prepare(folder / name)
+        with closing(Catalogue(folder / name)) as opened, _progress() as progress:
+            for edited in _put(opened, items, embedder, progress):
+                outcomes.update(edited)
+            opened.compact()
+            count = _finished(opened, embedder)
+    except CatalogueError as error:
+        refuse(f"{error}; {_told(outcomes)} before that")
+    except KeyboardInterrupt:
+        refuse(f"stopped: {_told(outcomes)}; run it again to go on", 130)
+    print(f"{name}: {_told(outcomes)}; {count} items. A running service has them now.")
+    if faults:
+        refuse(f"{len(faults)} lines of {file.name} were left out")
+
+
+@catalogue.command("list")
+def list_catalogues(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
+    """Every catalogue that a request can name, and what is wrong with the others."""
+    from models.catalogue.errors import CatalogueError, check_digest
+    from models.catalogue.folder import names_in
+    from models.catalogue.store import Catalogue
+
+    folder, loaded = _folder(shelf), _loaded(bundle)
+    for name in names_in(folder):
+        try:
+            with closing(Catalogue(folder / name)) as opened:
+                found = opened.snapshot()
+            check_digest(name, found.digest, loaded.model)
+            print(f"{name}: {found.count} items, {found.version} edits")
+        except CatalogueError as error:
+            print(f"not usable: {error}")
+
+
+@catalogue.command("rebuild")
+def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
+    """Embed all items again, by the model that serves now; what is edited meanwhile is kept."""
+    from models.catalogue.errors import CatalogueError, VectorsMissingError
+
+    folder, loaded = _folder(shelf), _loaded(bundle)
+    stop_on_signals()
+    try:
+        with closing(_existing(folder, name)) as opened, _progress() as progress:
+            found = opened.snapshot()
+            if found.digest == loaded.model:
+                print(f"{name} is by this model already.")
+                return
+            embedder = _Embedder(name, loaded)
+            made: dict[str, tuple[str, Vector]] = {}
+            wanted: Sequence[str] = list(found.number_of)
+            while True:
+                texts = [found.texts[found.number_of[item_id]] for item_id in wanted]
+                made |= _made(wanted, texts, embedder, progress)
+                try:
+                    opened.renew(embedder.digest, embedder.width, made)
+                    break
+                except VectorsMissingError as error:
+                    found = opened.snapshot()
+                    wanted = [item_id for item_id in error.ids if item_id in found.number_of]
+            count = _finished(opened, embedder)
+    except CatalogueError as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        refuse("stopped; nothing was changed", 130)
+    print(f"{name}: {count} items embedded again. A running service of this model has them now.")
+
+
+@catalogue.command("remove")
+def remove_catalogue(name: _Name, shelf: _Shelf = None) -> None:
+    """Delete a catalogue and its items; the model's own comes back, as shipped, when the service starts."""
+    from models.catalogue.errors import CatalogueError
+
+    try:
+        with closing(_existing(_folder(shelf), name)) as opened:
+            opened.discard()
+    except CatalogueError as error:
+        refuse(error)
+    print(f"{name} is removed.")
+
+
+def _finished(opened: Catalogue, embedder: _Embedder) -> int:
+    """How many items there are."""
+    found = opened.snapshot()
+    try:
+        embedder.index(opened.path, found)
+    except OSError as error:  # the service tries again, and takes all products meanwhile
+        print(f"heed: {found.name} could not be indexed ({error})", file=sys.stderr)
+    return found.count
+
+
+def _folder(shelf: Path | None) -> Path:
+    from service.registry.catalogues import FOLDER
+
+    try:
+        chosen = settings.load(shelf=shelf and shelf.resolve()).shelf
+    except settings.SettingsError as error:
+        refuse(error, 2)
+    if chosen is None:
+        refuse("HEED_SHELF is none: there is no folder for catalogues", 2)
+    return chosen / FOLDER
+
+
+def _loaded(bundle: Path | None) -> Bundle:
+    from models.bundle import BundleError, load
+
+    try:
+        chosen = bundle or settings.load().recommend_bundle
+        if chosen is None:
+            refuse("HEED_RECOMMEND_BUNDLE is none: there is no model of recommendations", 2)
+        found = load(chosen)
+        if found.task.name != "recommend":
+            refuse(f"{found.name} is a model of {found.task.name}, not of recommendations", 2)
+        return found
+    except settings.SettingsError as error:
+        refuse(error, 2)
+    except BundleError as error:
+        refuse(error)
+
+
+def _existing(folder: Path, name: str) -> Catalogue:
+    """Raises CatalogueError."""
+    from models.catalogue.folder import is_name
+    from models.catalogue.store import Catalogue
+
+    if not is_name(name):
+        refuse(f"there is no catalogue {name!r} in {folder}")
+    return Catalogue(folder / name)
+
+
+def _told(outcomes: Counter[str]) -> str:
+    return ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in ("added", "changed", "unchanged"))

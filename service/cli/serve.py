@@ -1,0 +1,130 @@
+"""`heed serve` and `heed tune`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.exit import refuse, stop_on_signals
+from service.cluster.local import Cluster, ClusterError, check
+from service.settings import Settings
+
+_EXAMPLES = {
+    "sentiment": '{"inputs": "Shares of Acme plunge after profit warning"}',
+    "intent": '{"inputs": "where is my card?"}',
+    "recommend": '{"inputs": {"history": [{"text": "Regency cakestand 3 tier", "event": "purchase"}], "top_k": 5}}',
+}
+
+
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (HEED_HOST, 127.0.0.1).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (HEED_PORT, 8000).")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the model (HEED_BUNDLE, the shipped one).")] = None,
+    replicas: Annotated[int | None, typer.Option(help="Processes (HEED_REPLICAS, one per core up to 4).")] = None,
+) -> None:
+    """Serve the models on this machine until Ctrl-C."""
+    from models.bundle import BundleError
+    from models.prediction.tensor_file import HeadError
+    from service import settings
+    from service.cluster import haproxy
+
+    try:
+        chosen = settings.load(host=host, port=port, bundle=bundle and bundle.resolve(), replicas=replicas)
+    except settings.SettingsError as error:
+        refuse(error, 2)
+    try:
+        names = _verified(chosen)
+        check(chosen.host, chosen.port)
+    except (BundleError, HeadError, ClusterError, RuntimeError) as error:
+        refuse(error)
+    if haproxy.find() is None:
+        refuse(haproxy.MISSING)
+    _run(Cluster(chosen), " and ".join(names), f"http://{chosen.host}:{chosen.port}", list(chosen.bundles))
+
+
+def _verified(chosen: Settings) -> list[str]:
+    """What would be served, by name and version; raises when any of it cannot be."""
+    from models.bundle import BundleError, load
+    from models.ranking.bundle_files import load_recommender
+    from service.registry.heads import Shelf
+
+    if chosen.device != "cpu":
+        from models.runtime.onnx import check_device
+
+        check_device(chosen.device)
+    names = []
+    for task, path in chosen.bundles.items():
+        bundle = load(path)
+        if bundle.task.name != task:
+            raise BundleError(f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}")
+        if task == "intent":
+            known = Shelf(bundle, chosen.shelf).all_heads()
+            if chosen.labels not in known:
+                raise BundleError(f"HEED_LABELS={chosen.labels}: there are the label sets {', '.join(sorted(known))}")
+        if task == "recommend":
+            load_recommender(bundle)
+        names.append(f"{bundle.name} {bundle.version}")
+    return names
+
+
+def tune(
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the model (HEED_BUNDLE, the shipped one).")] = None,
+    seconds: Annotated[float, typer.Option(help="For each measurement; about a dozen are made.", min=0.1)] = 4.0,
+    cores: Annotated[int | None, typer.Option(help="Cores to use (all of this machine).", min=1)] = None,
+) -> None:
+    """Measure this machine and print the settings that suit it: heed tune > heed.env."""
+    from models.bundle import BundleError, load
+    from service import settings
+    from service.tuning.throughput import ThroughputError
+    from service.tuning.tuner import HEADER, Trials, TuneError, busy, free_memory_bytes, usable_cores
+    from service.tuning.tuner import tune as measure
+
+    stop_on_signals()
+    try:
+        chosen = settings.load(bundle=bundle and bundle.resolve())
+        used = usable_cores(cores)
+    except (settings.SettingsError, TuneError) as error:
+        refuse(error, 2)
+    try:
+        served = load(chosen.bundle)
+        for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy(used), HEADER):
+            if line:
+                _say(line)
+        found = measure(Trials(served, chosen, seconds, _say), used, free_memory_bytes())
+    except (BundleError, ThroughputError, TuneError) as error:
+        refuse(error)
+    except KeyboardInterrupt:
+        refuse("stopped", 130)
+    print("\n".join(f"HEED_{name.upper()}={value}" for name, value in found.items()))
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
+    """Start, say where, wait, stop: by Ctrl-C or SIGTERM with exit code 0, by a failure with 1."""
+    stop_on_signals()
+    failure: ClusterError | None = None
+    try:
+        print(f"Starting {models} on {address} ...", flush=True)
+        started_s = time.monotonic()
+        cluster.start()
+        print(f"Ready after {time.monotonic() - started_s:.0f} s; Ctrl-C stops. Documentation: {address}/docs. Try:\n")
+        for task in tasks:
+            print(
+                f"  curl {address}/v1/{task} -H 'Content-Type: application/json' -d '{_EXAMPLES[task]}'\n", flush=True
+            )
+        cluster.wait()
+    except KeyboardInterrupt:
+        print("\nStopping ...", flush=True)
+    except ClusterError as error:
+        failure = error
+    finally:
+        cluster.stop()
+    if failure is not None:
+        refuse(failure)

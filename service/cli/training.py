@@ -1,0 +1,196 @@
+"""`heed train`, `distill`, `export` and `evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from service.cli.exit import refuse
+from service.cli.heads import train_head
+
+
+def train(
+    task: Annotated[Literal["sentiment", "intent", "recommend"], typer.Argument(help="What to learn.")],
+    data: Annotated[
+        Path, typer.Option(help="Folder with a folder for each data set; with --labels a .jsonl.", exists=True)
+    ],
+    base: Annotated[
+        str | None, typer.Option(help="Encoder to start from: a folder in the transformers format, or a hub name.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for weights, checkpoints and TensorBoard files; with --labels a file.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Intent: learn intents of your own, under this name, on the model as it is.")
+    ] = None,
+    bundle: Annotated[Path | None, typer.Option(help="With --labels: the intent model (HEED_INTENT_BUNDLE).")] = None,
+    full: Annotated[
+        bool,
+        typer.Option(help="With --labels: teach the encoder too, from --base with the sets of --sets, into --out."),
+    ] = False,
+    sets: Annotated[
+        Path | None, typer.Option(help="With --full: folder of the configuration's data sets.", file_okay=False)
+    ] = None,
+    texts: Annotated[
+        Path | None, typer.Option(help="Recommend: folder with the texts that are no items.", file_okay=False)
+    ] = None,
+    rejected: Annotated[
+        float, typer.Option(help="With --labels: share of texts in scope to turn away.", min=0.0, max=0.5)
+    ] = 0.05,
+) -> None:
+    """Fine-tune a model; run again after a kill, it goes on from its newest checkpoint.
+
+    heed train intent --labels my-team --data my.jsonl takes seconds and no torch: it learns a head on the model.
+    """
+    if labels is not None:
+        if task != "intent":
+            refuse("--labels is for intents: heed train intent --labels NAME --data FILE", 2)
+        if not full:
+            train_head(labels, data, out or Path(f"{labels}.head.safetensors"), bundle, rejected)
+            return
+        if sets is None:
+            refuse("--sets is needed to teach the encoder too", 2)
+    if base is None or out is None:
+        refuse("--base and --out are needed to train an encoder", 2)
+    from models.prediction.tensor_file import HeadError
+    from models.training.classification import CONFIGS, read_config
+    from models.training.classification import train as fine_tune
+    from models.training.intent import train_intents
+    from models.training.intent_batches import read_intent_config, with_examples
+    from models.training.recommendation import read_recommend_config, train_recommend
+    from models.training.trainer import ConfigError
+
+    path = config or CONFIGS / f"{task}.toml"
+    try:
+        if task == "sentiment":
+            fine_tune(read_config(path), base, data, out)
+        elif task == "recommend":
+            if texts is None:
+                refuse("--texts is needed to train a recommender", 2)
+            train_recommend(read_recommend_config(path), base, data, texts, out)
+        elif labels is not None and sets is not None:
+            data, own = sets, data
+            train_intents(with_examples(read_intent_config(path)[0], labels, own), base, data, out)
+        else:
+            train_intents(read_intent_config(path)[0], base, data, out)
+    except (ConfigError, HeadError, OSError) as error:
+        refuse(error, 2)
+    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
+
+
+def distill(
+    task: Annotated[Literal["sentiment", "intent"], typer.Argument(help="What the model answers.")],
+    teacher: Annotated[Path, typer.Option(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard files.")],
+    texts: Annotated[
+        Path | None, typer.Option(help="Sentiment: folder with the texts without labels.", exists=True, file_okay=False)
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
+) -> None:
+    """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
+    from models.training.classification import CONFIGS
+    from models.training.distillation import distill as teach
+    from models.training.distillation import read_distillation
+    from models.training.intent import distill_intents
+    from models.training.intent_batches import read_intent_config
+    from models.training.trainer import ConfigError
+
+    try:
+        if task == "intent":
+            distill_intents(*read_intent_config(config or CONFIGS / "intent.toml"), teacher, data, out)
+        elif texts is None:
+            refuse("--texts is needed", 2)
+        else:
+            teach(read_distillation(config or CONFIGS / f"{task}-student.toml"), teacher, data, texts, out)
+    except (ConfigError, OSError) as error:
+        refuse(error, 2)
+    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
+
+
+def export(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            help="The folder that `heed train` wrote; or a bundle of intents, to make its heads anew.",
+            exists=True,
+            file_okay=False,
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="Folder of the bundle; it is replaced.")],
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
+    storage: Annotated[
+        Literal["int8", "mixed", "fp32"],
+        typer.Option(help="Of the graph's matrices: int8, mixed (16 bits) or fp32."),
+    ] = "int8",
+    teacher: Annotated[Path | None, typer.Option(help="The teacher's bundle, for the card of a student.")] = None,
+    head: Annotated[list[str] | None, typer.Option(help="Of a bundle of intents: this head alone; repeatable.")] = None,
+) -> None:
+    """Make a bundle that serves, unless its answers drift from the trained network's."""
+    from models.bundle import MANIFEST, BundleError, load
+    from models.export.classification import export as make
+    from models.export.intent import export_heads, export_intents
+    from models.export.parity import DriftError
+    from models.export.recommendation import export_recommend
+    from models.training.classification import task_of
+
+    try:
+        task = "" if (run / MANIFEST).is_file() else task_of(run)
+        if not task:
+            bundle = export_heads(run, data, out, version, head or (), print)
+        elif task == "intent":
+            bundle = export_intents(run, data, out, version, print)
+        elif task == "recommend":
+            bundle = export_recommend(run, data, out, version, print)
+        else:
+            bundle = make(run, data, out, version, storage, None if teacher is None else load(teacher), print)
+    except (BundleError, DriftError, ValueError, OSError) as error:
+        refuse(error)
+    print(f"Wrote {bundle.path}; its figures are in {bundle.path / 'CARD.md'}")
+
+
+def evaluate(
+    task: Annotated[Literal["sentiment", "intent", "recommend"], typer.Argument(help="Which model.")] = "sentiment",
+    *,
+    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the confusion matrices.")] = Path(
+        "runs/evaluation"
+    ),
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="Where the model runs; of sentiment and intent.")
+    ] = "cpu",
+) -> None:
+    """Measure a bundle on the validation files, as it serves."""
+    from models.bundle import SHIPPED, BundleError, load
+    from models.evaluation.classification import evaluate as measure
+    from models.evaluation.classification import table, write
+    from models.evaluation.intent import evaluate_bundle, intents_table, write_intents
+    from models.evaluation.recommendation import evaluate_recommender, recommend_table, write_recommender
+    from models.prediction.tensor_file import HeadError
+
+    try:
+        loaded = load(bundle or SHIPPED.with_name(task))
+        if loaded.task.name == "recommend":
+            if device != "cpu":
+                refuse("heed evaluate recommend ranks vectors that the bundle stores, which no device changes")
+            taken = evaluate_recommender(loaded, data)
+            write_recommender(taken, out)
+            shown = recommend_table(taken)
+        elif loaded.task.name == "intent":
+            found = evaluate_bundle(loaded, data, device)
+            write_intents(found, out)
+            shown = intents_table(found)
+        else:
+            measured = measure(loaded, data, device)
+            write(measured, loaded.task, out)
+            shown = table(measured)
+    except (BundleError, HeadError, OSError, RuntimeError) as error:
+        refuse(error)
+    print(
+        f"{loaded.name} {loaded.version}, {loaded.graph.name} on {device}, validation files\n\n{shown}\n\nWrote {out}"
+    )

@@ -1,0 +1,1 @@
+"""The explanation thread: low priority, paced, cancellable."""

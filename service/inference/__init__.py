@@ -1,0 +1,1 @@
+"""From items to predictions in this process: no HTTP, no Ray."""

@@ -1,0 +1,60 @@
+"""How a caller waits and is woken, exactly once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from service.errors import Problem
+from service.inference.batch_policy import Inferred, Measured
+
+Row = TypeVar("Row")
+
+Work = TypeVar("Work", bound=Measured)
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """The texts of one caller, who is woken once, by the last of them."""
+
+    ended: asyncio.Future[None]
+    left: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting(Generic[Work, Row]):
+    work: Work
+    call: _Call
+    deadline_s: float
+    since_s: float
+    outcome: Inferred[Row] | Problem | None = None  # set in the event loop
+
+    def wanted(self, now_s: float) -> bool:
+        return self.outcome is None and now_s < self.deadline_s and not self.call.ended.done()
+
+
+def _settle(item: _Waiting[Work, Row], outcome: Inferred[Row] | Problem) -> None:
+    if item.outcome is None and not item.call.ended.done():
+        item.outcome = outcome
+        item.call.left -= 1
+        if not item.call.left:
+            item.call.ended.set_result(None)
+
+
+async def _ended(call: asyncio.Future[None], deadline_s: float) -> None:
+    """When the call has ended, which it has by the deadline."""
+    if deadline_s == float("inf"):
+        await call
+        return
+    timer = asyncio.get_running_loop().call_later(max(0.0, deadline_s - time.monotonic()), _end, call)
+    try:
+        await call
+    finally:
+        timer.cancel()
+
+
+def _end(call: asyncio.Future[None]) -> None:
+    if not call.done():
+        call.set_result(None)

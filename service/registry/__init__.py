@@ -1,0 +1,1 @@
+"""What is served now, reloaded from disk without a restart."""

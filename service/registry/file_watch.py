@@ -1,0 +1,55 @@
+"""Which files changed since the last look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import structlog
+
+from models.prediction.intent_head import Head
+from models.prediction.reply_ranker import ReplySet
+from models.prediction.tensor_file import HeadError
+
+_log = structlog.get_logger(__name__)
+
+Kept = TypeVar("Kept", Head, ReplySet)
+Stamp = tuple[int, int, int]
+
+
+@dataclass(slots=True)
+class _Files(Generic[Kept]):
+    """Files of one kind, each loaded when it is new or has changed."""
+
+    suffix: str
+    load: Callable[[Path], Kept]
+    stamps: dict[Path, Stamp] = field(default_factory=dict)
+    loaded: dict[Path, Kept] = field(default_factory=dict)
+
+    def update(self, files: Iterable[Path]) -> bool:
+        """Whether anything is different now."""
+        found = {path: _stamp(path) for path in files if path.name.endswith(self.suffix) and path.name[0] != "."}
+        changed = [path for path, stamp in found.items() if stamp != self.stamps.get(path)]
+        gone = [path for path in self.loaded if path not in found]
+        self.stamps = found
+        for path in gone:
+            del self.loaded[path]
+        for path in changed:
+            try:
+                self.loaded[path] = self.load(path)
+            except HeadError as error:
+                _log.error("file cannot be used", reason=str(error))
+        return bool(changed or gone)
+
+    def kept(self) -> Iterable[Kept]:
+        return self.loaded.values()
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:  # taken away since it was listed
+        return (0, 0, 0)
+    return (found.st_mtime_ns, found.st_size, found.st_ino)

@@ -1,0 +1,45 @@
+"""The wire of /v1/models, /healthz and /readyz."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from service.schemas.wire import Wire
+
+
+class Limits(Wire):
+    max_tokens: int
+    max_inputs: int
+    max_body_bytes: int
+
+
+class MetricInfo(Wire):
+    dataset: str
+    language: str
+    name: str
+    value: float
+    command: str
+
+
+class ModelInfo(Wire):
+    name: str
+    version: str
+    task: str
+    labels: list[str]
+    label_sets: Annotated[dict[str, list[str]], Field(description="intents by label set, of a model of intents")]
+    reply_sets: list[str]
+    languages: list[str]
+    digest: Annotated[str, Field(description="sha256 of the bundle's manifest")]
+    base: str
+    limits: Limits
+    metrics: list[MetricInfo]
+
+
+class ModelList(Wire):
+    models: list[ModelInfo]
+
+
+class Health(Wire):
+    status: Literal["ok"]
