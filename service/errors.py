@@ -12,9 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-import orjson
 import structlog
-from starlette.responses import Response
 
 _log = structlog.get_logger(__name__)
 
@@ -35,20 +33,6 @@ class Problem(Exception):
     def __reduce__(self) -> tuple[Callable[..., Problem], tuple[object, ...]]:
         """A problem crosses between processes; an exception's own way would call `__init__` with the detail alone."""
         return _restored, (type(self), self.detail, self.pointer, self.headers)
-
-    def response(self, request_id: str) -> Response:
-        """A ProblemBody from plain values: an overloaded service writes more of them than answers."""
-        body = {
-            "type": f"urn:heed:problem:{self.code}",
-            "title": self.title,
-            "status": self.status,
-            "detail": self.detail,
-            "instance": f"urn:heed:request:{request_id}",
-            "code": self.code,
-        }
-        if self.pointer is not None:
-            body["pointer"] = self.pointer
-        return Response(orjson.dumps(body), self.status, self.headers, media_type="application/problem+json")
 
 
 class MalformedJson(Problem):

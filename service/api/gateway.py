@@ -23,7 +23,7 @@ from service.api.sentiment import add_sentiment
 from service.explanation.worker import Explaining
 from service.http import problems
 from service.http.middleware import Envelope
-from service.http.openapi import _document, _version
+from service.http.openapi import document, package_version
 from service.http.static import add_console
 from service.inference.predictor import Predictor
 from service.inference.ranking_engine import Recommending
@@ -70,7 +70,7 @@ def create_app(
         redoc_url=None,
         title="Heed",
         summary="Sentiment, intents, replies and recommendations, English and Chinese",
-        version=_version(),
+        version=package_version(),
         lifespan=lifespan,
         redirect_slashes=False,
         swagger_ui_parameters={"validatorUrl": None},
@@ -91,5 +91,5 @@ def create_app(
         add_catalogues(app, predictors["recommend"], catalogues, settings)
     _add_operations(app, predictors, settings, metrics, shelf, vital)
     add_console(app)
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app

@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
+from models.prediction.sentiment import polarity
 from service.errors import Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
@@ -38,11 +39,10 @@ def result_of(given: str | SentimentItem, outcome: Answered | Problem) -> dict[s
     if isinstance(outcome, Problem):
         return failed(outcome, given)
     assert isinstance(outcome, Rated)
-    found = outcome.sentiment
     return {
-        "label": found.label,
-        "scores": found.scores,
-        "polarity": found.polarity,
+        "label": outcome.label,
+        "scores": outcome.scores,
+        "polarity": polarity(outcome.scores),
         "tokens": outcome.tokens,
         "truncated": outcome.truncated,
         "id": id_of(given),

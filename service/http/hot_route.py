@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from service.errors import InvalidRequest
+from service.http.openapi import request_models
 from service.http.responses import SCHEMA, problems
 from service.inference.admission import time_to_work
 from service.settings import Settings
@@ -56,6 +57,7 @@ def add_hot_route(
     method: str = "POST",
 ) -> None:
     """`more` are statuses of problems beyond those that every such route has."""
+    request_models(app).append(request)
     named = [in_path(name) for name in re.findall(r"{(\w+)}", path)]
     app.router.add_api_route(
         path,

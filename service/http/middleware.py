@@ -14,6 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import from_unknown
+from service.http.problems import render
 from service.telemetry.metrics import Metrics
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -38,7 +39,7 @@ class Envelope:
         except Exception as error:  # the last line: whatever this is, the caller gets a problem and not a hang-up
             if exchange.status:
                 raise
-            await from_unknown(error).response(exchange.request_id)(scope, receive, exchange.send)
+            await render(from_unknown(error), exchange.request_id)(scope, receive, exchange.send)
 
 
 class _Exchange:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -22,9 +23,24 @@ def from_http(error: HTTPException) -> Problem:
     return Problem("The request could not be handled.")
 
 
+def render(problem: Problem, request_id: str) -> Response:
+    """Render a ProblemBody from plain values: an overloaded service writes more of them than answers."""
+    body = {
+        "type": f"urn:heed:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": f"urn:heed:request:{request_id}",
+        "code": problem.code,
+    }
+    if problem.pointer is not None:
+        body["pointer"] = problem.pointer
+    return Response(orjson.dumps(body), problem.status, problem.headers, media_type="application/problem+json")
+
+
 async def _respond(request: Request, error: Exception) -> Response:
     problem = error if isinstance(error, Problem) else from_http(error) if isinstance(error, HTTPException) else None
-    return (problem or from_unknown(error)).response(request.state.request_id)
+    return render(problem or from_unknown(error), request.state.request_id)
 
 
 def install(app: FastAPI) -> None:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.prediction.calibration import Scaling, calibrated
-from models.prediction.sentiment import sentiment
 from models.runtime.protocol import Runtime
 from models.text.encoding import Tokens, collate
 from models.text.language import is_readable
@@ -159,8 +158,8 @@ class Engine:
         if not math.isfinite(inferred.row.sum()):
             return InferenceFailed("The model failed on this text.")
         read = (encoded.tokens.length, encoded.tokens.truncated, encoded.turns)
-        if self.bundle.task.labels:
-            return Rated(*read, sentiment(inferred.row.tolist()))
+        if labels := self.bundle.task.labels:
+            return Rated(*read, dict(zip(labels, inferred.row.tolist(), strict=True)))
         return Embedded(*read, inferred.row.astype(np.float32, copy=False))
 
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.prediction.sentiment import Sentiment
 from models.text.tokenizer import Turn
 from service.errors import Problem
 
@@ -39,9 +38,13 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Rated(Answered):
-    """By a model of sentiment."""
+    """The answer of a model with fixed labels; `scores` are calibrated probabilities by label and sum to 1."""
 
-    sentiment: Sentiment
+    scores: dict[str, float]
+
+    @property
+    def label(self) -> str:
+        return max(self.scores, key=self.scores.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,7 @@ def test_answers_are_those_of_the_inline_model(nodes: Nodes, bundle: Path) -> No
         for result, answered in zip(results, expected, strict=True):
             assert isinstance(answered, Rated)
             assert (result["tokens"], result["truncated"]) == (answered.tokens, answered.truncated)
-            assert result["scores"] == pytest.approx(answered.sentiment.scores, abs=1e-6)
+            assert result["scores"] == pytest.approx(answered.scores, abs=1e-6)
 
 
 def test_gateways_hold_no_model_and_count_for_it(nodes: Nodes) -> None:

@@ -4,14 +4,11 @@ import numpy as np
 import pytest
 
 from models.prediction.calibration import Scaling, calibrated, probabilities, question_of, scaling_of
-from models.prediction.sentiment import sentiment
+from models.prediction.sentiment import polarity
 
 
-def test_the_label_is_the_likeliest_and_polarity_a_difference() -> None:
-    answer = sentiment([0.7, 0.1, 0.2])
-    assert answer.label == "negative"
-    assert answer.scores == {"negative": 0.7, "neutral": 0.1, "positive": 0.2}
-    assert answer.polarity == pytest.approx(-0.5)
+def test_polarity_is_the_positive_minus_the_negative_share() -> None:
+    assert polarity({"negative": 0.7, "neutral": 0.1, "positive": 0.2}) == pytest.approx(-0.5)
 
 
 def test_each_language_has_its_own_scaling() -> None:

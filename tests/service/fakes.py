@@ -60,7 +60,7 @@ def told(outcome: Answered | Problem) -> str:
     if isinstance(outcome, Problem):
         return outcome.code
     assert isinstance(outcome, Rated)
-    return outcome.sentiment.label
+    return outcome.label
 
 
 class FirstWord:

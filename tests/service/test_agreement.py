@@ -39,7 +39,7 @@ def made_up() -> list[Item]:
 def scores(answers: Sequence[Answer]) -> NDArray[np.float64]:
     outcomes = [outcome for answer in answers for outcome in answer.outcomes]
     assert all(isinstance(outcome, Rated) for outcome in outcomes)
-    return np.array([list(outcome.sentiment.scores.values()) for outcome in outcomes if isinstance(outcome, Rated)])
+    return np.array([list(outcome.scores.values()) for outcome in outcomes if isinstance(outcome, Rated)])
 
 
 def batches(metrics: Metrics) -> float:

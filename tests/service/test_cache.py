@@ -77,7 +77,7 @@ async def test_identical_texts_under_way_are_computed_once(
     await first
     outcomes = [answer.outcomes[0] for answer in answers]
     assert isinstance(outcomes[0], Rated)
-    assert outcomes[0].sentiment.label == "positive"
+    assert outcomes[0].label == "positive"
     assert outcomes == [outcomes[0]] * 5
     assert len(runtime.batches) == 1
     assert answers[0].timings.infer_s == 0
@@ -90,7 +90,7 @@ async def test_a_text_twice_in_one_request_is_computed_once_and_answered_twice(
     sharing: Cache, runtime: fakes.FirstWord, metrics: Metrics
 ) -> None:
     answer = await sharing.predict([GOOD, BAD, GOOD, Item(" "), Item(" ")])
-    labels = [o.sentiment.label if isinstance(o, Rated) else type(o) for o in answer.outcomes]
+    labels = [o.label if isinstance(o, Rated) else type(o) for o in answer.outcomes]
     assert labels == ["positive", "negative", "positive", EmptyText, EmptyText]
     assert len(runtime.batches) == 2
     assert counted(metrics, "heed_items_shared_total") == 1

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 
 from service import errors
 from service.errors import CatalogueBusy, CatalogueUnusable, NotReady, Overloaded, Problem
-from service.http.problems import from_http
+from service.http.problems import from_http, render
 from service.schemas.wire import ProblemBody
 
 
@@ -51,7 +51,7 @@ def test_codes_and_their_statuses_are_these_and_stay_these() -> None:
 
 
 def test_a_problem_is_an_rfc_9457_document() -> None:
-    response = errors.InvalidRequest("Wrong.", pointer="/inputs").response("r-1")
+    response = render(errors.InvalidRequest("Wrong.", pointer="/inputs"), "r-1")
     assert response.headers["content-type"] == "application/problem+json"
     ProblemBody.model_validate_json(bytes(response.body))
     assert json.loads(bytes(response.body)) == {
@@ -70,7 +70,7 @@ def test_a_problem_is_an_rfc_9457_document() -> None:
 def test_who_may_come_back_is_told_when_in_whole_seconds(
     kind: type[Overloaded] | type[NotReady], retry_after_s: float, header: str
 ) -> None:
-    assert kind("Later.", retry_after_s=retry_after_s).response("r").headers["retry-after"] == header
+    assert render(kind("Later.", retry_after_s=retry_after_s), "r").headers["retry-after"] == header
 
 
 def test_an_unknown_error_tells_the_caller_nothing_of_itself() -> None:

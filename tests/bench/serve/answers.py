@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from models.bundle import Bundle
 from models.prediction.calibration import calibrated, scaling_of
-from models.prediction.sentiment import sentiment
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
@@ -20,6 +19,6 @@ def expected(bundle: Bundle, texts: Sequence[str]) -> Mapping[Answers, Sequence[
         tokens = tokenizer.encode(text)
         logits = runtime.run(collate([tokens], tokenizer.pad))
         found[Answers.PLAIN].append(bundle.task.labels[int(logits.argmax())])
-        (scores,) = calibrated(logits, [scaling_of(bundle.calibration, tokens.language, tokens.targeted)]).tolist()
-        found[Answers.CALIBRATED].append(sentiment(scores).label)
+        scores = calibrated(logits, [scaling_of(bundle.calibration, tokens.language, tokens.targeted)])
+        found[Answers.CALIBRATED].append(bundle.task.labels[int(scores.argmax())])
     return found
