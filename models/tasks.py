@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["classification", "embedding"]
-"""A classifier's graph gives logits of fixed labels; the others give vectors, which something beside the graph reads."""
+"""A classifier's graph gives logits of fixed labels; an embedding model's graph gives vectors."""
 
 
 @dataclass(frozen=True, slots=True)

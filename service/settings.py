@@ -10,12 +10,20 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AliasChoices,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
+from models.bundle import SHIPPED_BUNDLES
 
 _PREFIX = "HEED_"
 
@@ -38,20 +46,30 @@ def _shelf() -> Path:
     return Path.home() / ".local" / "share" / "heed"
 
 
-class Settings(BaseSettings):
+def _bundle_field(task: str) -> Any:
+    """A setting `<task>_bundle`; sentiment's was `HEED_BUNDLE` while it was the only one, and that is read still."""
+    names = [f"{task}_bundle", f"{_PREFIX}{task.upper()}_BUNDLE", *(["HEED_BUNDLE"] if task == "sentiment" else [])]
+    description = f"folder of the {task} model; none serves no {task}"
+    field = Field(description=description, validation_alias=AliasChoices(*names))
+    shipped = SHIPPED_BUNDLES[task]
+    return Annotated[Path | None, field], shipped if shipped.is_dir() else None
+
+
+if TYPE_CHECKING:
+    _TaskBundles = BaseSettings
+else:
+    _TaskBundles = create_model(
+        "_TaskBundles", __base__=BaseSettings, **{f"{task}_bundle": _bundle_field(task) for task in SHIPPED_BUNDLES}
+    )
+
+
+class Settings(_TaskBundles):
     """Every field is the environment variable `HEED_` + its name in capitals."""
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
     host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
-    bundle: Annotated[Path, Field(description="folder of the model of sentiment")] = SHIPPED
-    intent_bundle: Annotated[Path | None, Field(description="folder of the model of intents and replies")] = (
-        SHIPPED_INTENT
-    )
-    recommend_bundle: Annotated[Path | None, Field(description="folder of the model of recommendations")] = (
-        SHIPPED_RECOMMEND
-    )
     labels: Annotated[str, Field(min_length=1, description="intents that are meant when a request names none")] = (
         "banking77"
     )
@@ -91,19 +109,25 @@ class Settings(BaseSettings):
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Folders by task."""
-        more = {"intent": self.intent_bundle, "recommend": self.recommend_bundle}
-        return {"sentiment": self.bundle} | {task: path for task, path in more.items() if path}
+        """Folders by task, of the tasks that are served."""
+        chosen = {task: getattr(self, f"{task}_bundle") for task in SHIPPED_BUNDLES}
+        return {task: path for task, path in chosen.items() if path is not None}
 
     @property
     def to_measure(self) -> set[str]:
         """The settings of a batch that nobody has made, on a GPU, where the defaults of a CPU would be slow."""
         return {"batch_tokens", "batch_items"} - self.model_fields_set if self.device == "cuda" else set()
 
-    @field_validator("intent_bundle", "recommend_bundle", "shelf", mode="before")
+    @field_validator(*(f"{task}_bundle" for task in SHIPPED_BUNDLES), "shelf", mode="before")
     @classmethod
     def _none_when_empty(cls, value: object) -> object:
         return None if isinstance(value, str) and value.lower() in ("", "none") else value
+
+    @model_validator(mode="after")
+    def _serves_something(self) -> Settings:
+        if not self.bundles:
+            raise ValueError("at least one task needs a model")
+        return self
 
     @field_validator("model_replicas_max")
     @classmethod
@@ -126,5 +150,6 @@ def load(**given: object) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = _PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name}={first['input']!r}: {first['msg']}") from None
+        name = "_".join(str(part) for part in first["loc"] or ["sentiment_bundle"]).upper().removeprefix(_PREFIX)
+        value = first["input"] if first["loc"] else "none"
+        raise SettingsError(f"{_PREFIX}{name}={value!r}: {first['msg']}") from None

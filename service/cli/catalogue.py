@@ -170,7 +170,7 @@ def _loaded(bundle: Path | None) -> Bundle:
     from models.bundle import BundleError, load
 
     try:
-        chosen = bundle or settings.load().recommend_bundle
+        chosen = bundle or settings.load().bundles.get("recommend")
         if chosen is None:
             refuse("HEED_RECOMMEND_BUNDLE is none: there is no model of recommendations", 2)
         found = load(chosen)

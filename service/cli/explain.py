@@ -45,7 +45,7 @@ def explain_intent(
     refuse_unless_utf_8(text)
     try:
         chosen = settings.load(labels=labels, intent_bundle=bundle and bundle.resolve(), shelf=shelf)
-        loaded = load(chosen.intent_bundle or SHIPPED_INTENT)
+        loaded = load(chosen.bundles.get("intent", SHIPPED_INTENT))
         if loaded.task.name != "intent":
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
         heads = Shelf(loaded, chosen.shelf).all_heads()

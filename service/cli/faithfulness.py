@@ -36,17 +36,16 @@ def faithfulness(
     card: Annotated[bool, typer.Option(help="Put the tables and the curves into the bundle's card too.")] = False,
 ) -> None:
     """Measure which explanations to trust: whether the words they weigh most are those that answers rest on."""
-    from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND, BundleError, load
+    from models.bundle import SHIPPED_BUNDLES, BundleError, load
     from models.evaluation import stability
     from models.evaluation.explanation_samples import unchanged
     from models.evaluation.faithfulness import measure
     from models.explain.explainer import explainer_of
     from models.export import card_explanations
 
-    shipped = {"sentiment": SHIPPED, "intent": SHIPPED_INTENT, "recommend": SHIPPED_RECOMMEND}
     model = "intent" if task == "replies" else task
     try:
-        loaded = load(bundle or shipped[model])
+        loaded = load(bundle or SHIPPED_BUNDLES[model])
         if loaded.task.name != model:
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
         if task == "recommend":

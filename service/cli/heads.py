@@ -128,7 +128,7 @@ def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejected: 
 
     check_name(name)
     try:
-        loaded = _loaded(bundle or settings.load().intent_bundle)
+        loaded = _loaded(bundle or settings.load().bundles.get("intent"))
         rows = read_examples(data)
         print(f"Embedding {len(rows)} examples ...", flush=True)
         vectors = open_reader(loaded).dialogues([turns for turns, _ in rows])
@@ -164,7 +164,7 @@ def opened(shelf: Path | None, bundle: Path | None) -> tuple[Path, Bundle]:
     if chosen.shelf is None:
         refuse("HEED_SHELF is none: there is no folder for heads and reply sets", 2)
     chosen.shelf.mkdir(parents=True, exist_ok=True)
-    return chosen.shelf, _loaded(chosen.intent_bundle)
+    return chosen.shelf, _loaded(chosen.bundles.get("intent"))
 
 
 def _loaded(bundle: Path | None) -> Bundle:

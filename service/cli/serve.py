@@ -9,21 +9,18 @@ from typing import Annotated
 
 import typer
 
+from models.tasks import TASKS
 from service.cli.exit import refuse, stop_on_signals
 from service.cluster.local import Cluster, ClusterError, check
 from service.settings import Settings
-
-_EXAMPLES = {
-    "sentiment": '{"inputs": "Shares of Acme plunge after profit warning"}',
-    "intent": '{"inputs": "where is my card?"}',
-    "recommend": '{"inputs": {"history": [{"text": "Regency cakestand 3 tier", "event": "purchase"}], "top_k": 5}}',
-}
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (HEED_HOST, 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (HEED_PORT, 8000).")] = None,
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the model (HEED_BUNDLE, the shipped one).")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Folder of the sentiment model (HEED_SENTIMENT_BUNDLE, the shipped one).")
+    ] = None,
     replicas: Annotated[int | None, typer.Option(help="Processes (HEED_REPLICAS, one per core up to 4).")] = None,
 ) -> None:
     """Serve the models on this machine until Ctrl-C."""
@@ -33,7 +30,7 @@ def serve(
     from service.cluster import haproxy
 
     try:
-        chosen = settings.load(host=host, port=port, bundle=bundle and bundle.resolve(), replicas=replicas)
+        chosen = settings.load(host=host, port=port, sentiment_bundle=bundle and bundle.resolve(), replicas=replicas)
     except settings.SettingsError as error:
         refuse(error, 2)
     try:
@@ -72,7 +69,9 @@ def _verified(chosen: Settings) -> list[str]:
 
 
 def tune(
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the model (HEED_BUNDLE, the shipped one).")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="Folder of the sentiment model (HEED_SENTIMENT_BUNDLE, the shipped one).")
+    ] = None,
     seconds: Annotated[float, typer.Option(help="For each measurement; about a dozen are made.", min=0.1)] = 4.0,
     cores: Annotated[int | None, typer.Option(help="Cores to use (all of this machine).", min=1)] = None,
 ) -> None:
@@ -85,12 +84,12 @@ def tune(
 
     stop_on_signals()
     try:
-        chosen = settings.load(bundle=bundle and bundle.resolve())
+        chosen = settings.load(sentiment_bundle=bundle and bundle.resolve())
         used = usable_cores(cores)
     except (settings.SettingsError, TuneError) as error:
         refuse(error, 2)
     try:
-        served = load(chosen.bundle)
+        served = load(next(iter(chosen.bundles.values())))
         for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy(used), HEADER):
             if line:
                 _say(line)
@@ -117,7 +116,8 @@ def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
         print(f"Ready after {time.monotonic() - started_s:.0f} s; Ctrl-C stops. Documentation: {address}/docs. Try:\n")
         for task in tasks:
             print(
-                f"  curl {address}/v1/{task} -H 'Content-Type: application/json' -d '{_EXAMPLES[task]}'\n", flush=True
+                f"  curl {address}/v1/{task} -H 'Content-Type: application/json' -d '{TASKS[task].example}'\n",
+                flush=True,
             )
         cluster.wait()
     except KeyboardInterrupt:

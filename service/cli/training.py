@@ -5,14 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
+import click
 import typer
 
+from models.tasks import TASKS
 from service.cli.exit import refuse
 from service.cli.heads import train_head
 
+_TASK = click.Choice([*TASKS])
+_DISTILLED = click.Choice([name for name in TASKS if name != "recommend"])
+
 
 def train(
-    task: Annotated[Literal["sentiment", "intent", "recommend"], typer.Argument(help="What to learn.")],
+    task: Annotated[str, typer.Argument(help="What to learn.", click_type=_TASK)],
     data: Annotated[
         Path, typer.Option(help="Folder with a folder for each data set; with --labels a .jsonl.", exists=True)
     ],
@@ -65,7 +70,7 @@ def train(
 
     path = config or CONFIGS / f"{task}.toml"
     try:
-        if task == "sentiment":
+        if TASKS[task].kind == "classification":
             fine_tune(read_config(path), base, data, out)
         elif task == "recommend":
             if texts is None:
@@ -82,7 +87,7 @@ def train(
 
 
 def distill(
-    task: Annotated[Literal["sentiment", "intent"], typer.Argument(help="What the model answers.")],
+    task: Annotated[str, typer.Argument(help="What the model answers.", click_type=_DISTILLED)],
     teacher: Annotated[Path, typer.Option(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard files.")],
@@ -154,7 +159,7 @@ def export(
 
 
 def evaluate(
-    task: Annotated[Literal["sentiment", "intent", "recommend"], typer.Argument(help="Which model.")] = "sentiment",
+    task: Annotated[str, typer.Argument(help="Which model.", click_type=_TASK)] = "sentiment",
     *,
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
@@ -166,7 +171,7 @@ def evaluate(
     ] = "cpu",
 ) -> None:
     """Measure a bundle on the validation files, as it serves."""
-    from models.bundle import SHIPPED, BundleError, load
+    from models.bundle import SHIPPED_BUNDLES, BundleError, load
     from models.evaluation.classification import evaluate as measure
     from models.evaluation.classification import table, write
     from models.evaluation.intent import evaluate_bundle, intents_table, write_intents
@@ -174,7 +179,7 @@ def evaluate(
     from models.prediction.tensor_file import HeadError
 
     try:
-        loaded = load(bundle or SHIPPED.with_name(task))
+        loaded = load(bundle or SHIPPED_BUNDLES[task])
         if loaded.task.name == "recommend":
             if device != "cpu":
                 refuse("heed evaluate recommend ranks vectors that the bundle stores, which no device changes")

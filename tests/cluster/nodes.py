@@ -96,13 +96,13 @@ class Nodes:
 def main(folder: Path, port: int, bundle: Path) -> None:
     """With Ray in it; its environment must be complete before Ray is imported."""
     from service.cluster import local as cluster
-    from service.settings import Settings
+    from service.settings import load
 
-    chosen = Settings(
+    chosen = load(
         port=port,
-        bundle=bundle,
-        intent_bundle=None,
-        recommend_bundle=None,
+        sentiment_bundle=bundle,
+        intent_bundle="none",
+        recommend_bundle="none",
         replicas=1,
         placement="remote",
         model_cpus=0,

@@ -21,9 +21,9 @@ def test_listens_on_loopback_unless_told_otherwise() -> None:
 
 def test_reads_the_environment_and_what_is_given_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEED_PORT", "9000")
-    monkeypatch.setenv("HEED_BUNDLE", "/some/bundle")
+    monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "/some/bundle")
     assert load().port == 9000
-    assert load().bundle == Path("/some/bundle")
+    assert load().bundles["sentiment"] == Path("/some/bundle")
     assert load(port=9001).port == 9001
     assert load(port=None).port == 9000
 
@@ -92,10 +92,18 @@ def test_a_folder_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in ("none", "None", ""):
         monkeypatch.setenv("HEED_INTENT_BUNDLE", word)
         monkeypatch.setenv("HEED_RECOMMEND_BUNDLE", word)
-        assert load().intent_bundle is None
-        assert load().recommend_bundle is None
         assert list(load().bundles) == ["sentiment"]
+    monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "none")
+    with pytest.raises(SettingsError, match=r"HEED_SENTIMENT_BUNDLE='none': .*at least one task needs a model"):
+        load()
     monkeypatch.setenv("HEED_INTENT_BUNDLE", "/some/intents")
     monkeypatch.setenv("HEED_RECOMMEND_BUNDLE", "/some/items")
     assert load().bundles["intent"] == Path("/some/intents")
     assert load().bundles["recommend"] == Path("/some/items")
+
+
+def test_the_bundle_of_sentiment_has_its_first_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEED_BUNDLE", "/first/name")
+    assert load().bundles["sentiment"] == Path("/first/name")
+    monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "/later/name")
+    assert load().bundles["sentiment"] == Path("/later/name")
