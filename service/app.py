@@ -32,6 +32,7 @@ from models.bundle import Bundle
 from models.ranking.bundle_files import load_recommender
 from service import settings
 from service.api.gateway import create_app
+from service.api.recommend import Rankings
 from service.cluster import local as cluster
 from service.cluster.remote import CALLS_PER_REPLICA, Remote, running
 from service.cluster.remote_call import Part, Reply, Tally, answer
@@ -85,7 +86,7 @@ class Gateway:
             if models
             else [_inline(path, chosen, metrics) for path in chosen.bundles.values()]
         )
-        caches, shelf, recommending, catalogues = {}, None, None, None
+        caches, shelf, rankings = {}, None, None
         for predictor in self._predictors:
             served, task = predictor.bundle, predictor.bundle.task.name
             metrics.bundle(task, served.name, served.version, served.digest)
@@ -94,11 +95,11 @@ class Gateway:
                 shelf = Shelf(served, chosen.shelf)
             if task == "recommend":
                 recommender = load_recommender(served)
-                recommending = Recommending(recommender, metrics.task(TASK))
-                catalogues = Catalogues(served, recommender, chosen.shelf)
-        self._vital: list[Predictor | Recommending] = [*self._predictors, *([recommending] if recommending else [])]
-        explaining = _explaining(self._predictors, recommending)
-        self._gateway = create_app(caches, chosen, metrics, shelf, explaining, recommending, catalogues)
+                engine = Recommending(recommender, metrics.task(TASK))
+                rankings = Rankings(engine, Catalogues(served, recommender, chosen.shelf))
+        self._vital: list[Predictor | Recommending] = [*self._predictors, *([rankings.engine] if rankings else [])]
+        explaining = _explaining(self._predictors, rankings.engine if rankings else None)
+        self._gateway = create_app(caches, chosen, metrics, shelf, explaining, rankings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway

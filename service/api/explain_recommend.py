@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from models.explain.history import AUTO
 from models.explain.methods import HistoryMethod
 from service.api.explanations import explainer_of, response
-from service.api.recommend import Read, item_at, named, questions_of, shortened
+from service.api.recommend import Rankings, Read, item_at, named, questions_of, shortened
 from service.errors import Problem, TooMuchToExplain
 from service.explanation.history import ask_of
 from service.explanation.request import HistoryExplained, ItemWeight
@@ -21,21 +21,14 @@ from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
 from service.http.responses import failed, listed, refuse_if_none_answered
 from service.inference.predictor import Predictor
-from service.inference.ranking_engine import Recommending
 from service.inference.ranking_query import Question
-from service.registry.catalogues import Catalogues
 from service.schemas.explain import MAX_EXPLAINED
 from service.schemas.explain_recommend import ExplainedUser, ExplainRecommendRequest, ExplainRecommendResponse
 from service.settings import Settings
 
 
 def add_explain_recommend(
-    app: FastAPI,
-    predictor: Predictor,
-    recommending: Recommending,
-    catalogues: Catalogues,
-    explaining: Explaining | None,
-    settings: Settings,
+    app: FastAPI, predictor: Predictor, rankings: Rankings, explaining: Explaining | None, settings: Settings
 ) -> None:
     body = JsonBody(ExplainRecommendRequest, settings.max_body_bytes, settings.request_timeout_s)
 
@@ -48,10 +41,10 @@ def add_explain_recommend(
             reason = f"At most {MAX_EXPLAINED} recommendations are explained in one request."
             raise TooMuchToExplain(reason, pointer="/inputs")
         explainer = explainer_of(explaining)
-        questions, read, _ = await questions_of(predictor, catalogues, users, due_s)
+        questions, read, _ = await questions_of(predictor, rankings.catalogues, users, due_s)
         method: HistoryMethod = AUTO if request.method == "auto" else request.method
         asks = [
-            ask_of(recommending.recommender, question, user.target, method)
+            ask_of(rankings.engine.recommender, question, user.target, method)
             for user, question in zip(users, questions, strict=True)
         ]
         found = await explainer.explain_histories(asks, due_s)

@@ -17,7 +17,7 @@ from service.api.explain_recommend import add_explain_recommend
 from service.api.explain_sentiment import add_explain
 from service.api.intent import add_intent
 from service.api.operations import _add_operations
-from service.api.recommend import add_recommend
+from service.api.recommend import Rankings, add_recommend
 from service.api.replies import add_replies
 from service.api.sentiment import add_sentiment
 from service.explanation.worker import Explaining
@@ -39,18 +39,18 @@ def create_app(
     metrics: Metrics,
     shelf: Shelf | None = None,
     explaining: Explaining | None = None,
-    recommending: Recommending | None = None,
-    catalogues: Catalogues | None = None,
+    rankings: Rankings | None = None,
 ) -> FastAPI:
     """The application over predictors by task; its lifespan starts and stops them and what they have beside them.
 
-    Intent has a shelf, recommend has rankings and catalogues; `explaining` explains what those predictors of texts
-    answer whose models are in this process, and rankings.
+    Intent has a shelf, recommend has rankings; `explaining` explains what those predictors of texts answer whose models
+    are in this process, and rankings.
     """
-    beside = [one for one in (shelf, recommending, catalogues) if one is not None]
-    vital: list[Predictor | Recommending] = [*predictors.values()]
-    if recommending is not None:
-        vital.append(recommending)
+    ranking = [] if rankings is None else [rankings.engine]
+    beside: list[Shelf | Recommending | Catalogues] = [] if shelf is None else [shelf]
+    if rankings is not None:
+        beside += [rankings.engine, rankings.catalogues]
+    vital: list[Predictor | Recommending] = [*predictors.values(), *ranking]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -85,10 +85,10 @@ def create_app(
         add_replies(app, predictors["intent"], shelf, settings)
         add_explain_intent(app, predictors["intent"], shelf, explaining, settings)
         add_explain_replies(app, predictors["intent"], shelf, explaining, settings)
-    if recommending is not None and catalogues is not None:
-        add_recommend(app, predictors["recommend"], recommending, catalogues, settings)
-        add_explain_recommend(app, predictors["recommend"], recommending, catalogues, explaining, settings)
-        add_catalogues(app, predictors["recommend"], catalogues, settings)
+    if rankings is not None:
+        add_recommend(app, predictors["recommend"], rankings, settings)
+        add_explain_recommend(app, predictors["recommend"], rankings, explaining, settings)
+        add_catalogues(app, predictors["recommend"], rankings.catalogues, settings)
     _add_operations(app, predictors, settings, metrics, shelf, vital)
     add_console(app)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]

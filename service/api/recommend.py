@@ -6,6 +6,7 @@ Ids mean items of a catalogue; what comes as a text is read by the model of the 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,15 @@ _INLINE = 2_000
 _NOTHING = Timings(0.0, 0.0, 0.0)
 
 
-def add_recommend(
-    app: FastAPI, predictor: Predictor, recommending: Recommending, catalogues: Catalogues, settings: Settings
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Rankings:
+    """The ranking engine and the catalogues that its queries name."""
+
+    engine: Recommending
+    catalogues: Catalogues
+
+
+def add_recommend(app: FastAPI, predictor: Predictor, rankings: Rankings, settings: Settings) -> None:
     body = JsonBody(RecommendRequest, settings.max_body_bytes, settings.request_timeout_s, quick)
 
     async def recommend(given: Request) -> Response:
@@ -42,8 +49,8 @@ def add_recommend(
         due_s = deadline_s(given, settings)
         request = await body.read(given)
         users: Sequence[User] = listed(request.inputs)
-        questions, read, reading = await questions_of(predictor, catalogues, users, due_s)
-        outcomes, ranking = await _ranked(recommending, questions, due_s)
+        questions, read, reading = await questions_of(predictor, rankings.catalogues, users, due_s)
+        outcomes, ranking = await _ranked(rankings.engine, questions, due_s)
         refuse_if_none_answered(outcomes, request.inputs)
         results = [
             _result(user, question, outcome, read)

@@ -11,6 +11,7 @@ import pytest
 
 from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
+from service.api.recommend import Rankings
 from service.explanation.worker import Explaining
 from service.inference.cache import Cache
 from service.inference.ranking_engine import TASK, Recommending
@@ -41,7 +42,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         catalogues = Catalogues(served.bundle, recommender, folder / "shelf")
         explaining = Explaining({}, lambda: served.busy or recommending.busy)
         predictors = {"recommend": Cache(served, 0, metrics.task("recommend"))}
-        app = create_app(predictors, Settings(), metrics, None, explaining, recommending, catalogues)
+        app = create_app(predictors, Settings(), metrics, None, explaining, Rankings(recommending, catalogues))
         with listening(app) as found:
             yield found
 

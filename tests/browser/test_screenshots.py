@@ -17,6 +17,7 @@ import pytest
 from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
 from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
+from service.api.recommend import Rankings
 from service.explanation.worker import Explaining, Source
 from service.inference.cache import Cache
 from service.inference.ranking_engine import TASK, Recommending
@@ -48,7 +49,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         catalogues = Catalogues(engines[2].bundle, recommender, None)
         explaining = Explaining(sources, lambda: any(one.busy for one in engines))
         shelf = Shelf(engines[1].bundle, folder / "shelf")
-        app = create_app(predictors, Settings(), metrics, shelf, explaining, recommending, catalogues)
+        app = create_app(predictors, Settings(), metrics, shelf, explaining, Rankings(recommending, catalogues))
         with listening(app) as found:
             yield found
 

@@ -17,6 +17,7 @@ from models.ranking.recommender import Recommender
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
 from service.api.gateway import create_app
+from service.api.recommend import Rankings
 from service.explanation.worker import Explaining
 from service.inference.cache import Cache
 from service.inference.engine import Engine
@@ -63,7 +64,7 @@ async def serving(
     catalogues = Catalogues(bundle, recommender, folder)
     predictors = {"recommend": Cache(engine, 0, task)}
     explaining = Explaining({}, lambda: engine.busy or recommending.busy)
-    app = create_app(predictors, Settings(), metrics, None, explaining, recommending, catalogues)
+    app = create_app(predictors, Settings(), metrics, None, explaining, Rankings(recommending, catalogues))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         yield Shop(client, metrics, recommending, catalogues, folder)

@@ -28,6 +28,7 @@ from models.runtime.offline import open_reader
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
 from service.api.gateway import create_app
+from service.api.recommend import Rankings
 from service.inference.cache import Cache
 from service.inference.engine import Engine
 from service.inference.ranking_engine import TASK, Recommending
@@ -89,8 +90,7 @@ async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settin
         {"recommend": Cache(engine, 0, task)},
         Settings(**settings),
         metrics,
-        recommending=Recommending(recommender, metrics.task(TASK)),
-        catalogues=catalogues,
+        rankings=Rankings(Recommending(recommender, metrics.task(TASK)), catalogues),
     )
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
