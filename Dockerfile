@@ -1,22 +1,24 @@
 # docker build -t heed .                                        serves on the CPU
 # docker build -t heed:cuda --build-arg DEVICE=gpu .            serves on CUDA; run it with --gpus all
 # docker run --rm -p 127.0.0.1:8000:8000 --shm-size 256m heed
-ARG PYTHON=3.11
 ARG DEVICE=cpu
 
-FROM python:${PYTHON}-slim AS build
+FROM python:3.11-slim AS build
 ARG DEVICE
 RUN python -m venv /opt/heed
 WORKDIR /src
-# What is installed depends on this file alone, so that a change of code does not install it all again.
+# What is installed depends on these files alone, so that a change of code does not install it all again.
 COPY pyproject.toml LICENSE ./
+COPY requirements requirements
 RUN mkdir models service && touch models/__init__.py service/__init__.py \
-    && /opt/heed/bin/pip install --no-cache-dir --disable-pip-version-check ".[${DEVICE}]"
+    && if [ "${DEVICE}" = gpu ]; then versions=gpu; else versions=serve; fi \
+    && /opt/heed/bin/pip install --no-cache-dir --disable-pip-version-check \
+        --constraint "requirements/${versions}.txt" ".[${DEVICE}]"
 COPY models models
 COPY service service
 RUN /opt/heed/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --force-reinstall ".[${DEVICE}]"
 
-FROM python:${PYTHON}-slim AS run
+FROM python:3.11-slim AS run
 RUN useradd --create-home --uid 10001 heed
 COPY --from=build /opt/heed /opt/heed
 ENV PATH=/opt/heed/bin:$PATH PYTHONUNBUFFERED=1 HEED_HOST=0.0.0.0
