@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.prediction.calibration import Calibration, Scaling, scaling_of
-from models.tasks import TASKS, Task
+from models.tasks import INTENT, RECOMMEND, SENTIMENT, TASKS, Task
 
 FORMAT = 2
 MANIFEST, GRAPH, EMBEDDINGS, TOKENIZER, CARD = (
@@ -25,8 +25,11 @@ MANIFEST, GRAPH, EMBEDDINGS, TOKENIZER, CARD = (
     "tokenizer.json",
     "CARD.md",
 )
-SHIPPED = Path(__file__).parent / "bundles" / "sentiment"
-SHIPPED_INTENT, SHIPPED_RECOMMEND = SHIPPED.with_name("intent"), SHIPPED.with_name("recommend")
+SHIPPED_BUNDLES = {task.name: Path(__file__).parent / "bundles" / task.folder for task in TASKS.values()}
+"""The folders of the shipped bundles by task."""
+
+SHIPPED = SHIPPED_BUNDLES[SENTIMENT.name]
+SHIPPED_INTENT, SHIPPED_RECOMMEND = SHIPPED_BUNDLES[INTENT.name], SHIPPED_BUNDLES[RECOMMEND.name]
 SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
 """What a bundle may hold; anything else, pickled weights above all, is refused."""
 
