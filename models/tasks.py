@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["classification", "embedding"]
-"""A classifier's graph gives logits of fixed labels; the others give vectors, which something beside the graph reads."""
+"""A classifier's graph gives logits of fixed labels; the others give vectors, which something beside it reads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from models.explain.attention_maps import MIXING, attentions
 from models.graph.protobuf import GRAPH, RAW, fields, initializers
 from models.runtime.offline import rows_of
-from models.runtime.onnx import session_options
+from models.runtime.onnx import open_session
 from models.runtime.protocol import Runtime
 from models.text.encoding import Batch, Tokens
 
@@ -42,9 +41,7 @@ class MaskedRuntime:
             raw = next(value for number, value in tensors.get(name, tensors.get(f"{name}.q", ())) if number == RAW)
             rows = len(raw) // heads[layer]
             raw[head * rows : (head + 1) * rows] = bytes(rows)
-        options = session_options(1)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        self._session: Any = onnxruntime.InferenceSession(bytes(model), options, providers=["CPUExecutionProvider"])
+        self._session: Any = open_session(bytes(model), path.parent)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.types}

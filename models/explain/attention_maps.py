@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from models.graph.protobuf import INPUT, attributes, constants, graph_of, nodes, with_outputs
 from models.graph.weights import matrix
-from models.runtime.onnx import session_options
+from models.runtime.onnx import open_session
 from models.text.encoding import Batch
 
 MIXING = "encoder.encoder.layer.{layer}.attention.output.dense"
@@ -99,12 +98,7 @@ class MapRuntime:
             raise ValueError(f"{path.name} has no attention that maps can be taken of")
         self._mixing = mixing(graph, path.parent, [attention.heads for attention in self._attentions])
         self._names = [name for own in self._attentions for name in (own.queries, own.keys, own.values)]
-        options = session_options(threads)
-        # The word embeddings are in a file of their own, which a graph from memory would look for in vain.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        self._session: Any = onnxruntime.InferenceSession(
-            path.read_bytes() + with_outputs(self._names), options, providers=["CPUExecutionProvider"]
-        )
+        self._session: Any = open_session(path.read_bytes() + with_outputs(self._names), path.parent, threads)
 
     @property
     def layers(self) -> int:
