@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.explain.attention_maps import MIXING, attentions
+from models.explain.attention_maps import attentions
+from models.graph.names import WHOLE, layer_names
 from models.graph.protobuf import GRAPH, RAW, fields, initializers
 from models.runtime.offline import rows_of
 from models.runtime.onnx import open_session
@@ -37,8 +38,9 @@ class MaskedRuntime:
         heads = [attention.heads for attention in attentions(graph)]
         tensors = initializers(graph)
         for layer, head in gone:
-            name = MIXING.format(layer=layer)
-            raw = next(value for number, value in tensors.get(name, tensors.get(f"{name}.q", ())) if number == RAW)
+            name = layer_names(layer).mixing
+            tensor = tensors.get(name) or tensors[f"{name}.{WHOLE}"]
+            raw = next(value for number, value in tensor if number == RAW)
             rows = len(raw) // heads[layer]
             raw[head * rows : (head + 1) * rows] = bytes(rows)
         self._session: Any = open_session(bytes(model), path.parent)

@@ -23,7 +23,7 @@ from torch import Tensor
 from models.bundle import TOKENIZER
 from models.data.augmentation import epoch
 from models.data.classification import Dataset, Example, read, without_leaks
-from models.graph.weights import LOG_STEP
+from models.graph.names import LOG_STEP
 from models.networks.encoder import Classifier, base_file, from_base, keep_layers
 from models.networks.quantization import quantize_encoder
 from models.tasks import TASKS, Task

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from models.bundle import TOKENIZER
 from models.data.dialogues import Exchange
-from models.graph.weights import LOG_STEP
+from models.graph.names import LOG_STEP
 from models.networks.encoder import base_file, encoder_layers, encoder_of, keep_layers, pool
 from models.networks.intent import IntentNetwork, ReplyRow, intent_loss, reply_loss
 from models.networks.quantization import quantize_encoder
