@@ -7,11 +7,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
 from models.catalogue import vector_file
 from models.catalogue.database import TABLES, connected, translated
 from models.catalogue.items import Entry, Vector
-from models.catalogue.store import _NONE, DATABASE, FORMAT, MAX_NAME_BYTES, Catalogue
+from models.catalogue.store import DATABASE, FORMAT, Catalogue
+
+MAX_NAME_BYTES = 128
+_NONE: Mapping[str, Vector] = MappingProxyType({})
 
 
 def is_name(name: str) -> bool:
