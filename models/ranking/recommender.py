@@ -1,8 +1,8 @@
 """Ranking without torch: a user's history and candidates to scores, and what each score leans on.
 
 The same arithmetic as `models.networks.recommender`, in numpy: one user at a time, since on a CPU padding several
-histories to one length costs more than one larger product gains. Knows arrays and the bundle's weights, nothing of texts. Histories
-are read by `models.ranking.history_encoder`.
+histories to one length costs more than one larger product gains. Knows arrays and the bundle's weights, nothing of
+texts. Histories are read by `models.ranking.history_encoder`.
 """
 
 from __future__ import annotations
