@@ -173,6 +173,7 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
         patched.setattr(exporting, "LEAST_COSINE", 1.1)
         with pytest.raises(DriftError, match="mean cosine"):
             export_recommend(run, shop, out, "0.0.1", lambda line: None)
+    assert list(tmp_path.iterdir()) == [out]
     assert list(out.iterdir()) == []
 
 
