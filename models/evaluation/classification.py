@@ -86,7 +86,7 @@ def measure(answers: Answers, calibration: Calibration, task: Task) -> Measured:
         accuracy_among=float((chosen_among == answers.labels).mean()),
         macro_f1=float(per_label.mean()),
         f1={task.labels[index]: float(value) for index, value in zip(among, per_label, strict=True)},
-        ece=calibration_error(scores, answers.labels),
+        ece=calibration_error(scores.max(axis=1), chosen == answers.labels),
         confusion=confusion_matrix(answers.labels, chosen, labels=range(len(task.labels))).tolist(),
     )
 

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from models.bundle import TOKENIZER, Bundle, Source
 from models.catalogue.items import Entry
 from models.data.interactions import RETAIL, Split, held_out
-from models.evaluation.recommendation import measure_recommender, metrics_of_recommender, rankings_of
+from models.evaluation.recommendation import measure_recommender, metrics_of_recommender, rankings_of, taken_in
 from models.export.card_recommendation import card
 from models.export.parity import DriftError
 from models.export.staging import checked, manifest_of, publish, staging, write_graph
@@ -96,7 +96,7 @@ def check_items(
 def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
     """Slope and offset (Platt 1999) with which the scores of a user's first ten are probabilities."""
     rankings, scores = (found[:, :SHOWN] for found in rankings_of(recommender, vectors, split))
-    taken = np.stack([np.isin(row, own) for row, own in zip(rankings, split.targets, strict=True)])
+    taken = taken_in(rankings, split.targets)
     clear = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
     odds = np.log(clear / (1 - clear))
     model = LogisticRegression(C=1e6).fit(odds.reshape(-1, 1), taken.ravel())
