@@ -17,6 +17,7 @@ from models.catalogue.database import ALL, State, save_state
 from models.catalogue.errors import VectorsMissingError
 from models.catalogue.items import Vector, stacked
 from models.catalogue.vector_index import SUFFIX
+from models.files import sync_folder
 
 MIN_DEAD_ROWS = 1_024
 """Rows of no item up to which a compaction does not pay, nor up to _DEAD_SHARE of all."""
@@ -86,7 +87,7 @@ def _rewrite(
     folder: Path, database: sqlite3.Connection, state: State, ids: Sequence[str], chunks: Iterable[Vector]
 ) -> None:
     rows = vector_file.write(folder / state.file, 0, state.width, chunks)
-    vector_file.sync_folder(folder)
+    sync_folder(folder)
     database.execute("DELETE FROM items WHERE place IS NULL")
     database.executemany(
         "UPDATE items SET place = ? WHERE item_id = ?", ((place, item_id) for place, item_id in enumerate(ids))

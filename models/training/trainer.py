@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from models.files import replacing
 from models.networks.encoder import Network
 from models.text.encoding import Tokens, collate
 from models.text.tokenizer import Tokenizer
@@ -189,9 +190,8 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "step": self.step,
         }
-        part = self.out / f"{CHECKPOINT}.part"
-        torch.save(state, part)
-        part.replace(self.out / CHECKPOINT)
+        with replacing(self.out / CHECKPOINT) as part:
+            torch.save(state, part)
 
     def resume(self) -> None:
         state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=self.device)
