@@ -93,7 +93,7 @@ def measure(answers: Answers, calibration: Calibration, task: Task) -> Measured:
 
 def evaluate(bundle: Bundle, data: Path, device: Device = "cpu") -> list[Measured]:
     """All of the bundle's data sets, as it serves on that device; raises RuntimeError as `open_runtime`."""
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     answers = answer(open_runtime(bundle, 0, device), tokenizer, bundle.task, data, datasets_of(bundle, data))
     return [measure(rows, bundle.calibration, bundle.task) for rows in answers]
 
