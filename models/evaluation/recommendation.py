@@ -16,7 +16,7 @@ from scipy.special import logit
 from threadpoolctl import threadpool_limits
 
 from models.bundle import Bundle, Metric
-from models.data.interactions import RETAIL, Items, Split, Trail, held_out
+from models.data.interactions import DAY_S, RETAIL, Items, Split, Trail, held_out
 from models.evaluation.ranking_metrics import NO_ITEM, Measures, measure
 from models.prediction.calibration_fit import calibration_error
 from models.ranking.bundle_files import catalogue_of, load_recommender
@@ -25,7 +25,6 @@ from models.ranking.recommender import Recommender
 
 COMMAND = "heed evaluate recommend --data DATA --bundle models/bundles/{name}"
 DEPTH = 100
-DAY_S = 86_400
 DELETED_USERS = 400
 
 

@@ -17,7 +17,7 @@ from models.training.recommendation import RecommendRun
 def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str], trained: RecommendRun) -> str:
     histories = trained.config.histories
     scales = histories.scales if histories.choose_scales else None
-    worth = histories.newcomers and {name: f"{one:.2f}" for name, one in asdict(histories.newcomers).items()}
+    worth = {} if histories.newcomers is None else asdict(histories.newcomers)
     return template(manifest.task.name).substitute(
         name=manifest.name,
         version=manifest.version,
@@ -27,7 +27,7 @@ def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str]
         seed=histories.seed,
         neighbours=histories.neighbours.kept,
         scales="" if scales is None else more("recommend_scales", asdict(scales)),
-        newcomers="" if worth is None else more("recommend_newcomers", worth),
+        newcomers=more("recommend_newcomers", {name: f"{one:.2f}" for name, one in worth.items()}) if worth else "",
         figures=recommend_table(measured),
         command=COMMAND.format(name=manifest.name),
         drift="\n\n".join(drift),

@@ -28,7 +28,7 @@ from models.data.dialogues import (
 )
 from models.evaluation.intent import evaluate_intents, metrics_of_intents
 from models.export.card_intent import card, with_heads
-from models.export.parity import BATCH, DriftError
+from models.export.parity import BATCH, MOST_BATCH_CHANGE, DriftError
 from models.export.staging import checked, manifest_of, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
 from models.networks.intent import IntentNetwork
@@ -52,7 +52,6 @@ COMPARED = 600
 LEAST_COSINE = 0.97
 """Mean over the rows compared, between a graph's vectors and torch's."""
 
-MOST_BATCH_CHANGE = 1e-3
 TURNED_AWAY = 0.05
 """Share of the replies given in held-out dialogues that score under the ranker's `least`."""
 

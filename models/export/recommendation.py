@@ -95,9 +95,9 @@ def check_items(
 
 def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
     """Slope and offset (Platt 1999) with which the scores of a user's first ten are probabilities."""
-    rankings, scores = (found[:, :SHOWN] for found in rankings_of(recommender, vectors, split))
-    taken = taken_in(rankings, split.targets)
-    clear = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
+    rankings, scores = rankings_of(recommender, vectors, split)
+    taken = taken_in(rankings[:, :SHOWN], split.targets)
+    clear = np.clip(scores[:, :SHOWN].astype(np.float64), 1e-12, 1 - 1e-12)
     odds = np.log(clear / (1 - clear))
     model = LogisticRegression(C=1e6).fit(odds.reshape(-1, 1), taken.ravel())
     return np.asarray([model.coef_[0, 0], model.intercept_[0]], np.float32)
