@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from models.files import replacing
+from models.graph.names import WORD_EMBEDDINGS
 from models.networks.encoder import Network
 from models.text.encoding import Tokens, collate
 from models.text.tokenizer import Tokenizer
@@ -215,7 +216,7 @@ def parameter_groups(model: Network, config: Schedule) -> list[dict[str, Any]]:
     layers = len(model.encoder.encoder.layer)  # type: ignore[union-attr, arg-type]
     groups: dict[int, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if config.freeze_embeddings and "word_embeddings" in name:
+        if config.freeze_embeddings and name == WORD_EMBEDDINGS:
             parameter.requires_grad_(False)
             continue
         groups.setdefault(depth_of(name, layers), []).append(parameter)
