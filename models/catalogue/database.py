@@ -6,7 +6,7 @@ import errno
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from models.catalogue.errors import BusyError, CatalogueError, FullError
@@ -50,6 +50,11 @@ class State:
 def state_of(connection: sqlite3.Connection) -> State:
     columns = ", ".join(field.name for field in fields(State))
     return State(*connection.execute(f"SELECT {columns} FROM meta").fetchone())
+
+
+def save_state(connection: sqlite3.Connection, state: State) -> None:
+    assigned = ", ".join(f"{field.name} = :{field.name}" for field in fields(State))
+    connection.execute(f"UPDATE meta SET {assigned}", asdict(state))
 
 
 def connected(path: Path, patience_s: float = BUSY_S, mode: str = "rw") -> sqlite3.Connection:

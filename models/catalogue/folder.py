@@ -7,11 +7,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from types import MappingProxyType
 
-from models.catalogue import vector_file
 from models.catalogue.database import TABLES, connected, translated
 from models.catalogue.items import Entry, Vector
-from models.catalogue.store import _NONE, DATABASE, FORMAT, MAX_NAME_BYTES, Catalogue
+from models.catalogue.store import DATABASE, FORMAT, Catalogue
+from models.files import sync_folder
+
+MAX_NAME_BYTES = 128
+_NONE: Mapping[str, Vector] = MappingProxyType({})
 
 
 def is_name(name: str) -> bool:
@@ -48,14 +52,14 @@ def create(
                 with closing(connected(part / DATABASE)) as database:
                     database.executescript("UPDATE meta SET version = 0; UPDATE items SET version = 0")
             part.chmod(0o755)
-            vector_file.sync_folder(part)
+            sync_folder(part)
             try:
                 part.rename(path)
             except OSError:
                 if (path / DATABASE).is_file():
                     return False
                 raise
-            vector_file.sync_folder(path.parent)
+            sync_folder(path.parent)
         return True
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -60,3 +61,10 @@ class Edited:
 
 def outcome_of(old: Content | None, new: Content) -> Outcome:
     return "added" if old is None else "unchanged" if old == new else "changed"
+
+
+def stacked(vectors: Sequence[Vector], width: int) -> Vector:
+    """(vectors, width); raises EditError for what is no vector of this width."""
+    if any(vector.shape != (width,) or not np.isfinite(vector).all() for vector in vectors):
+        raise EditError(f"a vector is not one of {width} finite numbers")
+    return np.stack(vectors).astype(np.float32, copy=False) if vectors else np.empty((0, width), np.float32)

@@ -14,30 +14,22 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
-import numpy as np
-
-from models.catalogue import vector_file
-from models.catalogue.database import ALL, BUSY_S, PUT, SINCE, State, connected, state_of, translated
+from models.catalogue import compaction, vector_file
+from models.catalogue.compaction import MIN_DEAD_ROWS
+from models.catalogue.database import ALL, BUSY_S, PUT, SINCE, State, connected, save_state, state_of, translated
 from models.catalogue.errors import CatalogueError, EditError, GoneError, VectorsMissingError, check_digest
-from models.catalogue.items import MAX_ATTRIBUTES, Content, Edited, Entry, Outcome, Vector, outcome_of
+from models.catalogue.items import MAX_ATTRIBUTES, Content, Edited, Entry, Outcome, Vector, outcome_of, stacked
 from models.catalogue.snapshot import Change, Snapshot, empty
-from models.catalogue.vector_index import SUFFIX, VectorIndex
+from models.catalogue.vector_index import VectorIndex
 
 FORMAT = 1
 DATABASE = "items.sqlite"
-MAX_NAME_BYTES = 128
-_DEAD_SHARE, _DEAD_ROWS = 0.25, 1_024
-_CHUNK_ROWS = 4_096
 _TRIES = 5
-_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class Catalogue:
@@ -128,7 +120,7 @@ class Catalogue:
                 self._learn_names({name for entry in entries for name in entry.attributes})
                 live = state.live + len(given.keys() - old.keys()) - len(gone)
                 state = replace(state, version=version, rows=state.rows + len(fresh), live=live)
-                self._keep(state)
+                save_state(self._writer, state)
         outcomes: list[Outcome] = [outcome_of(old.get(item_id), given[item_id]) for item_id in given]
         outcomes += ["removed" if item_id in old else "unchanged" for item_id in removed]
         return Edited(tuple(outcomes), state.version, state.live)
@@ -146,30 +138,16 @@ class Catalogue:
         shutil.rmtree(trash)
         return True
 
-    def compact(self) -> bool:
+    def compact(self, min_dead_rows: int = MIN_DEAD_ROWS) -> bool:
         """Take dead rows out of the vectors when there are so many that it pays; whether it did."""
-        with self._rewriting() as (state, file):
-            if state.rows - state.live <= max(_DEAD_ROWS, _DEAD_SHARE * state.rows):
-                return False
-            lines = self._writer.execute(ALL).fetchall()
-            rows = vector_file.mapped(self.path / state.file, state.rows, state.width)
-            places = [line[1] for line in lines]
-            self._rewrite(replace(state, file=file), [line[0] for line in lines], _chunks(rows, places))
-        return True
+        return compaction.compact(self.path, self._writer, self.writing(), min_dead_rows)
 
     def renew(self, digest: str, width: int, made: Mapping[str, tuple[str, Vector]]) -> None:
         """Replace all vectors: `made` has each item's text and the vector that the model of `digest` made of it.
 
         Raises VectorsMissingError for items of which it has none, or that of another text.
         """
-        with self._rewriting() as (state, file):
-            texts = {line[0]: line[2] for line in self._writer.execute(ALL)}
-            missing = [item_id for item_id, text in texts.items() if item_id not in made or made[item_id][0] != text]
-            if missing:
-                raise VectorsMissingError(missing)
-            rows = _stacked([made[item_id][1] for item_id in texts], width)
-            state = replace(state, file=file, digest=digest, width=width, version=state.version + 1)
-            self._rewrite(state, list(texts), [rows])
+        compaction.renew(self.path, self._writer, self.writing(), (digest, width), made)
 
     @contextmanager
     def writing(self) -> Iterator[State]:
@@ -186,42 +164,11 @@ class Catalogue:
                     self._writer.execute("ROLLBACK")
                 raise
 
-    @contextmanager
-    def _rewriting(self) -> Iterator[tuple[State, str]]:
-        """As `writing`, with the name of a file for all vectors: it is gone when the write fails, the old one when not.
-
-        Names are never used again, so what is taken away here cannot be another process's.
-        """
-        fresh = f"vectors-{uuid.uuid4().hex}.f32"
-        try:
-            with self.writing() as state:
-                for stray in self.path.glob("vectors*.f32*"):  # of a crash: who writes one holds the lock
-                    if not stray.name.startswith(state.file):
-                        stray.unlink(missing_ok=True)
-                yield state, fresh
-        except BaseException:
-            (self.path / fresh).unlink(missing_ok=True)
-            raise
-        if (self.path / fresh).exists():
-            (self.path / state.file).unlink(missing_ok=True)
-            (self.path / f"{state.file}{SUFFIX}").unlink(missing_ok=True)
-
-    def _rewrite(self, state: State, ids: Sequence[str], chunks: Iterable[Vector]) -> None:
-        rows = vector_file.write(self.path / state.file, 0, state.width, chunks)
-        vector_file.sync_folder(self.path)
-        self._writer.execute("DELETE FROM items WHERE place IS NULL")
-        self._writer.executemany(
-            "UPDATE items SET place = ? WHERE item_id = ?", ((place, item_id) for place, item_id in enumerate(ids))
-        )
-        self._writer.execute("DELETE FROM names")
-        self._writer.execute("INSERT INTO names SELECT DISTINCT key FROM items, json_each(items.attributes)")
-        self._keep(replace(state, rows=rows))
-
     def _append(self, ids: Sequence[str], vectors: Mapping[str, Vector], state: State) -> None:
         if missing := [item_id for item_id in ids if item_id not in vectors]:
             raise VectorsMissingError(missing)
         if ids:
-            rows = _stacked([vectors[item_id] for item_id in ids], state.width)
+            rows = stacked([vectors[item_id] for item_id in ids], state.width)
             vector_file.write(self.path / state.file, state.rows, state.width, [rows])
 
     def _kept(self, item_id: str) -> tuple[int, Content] | None:
@@ -235,13 +182,6 @@ class Catalogue:
         (known,) = self._writer.execute("SELECT count(*) FROM names").fetchone()
         if known > MAX_ATTRIBUTES:
             raise EditError(f"its items would have {known} different attributes; {MAX_ATTRIBUTES} are possible")
-
-    def _keep(self, state: State) -> None:
-        self._writer.execute(
-            "UPDATE meta SET digest = :digest, width = :width, version = :version, file = :file, rows = :rows, "
-            "live = :live",
-            asdict(state),
-        )
 
     def _data_version(self) -> int | None:
         try:
@@ -274,18 +214,6 @@ class Catalogue:
                 continue
             return base.after(changes, state.version, state.digest, vectors)
         raise CatalogueError(f"catalogue {self.path.name}: its vectors are missing")
-
-
-def _chunks(rows: Vector, places: Sequence[int]) -> Iterator[Vector]:
-    for start in range(0, len(places), _CHUNK_ROWS):
-        yield rows[places[start : start + _CHUNK_ROWS]]
-
-
-def _stacked(vectors: Sequence[Vector], width: int) -> Vector:
-    """(vectors, width); raises EditError for what is no vector of this width."""
-    if any(vector.shape != (width,) or not np.isfinite(vector).all() for vector in vectors):
-        raise EditError(f"a vector is not one of {width} finite numbers")
-    return np.stack(vectors).astype(np.float32, copy=False) if vectors else np.empty((0, width), np.float32)
 
 
 def _inode(path: str) -> tuple[int, int] | None:

@@ -48,12 +48,3 @@ def mapped(path: Path, rows: int, width: int) -> NDArray[np.float32]:
         return np.memmap(path, _KIND, "r", shape=(rows, width)).view(np.ndarray)
     except ValueError:
         raise CutShortError(path.name) from None
-
-
-def sync_folder(path: Path) -> None:
-    """Make the names in a folder outlive a power cut too."""
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

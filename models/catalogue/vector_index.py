@@ -16,7 +16,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import uuid
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,8 +28,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from models.catalogue import vector_file
 from models.catalogue.top_k import best
+from models.files import replacing
 
 INDEXED = 10_000
 """Rows up to which whole products are taken."""
@@ -170,20 +169,14 @@ def kept(
 def save(path: Path, index: VectorIndex) -> None:
     """Durably, whole or not at all; raises OSError."""
     arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _NAMES}
-    for stray in path.parent.glob(f".*{SUFFIX}"):  # of a crash
+    for stray in path.parent.glob(f".*{SUFFIX}*"):  # of a crash
         stray.unlink(missing_ok=True)
-    part = path.parent / f".{uuid.uuid4().hex}{SUFFIX}"
+    told = {"searched": str(index.searched), "recall": str(index.recall)}
     try:
-        told = {"searched": str(index.searched), "recall": str(index.recall)}
-        save_file(arrays, part, told | {"crc32": str(_sum(arrays, told))})
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.rename(path)
+        with replacing(path, durable=True) as part:
+            save_file(arrays, part, told | {"crc32": str(_sum(arrays, told))})
     except SafetensorError as error:  # what the disk refused
         raise OSError(str(error)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    vector_file.sync_folder(path.parent)
 
 
 def load(path: Path) -> VectorIndex | None:

@@ -21,14 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 RETAIL = "online_retail"
-
-
-def held_out(data: Path) -> Split:
-    return hold_out_last(read_online_retail(data / RETAIL))
-
-
 MOVIELENS = "recbole/dataset_example/ml-100k/ml-100k"
 """Where RecBole's wheel has it, less the endings of its files."""
+
+DAY_S = 86_400
 
 Items = NDArray[np.int64]
 
@@ -194,3 +190,8 @@ def trail_of(baskets: Iterable[tuple[float, Mapping[int, float]]]) -> Trail:
         np.asarray(values, np.float32),
         np.asarray(numbers, np.int64),
     )
+
+
+def held_out(data: Path) -> Split:
+    """The split of Online Retail."""
+    return hold_out_last(read_online_retail(data / RETAIL))

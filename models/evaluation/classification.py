@@ -86,14 +86,14 @@ def measure(answers: Answers, calibration: Calibration, task: Task) -> Measured:
         accuracy_among=float((chosen_among == answers.labels).mean()),
         macro_f1=float(per_label.mean()),
         f1={task.labels[index]: float(value) for index, value in zip(among, per_label, strict=True)},
-        ece=calibration_error(scores, answers.labels),
+        ece=calibration_error(scores.max(axis=1), chosen == answers.labels),
         confusion=confusion_matrix(answers.labels, chosen, labels=range(len(task.labels))).tolist(),
     )
 
 
 def evaluate(bundle: Bundle, data: Path, device: Device = "cpu") -> list[Measured]:
     """All of the bundle's data sets, as it serves on that device; raises RuntimeError as `open_runtime`."""
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     answers = answer(open_runtime(bundle, 0, device), tokenizer, bundle.task, data, datasets_of(bundle, data))
     return [measure(rows, bundle.calibration, bundle.task) for rows in answers]
 

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
-from models.explain.attention_maps import MIXING, attentions
+from models.explain.attention_maps import attentions
+from models.graph.names import WHOLE, layer_names
 from models.graph.protobuf import GRAPH, RAW, fields, initializers
 from models.runtime.offline import rows_of
-from models.runtime.onnx import session_options
+from models.runtime.onnx import open_session
 from models.runtime.protocol import Runtime
 from models.text.encoding import Batch, Tokens
 
@@ -38,13 +38,12 @@ class MaskedRuntime:
         heads = [attention.heads for attention in attentions(graph)]
         tensors = initializers(graph)
         for layer, head in gone:
-            name = MIXING.format(layer=layer)
-            raw = next(value for number, value in tensors.get(name, tensors.get(f"{name}.q", ())) if number == RAW)
+            name = layer_names(layer).mixing
+            tensor = tensors.get(name) or tensors[f"{name}.{WHOLE}"]
+            raw = next(value for number, value in tensor if number == RAW)
             rows = len(raw) // heads[layer]
             raw[head * rows : (head + 1) * rows] = bytes(rows)
-        options = session_options(1)
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        self._session: Any = onnxruntime.InferenceSession(bytes(model), options, providers=["CPUExecutionProvider"])
+        self._session: Any = open_session(bytes(model), path.parent)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.types}

@@ -27,7 +27,7 @@ from models.data.dialogues import (
     shipped_sets,
 )
 from models.prediction.calibration import log_softmax, tempered
-from models.prediction.calibration_fit import calibration_error, chance_error
+from models.prediction.calibration_fit import calibration_error, chance_error, chosen
 from models.prediction.intent_head import Head, heads_of, judge
 from models.prediction.intent_head_fit import FOLDS, raw, scaling
 from models.prediction.reply_ranker import RANKER, Ranker, load_ranker
@@ -99,7 +99,7 @@ def measure_intents(head: Head, vectors: NDArray[np.float32], rows: Sequence[Utt
         rows=len(rows),
         accuracy=float(np.mean([one == other for one, other in zip(truth, answers, strict=True)])),
         macro_f1=macro_f1(truth, answers),
-        ece=calibration_error(confidences, numbers),
+        ece=calibration_error(*chosen(confidences, numbers)),
         ece_crossfit=crossfit_error(raw(head, vectors[inside])[0], numbers),
         ece_chance=chance_error(confidences.max(axis=1)),
         rejected=float(outside[inside].mean()),
@@ -116,7 +116,7 @@ def crossfit_error(logits: NDArray[np.float64], numbers: NDArray[np.int64]) -> f
     for others, own in KFold(FOLDS, shuffle=True, random_state=0).split(logits):
         known = others[numbers[others] >= 0]
         confidences[own] = np.exp(log_softmax(tempered(logits[own], *scaling(logits[known], numbers[known]))))
-    return calibration_error(confidences, numbers)
+    return calibration_error(*chosen(confidences, numbers))
 
 
 def measure_context(

@@ -16,17 +16,16 @@ from scipy.special import logit
 from threadpoolctl import threadpool_limits
 
 from models.bundle import Bundle, Metric
-from models.data.interactions import RETAIL, Items, Split, Trail, held_out
+from models.data.interactions import DAY_S, RETAIL, Items, Split, Trail, held_out
 from models.evaluation.ranking_metrics import NO_ITEM, Measures, measure
+from models.prediction.calibration_fit import calibration_error
 from models.ranking.bundle_files import catalogue_of, load_recommender
 from models.ranking.events import MOST_EVENTS, History, kinds_of
 from models.ranking.recommender import Recommender
 
 COMMAND = "heed evaluate recommend --data DATA --bundle models/bundles/{name}"
 DEPTH = 100
-DAY_S = 86_400
 DELETED_USERS = 400
-BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +95,14 @@ def measure_recommender(recommender: Recommender, vectors: NDArray[np.float32], 
         every=measure(rankings, split.targets, items),
         again=measure(rankings[[asked[user] for user in again.users]], again.targets, items),
         new=measure(others, new.targets, items),
-        calibration_error=calibration_error(rankings[:, :10], scores[:, :10], split.targets),
+        calibration_error=calibration_error(scores[:, :10].ravel(), taken_in(rankings[:, :10], split.targets).ravel()),
         deletion=deletion(recommender, vectors, split),
     )
 
 
-def calibration_error(rankings: NDArray[np.integer], scores: NDArray[np.float32], targets: Sequence[Items]) -> float:
-    """Expected calibration error (Naeini et al. 2015) of scores (users, k) over BINS bins of equal width."""
-    taken = np.stack([np.isin(row, own) for row, own in zip(rankings, targets, strict=True)]).ravel()
-    given = scores.ravel()
-    place = np.minimum((given * BINS).astype(int), BINS - 1)
-    counts, sums, hits = (np.bincount(place, weights, BINS) for weights in (None, given, taken.astype(float)))
-    return float(np.abs(sums - hits).sum() / counts.sum())
+def taken_in(rankings: NDArray[np.integer], targets: Sequence[Items]) -> NDArray[np.bool_]:
+    """(users, k): which of the items that are ranked first each user took."""
+    return np.stack([np.isin(row, own) for row, own in zip(rankings, targets, strict=True)])
 
 
 def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> Deletion:

@@ -94,7 +94,7 @@ def in_fp32(bundle: Bundle, folder: Path) -> Explainer:
     """By the graph with its own weights in fp32, written to `folder`; raises ValueError as `rewritten`."""
     write_graph(rewritten(bundle.graph, "fp32"), folder / GRAPH)
     exact = replace(bundle, path=folder)
-    return Explainer(exact, Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(exact.graph))
+    return Explainer(exact, Tokenizer.from_bundle(bundle), OnnxRuntime(exact.graph))
 
 
 def weigh(explainer: Explainer, question: Question, method: MethodName) -> NDArray[np.float64]:

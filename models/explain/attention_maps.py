@@ -4,7 +4,7 @@ ONNX Runtime fuses queries, keys and values to an answer and keeps no attention 
 be asked for once it is an output, and the bytes of a protobuf message may be followed by more of it: outputs appended
 to the served file give a graph of the same weights and arithmetic, and its softmax is taken here. So there is no second
 file, the graph that answers is as fast as before, and a session with outputs is opened only by who asks for maps.
-Knows how `models.graph.builder` names weights; needs neither torch nor the onnx package.
+Needs neither torch nor the onnx package.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
+from models.graph.names import layer_names
 from models.graph.protobuf import INPUT, attributes, constants, graph_of, nodes, with_outputs
 from models.graph.weights import matrix
-from models.runtime.onnx import session_options
+from models.runtime.onnx import open_session
 from models.text.encoding import Batch
-
-MIXING = "encoder.encoder.layer.{layer}.attention.output.dense"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +97,7 @@ class MapRuntime:
             raise ValueError(f"{path.name} has no attention that maps can be taken of")
         self._mixing = mixing(graph, path.parent, [attention.heads for attention in self._attentions])
         self._names = [name for own in self._attentions for name in (own.queries, own.keys, own.values)]
-        options = session_options(threads)
-        # The word embeddings are in a file of their own, which a graph from memory would look for in vain.
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-        self._session: Any = onnxruntime.InferenceSession(
-            path.read_bytes() + with_outputs(self._names), options, providers=["CPUExecutionProvider"]
-        )
+        self._session: Any = open_session(path.read_bytes() + with_outputs(self._names), path.parent, threads)
 
     @property
     def layers(self) -> int:
@@ -140,5 +133,5 @@ def attentions(graph: memoryview) -> Iterator[Attention]:
 def mixing(graph: memoryview, folder: Path, heads: Sequence[int]) -> NDArray[np.float32]:
     """(layers, heads, part, width): of each layer the matrix that joins its heads, cut by head."""
     tensors = constants(graph, folder)
-    found = [matrix(tensors, MIXING.format(layer=layer)) for layer in range(len(heads))]
+    found = [matrix(tensors, layer_names(layer).mixing) for layer in range(len(heads))]
     return np.stack([own.reshape(count, -1, own.shape[-1]) for own, count in zip(found, heads, strict=True)])

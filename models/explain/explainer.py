@@ -285,4 +285,4 @@ def by_part(question: Question, shares: NDArray[np.float32]) -> NDArray[np.float
 
 def explainer_of(bundle: Bundle) -> Explainer:
     """By its CPU graph, on one core, as the service has it."""
-    return Explainer(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(bundle.graph))
+    return Explainer(bundle, Tokenizer.from_bundle(bundle), OnnxRuntime(bundle.graph))

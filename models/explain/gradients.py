@@ -17,14 +17,23 @@ from numpy.typing import NDArray
 from scipy.special import erf
 
 from models.explain.attribution import readers
+from models.graph.names import (
+    EMBEDDING_NORM,
+    HEAD,
+    HEAD_WEIGHT,
+    LOG_STEP,
+    PLAIN_WORDS,
+    POSITION_EMBEDDINGS,
+    TYPE_EMBEDDINGS,
+    WORDS,
+    WORDS_SCALE,
+    LayerNames,
+    layers_of,
+)
 from models.graph.weights import (
     ACTIVATION_LEVELS,
     GELU_ZERO,
-    LOG_STEP,
-    PLAIN_WORDS,
     SIGNED_ZERO,
-    WORDS,
-    WORDS_SCALE,
     stored_in,
     weights_of,
     word_rows,
@@ -143,13 +152,11 @@ class Gradients:
         # Copies, since the others are parts of the whole file; but for what is mapped from a file of its own.
         words = {name: stored.tensors[name] for name in (PLAIN_WORDS, WORDS, WORDS_SCALE) if name in stored.tensors}
         self._words = {name: own if isinstance(own, np.memmap) else own.copy() for name, own in words.items()}
-        self._types = weights["encoder.embeddings.token_type_embeddings.weight"]
-        self._positions = weights["encoder.embeddings.position_embeddings.weight"]
-        self._norm = norm_of(weights, "encoder.embeddings", stored.epsilon)
-        self._layers: list[Layer] = []
-        while f"encoder.encoder.layer.{(number := len(self._layers))}.output.dense.weight" in weights:
-            self._layers.append(layer_of(weights, f"encoder.encoder.layer.{number}", stored.heads, stored.epsilon))
-        self._head = linear_of(weights, "head") if "head.weight" in weights else None
+        self._types = weights[TYPE_EMBEDDINGS]
+        self._positions = weights[POSITION_EMBEDDINGS]
+        self._norm = norm_of(weights, EMBEDDING_NORM, stored.epsilon)
+        self._layers = [layer_of(weights, names, stored.heads, stored.epsilon) for names in layers_of(weights)]
+        self._head = linear_of(weights, HEAD) if HEAD_WEIGHT in weights else None
 
     def run(self, tokens: Tokens, gates: Floats) -> Passed:
         """One text with several settings of its tokens' gates, (variants, length), each above 0 and at most 1."""
@@ -191,7 +198,7 @@ def gelu(value: Floats) -> tuple[Floats, Back]:
 
 
 def norm_of(weights: dict[str, Floats], name: str, epsilon: float) -> Norm:
-    return Norm(weights[f"{name}.LayerNorm.weight"], weights[f"{name}.LayerNorm.bias"], epsilon)
+    return Norm(weights[f"{name}.weight"], weights[f"{name}.bias"], epsilon)
 
 
 def linear_of(weights: dict[str, Floats], name: str, zero: int = SIGNED_ZERO) -> Linear:
@@ -205,19 +212,18 @@ def bounds_of(weights: dict[str, Floats], name: str, zero: int) -> tuple[np.floa
     return step * np.float32(-zero), step * np.float32(ACTIVATION_LEVELS - zero)
 
 
-def layer_of(weights: dict[str, Floats], name: str, heads: int, epsilon: float) -> Layer:
-    parts = [f"{name}.attention.self.{part}" for part in ("query", "key", "value")]
+def layer_of(weights: dict[str, Floats], names: LayerNames, heads: int, epsilon: float) -> Layer:
     together = Linear(
-        np.concatenate([weights[f"{part}.weight"].T for part in parts], axis=1),
-        np.concatenate([weights[f"{part}.bias"] for part in parts]),
-        bounds_of(weights, parts[0], SIGNED_ZERO),
+        np.concatenate([weights[f"{part}.weight"].T for part in names.parts], axis=1),
+        np.concatenate([weights[f"{part}.bias"] for part in names.parts]),
+        bounds_of(weights, names.parts[0], SIGNED_ZERO),
     )
     return Layer(
         heads=heads,
         together=together,
-        mixing=linear_of(weights, f"{name}.attention.output.dense"),
-        attended=norm_of(weights, f"{name}.attention.output", epsilon),
-        wide=linear_of(weights, f"{name}.intermediate.dense"),
-        narrow=linear_of(weights, f"{name}.output.dense", GELU_ZERO),
-        done=norm_of(weights, f"{name}.output", epsilon),
+        mixing=linear_of(weights, names.mixing),
+        attended=norm_of(weights, names.attention_norm, epsilon),
+        wide=linear_of(weights, names.intermediate),
+        narrow=linear_of(weights, names.output, GELU_ZERO),
+        done=norm_of(weights, names.output_norm, epsilon),
     )

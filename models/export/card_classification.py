@@ -1,6 +1,6 @@
 """The model card of a bundle, in the model-card convention (Mitchell et al. 2019).
 
-Every figure in a card comes from the evaluation and the export that made the bundle; the prose is here.
+Every figure in a card comes from the evaluation and the export that made the bundle; the prose is in `cards/TASK.md`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from string import Template
 from models.bundle import Bundle, Manifest
 from models.data.classification import Dataset
 from models.evaluation.classification import COMMAND, Measured, table
+from models.export.card_template import template
 from models.export.parity import Drift
 from models.graph.writer import Storage
 from models.training.classification import Run
@@ -28,65 +29,6 @@ TRAINED = {
     "`models/configs/$task-student.toml`",
 }
 """By whether the network is a student."""
-
-TEXT = Template("""\
-# $name $version
-
-Sentiment of financial news and customer comments in English and Chinese: negative, neutral or positive, of a text as
-a whole or towards one named entity in it. One model answers both questions and both languages.
-
-## Model
-- A BERT encoder, mean pooling over the entity's tokens (over all tokens when no entity is given), one linear head.
-- Base: `$base` (SHA-256 of its weights `$base_digest`): intfloat/multilingual-e5-small (MIT), dequantised 4-bit,
-  pruned vocabulary (60,000 Chinese and English pieces); never the original.
-- Reads at most $max_tokens tokens; training texts were shorter (see the configuration below).
-- `model.int8.onnx`: $storage; a text's scores do not depend on its batch.
-$student
-## Intended use
-Streaming sentiment of headlines, posts and reviews, where a person or a rule with tolerance for error acts on it.
-Not for trading without supervision, not for judging people, not for languages other than English and Chinese.
-
-## Training data
-| data set | language | licence as stated | labels | from |
-|---|---|---|---|---|
-$data
-
-Sets whose licence reads "research data, no stated licence" were used as published research data; check their terms
-before you use weights trained on them commercially. Sets with two labels say nothing about neutral: their loss was
-taken over the two labels they have, and over each batch the mean probability of neutral on their rows was held near
-the share named in the configuration (expectation regularisation, Mann and McCallum 2007). Texts that also occur in
-any validation file were left out of training.
-$noise
-Target-dependent rows were made as well: two texts of different labels joined to one, half of them with the names
-swapped for placeholders; for Chinese from titles of the form `Company：what happened`.
-
-$trained, seed $seed, and exported with
-`heed export RUN --data DATA --storage $kind`. $notes
-
-## Figures
-On the validation files, from `model.int8.onnx` as it is served, the label chosen among all three:
-
-$figures
-
-Reproduce with `$command`. ECE: 15 bins, of the chosen label. The scaling (a temperature that depends on the
-entropy, and biases) was fitted on these same validation files, for each language and apart for sets about entities;
-fitted on one half and measured on the other, the ECE is: $crossfit.
-Test files were never read. `confusion.png` holds the confusion matrices.
-
-$drift
-$compared
-## Limits
-- Chinese target-dependent answers were learned from made rows without neutral ones; no Chinese set with labelled
-  entities was at hand to measure them.
-- The stock-forum set finfe_zh is noisy (about one repeated text in ten carries contradictory labels); no model can
-  reach high agreement with it.
-- On two-label domains (reviews) the neutral answer is transferred from financial texts and was never measured there.
-- Irony, questions and comparisons without a named entity are often read wrongly. Prices and dates mean nothing to it.
-
-## Attribution
-SEntFiN (Sinha et al. 2022), Twitter Financial News (zeroshot), Sentiment Labelled Sentences (Kotzias et al. 2015,
-CC-BY-4.0), FinFE (BBT-FinCUGE, 2023), multilingual-e5 (Wang et al. 2024).
-""")
 
 
 def card(
@@ -106,7 +48,7 @@ def card(
         f"differs by at most {d.batch_change:.1e}."
         for name, d in drifts.items()
     ]
-    return TEXT.substitute(
+    return template(manifest.task.name).substitute(
         name=manifest.name,
         version=manifest.version,
         base=manifest.base,

@@ -9,47 +9,22 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from shutil import copyfile
-from string import Template
 
 from models.bundle import CARD, Bundle, save
 from models.evaluation.faithfulness import CURVES, LONGEST, RANDOM_ORDERS, TABLE
 from models.evaluation.stability import STABILITY
 from models.explain.explainer import AUTO
 from models.explain.methods import LEAST_TIMES, OFFERED, PARTS, Explained
+from models.export.card_template import template
 
 BEFORE = "## Limits\n"
-
-TEXT = Template("""\
-## Explanations: $task
-What the score of an answer loses without the $parts that a method weighs most (comprehensiveness: more is better) and
-with only them (sufficiency: less is better), and the areas under the curves of deletion (small is better) and insertion
-(large is better), beside $orders random orders; up to $rows $asked of at most $longest parts, from the model that
-serves.
-
-$faithfulness
-
-![The score of the answer as the heaviest $parts are taken away, and put back]($picture)
-
-$stability
-`auto` is `$auto`. Offered is what reaches $least times random: $offered. Reproduce with
-`heed faithfulness $task --data DATA --rows $rows`.
-
-""")
-
-STABLE = Template("""\
-Whether words are weighed alike by the same weights in fp32, and where a change keeps every word of a text: rank
-correlation of the words' weights and, in brackets, how often the heaviest word is the same.
-
-$table
-""")
 
 
 def record(bundle: Bundle, task: Explained, rows: int, measured: Path) -> Bundle:
     """Put what `heed faithfulness` wrote to the folder `measured` into the card, in place of what it said before."""
     picture = f"explanations_{task}.png"
     copyfile(measured / CURVES, bundle.path / picture)
-    stability = measured / STABILITY
-    section = TEXT.substitute(
+    section = template("explanations").substitute(
         task=task,
         parts=PARTS[task],
         asked="histories" if task == "recommend" else "validation rows of each set, texts",
@@ -61,7 +36,7 @@ def record(bundle: Bundle, task: Explained, rows: int, measured: Path) -> Bundle
         least=f"{LEAST_TIMES:g}",
         offered=", ".join(OFFERED[task]),
         faithfulness=(measured / TABLE).read_text(encoding="utf-8").strip(),
-        stability=STABLE.substitute(table=stability.read_text(encoding="utf-8")) if stability.is_file() else "",
+        stability=stability_of(measured / STABILITY),
     )
     card = bundle.path / CARD
     card.write_text(with_section(card.read_text(encoding="utf-8"), section), encoding="utf-8")
@@ -74,3 +49,10 @@ def with_section(card: str, section: str) -> str:
     rest = re.sub(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
     before, found, after = rest.partition(BEFORE)
     return before + section + found + after
+
+
+def stability_of(table: Path) -> str:
+    """What was measured of it, if it was."""
+    if not table.is_file():
+        return ""
+    return template("explanations_stability").substitute(table=table.read_text(encoding="utf-8"))

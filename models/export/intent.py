@@ -11,12 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from shutil import copyfile, copytree, rmtree
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, BundleError, Manifest, Source, digest_of, load, save
+from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, BundleError, Manifest, Source, digest_of, load
 from models.data.dialogues import (
     Exchange,
     LabelSet,
@@ -29,22 +28,19 @@ from models.data.dialogues import (
 )
 from models.evaluation.intent import evaluate_intents, metrics_of_intents
 from models.export.card_intent import card, with_heads
-from models.export.parity import BATCH, DriftError
+from models.export.parity import BATCH, MOST_BATCH_CHANGE, DriftError
+from models.export.staging import checked, manifest_of, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
-from models.graph.builder import build, write
-from models.networks.encoder import base_file, graph_weights
 from models.networks.intent import IntentNetwork
 from models.prediction.intent_head import HEADS, SUFFIX, Head, heads_of, save_head
 from models.prediction.intent_head_fit import Examples, make
 from models.prediction.normalize import unit
 from models.prediction.reply_ranker import RANKER, Ranker, load_ranker, save_ranker
-from models.runtime.cuda import ON_GPUS, in_16_bits
 from models.runtime.offline import Reader, open_reader
 from models.runtime.onnx import OnnxRuntime
 from models.tasks import INTENT
 from models.text.tokenizer import Tokenizer
 from models.training.intent import load_intent_run, load_intent_weights
-from models.training.trainer import WEIGHTS
 
 MOST_ROWS = 16_000
 """Of a label set, from which its head is made."""
@@ -56,7 +52,6 @@ COMPARED = 600
 LEAST_COSINE = 0.97
 """Mean over the rows compared, between a graph's vectors and torch's."""
 
-MOST_BATCH_CHANGE = 1e-3
 TURNED_AWAY = 0.05
 """Share of the replies given in held-out dialogues that score under the ranker's `least`."""
 
@@ -65,42 +60,28 @@ def export_intents(run: Path, data: Path, out: Path, version: str, say: Callable
     """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
     trained = load_intent_run(run)
     config, tokenizer = trained.config, Tokenizer(run / TOKENIZER, INTENT.max_tokens)
-    building = out.with_name(out.name + ".building")
-    rmtree(building, ignore_errors=True)
-    (building / HEADS).mkdir(parents=True)
-    copyfile(run / TOKENIZER, building / TOKENIZER)
-    network = load_intent_weights(run, trained)
-    rows = {source.name: read_utterances(data, source, "validation") for source in config.label_sets}
-    compared = sample([row for own in rows.values() for row in own])
-    write_intent_graph(network, building / GRAPH)
-    drift = []
-    for name, way in ((GRAPH, building / GRAPH), (ON_GPUS, in_16_bits(building / GRAPH))):
-        drift.append(check_vectors(name, network, OnnxRuntime(way, threads=0), tokenizer, compared))
-        say(drift[-1])
-    reader = Reader(OnnxRuntime(building / GRAPH, threads=0), tokenizer)
-    encoder = digest_of(building / GRAPH)
-    make_heads(building, config.label_sets, reader, data, rows, encoder, say)
-    ranker = fitted_ranker(
-        network, reader, [one for own in config.reply_sets for one in read_exchanges(data, own, "validation")]
-    )
-    save_ranker(ranker, building / RANKER)
-    sources: list[LabelSet | ReplySet] = [*config.label_sets, *config.reply_sets]
-    manifest = Manifest(
-        name=out.name,
-        version=version,
-        task=INTENT,
-        languages=("en", "zh"),
-        max_tokens=INTENT.max_tokens,
-        base=Path(trained.base).name,
-        base_digest=digest_of(base_file(trained.base, WEIGHTS)),
-        calibration={},
-        sources=tuple(Source(own.name, own.language, own.licence) for own in sources),
-        metrics=(),
-    )
-    measured = evaluate_intents(heads_of(building, encoder), ranker, reader, data, config.label_sets, config.reply_sets)
-    (building / CARD).write_text(card(manifest, measured, drift, trained), encoding="utf-8")
-    metrics = metrics_of_intents(out.name, measured, {own.name: own.language for own in config.label_sets})
-    return put(building, out, replace(manifest, metrics=metrics))
+    with staging(out, run) as building:
+        network = load_intent_weights(run, trained)
+        rows = {source.name: read_utterances(data, source, "validation") for source in config.label_sets}
+        compared = sample([row for own in rows.values() for row in own])
+        write_graph(network, "int8", building)
+        drift, runtime = checked(
+            building, lambda name, runtime: check_vectors(name, network, runtime, tokenizer, compared), say
+        )
+        reader, encoder = Reader(runtime, tokenizer), digest_of(building / GRAPH)
+        make_heads(building, config.label_sets, reader, data, rows, encoder, say)
+        ranker = fitted_ranker(
+            network, reader, [one for own in config.reply_sets for one in read_exchanges(data, own, "validation")]
+        )
+        save_ranker(ranker, building / RANKER)
+        sets: list[LabelSet | ReplySet] = [*config.label_sets, *config.reply_sets]
+        sources = [Source(own.name, own.language, own.licence) for own in sets]
+        manifest = manifest_of(out.name, version, INTENT, trained.base, ("en", "zh"), sources)
+        heads = heads_of(building, encoder)
+        measured = evaluate_intents(heads, ranker, reader, data, config.label_sets, config.reply_sets)
+        metrics = metrics_of_intents(out.name, measured, {own.name: own.language for own in config.label_sets})
+        text = card(manifest, measured, drift, trained)
+        return publish(building, out, replace(manifest, metrics=metrics), text)
 
 
 def export_heads(
@@ -116,29 +97,20 @@ def export_heads(
     chosen = [own[name] for name in names or own if name in own]
     if not chosen or len(chosen) < len(names):
         raise BundleError(f"bundle {old.name}: its heads are {', '.join(own) or 'none'}, not {', '.join(names)}")
-    building = out.with_name(out.name + ".building")
-    rmtree(building, ignore_errors=True)
-    copytree(old.path, building)
-    reader = open_reader(old)
-    rows = {source.name: read_utterances(data, source, "validation") for source in chosen}
-    make_heads(building, chosen, reader, data, rows, old.encoder, say)
-    ranker = load_ranker(building / RANKER)
-    measured = evaluate_intents(heads_of(building, old.encoder), ranker, reader, data, chosen, ())
-    text = with_heads((building / CARD).read_text(encoding="utf-8"), measured)
-    text = text.replace(f"# {old.name} {old.version}\n", f"# {out.name} {version}\n", 1)
-    (building / CARD).write_text(text, encoding="utf-8")
-    metrics = metrics_of_intents(out.name, measured, {source.name: source.language for source in chosen})
-    kept = tuple(metric for metric in old.metrics if metric.dataset not in {source.name for source in chosen})
-    manifest = Manifest(**{field.name: getattr(old, field.name) for field in fields(Manifest)})
-    return put(building, out, replace(manifest, name=out.name, version=version, metrics=(*metrics, *kept)))
-
-
-def put(building: Path, out: Path, manifest: Manifest) -> Bundle:
-    """All of `building` in the place of `out`, once the manifest holds."""
-    save(building, manifest)
-    rmtree(out, ignore_errors=True)
-    building.rename(out)
-    return save(out, manifest)
+    languages = {source.name: source.language for source in chosen}
+    with staging(out, start=old.path) as building:
+        reader = open_reader(old)
+        rows = {source.name: read_utterances(data, source, "validation") for source in chosen}
+        make_heads(building, chosen, reader, data, rows, old.encoder, say)
+        ranker = load_ranker(building / RANKER)
+        measured = evaluate_intents(heads_of(building, old.encoder), ranker, reader, data, chosen, ())
+        text = with_heads((building / CARD).read_text(encoding="utf-8"), measured)
+        text = text.replace(f"# {old.name} {old.version}\n", f"# {out.name} {version}\n", 1)
+        metrics = metrics_of_intents(out.name, measured, languages)
+        kept = tuple(metric for metric in old.metrics if metric.dataset not in languages)
+        manifest = Manifest(**{field.name: getattr(old, field.name) for field in fields(Manifest)})
+        manifest = replace(manifest, name=out.name, version=version, metrics=(*metrics, *kept))
+        return publish(building, out, manifest, text)
 
 
 def make_heads(
@@ -151,15 +123,11 @@ def make_heads(
     say: Callable[[str], None],
 ) -> None:
     """Of each label set, in the folder `bundle`; `rows` are their validation rows."""
+    (bundle / HEADS).mkdir(exist_ok=True)
     for source in label_sets:
         head, accuracy = made(source, reader, data, rows, encoder)
         save_head(head, bundle / HEADS / f"{source.name}{SUFFIX}")
         say(f"{source.name}: accuracy {accuracy:.4f}")
-
-
-def write_intent_graph(network: IntentNetwork, path: Path) -> None:
-    config = network.encoder.config
-    write(build(graph_weights(network), config.num_attention_heads, config.layer_norm_eps, "int8"), path)
 
 
 def sample(rows: Sequence[Utterance]) -> list[Utterance]:

@@ -10,38 +10,36 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from shutil import copyfile, rmtree
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
-from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, Manifest, Source, digest_of, save
+from models.bundle import TOKENIZER, Bundle, Source
 from models.catalogue.items import Entry
 from models.data.interactions import RETAIL, Split, held_out
-from models.evaluation.recommendation import measure_recommender, metrics_of_recommender, rankings_of
+from models.evaluation.recommendation import measure_recommender, metrics_of_recommender, rankings_of, taken_in
 from models.export.card_recommendation import card
 from models.export.parity import DriftError
+from models.export.staging import checked, manifest_of, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
-from models.graph.builder import build, write
-from models.networks.encoder import Embedder, base_file, graph_weights
+from models.networks.encoder import Embedder
 from models.prediction.normalize import unit
 from models.ranking.bundle_files import WEIGHTS as HISTORY_WEIGHTS
 from models.ranking.bundle_files import known_ids, save_items
 from models.ranking.recommender import Recommender
-from models.runtime.cuda import ON_GPUS, in_16_bits
 from models.runtime.offline import Reader
 from models.runtime.onnx import OnnxRuntime
 from models.tasks import RECOMMEND
 from models.text.tokenizer import Tokenizer
 from models.training.recommendation import HISTORY, VECTORS, load_encoder, load_recommend_run
-from models.training.trainer import WEIGHTS
 
 LEAST_COSINE = 0.99
 """Mean over the catalogue's texts, between a graph's vectors and torch's, both with the middle taken away."""
 
 LICENCE = "CC-BY-4.0"
+Array = NDArray[np.float32]
 SHOWN = 10
 """Of a ranking, for which its scores are calibrated: what is further down belongs to other odds."""
 
@@ -50,49 +48,34 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callab
     """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
     trained = load_recommend_run(run)
     tokenizer = Tokenizer(run / TOKENIZER, RECOMMEND.max_tokens)
-    building = out.with_name(out.name + ".building")
-    rmtree(building, ignore_errors=True)
-    building.mkdir(parents=True)
-    copyfile(run / TOKENIZER, building / TOKENIZER)
-    network = load_encoder(run, trained)
-    split = held_out(data)
-    texts = split.training.texts
-    config = network.encoder.config
-    graph = build(graph_weights(network), config.num_attention_heads, config.layer_norm_eps, "int8")
-    write(graph, building / GRAPH)
-    drift = []
-    for name, way in ((GRAPH, building / GRAPH), (ON_GPUS, in_16_bits(building / GRAPH))):
-        drift.append(check_items(name, network, OnnxRuntime(way, threads=0), tokenizer, texts))
-        say(drift[-1])
-    raw = Reader(OnnxRuntime(building / GRAPH, threads=0), tokenizer).texts(texts)
-    history = load_file(run / HISTORY)
+    with staging(out, run) as building:
+        network, split = load_encoder(run, trained), held_out(data)
+        texts = split.training.texts
+        write_graph(network, "int8", building)
+        drift, runtime = checked(
+            building, lambda name, runtime: check_items(name, network, runtime, tokenizer, texts), say
+        )
+        history, vectors = item_vectors(run, split, Reader(runtime, tokenizer).texts(texts))
+        save_file(history, building / HISTORY_WEIGHTS)
+        save_items(building, RETAIL, catalogue_items(data, split), vectors)
+        recommender = Recommender(history, RETAIL, known_ids(split.training.ids, history["known"]), vectors)
+        sources = [Source(RETAIL, "en", LICENCE)]
+        manifest = manifest_of(out.name, version, RECOMMEND, trained.base, ("en", "zh"), sources)
+        measured = measure_recommender(recommender, vectors, split)
+        final = replace(manifest, metrics=metrics_of_recommender(out.name, measured))
+        return publish(building, out, final, card(manifest, measured, drift, trained))
+
+
+def item_vectors(run: Path, split: Split, raw: NDArray[np.float32]) -> tuple[dict[str, Array], Array]:
+    """The history model's weights, calibrated, and the item vectors (items, width) of texts' vectors `raw`."""
+    history: dict[str, Array] = load_file(run / HISTORY)
     history["ids.weight"] *= history["known"][:, None]
     history |= {"centre": load_file(run / VECTORS)["vectors"].mean(axis=0)}
     history |= {"calibration": np.asarray([1.0, 0.0], np.float32)}
     ids = known_ids(split.training.ids, history["known"])
     vectors = Recommender(history, RETAIL, ids).place(raw, split.training.ids)
     history["calibration"] = calibrated(Recommender(history, RETAIL, ids, vectors), vectors, split)
-    save_file(history, building / HISTORY_WEIGHTS)
-    save_items(building, RETAIL, catalogue_items(data, split), vectors)
-    manifest = Manifest(
-        name=out.name,
-        version=version,
-        task=RECOMMEND,
-        languages=("en", "zh"),
-        max_tokens=RECOMMEND.max_tokens,
-        base=Path(trained.base).name,
-        base_digest=digest_of(base_file(trained.base, WEIGHTS)),
-        calibration={},
-        sources=(Source(RETAIL, "en", LICENCE),),
-        metrics=(),
-    )
-    measured = measure_recommender(Recommender(history, RETAIL, ids, vectors), vectors, split)
-    (building / CARD).write_text(card(manifest, measured, drift, trained), encoding="utf-8")
-    final = replace(manifest, metrics=metrics_of_recommender(out.name, measured))
-    save(building, final)
-    rmtree(out, ignore_errors=True)
-    building.rename(out)
-    return save(out, final)
+    return history, vectors
 
 
 def check_items(
@@ -112,9 +95,9 @@ def check_items(
 
 def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
     """Slope and offset (Platt 1999) with which the scores of a user's first ten are probabilities."""
-    rankings, scores = (found[:, :SHOWN] for found in rankings_of(recommender, vectors, split))
-    taken = np.stack([np.isin(row, own) for row, own in zip(rankings, split.targets, strict=True)])
-    clear = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-12)
+    rankings, scores = rankings_of(recommender, vectors, split)
+    taken = taken_in(rankings[:, :SHOWN], split.targets)
+    clear = np.clip(scores[:, :SHOWN].astype(np.float64), 1e-12, 1 - 1e-12)
     odds = np.log(clear / (1 - clear))
     model = LogisticRegression(C=1e6).fit(odds.reshape(-1, 1), taken.ravel())
     return np.asarray([model.coef_[0, 0], model.intercept_[0]], np.float32)

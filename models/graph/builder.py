@@ -6,7 +6,7 @@ learned, or by a scale for each token in a network that learned none, so that an
 `mixed` keeps the matrices in 16 bits and computes in fp32; `fp16` stores and computes in 16 bits. All three keep the
 word embeddings in 8 bits with a scale for each row, in one file that the graphs of a bundle share. `fp32` is the plain
 graph.
-Knows the weight names of transformers' BERT family, no data.
+Knows no data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,20 @@ from onnx import TensorProto, helper
 from onnx.external_data_helper import set_external_data
 
 from models.bundle import EMBEDDINGS
-from models.graph.weights import GELU_ZERO, PLAIN_WORDS, SIGNED_ZERO, WORD_ROWS, WORDS, WORDS_SCALE
+from models.graph.names import (
+    EMBEDDING_NORM,
+    HEAD_BIAS,
+    HEAD_WEIGHT,
+    PLAIN_WORDS,
+    POSITION_EMBEDDINGS,
+    TYPE_EMBEDDINGS,
+    WORD_EMBEDDINGS,
+    WORDS,
+    WORDS_SCALE,
+    LayerNames,
+    layers_of,
+)
+from models.graph.weights import GELU_ZERO, SIGNED_ZERO
 from models.graph.writer import FUSED, Graph, Storage, quantize
 
 IR_VERSION = 10
@@ -43,13 +56,11 @@ def build(weights: Mapping[str, NDArray[np.float32]], heads: int, epsilon: float
     hidden = embed(graph, epsilon)
     mask = lengths(graph) if storage == "fp16" else pairs(graph)
     encoder_layer = fused_layer if storage == "fp16" else plain_layer
-    layer = 0
-    while f"encoder.encoder.layer.{layer}.output.dense.weight" in weights:
-        hidden = encoder_layer(graph, f"encoder.encoder.layer.{layer}", hidden, mask, heads, epsilon)
-        layer += 1
+    for names in layers_of(weights):
+        hidden = encoder_layer(graph, names, hidden, mask, heads, epsilon)
     pooled = pool(graph, hidden)
-    labelled = "head.weight" in weights
-    answer, width = ("logits", len(weights["head.bias"])) if labelled else ("vectors", weights[WORD_ROWS].shape[1])
+    labelled = HEAD_WEIGHT in weights
+    answer, width = ("logits", len(weights[HEAD_BIAS])) if labelled else ("vectors", weights[WORD_EMBEDDINGS].shape[1])
     graph.node("Cast", [head(graph, pooled) if labelled else pooled], output=answer, to=TensorProto.FLOAT)
     shape = ["batch", "length"]
     return helper.make_model(
@@ -84,8 +95,7 @@ def write(model: onnx.ModelProto, path: Path) -> None:
 
 
 def embed(graph: Graph, epsilon: float) -> str:
-    name = "encoder.embeddings"
-    words = graph.weights[f"{name}.word_embeddings.weight"]
+    words = graph.weights[WORD_EMBEDDINGS]
     if graph.storage == "fp32":
         word = graph.node("Gather", [graph.constant(PLAIN_WORDS, words), "ids"])
     else:
@@ -95,12 +105,12 @@ def embed(graph: Graph, epsilon: float) -> str:
         # In fp32 first: 16 bits round small scales away.
         word = graph.node("Mul", [graph.node("Cast", [rows], to=TensorProto.FLOAT), scales])
         word = graph.node("Cast", [word], to=graph.real_type) if graph.storage == "fp16" else word
-    kind = graph.node("Gather", [graph.vector(f"{name}.token_type_embeddings.weight"), "types"])
+    kind = graph.node("Gather", [graph.vector(TYPE_EMBEDDINGS), "types"])
     length = graph.node("Shape", ["ids"], start=1, end=2)
-    positions = graph.vector(f"{name}.position_embeddings.weight")
+    positions = graph.vector(POSITION_EMBEDDINGS)
     place = graph.node("Slice", [positions, graph.integers(0), length, graph.integers(0)])
     total = graph.node("Add", [graph.node("Add", [word, kind]), place])
-    norm = [graph.vector(f"{name}.LayerNorm.weight"), graph.vector(f"{name}.LayerNorm.bias")]
+    norm = [graph.vector(f"{EMBEDDING_NORM}.weight"), graph.vector(f"{EMBEDDING_NORM}.bias")]
     return graph.node("LayerNormalization", [total, *norm], epsilon=epsilon)
 
 
@@ -123,15 +133,14 @@ def pairs(graph: Graph) -> str:
     return graph.node("Expand", [graph.node("Unsqueeze", [terms, graph.integers(1, 2)]), shape])
 
 
-def together(graph: Graph, own: str) -> tuple[str, NDArray[np.float32], str]:
+def together(graph: Graph, names: LayerNames) -> tuple[str, NDArray[np.float32], str]:
     """Queries, keys and values as one product: the name of the first, the weight (inputs, 3 outputs) and the bias."""
-    parts = [f"{own}.{part}" for part in ("query", "key", "value")]
-    weight = np.concatenate([graph.weights[f"{part}.weight"].T for part in parts], axis=1)
-    bias = np.concatenate([graph.weights[f"{part}.bias"] for part in parts]).astype(graph.real)
-    return parts[0], weight, graph.constant(f"{own}.bias", bias)
+    weight = np.concatenate([graph.weights[f"{part}.weight"].T for part in names.parts], axis=1)
+    bias = np.concatenate([graph.weights[f"{part}.bias"] for part in names.parts]).astype(graph.real)
+    return names.parts[0], weight, graph.constant(f"{names.attention}.bias", bias)
 
 
-def plain_layer(graph: Graph, name: str, hidden: str, mask: str, heads: int, epsilon: float) -> str:
+def plain_layer(graph: Graph, names: LayerNames, hidden: str, mask: str, heads: int, epsilon: float) -> str:
     """One post-norm transformer layer (Vaswani et al. 2017; BERT's order of residual and norm) in standard operators.
 
     On a CPU they are faster than the contrib ones, of which SkipLayerNormalization is not vectorised; `Sum` and not
@@ -139,34 +148,34 @@ def plain_layer(graph: Graph, name: str, hidden: str, mask: str, heads: int, eps
     """
 
     def norm(change: str, before: str, part: str) -> str:
-        values = [graph.vector(f"{part}.LayerNorm.{of}") for of in ("weight", "bias")]
+        values = [graph.vector(f"{part}.{of}") for of in ("weight", "bias")]
         return graph.node("LayerNormalization", [graph.node("Sum", [change, before]), *values], epsilon=epsilon)
 
-    product = graph.product(*together(graph, f"{name}.attention.self"), hidden, SIGNED_ZERO)
+    product = graph.product(*together(graph, names), hidden, SIGNED_ZERO)
     parts = graph.split(product, 3)
     mixed = graph.node("Attention", [*parts, mask], q_num_heads=heads, kv_num_heads=heads)
-    hidden = norm(graph.linear(f"{name}.attention.output.dense", mixed), hidden, f"{name}.attention.output")
-    wide = graph.node("Gelu", [graph.linear(f"{name}.intermediate.dense", hidden)])
-    return norm(graph.linear(f"{name}.output.dense", wide, GELU_ZERO), hidden, f"{name}.output")
+    hidden = norm(graph.linear(names.mixing, mixed), hidden, names.attention_norm)
+    wide = graph.node("Gelu", [graph.linear(names.intermediate, hidden)])
+    return norm(graph.linear(names.output, wide, GELU_ZERO), hidden, names.output_norm)
 
 
-def fused_layer(graph: Graph, name: str, hidden: str, mask: str, heads: int, epsilon: float) -> str:
+def fused_layer(graph: Graph, names: LayerNames, hidden: str, mask: str, heads: int, epsilon: float) -> str:
     """The same in the fused operators that ONNX Runtime has kernels of for CUDA."""
 
     def times(part: str, given: str, zero: int = SIGNED_ZERO) -> str:
         return graph.node("MatMul", list(graph.bounded(part, graph.weights[f"{part}.weight"].T, given, zero)))
 
-    def residual(part: str, change: str, before: str) -> str:
-        own = [graph.vector(f"{part}.{of}") for of in ("LayerNorm.weight", "LayerNorm.bias", "dense.bias")]
+    def residual(norm: str, linear: str, change: str, before: str) -> str:
+        own = [graph.vector(f"{part}.{of}") for part, of in ((norm, "weight"), (norm, "bias"), (linear, "bias"))]
         return graph.node("SkipLayerNormalization", [change, before, *own], domain=FUSED, epsilon=epsilon)
 
-    first, weight, bias = together(graph, f"{name}.attention.self")
+    first, weight, bias = together(graph, names)
     inputs = [*graph.bounded(first, weight, hidden, SIGNED_ZERO), bias, mask]
     mixed = graph.node("Attention", inputs, domain=FUSED, num_heads=heads)
-    hidden = residual(f"{name}.attention.output", times(f"{name}.attention.output.dense", mixed), hidden)
-    wide = times(f"{name}.intermediate.dense", hidden)
-    active = graph.node("BiasGelu", [wide, graph.vector(f"{name}.intermediate.dense.bias")], domain=FUSED)
-    return residual(f"{name}.output", times(f"{name}.output.dense", active, GELU_ZERO), hidden)
+    hidden = residual(names.attention_norm, names.mixing, times(names.mixing, mixed), hidden)
+    wide = times(names.intermediate, hidden)
+    active = graph.node("BiasGelu", [wide, graph.vector(f"{names.intermediate}.bias")], domain=FUSED)
+    return residual(names.output_norm, names.output, times(names.output, active, GELU_ZERO), hidden)
 
 
 def pool(graph: Graph, hidden: str) -> str:
@@ -183,6 +192,6 @@ def pool(graph: Graph, hidden: str) -> str:
 
 
 def head(graph: Graph, pooled: str) -> str:
-    weight = graph.constant("head.weight", graph.weights["head.weight"].T.astype(np.float32))
+    weight = graph.constant(HEAD_WEIGHT, graph.weights[HEAD_WEIGHT].T.astype(np.float32))
     product = graph.node("MatMul", [pooled, weight])
-    return graph.node("Add", [product, graph.constant("head.bias", graph.weights["head.bias"].astype(np.float32))])
+    return graph.node("Add", [product, graph.constant(HEAD_BIAS, graph.weights[HEAD_BIAS].astype(np.float32))])

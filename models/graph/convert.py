@@ -11,12 +11,13 @@ from pathlib import Path
 import onnx
 
 from models.graph.builder import build
-from models.graph.weights import WORD_ROWS, stored_in, weights_of, word_rows
+from models.graph.names import WORD_EMBEDDINGS
+from models.graph.weights import stored_in, weights_of, word_rows
 from models.graph.writer import Storage
 
 
 def rewritten(graph: Path, storage: Storage) -> onnx.ModelProto:
     """Of a graph written as `int8`, `mixed` or `fp32`; raises ValueError as `stored_in`."""
     stored = stored_in(graph)
-    weights = weights_of(stored.tensors) | {WORD_ROWS: word_rows(stored.tensors)}
+    weights = weights_of(stored.tensors) | {WORD_EMBEDDINGS: word_rows(stored.tensors)}
     return build(weights, stored.heads, stored.epsilon, storage)

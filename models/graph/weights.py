@@ -13,25 +13,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.graph.names import (
+    HEAD_WEIGHT,
+    HIGHEST,
+    LOG_STEP,
+    LOWEST,
+    PLAIN_WORDS,
+    SCALE,
+    STEP,
+    WHOLE,
+    WORDS,
+    WORDS_SCALE,
+    layers_of,
+)
 from models.graph.protobuf import attributes, constants, graph_of
-
-WORD_ROWS = "encoder.embeddings.word_embeddings.weight"
-WORDS = "words.q"
-"""The initializer of the word embeddings in 8 bits, (pieces, width)."""
-
-PLAIN_WORDS, WORDS_SCALE = "words", "words.scale"
-"""Those in fp32, and the scale of each of the others, (pieces, 1)."""
 
 ACTIVATION_LEVELS = 255
 """Of a token's range: unsigned 8 bits, about a zero point."""
 
 SIGNED_ZERO, GELU_ZERO = 128, 16
 """The zero points: after a GELU nothing is below -0.17, so that most of the 255 steps go to the positive side."""
-
-LOG_STEP = "log_step"
-"""Beside a linear layer's weight: the logarithm of the step by which its input is rounded."""
-
-ATTENTION = "encoder.encoder.layer.{layer}.attention.self"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,21 +61,18 @@ def weights_of(tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32
     """All but the word embeddings, under the names of transformers' BERT."""
     found = {name: real(value) for name, value in tensors.items() if name.endswith((".bias", "LayerNorm.weight"))}
     found |= {name: real(value) for name, value in tensors.items() if name.endswith("_embeddings.weight")}
-    if "head.weight" in tensors:
-        found["head.weight"] = real(tensors["head.weight"]).T
-    layer = 0
-    while f"{ATTENTION.format(layer=layer)}.bias" in tensors:
-        own = ATTENTION.format(layer=layer)
-        parts = [f"{own}.{part}" for part in ("query", "key", "value")]
-        matrices = np.split(matrix(tensors, parts[0]), 3, axis=1)
-        biases = np.split(found.pop(f"{own}.bias"), 3)
-        for part, weight, bias in zip(parts, matrices, biases, strict=True):
+    if HEAD_WEIGHT in tensors:
+        found[HEAD_WEIGHT] = real(tensors[HEAD_WEIGHT]).T
+    for layer in layers_of(tensors):
+        matrices = np.split(matrix(tensors, layer.parts[0]), 3, axis=1)
+        biases = np.split(found.pop(f"{layer.attention}.bias"), 3)
+        for part, weight, bias in zip(layer.parts, matrices, biases, strict=True):
             found |= {f"{part}.weight": weight.T, f"{part}.bias": bias}
-        rest = [own.replace(".self", ".output.dense")]
-        rest += [own.replace("attention.self", dense) for dense in ("intermediate.dense", "output.dense")]
+        rest = (layer.mixing, layer.intermediate, layer.output)
         found |= {f"{name}.weight": matrix(tensors, name).T for name in rest}
-        found |= {f"{name}.{LOG_STEP}": np.log(step) for name in (parts[0], *rest) if (step := step_of(tensors, name))}
-        layer += 1
+        for name in (layer.parts[0], *rest):
+            if step := step_of(tensors, name):
+                found[f"{name}.{LOG_STEP}"] = np.log(step)
     return found
 
 
@@ -89,15 +87,16 @@ def matrix(tensors: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
     """(inputs, outputs)."""
     if name in tensors:
         return real(tensors[name])
-    return real(tensors[f"{name}.q"]) * real(tensors[f"{name}.scale"])
+    return real(tensors[f"{name}.{WHOLE}"]) * real(tensors[f"{name}.{SCALE}"])
 
 
 def step_of(tensors: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32] | None:
     """By which a linear layer's input is rounded, or was while the weights that are stored in more bits were learnt."""
-    if f"{name}.step" in tensors:
-        return real(tensors[f"{name}.step"])
-    if f"{name}.lowest" in tensors:
-        return (real(tensors[f"{name}.highest"]) - real(tensors[f"{name}.lowest"])) / np.float32(ACTIVATION_LEVELS)
+    if f"{name}.{STEP}" in tensors:
+        return real(tensors[f"{name}.{STEP}"])
+    if f"{name}.{LOWEST}" in tensors:
+        lowest, highest = (real(tensors[f"{name}.{end}"]) for end in (LOWEST, HIGHEST))
+        return (highest - lowest) / np.float32(ACTIVATION_LEVELS)
     return None
 
 

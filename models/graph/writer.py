@@ -10,7 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.graph.weights import ACTIVATION_LEVELS, GELU_ZERO, LOG_STEP, SIGNED_ZERO
+from models.graph.names import HIGHEST, LOG_STEP, LOWEST, SCALE, STEP, WHOLE
+from models.graph.weights import ACTIVATION_LEVELS, GELU_ZERO, SIGNED_ZERO
 
 Storage = Literal["fp32", "int8", "mixed", "fp16"]
 FUSED = "com.microsoft"
@@ -79,9 +80,9 @@ class Graph:
             bounded, weight = self.bounded(name, value, hidden, zero)
             return self.node("Add", [self.node("MatMul", [bounded, weight]), bias])
         whole, scale = quantize(value, axis=0, levels=WEIGHT_LEVELS)
-        stored = self.constant(f"{name}.q", whole), self.constant(f"{name}.scale", scale)
+        stored = self.constant(f"{name}.{WHOLE}", whole), self.constant(f"{name}.{SCALE}", scale)
         if (log_step := self.weights.get(f"{name}.{LOG_STEP}")) is not None:
-            return self.rounded(hidden, *stored, self.scalar(f"{name}.step", float(np.exp(log_step))), zero, bias)
+            return self.rounded(hidden, *stored, self.scalar(f"{name}.{STEP}", float(np.exp(log_step))), zero, bias)
         highest = self.gelu_peak(hidden) if zero == GELU_ZERO else self.signed_peak(hidden)
         levels = GELU_LEVELS if zero == GELU_ZERO else SIGNED_LEVELS
         step = self.scalar(f"step_{levels}", 1 / levels)
@@ -101,7 +102,7 @@ class Graph:
         step = float(np.exp(log_step))
         bounds = [
             self.constant(f"{name}.{end}", np.asarray(step * level, self.real))
-            for end, level in (("lowest", -zero), ("highest", ACTIVATION_LEVELS - zero))
+            for end, level in ((LOWEST, -zero), (HIGHEST, ACTIVATION_LEVELS - zero))
         ]
         whole, scale = quantize(value, axis=0, levels=WEIGHT_LEVELS)
         return self.node("Clip", [hidden, *bounds]), self.matrix(name, whole * scale)

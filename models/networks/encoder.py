@@ -19,9 +19,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from models.tasks import Task
 
-WORD_EMBEDDINGS = "encoder.embeddings.word_embeddings.weight"
-"""The name of the word embeddings, (pieces, width)."""
-
 
 class Network(nn.Module):
     """An encoder and what it is followed by."""

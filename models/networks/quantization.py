@@ -9,16 +9,17 @@ rounding in numpy and ONNX is in `models.graph.builder`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from models.graph.names import LOG_STEP
 from models.graph.weights import ACTIVATION_LEVELS, GELU_ZERO, SIGNED_ZERO
 from models.graph.writer import WEIGHT_LEVELS
-from models.networks.encoder import Network, encoder_layers
+from models.networks.encoder import AnyNetwork, Network, encoder_layers, keep_layers
 
 SAMPLED_ROWS = 2048
 """Tokens whose states a step is first fitted to."""
@@ -168,3 +169,13 @@ def set_steps(model: Network, steps: Iterable[float]) -> None:
     for (group, _), step in zip(inputs_of(model), steps, strict=True):
         owner, name = group[0]
         getattr(owner, name).log_step.data.fill_(step).log_()
+
+
+def load_trained(model: AnyNetwork, weights: Mapping[str, Tensor], layers: Sequence[int] | None) -> AnyNetwork:
+    """The network with what training left, ready to evaluate: of these layers alone, rounding where it learned to."""
+    if layers is not None:
+        keep_layers(model, layers)
+    if any(name.endswith(LOG_STEP) for name in weights):
+        quantize_encoder(model)
+    model.load_state_dict(weights)
+    return model.eval()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from models.graph.builder import EMBEDDING_LEVELS
-from models.networks.encoder import WORD_EMBEDDINGS, AnyNetwork, keep_layers
+from models.graph.names import WORD_EMBEDDINGS
+from models.networks.encoder import AnyNetwork, keep_layers
 from models.networks.quantization import fit_steps, quantize_encoder, rounded_rows, set_steps
 
 FITTED_BATCHES = 16

@@ -83,7 +83,7 @@ def crossfit(answers: Sequence[Answers]) -> dict[str, float]:
     errors = {}
     for first, second in zip(*halves, strict=True):
         scores = np.concatenate([scaled(first, fitted[1]), scaled(second, fitted[0])])
-        errors[first.dataset] = calibration_error(scores, np.concatenate([first.labels, second.labels]))
+        errors[first.dataset] = calibration_error(*chosen(scores, np.concatenate([first.labels, second.labels])))
     return errors
 
 
@@ -104,22 +104,28 @@ def scaled(answers: Answers, calibration: Calibration) -> NDArray[np.float64]:
     return calibrated(answers.logits, [scaling_of(calibration, str(language), bool(own)) for language, own in asked])
 
 
-def calibration_error(probabilities: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
-    """Expected calibration error of the chosen label, 15 bins of equal width (Naeini et al. 2015)."""
-    return error_of(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels)
+def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
+    """Expected calibration error of (rows,) confidences and whether each was right, 15 bins of equal width.
 
-
-def error_of(confidence: NDArray[np.float64], right: NDArray[np.bool_]) -> float:
-    """The same of (rows,) confidences and whether each was right."""
+    Naeini et al. 2015.
+    """
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = [abs(float(right[bins == b].mean() - confidence[bins == b].mean())) * np.mean(bins == b) for b in set(bins)]
-    return float(sum(gaps))
+    sums, hits = (np.bincount(bins, weights, BINS) for weights in (confidence, right.astype(float)))
+    return float(np.abs(sums - hits).sum() / len(bins))
+
+
+def chosen(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of (rows, labels) the confidence in each row's likeliest label, (rows,), and whether it is the right one."""
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
 def chance_error(confidence: NDArray[np.float64]) -> float:
-    """What `error_of` comes to, in the mean, where every answer is right exactly as often as its confidence says.
+    """What that error comes to, in the mean, where every answer is right exactly as often as its confidence says.
 
     No calibration can be seen to be better than that on so few rows (consistency resampling, Broecker and Smith 2007).
     """
     chance = np.random.default_rng(0)
-    return float(np.mean([error_of(confidence, chance.random(len(confidence)) < confidence) for _ in range(DRAWINGS)]))
+    draws = (chance.random(len(confidence)) < confidence for _ in range(DRAWINGS))
+    return float(np.mean([calibration_error(confidence, right) for right in draws]))

@@ -10,17 +10,15 @@ numpy only; `models.prediction.intent_head_fit` makes heads.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from models.prediction.calibration import log_softmax, tempered
 from models.prediction.normalize import directions
-from models.prediction.tensor_file import HeadError, read_tensors
+from models.prediction.tensor_file import HeadError, read_tensors, write_tensors
 
 FORMAT = "heed-head-1"
 SUFFIX = ".head.safetensors"
@@ -126,9 +124,7 @@ def save_head(head: Head, path: Path) -> None:
         "figures": head.figures,
     }
     tensors = {name: np.ascontiguousarray(getattr(head, name), np.float32) for name in TENSORS}
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(save(tensors, metadata={"heed": json.dumps(about, ensure_ascii=False)}))
-    part.replace(path)
+    write_tensors(path, about, tensors)
 
 
 def load_head(path: Path, encoder: str) -> Head:

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from models.prediction.calibration import log_softmax, tempered
-from models.prediction.calibration_fit import calibration_error
+from models.prediction.calibration_fit import calibration_error, chosen
 from models.prediction.intent_head import Head, distances
 from models.prediction.normalize import directions
 from models.prediction.tensor_file import HeadError
@@ -118,9 +118,10 @@ def make(
     doubt = 1 / (len(truth) + 2) if held_out is None or len(truth) < QUANTILES else 0.0
     temperature, power = scaling(logits, truth, doubt)
     confidences = np.exp(log_softmax(tempered(logits, temperature, power)))
+    sure, right = chosen(confidences, truth)
     report = Report(
-        accuracy=float((confidences.argmax(axis=1) == truth).mean()),
-        ece=calibration_error(confidences, truth),
+        accuracy=float(right.mean()),
+        ece=calibration_error(sure, right),
         confusions=confusions(confidences, truth, labels),
         suspicions=suspicions(confidences, truth, labels),
     )

@@ -7,16 +7,14 @@ numpy only.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save
 
 from models.prediction.normalize import unit
-from models.prediction.tensor_file import HeadError, read_tensors
+from models.prediction.tensor_file import HeadError, read_tensors, write_tensors
 
 RANKER_FORMAT, SET_FORMAT = "heed-ranker-1", "heed-replies-1"
 RANKER = "replies.safetensors"
@@ -62,7 +60,7 @@ class ReplySet:
 def save_ranker(ranker: Ranker, path: Path) -> None:
     about = {"format": RANKER_FORMAT, "slope": ranker.slope, "offset": ranker.offset, "least": ranker.least}
     tensors = {name: np.ascontiguousarray(getattr(ranker, name), np.float32) for name in ("dialogue", "reply")}
-    path.write_bytes(save(tensors, metadata={"heed": json.dumps(about)}))
+    write_tensors(path, about, tensors)
 
 
 def load_ranker(path: Path) -> Ranker:
@@ -84,9 +82,7 @@ def save_replies(replies: ReplySet, path: Path) -> None:
         "texts": list(replies.texts),
     }
     tensors = {"placed": np.ascontiguousarray(replies.placed, np.float32)}
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(save(tensors, metadata={"heed": json.dumps(about, ensure_ascii=False)}))
-    part.replace(path)
+    write_tensors(path, about, tensors)
 
 
 def load_replies(path: Path, encoder: str) -> ReplySet:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from models.files import replacing
 
 MOST_BYTES = 64 * 2**20
 
@@ -32,3 +36,9 @@ def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArr
     if not isinstance(about, dict) or about.get("format") != kind:
         raise HeadError(f"{path.name}: it is not a file of the kind {kind}")
     return about, tensors
+
+
+def write_tensors(path: Path, about: Mapping[str, Any], tensors: dict[str, NDArray[np.float32]]) -> None:
+    """Such a file, at once or not at all."""
+    with replacing(path) as part:
+        part.write_bytes(save(tensors, metadata={"heed": json.dumps(about, ensure_ascii=False)}))

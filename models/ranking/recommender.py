@@ -1,9 +1,8 @@
 """Ranking without torch: a user's history and candidates to scores, and what each score leans on.
 
 The same arithmetic as `models.networks.recommender`, in numpy: one user at a time, since on a CPU padding several
-histories to
-one length costs more than one larger product gains. Knows arrays and the bundle's weights, nothing of texts. Histories
-are read by `models.ranking.history_encoder`.
+histories to one length costs more than one larger product gains. Knows arrays and the bundle's weights, nothing of
+texts. Histories are read by `models.ranking.history_encoder`.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ from scipy.special import expit
 
 from models.catalogue.projections import Picked, Projected
 from models.catalogue.vector_index import VectorIndex
+from models.ranking.candidate_attention import CandidateAttention
 from models.ranking.candidates import among, preselected
 from models.ranking.cold_start import Newcomers, Worth, nearest_known, numbered
-from models.ranking.events import DISLIKE, KINDS, History, age_of
+from models.ranking.events import DISLIKE, KINDS, History
 from models.ranking.history_encoder import Reading
 from models.ranking.item_neighbours import Neighbours
 
@@ -60,7 +60,7 @@ class Recommender:
         self._w = dict(weights)
         self.width = weights["taste.weight"].shape[0]
         self._reading = Reading(weights)
-        self._eyes = len(weights["eyes"])
+        self._attention = CandidateAttention(weights, self._reading)
         fade = float(weights["fade"][0]) if "fade" in weights else 1.0  # bundles up to 1.1.0 know none
         newcomers = None
         if vectors is not None and len(weights.get("newcomers", ())):
@@ -183,7 +183,7 @@ class Recommender:
             scores[~allowed] = -np.inf
         chosen = preselected(scores, items, history.items, wanted)
         numbers = chosen if items is None else items[chosen]
-        looks = self._attended(shown, history, liked, vectors[chosen], numbers)
+        looks = self._attention.attended(shown, history, liked, vectors[chosen], numbers)
         found = scores[chosen] + sum(look.added for look in looks)
         best = np.argsort(-found, kind="stable")[:top_k]
         best = best[np.isfinite(found[best])]
@@ -219,7 +219,7 @@ class Recommender:
         if near is not None:
             found += near
         return self._calibrated(
-            found + sum(look.added for look in self._attended(shown, history, liked, vectors, items))
+            found + sum(look.added for look in self._attention.attended(shown, history, liked, vectors, items))
         )
 
     def _near(
@@ -241,67 +241,3 @@ class Recommender:
 
     def _calibrated(self, found: Array) -> Array:
         return np.asarray(expit(self._slope * found + self._offset), np.float32)
-
-    def _attended(
-        self,
-        shown: Array,
-        history: History,
-        liked: NDArray[np.bool_],
-        candidates: Array | Picked,
-        numbers: NDArray[np.int64],
-    ) -> list[_Look]:
-        """The candidates' own attention: to the events that are no dislikes, and to those that are."""
-        asked = candidates.asked if isinstance(candidates, Picked) else self._reading.look(candidates)
-        asked = asked.reshape(len(candidates), self._eyes, -1).transpose(1, 2, 0)
-        looks = []
-        for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
-            if chosen.any():
-                part = history.where(chosen)
-                seen = shown if sign > 0 else self._reading.read(part)[1]
-                looks.append(self._look(seen, part, asked, numbers, sign, np.flatnonzero(chosen)))
-        return looks
-
-    def _look(
-        self,
-        shown: Array,
-        history: History,
-        asked: Array,
-        numbers: NDArray[np.int64],
-        sign: np.float32,
-        events: NDArray[np.int64],
-    ) -> _Look:
-        """asked (eyes, any number, candidates). What a disliked event would have added is taken away."""
-        # Candidates are last, so that sums over events run along whole rows.
-        energies = shown.reshape(len(history), self._eyes, -1).transpose(1, 0, 2) @ asked
-        same = history.items[:, None] == numbers
-        same[history.items < 0] = False
-        at_event, at_candidate = np.divmod(np.flatnonzero(same), len(numbers))
-        energies[:, at_event, at_candidate] += self._w["again"][age_of(history.ages)].T[:, at_event]
-        peak = np.maximum(energies.max(axis=1), 0)
-        energies -= peak[:, None]
-        raised = np.exp(energies, out=energies)
-        total = raised.sum(axis=1) + np.exp(-peak)
-        eyes, taken = self._w["eyes"], np.bincount(at_candidate, minlength=len(numbers)).astype(np.float32)
-        added = sign * (eyes @ (np.log(total) + peak) + self._w["often"][0] * np.log1p(taken))
-        return _Look(events, added, raised, total, sign * eyes / np.abs(eyes).sum())
-
-
-@dataclass(frozen=True, slots=True)
-class _Look:
-    """What attention to `events` (n,), places in the history, adds for each candidate (candidates,).
-
-    `raised` (eyes, n, candidates) over `total` (eyes, candidates) is the attention of each eye, and `shares` (eyes,)
-    what it counts for; they are negative where events are disliked.
-    """
-
-    events: NDArray[np.int64]
-    added: Array
-    raised: Array
-    total: Array
-    shares: Array
-
-    def weights(self, candidates: NDArray[np.int64]) -> Array:
-        """Each event's part (candidates, n)."""
-        attention = self.raised[:, :, candidates] / self.total[:, None, candidates]
-        found: Array = np.einsum("h,htc->ct", self.shares, attention)
-        return found

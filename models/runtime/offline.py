@@ -54,4 +54,4 @@ class Reader:
 
 def open_reader(bundle: Bundle, device: Device = "cpu") -> Reader:
     """On the device, of a CPU on all cores; raises as `open_runtime`."""
-    return Reader(open_runtime(bundle, 0, device), Tokenizer(bundle.tokenizer, bundle.max_tokens))
+    return Reader(open_runtime(bundle, 0, device), Tokenizer.from_bundle(bundle))

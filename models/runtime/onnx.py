@@ -30,14 +30,34 @@ def check_device(device: Device) -> None:
         raise RuntimeError(MISSING.format(device=device))
 
 
-def session_options(threads: int) -> Any:
+def open_session(
+    model: Path | bytes, folder: Path | None = None, threads: int = 1, device: Device = "cpu", **more: str
+) -> Any:
+    """A graph loaded for a device, from its file or from bytes, whose other data lie in `folder`.
+
+    `more` are options of the device's provider. Raises RuntimeError when the device is not to be had.
+    """
+    provider, provider_options = PROVIDERS[device]
+    check_device(device)
+    if device == "cuda":
+        onnxruntime.preload_dlls()  # CUDA and cuDNN as Python packages, which no linker finds by itself
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     # The arena never gives memory back, and every new shape would make it grow.
     options.enable_cpu_mem_arena = False
-    return options
+    # A plan of the memory is kept for each shape that was seen, and on a GPU rows differ from batch to batch.
+    options.enable_mem_pattern = device == "cpu"
+    if folder is not None:
+        # The word embeddings are in a file of their own, which a graph from memory would look for in vain.
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    session = onnxruntime.InferenceSession(
+        model if isinstance(model, bytes) else str(model), options, providers=[(provider, provider_options | more)]
+    )
+    if provider not in session.get_providers():  # it falls back to the CPU and only logs it
+        raise RuntimeError(MISSING.format(device=device))
+    return session
 
 
 class OnnxRuntime:
@@ -48,18 +68,7 @@ class OnnxRuntime:
     """
 
     def __init__(self, graph: Path | bytes, threads: int = 1, device: Device = "cpu", **more: str) -> None:
-        provider, provider_options = PROVIDERS[device]
-        check_device(device)
-        if device == "cuda":
-            onnxruntime.preload_dlls()  # CUDA and cuDNN as Python packages, which no linker finds by itself
-        options = session_options(threads)
-        # A plan of the memory is kept for each shape that was seen, and on a GPU rows differ from batch to batch.
-        options.enable_mem_pattern = device == "cpu"
-        self._session: Any = onnxruntime.InferenceSession(
-            graph if isinstance(graph, bytes) else str(graph), options, providers=[(provider, provider_options | more)]
-        )
-        if provider not in self._session.get_providers():  # it falls back to the CPU and only logs it
-            raise RuntimeError(MISSING.format(device=device))
+        self._session: Any = open_session(graph, None, threads, device, **more)
         self._output = str(self._session.get_outputs()[0].name)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:

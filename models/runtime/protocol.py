@@ -1,6 +1,6 @@
 """What every runtime offers: one padded batch in, a row for each text out.
 
-The two runtimes are sibling files: `runtime_onnx` serves, `runtime_torch` is what the exported graph is held to.
+`models.runtime.onnx` and `cuda` serve, `models.export.torch_runtime` is what the exported graph is held to.
 """
 
 from __future__ import annotations

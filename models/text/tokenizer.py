@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import tokenizers
@@ -51,6 +51,16 @@ class Reading:
     passages: tuple[Words, ...]
 
 
+class TextBundle(Protocol):
+    """A bundle, as far as its texts go."""
+
+    @property
+    def tokenizer(self) -> Path: ...
+
+    @property
+    def max_tokens(self) -> int: ...
+
+
 class Tokenizer:
     """Encodes texts with a `tokenizer.json` of the tokenizers library that has `<s>`, `</s>` and `<pad>` pieces."""
 
@@ -59,6 +69,10 @@ class Tokenizer:
         self._begin, self._end, self.pad = (self._id(piece) for piece in ("<s>", "</s>", "<pad>"))
         self._marks = {speaker: self._pieces(f"{speaker}:", 8).ids for speaker in get_args(Speaker)}
         self.max_tokens = max_tokens
+
+    @classmethod
+    def from_bundle(cls, bundle: TextBundle) -> Tokenizer:
+        return cls(bundle.tokenizer, bundle.max_tokens)
 
     def encode(self, text: str, entity: str | None = None) -> Tokens:
         """The text's tokens, at most `max_tokens`; raises EmptyTextError when nothing of it can be read.

@@ -23,9 +23,8 @@ from torch import Tensor
 from models.bundle import TOKENIZER
 from models.data.augmentation import epoch
 from models.data.classification import Dataset, Example, read, without_leaks
-from models.graph.weights import LOG_STEP
-from models.networks.encoder import Classifier, base_file, from_base, keep_layers
-from models.networks.quantization import quantize_encoder
+from models.networks.encoder import Classifier, base_file, from_base
+from models.networks.quantization import load_trained
 from models.tasks import TASKS, Task
 from models.text.encoding import Tokens
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
@@ -203,11 +202,4 @@ def labelled_loss(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 def load_weights(folder: Path, run: Run, task: Task) -> Classifier:
     """The trained network of a training folder, ready to evaluate."""
-    model = from_base(run.base, task)
-    if run.layers is not None:
-        keep_layers(model, run.layers)
-    weights = load_file(folder / WEIGHTS)
-    if any(name.endswith(LOG_STEP) for name in weights):
-        quantize_encoder(model)
-    model.load_state_dict(weights)
-    return model.eval()
+    return load_trained(from_base(run.base, task), load_file(folder / WEIGHTS), run.layers)

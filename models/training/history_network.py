@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.data.interactions import Interactions, Split, Trail
+from models.data.interactions import DAY_S, Interactions, Split, Trail
 from models.networks.recommender import AS_TRAINED, NEVER, Histories, HistoryNetwork, Scales, Shape, between, near
 from models.prediction.normalize import unit
 from models.ranking.cold_start import Newcomers, Worth, kin_of, numbered
@@ -26,7 +26,6 @@ from models.ranking.events import MOST_EVENTS, age_of, kinds_of, place_of
 from models.ranking.item_neighbours import Neighbours
 from models.training.item_neighbours import NeighbourSchedule, neighbours_of
 
-DAY_S = 86_400
 LENGTH_NOISE = 8
 """Events by which a history's length is blurred when near lengths are put together, so that batches differ."""
 

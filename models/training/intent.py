@@ -20,10 +20,9 @@ from torch import Tensor, nn
 
 from models.bundle import TOKENIZER
 from models.data.dialogues import Exchange
-from models.graph.weights import LOG_STEP
-from models.networks.encoder import base_file, encoder_layers, encoder_of, keep_layers, pool
+from models.networks.encoder import base_file, encoder_layers, encoder_of, pool
 from models.networks.intent import IntentNetwork, ReplyRow, intent_loss, reply_loss
-from models.networks.quantization import quantize_encoder
+from models.networks.quantization import load_trained
 from models.networks.student import FITTED_BATCHES, States, compiled, student_of
 from models.text.encoding import Tokens, collate
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
@@ -191,13 +190,7 @@ def load_intent_weights(folder: Path, run: IntentRun) -> IntentNetwork:
     """The trained network of a training folder, ready to evaluate."""
     encoder = encoder_of(run.base)
     network = IntentNetwork(encoder, encoder.config.hidden_size, {name: len(own) for name, own in run.labels.items()})
-    if run.layers is not None:
-        keep_layers(network, run.layers)
-    weights = load_file(folder / WEIGHTS)
-    if any(name.endswith(LOG_STEP) for name in weights):
-        quantize_encoder(network)
-    network.load_state_dict(weights)
-    return network.eval()
+    return load_trained(network, load_file(folder / WEIGHTS), run.layers)
 
 
 def _begin(config: IntentConfig, out: Path) -> None:

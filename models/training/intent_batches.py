@@ -25,6 +25,7 @@ from models.data.dialogues import (
     with_context,
     without_held_out,
 )
+from models.data.user_files import DataError
 from models.networks.intent import OUTSIDE, IntentRow, ReplyRow
 from models.prediction.intent_head_fit import check
 from models.prediction.tensor_file import HeadError
@@ -84,8 +85,8 @@ def with_examples(config: IntentConfig, name: str, file: Path) -> IntentConfig:
     try:
         check([str(one.label) for one in train])
         if len(held_out) < 2:
-            raise HeadError(f"there are {len(train) + len(held_out)} examples; at least 20 are needed")
-    except HeadError as error:
+            raise DataError(f"there are {len(train) + len(held_out)} examples; at least 20 are needed")
+    except (DataError, HeadError) as error:
         raise ConfigError(f"{file.name}, of which every tenth example is kept to measure: {error}") from None
     own = replace(own, share=max(1.0, OWN_ROWS / len(train)))
     return replace(config, label_sets=(*config.label_sets, own))

@@ -24,6 +24,7 @@ from torch.nn.functional import normalize
 from models.bundle import TOKENIZER
 from models.data.interactions import Interactions, Items, held_out, removed_items
 from models.networks.encoder import Embedder, base_file, encoder_of
+from models.networks.quantization import load_trained
 from models.networks.recommender import Scales
 from models.ranking.cold_start import Worth
 from models.text.encoding import Tokens
@@ -131,9 +132,7 @@ def load_recommend_run(folder: Path) -> RecommendRun:
 
 def load_encoder(folder: Path, run: RecommendRun) -> Embedder:
     """The trained encoder of a training folder, ready to evaluate."""
-    network = Embedder(encoder_of(run.base))
-    network.load_state_dict(load_file(folder / WEIGHTS))
-    return network.eval()
+    return load_trained(Embedder(encoder_of(run.base)), load_file(folder / WEIGHTS), None)
 
 
 def _train_encoder(config: RecommendConfig, base: str, interactions: Interactions, texts: Path, out: Path) -> None:

@@ -18,6 +18,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from models.files import replacing
+from models.graph.names import WORD_EMBEDDINGS
 from models.networks.encoder import Network
 from models.text.encoding import Tokens, collate
 from models.text.tokenizer import Tokenizer
@@ -189,9 +191,8 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "step": self.step,
         }
-        part = self.out / f"{CHECKPOINT}.part"
-        torch.save(state, part)
-        part.replace(self.out / CHECKPOINT)
+        with replacing(self.out / CHECKPOINT) as part:
+            torch.save(state, part)
 
     def resume(self) -> None:
         state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=self.device)
@@ -215,7 +216,7 @@ def parameter_groups(model: Network, config: Schedule) -> list[dict[str, Any]]:
     layers = len(model.encoder.encoder.layer)  # type: ignore[union-attr, arg-type]
     groups: dict[int, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if config.freeze_embeddings and "word_embeddings" in name:
+        if config.freeze_embeddings and name == WORD_EMBEDDINGS:
             parameter.requires_grad_(False)
             continue
         groups.setdefault(depth_of(name, layers), []).append(parameter)

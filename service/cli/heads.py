@@ -77,7 +77,7 @@ def add_replies(
     bundle: _Bundle = None,
 ) -> None:
     """Embed replies once and serve them; a set of the same name is replaced."""
-    from models.data.user_files import read_replies
+    from models.data.user_files import DataError, read_replies
     from models.prediction.reply_ranker import RANKER, SET_SUFFIX, ReplySet, load_ranker, save_replies
     from models.prediction.tensor_file import HeadError
     from models.runtime.offline import open_reader
@@ -87,7 +87,7 @@ def add_replies(
     try:
         texts = read_replies(file)
         ranker = load_ranker(loaded.path / RANKER)
-    except HeadError as error:
+    except (DataError, HeadError) as error:
         refuse(error)
     placed = ranker.place(open_reader(loaded).texts(texts))
     save_replies(ReplySet(name, loaded.encoder, tuple(texts), placed), folder / f"{name}{SET_SUFFIX}")
@@ -119,7 +119,7 @@ def remove_replies(name: Annotated[str, typer.Argument(help="Name of the reply s
 
 def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejected: float) -> None:
     """Make a head of a team's own examples, and say how good it is."""
-    from models.data.user_files import read_examples
+    from models.data.user_files import DataError, read_examples
     from models.prediction.intent_head import save_head
     from models.prediction.intent_head_fit import Examples, make
     from models.prediction.tensor_file import HeadError
@@ -135,7 +135,7 @@ def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejected: 
         languages = sorted({language_of(turns[-1].text) for turns, _ in rows})
         examples = Examples(vectors, tuple(label for _, label in rows))
         head, report = make(name, languages, loaded.encoder, examples, rejected=rejected)
-    except (HeadError, BundleError, settings.SettingsError) as error:
+    except (DataError, HeadError, BundleError, settings.SettingsError) as error:
         refuse(error)
     save_head(head, out)
     print(

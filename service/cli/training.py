@@ -60,7 +60,7 @@ def train(
             refuse("--sets is needed to teach the encoder too", 2)
     if base is None or out is None:
         refuse("--base and --out are needed to train an encoder", 2)
-    from models.prediction.tensor_file import HeadError
+    from models.data.user_files import DataError
     from models.training.classification import CONFIGS, read_config
     from models.training.classification import train as fine_tune
     from models.training.intent import train_intents
@@ -81,7 +81,7 @@ def train(
             train_intents(with_examples(read_intent_config(path)[0], labels, own), base, data, out)
         else:
             train_intents(read_intent_config(path)[0], base, data, out)
-    except (ConfigError, HeadError, OSError) as error:
+    except (ConfigError, DataError, OSError) as error:
         refuse(error, 2)
     print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
 

@@ -28,7 +28,7 @@ from models.data.classification import read
 from models.evaluation.classification import answer, encode, measure
 from models.export.parity import batch_change, plain
 from models.graph.builder import build, write
-from models.graph.weights import LOG_STEP
+from models.graph.names import LOG_STEP
 from models.graph.writer import Storage
 from models.networks.encoder import graph_weights
 from models.prediction.calibration_fit import Answers

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from models.bundle import GRAPH, Bundle, load
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import build, write
-from models.graph.weights import LOG_STEP
+from models.graph.names import LOG_STEP
 from models.runtime.cuda import in_16_bits
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch

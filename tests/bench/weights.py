@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel
 
+from models.graph.names import LOG_STEP, WORD_EMBEDDINGS
 from models.graph.weights import (
     ACTIVATION_LEVELS,
     GELU_ZERO,
-    LOG_STEP,
     SIGNED_ZERO,
-    WORD_ROWS,
     stored_in,
     weights_of,
     word_rows,
@@ -43,9 +42,9 @@ class Shape:
 def network_of(graph: Path) -> tuple[Classifier, Shape]:
     """The weights as they are stored, in fp32; raises ValueError as `stored_in`."""
     stored = stored_in(graph)
-    weights = weights_of(stored.tensors) | {WORD_ROWS: word_rows(stored.tensors)}
+    weights = weights_of(stored.tensors) | {WORD_EMBEDDINGS: word_rows(stored.tensors)}
     steps = {name: float(np.exp(weights.pop(name))) for name in list(weights) if name.endswith(LOG_STEP)}
-    pieces, width = weights[WORD_ROWS].shape
+    pieces, width = weights[WORD_EMBEDDINGS].shape
     inner = weights[f"{_LAYER}.0.intermediate.dense.weight"].shape[0]
     layers = sum(name.endswith("intermediate.dense.weight") for name in weights)
     config = BertConfig(

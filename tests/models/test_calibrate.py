@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.prediction.calibration import question_of
-from models.prediction.calibration_fit import Answers, calibration_error, chance_error, crossfit, error_of, fit, scaled
+from models.prediction.calibration_fit import Answers, calibration_error, chance_error, chosen, crossfit, fit, scaled
 
 
 def answers(
@@ -51,7 +51,9 @@ def test_a_model_that_overrates_only_what_it_is_sure_of_gets_a_temperature_that_
     scaling = fit([own])["en"]
     flat = {"en": replace(scaling, power=0.0)}
     assert scaling.power < -0.1
-    assert calibration_error(scaled(own, {"en": scaling}), labels) < 0.6 * calibration_error(scaled(own, flat), labels)
+    assert calibration_error(*chosen(scaled(own, {"en": scaling}), labels)) < 0.6 * calibration_error(
+        *chosen(scaled(own, flat), labels)
+    )
 
 
 def test_sets_about_entities_are_scaled_apart() -> None:
@@ -61,19 +63,19 @@ def test_sets_about_entities_are_scaled_apart() -> None:
     assert fitted["en"].temperature == pytest.approx(3, rel=0.08)
     assert fitted[question_of("en", True)].temperature == pytest.approx(1, rel=0.08)
     for own in (plain, targeted):
-        assert calibration_error(scaled(own, fitted), labels) < 0.015
+        assert calibration_error(*chosen(scaled(own, fitted), labels)) < 0.015
 
 
 def test_true_probabilities_have_no_calibration_error_and_boasts_have() -> None:
     sure, right = np.asarray([[0.9, 0.05, 0.05]] * 100), np.asarray([0] * 90 + [1] * 10)
-    assert calibration_error(sure, right) == pytest.approx(0, abs=1e-9)
-    assert calibration_error(sure, np.asarray([0] * 50 + [1] * 50)) == pytest.approx(0.4)
+    assert calibration_error(*chosen(sure, right)) == pytest.approx(0, abs=1e-9)
+    assert calibration_error(*chosen(sure, np.asarray([0] * 50 + [1] * 50))) == pytest.approx(0.4)
 
 
 def test_the_crossfitted_error_is_near_the_fitted_one_on_many_rows() -> None:
     logits, labels = drawn(20_000)
     own = answers(2 * logits, labels)
-    fitted = calibration_error(scaled(own, fit([own])), labels)
+    fitted = calibration_error(*chosen(scaled(own, fit([own])), labels))
     assert crossfit([own])["news"] == pytest.approx(fitted, abs=0.01)
 
 
@@ -82,7 +84,7 @@ def test_chance_leaves_faultless_confidences_the_error_that_they_are_measured_to
     found = {}
     for rows in (200, 5000):
         confidence = chance.uniform(0.5, 1, (40, rows))
-        measured = np.mean([error_of(one, chance.random(rows) < one) for one in confidence])
+        measured = np.mean([calibration_error(one, chance.random(rows) < one) for one in confidence])
         found[rows] = chance_error(confidence[0])
         assert found[rows] == pytest.approx(measured, rel=0.15)
     assert found[200] > 4 * found[5000]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.catalogue import store as catalogues
 from models.catalogue.errors import CatalogueError, EditError, GoneError, OutdatedError, VectorsMissingError
 from models.catalogue.folder import create, is_name, names_in, remove
 from models.catalogue.items import MAX_ATTRIBUTES, Edited, Entry, Vector
@@ -174,18 +173,17 @@ def test_a_torn_tail_belongs_to_nobody_and_is_overwritten(path: Path) -> None:
         assert content(books.snapshot()) == {"1": "Emma", "2": "Dune"}
 
 
-def test_dead_rows_are_compacted_under_a_reader(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalogues, "_DEAD_ROWS", 10)
+def test_dead_rows_are_compacted_under_a_reader(path: Path) -> None:
     with closing(Catalogue(path)) as books, closing(Catalogue(path)) as reader:
         put(books, [Entry(f"{number}", f"text {number}", {"n": number}) for number in range(30)])
-        assert not books.compact()
+        assert not books.compact(min_dead_rows=10)
         put(books, [Entry(f"{number}", f"other {number}", {"m": number}) for number in range(15)], ["20", "21"])
         before = reader.snapshot()
         expected = content(before)
         assert before.rows == 45
-        assert books.compact()
+        assert books.compact(min_dead_rows=10)
         assert len(list(path.glob("vectors*"))) == 1
-        assert not books.compact()
+        assert not books.compact(min_dead_rows=10)
         after = reader.snapshot()
         assert (after.rows, after.version, after.allowed()) == (28, before.version, None)
         assert content(before) == content(after) == expected
@@ -197,16 +195,13 @@ def test_dead_rows_are_compacted_under_a_reader(path: Path, monkeypatch: pytest.
         assert content(books.snapshot()) == expected | {"20": "back"}
 
 
-def test_names_of_attributes_that_are_gone_are_forgotten_when_it_is_compacted(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(catalogues, "_DEAD_ROWS", 0)
+def test_names_of_attributes_that_are_gone_are_forgotten_when_it_is_compacted(path: Path) -> None:
     with closing(Catalogue(path)) as books:
         put(books, [Entry("1", "Emma", {f"a{number}": 1 for number in range(MAX_ATTRIBUTES)})])
         put(books, [Entry("1", "Dune", {"a0": 1})])
         with pytest.raises(EditError):
             put(books, [Entry("2", "Ulysses", {"b": 1})])
-        assert books.compact()
+        assert books.compact(min_dead_rows=0)
         assert put(books, [Entry("2", "Ulysses", {"b": 1})]).count == 2
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.catalogue import store as catalogues
 from models.catalogue.errors import FullError
 from models.catalogue.folder import create
 from models.catalogue.items import Entry
@@ -82,20 +81,17 @@ def test_a_full_disk_changes_nothing_and_all_goes_on_when_there_is_room(tmp_path
         assert f"item {found.vectors[row, 0]:.0f}" == item_id == f"item {found.columns['number'].numbers[row]:.0f}"
 
 
-def test_a_disk_that_fills_while_it_is_compacted_or_made_changes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(catalogues, "_DEAD_ROWS", 10)
+def test_a_disk_that_fills_while_it_is_compacted_or_made_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "books"
     create(path, DIGEST, 2_000)
     with closing(Catalogue(path)) as catalogue:
         put(catalogue, range(60), 2_000)
         catalogue.edit(DIGEST, [], {}, [f"item {number}" for number in range(20)])
         with room(300_000), pytest.raises(FullError):
-            catalogue.compact()
+            catalogue.compact(min_dead_rows=10)
         assert [file.name for file in path.glob("vectors*")] == ["vectors.f32"]
         assert catalogue.snapshot().rows == 60
-        assert catalogue.compact()
+        assert catalogue.compact(min_dead_rows=10)
         assert catalogue.snapshot().rows == 40
     entries = [Entry(str(number), str(number)) for number in range(60)]
     with room(300_000), pytest.raises(FullError):

@@ -17,8 +17,9 @@ from models.export.classification import export
 from models.export.parity import plain
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import EMBEDDING_LEVELS
+from models.graph.names import WORD_EMBEDDINGS
 from models.graph.writer import quantize
-from models.networks.encoder import WORD_EMBEDDINGS, encoder_layers
+from models.networks.encoder import encoder_layers
 from models.networks.student import student_of
 from models.tasks import TASKS
 from models.text.encoding import Tokens

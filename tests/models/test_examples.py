@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from models.data.user_files import read_examples, read_replies
-from models.prediction.tensor_file import HeadError
+from models.data.user_files import DataError, read_examples, read_replies
 from models.text.tokenizer import Turn
 
 TURNS = [
@@ -52,30 +51,30 @@ def test_texts_and_dialogues_are_read_up_to_the_customers_newest_turn(tmp_path: 
     ],
 )
 def test_a_wrong_line_is_named(row: object, says: str, tmp_path: Path) -> None:
-    with pytest.raises(HeadError, match=says):
+    with pytest.raises(DataError, match=says):
         read_examples(lines(tmp_path / "my.jsonl", {"text": "x", "label": "a"}, row))
 
 
 def test_a_line_in_another_encoding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "my.jsonl"
     path.write_bytes('{"text": "x", "label": "a"}\n{"text": "银行", "label": "a"}\n'.encode("gbk"))
-    with pytest.raises(HeadError, match=r"my.jsonl line 2: it is not UTF-8"):
+    with pytest.raises(DataError, match=r"my.jsonl line 2: it is not UTF-8"):
         read_examples(path)
 
 
 def test_what_holds_nothing_or_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(HeadError, match="holds no examples"):
+    with pytest.raises(DataError, match="holds no examples"):
         read_examples(lines(tmp_path / "my.jsonl", "", " "))
-    with pytest.raises(HeadError, match="cannot be read"):
+    with pytest.raises(DataError, match="cannot be read"):
         read_examples(tmp_path / "none.jsonl")
-    with pytest.raises(HeadError, match="holds no replies"):
+    with pytest.raises(DataError, match="holds no replies"):
         read_replies(lines(tmp_path / "replies.txt", ""))
 
 
 def test_replies_come_from_lines_or_rows_each_once(tmp_path: Path) -> None:
     assert read_replies(lines(tmp_path / "r.txt", "Hello!", "", " 再见 ")) == ["Hello!", "再见"]
     assert read_replies(lines(tmp_path / "r.jsonl", {"text": "Hello!"}, {"text": "Bye"})) == ["Hello!", "Bye"]
-    with pytest.raises(HeadError, match=r"r.txt line 3: the same reply as r.txt line 1"):
+    with pytest.raises(DataError, match=r"r.txt line 3: the same reply as r.txt line 1"):
         read_replies(lines(tmp_path / "r.txt", "Hello!", "Bye", "Hello!"))
-    with pytest.raises(HeadError, match=r"r.jsonl line 1: it has no text"):
+    with pytest.raises(DataError, match=r"r.jsonl line 1: it has no text"):
         read_replies(lines(tmp_path / "r.jsonl", {"reply": "Hello!"}))

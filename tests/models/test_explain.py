@@ -22,7 +22,7 @@ from models.text.tokenizer import EmptyTextError, Tokenizer
 from models.text.words import LINKED, Words
 
 BUNDLE = load(SHIPPED)
-TOKENIZER = Tokenizer(BUNDLE.tokenizer, BUNDLE.max_tokens)
+TOKENIZER = Tokenizer.from_bundle(BUNDLE)
 RUNTIME = OnnxRuntime(BUNDLE.graph)
 EXPLAINER = Explainer(BUNDLE, TOKENIZER, RUNTIME)
 NEWS = "Shares of Acme plunge after profit warning"

@@ -19,7 +19,8 @@ from models.explain.gradients import Gradients
 from models.explain.score_functions import Answer, Fitting, Intents, Labelled
 from models.graph.builder import build, write
 from models.graph.convert import rewritten
-from models.graph.weights import LOG_STEP, stored_in, weights_of
+from models.graph.names import LOG_STEP
+from models.graph.weights import stored_in, weights_of
 from models.graph.writer import Storage
 from models.networks.encoder import Classifier, graph_weights
 from models.networks.quantization import inputs_of, quantize_encoder, set_steps

@@ -26,7 +26,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 def texts_of(bundle: Bundle, labels: list[int]) -> Texts:
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     plain = partial(probabilities, scaling=Scaling(1.0, 0.0, (0.0, 0.0, 0.0)))
     tokens = tuple(tokenizer.encode(text) for text in ("ab cd", "股票上涨", "z" * 30))
     return Texts(tokens, (plain,) * 3, np.asarray(labels), tokenizer.pad)
@@ -35,7 +35,7 @@ def texts_of(bundle: Bundle, labels: list[int]) -> Texts:
 @pytest.mark.parametrize("path", [None, SHIPPED])
 def test_without_masks_it_is_the_graph_that_serves(bundle: Bundle, path: Path | None) -> None:
     own = load(path) if path else bundle
-    tokenizer = Tokenizer(own.tokenizer, own.max_tokens)
+    tokenizer = Tokenizer.from_bundle(own)
     batch = collate([tokenizer.encode("shares fall")], tokenizer.pad)
     np.testing.assert_array_equal(MaskedRuntime(own.graph, ()).run(batch), OnnxRuntime(own.graph).run(batch))
 
@@ -43,8 +43,8 @@ def test_without_masks_it_is_the_graph_that_serves(bundle: Bundle, path: Path | 
 @pytest.mark.parametrize("path", [None, SHIPPED])
 def test_a_masked_head_gives_nothing_whatever_it_looks_at(bundle: Bundle, path: Path | None) -> None:
     own = load(path) if path else bundle
-    explainer = Explainer(own, Tokenizer(own.tokenizer, own.max_tokens), MaskedRuntime(own.graph, [(1, 2)]))
-    whole = Explainer(own, Tokenizer(own.tokenizer, own.max_tokens), OnnxRuntime(own.graph)).text("shares fall")
+    explainer = Explainer(own, Tokenizer.from_bundle(own), MaskedRuntime(own.graph, [(1, 2)]))
+    whole = Explainer(own, Tokenizer.from_bundle(own), OnnxRuntime(own.graph)).text("shares fall")
     assert explainer.text("shares fall").scores != whole.scores
     graph = own.graph.read_bytes()
     again = OnnxRuntime(own.graph).run(collate([whole.tokens], whole.pad))
@@ -54,7 +54,7 @@ def test_a_masked_head_gives_nothing_whatever_it_looks_at(bundle: Bundle, path: 
 
 def test_with_all_heads_masked_no_token_knows_of_another(bundle: Bundle) -> None:
     """Each token adds to the answer what it is at its place: what two texts have in common can be exchanged."""
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     batch = collate([tokenizer.encode(text) for text in ("ab", "cd", "ad", "cb")], tokenizer.pad)
     rows = MaskedRuntime(bundle.graph, EVERY).run(batch)
     np.testing.assert_allclose(rows[0] + rows[1], rows[2] + rows[3], atol=1e-4)

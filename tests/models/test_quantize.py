@@ -12,9 +12,10 @@ from transformers import BertConfig, BertModel
 
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import EMBEDDING_LEVELS, build
+from models.graph.names import WORD_EMBEDDINGS
 from models.graph.weights import GELU_ZERO, SIGNED_ZERO
 from models.graph.writer import WEIGHT_LEVELS, Storage, quantize
-from models.networks.encoder import WORD_EMBEDDINGS, Classifier, graph_weights, keep_layers
+from models.networks.encoder import Classifier, graph_weights, keep_layers
 from models.networks.quantization import (
     LearnedRounding,
     RoundedLinear,

@@ -98,9 +98,9 @@ def test_weights_are_by_how_much_a_score_falls_without_the_event(recommender: Re
     whole = history(vectors, [3, 5, 9], [9.0, 3.0, 0.0])
     _, shown = one._reading.read(whole)
     liked = np.ones(3, bool)
-    (look,) = one._attended(shown, whole, liked, vectors, np.arange(ITEMS))
+    (look,) = one._attention.attended(shown, whole, liked, vectors, np.arange(ITEMS))
     kept = np.asarray([True, False, True])
-    (fewer,) = one._attended(shown[kept], whole.where(kept), liked[kept], vectors, np.arange(ITEMS))
+    (fewer,) = one._attention.attended(shown[kept], whole.where(kept), liked[kept], vectors, np.arange(ITEMS))
     parts = look.weights(np.arange(ITEMS))
     np.testing.assert_allclose(fewer.added - look.added, np.log1p(-parts[:, 1]), atol=1e-4)
 
@@ -206,8 +206,8 @@ def test_unknown_number_is_nobodys_again(recommender: Recommender, vectors: np.n
     same = np.full(2, -1)
     liked, asked = np.ones(1, bool), vectors[[3, 4]]
     _, shown = recommender._reading.read(plain)
-    (known,) = recommender._attended(shown, plain, liked, asked, np.asarray([3, 4]))
-    (unknown,) = recommender._attended(shown, foreign, liked, asked, same)
+    (known,) = recommender._attention.attended(shown, plain, liked, asked, np.asarray([3, 4]))
+    (unknown,) = recommender._attention.attended(shown, foreign, liked, asked, same)
     assert unknown.added[0] < known.added[0] - 0.1
     assert unknown.added[1] == known.added[1]
 

@@ -10,7 +10,7 @@ import pytest
 from models.bundle import Bundle, load
 from models.graph.builder import build, write
 from models.graph.convert import rewritten
-from models.graph.weights import LOG_STEP
+from models.graph.names import LOG_STEP
 from models.graph.writer import Storage
 from models.runtime.cuda import CAPTURED_TOKENS, LENGTHS, ROWS, BoundRuntime, in_16_bits, padded, shape_of, shapes
 from models.runtime.onnx import OnnxRuntime

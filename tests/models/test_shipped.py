@@ -12,7 +12,7 @@ from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
 
 BUNDLE = load(SHIPPED)
-TOKENIZER = Tokenizer(BUNDLE.tokenizer, BUNDLE.max_tokens)
+TOKENIZER = Tokenizer.from_bundle(BUNDLE)
 RUNTIME = OnnxRuntime(BUNDLE.graph, threads=2)
 
 

@@ -105,7 +105,7 @@ def test_rounding_moves_weights_little(measured: list[Alike]) -> None:
 
 def test_white_space_is_nothing_to_the_shipped_model() -> None:
     bundle = load(SHIPPED)
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     for text, entity in (("Shares of Acme Co up.", "Acme Co"), ("股价 大涨", None)):
         before, after = (tokenizer.encode(own, entity) for own in (text, wider_space(text, entity)))
         assert (before.ids.tolist(), before.types.tolist()) == (after.ids.tolist(), after.types.tolist())

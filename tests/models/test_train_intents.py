@@ -27,8 +27,7 @@ from models.data.dialogues import (
     without_held_out,
 )
 from models.evaluation.intent import evaluate_intents, intents_table
-from models.export.card_intent import HEADS as HEADS_SAID
-from models.export.card_intent import with_heads
+from models.export.card_intent import heads_said, with_heads
 from models.export.intent import export_intents
 from models.export.parity import DriftError
 from models.networks.intent import OUTSIDE, ReplyRow, margin_loss
@@ -178,8 +177,8 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     save_head(replace(load_head(head, old.encoder), temperature=9.0), head)
     aged = old.path / "CARD.md"
     said = aged.read_text(encoding="utf-8")
-    assert HEADS_SAID in said
-    aged.write_text(said.replace(HEADS_SAID, "- Heads are\n  something older.\n"), encoding="utf-8")
+    assert heads_said() in said
+    aged.write_text(said.replace(heads_said(), "- Heads are\n  something older.\n"), encoding="utf-8")
     save(old.path, old)
     monkeypatch.setattr("models.export.intent.shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
     heed("export", old.path, "--data", sets, "--out", old.path, "--version", "1.1.0")
@@ -252,7 +251,7 @@ def test_a_graph_that_drifts_is_refused_and_nothing_is_written(
     monkeypatch.setattr("models.export.intent.LEAST_COSINE", 1.01)
     with pytest.raises(DriftError, match="mean cosine"):
         export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
-    assert not (tmp_path / "intent").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_student_of_other_sets_is_refused(teacher: Path, sets: Path, tmp_path: Path) -> None:

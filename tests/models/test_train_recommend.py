@@ -18,11 +18,12 @@ from safetensors.numpy import load_file
 from models.bundle import load
 from models.data.interactions import held_out, removed_items, with_items_removed
 from models.evaluation.ranking_metrics import best_first, measure
-from models.evaluation.recommendation import calibration_error, evaluate_recommender, recommend_table, write_recommender
+from models.evaluation.recommendation import evaluate_recommender, recommend_table, taken_in, write_recommender
 from models.export import recommendation as exporting
 from models.export.parity import DriftError
 from models.export.recommendation import export_recommend
 from models.networks.recommender import AS_TRAINED
+from models.prediction.calibration_fit import calibration_error
 from models.ranking.bundle_files import catalogue_of, load_recommender
 from models.ranking.cold_start import Worth, nearest_of
 from models.ranking.events import KINDS, History
@@ -173,6 +174,7 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
         patched.setattr(exporting, "LEAST_COSINE", 1.1)
         with pytest.raises(DriftError, match="mean cosine"):
             export_recommend(run, shop, out, "0.0.1", lambda line: None)
+    assert list(tmp_path.iterdir()) == [out]
     assert list(out.iterdir()) == []
 
 
@@ -296,9 +298,10 @@ def test_companions_are_who_stands_beside_whom() -> None:
 
 
 def test_calibration_error_is_the_distance_from_what_happened() -> None:
-    rankings, scores = np.asarray([[0, 1], [0, 1]]), np.full((2, 2), 0.5, np.float32)
-    assert calibration_error(rankings, scores, [np.asarray([0]), np.asarray([0])]) == pytest.approx(0)
-    assert calibration_error(rankings, scores, [np.asarray([0, 1]), np.asarray([0, 1])]) == pytest.approx(0.5)
+    rankings, scores = np.asarray([[0, 1], [0, 1]]), np.full(4, 0.5, np.float32)
+    half, every = (taken_in(rankings, [np.asarray(own)] * 2).ravel() for own in ([0], [0, 1]))
+    assert calibration_error(scores, half) == pytest.approx(0)
+    assert calibration_error(scores, every) == pytest.approx(0.5)
 
 
 def test_shipped_configuration_is_read_and_a_wrong_one_is_named(tmp_path: Path) -> None:
