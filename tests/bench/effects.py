@@ -75,7 +75,7 @@ def scores(_: Path) -> object:
 
 def arena(folder: Path) -> object:
     from models.runtime.onnx import OnnxRuntime
-    from tests.tiny import tiny_bundle
+    from tests.support.tiny_bundle import tiny_bundle
 
     runtime = OnnxRuntime(tiny_bundle(folder) / "model.int8.onnx")
     return runtime._session.get_session_options().enable_cpu_mem_arena
@@ -86,8 +86,8 @@ def calls(folder: Path) -> object:
     from service.cluster.remote import Remote
     from service.inference.predictor import Item
     from service.telemetry.metrics import Metrics
-    from tests.service import fakes
-    from tests.service.test_remote import LIMITS, Handle, answering
+    from tests.support import fake_model
+    from tests.service.cluster.test_remote import LIMITS, Handle, answering
 
     async def ask() -> list[int]:
         handle, metrics = Handle(), Metrics(folder / "metrics")

@@ -18,7 +18,7 @@ from statistics import median
 from typing import Literal, get_args
 
 from models.bundle import SHIPPED
-from tests.cluster.running import Reply, Service, free_port, load
+from tests.support.local_service import Reply, Service, free_port, load
 
 Phase = Literal["never", "idle", "explaining"]
 MOST_SLOWER = {"idle": 0.02, "explaining": 0.05}

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
-from tests.cluster.running import Service, free_port
+from tests.support.local_service import Service, free_port
 
 STARTS, REQUESTS = 3, 200
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from tests.bench.explaining import Phase, Round, answered, slower, table, verdicts
-from tests.cluster.running import Reply
+from tests.support.local_service import Reply
 
 
 def rounds(explaining: float) -> dict[Phase, list[Round]]:

@@ -21,7 +21,7 @@ from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
 from tests.bench import gpu
 from tests.bench.weights import Shape, network_of
-from tests.tiny import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_bundle, weights
+from tests.support.tiny_bundle import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_bundle, weights
 
 
 @pytest.fixture(scope="module")

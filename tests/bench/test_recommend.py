@@ -11,7 +11,7 @@ from models.ranking.bundle_files import WEIGHTS, load_recommender
 from models.ranking.events import History
 from models.ranking.recommender import RANKED
 from tests.bench.recommend.plain import Plain
-from tests.tiny import tiny_recommend_bundle
+from tests.support.tiny_bundle import tiny_recommend_bundle
 
 TOP_K = 10
 

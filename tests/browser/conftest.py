@@ -27,7 +27,7 @@ from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
 from service.inference.engine import Engine
 from service.telemetry.metrics import Metrics
-from tests.service import fakes
+from tests.support import fake_model as fakes
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

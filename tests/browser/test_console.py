@@ -19,7 +19,7 @@ from service.inference.cache import Cache
 from service.registry.heads import Shelf
 from service.settings import Settings
 from tests.browser.conftest import counting, engine, listening, serious_faults
-from tests.tiny import tiny_intent_bundle
+from tests.support.tiny_bundle import tiny_intent_bundle
 
 PHONE = {"width": 360, "height": 740}
 NASTY = "Shares <img src=x onerror=alert(1)> plunge 👍🏽 after '; profit</script> warning"

@@ -18,7 +18,7 @@ from service.inference.ranking_engine import TASK, Recommending
 from service.registry.catalogues import Catalogues
 from service.settings import Settings
 from tests.browser.conftest import counting, engine, listening, serious_faults
-from tests.tiny import CATALOGUE_ITEMS, tiny_recommend_bundle
+from tests.support.tiny_bundle import CATALOGUE_ITEMS, tiny_recommend_bundle
 
 PHONE = {"width": 360, "height": 740}
 NASTY = "<img src=x onerror=alert(1)> 'quoted'</script>"

@@ -8,7 +8,6 @@ from pathlib import Path
 from tests.docs import cli_page, settings_page
 from tests.docs.markdown import ROOT
 
-
 PAGES: dict[Path, Callable[[], str]] = {
     ROOT / "docs" / "settings.md": settings_page.render,
     ROOT / "docs" / "cli.md": cli_page.render,

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 
 from models.data.classification import Dataset
 from models.training.classification import Config, train
-from tests.tiny import PIECES, write_tokenizer
+from tests.support.tiny_bundle import PIECES, write_tokenizer
 
 THREE, TWO = ("negative", "neutral", "positive"), ("negative", "positive")
 WORDS = {"negative": ("falls", "跌"), "neutral": ("is", "的"), "positive": ("gains", "涨")}

@@ -14,7 +14,7 @@ from safetensors.numpy import load as load_tensors
 from models.bundle import EMBEDDINGS, GRAPH, MANIFEST, BundleError, describe, digest_of, external_locations, load
 from models.graph.builder import build, write
 from models.graph.names import WORDS
-from tests.tiny import HEADS, tiny_bundle, weights
+from tests.support.tiny_bundle import HEADS, tiny_bundle, weights
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.running import Client, free_port
+from tests.support.local_service import Client, free_port
 
 pytestmark = pytest.mark.system
 

@@ -38,7 +38,7 @@ from tests.bench.serve.report import About, line
 from tests.bench.serve.tree import NotStartedError, adopt_orphans
 from tests.bench.serve.turn import CHECKED, Measurement, Questions, Turn
 from tests.bench.serve.workloads import WORKLOADS, Workload, chosen
-from tests.cluster.running import command_of, free_port
+from tests.support.local_service import command_of, free_port
 
 _TEXTS = 512
 _FAILURES = (NotStartedError, LoadError, OSError, ValueError, HTTPException, SubprocessError)

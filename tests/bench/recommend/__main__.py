@@ -40,7 +40,7 @@ from tests.bench.recommend.users import (
 )
 from tests.bench.recommend_quality.methods import PYTHON
 from tests.bench.serve.load import MISSING, Load, LoadError, closed_loop, wrk_version
-from tests.cluster.running import Service, free_port
+from tests.support.local_service import Service, free_port
 
 MOST, LEAST = 1.5, 0.75
 

@@ -25,7 +25,7 @@ from tests.bench.serve.load import MISSING, LoadError, wrk_version
 from tests.bench.serve.tree import NotStartedError, adopt_orphans
 from tests.bench.serve.turn import CHECKED, Measurement, Questions, Turn
 from tests.bench.serve.workloads import WORKLOADS, Workload
-from tests.cluster.running import free_port
+from tests.support.local_service import free_port
 
 _TEXTS = 512
 # What a server, or a process of the limit, can do to its own turn; the others go on.

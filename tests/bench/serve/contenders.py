@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.running import COMMAND
+from tests.support.local_service import COMMAND
 
 PEERS = Path(__file__).parent / "peers"
 

@@ -20,7 +20,7 @@ from tests.bench.serve.load import Load, LoadError, closed_loop, http_request
 from tests.bench.serve.texts import TextSet
 from tests.bench.serve.tree import NotStartedError, Tree
 from tests.bench.serve.workloads import CAPACITY, Workload
-from tests.cluster.running import JSON, Client, counted
+from tests.support.local_service import JSON, Client, counted
 
 _START_S = 120.0
 _WARM_UP_S = 3.0

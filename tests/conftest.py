@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import values
+from prometheus_client.mmap_dict import MmapedDict
+
+from models.bundle import Bundle, load
+from service.telemetry.metrics import Metrics
+from tests.support import recommender_app as shops
+from tests.support.service_app import Service, serving
+from tests.support.tiny_bundle import tiny_recommend_bundle
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
+    """Fresh metrics; what they set for the whole process is set back afterwards, and the files they hold are closed."""
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
+    opened: list[MmapedDict] = []
+
+    class Recorded(MmapedDict):
+        def __init__(self, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)  # type: ignore[no-untyped-call]
+            opened.append(self)
+
+    monkeypatch.setattr(values, "MmapedDict", Recorded)
+    yield Metrics(tmp_path / "metrics")
+    for file in opened:
+        file.close()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+async def service(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Service]:
+    async with serving(tmp_path, metrics) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def recommend_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture
+async def shop(recommend_bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[shops.Shop]:
+    async with shops.serving(recommend_bundle, tmp_path / "shelf", metrics) as running:
+        yield running

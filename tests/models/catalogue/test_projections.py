@@ -1,0 +1,70 @@
+"""Item vectors whose products are taken once: they rank as the vectors do, and are true of rows that came later."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.bundle import load
+from models.catalogue.projections import Array, Derived, Picked, Projected
+from models.ranking.bundle_files import load_recommender
+from models.ranking.events import DISLIKE, KINDS, History
+from models.ranking.recommender import RANKED, Recommender
+from tests.support.tiny_bundle import tiny_recommend_bundle
+
+ROWS = 3 * RANKED
+
+
+@pytest.fixture(scope="module")
+def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
+    return load_recommender(load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle"))))
+
+
+@pytest.fixture(scope="module")
+def vectors(recommender: Recommender) -> Array:
+    return np.random.default_rng(3).normal(size=(ROWS, recommender.width)).astype(np.float32)
+
+
+@pytest.mark.parametrize("candidates", [None, RANKED // 2, 2 * RANKED])
+@pytest.mark.parametrize("disliked", [False, True])
+def test_projected_vectors_rank_as_whole_ones(
+    recommender: Recommender, vectors: Array, candidates: int | None, disliked: bool
+) -> None:
+    rng = np.random.default_rng(4)
+    items, kinds = rng.integers(0, ROWS, 30), rng.integers(0, len(KINDS), 30)
+    if disliked:
+        kinds[::4] = DISLIKE
+    ages = np.sort(rng.exponential(60, 30))[::-1].astype(np.float32)
+    projected = recommender.project(vectors)
+    numbers = None if candidates is None else rng.permutation(ROWS)[:candidates]
+    asked = vectors if numbers is None else vectors[numbers]
+    expected = recommender.rank(History(vectors[items], items, kinds, ages), asked, numbers, 20)
+    history = History(Picked(projected, items), items, kinds, ages)
+    found = recommender.rank(history, Picked(projected, numbers), numbers, 20)
+    assert found.order.tolist() == expected.order.tolist()
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
+
+
+def test_rows_are_projected_once_and_those_that_came_later_too(recommender: Recommender, vectors: Array) -> None:
+    made: list[int] = []
+
+    def counted(rows: Array) -> Projected:
+        made.append(len(rows))
+        return recommender.project(rows)
+
+    derived = Derived()
+    for rows in (100, 100, 130, 100, 130):
+        found, expected = derived.of(vectors[:rows], counted), recommender.project(vectors[:rows])
+        for name in ("coordinates", "asked", "entered"):
+            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
+    assert made == [100, 30]
+
+
+def test_a_history_of_all_items_leaves_them_as_they_are(recommender: Recommender, vectors: Array) -> None:
+    projected = recommender.project(vectors)
+    before = projected.entered.copy()
+    items, kinds = np.arange(len(vectors)), np.zeros(len(vectors), np.int64)
+    history = History(Picked(projected), items, kinds, np.zeros(len(vectors), np.float32))
+    recommender.rank(history, Picked(projected), None, 5)
+    np.testing.assert_array_equal(projected.entered, before)

@@ -1,0 +1,67 @@
+"""A text's scores are its own: alone, among others and from the cache, by the bundle that ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from models.bundle import SHIPPED, load
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.inference.predictor import Answer, Item, Rated
+from service.telemetry.metrics import Metrics
+from tests.support import fake_model as fakes
+
+pytestmark = pytest.mark.anyio
+
+TEXTS, TOGETHER, CHANGE = 2_000, 32, 1e-3
+WORDS = (
+    *("shares", "profit", "rose", "fell", "Acme", "bank", "sharply", "service", "awful", "great", "not", "5%", "the"),
+    *("股价", "上涨", "公司", "净利润", "下跌", "质量", "很好", "客服", "不", "，", "。", "减持", "!", "👍"),
+)
+
+
+def made_up() -> list[Item]:
+    chance = np.random.default_rng(11)
+    items = []
+    for number in range(TEXTS):
+        words = chance.choice(WORDS, size=int(2 ** chance.uniform(0, 4)))
+        items.append(Item(" ".join([*words, str(number)]), str(words[0]) if number % 7 == 0 else None))
+    return items
+
+
+def scores(answers: Sequence[Answer]) -> NDArray[np.float64]:
+    outcomes = [outcome for answer in answers for outcome in answer.outcomes]
+    assert all(isinstance(outcome, Rated) for outcome in outcomes)
+    return np.array([list(outcome.scores.values()) for outcome in outcomes if isinstance(outcome, Rated)])
+
+
+def batches(metrics: Metrics) -> float:
+    lines = metrics.render().decode().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("heed_batch_items_count"))
+
+
+async def test_2000_texts_get_the_same_scores_alone_among_others_and_from_the_cache(metrics: Metrics) -> None:
+    bundle = load(SHIPPED)
+    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    # So large a budget, and so loose a bound on padding, that a batch is most of a request.
+    limits = replace(fakes.LIMITS, batch_tokens=4_096, batch_items=TOGETHER, queue_tokens=1 << 20, padding=8.0)
+    engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph, threads=2), limits, metrics.task("sentiment"))
+    cache = Cache(engine, TEXTS, metrics.task("sentiment"))
+    items = made_up()
+    await cache.start()
+    alone = scores([await engine.predict([item]) for item in items])
+    requests = [items[start : start + TOGETHER] for start in range(0, TEXTS, TOGETHER)]
+    together = scores([await cache.predict(request) for request in requests])
+    computed = batches(metrics)
+    kept = scores([await cache.predict([item]) for item in reversed(items)])[::-1]
+    await cache.stop()
+    assert batches(metrics) == computed > len(requests) / 2
+    np.testing.assert_allclose(together, alone, atol=CHANGE)
+    np.testing.assert_array_equal(kept, together)

@@ -1,0 +1,468 @@
+"""Catalogues over HTTP and under the hands of other processes, from a real tiny bundle in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import resource
+import shutil
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from models.bundle import CARD, Bundle, load, save
+from models.catalogue.folder import create, remove
+from models.catalogue.items import Entry
+from models.catalogue.store import Catalogue
+from models.ranking.bundle_files import load_recommender
+from models.ranking.recommender import Recommender
+from models.runtime.offline import open_reader
+from models.runtime.onnx import OnnxRuntime
+from models.text.tokenizer import Tokenizer
+from service.api.gateway import create_app
+from service.api.recommend import Rankings
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.inference.ranking_engine import TASK, Recommending
+from service.registry.catalogues import Catalogues, placed
+from service.schemas.catalogue import MAX_ITEM_CHARS, MAX_REMOVED, CatalogueEdited, CatalogueInfo, CatalogueList
+from service.schemas.wire import MAX_INPUTS
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.support import fake_model as fakes
+from tests.support.service_app import JSON, assert_problem
+from tests.support.tiny_bundle import CATALOGUE, CATALOGUE_ITEMS, WIDTH, tiny_recommend_bundle
+
+pytestmark = pytest.mark.anyio
+
+ITEM = {"item_id": "1", "text": "abc"}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
+
+
+@pytest.fixture(scope="module")
+def recommender(bundle: Bundle) -> Recommender:
+    return load_recommender(bundle)
+
+
+@dataclass(frozen=True)
+class Shop:
+    client: httpx.AsyncClient
+    catalogues: Catalogues
+    folder: Path
+    engine: Engine
+
+    async def put(self, name: str, items: Any = (), remove: Any = ()) -> httpx.Response:
+        return await self.client.put(
+            f"/v1/catalogues/{name}/items", json={"items": list(items), "remove": list(remove)}
+        )
+
+    async def outcomes(self, name: str, items: Any = (), remove: Any = ()) -> list[str]:
+        answer = await self.put(name, items, remove)
+        assert answer.status_code == 200, answer.text
+        CatalogueEdited.model_validate_json(answer.content)
+        return [one["outcome"] if "outcome" in one else one["error"]["code"] for one in answer.json()["results"]]
+
+    async def texts(self, name: str) -> dict[str, str]:
+        found = await self.catalogues.current(name)
+        return {item_id: found.texts[row] for item_id, row in found.number_of.items()}
+
+
+@asynccontextmanager
+async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settings: Any) -> AsyncIterator[Shop]:
+    task = metrics.task("recommend")
+    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
+    recommender = load_recommender(bundle)
+    catalogues = Catalogues(bundle, recommender, shelf)
+    app = create_app(
+        {"recommend": Cache(engine, 0, task)},
+        Settings(**settings),
+        metrics,
+        rankings=Rankings(Recommending(recommender, metrics.task(TASK)), catalogues),
+    )
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
+    async with client, app.router.lifespan_context(app):
+        yield Shop(client, catalogues, (shelf or Path()) / "catalogues", engine)
+
+
+@pytest.fixture
+async def shop(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Shop]:
+    create(tmp_path / "shelf" / "catalogues" / "books", bundle.model, WIDTH)
+    async with serving(bundle, tmp_path / "shelf", metrics) as running:
+        yield running
+
+
+# Single items.
+
+
+async def test_items_are_added_changed_and_removed_in_the_order_they_came(shop: Shop, bundle: Bundle) -> None:
+    answer = await shop.put("books", [ITEM, {"item_id": "茶", "text": "手机质量", "attributes": {"price": 3}}])
+    body = answer.json()
+    timings = body.pop("timings_ms")
+    assert body == {
+        "model": "recommend",
+        "version": "0.0.1",
+        "results": [
+            {"item_id": "1", "outcome": "added", "truncated": False},
+            {"item_id": "茶", "outcome": "added", "truncated": False},
+        ],
+        "catalogue": {"name": "books", "count": 2, "version": 1, "digest": bundle.model},
+    }
+    assert timings["infer"] > 0
+    changed = [{"item_id": "茶", "text": "手机质量", "attributes": {"price": 4, "none": None}}, ITEM]
+    assert await shop.outcomes("books", changed, ["2"]) == ["changed", "unchanged", "unchanged"]
+    assert await shop.outcomes("books", [], ["1", "茶"]) == ["removed", "removed"]
+    assert await shop.texts("books") == {}
+
+
+async def test_an_item_is_where_its_text_is_embedded(shop: Shop, bundle: Bundle, recommender: Recommender) -> None:
+    texts = ["abc", "上下", "aabb", "x" * 500]
+    await shop.outcomes("books", [{"item_id": text[:4], "text": text} for text in texts])
+    expected = recommender.place(open_reader(bundle).texts(texts), [None] * 4)
+    found = await shop.catalogues.current("books")
+    np.testing.assert_allclose(found.vectors[[found.number_of[text[:4]] for text in texts]], expected, atol=1e-5)
+
+
+async def test_what_was_learned_of_an_id_counts_in_the_models_own_catalogue_alone(
+    shop: Shop, recommender: Recommender
+) -> None:
+    known = CATALOGUE_ITEMS[0]
+    for name in ("books", CATALOGUE):
+        await shop.outcomes(name, [{"item_id": known.item_id, "text": "xyz"}, {"item_id": "other", "text": "xyz"}])
+        found = await shop.catalogues.current(name)
+        same = np.allclose(found.vectors[found.number_of[known.item_id]], found.vectors[found.number_of["other"]])
+        assert same == (name == "books")
+
+
+async def test_one_text_that_cannot_be_used_leaves_its_neighbours_unharmed(shop: Shop) -> None:
+    await shop.outcomes("books", [{"item_id": "2", "text": "abc"}])
+    items = [ITEM, {"item_id": "2", "text": " \u200b "}, {"item_id": "3", "text": ""}, {"item_id": "4", "text": "好"}]
+    assert await shop.outcomes("books", items) == ["added", "empty_text", "empty_text", "added"]
+    assert await shop.texts("books") == {"1": "abc", "2": "abc", "4": "好"}
+    assert await shop.outcomes("books", items[1:2], ["4"]) == ["empty_text", "removed"]
+    assert_problem(await shop.put("books", items[1:3]), 422, "empty_text", "/items/0/text")
+
+
+async def test_a_text_that_is_there_is_not_read_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    await shop.outcomes("books", [ITEM])
+    monkeypatch.setattr(shop.engine, "predict", None)
+    answer = await shop.put("books", [ITEM | {"popularity": 3}])
+    assert answer.json()["results"] == [{"item_id": "1", "outcome": "changed", "truncated": None}]
+
+
+async def test_a_long_text_is_shortened_and_says_so(shop: Shop) -> None:
+    answer = await shop.put("books", [{"item_id": "long", "text": "ab " * 300}])
+    assert answer.json()["results"][0]["truncated"] is True
+
+
+async def test_an_item_is_ranked_as_soon_as_it_was_acknowledged_and_never_after_it_was_removed(shop: Shop) -> None:
+    for number in range(10):
+        await shop.outcomes("books", [{"item_id": f"new {number}", "text": "好" * (number + 1), "popularity": number}])
+        answer = await shop.client.post("/v1/recommend", json={"inputs": {"history": [], "catalogue": "books"}})
+        (result,) = answer.json()["results"]
+        assert [item["item_id"] for item in result["items"]] == [f"new {number}"]
+        await shop.outcomes("books", [], [f"new {number}"])
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({}, ""),
+        ({"items": [], "remove": []}, ""),
+        ({"items": [ITEM, ITEM]}, ""),
+        ({"items": [ITEM], "remove": ["1"]}, ""),
+        ({"remove": ["1", "1"]}, ""),
+        ({"items": [{"item_id": "1"}]}, "/items/0/text"),
+        ({"items": [{"item_id": "", "text": "a"}]}, "/items/0/item_id"),
+        ({"items": [{"item_id": 1, "text": "a"}]}, "/items/0/item_id"),
+        ({"items": [{"item_id": "i" * 257, "text": "a"}]}, "/items/0/item_id"),
+        ({"items": [ITEM, {"item_id": "2", "text": "a" * (MAX_ITEM_CHARS + 1)}]}, "/items/1/text"),
+        ({"items": [ITEM | {"popularity": -1}]}, "/items/0/popularity"),
+        ({"items": [ITEM | {"popularity": "1"}]}, "/items/0/popularity"),
+        ({"items": [ITEM | {"colour": "red"}]}, "/items/0/colour"),
+        ({"items": [ITEM | {"attributes": ["red"]}]}, "/items/0/attributes"),
+        ({"items": [ITEM | {"attributes": {f"a{n}": 1 for n in range(33)}}]}, "/items/0/attributes"),
+        ({"items": [{"item_id": str(number), "text": "a"} for number in range(MAX_INPUTS + 1)]}, "/items"),
+        ({"remove": [str(number) for number in range(MAX_REMOVED + 1)]}, "/remove"),
+        ({"remove": [""]}, "/remove/0"),
+    ],
+)
+async def test_a_wrong_edit_is_refused_where_it_is_wrong(shop: Shop, body: dict[str, Any], pointer: str) -> None:
+    answer = await shop.client.put("/v1/catalogues/books/items", json=body)
+    assert_problem(answer, 422, "invalid_request", pointer)
+    assert await shop.texts("books") == {}
+
+
+@pytest.mark.parametrize(
+    "value", ['{"a": {"b": 1}}', '{"a": [1]}', '{"a": 9007199254740993}', '{"": 1}', '{"a": 1e999}']
+)
+async def test_a_wrong_attribute_is_refused(shop: Shop, value: str) -> None:
+    content = f'{{"items": [{{"item_id": "1", "text": "a", "attributes": {value}}}]}}'
+    answer = await shop.client.put("/v1/catalogues/books/items", content=content, headers=JSON)
+    assert answer.status_code == 422
+    assert answer.json()["pointer"].startswith("/items/0/attributes/")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+async def test_numbers_that_json_does_not_have_are_malformed(shop: Shop, number: str) -> None:
+    content = f'{{"items": [{{"item_id": "1", "text": "a", "popularity": {number}}}]}}'
+    answer = await shop.client.put("/v1/catalogues/books/items", content=content, headers=JSON)
+    assert answer.status_code in (400, 422)
+    assert await shop.texts("books") == {}
+
+
+async def test_attributes_are_bounded_over_the_whole_catalogue(shop: Shop) -> None:
+    for start in range(0, 96, 32):
+        item = {"item_id": str(start), "text": "a", "attributes": {f"a{start + n}": 1 for n in range(32)}}
+        assert await shop.outcomes("books", [item]) == ["added"]
+    item = {"item_id": "96", "text": "a", "attributes": {f"a{96 + n}": 1 for n in range(32)}}
+    assert_problem(await shop.put("books", [item]), 422, "invalid_request", "/items")
+
+
+@pytest.mark.parametrize("name", ["none", "..", "%2e%2e", ".books", "a b", "书" * 100, "x" * 300, "%00", "%ff"])
+async def test_there_is_no_such_catalogue(shop: Shop, name: str) -> None:
+    for answer in (
+        await shop.client.put(f"/v1/catalogues/{name}/items", json={"items": [ITEM]}),
+        await shop.client.get(f"/v1/catalogues/{name}"),
+    ):
+        assert answer.status_code in (404, 405)
+    assert sorted(path.name for path in shop.folder.iterdir()) == ["books", CATALOGUE]
+
+
+async def test_two_callers_at_once_both_get_what_they_asked_for(shop: Shop) -> None:
+    edits = [[{"item_id": f"{caller} {n}", "text": "ab" * (n + 1)} for n in range(5)] for caller in range(12)]
+    answers = await asyncio.gather(*(shop.outcomes("books", items) for items in edits))
+    assert answers == [["added"] * 5] * 12
+    assert len(await shop.texts("books")) == 60
+    assert (await shop.catalogues.current("books")).version == 12
+
+
+async def test_a_full_disk_is_a_problem_of_its_own_and_changes_nothing(shop: Shop) -> None:
+    items = [
+        {"item_id": str(number), "text": "ab" * (number % 20 + 1), "attributes": {"a": "x" * 900}}
+        for number in range(200)
+    ]
+    await shop.outcomes("books", items[:1])
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, most))
+    try:
+        refused = await shop.put("books", items)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert_problem(refused, 507, "disk_full")
+    assert len(await shop.texts("books")) == 1
+    assert await shop.outcomes("books", items) == ["unchanged"] + ["added"] * 199
+
+
+async def test_writers_that_never_end_are_a_problem_that_passes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("models.catalogue.store.BUSY_S", 0.1)
+    remove(shop.folder / "books")
+    create(shop.folder / "books", (await shop.catalogues.current(CATALOGUE)).digest, WIDTH)
+    await shop.catalogues.current("books")
+    with closing(sqlite3.connect(shop.folder / "books" / "items.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert_problem(await shop.put("books", [ITEM]), 503, "catalogue_busy")
+        assert await shop.texts("books") == {}  # who reads does not wait
+    assert await shop.outcomes("books", [ITEM]) == ["added"]
+
+
+# What there is.
+
+
+async def test_catalogues_are_listed_with_what_is_wrong_with_them(shop: Shop, bundle: Bundle) -> None:
+    create(shop.folder / "old", "b" * 64, WIDTH)
+    create(shop.folder / "broken", bundle.model, WIDTH)
+    (shop.folder / "broken" / "items.sqlite").write_bytes(b"no database" * 1000)
+    answer = await shop.client.get("/v1/catalogues")
+    CatalogueList.model_validate_json(answer.content)
+    found = {one["name"]: one for one in answer.json()["catalogues"]}
+    assert sorted(found) == sorted(["books", "broken", "old", CATALOGUE])
+    assert found["books"] == {"name": "books", "count": 0, "version": 0, "digest": bundle.model}
+    assert found[CATALOGUE]["count"] == len(CATALOGUE_ITEMS)
+    assert (found["old"]["error"]["code"], found["broken"]["error"]["code"]) == (
+        "catalogue_outdated",
+        "catalogue_unusable",
+    )
+    one = await shop.client.get("/v1/catalogues/books")
+    assert CatalogueInfo.model_validate_json(one.content).count == 0
+    assert one.json() == found["books"]
+
+
+async def test_another_models_catalogue_is_refused_with_the_command_and_the_others_serve_on(
+    shop: Shop, bundle: Bundle
+) -> None:
+    create(shop.folder / "old", "b" * 64, WIDTH, [Entry("1", "abc")], {"1": np.ones(WIDTH, np.float32)})
+    for answer in (await shop.put("old", [ITEM]), await shop.client.get("/v1/catalogues/old")):
+        assert_problem(answer, 409, "catalogue_outdated")
+        assert answer.json()["detail"].endswith("heed catalogue rebuild old.")
+    assert await shop.outcomes("books", [ITEM]) == ["added"]
+    with closing(Catalogue(shop.folder / "old")) as elsewhere:
+        elsewhere.renew(bundle.model, WIDTH, {"1": ("abc", np.zeros(WIDTH, np.float32))})
+    assert await shop.outcomes("old", [ITEM]) == ["unchanged"]
+
+
+async def test_what_is_broken_is_tried_again_when_it_has_changed(shop: Shop, bundle: Bundle) -> None:
+    create(shop.folder / "broken", bundle.model, WIDTH)
+    file = shop.folder / "broken" / "items.sqlite"
+    whole = file.read_bytes()
+    file.write_bytes(b"no database" * 1000)
+    for _ in range(2):
+        assert_problem(await shop.client.get("/v1/catalogues/broken"), 503, "catalogue_unusable")
+    file.write_bytes(whole)
+    assert (await shop.client.get("/v1/catalogues/broken")).json()["count"] == 0
+
+
+# Other processes.
+
+
+async def test_what_others_do_is_seen_by_the_next_request(shop: Shop, bundle: Bundle) -> None:
+    vectors = {"1": np.ones(WIDTH, np.float32)}
+    with closing(Catalogue(shop.folder / "books")) as elsewhere:
+        elsewhere.edit(bundle.model, [Entry("1", "abc")], vectors)
+        assert await shop.texts("books") == {"1": "abc"}
+        elsewhere.edit(bundle.model, [], {}, ["1"])
+        assert await shop.texts("books") == {}
+    create(shop.folder / "later", bundle.model, WIDTH, [Entry("1", "later")], vectors)
+    assert await shop.texts("later") == {"1": "later"}
+    remove(shop.folder / "later")
+    assert_problem(await shop.client.get("/v1/catalogues/later"), 404, "not_found")
+    create(shop.folder / "later", bundle.model, WIDTH, [Entry("1", "again")], vectors)
+    assert await shop.texts("later") == {"1": "again"}
+
+
+async def test_a_request_that_is_given_up_leaves_nothing_stale(shop: Shop, bundle: Bundle) -> None:
+    """The thread that reads the newest state goes on without its caller, and the next one must not miss it."""
+    with closing(Catalogue(shop.folder / "books")) as elsewhere:
+        for number in range(20):
+            elsewhere.edit(bundle.model, [Entry(str(number), "abc")], {str(number): np.ones(WIDTH, np.float32)})
+            given_up = asyncio.ensure_future(shop.catalogues.current("books"))
+            await asyncio.sleep(0)
+            given_up.cancel()
+            await asyncio.sleep(0.01)
+            assert len(await shop.texts("books")) == number + 1
+
+
+async def test_looking_for_news_is_cheap(shop: Shop) -> None:
+    await shop.catalogues.current(CATALOGUE)
+    started_s = time.perf_counter()
+    for _ in range(200):
+        await shop.catalogues.current(CATALOGUE)
+    assert (time.perf_counter() - started_s) / 200 < 0.002
+
+
+# The model's own.
+
+
+async def test_the_models_own_catalogue_is_there_and_edits_of_it_stay(
+    bundle: Bundle, tmp_path: Path, metrics: Metrics
+) -> None:
+    async with serving(bundle, tmp_path, metrics) as shop:
+        assert await shop.texts(CATALOGUE) == {item.item_id: item.text for item in CATALOGUE_ITEMS}
+        found = await shop.catalogues.current(CATALOGUE)
+        assert found.allowed({"price": {"lte": 2}, "kind": "上"}).sum() == 2  # type: ignore[union-attr]
+        assert await shop.outcomes(CATALOGUE, [], [CATALOGUE_ITEMS[0].item_id]) == ["removed"]
+    async with serving(bundle, tmp_path, metrics) as again:
+        assert len(await again.texts(CATALOGUE)) == len(CATALOGUE_ITEMS) - 1
+
+
+@pytest.fixture(scope="module")
+def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Another model, by its digest: it reads one token less."""
+    folder = tmp_path_factory.mktemp("successor")
+    shutil.copytree(bundle.path, folder / "recommend")
+    manifest = folder / "recommend" / "bundle.json"
+    fewer = f'"max_tokens": {bundle.max_tokens - 1}'
+    manifest.write_text(re.sub(r'"max_tokens": \d+', fewer, manifest.read_text()))
+    return load(folder / "recommend")
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["as shipped", "edited"])
+async def test_a_new_model_brings_its_catalogue_unless_the_old_one_was_edited(
+    bundle: Bundle, successor: Bundle, tmp_path: Path, metrics: Metrics, edited: bool
+) -> None:
+    async with serving(bundle, tmp_path, metrics) as shop:
+        if edited:
+            await shop.outcomes(CATALOGUE, [ITEM])
+    async with serving(successor, tmp_path, metrics) as shop:
+        answer = await shop.client.get(f"/v1/catalogues/{CATALOGUE}")
+        if edited:
+            assert_problem(answer, 409, "catalogue_outdated")
+        else:
+            assert answer.json()["digest"] == successor.model
+
+
+async def test_a_bundle_that_only_says_more_of_its_model_keeps_edited_catalogues(
+    bundle: Bundle, tmp_path: Path, metrics: Metrics
+) -> None:
+    shutil.copytree(bundle.path, tmp_path / "recommend")
+    (tmp_path / "recommend" / CARD).write_text("Measured again.\n", encoding="utf-8")
+    told = save(tmp_path / "recommend", replace(bundle, version="0.0.2"))
+    assert told.digest != bundle.digest
+    async with serving(bundle, tmp_path, metrics) as shop:
+        await shop.outcomes(CATALOGUE, [ITEM])
+        before = await shop.texts(CATALOGUE)
+    async with serving(told, tmp_path, metrics) as shop:
+        assert await shop.texts(CATALOGUE) == before
+
+
+async def test_replicas_that_start_together_place_it_once(
+    bundle: Bundle, recommender: Recommender, tmp_path: Path
+) -> None:
+    replicas = [Catalogues(bundle, recommender, tmp_path) for _ in range(4)]
+    await asyncio.gather(*(one.start() for one in replicas))
+    counts = [(await one.current(CATALOGUE)).count for one in replicas]
+    assert counts == [len(CATALOGUE_ITEMS)] * 4
+    assert [path.name for path in (tmp_path / "catalogues").iterdir()] == [CATALOGUE]
+    for one in replicas:
+        await one.stop()
+
+
+async def test_without_a_shelf_it_is_served_and_cannot_be_edited(bundle: Bundle, metrics: Metrics) -> None:
+    async with serving(bundle, None, metrics) as shop:
+        assert len(await shop.texts(CATALOGUE)) == len(CATALOGUE_ITEMS)
+        assert_problem(await shop.put(CATALOGUE, [ITEM]), 409, "catalogue_read_only")
+
+
+@contextmanager
+def no_room(size: int = 4_096) -> Iterator[None]:
+    """For files of more bytes.
+
+    Not a fixture: pytest would write its own report, which may go to a file, while the limit holds.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+
+
+async def test_a_shelf_without_room_for_it_is_said_and_does_not_stop_the_service(
+    bundle: Bundle, recommender: Recommender, tmp_path: Path
+) -> None:
+    catalogues = Catalogues(bundle, recommender, tmp_path)
+    with no_room():
+        await catalogues.start()
+        with pytest.raises(Exception, match="no room on its disk") as refused:
+            await catalogues.current(CATALOGUE)
+    assert type(refused.value).__name__ == "CatalogueUnusable"
+    await catalogues.stop()
+
+
+def test_placed_gives_a_vector_for_each_id(recommender: Recommender) -> None:
+    raw = np.eye(WIDTH, dtype=np.float32)[:2]
+    found = placed(recommender, "books", ["a", "b"], raw)
+    assert list(found) == ["a", "b"]
+    np.testing.assert_array_equal(found["b"], recommender.place(raw, [None, None])[1])

@@ -1,0 +1,303 @@
+"""The HTTP surface over a real engine: every shape, every refusal, and what each leaves in the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from service.api.gateway import create_app
+from service.inference.cache import Cache
+from service.schemas.sentiment import SentimentResponse, SentimentResult
+from service.schemas.wire import FailedItem
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.service.telemetry.test_metrics import samples
+from tests.support import fake_model as fakes
+from tests.support.service_app import Service, assert_problem, serving
+
+pytestmark = pytest.mark.anyio
+
+# What is answered.
+
+
+async def test_the_answer_has_this_shape(service: Service) -> None:
+    response = await service.ask(["good day", {"text": "bad news", "entity": "day", "id": "n-17"}])
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    body = response.json()
+    assert (body["model"], body["version"], set(body["timings_ms"])) == (
+        "sentiment",
+        "1.2.3",
+        {"tokenize", "queue", "infer"},
+    )
+    first, second = body["results"]
+    assert list(first) == ["label", "scores", "polarity", "tokens", "truncated", "id"]
+    assert (first["label"], first["tokens"], first["truncated"], first["id"]) == ("positive", 4, False, None)
+    assert (second["label"], second["id"]) == ("negative", "n-17")
+    assert list(first["scores"]) == ["negative", "neutral", "positive"]
+    assert sum(first["scores"].values()) == pytest.approx(1)
+    assert first["polarity"] == pytest.approx(first["scores"]["positive"] - first["scores"]["negative"])
+
+
+@pytest.mark.parametrize("inputs", ["good", {"text": "good"}, ["good"], [{"text": "good"}]])
+async def test_one_text_gives_one_result_however_it_is_given(service: Service, inputs: Any) -> None:
+    (result,) = (await service.ask(inputs)).json()["results"]
+    assert result["label"] == "positive"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a" * 2**20,
+        "a" + "\u0301" * 100_000,
+        "good\0day",
+        "👩‍👩‍👧‍👦 🏳️‍🌈",
+        "\u202eשלום עולם",
+        "利润 beats 预期，Q3",
+        "\ue000",
+    ],
+    ids=["1 MB word", "combining marks", "NUL", "joined emoji", "right to left", "mixed", "private use"],
+)
+async def test_odd_text_is_answered(service: Service, text: str) -> None:
+    response = await service.ask(text)
+    assert response.status_code == 200
+    assert "label" in response.json()["results"][0]
+
+
+async def test_256_texts_are_answered_in_order(service: Service) -> None:
+    words = ["good", "bad", "fine"]
+    results = (await service.ask([f"{words[number % 3]} {number}" for number in range(256)])).json()["results"]
+    assert [result["label"] for result in results] == (["positive", "negative", "neutral"] * 86)[:256]
+
+
+async def test_a_failed_text_carries_its_error_and_its_neighbours_are_unharmed(service: Service) -> None:
+    response = await service.ask(["good", {"text": " ", "id": "x"}, {"text": "bad", "entity": "\t"}, "poison", "bad"])
+    assert response.status_code == 200
+    first, empty, no_entity, poisoned, last = response.json()["results"]
+    assert (first["label"], last["label"]) == ("positive", "negative")
+    assert set(empty["error"]) == {"status", "code", "title", "detail"}
+    assert (empty["error"]["status"], empty["error"]["code"], empty["id"]) == (422, "empty_text", "x")
+    assert (no_entity["error"]["status"], no_entity["error"]["code"]) == (422, "invalid_request")
+    assert (poisoned["error"]["status"], poisoned["error"]["code"]) == (500, "inference_failed")
+    assert "secret" not in response.text
+
+
+async def test_the_answer_is_what_the_openapi_document_says(service: Service) -> None:
+    """It is written without the models of the document, so they must be held against it here."""
+    response = await service.ask(["good", {"text": " ", "id": "x"}, {"text": "bad", "entity": "day"}, "poison"])
+    read = SentimentResponse.model_validate_json(response.content)
+    assert [type(result) for result in read.results] == [SentimentResult, FailedItem, SentimentResult, FailedItem]
+    assert read.model_dump(mode="json") == response.json()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "code", "pointer"),
+    [
+        ("", "empty_text", "/inputs"),
+        (" \n\t", "empty_text", "/inputs"),
+        ({"text": "\0"}, "empty_text", "/inputs/text"),
+        (["\u200b", ""], "empty_text", "/inputs/0"),
+        ([{"text": ""}], "empty_text", "/inputs/0/text"),
+        ([{"text": "good", "entity": ""}], "invalid_request", "/inputs/0/entity"),
+    ],
+)
+async def test_when_no_text_can_be_answered_the_first_problem_is_the_requests(
+    service: Service, inputs: Any, code: str, pointer: str
+) -> None:
+    assert_problem(await service.ask(inputs), 422, code, pointer)
+
+
+async def test_over_long_text_is_shortened_and_says_so_or_is_refused(service: Service) -> None:
+    (result,) = (await service.ask("good " * 600)).json()["results"]
+    assert (result["truncated"], result["tokens"]) == (True, 512)
+    assert_problem(await service.ask(["good " * 600], truncate=False), 422, "text_too_long", "/inputs/0")
+
+
+# What is refused. What JSON can be wrong in is in test_bodies; here is one of each kind, through the whole service.
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code", "pointer"),
+    [
+        (b"", 400, "malformed_json", None),
+        (b'{"inputs": ["a"', 400, "malformed_json", None),
+        (b'{"inputs": NaN}', 400, "malformed_json", None),
+        (b"[" * 10_000, 400, "malformed_json", None),
+        (b'{"inputs": "\xff"}', 400, "malformed_body", None),
+        (b'{"inputs": ["\\ud800"]}', 422, "invalid_request", "/inputs/0"),
+        (b'{"inputs": ["a", true]}', 422, "invalid_request", "/inputs/1"),
+        (b'{"inputs": []}', 422, "invalid_request", "/inputs"),
+        (b'{"inputs": ["a"], "top_k": 1}', 422, "invalid_request", "/top_k"),
+        (b'{"inputs": ["a"], "\\udc80": 1}', 422, "invalid_request", ""),
+        (json.dumps({"inputs": ["a"] * 257}).encode(), 422, "invalid_request", "/inputs"),
+    ],
+    ids=lambda value: value[:20].decode("utf-8", "replace") if isinstance(value, bytes) else None,
+)
+async def test_a_wrong_body_is_refused(
+    service: Service, body: bytes, status: int, code: str, pointer: str | None
+) -> None:
+    assert_problem(await service.send(body), status, code, pointer)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content-type": "text/plain"},
+        {"content-type": "multipart/form-data; boundary=x"},
+        {"content-type": "application/x-json"},
+        {"content-type": "application/json; charset=latin-1"},
+        {"content-type": "application/json", "content-encoding": "gzip"},
+    ],
+    ids=str,
+)
+async def test_another_type_of_body_is_refused(service: Service, headers: dict[str, str]) -> None:
+    assert_problem(await service.send(b'{"inputs": "good"}', headers), 415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=UTF-8", "Application/JSON", "application/vnd.api+json"])
+async def test_every_name_of_json_is_taken(service: Service, kind: str) -> None:
+    assert (await service.send(b'{"inputs": "good"}', {"content-type": kind})).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/console", "/v1", "/v1/sentiment/", "/v1/../etc/passwd", "/v1/%00", "/metrics/x"])
+async def test_an_unknown_route_is_not_found(service: Service, path: str) -> None:
+    assert_problem(await service.client.get(path), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [("GET", "/v1/sentiment", "POST"), ("PUT", "/v1/sentiment", "POST"), ("POST", "/readyz", "GET")],
+)
+async def test_an_unknown_method_is_told_which_are_known(
+    service: Service, method: str, path: str, allowed: str
+) -> None:
+    response = await service.client.request(method, path)
+    assert_problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == allowed
+
+
+async def test_a_full_queue_is_429_and_what_was_accepted_is_answered(tmp_path: Path, metrics: Metrics) -> None:
+    async with serving(tmp_path, metrics, queue_tokens=3) as service:
+        first = await service.held()
+        second = asyncio.ensure_future(service.ask("bad"))
+        while not samples(metrics)["heed_queue_depth", "sentiment"]:
+            await asyncio.sleep(0)
+        assert_problem(await service.ask("fine"), 429, "overloaded")
+        service.runtime.gate.set()
+        assert [(await one).status_code for one in (first, second)] == [200, 200]
+
+
+async def test_past_the_deadline_is_504(tmp_path: Path, metrics: Metrics) -> None:
+    async with serving(tmp_path, metrics, request_timeout_s=1.0) as service:
+        service.runtime.gate.clear()
+        assert_problem(await service.ask("good"), 504, "deadline_exceeded")
+
+
+# How it is.
+
+
+async def test_is_alive_but_not_ready_until_the_models_are_warm(tmp_path: Path, metrics: Metrics) -> None:
+    async with serving(tmp_path, metrics) as service:
+        engine = fakes.engine(tmp_path, metrics, fakes.FirstWord())
+        cold_predictor = Cache(engine, 0, metrics.task("sentiment"))
+        cold = create_app({"sentiment": cold_predictor}, Settings(), metrics)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(cold), base_url="http://heed") as client:
+            assert (await client.get("/healthz")).json() == {"status": "ok"}
+            assert_problem(await client.get("/readyz"), 503, "not_ready")
+            assert_problem(await client.post("/v1/sentiment", json={"inputs": "good"}), 503, "not_ready")
+        assert (await service.client.get("/readyz")).json() == {"status": "ok"}
+        await service.engine.stop()
+        assert_problem(await service.client.get("/readyz"), 503, "not_ready")
+        assert (await service.client.get("/healthz")).status_code == 200
+
+
+async def test_a_dead_inference_thread_is_unhealthy(service: Service) -> None:
+    def die(_: object) -> None:
+        raise SystemExit
+
+    service.runtime.on_run = die
+    assert_problem(await service.ask("good"), 503, "not_ready")
+    assert_problem(await service.client.get("/healthz"), 503, "not_ready")
+    assert_problem(await service.client.get("/readyz"), 503, "not_ready")
+
+
+async def test_the_models_tell_what_they_are(service: Service) -> None:
+    (model,) = (await service.client.get("/v1/models")).json()["models"]
+    assert model == {
+        "name": "sentiment",
+        "version": "1.2.3",
+        "task": "sentiment",
+        "labels": ["negative", "neutral", "positive"],
+        "label_sets": {},
+        "reply_sets": [],
+        "languages": ["en", "zh"],
+        "digest": "f" * 64,
+        "base": "tiny",
+        "limits": {"max_tokens": 512, "max_inputs": 256, "max_body_bytes": 2 * 2**20},
+        "metrics": [
+            {"dataset": "headlines", "language": "en", "name": "macro_f1", "value": 0.9, "command": "heed evaluate"}
+        ],
+    }
+
+
+# What it says of itself.
+
+
+async def test_the_docs_page_needs_no_other_host(service: Service) -> None:
+    page = await service.client.get("/docs")
+    assert page.status_code == 200
+    assert not re.search(r"https?://|src=\"//", page.text)
+    local = re.findall(r"(?:src|href)=\"([^\"]+)\"", page.text)
+    assert len(local) == 3
+    for path in local:
+        assert (await service.client.get(path)).status_code == 200
+
+
+async def test_the_openapi_document_is_whole(service: Service) -> None:
+    document = (await service.client.get("/openapi.json")).json()
+    tasks = {"/v1/sentiment", "/v1/explain/sentiment"}
+    assert set(document["paths"]) == tasks | {"/v1/models", "/healthz", "/readyz", "/metrics"}
+    references = set(re.findall(r'"\$ref": "#/components/schemas/(\w+)"', json.dumps(document)))
+    assert references <= set(document["components"]["schemas"])
+    post = document["paths"]["/v1/sentiment"]["post"]
+    assert post["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/SentimentRequest")
+    assert post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/SentimentResponse")
+    assert set(post["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "502", "503", "504"}
+    assert "application/problem+json" in post["responses"]["422"]["content"]
+
+
+# How long a caller will wait.
+
+
+async def ask_waiting(service: Service, *values: str) -> httpx.Response:
+    headers = [("content-type", "application/json"), *(("X-Request-Timeout-Ms", value) for value in values)]
+    return await service.client.post("/v1/sentiment", content=b'{"inputs": "good"}', headers=headers)
+
+
+@pytest.mark.parametrize("values", [("0",), ("-1",), ("1.5",), ("soon",), ("",), ("9" * 400,), ("\u0661",), ("5", "5")])
+async def test_a_time_that_is_no_number_of_milliseconds_is_refused(service: Service, values: tuple[str, ...]) -> None:
+    encoded = [value.encode() for value in values]
+    headers = [(b"content-type", b"application/json"), *((b"x-request-timeout-ms", value) for value in encoded)]
+    response = await service.client.post("/v1/sentiment", content=b'{"inputs": "good"}', headers=headers)
+    assert_problem(response, 422, "invalid_request")
+    assert "X-Request-Timeout-Ms" in response.json()["detail"]
+
+
+async def test_a_caller_who_waits_for_less_is_told_earlier(service: Service) -> None:
+    service.runtime.gate.clear()
+    assert_problem(await ask_waiting(service, "40"), 504, "deadline_exceeded")
+    service.runtime.gate.set()
+    assert (await ask_waiting(service, "9999")).status_code == 200
+
+
+async def test_no_caller_waits_longer_than_the_service_does(tmp_path: Path, metrics: Metrics) -> None:
+    async with serving(tmp_path, metrics, request_timeout_s=0.05) as service:
+        service.runtime.gate.clear()
+        assert_problem(await ask_waiting(service, "600000"), 504, "deadline_exceeded")

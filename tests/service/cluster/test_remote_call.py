@@ -1,0 +1,122 @@
+"""The replica's side of the hop, with a real engine: what crosses is pickled both ways, as Ray does."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from models.bundle import Bundle
+from models.text.tokenizer import Tokenizer
+from service.cluster.remote_call import Part, Reply, Tally, answer
+from service.errors import Overloaded, Problem
+from service.inference.engine import Engine
+from service.inference.predictor import Answer, Item
+from tests.support import fake_model as fakes
+
+pytestmark = pytest.mark.anyio
+
+
+class Replica:
+    def __init__(self, folder: Path) -> None:
+        self.runtime = fakes.FirstWord()
+        self.bundle: Bundle = fakes.bundle(folder)
+        self.tally = Tally()
+        tokenizer = Tokenizer(fakes.tokenizer_file(folder), self.bundle.max_tokens)
+        self.engine = Engine(self.bundle, tokenizer, self.runtime, fakes.LIMITS, self.tally)
+
+    async def call(self, *parts: Part) -> Reply:
+        crossed: Sequence[Part] = pickle.loads(pickle.dumps(parts))
+        reply: Reply = pickle.loads(pickle.dumps(await answer(self.engine, self.tally, crossed)))
+        return reply
+
+
+@pytest.fixture
+async def replica(tmp_path: Path) -> AsyncIterator[Replica]:
+    made = Replica(tmp_path)
+    await made.engine.start()
+    yield made
+    made.runtime.gate.set()
+    await made.engine.stop()
+
+
+def part(*texts: str, truncate: bool = True, remaining_s: float = float("inf")) -> Part:
+    return Part(tuple(Item(text) for text in texts), truncate, remaining_s)
+
+
+def described(outcome: Answer | Problem) -> list[str] | str:
+    if isinstance(outcome, Problem):
+        return outcome.code
+    return [fakes.told(one) for one in outcome.outcomes]
+
+
+async def test_each_part_gets_its_own_answer_in_order(replica: Replica) -> None:
+    long = "good " * 600
+    reply = await replica.call(part("good", ""), part("bad", long), part(long, truncate=False))
+    assert [described(one) for one in reply.answers] == [
+        ["positive", "empty_text"],
+        ["negative", "positive"],
+        ["text_too_long"],
+    ]
+    assert reply.digest == replica.bundle.digest
+
+
+async def test_the_batcher_merges_the_parts(replica: Replica) -> None:
+    replica.runtime.gate.clear()
+    replica.runtime.entered.clear()
+    calls = [asyncio.create_task(replica.call(part("good")))]
+    assert await asyncio.to_thread(replica.runtime.entered.wait, 60)
+    calls.append(asyncio.create_task(replica.call(*[part("good")] * 5)))
+    calls.append(asyncio.create_task(replica.call(*[part("bad")] * 5)))
+    for _ in range(20):  # encoding so few blocks nowhere, so after these turns all of them wait
+        await asyncio.sleep(0)
+    replica.runtime.gate.set()
+    await asyncio.gather(*calls)
+    assert [len(batch.ids) for batch in replica.runtime.batches[-2:]] == [1, 10]
+
+
+async def test_a_part_whose_time_is_over_is_late_alone(replica: Replica) -> None:
+    replica.runtime.gate.clear()
+    replica.runtime.entered.clear()
+    call = asyncio.create_task(replica.call(part("good"), part("bad", remaining_s=0.05)))
+    assert await asyncio.to_thread(replica.runtime.entered.wait, 60)
+    await asyncio.sleep(0.2)
+    replica.runtime.gate.set()
+    assert [described(one) for one in (await call).answers] == [["positive"], ["deadline_exceeded"]]
+
+
+class Faulty:
+    """Refuses, or breaks, by the first text."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.ready = self.healthy = True
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
+        if items[0].text == "full":
+            raise Overloaded("Full.", retry_after_s=9)
+        raise ValueError("secret")
+
+
+async def test_what_is_wrong_with_one_part_is_that_parts_alone(tmp_path: Path) -> None:
+    reply = await answer(Faulty(fakes.bundle(tmp_path)), Tally(), [part("full"), part("broken")])
+    full, broken = reply.answers
+    assert isinstance(full, Overloaded)
+    assert full.headers == {"Retry-After": "9"}
+    assert isinstance(broken, Problem)
+    assert (broken.code, "secret" in broken.detail) == ("internal_error", False)
+
+
+async def test_a_reply_carries_what_was_counted_since_the_last_one(replica: Replica) -> None:
+    first = (await replica.call(part("good", "bad", ""))).counted
+    assert sum(len(batch.queued_s) for batch in first.batches) == 2  # and nothing of the warming up
+    assert len(first.tokenized_s) == 1
+    second = (await replica.call(part("good"))).counted
+    assert len(second.batches) == 1

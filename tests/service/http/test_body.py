@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from service.errors import Problem
+from service.http.body import parse, pointer
+from service.schemas.sentiment import SentimentRequest
+from service.telemetry.metrics import Metrics
+from tests.support.service_app import JSON, Service, assert_problem, serving
+
+
+def refusal(body: bytes) -> Problem:
+    with pytest.raises(Problem) as refused:
+        parse(SentimentRequest, body)
+    return refused.value
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"{",
+        b'{"inputs": "a"',
+        b'{"inputs": "a"} x',
+        b"{'inputs': 'a'}",
+        b'{"inputs": NaN}',
+        b'{"inputs": ["a", NaN]}',
+        b'{"inputs": "a", "unknown": -Infinity}',
+        b'{"inputs": "\\ud800", "unknown": NaN}',
+        b'{"inputs": ' + b"9" * 10_000 + b"}",
+        b'{"inputs": "a\nb"}',
+        b'{"inputs": "\\ud8"}',
+        b'\xef\xbb\xbf{"inputs": "a"}',
+        b"[" * 10_000,
+        b'{"inputs": ' + b"[" * 10_000 + b"]" * 10_000 + b"}",
+        b'{"inputs": ["\\ud800", ' + b"[" * 10_000 + b"]" * 10_000 + b"]}",
+    ],
+    ids=lambda body: body[:40].decode("utf-8", "backslashreplace"),
+)
+def test_what_is_not_json_is_malformed(body: bytes) -> None:
+    assert (refusal(body).status, refusal(body).code) == (400, "malformed_json")
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"inputs": "\xff"}', b'{"inputs": "\xed\xa0\x80"}', '{"inputs": "a"}'.encode("utf-16")]
+)
+def test_what_is_not_utf8_is_a_malformed_body(body: bytes) -> None:
+    assert (refusal(body).status, refusal(body).code) == (400, "malformed_body")
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        (b"[]", ""),
+        (b"{}", "/inputs"),
+        (b'{"inputs": 3}', "/inputs"),
+        (b'{"inputs": []}', "/inputs"),
+        (b'{"inputs": 1e999}', "/inputs"),
+        (b'{"inputs": {"text": 3}}', "/inputs/text"),
+        (b'{"inputs": ["a", "b", "c", {"text": 3}]}', "/inputs/3/text"),
+        (b'{"inputs": ["a", 3]}', "/inputs/1"),
+        (b'{"inputs": [{"text": "a", "entity": 1}]}', "/inputs/0/entity"),
+        (b'{"inputs": "a", "a/b~c": 1}', "/a~1b~0c"),
+        (b'{"inputs": {"text": "a", "(object)": 1}}', "/inputs/(object)"),
+        (b'{"inputs": "a", "(text)": 1}', "/(text)"),
+        (b'{"inputs": "\\ud800"}', "/inputs"),
+        (b'{"inputs": ["a", "\\uDC00 b"]}', "/inputs/1"),
+        (b'{"inputs": ["a", {"text": "x\\ud83d"}]}', "/inputs/1/text"),
+    ],
+)
+def test_a_wrong_value_is_pointed_at_in_the_callers_own_document(body: bytes, place: str) -> None:
+    assert (refusal(body).status, refusal(body).code, refusal(body).pointer) == (422, "invalid_request", place)
+
+
+def test_a_pointer_is_short_and_can_be_sent_whatever_the_key() -> None:
+    assert len(pointer(("x" * 10_000,))) <= 200
+    assert pointer(("\ud800",)).encode() == b"/?"
+
+
+@pytest.mark.parametrize("escape", ["", ', "z": "\\ud800"'], ids=["plain", "with a surrogate"])
+def test_a_hundred_thousand_faults_are_counted_and_not_spelled_out(escape: str) -> None:
+    body = '{"inputs": "a"' + "".join(f', "k{number}": 1' for number in range(100_000)) + escape + "}"
+    assert refusal(body.encode()).detail.startswith("10000")
+
+
+def test_surrogates_that_pair_up_are_a_character() -> None:
+    assert parse(SentimentRequest, b'{"inputs": "\\ud83d\\ude00"}').inputs == "\U0001f600"
+
+
+# Sizes and times, through the whole service.
+
+
+class Upload:
+    """A body of `size` bytes in pieces that remembers how much of it was taken."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.taken = 0
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while self.taken < self.size:
+            self.taken += 65_536
+            yield b" " * 65_536
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("declared", [True, False], ids=["content-length", "chunked"])
+async def test_a_body_over_the_limit_is_refused_and_read_only_so_far(service: Service, declared: bool) -> None:
+    for size, all_of_it in ((10 * 2**20, True), (100 * 2**20, False)):
+        upload = Upload(size)
+        headers = JSON | ({"content-length": str(size)} if declared else {})
+        assert_problem(await service.send(upload, headers), 413, "body_too_large")
+        assert (upload.taken >= size) is all_of_it
+        assert upload.taken < 20 * 2**20
+
+
+@pytest.mark.anyio
+async def test_who_asks_before_sending_a_large_body_need_not_send_it(service: Service) -> None:
+    upload = Upload(10 * 2**20)
+    headers = JSON | {"content-length": str(upload.size), "expect": "100-continue"}
+    assert_problem(await service.send(upload, headers), 413, "body_too_large")
+    assert upload.taken == 0
+
+
+@pytest.mark.anyio
+async def test_a_body_at_the_limit_is_read(service: Service) -> None:
+    body = b'{"inputs": "good"}'
+    assert (await service.send(body + b" " * (2 * 2**20 - len(body)))).status_code == 200
+    assert_problem(await service.send(body + b" " * (2 * 2**20 - len(body) + 1)), 413, "body_too_large")
+
+
+@pytest.mark.anyio
+async def test_a_body_that_does_not_end_is_given_up(tmp_path: Path, metrics: Metrics) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with serving(tmp_path, metrics, request_timeout_s=0.05) as service:
+        assert_problem(await service.send(endless()), 408, "body_timeout")

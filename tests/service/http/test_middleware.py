@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from tests.service.telemetry.test_metrics import samples
+from tests.support.service_app import Service, assert_problem
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("abc-1.2_X", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("a\x1b[31m", False)],
+)
+async def test_a_sane_request_id_comes_back_and_another_is_replaced(service: Service, given: str, kept: bool) -> None:
+    for path in ("/healthz", "/nowhere"):
+        found = (await service.client.get(path, headers={"x-request-id": given})).headers["x-request-id"]
+        assert (found == given) is kept
+        assert re.fullmatch(r"[\w.-]{1,128}", found)
+
+
+async def test_a_fault_of_ours_is_an_opaque_500(service: Service) -> None:
+    @service.app.get("/fault")
+    async def fault() -> None:
+        raise RuntimeError("/home/secret")
+
+    response = await service.client.get("/fault")
+    assert_problem(response, 500, "internal_error")
+    assert "secret" not in response.text
+
+
+async def test_every_request_is_counted_once_by_the_time_it_is_answered(service: Service) -> None:
+    await asyncio.gather(*(service.ask([f"good {turn}", f"bad {turn}", ""]) for turn in range(20)))
+    await service.ask([])
+    await service.client.get("/v1/sentiment")
+    for name in range(5):
+        await service.client.get(f"/random/{name}")
+    response = await service.client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
+    found = samples(service.metrics)
+    assert {key[1:]: value for key, value in found.items() if key[0] == "heed_requests_total"} == {
+        ("/v1/sentiment", "200"): 20,
+        ("/v1/sentiment", "422"): 1,
+        ("/v1/sentiment", "405"): 1,
+        ("other", "404"): 5,
+        ("/metrics", "200"): 1,
+    }
+    assert found["heed_request_seconds_count", "/v1/sentiment"] == 22
+    computed, shared = found["heed_batch_items_sum", "sentiment"], found["heed_items_shared_total", "sentiment"]
+    assert found["heed_items_total", "ok", "sentiment"] == computed + shared == 40
+    assert found["heed_items_total", "empty_text", "sentiment"] == 20
+
+
+async def test_who_goes_away_is_counted_as_such_and_leaves_the_queue(service: Service) -> None:
+    first = await service.held()
+    gone = asyncio.ensure_future(service.ask("bad"))
+    while not samples(service.metrics)["heed_queue_depth", "sentiment"]:
+        await asyncio.sleep(0)
+    gone.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await gone
+    found = samples(service.metrics)
+    assert found["heed_queue_depth", "sentiment"] == 0
+    assert found["heed_requests_total", "/v1/sentiment", "499"] == 1
+    service.runtime.gate.set()
+    assert (await first).status_code == 200

@@ -1,0 +1,273 @@
+"""Choosing apart from measuring, and measuring once, on the tiny bundle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from numpy.typing import NDArray
+
+from models import bundle as bundles
+from models.text.encoding import Batch as TokenBatch
+from models.text.encoding import Tokens
+from service import settings
+from service.errors import InferenceFailed
+from service.inference.batch_policy import Limits
+from service.tuning.search import climb, doubling, least
+from service.tuning.throughput import LONGEST, SHORTEST, Layout, Replicas, ThroughputError, lengths, measure
+from service.tuning.tuner import (
+    CLUSTER_BYTES,
+    LEAST_TOKENS,
+    SERVING_BYTES,
+    Batch,
+    Trials,
+    TuneError,
+    busy,
+    fitting,
+    layouts,
+    tune,
+)
+from tests.support.tiny_bundle import tiny_bundle
+
+HEED = str(Path(sys.executable).parent / "heed")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bundle(tmp_path_factory.mktemp("bundle"))
+
+
+def test_the_least_is_taken_of_what_is_as_fast_but_for_noise() -> None:
+    assert least([(1, 50.0), (2, 98.0), (4, 100.0), (8, 99.0)]) == 2
+    assert least([(1, 50.0), (2, 96.0), (4, 100.0), (8, 99.0)]) == 4
+    assert least([(1, 100.0)]) == 1
+
+
+def test_trying_stops_when_nothing_is_gained_twice() -> None:
+    rates = {1: 100.0, 2: 150.0, 4: 153.0, 8: 154.0, 16: 500.0}
+    assert climb(rates, rates.__getitem__) == [(1, 100.0), (2, 150.0), (4, 153.0), (8, 154.0)]
+    assert climb([4, 8, 16], rates.__getitem__, [(2, 150.0)]) == [(2, 150.0), (4, 153.0), (8, 154.0)]
+    disturbed = {1: 100.0, 2: 50.0, 4: 150.0, 8: 200.0}
+    assert climb(disturbed, disturbed.__getitem__)[-1] == (8, 200.0)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "found"), [(1, 8, [1, 2, 4, 8]), (512, 1300, [512, 1024, 2048]), (4, 1, [4])]
+)
+def test_doubling(first: int, last: int, found: list[int]) -> None:
+    assert doubling(first, last) == found
+
+
+@pytest.mark.parametrize(
+    ("cores", "most", "alone", "threaded"),
+    [
+        (1, 9, [], []),
+        (2, 9, [(2, 1)], [(1, 2)]),
+        (6, 9, [(3, 1), (6, 1)], [(3, 2), (1, 4)]),
+        (8, 3, [(3, 1)], [(3, 2), (2, 4), (1, 8)]),
+        (4, 1, [], [(1, 2), (1, 4)]),
+    ],
+)
+def test_layouts_fit_the_cores_and_the_memory(
+    cores: int, most: int, alone: list[tuple[int, int]], threaded: list[tuple[int, int]]
+) -> None:
+    assert layouts(cores, most) == ([Layout(*one) for one in alone], [Layout(*one) for one in threaded])
+
+
+def test_no_more_replicas_than_have_room_beside_the_rest() -> None:
+    one = 200 * 2**20
+    assert fitting(one, CLUSTER_BYTES + 3 * (one + SERVING_BYTES)) == 3
+    assert fitting(one, CLUSTER_BYTES + 3 * (one + SERVING_BYTES) - 1) == 2
+    assert fitting(one, 0) == 0
+
+
+def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (1.2, 0.0, 0.0))
+    assert "load 1.2, 2 cores" in (busy(2) or "")
+    assert busy(8) is None
+
+
+def test_lengths_are_the_same_every_time_many_short_and_few_long() -> None:
+    found = lengths(512)
+    assert found == lengths(512)
+    assert SHORTEST <= min(found) < 10
+    assert 240 < max(found) <= LONGEST
+    assert sum(length <= 16 for length in found) == pytest.approx(sum(length > 128 for length in found), abs=3)
+    assert max(lengths(100)) <= 100
+
+
+class Sleeping:
+    """A runtime whose batches cost so much each, whatever is in them."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.sizes: list[int] = []
+
+    def run(self, batch: TokenBatch) -> NDArray[np.float32]:
+        self.sizes.append(len(batch.ids))
+        time.sleep(self.seconds)
+        return np.zeros((len(batch.ids), 3), np.float32)
+
+
+def tokens(*sizes: int) -> Sequence[Tokens]:
+    return [Tokens(np.zeros(size, np.int64), np.zeros(size, np.int64), False, "en") for size in sizes]
+
+
+def test_the_rate_is_that_of_full_batches_within_their_limits() -> None:
+    runtime = Sleeping(0.02)
+    rate = asyncio.run(measure(runtime, 1, tokens(10), 32, Limits(80, 16, 1 << 40), 0.4))
+    assert set(runtime.sizes[1:-2]) == {8}  # the last ones end what was withdrawn meanwhile
+    assert 0 < rate <= 80 / 0.02
+
+
+def test_a_batch_that_takes_longer_than_there_is_time_is_measured_all_the_same() -> None:
+    rate = asyncio.run(measure(Sleeping(0.2), 1, tokens(10), 4, Limits(512, 4, 1 << 40), 0.01))
+    assert 0 < rate <= 40 / 0.2
+
+
+def test_a_model_that_fails_is_no_rate() -> None:
+    class Failing(Sleeping):
+        def run(self, batch: TokenBatch) -> NDArray[np.float32]:
+            raise RuntimeError("secret")
+
+    with pytest.raises(InferenceFailed):
+        asyncio.run(measure(Failing(0), 1, tokens(10), 4, Limits(512, 4, 1 << 40), 0.1))
+
+
+def test_replicas_are_measured_and_end_with_the_block(tiny: Path) -> None:
+    before = set(psutil.Process().children())
+    with Replicas(tiny, Layout(2, 1), "cpu") as started:
+        assert started.tokens_per_s(512, 4, 0.2) > 0
+        assert 20e6 < started.pss_bytes < 1e9
+        assert len(set(psutil.Process().children()) - before) == 2
+    assert set(psutil.Process().children()) <= before
+
+
+def test_a_process_that_dies_is_an_error(tiny: Path) -> None:
+    others = set(psutil.Process().children())
+    with Replicas(tiny, Layout(1, 1), "cpu") as started:
+        (child,) = set(psutil.Process().children()) - others
+        child.kill()
+        with pytest.raises(ThroughputError, match="ended by itself"):
+            started.tokens_per_s(512, 4, 0.1)
+
+
+def test_what_cannot_run_on_a_gpu_says_so(tiny: Path) -> None:
+    with pytest.raises(ThroughputError, match="cuda"), Replicas(tiny, Layout(1, 1), "cuda"):
+        pass
+
+
+def test_without_room_for_one_replica_nothing_is_proposed(tiny: Path) -> None:
+    trials = Trials(bundles.load(tiny), settings.load(bundle=tiny), 0.1, lambda _: None)
+    with pytest.raises(TuneError, match="MiB of memory are free"):
+        tune(trials, 2, CLUSTER_BYTES)
+
+
+class Scaling(Trials):
+    """Twice the replicas are twice as fast, and larger batches gain nothing."""
+
+    def rate(self, started: Replicas, layout: Layout, batch: Batch) -> float:
+        return float(layout.replicas)
+
+
+def test_memory_bounds_the_replicas_that_would_be_faster(tiny: Path) -> None:
+    said: list[str] = []
+    trials = Scaling(bundles.load(tiny), settings.load(bundle=tiny), 0.1, said.append)
+    assert tune(trials, 2, 1 << 40)["replicas"] == 2
+    assert said == []
+    assert tune(trials, 2, CLUSTER_BYTES + int(1.5 * (SERVING_BYTES + 100e6)))["replicas"] == 1
+    assert "at most 1 replicas" in said[0]
+
+
+def test_the_smallest_batch_is_chosen_when_larger_ones_gain_nothing(tiny: Path) -> None:
+    found = tune(Scaling(bundles.load(tiny), settings.load(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40)
+    assert found == {"replicas": 1, "threads": 1, "batch_tokens": LEAST_TOKENS["cpu"], "batch_items": 1}
+
+
+class Crowded(Scaling):
+    """Batches are faster up to 160 padded tokens and 4 texts."""
+
+    def rate(self, started: Replicas, layout: Layout, batch: Batch) -> float:
+        return min(batch.tokens, 160) * min(batch.items, 4) / (2 if batch.tokens > 160 else 1)
+
+
+def test_tokens_are_chosen_before_texts(tiny: Path) -> None:
+    found = tune(Crowded(bundles.load(tiny), settings.load(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40)
+    assert (found["batch_tokens"], found["batch_items"]) == (160, 4)
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [HEED, "tune", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **(environment or {})},
+    )
+
+
+def test_the_command_prints_settings_to_be_read_by_a_shell_and_all_else_elsewhere(tiny: Path, tmp_path: Path) -> None:
+    done = run("--bundle", str(tiny), "--seconds", "0.1", "--cores", "1")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition("=")[0] for line in lines] == [
+        "HEED_REPLICAS",
+        "HEED_THREADS",
+        "HEED_BATCH_TOKENS",
+        "HEED_BATCH_ITEMS",
+    ]
+    assert "tokens/s" in done.stderr
+    (tmp_path / "heed.env").write_text(done.stdout)
+    shell = f"set -a; . {tmp_path}/heed.env; HEED_REPLICAS=7; exec {sys.executable} -c '{READ}'"
+    read = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
+    values = dict(line.split("=") for line in lines)
+    assert read.stdout.split() == ["7", values["HEED_THREADS"], values["HEED_BATCH_TOKENS"], values["HEED_BATCH_ITEMS"]]
+
+
+READ = "from service.settings import load; s = load(); print(s.replicas, s.threads, s.batch_tokens, s.batch_items)"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "code", "message"),
+    [
+        (["--bundle", "/nowhere"], {}, 1, "no bundle at /nowhere"),
+        (["--cores", "4096"], {}, 2, "4096 cores: this process may use"),
+        ([], {"HEED_BATCH_ITEMS": "0"}, 2, "HEED_BATCH_ITEMS"),
+    ],
+)
+def test_what_cannot_work_is_one_line(
+    arguments: list[str], environment: dict[str, str], code: int, message: str
+) -> None:
+    done = run(*arguments, environment=environment)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_running(tiny: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [HEED, "tune", "--bundle", str(tiny), "--seconds", "60", "--cores", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    children: list[psutil.Process] = []
+    while not children:
+        children = psutil.Process(process.pid).children(recursive=True)
+        time.sleep(0.05)
+    time.sleep(1.5)  # by now it measures, unless the machine is slow
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, "")
+    assert err.splitlines()[-1] == "heed: stopped"
+    assert not [child for child in children if child.is_running()]

@@ -1,0 +1,86 @@
+"""A whole service in this process, a client of it, and the one shape that every refusal of it has."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from service.api.gateway import create_app
+from service.inference.cache import Cache
+from service.inference.engine import Engine
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.support import fake_model as fakes
+
+JSON = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Service:
+    app: FastAPI
+    client: httpx.AsyncClient
+    engine: Engine
+    runtime: fakes.FirstWord
+    metrics: Metrics
+
+    async def ask(self, inputs: Any, **more: Any) -> httpx.Response:
+        return await self.client.post("/v1/sentiment", json={"inputs": inputs, **more})
+
+    async def send(self, body: Any, headers: dict[str, str] = JSON) -> httpx.Response:
+        return await self.client.post("/v1/sentiment", content=body, headers=headers)
+
+    async def held(self) -> asyncio.Task[httpx.Response]:
+        """Shut the gate and let one request hold the model."""
+        self.runtime.gate.clear()
+        self.runtime.entered.clear()
+        first = asyncio.ensure_future(self.ask("good"))
+        assert await asyncio.to_thread(self.runtime.entered.wait, 60)
+        return first
+
+
+@asynccontextmanager
+async def serving(
+    folder: Path, metrics: Metrics, queue_tokens: int = 65_536, **settings: Any
+) -> AsyncIterator[Service]:
+    runtime = fakes.FirstWord()
+    limits = dataclasses.replace(fakes.LIMITS, queue_tokens=queue_tokens)
+    engine = fakes.engine(folder, metrics, runtime, limits)
+    chosen = Settings(**settings)
+    cache = Cache(engine, chosen.cache_entries, metrics.task("sentiment"))
+    app = create_app({"sentiment": cache}, chosen, metrics)
+    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
+    async with client, app.router.lifespan_context(app):
+        yield Service(app, client, engine, runtime, metrics)
+        runtime.gate.set()
+
+
+def assert_problem(response: httpx.Response, status: int, code: str, pointer: str | None = None) -> None:
+    """The one shape of every refusal."""
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    request_id = response.headers["x-request-id"]
+    body = response.json()
+    detail = body.pop("detail")
+    title = body.pop("title")
+    expected = {
+        "type": f"urn:heed:problem:{code}",
+        "status": status,
+        "instance": f"urn:heed:request:{request_id}",
+        "code": code,
+    }
+    assert body == expected | ({} if pointer is None else {"pointer": pointer})
+    assert title
+    assert detail.endswith(".")
+    assert not re.search(r"Traceback|File \"|\.py\b|/home/|/tmp/|/usr/", response.text)
+    assert ("retry-after" in response.headers) == (status in (429, 503))
+    if status in (429, 503):
+        assert int(response.headers["retry-after"]) >= 1

@@ -1,0 +1,232 @@
+"""The configuration that Serve writes, before it reaches HAProxy."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from service.cluster import haproxy
+from tests.support.local_service import Client, free_port
+
+WRITTEN = """global
+    log 127.0.0.1:514 local0 info
+    stats socket /run/admin.sock mode 666 level admin expose-fd listeners
+    maxconn 4096
+    tune.bufsize 131072
+defaults
+    mode http
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+    errorfile 503 /run/500.http
+frontend prometheus
+    bind :9101
+    mode http
+
+frontend http_frontend
+    bind 127.0.0.1:8000
+    default_backend replicas
+backend replicas
+    balance leastconn
+    retry-on conn-failure empty-response
+    option redispatch 1
+    server one 127.0.0.1:30000 check observe layer4
+    server two 127.0.0.1:30001 check observe layer4
+    server last 127.0.0.1:30002 check backup
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+def test_only_the_public_port_is_left_open() -> None:
+    binds = [line.split()[1] for line in haproxy.harden(WRITTEN, None).splitlines() if line.strip().startswith("bind")]
+    assert binds == ["127.0.0.1:8000"]
+    assert "514" not in haproxy.harden(WRITTEN, None)
+    assert "mode 600 level admin" in haproxy.harden(WRITTEN, None)
+
+
+@pytest.mark.parametrize(
+    ("host", "bind"), [("0.0.0.0", "0.0.0.0:8000"), ("::1", "[::1]:8000"), (None, "127.0.0.1:8000")]
+)
+def test_the_public_port_goes_where_it_was_told(host: str | None, bind: str) -> None:
+    hardened = haproxy.harden(WRITTEN, host)
+    assert f"frontend http_frontend\n    bind {bind}\n" in hardened
+    assert "server one 127.0.0.1:30000 check" in hardened
+
+
+def test_hardening_twice_changes_nothing_more() -> None:
+    once = haproxy.harden(WRITTEN, "0.0.0.0")
+    assert haproxy.harden(once, "0.0.0.0") == once
+
+
+def test_haproxy_takes_it(tmp_path: Path) -> None:
+    binary = haproxy.find()
+    assert binary is not None
+    path = tmp_path / "haproxy.cfg"
+    path.write_text(haproxy.harden(WRITTEN, None).replace("/run/", f"{tmp_path}/"))
+    checked = subprocess.run([binary, "-c", "-f", path], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
+
+
+class Replica(ThreadingHTTPServer):
+    """Answers with its name, to /slow once it is let go, and to no POST once it is dying."""
+
+    def __init__(self, name: str) -> None:
+        let_go = self.let_go = threading.Event()
+        self.asked = threading.Event()
+        asked = self.asked
+        dying = self.dying = threading.Event()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                if self.path == "/slow":
+                    asked.set()
+                    let_go.wait(20)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(name)))
+                self.end_headers()
+                self.wfile.write(name.encode())
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers["Content-Length"]))
+                if dying.is_set():
+                    self.close_connection = True
+                else:
+                    self.do_GET()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self.let_go.set()
+        self.shutdown()
+        self.server_close()
+
+
+@contextmanager
+def balanced(folder: Path, replicas: list[Replica]) -> Iterator[int]:
+    """The port of an HAProxy before them."""
+    port, config = free_port(), WRITTEN
+    for written, replica in zip((30000, 30001), replicas, strict=True):
+        config = config.replace(f":{written} ", f":{replica.server_port} ")
+    path = folder / "haproxy.cfg"
+    path.write_text(haproxy.harden(config, None).replace("/run/", f"{folder}/").replace(":8000", f":{port}"))
+    process = subprocess.Popen([str(haproxy.find()), "-db", "-f", path], stderr=subprocess.DEVNULL)
+    try:
+        until_s = time.monotonic() + 10
+        while not _listens(port) and time.monotonic() < until_s:
+            time.sleep(0.05)
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def ask(port: int, path: str = "/") -> str:
+    with Client(port) as client:
+        return client.get(path).body.decode()
+
+
+def keeps_asking(port: int, name: str) -> bool:
+    """Whether ten requests one after the other all go to this replica: soon, since HAProxy counts a connection for a
+    moment after its answer."""
+    until_s, row = time.monotonic() + 10, 0
+    while row < 10 and time.monotonic() < until_s:
+        row = row + 1 if ask(port) == name else 0
+    return row == 10
+
+
+def test_the_first_of_idle_replicas_is_asked_and_another_while_it_works(tmp_path: Path) -> None:
+    one, two = replicas = [Replica("one"), Replica("two")]
+    try:
+        with balanced(tmp_path, replicas) as port:
+            assert keeps_asking(port, "one")
+            slow = threading.Thread(target=ask, args=(port, "/slow"))
+            slow.start()
+            assert one.asked.wait(10)
+            assert keeps_asking(port, "two")
+            one.let_go.set()
+            slow.join()
+            assert keeps_asking(port, "one")
+            one.stop()
+            assert keeps_asking(port, "two")
+    finally:
+        two.stop()
+        one.server_close()
+
+
+@pytest.mark.parametrize("size", [100, 30_000, 120_000])
+def test_what_a_dying_replica_took_with_it_is_asked_again_of_another(tmp_path: Path, size: int) -> None:
+    one, two = replicas = [Replica("one"), Replica("two")]
+    try:
+        with balanced(tmp_path, replicas) as port, Client(port) as client:
+            assert keeps_asking(port, "one")
+            assert client.post({"inputs": "x" * size}, "/").body in (b"one", b"two")
+            one.dying.set()
+            for _ in range(20):
+                assert client.post({"inputs": "x" * size}, "/").body == b"two"
+    finally:
+        one.stop()
+        two.stop()
+
+
+def test_a_body_that_never_ends_is_refused_as_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(haproxy, "_WITHIN_S", 1)
+    one, two = replicas = [Replica("one"), Replica("two")]
+    try:
+        with balanced(tmp_path, replicas) as port, socket.create_connection(("127.0.0.1", port), 30) as connection:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: heed\r\nContent-Length: 10\r\n\r\n12345")
+            with connection.makefile("rb") as answer:
+                head, _, body = answer.read().partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ")
+        assert b"content-type: application/problem+json" in head.lower()
+        assert json.loads(body)["code"] == "body_timeout"
+    finally:
+        one.stop()
+        two.stop()
+
+
+def test_every_replica_but_a_backup_has_its_rule_once() -> None:
+    rules = [line.strip() for line in haproxy.harden(WRITTEN, None).splitlines() if "use-server" in line]
+    assert rules == [f"use-server {name} if {{ srv_conn(replicas/{name}) eq 0 }}" for name in ("one", "two")]
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        "frontend prometheus\n    bind :",
+        "frontend http_frontend\n    bind ",
+        "listen stats\n  bind *:",
+        "\ndefaults\n",
+        "\nbackend {{ backend.name",
+        "\n    server {{ server.name }} {{ server.host }}:{{ server.port }} check",
+    ],
+)
+def test_serve_still_writes_what_this_changes(expected: str) -> None:
+    """After an upgrade of Ray this says that `harden` must be read again."""
+    ray = importlib.util.find_spec("ray")
+    assert ray is not None
+    assert ray.origin is not None
+    template = Path(ray.origin).parent / "serve" / "_private" / "haproxy_templates.py"
+    assert expected in template.read_text()
