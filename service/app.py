@@ -30,14 +30,13 @@ from ray.serve.schema import LoggingConfig
 from models import bundle as bundles
 from models.bundle import Bundle
 from models.ranking.bundle_files import load_recommender
-from models.text.tokenizer import Tokenizer
 from service import settings
 from service.api.gateway import create_app
 from service.cluster import local as cluster
 from service.cluster.remote import CALLS_PER_REPLICA, Remote, running
 from service.cluster.remote_call import Part, Reply, Tally, answer
 from service.explanation.worker import Explaining, Source
-from service.inference.batch_policy import Limits
+from service.inference.assembly import batch_limits, open_engine
 from service.inference.cache import Cache
 from service.inference.engine import Engine, Recorder
 from service.inference.predictor import Predictor
@@ -137,19 +136,16 @@ def _inline(path: Path, chosen: Settings, metrics: Metrics) -> Predictor:
 def _remote(path: Path, chosen: Settings, metrics: Metrics, model: DeploymentHandle) -> Predictor:
     bundle = bundles.describe(path)
     task = bundle.task.name
-    return Remote(bundle, model, partial(running, model), _limits(chosen), metrics.task(task), metrics.calls(task))
+    return Remote(bundle, model, partial(running, model), batch_limits(chosen), metrics.task(task), metrics.calls(task))
 
 
 def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
-    # Here and not above: a gateway without a model loads no runtime, and its node needs none.
-    from models.runtime.auto import open_runtime
+    if chosen.device == "cpu":
+        return open_engine(bundle, chosen, recorder)
+    # Here and not above: it needs onnx, which serving on a CPU does without.
+    from service.tuning.gpu_batches import prepare
 
-    runtime, limits = open_runtime(bundle, chosen.threads, chosen.device), _limits(chosen)
-    if chosen.device == "cuda":
-        from service.tuning.gpu_batches import prepare
-
-        limits = prepare(runtime, limits, chosen.to_measure, bundle.max_tokens)
-    return Engine(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens), runtime, limits, recorder)
+    return open_engine(bundle, chosen, recorder, prepare)
 
 
 def _explaining(predictors: Sequence[Predictor], recommending: Recommending | None) -> Explaining | None:
@@ -158,10 +154,6 @@ def _explaining(predictors: Sequence[Predictor], recommending: Recommending | No
     answering: list[Engine | Recommending] = [*engines, *([recommending] if recommending else [])]
     sources = {engine.bundle.task.name: Source(engine.bundle, engine.tokenizer) for engine in engines}
     return Explaining(sources, lambda: any(one.busy for one in answering)) if answering else None
-
-
-def _limits(chosen: Settings) -> Limits:
-    return Limits(chosen.batch_tokens, chosen.batch_items, chosen.queue_tokens)
 
 
 def _close_handle_port() -> None:

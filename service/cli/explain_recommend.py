@@ -15,6 +15,7 @@ from service.cli.exit import refuse
 if TYPE_CHECKING:
     from models.bundle import Bundle
     from service.schemas.explain_recommend import ExplainedUser
+    from service.settings import Settings
 
 
 _SHOWN = 20
@@ -51,9 +52,10 @@ def explain_recommend(
         if loaded.task.name != "recommend":
             refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
         chosen = method or named
-        folder = settings.load(shelf=shelf and shelf.resolve()).shelf if user.catalogue else None
+        # One explanation needs no GPU, whatever the service runs on.
+        configured = settings.load(shelf=shelf and shelf.resolve(), device="cpu")
         asked = user if target is None else user.model_copy(update={"target": target})
-        found = asyncio.run(_explained(loaded, asked, AUTO if chosen == "auto" else chosen, folder))
+        found = asyncio.run(_explained(loaded, asked, AUTO if chosen == "auto" else chosen, configured))
     except settings.SettingsError as error:
         refuse(error, 2)
     except Problem as problem:
@@ -84,28 +86,23 @@ def _read(content: bytes) -> tuple[ExplainedUser, Literal["auto"] | HistoryMetho
     return users[0], request.method
 
 
-async def _explained(bundle: Bundle, user: ExplainedUser, method: HistoryMethod, shelf: Path | None) -> dict[str, Any]:
+async def _explained(
+    bundle: Bundle, user: ExplainedUser, method: HistoryMethod, configured: Settings
+) -> dict[str, Any]:
     """As the service answers; raises a Problem."""
     from models.ranking.bundle_files import load_recommender
-    from models.runtime.onnx import OnnxRuntime
-    from models.text.tokenizer import Tokenizer
     from service.api.explain_recommend import result_of
     from service.api.recommend import questions_of
     from service.cluster.remote_call import Tally
     from service.errors import Problem
     from service.explanation.history import ask_of
     from service.explanation.pacing import Pace
-    from service.inference.batch_policy import Limits
-    from service.inference.engine import Engine
+    from service.inference.assembly import open_engine
     from service.registry.catalogues import Catalogues
-    from service.settings import Settings
 
-    usual = Settings()
-    limits = Limits(usual.batch_tokens, usual.batch_items, usual.queue_tokens)
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), limits, Tally())
+    engine = open_engine(bundle, configured, Tally())
     recommender = load_recommender(bundle)
-    catalogues = Catalogues(bundle, recommender, shelf)
+    catalogues = Catalogues(bundle, recommender, configured.shelf if user.catalogue else None)
     await engine.start()
     await catalogues.start()
     try:

@@ -26,11 +26,10 @@ import tokenizers
 from numpy.typing import NDArray
 
 from models.bundle import Bundle, load
-from models.runtime.auto import open_runtime
 from models.runtime.protocol import Runtime
 from models.text.encoding import Tokens, collate
-from models.text.tokenizer import Tokenizer
 from service.errors import Problem
+from service.inference.assembly import open_model
 from service.inference.batch_policy import Limits
 from service.inference.batcher import Batcher
 from service.telemetry import logs
@@ -201,8 +200,8 @@ def _pss_bytes() -> int:
 
 
 def _serve(bundle: Bundle, threads: int, device: Literal["cpu", "cuda"]) -> None:
-    pad = Tokenizer(bundle.tokenizer, bundle.max_tokens).pad
-    runtime, texts = open_runtime(bundle, threads, device), _texts(bundle)
+    tokenizer, runtime = open_model(bundle, threads, device)
+    pad, texts = tokenizer.pad, _texts(bundle)
     runtime.run(collate([max(texts, key=lambda text: text.length)], pad))
     print(json.dumps({"pss_bytes": _pss_bytes()}), flush=True)
     for line in sys.stdin:

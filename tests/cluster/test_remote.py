@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 
 from models.bundle import load as load_bundle
-from models.runtime.onnx import OnnxRuntime
-from models.text.tokenizer import Tokenizer
 from service.cluster.remote_call import Tally
-from service.inference.batch_policy import Limits
-from service.inference.engine import Engine
+from service.inference.assembly import open_engine
 from service.inference.predictor import Answer, Item, Rated
+from service.settings import Settings
 from tests.cluster.nodes import PATIENCE_S, TIMEOUT_S, Nodes
 from tests.cluster.running import Reply, Service, at_once, counted, exposed, free_port, listening, load
 
@@ -55,9 +53,7 @@ def until(true: Callable[[], bool]) -> None:
 
 
 async def inline(path: Path, items: list[Item]) -> Answer:
-    bundle = load_bundle(path)
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), Limits(2048, 16, 65_536), Tally())
+    engine = open_engine(load_bundle(path), Settings(batch_tokens=2048, batch_items=16), Tally())
     await engine.start()
     try:
         return await engine.predict(items)

@@ -18,9 +18,7 @@ from itertools import cycle
 from pathlib import Path
 
 from models.bundle import load
-from models.runtime.onnx import OnnxRuntime
-from models.text.tokenizer import Tokenizer
-from service.inference.batch_policy import Limits
+from service.inference.assembly import open_engine
 from service.inference.engine import Engine
 from service.inference.predictor import Item
 from service.settings import Settings
@@ -45,14 +43,8 @@ def measure(bundle: Path, texts: Sequence[str], seconds: float) -> Alone:
 
 def _engine(bundle: Path, folder: Path) -> Engine:
     """As a replica builds it, with the default settings."""
-    loaded, settings = load(bundle), Settings()
-    return Engine(
-        loaded,
-        Tokenizer(loaded.tokenizer, loaded.max_tokens),
-        OnnxRuntime(loaded.graph, settings.threads),
-        Limits(settings.batch_tokens, settings.batch_items, settings.queue_tokens),
-        Metrics(folder).task(loaded.task.name),
-    )
+    loaded = load(bundle)
+    return open_engine(loaded, Settings(), Metrics(folder).task(loaded.task.name))
 
 
 async def _latencies_s(engine: Engine, texts: Sequence[str], seconds: float) -> list[float]:
