@@ -158,7 +158,7 @@ def rewrite_haproxy_config(config: str, ours: str, host: str | None) -> str:
     config = _without_lines(config, r"log \S+:\d+ ")
     config = config.replace(" mode 666 level admin ", " mode 600 level admin ")
     config = _without_lines(config, r"(?:errorfile|http-error|timeout http-request|option http-buffer-request)\b")
-    config = config.replace("defaults\n", f"defaults\n{ours}", 1)
+    config = config.replace("\ndefaults\n", f"\ndefaults\n{ours}", 1)
     public = rf"^{_PUBLIC}\n    bind "
     address = "" if host is None else f"[{host}]" if ":" in host else host
     if address:
@@ -221,7 +221,7 @@ def _check_rewritten(config: str, ours: str, address: str, once: str) -> None:
     _require(
         all(" mode 600 level admin " in line for line in sockets), _HAPROXY, "any user can use HAProxy's admin socket"
     )
-    _require(f"defaults\n{ours}" in config, _HAPROXY, "HAProxy's section `defaults` is not found")
+    _require(f"\ndefaults\n{ours}" in config, _HAPROXY, "HAProxy's section `defaults` is not found")
     _require(once in config, _HAPROXY, "the place for X-Request-ID is not found")
 
 
