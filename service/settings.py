@@ -21,7 +21,20 @@ _PREFIX = "HEED_"
 
 
 class SettingsError(Exception):
-    """A setting that cannot be used; the message is one line that names it as the operator wrote it."""
+    """A setting that cannot be used; the message is one line that names it as a variable of the environment."""
+
+    def __init__(self, name: str, value: object, reason: str) -> None:
+        super().__init__(name, value, reason)
+        self.name = name
+
+    def __str__(self) -> str:
+        name, value, reason = self.args
+        return f"{_PREFIX}{name.upper()}={value!r}: {reason}"
+
+    def of_option(self, option: str) -> str:
+        """Return the message for a value that came from this option of a command."""
+        _, value, reason = self.args
+        return f"{option} {value}: {reason}"
 
 
 def _cores() -> int:
@@ -126,5 +139,4 @@ def load(**given: object) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = _PREFIX + "_".join(str(part) for part in first["loc"]).upper()
-        raise SettingsError(f"{name}={first['input']!r}: {first['msg']}") from None
+        raise SettingsError("_".join(str(part) for part in first["loc"]), first["input"], first["msg"]) from None

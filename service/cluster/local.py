@@ -7,6 +7,7 @@ which runs `app.run_local`.
 
 from __future__ import annotations
 
+import errno
 import http.client
 import math
 import os
@@ -93,7 +94,26 @@ def check(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            mend = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
+            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}{mend}") from None
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for a team's own files in which none could be kept."""
+    reason = _unusable(folder)
+    if reason:
+        raise ClusterError(f"HEED_SHELF={folder}: {reason}; name another folder, or none to do without")
+
+
+def _unusable(folder: Path) -> str:
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            return f"{there} is no folder"
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"it cannot be written to ({error.strerror or error})"
 
 
 class Cluster:

@@ -52,9 +52,13 @@ class RayChangedError(RuntimeError):
     """This Ray lacks something that a workaround needs; the message is one line that names both."""
 
     def __init__(self, workaround: str, missing: str) -> None:
+        super().__init__(workaround, missing)  # so that it can be pickled: replicas raise it too
+
+    def __str__(self) -> str:
         from importlib.metadata import version
 
-        super().__init__(
+        workaround, missing = self.args
+        return (
             f"Ray {version('ray')} differs from Ray {RAY_VERSION}: {missing}. Install ray[serve]=={RAY_VERSION}, or"
             f" mend `{workaround}` in service/cluster/ray_workarounds.py"
         )
