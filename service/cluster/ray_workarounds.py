@@ -99,7 +99,7 @@ def without_dashboard() -> None:
     takes about 4 s longer and the service 350 MB more.
     """
     workaround = "without_dashboard"
-    node = getattr(_module("ray._private.node", workaround), "Node", None)
+    node: Any = getattr(_module("ray._private.node", workaround), "Node", None)
     utils = _module("ray._private.utils", workaround)
     services = _module("ray._private.services", workaround)
     _require_arguments(node, "start_monitor", ["self"], workaround)
