@@ -11,18 +11,12 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 from fastapi import FastAPI
 from ray import serve
-from ray._common.network_utils import is_localhost
-from ray._private import ray_constants
-from ray._private import utils as ray_utils
-from ray._private.node import Node
-from ray.serve._private import replica as serve_replica
 from ray.serve.config import AutoscalingConfig
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
@@ -34,7 +28,8 @@ from service import settings
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
 from service.cluster import local as cluster
-from service.cluster.remote import CALLS_PER_REPLICA, Remote, running
+from service.cluster import ray_workarounds
+from service.cluster.remote import CALLS_PER_REPLICA, Remote
 from service.cluster.remote_call import Part, Reply, Tally, answer
 from service.explanation.worker import Explaining, Source
 from service.inference.assembly import batch_limits, open_engine
@@ -79,7 +74,7 @@ class Gateway:
     def __init__(self, chosen: Settings, *models: DeploymentHandle) -> None:
         """`models` are in the order of the settings' bundles; without them the models are held here."""
         logs.configure(chosen.log_level)
-        _close_handle_port()
+        ray_workarounds.close_handle_port()
         metrics = Metrics(chosen.metrics_dir)
         self._predictors = (
             [_remote(path, chosen, metrics, model) for path, model in zip(chosen.bundles.values(), models, strict=True)]
@@ -115,7 +110,7 @@ class Model:
 
     async def __init__(self, chosen: Settings, path: Path) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure(chosen.log_level)
-        _close_handle_port()
+        ray_workarounds.close_handle_port()
         self._tally = Tally()
         self._engine = _engine(bundles.load(path), chosen, self._tally)
         await self._engine.start()
@@ -137,7 +132,8 @@ def _inline(path: Path, chosen: Settings, metrics: Metrics) -> Predictor:
 def _remote(path: Path, chosen: Settings, metrics: Metrics, model: DeploymentHandle) -> Predictor:
     bundle = bundles.describe(path)
     task = bundle.task.name
-    return Remote(bundle, model, partial(running, model), batch_limits(chosen), metrics.task(task), metrics.calls(task))
+    replicas = ray_workarounds.replica_counter(model)
+    return Remote(bundle, model, replicas, batch_limits(chosen), metrics.task(task), metrics.calls(task))
 
 
 def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
@@ -155,17 +151,6 @@ def _explaining(predictors: Sequence[Predictor], recommending: Recommending | No
     answering: list[Engine | Recommending] = [*engines, *([recommending] if recommending else [])]
     sources = {engine.bundle.task.name: Source(engine.bundle, engine.tokenizer) for engine in engines}
     return Explaining(sources, lambda: any(one.busy for one in answering)) if answering else None
-
-
-def _close_handle_port() -> None:
-    """Keep the port for calls between deployments on loopback when the whole cluster is there.
-
-    Serve 2.60.0 binds it to `[::]` in every replica, used or not, and has no setting for it.
-    """
-    if not is_localhost(ray.util.get_node_ip_address()):
-        return
-    bind = serve_replica.add_port_to_grpc_server
-    serve_replica.add_port_to_grpc_server = lambda server, address: bind(server, address.replace("[::]", "127.0.0.1"))
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
@@ -211,21 +196,11 @@ def _model(task: str, chosen: Settings) -> serve.Deployment:
     return model
 
 
-def _without_dashboard() -> None:
-    """Keep Ray from starting what answers no request: its dashboard, its autoscaler and the web server of its agent.
-
-    They take some 4 s to start and 350 MB. Ray 2.60.0 has no switch for them but a missing dependency.
-    """
-    Node.start_monitor = Node.start_api_server = lambda *_, **__: None
-    ray_utils.get_dashboard_dependency_error = lambda: ImportError("not wanted")
-
-
 def _start(chosen: Settings, folder: Path) -> None:
+    ray_workarounds.check_ray()
+    ray_workarounds.bind_to_loopback()
     if not chosen.dashboard:
-        _without_dashboard()
-    # The one switch with which every port of Ray binds to 127.0.0.1: that address given to `ray.init` is replaced by
-    # the address of the network card.
-    ray_constants.ENABLE_RAY_CLUSTER = False
+        ray_workarounds.without_dashboard()
     models = len(chosen.bundles) if chosen.placement == "remote" else 0
     models_cpus = models * chosen.model_cpus * chosen.model_replicas_max
     ray.init(
@@ -252,6 +227,9 @@ def run_local(folder: str) -> None:
         signal.pause()
     except KeyboardInterrupt:
         pass
+    except ray_workarounds.RayChangedError as error:
+        (Path(folder) / cluster.REFUSED).write_text(str(error), encoding="utf-8")
+        raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         # Without a cluster, Serve's shutdown would start one.

@@ -29,7 +29,20 @@ _PREFIX = "HEED_"
 
 
 class SettingsError(Exception):
-    """A setting that cannot be used; the message is one line that names it as the operator wrote it."""
+    """A setting that cannot be used; the message is one line that names it as a variable of the environment."""
+
+    def __init__(self, name: str, value: object, reason: str) -> None:
+        super().__init__(name, value, reason)
+        self.name = name
+
+    def __str__(self) -> str:
+        name, value, reason = self.args
+        return f"{_PREFIX}{name.upper()}={value!r}: {reason}"
+
+    def of_option(self, option: str) -> str:
+        """Return the message for a value that came from this option of a command."""
+        _, value, reason = self.args
+        return f"{option} {value}: {reason}"
 
 
 def _cores() -> int:
@@ -150,6 +163,7 @@ def load(**given: object) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = "_".join(str(part) for part in first["loc"] or ["sentiment_bundle"]).upper().removeprefix(_PREFIX)
-        value = first["input"] if first["loc"] else "none"
-        raise SettingsError(f"{_PREFIX}{name}={value!r}: {first['msg']}") from None
+        name = (
+            "_".join(str(part) for part in first["loc"] or ["sentiment_bundle"]).lower().removeprefix(_PREFIX.lower())
+        )
+        raise SettingsError(name, first["input"] if first["loc"] else "none", first["msg"]) from None

@@ -21,7 +21,7 @@ PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
     "cuda": ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}),
 }
 
-MISSING = "this onnxruntime cannot run on {device}; cuda needs the extra `gpu`, a GPU and its driver"
+MISSING = "this onnxruntime cannot run on {device}; cuda needs a GPU, its driver and pip install 'heed[gpu]'"
 
 
 def check_device(device: Device) -> None:

@@ -1,10 +1,15 @@
-"""How a command refuses, with one line on standard error and an exit code, and how it is stopped."""
+"""How a command speaks on standard error, how it refuses with one line and an exit code, and how it is stopped."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from typing import NoReturn
+
+
+def say(line: str) -> None:
+    """Print a line of progress, away from the standard output, which is for results."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def refuse(reason: object, code: int = 1) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from models.explain.methods import IntentMethod, SentimentMethod
-from service.cli.exit import refuse
+from service.cli.exit import refuse, say
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -163,7 +162,7 @@ def explain_report(
         else:
             head = _head(loaded, labels)
             title, known = f"{loaded.name}, {head.name}", _known_dialogues(explainer, head, data, rows)
-        found = find(loaded.graph, explainer, known, _say)
+        found = find(loaded.graph, explainer, known, say)
         out.mkdir(parents=True, exist_ok=True)
         page = report.page(f"{title} {loaded.version} on {data.name}", found)
         (out / "report.html").write_text(page, encoding="utf-8")
@@ -200,7 +199,3 @@ def _head(bundle: Bundle, labels: str | None) -> Head:
         named = ", ".join(own) or "it has none of its own"
         refuse(f"name a label set of {bundle.name} with --labels ({named}), or the file of a head (*{SUFFIX})", 2)
     return own[labels]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -60,7 +60,7 @@ def explain_recommend(
         refuse(error, 2)
     except Problem as problem:
         refuse(f"{file}{f' at {problem.pointer}' if problem.pointer else ''}: {problem.detail}", 2)
-    except (BundleError, OSError) as error:
+    except (BundleError, RuntimeError, OSError) as error:
         refuse(error)
     _show(found, user)
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from models.explain.methods import PARTS, Explained
-from service.cli.exit import refuse
-from service.cli.explain import _say
+from service.cli.exit import refuse, say
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -74,7 +73,7 @@ def _tell(measured: Iterable[Measured], bundle: Bundle, task: Explained, rows: i
     found = []
     for row in measured:
         found.append(row)
-        _say(f"{row.dataset}, {row.method}: {row.rows} rows")
+        say(f"{row.dataset}, {row.method}: {row.rows} rows")
     if not found:
         refuse(f"the data holds none of the sets that {bundle.name} is measured on", 2)
     write(found, PARTS[task], out)

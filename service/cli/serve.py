@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +9,12 @@ from typing import Annotated
 import typer
 
 from models.tasks import TASKS
-from service.cli.exit import refuse, stop_on_signals
-from service.cluster.local import Cluster, ClusterError, check
-from service.settings import Settings
+from service.cli.exit import refuse, say, stop_on_signals
+from service.cluster.local import Cluster, ClusterError, check, check_folder
+from service.settings import Settings, SettingsError
+
+_OPTIONS = {"host": "--host", "port": "--port", "sentiment_bundle": "--bundle", "replicas": "--replicas"}
+"""The options of `heed serve` by the setting that each overrides."""
 
 
 def serve(
@@ -26,14 +28,19 @@ def serve(
     """Serve the models on this machine until Ctrl-C."""
     from models.bundle import BundleError
     from models.prediction.tensor_file import HeadError
+    from models.runtime.auto import require_runtime
     from service import settings
     from service.cluster import haproxy
 
+    given = {"host": host, "port": port, "sentiment_bundle": bundle and bundle.resolve(), "replicas": replicas}
     try:
-        chosen = settings.load(host=host, port=port, sentiment_bundle=bundle and bundle.resolve(), replicas=replicas)
-    except settings.SettingsError as error:
-        refuse(error, 2)
+        chosen = settings.load(**given)
+    except SettingsError as error:
+        refuse(error if given.get(error.name) is None else error.of_option(_OPTIONS[error.name]), 2)
     try:
+        require_runtime(chosen.device)
+        if chosen.shelf is not None and {"intent", "recommend"} & chosen.bundles.keys():
+            check_folder(chosen.shelf)
         names = _verified(chosen)
         check(chosen.host, chosen.port)
     except (BundleError, HeadError, ClusterError, RuntimeError) as error:
@@ -49,10 +56,6 @@ def _verified(chosen: Settings) -> list[str]:
     from models.ranking.bundle_files import load_recommender
     from service.registry.heads import Shelf
 
-    if chosen.device != "cpu":
-        from models.runtime.onnx import check_device
-
-        check_device(chosen.device)
     names = []
     for task, path in chosen.bundles.items():
         bundle = load(path)
@@ -86,23 +89,19 @@ def tune(
     try:
         chosen = settings.load(sentiment_bundle=bundle and bundle.resolve())
         used = usable_cores(cores)
-    except (settings.SettingsError, TuneError) as error:
+    except (SettingsError, TuneError) as error:
         refuse(error, 2)
     try:
         served = load(next(iter(chosen.bundles.values())))
         for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy(used), HEADER):
             if line:
-                _say(line)
-        found = measure(Trials(served, chosen, seconds, _say), used, free_memory_bytes())
+                say(line)
+        found = measure(Trials(served, chosen, seconds, say), used, free_memory_bytes())
     except (BundleError, ThroughputError, TuneError) as error:
         refuse(error)
     except KeyboardInterrupt:
         refuse("stopped", 130)
     print("\n".join(f"HEED_{name.upper()}={value}" for name, value in found.items()))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:

@@ -1,24 +1,23 @@
-"""Between Ray Serve and HAProxy: the configuration that Serve writes, made to keep our promises.
+"""The program that Serve starts as HAProxy: it rewrites Serve's configuration and then becomes HAProxy.
 
-Serve 2.60.0 starts whatever binary `RAY_SERVE_HAPROXY_BINARY_PATH` names, on a configuration of its own that no setting
-changes enough: it opens two statistics ports to the world, has no time limit for slow headers, and answers errors in
-plain text. So that variable names this module's script, which rewrites the file and then becomes HAProxy. It knows the
-text of that file (the Ray version is pinned, a test reads the listening sockets) and imports nothing heavy: it runs
-again at each reload.
+Serve runs whatever binary `RAY_SERVE_HAPROXY_BINARY_PATH` names, on a configuration of its own that no setting changes
+enough. So that variable names this module's script. Here is what we want of HAProxy, its limits and its errors;
+`ray_workarounds` knows the text that Serve writes. Imports nothing heavy: it runs again at each reload.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import json
 import os
-import re
 import shutil
 import signal
 import socket
 import sys
 from pathlib import Path
+
+from service.cluster.process_tree import die_with_parent
+from service.cluster.ray_workarounds import REPLICA_SERVER, RayChangedError, rewrite_haproxy_config
 
 BINARY_VARIABLE = "HEED_HAPROXY_BINARY"
 HOST_VARIABLE = "HEED_HOST"  # Settings.host; read here because pydantic would cost each reload a third of a second
@@ -29,8 +28,6 @@ _WITHIN_S = 10
 """Headers, and bodies that fit into a buffer."""
 
 _RETRY_AFTER_S = 2
-_PR_SET_PDEATHSIG = 1
-_PUBLIC = r"^frontend http_frontend\n    bind "
 
 # What HAProxy answers by itself: status, code, title, sentence. All else comes from the application, but for what is
 # not HTTP at all or has over 128 kB of headers: HAProxy 2.8 has a fixed 400 page for that.
@@ -65,53 +62,20 @@ def servers_up(admin: Path) -> int:
             connection.connect(str(admin))
             connection.sendall(b"show stat\n")
             with connection.makefile(encoding="utf-8") as table:
-                return sum("SERVE_REPLICA" in row and ",UP," in row for row in table)
+                return sum(REPLICA_SERVER in row and ",UP," in row for row in table)
     except OSError:
         return 0
 
 
 def harden(config: str, host: str | None) -> str:
-    """Serve's configuration without open statistics ports, with our limits and errors; idempotent.
+    """Return Serve's configuration with our limits and errors, and no port open but the public one at `host`.
 
-    `host` is where the public port listens; None leaves that as Serve wrote it. Replicas stay where Serve put them.
+    Raises RayChangedError for a configuration that is not of the kind that Serve writes.
     """
-    config = _without_section(_without_section(config, "frontend prometheus"), "listen stats")
-    # A log target that is an address opens a UDP socket on all interfaces, to send to a syslog that is not there.
-    config = _without_lines(config, r"log \S+:\d+ ")
-    config = config.replace(" mode 666 level admin ", " mode 600 level admin ")
     # A request that is there as a whole before a replica gets it can be asked again of another.
     ours = f"    option http-buffer-request\n    timeout http-request {_WITHIN_S}s\n"
     ours += "".join(_http_error(*problem) for problem in _PROBLEMS)
-    config = _without_lines(config, r"(?:errorfile|http-error|timeout http-request|option http-buffer-request)\b")
-    config = config.replace("defaults\n", f"defaults\n{ours}", 1)
-    if host is not None:
-        public = f"[{host}]" if ":" in host else host
-        config = re.sub(rf"({_PUBLIC})\S+(?=:\d+$)", lambda found: found[1] + public, config, flags=re.M)
-    # Ray's HTTP server adds the request's id to an answer that has it already.
-    once = "    http-response set-header X-Request-ID %[res.hdr(x-request-id)] if { res.hdr(x-request-id) -m found }\n"
-    if once not in config:
-        config = re.sub(rf"{_PUBLIC}.*\n", lambda found: found[0] + once, config, flags=re.M)
-    return re.sub(r"^backend (\S+)\n(?:[ \t]+.*\n)*", _first_idle_first, config, flags=re.M)
-
-
-def _first_idle_first(backend: re.Match[str]) -> str:
-    """Of several idle replicas the first gets a request, and not the one that has been idle longest.
-
-    Who asks one thing at a time then meets a replica with warm caches; while none is idle, Serve's balance decides.
-    """
-    section = _without_lines(backend[0], r"use-server \S+ if { srv_conn\(")
-    rule = f"    use-server {{name}} if {{{{ srv_conn({backend[1]}/{{name}}) eq 0 }}}}\n"
-    servers = re.findall(r"^[ \t]+server (\S+) \S+ check(?!.* backup)", section, flags=re.M)
-    return section + "".join(rule.format(name=name) for name in servers)
-
-
-def _without_section(config: str, title: str) -> str:
-    """A section is its title line and the indented lines below it."""
-    return re.sub(rf"^{re.escape(title)}\n(?:[ \t]+.*\n|\n)*", "", config, flags=re.M)
-
-
-def _without_lines(config: str, beginning: str) -> str:
-    return re.sub(rf"^[ \t]+{beginning}.*\n", "", config, flags=re.M)
+    return rewrite_haproxy_config(config, ours, host)
 
 
 def _http_error(status: int, code: str, title: str, detail: str) -> str:
@@ -128,11 +92,6 @@ def _http_error(status: int, code: str, title: str, detail: str) -> str:
     return f"    http-error status {status} {kind} lf-string '{json.dumps(problem)}'{retry}\n"
 
 
-def _die_with_parent() -> None:
-    """HAProxy outlives the killed actor that started it, and then holds the port against its successor."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def main() -> None:
     """`heed-haproxy`: takes HAProxy's own arguments."""
     binary = find()
@@ -141,6 +100,11 @@ def main() -> None:
     arguments = sys.argv[1:]
     if "-f" in arguments:
         path = Path(arguments[arguments.index("-f") + 1])
-        path.write_text(harden(path.read_text(encoding="utf-8"), os.environ.get(HOST_VARIABLE)), encoding="utf-8")
-    _die_with_parent()
+        try:
+            hardened = harden(path.read_text(encoding="utf-8"), os.environ.get(HOST_VARIABLE))
+        except RayChangedError as error:
+            sys.exit(f"heed-haproxy: {error}")
+        path.write_text(hardened, encoding="utf-8")
+    # HAProxy outlives the killed actor that started it, and then holds the port against its successor.
+    die_with_parent(signal.SIGKILL)
     os.execv(binary, [str(binary), *arguments])

@@ -7,7 +7,7 @@ which runs `app.run_local`.
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import http.client
 import math
 import os
@@ -21,20 +21,65 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from service.cluster import haproxy
+from service.cluster.process_tree import adopt_orphans, die_with_parent, end_descendants
 from service.settings import Settings
 
 READY = "ready"  # the child makes this file when every replica has answered
+REFUSED = "refused"  # and this one, with a line for the operator, when it will not start
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _START_WITHIN_S = 300.0
 _STOP_WITHIN_S = 25.0
 _POLL_S = 0.1
 _ADMIN = "admin.sock"  # Ray puts it into a folder named after the node
 _LONGEST_TEMP = 12  # the paths of Ray's and HAProxy's sockets below it must fit into 107 bytes
+
+# Variables of Ray and Serve 2.60.0. Few of them are documented; tests look for each of them in Ray.
+_TUNING = {
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a datagram and a parse per request; our own metrics say more
+    # Also a request that a dying replica took with it, sent once more: asking for a prediction changes nothing.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRIES": "2",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # of a larger request not all is kept, so it is not sent again
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",  # 10 by default, long for those who queue
+    # What Ray does by itself, whoever asks, more seldom: nobody waits for it.
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_event_stats": "0",
+    "RAY_worker_niceness": "0",  # 15 by default: any neighbour would win the CPU
+}
+_FORCED = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sysconfig.get_path("scripts")) / "heed-haproxy"),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "token",
+}
+_PLACES = {
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": _ADMIN,
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": ".",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+    "TMPDIR": ".",
+    "RAY_TMPDIR": ".",
+}
+"""Files and folders, below the folder of the cluster."""
+
+# Fixed by default, so a second service on this machine would find them taken.
+_PORTS = ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")
+_NOT_INHERITED = {"RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"}  # of some other cluster
+_MARGIN_S = 20  # after which HAProxy gives up on a request that should have been answered 504
 
 
 class ClusterError(Exception):
@@ -49,7 +94,26 @@ def check(host: str, port: int) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+            mend = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
+            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}{mend}") from None
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for a team's own files in which none could be kept."""
+    reason = _unusable(folder)
+    if reason:
+        raise ClusterError(f"HEED_SHELF={folder}: {reason}; name another folder, or none to do without")
+
+
+def _unusable(folder: Path) -> str:
+    try:
+        there = next(place for place in (folder, *folder.parents) if place.exists())
+        if not there.is_dir():
+            return f"{there} is no folder"
+        with tempfile.TemporaryFile(dir=there):
+            return ""
+    except OSError as error:
+        return f"it cannot be written to ({error.strerror or error})"
 
 
 class Cluster:
@@ -63,8 +127,7 @@ class Cluster:
 
     def start(self) -> None:
         """Return when the service answers on its public port; raises ClusterError."""
-        # Whatever loses its parent becomes our child, so that `stop` finds it.
-        _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        adopt_orphans()
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", f"from service.app import run_local; run_local({str(self._folder)!r})"],
@@ -73,7 +136,7 @@ class Cluster:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=_die_with_parent,
+                preexec_fn=partial(die_with_parent, signal.SIGTERM),
             )
         deadline_s = time.monotonic() + _START_WITHIN_S
         while not self._is_ready():
@@ -104,65 +167,36 @@ class Cluster:
         finally:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            _end_descendants()
+            end_descendants()
             if not self._failed:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
     def _failure(self, what: str) -> ClusterError:
         self._failed = True
-        return ClusterError(f"{what}; its log is kept in {self.log}")
+        refused = self._folder / REFUSED
+        reason = f": {refused.read_text(encoding='utf-8')}" if refused.exists() else ""
+        return ClusterError(f"{what}{reason}; its log is kept in {self.log}")
 
 
 def environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """What every process of the cluster inherits: Serve reads its switches at import, in controller, proxy and replica.
+    """Return what every process of the cluster inherits.
 
-    Tuning that the operator has set wins; what keeps the cluster private and its files together does not yield.
+    Serve reads its switches at import, in controller, proxy and replica. Tuning that the operator has set wins; what
+    keeps the cluster private and its files together does not yield.
     """
-    tuning = {
-        "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a datagram and a parse per request; our own metrics say more
-        # Also a request that a dying replica took with it, sent once more: asking for a prediction changes nothing.
-        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        "RAY_SERVE_HAPROXY_RETRIES": "2",
-        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # of a larger request not all is kept, so it is not sent again
-        "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(math.ceil(settings.request_timeout_s) + 20),
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",  # 10 by default, long for those who queue
-        # What Ray does by itself, whoever asks, more seldom: nobody waits for it.
-        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
-        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
-        "RAY_enable_metrics_collection": "0",
-        "RAY_task_events_report_interval_ms": "0",
-        "RAY_event_stats": "0",
-        "RAY_worker_niceness": "0",  # 15 by default: any neighbour would win the CPU
-    }
-    forced = {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1",
-        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sysconfig.get_path("scripts")) / "heed-haproxy"),
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / _ADMIN),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-        # Fixed by default, so a second service on this machine would find them taken.
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(_free_port()),
-        "DASHBOARD_METRIC_PORT": str(_free_port()),
-        "AUTOSCALER_METRIC_PORT": str(_free_port()),
-        "TMPDIR": str(folder),
-        "RAY_TMPDIR": str(folder),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Behind loopback the second line: another user of this machine cannot talk to Ray without the token.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-    }
+    server_s = str(math.ceil(settings.request_timeout_s) + _MARGIN_S)
     known = settings.model_dump(exclude=settings.to_measure)  # what is to be measured must not seem to be set
-    chosen = {f"HEED_{name.upper()}": str(value) for name, value in known.items()}
-    kept = {name: value for name, value in inherited.items() if name not in {"RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"}}
-    return {**tuning, **kept, **forced, **chosen}
+    return {
+        **_TUNING,
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": server_s,
+        **{name: value for name, value in inherited.items() if name not in _NOT_INHERITED},
+        **_FORCED,
+        **{name: str(folder / place) for name, place in _PLACES.items()},
+        **{name: str(_free_port()) for name in _PORTS},
+        # Behind loopback the second line: another user of this machine cannot talk to Ray without the token.
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        **{f"HEED_{name.upper()}": str(value) for name, value in known.items()},
+    }
 
 
 def _answers(settings: Settings) -> bool:
@@ -181,45 +215,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value)
-
-
-def _die_with_parent() -> None:
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _end_descendants() -> None:
-    """Kill and reap until none is left; a process that forks meanwhile is met in the next round."""
-    while descendants := _descendants(os.getpid()):
-        for process_id in descendants:
-            try:
-                os.kill(process_id, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
-            return
-        time.sleep(0.01)
-
-
-def _descendants(root: int) -> set[int]:
-    children: dict[int, list[int]] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: set[int] = set()
-    frontier = [root]
-    while frontier:
-        below = children.get(frontier.pop(), [])
-        found.update(below)
-        frontier.extend(below)
-    return found

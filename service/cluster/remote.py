@@ -35,12 +35,6 @@ _RESTART_S = 5.0  # about what a replica needs to be replaced
 _SPECIAL_TOKENS = 3  # at most, around a text and its entity
 
 
-def running(handle: DeploymentHandle) -> int:
-    """How many replicas the handle's router would send to. Serve 2.60.0 tells its routers, and nobody else at once."""
-    router = handle._router and handle._router._asyncio_router._request_router
-    return len(router.curr_replicas) if router else 0
-
-
 @dataclass(slots=True, eq=False)
 class _Request:
     items: tuple[Item, ...]

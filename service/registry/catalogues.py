@@ -46,6 +46,7 @@ from service.errors import (
     NotFound,
 )
 from service.inference.ranking import prepare
+from service.registry.file_watch import Stamp, stamp_of
 from service.registry.index_builder import Indexing
 
 FOLDER = "catalogues"
@@ -55,8 +56,6 @@ _BUSY_S, _BROKEN_S = 1.0, 30.0
 _TRIES = 3
 _NAMED = 20
 _log = structlog.get_logger(__name__)
-
-Stamp = tuple[int, int, int]
 
 
 class Catalogues:
@@ -153,7 +152,7 @@ class Catalogues:
 
     async def _opened(self, name: str, pointer: str | None) -> Catalogue:
         path = self._folder / name
-        stamp = _stamp(path) if is_name(name) else None
+        stamp = stamp_of(path / DATABASE) if is_name(name) else None
         refused = self._refused.get(name)
         if refused is not None and refused[0] == stamp:
             raise CatalogueUnusable(refused[1], retry_after_s=_BROKEN_S)
@@ -182,7 +181,7 @@ class Catalogues:
             return
         except CatalogueError as error:
             _log.error("the model's own catalogue cannot be placed", reason=str(error))
-            self._refused[self.own] = (_stamp(path), f"The {error}.")
+            self._refused[self.own] = (stamp_of(path / DATABASE), f"The {error}.")
 
 
 def place_own(path: Path, bundle: Bundle, recommender: Recommender) -> None:
@@ -252,11 +251,3 @@ def _as_problems() -> Iterator[None]:
         raise NotFound(f"The {error}.") from error
     except CatalogueError as error:
         raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_S) from error
-
-
-def _stamp(path: Path) -> Stamp | None:
-    try:
-        found = (path / DATABASE).stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino

@@ -30,7 +30,8 @@ class _Files(Generic[Kept]):
 
     def update(self, files: Iterable[Path]) -> bool:
         """Whether anything is different now."""
-        found = {path: _stamp(path) for path in files if path.name.endswith(self.suffix) and path.name[0] != "."}
+        named = [path for path in files if path.name.endswith(self.suffix) and path.name[0] != "."]
+        found = {path: stamp for path in named if (stamp := stamp_of(path))}
         changed = [path for path, stamp in found.items() if stamp != self.stamps.get(path)]
         gone = [path for path in self.loaded if path not in found]
         self.stamps = found
@@ -47,9 +48,10 @@ class _Files(Generic[Kept]):
         return self.loaded.values()
 
 
-def _stamp(path: Path) -> Stamp:
+def stamp_of(path: Path) -> Stamp | None:
+    """Return what changes whenever the file does, or None when there is no such file."""
     try:
         found = path.stat()
-    except OSError:  # taken away since it was listed
-        return (0, 0, 0)
+    except OSError:
+        return None
     return (found.st_mtime_ns, found.st_size, found.st_ino)

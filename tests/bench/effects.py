@@ -86,8 +86,8 @@ def calls(folder: Path) -> object:
     from service.cluster.remote import Remote
     from service.inference.predictor import Item
     from service.telemetry.metrics import Metrics
-    from tests.support import fake_model
     from tests.service.cluster.test_remote import LIMITS, Handle, answering
+    from tests.support import fake_model as fakes
 
     async def ask() -> list[int]:
         handle, metrics = Handle(), Metrics(folder / "metrics")

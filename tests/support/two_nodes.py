@@ -115,12 +115,12 @@ def main(folder: Path, port: int, bundle: Path) -> None:
 
     import ray
     from ray import serve
-    from ray._private import ray_constants
     from ray.cluster_utils import Cluster
 
     from service import app
+    from service.cluster import ray_workarounds
 
-    ray_constants.ENABLE_RAY_CLUSTER = False  # as in `app`: keeps 127.0.0.1 from becoming the address of the card
+    ray_workarounds.bind_to_loopback()
     common = {"node_ip_address": "127.0.0.1", "include_dashboard": False, "object_store_memory": 80 * 2**20}
     nodes = Cluster(True, head_node_args={"num_cpus": 1, "temp_dir": str(folder / "ray"), **common})
     models = {"num_cpus": 0, "resources": {RESOURCE: 1}, **common}

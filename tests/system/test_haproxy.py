@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import socket
 import subprocess
@@ -210,23 +209,3 @@ def test_a_body_that_never_ends_is_refused_as_a_problem(tmp_path: Path, monkeypa
 def test_every_replica_but_a_backup_has_its_rule_once() -> None:
     rules = [line.strip() for line in haproxy.harden(WRITTEN, None).splitlines() if "use-server" in line]
     assert rules == [f"use-server {name} if {{ srv_conn(replicas/{name}) eq 0 }}" for name in ("one", "two")]
-
-
-@pytest.mark.parametrize(
-    "expected",
-    [
-        "frontend prometheus\n    bind :",
-        "frontend http_frontend\n    bind ",
-        "listen stats\n  bind *:",
-        "\ndefaults\n",
-        "\nbackend {{ backend.name",
-        "\n    server {{ server.name }} {{ server.host }}:{{ server.port }} check",
-    ],
-)
-def test_serve_still_writes_what_this_changes(expected: str) -> None:
-    """After an upgrade of Ray this says that `harden` must be read again."""
-    ray = importlib.util.find_spec("ray")
-    assert ray is not None
-    assert ray.origin is not None
-    template = Path(ray.origin).parent / "serve" / "_private" / "haproxy_templates.py"
-    assert expected in template.read_text()

@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,7 +35,7 @@ def test_a_port_in_use(bundle: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        expect_one_line(refused("--port", port, "--bundle", str(bundle)), f"127.0.0.1:{port}", "in use")
+        expect_one_line(refused("--port", port, "--bundle", str(bundle)), f"127.0.0.1:{port}", "in use", "--port")
 
 
 def test_no_bundle(tmp_path: Path) -> None:
@@ -48,12 +50,39 @@ def test_no_haproxy(bundle: Path) -> None:
 @pytest.mark.skipif(PROVIDERS["cuda"][0] in onnxruntime.get_available_providers(), reason="it may be there")
 def test_no_gpu(bundle: Path) -> None:
     environment = {"HEED_DEVICE": "cuda", "HEED_PORT": str(free_port())}
-    expect_one_line(refused("--bundle", str(bundle), environment=environment), "cannot run on cuda", "extra `gpu`")
+    expect_one_line(refused("--bundle", str(bundle), environment=environment), "cannot run on cuda", "'heed[gpu]'")
 
 
 @pytest.mark.parametrize("port", ["0", "65536"])
-def test_a_port_that_is_none(port: str) -> None:
-    expect_one_line(refused("--port", port), "HEED_PORT")
+def test_a_port_that_is_none_is_named_as_it_was_given(port: str) -> None:
+    result = refused("--port", port, environment={"HEED_PORT": "8000"})
+    expect_one_line(result, f"--port {port}: ")
+    assert "HEED_PORT" not in result[1]
+    expect_one_line(refused(environment={"HEED_PORT": port}), f"HEED_PORT='{port}': ")
+
+
+def test_a_service_without_a_runtime(bundle: Path) -> None:
+    """As after `pip install .`, without the extra that brings ONNX Runtime."""
+    code = "import sys; sys.modules['onnxruntime'] = None; from service.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve", "--bundle", str(bundle)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "heed: ONNX Runtime is missing; to run on cpu: pip install 'heed[cpu]'\n"
+
+
+@pytest.mark.parametrize("below", ["", "heads"])
+def test_a_data_folder_that_is_a_file(bundle: Path, tmp_path: Path, below: str) -> None:
+    file = tmp_path / "data"
+    file.touch()
+    environment = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_SHELF": str(file / below)}
+    expect_one_line(refused("--bundle", str(bundle), environment=environment), f"{file} is no folder", "none")
+
+
+def test_a_data_folder_in_which_nothing_can_be_written(bundle: Path) -> None:
+    """In /proc not even root can."""
+    environment = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_SHELF": "/proc/heed"}
+    expect_one_line(refused("--bundle", str(bundle), environment=environment), "/proc/heed: it cannot be written to")
 
 
 def change_a_byte(bundle: Path) -> None:

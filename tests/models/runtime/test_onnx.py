@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import onnxruntime
 import pytest
 
@@ -7,6 +11,8 @@ from models.bundle import Bundle, load
 from models.runtime.auto import open_runtime
 from models.runtime.onnx import PROVIDERS, OnnxRuntime
 from tests.support.tiny_bundle import tiny_bundle
+
+ROOT = Path(__file__).parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -39,3 +45,18 @@ def test_a_device_gets_its_runtime(bundle: Bundle) -> None:
     if PROVIDERS["cuda"][0] not in onnxruntime.get_available_providers():
         with pytest.raises(RuntimeError, match="cannot run on cuda"):
             open_runtime(bundle, device="cuda")
+
+
+@pytest.mark.parametrize(("device", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
+def test_a_missing_runtime_is_named_with_the_command_that_mends_it(device: str, extra: str) -> None:
+    """In a process of its own, in which `onnxruntime` cannot be imported."""
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None\n"
+        "from models.runtime.auto import require_runtime\n"
+        "try:\n"
+        f"    require_runtime({device!r})\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == f"ONNX Runtime is missing; to run on {device}: pip install 'heed[{extra}]'\n"
