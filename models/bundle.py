@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from models.prediction.calibration import Calibration, Scaling, scaling_of
+from models.prediction.calibration import Calibration, LogitScaling, find_scaling
 from models.tasks import INTENT, RECOMMEND, SENTIMENT, TASKS, Task
 
 FORMAT = 2
@@ -33,7 +33,7 @@ SHIPPED_INTENT, SHIPPED_RECOMMEND = SHIPPED_BUNDLES[INTENT.name], SHIPPED_BUNDLE
 SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
 """What a bundle may hold; anything else, pickled weights above all, is refused."""
 
-TOLD = (".md", ".png")
+DOCUMENT_SUFFIXES = (".md", ".png")
 """Of which is what is said of a model, and not the model."""
 
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
@@ -90,8 +90,8 @@ class Bundle(Manifest):
 
     path: Path
     digest: str
-    encoder: str
-    model: str
+    encoder_digest: str
+    model_digest: str
 
     @property
     def graph(self) -> Path:
@@ -101,12 +101,12 @@ class Bundle(Manifest):
     def tokenizer(self) -> Path:
         return self.path / TOKENIZER
 
-    def scaling(self, language: str, targeted: bool) -> Scaling:
+    def scaling(self, language: str, targeted: bool) -> LogitScaling:
         """A language that the bundle does not know is taken for its first."""
-        return scaling_of(self.calibration, language if language in self.languages else self.languages[0], targeted)
+        return find_scaling(self.calibration, language if language in self.languages else self.languages[0], targeted)
 
 
-def load(path: Path) -> Bundle:
+def load_bundle(path: Path) -> Bundle:
     """Verify and read a bundle; raises BundleError when anything about it is not as its manifest says."""
     bundle, digests = _describe(path.resolve())
     verify_files(bundle.path, digests)
@@ -114,7 +114,7 @@ def load(path: Path) -> Bundle:
     return bundle
 
 
-def describe(path: Path) -> Bundle:
+def load_unverified(path: Path) -> Bundle:
     """A bundle as its manifest says, for who names a model and never opens its files; raises BundleError."""
     return _describe(path.resolve())[0]
 
@@ -145,7 +145,9 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
             f"bundle {path.name}: its labels {manifest['labels']} are not those of the task, {list(task.labels)}"
         )
     calibration = {
-        language: Scaling(float(row["temperature"]), float(row["power"]), tuple(float(value) for value in row["bias"]))
+        language: LogitScaling(
+            float(row["temperature"]), float(row["power"]), tuple(float(value) for value in row["bias"])
+        )
         for language, row in manifest["calibration"].items()
     }
     languages = tuple(manifest["languages"])
@@ -155,8 +157,8 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
     return Bundle(
         path=path,
         digest=digest,
-        encoder=str(manifest["files"].get(GRAPH, "")),
-        model=model_of(manifest["files"], int(manifest["max_tokens"])),
+        encoder_digest=str(manifest["files"].get(GRAPH, "")),
+        model_digest=model_digest(manifest["files"], int(manifest["max_tokens"])),
         name=str(manifest["name"]),
         version=str(manifest["version"]),
         task=task,
@@ -170,9 +172,9 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
     )
 
 
-def model_of(digests: dict[str, str], max_tokens: int) -> str:
+def model_digest(digests: dict[str, str], max_tokens: int) -> str:
     """Of the digests of a bundle's files by name."""
-    computing = sorted(one for one in digests.items() if Path(one[0]).suffix not in TOLD)
+    computing = sorted(one for one in digests.items() if Path(one[0]).suffix not in DOCUMENT_SUFFIXES)
     return hashlib.sha256(json.dumps([max_tokens, computing]).encode()).hexdigest()
 
 
@@ -190,7 +192,7 @@ def verify_files(path: Path, digests: dict[str, str]) -> None:
         file = path / name
         if not file.is_file() or file.is_symlink() or not file.resolve().is_relative_to(path):
             raise BundleError(f"bundle {path.name}: {name} is missing, or leads out of the folder; export it again")
-        if digest_of(file) != digests[name]:
+        if file_digest(file) != digests[name]:
             raise BundleError(f"bundle {path.name}: {name} was changed (its SHA-256 differs); copy or export it again")
         with file.open("rb") as opened:
             start = opened.read(9)
@@ -209,7 +211,7 @@ def verify_external_data(path: Path, graph: Path) -> None:
             raise BundleError(f"bundle {path.name}: {graph.name} takes data from {location!r}, outside the bundle")
 
 
-def save(path: Path, manifest: Manifest) -> Bundle:
+def save_bundle(path: Path, manifest: Manifest) -> Bundle:
     """Write the manifest of a folder that holds all other files, and return the bundle as `load` reads it."""
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
     content = {
@@ -224,13 +226,13 @@ def save(path: Path, manifest: Manifest) -> Bundle:
         "calibration": {language: asdict(scaling) for language, scaling in manifest.calibration.items()},
         "data": [asdict(source) for source in manifest.sources],
         "metrics": [asdict(metric) for metric in manifest.metrics],
-        "files": {str(file.relative_to(path)): digest_of(file) for file in files},
+        "files": {str(file.relative_to(path)): file_digest(file) for file in files},
     }
     (path / MANIFEST).write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return load(path)
+    return load_bundle(path)
 
 
-def digest_of(file: Path) -> str:
+def file_digest(file: Path) -> str:
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 

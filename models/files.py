@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path, durable: bool = False) -> Iterator[Path]:
+def replace_atomically(path: Path, durable: bool = False) -> Iterator[Path]:
     """A file beside `path` to write to, which takes its place at the end; when the writing fails it is gone.
 
     It is hidden, of another ending, so that nobody takes it for the file. With `durable` what was written outlives a

@@ -29,16 +29,16 @@ from service.api.gateway import create_app
 from service.api.recommend import Rankings
 from service.cluster import local as cluster
 from service.cluster import ray_workarounds
-from service.cluster.remote import CALLS_PER_REPLICA, Remote
-from service.cluster.remote_call import Part, Reply, Tally, answer
-from service.explanation.worker import Explaining, Source
+from service.cluster.remote import CALLS_PER_REPLICA, RemotePredictor
+from service.cluster.remote_call import RemoteRequest, RemoteResponse, CountBuffer, answer_requests
+from service.explanation.worker import ExplanationWorker, ExplainableModel
 from service.inference.assembly import batch_limits, open_engine
-from service.inference.cache import Cache
-from service.inference.engine import Engine, Recorder
+from service.inference.cache import CachedPredictor
+from service.inference.engine import Engine, EngineMetrics
 from service.inference.predictor import Predictor
-from service.inference.ranking_engine import TASK, Recommending
-from service.registry.catalogues import Catalogues
-from service.registry.heads import Shelf
+from service.inference.ranking_engine import TASK, RankingEngine
+from service.registry.catalogues import CatalogueRegistry
+from service.registry.heads import HeadRegistry
 from service.settings import Settings
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
@@ -68,7 +68,7 @@ _NEEDED_RESOURCE = 0.001  # of a custom resource: it says where models may be, n
 
 
 @serve.ingress()
-class Gateway:
+class GatewayDeployment:
     """One replica. Serve runs the lifespan of the application, and that starts and stops the predictors."""
 
     def __init__(self, chosen: Settings, *models: DeploymentHandle) -> None:
@@ -85,14 +85,14 @@ class Gateway:
         for predictor in self._predictors:
             served, task = predictor.bundle, predictor.bundle.task.name
             metrics.bundle(task, served.name, served.version, served.digest)
-            caches[task] = Cache(predictor, chosen.cache_entries, metrics.task(task))
+            caches[task] = CachedPredictor(predictor, chosen.cache_entries, metrics.task(task))
             if task == "intent":
-                shelf = Shelf(served, chosen.shelf)
+                shelf = HeadRegistry(served, chosen.shelf)
             if task == "recommend":
                 recommender = load_recommender(served)
-                engine = Recommending(recommender, metrics.task(TASK))
-                rankings = Rankings(engine, Catalogues(served, recommender, chosen.shelf))
-        self._vital: list[Predictor | Recommending] = [*self._predictors, *([rankings.engine] if rankings else [])]
+                engine = RankingEngine(recommender, metrics.task(TASK))
+                rankings = Rankings(engine, CatalogueRegistry(served, recommender, chosen.shelf))
+        self._vital: list[Predictor | RankingEngine] = [*self._predictors, *([rankings.engine] if rankings else [])]
         explaining = _explaining(self._predictors, rankings.engine if rankings else None)
         self._gateway = create_app(caches, chosen, metrics, shelf, explaining, rankings)
 
@@ -105,18 +105,18 @@ class Gateway:
             raise RuntimeError("the inference thread has died")
 
 
-class Model:
+class ModelDeployment:
     """One replica of the model alone; the gateways call `predict`."""
 
     async def __init__(self, chosen: Settings, path: Path) -> None:  # type: ignore[misc]  # Serve awaits it
         logs.configure(chosen.log_level)
         ray_workarounds.close_handle_port()
-        self._tally = Tally()
-        self._engine = _engine(bundles.load(path), chosen, self._tally)
+        self._tally = CountBuffer()
+        self._engine = _engine(bundles.load_bundle(path), chosen, self._tally)
         await self._engine.start()
 
-    async def predict(self, parts: Sequence[Part]) -> Reply:
-        return await answer(self._engine, self._tally, parts)
+    async def predict(self, parts: Sequence[RemoteRequest]) -> RemoteResponse:
+        return await answer_requests(self._engine, self._tally, parts)
 
     def check_health(self) -> None:
         """Raising makes Serve replace this replica."""
@@ -125,43 +125,43 @@ class Model:
 
 
 def _inline(path: Path, chosen: Settings, metrics: Metrics) -> Predictor:
-    bundle = bundles.load(path)
+    bundle = bundles.load_bundle(path)
     return _engine(bundle, chosen, metrics.task(bundle.task.name))
 
 
 def _remote(path: Path, chosen: Settings, metrics: Metrics, model: DeploymentHandle) -> Predictor:
-    bundle = bundles.describe(path)
+    bundle = bundles.load_unverified(path)
     task = bundle.task.name
     replicas = ray_workarounds.replica_counter(model)
-    return Remote(bundle, model, replicas, batch_limits(chosen), metrics.task(task), metrics.calls(task))
+    return RemotePredictor(bundle, model, replicas, batch_limits(chosen), metrics.task(task), metrics.calls(task))
 
 
-def _engine(bundle: Bundle, chosen: Settings, recorder: Recorder) -> Engine:
+def _engine(bundle: Bundle, chosen: Settings, recorder: EngineMetrics) -> Engine:
     if chosen.device == "cpu":
         return open_engine(bundle, chosen, recorder)
     # Here and not above: it needs onnx, which serving on a CPU does without.
-    from service.tuning.gpu_batches import prepare
+    from service.tuning.gpu_batches import measure_batch_limits
 
-    return open_engine(bundle, chosen, recorder, prepare)
+    return open_engine(bundle, chosen, recorder, measure_batch_limits)
 
 
-def _explaining(predictors: Sequence[Predictor], recommending: Recommending | None) -> Explaining | None:
+def _explaining(predictors: Sequence[Predictor], recommending: RankingEngine | None) -> ExplanationWorker | None:
     """Of those that are held here, as rankings always are."""
     engines = [predictor for predictor in predictors if isinstance(predictor, Engine)]
-    answering: list[Engine | Recommending] = [*engines, *([recommending] if recommending else [])]
-    sources = {engine.bundle.task.name: Source(engine.bundle, engine.tokenizer) for engine in engines}
-    return Explaining(sources, lambda: any(one.busy for one in answering)) if answering else None
+    answering: list[Engine | RankingEngine] = [*engines, *([recommending] if recommending else [])]
+    sources = {engine.bundle.task.name: ExplainableModel(engine.bundle, engine.tokenizer) for engine in engines}
+    return ExplanationWorker(sources, lambda: any(one.busy for one in answering)) if answering else None
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
     """The application for `serve deploy`; `args` are settings by name and win over the environment of the nodes."""
-    return _application(settings.load(**args))
+    return _application(settings.load_settings(**args))
 
 
 def _application(chosen: Settings) -> serve.Application:
     inline = chosen.placement == "inline"
     gateway: serve.Deployment = serve.deployment(
-        Gateway,
+        GatewayDeployment,
         name="gateway",
         num_replicas=chosen.replicas,
         ray_actor_options={
@@ -176,7 +176,7 @@ def _application(chosen: Settings) -> serve.Application:
 
 def _model(task: str, chosen: Settings) -> serve.Deployment:
     model: serve.Deployment = serve.deployment(
-        Model,
+        ModelDeployment,
         name=f"{task}-model",
         autoscaling_config=AutoscalingConfig(
             min_replicas=chosen.model_replicas_min,
@@ -222,7 +222,7 @@ def run_local(folder: str) -> None:
     """Serve from a cluster of this machine alone, with its files in `folder`, until SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _start(settings.load(), Path(folder))
+        _start(settings.load_settings(), Path(folder))
         (Path(folder) / cluster.READY).touch()
         signal.pause()
     except KeyboardInterrupt:

@@ -67,7 +67,7 @@ class BodyTooLarge(Problem):
     status, code, title = 413, "body_too_large", "Body too large"
 
 
-class TooMuchToExplain(Problem):
+class ExplanationTooLarge(Problem):
     status, code, title = 413, "too_much_to_explain", "Too much to explain"
 
 

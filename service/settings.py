@@ -157,7 +157,7 @@ class Settings(_TaskBundles):
         return value
 
 
-def load(**given: object) -> Settings:
+def load_settings(**given: object) -> Settings:
     """Settings from the environment, overridden by what is given and not None; raises SettingsError."""
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

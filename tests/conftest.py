@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 
-from models.bundle import Bundle, load
+from models.bundle import Bundle, load_bundle
 from service.telemetry.metrics import Metrics
 from tests.support import recommender_app as shops
 from tests.support.service_app import Service, serving
@@ -47,7 +47,7 @@ async def service(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Service]:
 
 @pytest.fixture(scope="session")
 def recommend_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.fixture

@@ -147,7 +147,7 @@ def test_every_heed_command_has_the_options_that_are_shown(arguments: list[str])
 @pytest.mark.parametrize("path", sorted((ROOT / "deploy").glob("serve*.yaml")), ids=lambda path: path.name)
 def test_every_serve_config_sets_what_can_be_set(path: Path) -> None:
     (application,) = yaml.safe_load(path.read_text(encoding="utf-8"))["applications"]
-    settings.load(**application["args"])
+    settings.load_settings(**application["args"])
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ LAYERS = (
     ("models.bundle",),
     ("models.prediction",),
     ("models.text",),
-    ("models.tasks",),
+    ("models.tasks", "models.files"),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
 

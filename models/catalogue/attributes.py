@@ -70,7 +70,7 @@ class Column:
 Columns = Mapping[str, Column]
 
 
-def updated(columns: Columns, rows: int, changes: Mapping[int, Attributes]) -> dict[str, Column]:
+def update_columns(columns: Columns, rows: int, changes: Mapping[int, Attributes]) -> dict[str, Column]:
     """New columns of `rows` rows, at least as many as before, in which those of `changes` have these alone.
 
     An attribute that no row has any longer has no column.
@@ -128,7 +128,7 @@ class _Draft:
         self.codes = np.where(self.codes < 0, -1, np.searchsorted(used, self.codes)).astype(np.int32)
 
 
-def matching(columns: Columns, live: Mask, given: Mapping[str, object]) -> Mask:
+def match_filter(columns: Columns, live: Mask, given: Mapping[str, object]) -> Mask:
     """Live rows that meet every condition, `{"price": {"gte": 2, "lt": 5}, "colour": "red"}`; raises FilterError.
 
     A row without the attribute, or with a value of another type, meets no condition but `ne`. An attribute that no row

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.catalogue import vector_file
-from models.catalogue.database import ALL, State, save_state
+from models.catalogue.database import SELECT_ALL_SQL, State, save_state
 from models.catalogue.errors import VectorsMissingError
 from models.catalogue.items import Vector, stacked
 from models.catalogue.vector_index import SUFFIX
@@ -31,16 +31,16 @@ def compact(
 ) -> bool:
     """Take dead rows out of the vectors when there are so many that it pays; whether it did."""
     with _rewriting(folder, writing) as (state, file):
-        if state.rows - state.live <= max(min_dead_rows, _DEAD_SHARE * state.rows):
+        if state.rows - state.active <= max(min_dead_rows, _DEAD_SHARE * state.rows):
             return False
-        lines = database.execute(ALL).fetchall()
-        rows = vector_file.mapped(folder / state.file, state.rows, state.width)
+        lines = database.execute(SELECT_ALL_SQL).fetchall()
+        rows = vector_file.map_vectors(folder / state.file, state.rows, state.width)
         places = [line[1] for line in lines]
         _rewrite(folder, database, replace(state, file=file), [line[0] for line in lines], _chunks(rows, places))
     return True
 
 
-def renew(
+def replace_vectors(
     folder: Path,
     database: sqlite3.Connection,
     writing: AbstractContextManager[State],
@@ -53,7 +53,7 @@ def renew(
     """
     digest, width = model
     with _rewriting(folder, writing) as (state, file):
-        texts = {line[0]: line[2] for line in database.execute(ALL)}
+        texts = {line[0]: line[2] for line in database.execute(SELECT_ALL_SQL)}
         missing = [item_id for item_id, text in texts.items() if item_id not in made or made[item_id][0] != text]
         if missing:
             raise VectorsMissingError(missing)
@@ -86,7 +86,7 @@ def _rewriting(folder: Path, writing: AbstractContextManager[State]) -> Iterator
 def _rewrite(
     folder: Path, database: sqlite3.Connection, state: State, ids: Sequence[str], chunks: Iterable[Vector]
 ) -> None:
-    rows = vector_file.write(folder / state.file, 0, state.width, chunks)
+    rows = vector_file.append_vectors(folder / state.file, 0, state.width, chunks)
     sync_folder(folder)
     database.execute("DELETE FROM items WHERE place IS NULL")
     database.executemany(

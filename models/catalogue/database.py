@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from models.catalogue.errors import BusyError, CatalogueError, FullError
-from models.catalogue.vector_file import CutShortError
+from models.catalogue.errors import BusyError, CatalogueError, DiskFullError
+from models.catalogue.vector_file import TruncatedFileError
 
 BUSY_S = 10.0
 """How long a writer waits for others."""
 
 # An item that was removed keeps a line without a place until the next compaction, so that readers learn of it.
-TABLES = """
+SCHEMA_SQL = """
 CREATE TABLE meta (
     format INTEGER, digest TEXT, width INTEGER, version INTEGER, file TEXT, rows INTEGER, live INTEGER
 );
@@ -26,13 +26,19 @@ CREATE TABLE items (
 CREATE INDEX items_version ON items (version);
 CREATE TABLE names (name TEXT PRIMARY KEY) WITHOUT ROWID;
 """
-PUT = """
+UPSERT_SQL = """
 INSERT INTO items VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (item_id) DO UPDATE SET place = excluded.place,
     text = excluded.text, attributes = excluded.attributes, popularity = excluded.popularity, version = excluded.version
 """
-ALL = "SELECT item_id, place, text, attributes, popularity FROM items WHERE place IS NOT NULL ORDER BY place"
-SINCE = "SELECT item_id, place, text, attributes, popularity FROM items WHERE version > ?"
-FULL = ("SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_FSYNC", "SQLITE_IOERR_TRUNCATE", "SQLITE_IOERR_SHMSIZE")
+SELECT_ALL_SQL = "SELECT item_id, place, text, attributes, popularity FROM items WHERE place IS NOT NULL ORDER BY place"
+SELECT_SINCE_SQL = "SELECT item_id, place, text, attributes, popularity FROM items WHERE version > ?"
+DISK_FULL_CODES = (
+    "SQLITE_FULL",
+    "SQLITE_IOERR_WRITE",
+    "SQLITE_IOERR_FSYNC",
+    "SQLITE_IOERR_TRUNCATE",
+    "SQLITE_IOERR_SHMSIZE",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +50,10 @@ class State:
     version: int
     file: str
     rows: int
-    live: int
+    active: int
 
 
-def state_of(connection: sqlite3.Connection) -> State:
+def read_state(connection: sqlite3.Connection) -> State:
     columns = ", ".join(field.name for field in fields(State))
     return State(*connection.execute(f"SELECT {columns} FROM meta").fetchone())
 
@@ -57,7 +63,7 @@ def save_state(connection: sqlite3.Connection, state: State) -> None:
     connection.execute(f"UPDATE meta SET {assigned}", asdict(state))
 
 
-def connected(path: Path, patience_s: float = BUSY_S, mode: str = "rw") -> sqlite3.Connection:
+def connect(path: Path, patience_s: float = BUSY_S, mode: str = "rw") -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={mode}",
         uri=True,
@@ -70,20 +76,20 @@ def connected(path: Path, patience_s: float = BUSY_S, mode: str = "rw") -> sqlit
 
 
 @contextmanager
-def translated(name: str) -> Iterator[None]:
+def catalogue_errors(name: str) -> Iterator[None]:
     """What SQLite and the disk refuse, as errors of ours."""
     try:
         yield
     except sqlite3.Error as error:
         reason = getattr(error, "sqlite_errorname", "")
-        if reason in FULL:
-            raise FullError(f"catalogue {name}: there is no room on its disk") from error
+        if reason in DISK_FULL_CODES:
+            raise DiskFullError(f"catalogue {name}: there is no room on its disk") from error
         if reason.startswith("SQLITE_BUSY"):
             raise BusyError(f"catalogue {name}: others are writing to it all the time") from error
         raise CatalogueError(f"catalogue {name}: it cannot be used ({error})") from error
-    except CutShortError as error:
+    except TruncatedFileError as error:
         raise CatalogueError(f"catalogue {name}: its vectors are cut short") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise FullError(f"catalogue {name}: there is no room on its disk") from error
+            raise DiskFullError(f"catalogue {name}: there is no room on its disk") from error
         raise CatalogueError(f"catalogue {name}: it cannot be used ({error.strerror})") from error

@@ -9,7 +9,7 @@ class CatalogueError(Exception):
     """A catalogue, or an edit of it, that is refused; the message is one line."""
 
 
-class GoneError(CatalogueError):
+class CatalogueRemovedError(CatalogueError):
     """The catalogue was removed, or replaced by another of its name."""
 
 
@@ -21,7 +21,7 @@ class BusyError(CatalogueError):
     """Others were writing all the time."""
 
 
-class FullError(CatalogueError):
+class DiskFullError(CatalogueError):
     """There was no room on the disk; nothing was changed."""
 
 

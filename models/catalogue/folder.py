@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 
-from models.catalogue.database import TABLES, connected, translated
-from models.catalogue.items import Entry, Vector
+from models.catalogue.database import SCHEMA_SQL, connect, catalogue_errors
+from models.catalogue.items import Item, Vector
 from models.catalogue.store import DATABASE, FORMAT, Catalogue
 from models.files import sync_folder
 
@@ -18,38 +18,38 @@ MAX_NAME_BYTES = 128
 _NONE: Mapping[str, Vector] = MappingProxyType({})
 
 
-def is_name(name: str) -> bool:
+def is_valid_name(name: str) -> bool:
     """Letters, digits, -, _ and . alone: what can be the name of a folder anywhere."""
     fits = 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
     return fits and name[0] not in ".-" and all(letter.isalnum() or letter in "-_." for letter in name)
 
 
-def names_in(folder: Path) -> list[str]:
+def list_names(folder: Path) -> list[str]:
     """Of the catalogues of a folder, sorted."""
     found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path.name for path in found if is_name(path.name) and (path / DATABASE).is_file())
+    return sorted(path.name for path in found if is_valid_name(path.name) and (path / DATABASE).is_file())
 
 
-def create(
-    path: Path, digest: str, width: int, entries: Sequence[Entry] = (), vectors: Mapping[str, Vector] = _NONE
+def create_catalogue(
+    path: Path, digest: str, width: int, entries: Sequence[Item] = (), vectors: Mapping[str, Vector] = _NONE
 ) -> bool:
     """Make a catalogue of version 0, whole or not at all; False when one is there already.
 
     `digest` names the model that makes its vectors.
     """
-    with translated(path.name):
+    with catalogue_errors(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
-        with translated(path.name):
-            with closing(connected(part / DATABASE, mode="rwc")) as database:
+        with catalogue_errors(path.name):
+            with closing(connect(part / DATABASE, mode="rwc")) as database:
                 database.execute("PRAGMA journal_mode=WAL")
-                database.executescript(TABLES)
+                database.executescript(SCHEMA_SQL)
                 database.execute("INSERT INTO meta VALUES (?, ?, ?, 0, 'vectors.f32', 0, 0)", (FORMAT, digest, width))
             if entries:
                 with closing(Catalogue(part)) as catalogue:
                     catalogue.edit(digest, entries, vectors)
-                with closing(connected(part / DATABASE)) as database:
+                with closing(connect(part / DATABASE)) as database:
                     database.executescript("UPDATE meta SET version = 0; UPDATE items SET version = 0")
             part.chmod(0o755)
             sync_folder(part)
@@ -65,6 +65,6 @@ def create(
         shutil.rmtree(part, ignore_errors=True)
 
 
-def remove(path: Path) -> None:
+def remove_catalogue(path: Path) -> None:
     with closing(Catalogue(path)) as catalogue:
-        catalogue.discard()
+        catalogue.delete()

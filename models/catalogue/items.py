@@ -20,7 +20,7 @@ from models.catalogue.errors import EditError
 MAX_ATTRIBUTES = 100
 """Different ones in a catalogue: each is a column over all rows."""
 
-MOST_EXACT = 2**53
+MAX_EXACT_INTEGER = 2**53
 """Whole numbers up to it are told apart as floats."""
 
 Outcome = Literal["added", "changed", "removed", "unchanged"]
@@ -30,7 +30,7 @@ Content = tuple[str, str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class Item:
     item_id: str
     text: str
     attributes: Attributes = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Entry:
         values = [*self.attributes.values(), self.popularity]
         numbers = [value for value in values if not isinstance(value, str | bool)]
         if not all(
-            abs(number) <= MOST_EXACT if isinstance(number, int) else math.isfinite(number) for number in numbers
+            abs(number) <= MAX_EXACT_INTEGER if isinstance(number, int) else math.isfinite(number) for number in numbers
         ):
             raise EditError(f"item {self.item_id!r}: a number in it is not finite, or whole and too large to be exact")
         floats = {
@@ -51,7 +51,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Edited:
+class EditResult:
     """What became of each entry, then of each id to remove; `version` and `count` are the catalogue's since."""
 
     outcomes: tuple[Outcome, ...]
@@ -59,7 +59,7 @@ class Edited:
     count: int
 
 
-def outcome_of(old: Content | None, new: Content) -> Outcome:
+def edit_outcome(old: Content | None, new: Content) -> Outcome:
     return "added" if old is None else "unchanged" if old == new else "changed"
 
 

@@ -17,41 +17,41 @@ Chosen = Numbers | NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Projected:
+class ItemProjections:
     """Of items, each (items, n): `coordinates` in the span of all tastes, what they have `asked` of events, and as what
     they `entered` the states of a history."""
 
     coordinates: Array
-    asked: Array
-    entered: Array
+    queries: Array
+    inputs: Array
 
     def __len__(self) -> int:
         return len(self.coordinates)
 
-    def __getitem__(self, chosen: Chosen | slice) -> Projected:
-        return Projected(self.coordinates[chosen], self.asked[chosen], self.entered[chosen])
+    def __getitem__(self, chosen: Chosen | slice) -> ItemProjections:
+        return ItemProjections(self.coordinates[chosen], self.queries[chosen], self.inputs[chosen])
 
-    def followed_by(self, more: Projected) -> Projected:
-        return Projected(
+    def followed_by(self, more: ItemProjections) -> ItemProjections:
+        return ItemProjections(
             np.concatenate([self.coordinates, more.coordinates]),
-            np.concatenate([self.asked, more.asked]),
-            np.concatenate([self.entered, more.entered]),
+            np.concatenate([self.queries, more.queries]),
+            np.concatenate([self.inputs, more.inputs]),
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Picked:
+class ProjectionView:
     """Some `rows` of projected items, None for all; only what is asked for is gathered."""
 
-    items: Projected
+    items: ItemProjections
     rows: Numbers | None = None
 
     def __len__(self) -> int:
         return len(self.items) if self.rows is None else len(self.rows)
 
-    def __getitem__(self, chosen: Chosen) -> Picked:
+    def __getitem__(self, chosen: Chosen) -> ProjectionView:
         rows = np.arange(len(self.items)) if self.rows is None else self.rows
-        return Picked(self.items, rows[chosen])
+        return ProjectionView(self.items, rows[chosen])
 
     def products(self, taste: Array) -> Array:
         """(rows,) with a taste by its coordinates: those of whole vectors."""
@@ -59,24 +59,24 @@ class Picked:
         return found
 
     @property
-    def asked(self) -> Array:
-        return self._of(self.items.asked)
+    def queries(self) -> Array:
+        return self._of(self.items.queries)
 
     @property
-    def entered(self) -> Array:
-        return self._of(self.items.entered)
+    def inputs(self) -> Array:
+        return self._of(self.items.inputs)
 
     def _of(self, values: Array) -> Array:
         return values if self.rows is None else values.take(self.rows, axis=0)
 
 
-class Derived:
+class ProjectionCache:
     """What was made of the rows of one file of vectors, of the first of them so far; any thread may ask."""
 
     def __init__(self) -> None:
-        self._made: Projected | None = None
+        self._made: ItemProjections | None = None
 
-    def of(self, vectors: Array, make: Callable[[Array], Projected]) -> Projected:
+    def of(self, vectors: Array, make: Callable[[Array], ItemProjections]) -> ItemProjections:
         """By `make`, of `vectors` (rows, width), the first rows of the file."""
         made = self._made
         if made is None or len(made) < len(vectors):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalogue.attributes import Attributes, Columns, Mask, matching, updated
-from models.catalogue.projections import Derived
+from models.catalogue.attributes import Attributes, Columns, Mask, match_filter, update_columns
+from models.catalogue.projections import ProjectionCache
 from models.catalogue.vector_index import VectorIndex
 
 
@@ -44,16 +44,16 @@ class Snapshot:
     texts: Sequence[str]
     vectors: NDArray[np.float32]
     popularity: NDArray[np.float64]
-    live: Mask
+    active: Mask
     items: NDArray[np.int64]
-    number_of: Mapping[str, int]
+    row_by_id: Mapping[str, int]
     columns: Columns
     index: VectorIndex | None = None
-    derived: Derived = field(default_factory=Derived)
+    derived: ProjectionCache = field(default_factory=ProjectionCache)
 
     @property
     def count(self) -> int:
-        return len(self.number_of)
+        return len(self.row_by_id)
 
     @property
     def rows(self) -> int:
@@ -61,34 +61,36 @@ class Snapshot:
 
     def has(self, item_id: str, text: str) -> bool:
         """Whether the item is there, with this text."""
-        row = self.number_of.get(item_id)
+        row = self.row_by_id.get(item_id)
         return row is not None and self.texts[row] == text
 
-    def allowed(self, given: Mapping[str, object] | None = None, excluding: Iterable[int] = ()) -> Mask | None:
+    def filter_mask(self, given: Mapping[str, object] | None = None, excluding: Iterable[int] = ()) -> Mask | None:
         """The rows that meet the filter `given` and are none of `excluding`, or None when all do; raises FilterError.
 
         A number below 0, of an item that is not here, excludes nothing.
         """
-        mask = matching(self.columns, self.live, given) if given else self.live
+        mask = match_filter(self.columns, self.active, given) if given else self.active
         left_out = [number for number in excluding if number >= 0]
         if left_out:
             mask = mask.copy()
             mask[left_out] = False
-        return None if mask is self.live and self.count == self.rows else mask
+        return None if mask is self.active and self.count == self.rows else mask
 
-    def popular(self, top_k: int, allowed: Mask | None) -> NDArray[np.int64]:
+    def most_popular(self, top_k: int, allowed: Mask | None) -> NDArray[np.int64]:
         """Rows of the most popular items that are allowed, at most `top_k`; the first row first among equals."""
         rows = self.items if allowed is None else np.flatnonzero(allowed)
         return rows[np.argsort(-self.popularity[rows], kind="stable")[:top_k]]
 
-    def after(self, changes: Sequence[Change], version: int, digest: str, vectors: NDArray[np.float32]) -> Snapshot:
+    def with_changes(
+        self, changes: Sequence[Change], version: int, digest: str, vectors: NDArray[np.float32]
+    ) -> Snapshot:
         """The catalogue with these changes, one for each item; `vectors` reach over all its rows."""
         rows = len(vectors)
         more = rows - self.rows
         ids, texts = [*self.ids, *[""] * more], [*self.texts, *[""] * more]
-        live = np.concatenate([self.live, np.zeros(more, np.bool_)])
+        live = np.concatenate([self.active, np.zeros(more, np.bool_)])
         popularity = np.concatenate([self.popularity, np.zeros(more)])
-        number_of = dict(self.number_of)
+        number_of = dict(self.row_by_id)
         attributes: dict[int, Attributes] = {}
         for change in changes:
             old = number_of.pop(change.item_id, None)
@@ -107,13 +109,13 @@ class Snapshot:
             texts=texts,
             vectors=vectors,
             popularity=popularity,
-            live=live,
+            active=live,
             items=np.arange(rows),
-            number_of=number_of,
-            columns=updated(self.columns, rows, attributes),
+            row_by_id=number_of,
+            columns=update_columns(self.columns, rows, attributes),
         )
 
 
-def empty(name: str, file: str, width: int) -> Snapshot:
+def empty_snapshot(name: str, file: str, width: int) -> Snapshot:
     nothing = np.empty((0, width), np.float32)
     return Snapshot(name, "", 0, file, (), (), nothing, np.zeros(0), np.zeros(0, np.bool_), np.arange(0), {}, {})

@@ -21,10 +21,20 @@ from pathlib import Path
 
 from models.catalogue import compaction, vector_file
 from models.catalogue.compaction import MIN_DEAD_ROWS
-from models.catalogue.database import ALL, BUSY_S, PUT, SINCE, State, connected, save_state, state_of, translated
-from models.catalogue.errors import CatalogueError, EditError, GoneError, VectorsMissingError, check_digest
-from models.catalogue.items import MAX_ATTRIBUTES, Content, Edited, Entry, Outcome, Vector, outcome_of, stacked
-from models.catalogue.snapshot import Change, Snapshot, empty
+from models.catalogue.database import (
+    SELECT_ALL_SQL,
+    BUSY_S,
+    UPSERT_SQL,
+    SELECT_SINCE_SQL,
+    State,
+    connect,
+    save_state,
+    read_state,
+    catalogue_errors,
+)
+from models.catalogue.errors import CatalogueError, EditError, CatalogueRemovedError, VectorsMissingError, check_digest
+from models.catalogue.items import MAX_ATTRIBUTES, Content, EditResult, Item, Outcome, Vector, edit_outcome, stacked
+from models.catalogue.snapshot import Change, Snapshot, empty_snapshot
 from models.catalogue.vector_index import VectorIndex
 
 FORMAT = 1
@@ -43,12 +53,12 @@ class Catalogue:
         self._database = str(path / DATABASE)
         self._inode = _inode(self._database)
         if self._inode is None:
-            raise GoneError(f"there is no catalogue {path.name}")
+            raise CatalogueRemovedError(f"there is no catalogue {path.name}")
         self._connections: list[sqlite3.Connection] = []
         try:
-            with translated(path.name):
+            with catalogue_errors(path.name):
                 for patience_s in (BUSY_S, BUSY_S, 0.0):
-                    self._connections.append(connected(path / DATABASE, patience_s))
+                    self._connections.append(connect(path / DATABASE, patience_s))
                 self._writer, self._reader, self._watcher = self._connections
                 (found,) = self._reader.execute("SELECT format FROM meta").fetchone()
             if found != FORMAT:
@@ -63,38 +73,38 @@ class Catalogue:
                 connection.close()
 
     @property
-    def moved(self) -> bool:
+    def was_replaced(self) -> bool:
         """Whether its place on disk is empty now, or another's."""
         return _inode(self._database) != self._inode
 
     @property
-    def last(self) -> Snapshot | None:
+    def latest_snapshot(self) -> Snapshot | None:
         """The newest that `snapshot` gave."""
         return self._snapshot
 
     @property
-    def changed(self) -> bool:
+    def has_changes(self) -> bool:
         """Whether `snapshot` would be another than the last; takes microseconds."""
         return self._seen is None or self._data_version() != self._seen
 
     def snapshot(self) -> Snapshot:
         """With every edit that was acknowledged before the call."""
-        with self._read_lock, translated(self.path.name):
-            if self._snapshot is None or self.changed:
+        with self._read_lock, catalogue_errors(self.path.name):
+            if self._snapshot is None or self.has_changes:
                 seen = self._data_version()
-                self._snapshot = self._loaded(self._snapshot)
+                self._snapshot = self._load_snapshot(self._snapshot)
                 self._seen = seen
             return self._snapshot
 
-    def adopt(self, file: str, index: VectorIndex) -> None:
+    def attach_index(self, file: str, index: VectorIndex) -> None:
         """Snapshots whose vectors are of this file have the index from now on."""
         with self._read_lock:
             if self._snapshot is not None and self._snapshot.file == file and self._snapshot.rows >= index.rows:
                 self._snapshot = replace(self._snapshot, index=index)
 
     def edit(
-        self, digest: str, entries: Sequence[Entry], vectors: Mapping[str, Vector], removed: Sequence[str] = ()
-    ) -> Edited:
+        self, digest: str, entries: Sequence[Item], vectors: Mapping[str, Vector], removed: Sequence[str] = ()
+    ) -> EditResult:
         """Add, change and remove items: all of it durably, or nothing of it.
 
         `vectors` by id, which the model of `digest` made, are needed for entries whose text is new; raises
@@ -103,9 +113,9 @@ class Catalogue:
         given = {entry.item_id: entry.content() for entry in entries}
         if len({*given, *removed}) < len(entries) + len(removed):
             raise EditError("an item is named twice in one edit")
-        with self.writing() as state:
+        with self.write_transaction() as state:
             check_digest(self.path.name, state.digest, digest)
-            kept = {item_id: found for item_id in (*given, *removed) if (found := self._kept(item_id))}
+            kept = {item_id: found for item_id in (*given, *removed) if (found := self._stored_item(item_id))}
             places = {item_id: place for item_id, (place, _) in kept.items()}
             old = {item_id: content for item_id, (_, content) in kept.items()}
             fresh = [item_id for item_id in given if item_id not in old or old[item_id][0] != given[item_id][0]]
@@ -116,21 +126,23 @@ class Catalogue:
                 places |= {item_id: state.rows + number for number, item_id in enumerate(fresh)}
                 version = state.version + 1
                 lines = [(item_id, places[item_id], *given[item_id], version) for item_id in changed]
-                self._writer.executemany(PUT, [*lines, *((item_id, None, "", "{}", 0.0, version) for item_id in gone)])
+                self._writer.executemany(
+                    UPSERT_SQL, [*lines, *((item_id, None, "", "{}", 0.0, version) for item_id in gone)]
+                )
                 self._learn_names({name for entry in entries for name in entry.attributes})
-                live = state.live + len(given.keys() - old.keys()) - len(gone)
-                state = replace(state, version=version, rows=state.rows + len(fresh), live=live)
+                live = state.active + len(given.keys() - old.keys()) - len(gone)
+                state = replace(state, version=version, rows=state.rows + len(fresh), active=live)
                 save_state(self._writer, state)
-        outcomes: list[Outcome] = [outcome_of(old.get(item_id), given[item_id]) for item_id in given]
+        outcomes: list[Outcome] = [edit_outcome(old.get(item_id), given[item_id]) for item_id in given]
         outcomes += ["removed" if item_id in old else "unchanged" for item_id in removed]
-        return Edited(tuple(outcomes), state.version, state.live)
+        return EditResult(tuple(outcomes), state.version, state.active)
 
-    def discard(self, version: int | None = None) -> bool:
+    def delete(self, version: int | None = None) -> bool:
         """Take the catalogue away for good, or only while it is of this version; whether it did.
 
         An edit that is under way goes with it or is refused.
         """
-        with self.writing() as state:
+        with self.write_transaction() as state:
             if version is not None and state.version != version:
                 return False
             trash = Path(tempfile.mkdtemp(prefix=f".{self.path.name}-", dir=self.path.parent))
@@ -140,24 +152,24 @@ class Catalogue:
 
     def compact(self, min_dead_rows: int = MIN_DEAD_ROWS) -> bool:
         """Take dead rows out of the vectors when there are so many that it pays; whether it did."""
-        return compaction.compact(self.path, self._writer, self.writing(), min_dead_rows)
+        return compaction.compact(self.path, self._writer, self.write_transaction(), min_dead_rows)
 
-    def renew(self, digest: str, width: int, made: Mapping[str, tuple[str, Vector]]) -> None:
+    def replace_vectors(self, digest: str, width: int, made: Mapping[str, tuple[str, Vector]]) -> None:
         """Replace all vectors: `made` has each item's text and the vector that the model of `digest` made of it.
 
         Raises VectorsMissingError for items of which it has none, or that of another text.
         """
-        compaction.renew(self.path, self._writer, self.writing(), (digest, width), made)
+        compaction.replace_vectors(self.path, self._writer, self.write_transaction(), (digest, width), made)
 
     @contextmanager
-    def writing(self) -> Iterator[State]:
+    def write_transaction(self) -> Iterator[State]:
         """Alone among all processes until the end, where what was written becomes durable, or is undone."""
-        with self._write_lock, translated(self.path.name):
+        with self._write_lock, catalogue_errors(self.path.name):
             self._writer.execute("BEGIN IMMEDIATE")
             try:
-                if self.moved:
-                    raise GoneError(f"catalogue {self.path.name}: it was removed meanwhile")
-                yield state_of(self._writer)
+                if self.was_replaced:
+                    raise CatalogueRemovedError(f"catalogue {self.path.name}: it was removed meanwhile")
+                yield read_state(self._writer)
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:
@@ -169,9 +181,9 @@ class Catalogue:
             raise VectorsMissingError(missing)
         if ids:
             rows = stacked([vectors[item_id] for item_id in ids], state.width)
-            vector_file.write(self.path / state.file, state.rows, state.width, [rows])
+            vector_file.append_vectors(self.path / state.file, state.rows, state.width, [rows])
 
-    def _kept(self, item_id: str) -> tuple[int, Content] | None:
+    def _stored_item(self, item_id: str) -> tuple[int, Content] | None:
         found = self._writer.execute(
             "SELECT place, text, attributes, popularity FROM items WHERE item_id = ? AND place IS NOT NULL", (item_id,)
         ).fetchone()
@@ -191,17 +203,21 @@ class Catalogue:
             return None
         return found
 
-    def _loaded(self, old: Snapshot | None) -> Snapshot:
+    def _load_snapshot(self, old: Snapshot | None) -> Snapshot:
         for _ in range(_TRIES):
             self._reader.execute("BEGIN")
             try:
-                state = state_of(self._reader)
+                state = read_state(self._reader)
                 base = (
                     old
                     if old is not None and old.file == state.file
-                    else empty(self.path.name, state.file, state.width)
+                    else empty_snapshot(self.path.name, state.file, state.width)
                 )
-                lines = self._reader.execute(SINCE, (base.version,)) if base.rows else self._reader.execute(ALL)
+                lines = (
+                    self._reader.execute(SELECT_SINCE_SQL, (base.version,))
+                    if base.rows
+                    else self._reader.execute(SELECT_ALL_SQL)
+                )
                 changes = [
                     Change(item_id, place, text, json.loads(attributes), popularity)
                     for item_id, place, text, attributes, popularity in lines
@@ -209,10 +225,10 @@ class Catalogue:
             finally:
                 self._reader.execute("ROLLBACK")
             try:
-                vectors = vector_file.mapped(self.path / state.file, state.rows, state.width)
+                vectors = vector_file.map_vectors(self.path / state.file, state.rows, state.width)
             except FileNotFoundError:  # rewritten since
                 continue
-            return base.after(changes, state.version, state.digest, vectors)
+            return base.with_changes(changes, state.version, state.digest, vectors)
         raise CatalogueError(f"catalogue {self.path.name}: its vectors are missing")
 
 

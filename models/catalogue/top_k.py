@@ -12,7 +12,7 @@ Array = NDArray[np.float32]
 Numbers = NDArray[np.int64]
 
 
-def best(scores: Array, wanted: int) -> Numbers:
+def top_k(scores: Array, wanted: int) -> Numbers:
     """Places of the `wanted` largest, in no order.
 
     Of very many, first those are taken that are above what a sample says about twice as many are: comparing all with

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 _KIND = np.dtype("<f4")
 
 
-class CutShortError(Exception):
+class TruncatedFileError(Exception):
     """The file ends before the rows that it should have."""
 
 
-def write(path: Path, start: int, width: int, chunks: Iterable[NDArray[np.float32]]) -> int:
+def append_vectors(path: Path, start: int, width: int, chunks: Iterable[NDArray[np.float32]]) -> int:
     """Write rows (any, width) from row `start` on, whatever was there, and sync; how many there were.
 
     Raises OSError, after giving back what room it took.
@@ -40,11 +40,11 @@ def write(path: Path, start: int, width: int, chunks: Iterable[NDArray[np.float3
     return (offset - begin) // (width * _KIND.itemsize)
 
 
-def mapped(path: Path, rows: int, width: int) -> NDArray[np.float32]:
+def map_vectors(path: Path, rows: int, width: int) -> NDArray[np.float32]:
     """(rows, width), read-only; raises FileNotFoundError or CutShortError."""
     if rows == 0:
         return np.empty((0, width), np.float32)
     try:
         return np.memmap(path, _KIND, "r", shape=(rows, width)).view(np.ndarray)
     except ValueError:
-        raise CutShortError(path.name) from None
+        raise TruncatedFileError(path.name) from None

@@ -28,17 +28,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from models.catalogue.top_k import best
-from models.files import replacing
+from models.catalogue.top_k import top_k
+from models.files import replace_atomically
 
-INDEXED = 10_000
+MIN_INDEX_ROWS = 10_000
 """Rows up to which whole products are taken."""
 
-DIVIDED = 100_000
+MIN_INVERTED_ROWS = 100_000
 """Rows up to which an index is one list."""
 
 SUFFIX = ".index"
-SEARCHED = (8, 4, 2, 1)
+PROBE_SHARES = (8, 4, 2, 1)
 """Of so many lists one is looked through: the first number by which RECALL of the best are found, or in the end all."""
 
 RECALL = 0.95
@@ -76,7 +76,7 @@ class VectorIndex:
     starts: Numbers
     order: Numbers
     coordinates: Array
-    searched: int = 1
+    probes: int = 1
     recall: float = 1.0
 
     @property
@@ -86,23 +86,23 @@ class VectorIndex:
     @property
     def exact(self) -> bool:
         """Whether all lists are looked through."""
-        return self.searched == 1
+        return self.probes == 1
 
     @property
     def lists(self) -> int:
         """That are looked through."""
-        return -(-len(self.centres) // self.searched)
+        return -(-len(self.centres) // self.probes)
 
     def cost(self, rows: int) -> int:
         """Of looking among so many rows, in products with a whole vector."""
         width, coordinates = map(int, self.basis.shape)
-        return (len(self.centres) + self.rows // self.searched) * coordinates // width + rows - self.rows
+        return (len(self.centres) + self.rows // self.probes) * coordinates // width + rows - self.rows
 
     def is_due(self, rows: int) -> bool:
         """Whether an index of all of so many rows pays: too many came later."""
         return rows - self.rows > _TAIL_SHARE * rows
 
-    def nearest(self, taste: Array, vectors: Array, wanted: int, allowed: NDArray[np.bool_] | None) -> Numbers | None:
+    def search(self, taste: Array, vectors: Array, wanted: int, allowed: NDArray[np.bool_] | None) -> Numbers | None:
         """Most of the `wanted` rows of `vectors` (rows, width) that have the largest products with the taste.
 
         None of them is one where `allowed` (rows,) is False; None where so few lists have too few that are allowed.
@@ -118,17 +118,17 @@ class VectorIndex:
         if allowed is not None:
             kept = allowed[rows]
             rows, scores = rows[kept], scores[kept]
-        return rows[best(scores, wanted)] if len(rows) >= wanted else None
+        return rows[top_k(scores, wanted)] if len(rows) >= wanted else None
 
 
-def build(vectors: Array, basis: Array, tastes: Array, list_rows: int | None = None) -> VectorIndex:
+def build_index(vectors: Array, basis: Array, tastes: Array, list_rows: int | None = None) -> VectorIndex:
     """Of vectors (rows, width), for tastes in the span of `basis`, with lists of so many rows on average.
 
     Without `list_rows`, rows up to DIVIDED are one list. Recall is measured with `tastes` (tastes, width).
     """
     rows = len(vectors)
     if list_rows is None:
-        list_rows = rows if rows <= DIVIDED else _LIST_ROWS
+        list_rows = rows if rows <= MIN_INVERTED_ROWS else _LIST_ROWS
     placed = np.concatenate([vectors[start : start + _CHUNK_ROWS] @ basis for start in range(0, rows, _CHUNK_ROWS)])
     centres = _centres(placed, -(-rows // list_rows))
     nearest = _nearest(placed, centres)
@@ -136,15 +136,15 @@ def build(vectors: Array, basis: Array, tastes: Array, list_rows: int | None = N
     starts = np.searchsorted(nearest[order], np.arange(len(centres) + 1))
     index = VectorIndex(np.ascontiguousarray(basis), centres, starts, order, placed[order])
     wanted = min(_MEASURED, rows)
-    for searched in SEARCHED if len(centres) > 1 else ():
-        tried = replace(index, searched=searched)
+    for searched in PROBE_SHARES if len(centres) > 1 else ():
+        tried = replace(index, probes=searched)
         recall = float(np.mean([_found(tried, index, taste, vectors, wanted) for taste in tastes]))
         if recall >= RECALL:
             return replace(tried, recall=recall)
     return index
 
 
-def kept(
+def load_or_build(
     folder: Path, file: str, vectors: Array, basis: Array, tastes: Array, list_rows: int | None = None
 ) -> VectorIndex:
     """The index of the vectors that `file` of a folder has, built and put beside it when there is none that will do.
@@ -152,34 +152,34 @@ def kept(
     Of all processes one builds, and the others wait for it. Raises OSError.
     """
     path = folder / f"{file}{SUFFIX}"
-    with _alone(folder):
-        found = load(path)
+    with _exclusive_lock(folder):
+        found = load_index(path)
         if found is not None and found.basis.shape == basis.shape and not found.is_due(len(vectors)):
             return found
-        save(path, build(vectors, basis, tastes, list_rows))
+        save_index(path, build_index(vectors, basis, tastes, list_rows))
         if not (folder / file).exists():  # its vectors were written anew meanwhile
             path.unlink(missing_ok=True)
             raise FileNotFoundError(file)
-        found = load(path)
+        found = load_index(path)
     if found is None:
         raise FileNotFoundError(path.name)
     return found
 
 
-def save(path: Path, index: VectorIndex) -> None:
+def save_index(path: Path, index: VectorIndex) -> None:
     """Durably, whole or not at all; raises OSError."""
     arrays = {name: np.ascontiguousarray(getattr(index, name)) for name in _NAMES}
     for stray in path.parent.glob(f".*{SUFFIX}*"):  # of a crash
         stray.unlink(missing_ok=True)
-    told = {"searched": str(index.searched), "recall": str(index.recall)}
+    told = {"searched": str(index.probes), "recall": str(index.recall)}
     try:
-        with replacing(path, durable=True) as part:
+        with replace_atomically(path, durable=True) as part:
             save_file(arrays, part, told | {"crc32": str(_sum(arrays, told))})
     except SafetensorError as error:  # what the disk refused
         raise OSError(str(error)) from error
 
 
-def load(path: Path) -> VectorIndex | None:
+def load_index(path: Path) -> VectorIndex | None:
     """Mapped; None when there is none, or a damaged one. Reads all of it, to know."""
     try:
         return _mapped(path)
@@ -199,7 +199,7 @@ def _mapped(path: Path) -> VectorIndex:
     told = header["__metadata__"]
     if _sum(arrays, told) != int(told["crc32"]):
         raise DamagedIndexError(path.name)
-    return VectorIndex(**arrays, searched=int(told["searched"]), recall=float(told["recall"]))
+    return VectorIndex(**arrays, probes=int(told["searched"]), recall=float(told["recall"]))
 
 
 def _sum(arrays: Mapping[str, NDArray[Any]], told: Mapping[str, str]) -> int:
@@ -211,7 +211,7 @@ def _sum(arrays: Mapping[str, NDArray[Any]], told: Mapping[str, str]) -> int:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive_lock(folder: Path) -> Iterator[None]:
     """Among all processes; a killed one lets the next in."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -223,7 +223,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 def _found(tried: VectorIndex, whole: VectorIndex, taste: Array, vectors: Array, wanted: int) -> float:
     """Recall of an index beside one that looks through all lists."""
-    near, exact = (index.nearest(taste, vectors, wanted, None) for index in (tried, whole))
+    near, exact = (index.search(taste, vectors, wanted, None) for index in (tried, whole))
     return 0.0 if near is None or exact is None else len(np.intersect1d(near, exact)) / wanted
 
 

@@ -22,7 +22,7 @@ PLACEHOLDERS = {
 AnyRow = TypeVar("AnyRow")
 
 
-def epoch(
+def make_epoch(
     train: Sequence[Example], datasets: Sequence[Dataset], seed: int, number: int, augment: float
 ) -> list[Example]:
     """The rows of epoch `number` in random order: each set's share, plus target-dependent rows made from others.
@@ -36,23 +36,23 @@ def epoch(
         by_set[example.dataset].append(example)
     for dataset in datasets:
         own = by_set[dataset.name]
-        rows += drawn(own, dataset.share, seed, number)
-        targeted = [example for example in own if example.entity] or named_before(own, dataset.named_before)
+        rows += sample_epoch(own, dataset.share, seed, number)
+        targeted = [example for example in own if example.entity] or entities_before(own, dataset.named_before)
         if targeted:
             rows += chance.sample(targeted, round(len(targeted) * augment / 2)) if not own[0].entity else []
-            rows += [compose(chance, targeted) for _ in range(round(len(targeted) * augment))]
+            rows += [concatenate_pair(chance, targeted) for _ in range(round(len(targeted) * augment))]
     chance.shuffle(rows)
     return rows
 
 
-def drawn(own: Sequence[AnyRow], share: float, seed: int, number: int) -> list[AnyRow]:
+def sample_epoch(own: Sequence[AnyRow], share: float, seed: int, number: int) -> list[AnyRow]:
     """One epoch's rows of a set, so that over the epochs every row is seen equally often, give or take one."""
     order = random.Random(seed).sample(own, len(own))
     first, last = (round(len(own) * share * epochs) for epochs in (number, number + 1))
     return [order[place % len(own)] for place in range(first, last)]
 
 
-def named_before(examples: Sequence[Example], separator: str | None) -> list[Example]:
+def entities_before(examples: Sequence[Example], separator: str | None) -> list[Example]:
     """The rows that name their company first, `Company：what happened`, with that company as their entity."""
     if separator is None:
         return []
@@ -64,14 +64,14 @@ def named_before(examples: Sequence[Example], separator: str | None) -> list[Exa
     return found
 
 
-def compose(chance: random.Random, targeted: Sequence[Example]) -> Example:
+def concatenate_pair(chance: random.Random, targeted: Sequence[Example]) -> Example:
     """Two texts of different labels joined to one; the target is either, so only its own part decides.
 
     Half of the time the names are swapped for placeholders, so that the name itself cannot decide either.
     """
-    first, second = two_of(chance, targeted)
+    first, second = draw_pair(chance, targeted)
     while first.label == second.label or name_of(first) in second.text or name_of(second) in first.text:
-        first, second = two_of(chance, targeted)
+        first, second = draw_pair(chance, targeted)
     if chance.random() < 0.5:
         names = chance.sample(PLACEHOLDERS[first.language], 2)
         first, second = rename(first, names[0]), rename(second, names[1])
@@ -79,7 +79,7 @@ def compose(chance: random.Random, targeted: Sequence[Example]) -> Example:
     return replace(chance.choice((first, second)), text=text)
 
 
-def two_of(chance: random.Random, targeted: Sequence[Example]) -> tuple[Example, Example]:
+def draw_pair(chance: random.Random, targeted: Sequence[Example]) -> tuple[Example, Example]:
     first, second = chance.sample(targeted, 2)
     return first, second
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.text.language import is_readable
+from models.text.language import has_text
 
 LABEL_NAMES = {"bearish": "negative", "bullish": "positive"}
 """What a data set calls a label, where that differs from the task."""
@@ -29,7 +29,7 @@ class Example:
     entity: str | None
     dataset: str
     language: str
-    among: tuple[str, ...]
+    label_choices: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +74,16 @@ def read_texts(root: Path, source: Dataset) -> list[Example]:
     """All lines of `NAME.txt.gz`, without labels."""
     with gzip.open(root / f"{source.name}.txt.gz", "rt", encoding="utf-8") as lines:
         texts = [line.strip() for line in lines]
-    return [Example(text, None, None, source.name, source.language, ()) for text in texts if is_readable(text)]
+    return [Example(text, None, None, source.name, source.language, ()) for text in texts if has_text(text)]
 
 
-def key(text: str) -> str:
+def deduplication_key(text: str) -> str:
     """What two copies of a text have in common: letters and digits only, without case, width or links."""
     plain = re.sub(r"https?://\S+", "", unicodedata.normalize("NFKC", text)).casefold()
     return "".join(character for character in plain if character.isalnum())
 
 
-def without_leaks(train: Sequence[Example], validation: Sequence[Example]) -> list[Example]:
+def remove_leaks(train: Sequence[Example], validation: Sequence[Example]) -> list[Example]:
     """The training rows whose text is in no validation row of any data set."""
-    held_out = {key(example.text) for example in validation}
-    return [example for example in train if key(example.text) not in held_out]
+    held_out = {deduplication_key(example.text) for example in validation}
+    return [example for example in train if deduplication_key(example.text) not in held_out]

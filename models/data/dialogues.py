@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from models.data.classification import key
+from models.data.classification import deduplication_key
 from models.data.user_files import read_examples
-from models.text.language import is_readable
+from models.text.language import has_text
 from models.text.tokenizer import Turn
 
 SHARED_INTENTS = frozenset(
@@ -50,7 +50,7 @@ CONFIG = Path(__file__).parent.parent / "configs" / "intent.toml"
 PLACE = re.compile(r"\{(\w+)(:\w+)?\}")
 """A place in a reply template that an agent fills in."""
 
-LAST_DIALOGUES = 50
+HELD_OUT_DIALOGUES = 50
 """Of a set without a validation file, kept for validation."""
 
 
@@ -69,7 +69,7 @@ class LabelSet:
     language: str
     licence: str
     share: float = 1.0
-    outside: str | None = None
+    out_of_scope_label: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +94,11 @@ class Utterance:
     turns: tuple[Turn, ...]
     label: str | None
     name: str
-    part: str = ""
+    split: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class ReplyExample:
     """What was said, the agent's reply, and the templates it could be chosen from with the one that was.
 
     Of a set without templates `template` is None and `options` are empty.
@@ -110,7 +110,7 @@ class Exchange:
     options: tuple[str, ...]
 
 
-def sets_of(content: dict[str, Any]) -> tuple[tuple[LabelSet, ...], tuple[ReplySet, ...]]:
+def parse_sets(content: dict[str, Any]) -> tuple[tuple[LabelSet, ...], tuple[ReplySet, ...]]:
     """The sets that a configuration names."""
     labels, replies = content["label_sets"], content["reply_sets"]
     return tuple(LabelSet(**row) for row in labels), tuple(ReplySet(**row) for row in replies)
@@ -118,7 +118,7 @@ def sets_of(content: dict[str, Any]) -> tuple[tuple[LabelSet, ...], tuple[ReplyS
 
 def shipped_sets() -> tuple[tuple[LabelSet, ...], tuple[ReplySet, ...]]:
     """Those that the shipped bundle was made of."""
-    return sets_of(tomllib.loads(CONFIG.read_text(encoding="utf-8")))
+    return parse_sets(tomllib.loads(CONFIG.read_text(encoding="utf-8")))
 
 
 def read_utterances(root: Path, source: LabelSet, part: str) -> list[Utterance]:
@@ -135,9 +135,11 @@ def read_utterances(root: Path, source: LabelSet, part: str) -> list[Utterance]:
         return [one for row in rows for one in _sentences(row, source.name)]
     named = shared_label if source.kind == "dstc11" else str
     return [
-        Utterance((Turn("customer", row["text"]),), None if label == source.outside else named(label), source.name)
+        Utterance(
+            (Turn("customer", row["text"]),), None if label == source.out_of_scope_label else named(label), source.name
+        )
         for row in rows
-        if is_readable(row["text"])
+        if has_text(row["text"])
         for label in (row["label"],)
     ]
 
@@ -149,41 +151,41 @@ def shared_label(label: str) -> str:
     return intent if intent in DSTC11_SHARED else label
 
 
-def read_exchanges(root: Path, source: ReplySet, part: str) -> list[Exchange]:
+def read_exchanges(root: Path, source: ReplySet, part: str) -> list[ReplyExample]:
     folder = root / source.folder
     if source.kind == "star":
         templates = json.loads((folder / "response_templates.json").read_text(encoding="utf-8"))
         rows = _rows(folder / f"{part}.jsonl.gz")
         return [one for row in rows for one in _answers(row, spoken_templates(templates, row["tasks"]))]
     every = list(_rows(folder / "validation.jsonl.gz"))  # the only file there is
-    chosen = every[:-LAST_DIALOGUES] if part == "train" else every[-LAST_DIALOGUES:]
+    chosen = every[:-HELD_OUT_DIALOGUES] if part == "train" else every[-HELD_OUT_DIALOGUES:]
     return [one for row in chosen for one in _answers(row, {})]
 
 
 def all_templates(root: Path, source: ReplySet) -> list[str]:
     """Every reply template once, as text."""
     content = json.loads((root / source.folder / "response_templates.json").read_text(encoding="utf-8"))
-    return list(dict.fromkeys(spoken(text) for own in content.values() for text in own.values()))
+    return list(dict.fromkeys(fill_template(text) for own in content.values() for text in own.values()))
 
 
 def spoken_templates(templates: dict[str, dict[str, str]], tasks: Sequence[str]) -> dict[str, str]:
     """Actions to texts; where tasks word an action differently, as the dialogue's own do."""
     every = [own for task, own in templates.items() if task not in tasks] + [templates[task] for task in tasks]
-    return {action: spoken(text) for own in every for action, text in own.items()}
+    return {action: fill_template(text) for own in every for action, text in own.items()}
 
 
-def spoken(template: str) -> str:
+def fill_template(template: str) -> str:
     """A template as a text: its places become words."""
     return " ".join(PLACE.sub(lambda found: found[1].replace("_", " "), template).split())
 
 
-def without_held_out(train: Iterable[Utterance], held_out: Iterable[Utterance]) -> list[Utterance]:
+def remove_held_out(train: Iterable[Utterance], held_out: Iterable[Utterance]) -> list[Utterance]:
     """The training rows of which no validation row has the same words in its newest turn, and in those before it."""
     known = {_key(one) for one in held_out}
     return [one for one in train if _key(one) not in known]
 
 
-def with_context(chance: random.Random, row: Utterance, pool: Sequence[Turn]) -> Utterance:
+def add_context(chance: random.Random, row: Utterance, pool: Sequence[Turn]) -> Utterance:
     """The row after one to three turns that have nothing to do with it, so that what was said before cannot mislead."""
     before = tuple(chance.choice(pool) for _ in range(chance.randint(1, 3)))
     return replace(row, turns=(*before, *row.turns))
@@ -198,7 +200,7 @@ def _sentences(dialogue: dict[str, Any], name: str) -> Iterator[Utterance]:
     """Every sentence with all before it. Of its labels the first: two in a thousand sentences have more."""
     turns: tuple[Turn, ...] = ()
     for sentence in dialogue["turns"]:
-        if not is_readable(sentence["text"]):
+        if not has_text(sentence["text"]):
             continue
         turns = (*turns, Turn(sentence["speaker"], sentence["text"]))
         intent = sentence["intents"][0]
@@ -206,18 +208,18 @@ def _sentences(dialogue: dict[str, Any], name: str) -> Iterator[Utterance]:
         yield Utterance(turns, intent if intent in SHARED_INTENTS else f"{domain}/{intent}", name, domain)
 
 
-def _answers(dialogue: dict[str, Any], templates: dict[str, str]) -> Iterator[Exchange]:
+def _answers(dialogue: dict[str, Any], templates: dict[str, str]) -> Iterator[ReplyExample]:
     """Each reply of the agent after all before it; with templates, those that follow one."""
     turns: tuple[Turn, ...] = ()
     for turn in dialogue["turns"]:
-        if not is_readable(turn["text"]):
+        if not has_text(turn["text"]):
             continue
         template = templates.get(turn.get("action", ""))
         if turn["speaker"] == "agent" and turns and bool(template) is bool(templates):
             options = [templates[option] for option in turn.get("options", ()) if option in templates]
-            yield Exchange(turns, turn["text"], template, tuple(dict.fromkeys(options)))
+            yield ReplyExample(turns, turn["text"], template, tuple(dict.fromkeys(options)))
         turns = (*turns, Turn(turn["speaker"], turn["text"]))
 
 
 def _key(utterance: Utterance) -> tuple[str, ...]:
-    return (utterance.name, *(key(turn.text) for turn in utterance.turns))
+    return (utterance.name, *(deduplication_key(turn.text) for turn in utterance.turns))

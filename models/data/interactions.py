@@ -30,7 +30,7 @@ Items = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Trail:
+class InteractionSequence:
     """One user's events, oldest first, (events,) each: item numbers, times in seconds since 1970, ratings (nan where
     there is none) and the number of the basket, from 0. An item is in a basket once."""
 
@@ -42,9 +42,11 @@ class Trail:
     def __len__(self) -> int:
         return len(self.items)
 
-    def take(self, chosen: NDArray[np.bool_]) -> Trail:
+    def take(self, chosen: NDArray[np.bool_]) -> InteractionSequence:
         _, baskets = np.unique(self.baskets[chosen], return_inverse=True)
-        return Trail(self.items[chosen], self.times[chosen], self.values[chosen], baskets.astype(np.int64))
+        return InteractionSequence(
+            self.items[chosen], self.times[chosen], self.values[chosen], baskets.astype(np.int64)
+        )
 
     def each_basket(self) -> list[Items]:
         """The items of each basket, oldest first."""
@@ -58,7 +60,7 @@ class Interactions:
     kind: str
     ids: tuple[str, ...]
     texts: tuple[str, ...]
-    users: Mapping[str, Trail]
+    users: Mapping[str, InteractionSequence]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class Split:
     targets: tuple[Items, ...]
 
     @property
-    def histories(self) -> tuple[Trail, ...]:
+    def histories(self) -> tuple[InteractionSequence, ...]:
         return tuple(self.training.users[user] for user in self.users)
 
     @property
@@ -87,11 +89,11 @@ class Split:
         chosen = [(user, target) for user, target, keep in every if keep]
         return replace(self, users=tuple(user for user, _ in chosen), targets=tuple(target for _, target in chosen))
 
-    def again(self) -> Split:
+    def repeat_targets(self) -> Split:
         """Only the targets that the user had before, and the users who have such."""
         return self._among(True)
 
-    def new(self) -> Split:
+    def novel_targets(self) -> Split:
         """Only the targets that the user never had, and the users who have such."""
         return self._among(False)
 
@@ -114,7 +116,7 @@ def hold_out_last(interactions: Interactions) -> Split:
     return Split(replace(interactions, users=users), names, targets)
 
 
-def with_items_removed(split: Split, removed: Items) -> Split:
+def remove_items(split: Split, removed: Items) -> Split:
     """As if these items had come after all of `training`: the split that asks for them.
 
     No history has them; asked are the users whose target has one and who still have a history.
@@ -127,7 +129,7 @@ def with_items_removed(split: Split, removed: Items) -> Split:
     return replace(asked, training=replace(split.training, users=users))
 
 
-def removed_items(items: int, share: float, seed: int) -> Items:
+def draw_removed_items(items: int, share: float, seed: int) -> Items:
     """The numbers of a share of so many items, ascending."""
     return np.sort(np.random.default_rng(seed).permutation(items)[: int(share * items)])
 
@@ -143,7 +145,7 @@ def read_online_retail(folder: Path) -> Interactions:
             at = datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC).timestamp()
             basket = baskets[row["user_id"]].setdefault(row["invoice"], (at, {}))
             basket[1][number[row["item_id"]]] = np.nan
-    users = {user: trail_of(found.values()) for user, found in baskets.items()}
+    users = {user: sequence_of(found.values()) for user, found in baskets.items()}
     return Interactions("purchase", tuple(number), tuple(item["text"] for item in items), users)
 
 
@@ -159,7 +161,7 @@ def read_movielens(wheel: Path) -> Interactions:
     ratings: dict[str, list[tuple[float, dict[int, float]]]] = defaultdict(list)
     for row in tabular(wheel, "inter"):
         ratings[row["user_id"]].append((float(row["timestamp"]), {number[row["item_id"]]: float(row["rating"])}))
-    users = {user: trail_of(found) for user, found in ratings.items()}
+    users = {user: sequence_of(found) for user, found in ratings.items()}
     return Interactions("rating", tuple(number), tuple(titles.values()), users)
 
 
@@ -176,7 +178,7 @@ def tabular(wheel: Path, ending: str) -> Iterable[dict[str, str]]:
     return (dict(zip(names, row, strict=True)) for row in rows)
 
 
-def trail_of(baskets: Iterable[tuple[float, Mapping[int, float]]]) -> Trail:
+def sequence_of(baskets: Iterable[tuple[float, Mapping[int, float]]]) -> InteractionSequence:
     """Of baskets in any order, each its time and the value of every item; those of one time stay in order."""
     rows = [
         (item, at, value, basket)
@@ -184,7 +186,7 @@ def trail_of(baskets: Iterable[tuple[float, Mapping[int, float]]]) -> Trail:
         for item, value in found.items()
     ]
     items, times, values, numbers = zip(*rows, strict=True)
-    return Trail(
+    return InteractionSequence(
         np.asarray(items, np.int64),
         np.asarray(times, np.float64),
         np.asarray(values, np.float32),
@@ -192,6 +194,6 @@ def trail_of(baskets: Iterable[tuple[float, Mapping[int, float]]]) -> Trail:
     )
 
 
-def held_out(data: Path) -> Split:
+def load_held_out(data: Path) -> Split:
     """The split of Online Retail."""
     return hold_out_last(read_online_retail(data / RETAIL))

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from models.data.classification import LABEL_NAMES
-from models.text.language import is_readable
+from models.text.language import has_text
 from models.text.tokenizer import Speaker, Turn
 
 MAX_EXAMPLES = 200_000
 MAX_REPLIES = 20_000
-MOST_NAMED = 12
+MAX_NAMED_LINES = 12
 """Labels that an error names."""
 
 
@@ -61,9 +61,9 @@ def read_texts(path: Path, labels: Sequence[str]) -> list[Text]:
     texts = []
     for where, row in _rows(path):
         text, entity, label = row.get("text"), row.get("entity"), row.get("label")
-        if not isinstance(text, str) or not is_readable(text):
+        if not isinstance(text, str) or not has_text(text):
             raise DataError(f"{where}: it has no text")
-        if entity is not None and (not isinstance(entity, str) or not is_readable(entity)):
+        if entity is not None and (not isinstance(entity, str) or not has_text(entity)):
             raise DataError(f"{where}: its entity is empty")
         label = LABEL_NAMES.get(label, label) if isinstance(label, str) else label
         texts.append(Text(text, entity, _known(where, label, labels)))
@@ -99,7 +99,7 @@ def read_replies(path: Path) -> list[str]:
         replies = [(where, line) for where, line in _lines(path)]
     seen: dict[str, str] = {}
     for where, text in replies:
-        if not isinstance(text, str) or not is_readable(text):
+        if not isinstance(text, str) or not has_text(text):
             raise DataError(f"{where}: it has no text")
         if text in seen:
             raise DataError(f"{where}: the same reply as {seen[text]}")
@@ -114,7 +114,7 @@ def read_replies(path: Path) -> list[str]:
 def _known(where: str, label: Any, labels: Sequence[str]) -> str | None:
     if label is None or (isinstance(label, str) and label in labels):
         return label
-    named = ", ".join(labels) if len(labels) <= MOST_NAMED else f"the {len(labels)} of this label set"
+    named = ", ".join(labels) if len(labels) <= MAX_NAMED_LINES else f"the {len(labels)} of this label set"
     raise DataError(f"{where}: its label {label!r} is none of {named}")
 
 
@@ -129,7 +129,7 @@ def _turns(where: str, row: dict[str, Any]) -> tuple[Turn, ...]:
         speaker, text = turn.get("speaker"), turn.get("text")
         if speaker not in get_args(Speaker):
             raise DataError(f"{where}: a speaker is customer or agent, not {speaker!r}")
-        if not isinstance(text, str) or not is_readable(text):
+        if not isinstance(text, str) or not has_text(text):
             raise DataError(f"{where}: a text is empty")
         turns.append(Turn(speaker, text))
     if all(turn.speaker != "customer" for turn in turns):

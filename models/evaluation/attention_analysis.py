@@ -14,27 +14,27 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.head_ablation import Masked, Place, Texts, each_head, together
+from models.evaluation.head_ablation import AblationResult, HeadIndex, Texts, ablate_each_head, ablate_cumulatively
 from models.evaluation.influential_words import (
-    MISTAKES,
+    MAX_MISTAKES,
     Confusion,
-    Driving,
-    Known,
-    Told,
-    beside,
+    InfluentialWord,
+    LabelledInstance,
+    ExplainedText,
+    kind_shares,
     confusions,
-    driving,
+    influential_words,
     kind_of,
     shares,
     words_of,
 )
-from models.explain.attribution import readers, value_norm
-from models.explain.explainer import AUTO, Explainer, by_part
-from models.explain.instance import Question
+from models.explain.attribution import pooling_weights, value_norm
+from models.explain.explainer import DEFAULT_METHOD, Explainer, attribute_to_features
+from models.explain.instance import Instance
 
 RARE = 0.25
 """Share of all tokens that the rarest kinds of them make up."""
-MOST_MAPPED, MOST_MASKED = 400, 300
+MAX_MAPPED_TEXTS, MAX_ABLATED_TEXTS = 400, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class HeadRole:
     attention would give them.
     """
 
-    place: Place
+    place: HeadIndex
     entropy: float
     distance: float
     itself: float
@@ -68,77 +68,79 @@ class HeadRole:
 
 
 @dataclass(frozen=True, slots=True)
-class Findings:
+class AttentionAnalysis:
     """`single` begins with nothing masked, `cumulative` takes away ever more heads; `mistakes` are the surest first,
     `confusions` the most frequent."""
 
     texts: int
     labelled: int
     wrong: int
-    driving: dict[str, tuple[Driving, ...]]
+    driving: dict[str, tuple[InfluentialWord, ...]]
     roles: tuple[HeadRole, ...]
-    single: tuple[Masked, ...]
-    cumulative: tuple[Masked, ...]
+    single: tuple[AblationResult, ...]
+    cumulative: tuple[AblationResult, ...]
     rested: dict[str, tuple[float, float]]
     looked: dict[str, tuple[float, float]]
-    mistakes: tuple[Told, ...]
+    mistakes: tuple[ExplainedText, ...]
     confusions: tuple[Confusion, ...]
 
 
-def find(graph: Path, explainer: Explainer, rows: Sequence[Known], say: Callable[[str], None]) -> Findings:
+def analyze(
+    graph: Path, explainer: Explainer, rows: Sequence[LabelledInstance], say: Callable[[str], None]
+) -> AttentionAnalysis:
     """The texts whose maps are read, and those answered without heads, are drawn of `rows`; their labels are the same.
 
     `graph` is the one that the explainer explains.
     """
     say(f"{len(rows)} texts answered; weighing their words")
-    mapped = set(random.Random(0).sample(range(len(rows)), min(MOST_MAPPED, len(rows))))
+    mapped = set(random.Random(0).sample(range(len(rows)), min(MAX_MAPPED_TEXTS, len(rows))))
     told = []
     for number, row in enumerate(rows):
-        told.append(tell(explainer, row, number in mapped))
+        told.append(explain_row(explainer, row, number in mapped))
         if (number + 1) % 250 == 0:
             say(f"{number + 1} weighed")
     say(f"Maps of {len(mapped)} texts: what heads do")
-    roles = head_roles(explainer, [rows[number].question for number in sorted(mapped)])
-    asked = sorted(random.Random(1).sample(range(len(rows)), min(MOST_MASKED, len(rows))))
+    roles = head_roles(explainer, [rows[number].instance for number in sorted(mapped)])
+    asked = sorted(random.Random(1).sample(range(len(rows)), min(MAX_ABLATED_TEXTS, len(rows))))
     texts = texts_of([rows[number] for number in asked])
     say(f"{len(roles)} heads, each masked in turn, on {len(asked)} texts")
-    single = tuple(each_head(graph, texts, [role.place for role in roles]))
-    by_loss = [one.heads[0] for one in sorted(single[1:], key=lambda one: one.moved)]
+    single = tuple(ablate_each_head(graph, texts, [role.place for role in roles]))
+    by_loss = [one.heads[0] for one in sorted(single[1:], key=lambda one: one.score_change)]
     wrong = [one for one in told if one.wrong]
     right = [one for one in told if one.row.label is not None and not one.wrong]
-    return Findings(
+    return AttentionAnalysis(
         texts=len(rows),
         labelled=len(wrong) + len(right),
         wrong=len(wrong),
-        driving=driving(told),
+        driving=influential_words(told),
         roles=roles,
         single=single,
-        cumulative=tuple(together(graph, texts, by_loss)),
-        rested=beside([one.rested for one in right], [one.rested for one in wrong]),
-        looked=beside(
+        cumulative=tuple(ablate_cumulatively(graph, texts, by_loss)),
+        rested=kind_shares([one.rested for one in right], [one.rested for one in wrong]),
+        looked=kind_shares(
             [one.looked for one in right if one.looked is not None],
             [one.looked for one in wrong if one.looked is not None],
         ),
-        mistakes=tuple(sorted(wrong, key=lambda one: -one.explanation.scores[one.answer])[:MISTAKES]),
+        mistakes=tuple(sorted(wrong, key=lambda one: -one.explanation.scores[one.answer])[:MAX_MISTAKES]),
         confusions=confusions(wrong),
     )
 
 
-def tell(explainer: Explainer, row: Known, mapped: bool) -> Told:
-    question = row.question
-    found = explainer.explain(question, AUTO)
+def explain_row(explainer: Explainer, row: LabelledInstance, mapped: bool) -> ExplainedText:
+    question = row.instance
+    found = explainer.explain(question, DEFAULT_METHOD)
     words = words_of(question, found)
     kinds = [kind_of(text) for text, _ in words]
     looked = None
     if mapped:
-        taken = by_part(question, value_norm(explainer.maps(question), readers(question.tokens)))
-        spread = [(kinds[part.words[0]], float(weight)) for part, weight in zip(question.parts, taken, strict=True)]
+        taken = attribute_to_features(question, value_norm(explainer.maps(question), pooling_weights(question.tokens)))
+        spread = [(kinds[part.words[0]], float(weight)) for part, weight in zip(question.features, taken, strict=True)]
         looked = shares(spread)
     rested = shares([(kind, abs(word.weight)) for kind, (_, word) in zip(kinds, words, strict=True)])
-    return Told(row, found, rested, looked)
+    return ExplainedText(row, found, rested, looked)
 
 
-def head_roles(explainer: Explainer, questions: Sequence[Question]) -> tuple[HeadRole, ...]:
+def head_roles(explainer: Explainer, questions: Sequence[Instance]) -> tuple[HeadRole, ...]:
     counts = Counter(int(number) for question in questions for number in question.tokens.ids)
     rare, covered = set[int](), 0
     for number, count in sorted(counts.items(), key=lambda item: item[1]):
@@ -152,7 +154,7 @@ def head_roles(explainer: Explainer, questions: Sequence[Question]) -> tuple[Hea
         maps = explainer.maps(question)
         uncommon = np.asarray([int(number) in rare for number in ids])
         for layer in range(maps.layers):
-            sums[layer] += measures(maps.attention(layer)[0][: explainer.heads], uncommon)
+            sums[layer] += head_measures(maps.attention(layer)[0][: explainer.heads], uncommon)
         total += 1
     means = sums / total
     # What rare tokens get, beside what even attention would give them: both are means over the same texts.
@@ -165,7 +167,7 @@ def head_roles(explainer: Explainer, questions: Sequence[Question]) -> tuple[Hea
     )
 
 
-def measures(attention: NDArray[np.float32], uncommon: NDArray[np.bool_]) -> NDArray[np.float64]:
+def head_measures(attention: NDArray[np.float32], uncommon: NDArray[np.bool_]) -> NDArray[np.float64]:
     """(heads, length, length) to (heads, 7): the measures of a HeadRole, `rare` as a share."""
     length = attention.shape[-1]
     places = np.arange(length)
@@ -176,11 +178,11 @@ def measures(attention: NDArray[np.float32], uncommon: NDArray[np.bool_]) -> NDA
     return np.stack([entropy, distance, *near, separator, attention[..., uncommon].sum(axis=-1).mean(axis=-1)], axis=-1)
 
 
-def texts_of(rows: Sequence[Known]) -> Texts:
-    places = {label: number for number, label in enumerate(rows[0].question.scores)}
+def texts_of(rows: Sequence[LabelledInstance]) -> Texts:
+    places = {label: number for number, label in enumerate(rows[0].instance.scores)}
     return Texts(
-        tokens=tuple(row.question.tokens for row in rows),
-        scored=tuple(row.question.scored for row in rows),
+        tokens=tuple(row.instance.tokens for row in rows),
+        scored=tuple(row.instance.scored for row in rows),
         labels=np.asarray([places.get(row.label or "", -1) for row in rows], np.int64),
-        pad=rows[0].question.pad,
+        pad=rows[0].instance.pad,
     )

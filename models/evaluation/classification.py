@@ -16,12 +16,12 @@ from sklearn.metrics import confusion_matrix, f1_score
 from models.bundle import Bundle, Metric
 from models.data.classification import Dataset, Example, read
 from models.prediction.calibration import Calibration
-from models.prediction.calibration_fit import Answers, calibration_error, scaled
+from models.prediction.calibration_fit import ValidationPredictions, expected_calibration_error, calibrate
 from models.runtime.auto import open_runtime
-from models.runtime.offline import rows_of
+from models.runtime.offline import infer_all
 from models.runtime.protocol import Device, Runtime
 from models.tasks import Task
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 
 COMMAND = "heed evaluate --bundle models/bundles/{name} --data DATA"
@@ -29,7 +29,7 @@ CONFUSION = "confusion.png"
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class ClassificationReport:
     """One data set's figures.
 
     The label is chosen among all the task's labels, as served; `accuracy_among` chooses only among those that the
@@ -47,38 +47,38 @@ class Measured:
     confusion: list[list[int]]
 
 
-def encode(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Tokens]:
+def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[Encoding]:
     return [tokenizer.encode(example.text, example.entity) for example in examples]
 
 
-def answer(
+def predict_validation(
     runtime: Runtime, tokenizer: Tokenizer, task: Task, data: Path, datasets: Iterable[Dataset], rows: int | None = None
-) -> list[Answers]:
+) -> list[ValidationPredictions]:
     """Every validation set, or the first `rows` of each, answered by the runtime."""
     answers = []
     for dataset in datasets:
         examples = read(data, dataset, "validation")[:rows]
-        tokens = encode(tokenizer, examples)
+        tokens = encode_examples(tokenizer, examples)
         answers.append(
-            Answers(
+            ValidationPredictions(
                 dataset.name,
                 dataset.language,
-                rows_of(runtime, tokens, tokenizer.pad),
+                infer_all(runtime, tokens, tokenizer.pad_id),
                 np.asarray([task.labels.index(example.label) for example in examples]),
                 tuple(task.labels.index(label) for label in dataset.labels),
                 np.asarray([item.language for item in tokens]),
-                np.asarray([item.targeted for item in tokens]),
+                np.asarray([item.has_entity for item in tokens]),
             )
         )
     return answers
 
 
-def measure(answers: Answers, calibration: Calibration, task: Task) -> Measured:
-    scores = scaled(answers, calibration)
-    chosen, among = scores.argmax(axis=1), list(answers.among)
+def report_dataset(answers: ValidationPredictions, calibration: Calibration, task: Task) -> ClassificationReport:
+    scores = calibrate(answers, calibration)
+    chosen, among = scores.argmax(axis=1), list(answers.label_choices)
     chosen_among = np.asarray(among)[scores[:, among].argmax(axis=1)]
     per_label = f1_score(answers.labels, chosen, labels=among, average=None, zero_division=0.0)
-    return Measured(
+    return ClassificationReport(
         dataset=answers.dataset,
         language=answers.language,
         rows=len(chosen),
@@ -86,19 +86,21 @@ def measure(answers: Answers, calibration: Calibration, task: Task) -> Measured:
         accuracy_among=float((chosen_among == answers.labels).mean()),
         macro_f1=float(per_label.mean()),
         f1={task.labels[index]: float(value) for index, value in zip(among, per_label, strict=True)},
-        ece=calibration_error(scores.max(axis=1), chosen == answers.labels),
+        ece=expected_calibration_error(scores.max(axis=1), chosen == answers.labels),
         confusion=confusion_matrix(answers.labels, chosen, labels=range(len(task.labels))).tolist(),
     )
 
 
-def evaluate(bundle: Bundle, data: Path, device: Device = "cpu") -> list[Measured]:
+def evaluate_classifier(bundle: Bundle, data: Path, device: Device = "cpu") -> list[ClassificationReport]:
     """All of the bundle's data sets, as it serves on that device; raises RuntimeError as `open_runtime`."""
     tokenizer = Tokenizer.from_bundle(bundle)
-    answers = answer(open_runtime(bundle, 0, device), tokenizer, bundle.task, data, datasets_of(bundle, data))
-    return [measure(rows, bundle.calibration, bundle.task) for rows in answers]
+    answers = predict_validation(
+        open_runtime(bundle, 0, device), tokenizer, bundle.task, data, datasets_of(bundle, data)
+    )
+    return [report_dataset(rows, bundle.calibration, bundle.task) for rows in answers]
 
 
-def metrics_of(bundle_name: str, measured: Sequence[Measured]) -> tuple[Metric, ...]:
+def metrics_of(bundle_name: str, measured: Sequence[ClassificationReport]) -> tuple[Metric, ...]:
     """The figures that the bundle's manifest carries."""
     command = COMMAND.format(name=bundle_name)
     return tuple(
@@ -121,7 +123,7 @@ def datasets_of(bundle: Bundle, data: Path) -> list[Dataset]:
     return found
 
 
-def table(measured: Sequence[Measured]) -> str:
+def classification_table(measured: Sequence[ClassificationReport]) -> str:
     """A Markdown table of the figures."""
     lines = [
         "| data set | language | rows | accuracy | macro-F1 | F1 per label | ECE |",
@@ -139,16 +141,16 @@ def table(measured: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def write(measured: Sequence[Measured], task: Task, out: Path) -> None:
+def write_classification(measured: Sequence[ClassificationReport], task: Task, out: Path) -> None:
     """`evaluation.json`, `evaluation.md` and `confusion.png` in the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps([asdict(row) for row in measured], indent=1, ensure_ascii=False)
     (out / "evaluation.json").write_text(content + "\n", encoding="utf-8")
-    (out / "evaluation.md").write_text(table(measured) + "\n", encoding="utf-8")
+    (out / "evaluation.md").write_text(classification_table(measured) + "\n", encoding="utf-8")
     draw_confusion(measured, task, out / CONFUSION)
 
 
-def draw_confusion(measured: Sequence[Measured], task: Task, path: Path) -> None:
+def draw_confusion(measured: Sequence[ClassificationReport], task: Task, path: Path) -> None:
     """The confusion matrices side by side: rows are the true labels, as shares of each."""
     from matplotlib.figure import Figure
 

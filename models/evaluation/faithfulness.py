@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.explanation_samples import Asked
+from models.evaluation.explanation_samples import InstancesBySet
 from models.explain.explainer import METHODS, Explainer, MethodName
 
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -28,7 +28,7 @@ BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
 GRID = tuple(step / 10 for step in range(11))
 """Shares of the words between which the curves are drawn, each rounded."""
 
-LONGEST = 64
+MAX_FEATURES = 64
 """Parts of what is measured."""
 
 RANDOM_ORDERS = 5
@@ -38,21 +38,21 @@ CURVES, TABLE = "curves.png", "faithfulness.md"
 Ranking = MethodName | Literal["random"]
 
 
-class Weighable(Protocol):
+class Attributable(Protocol):
     """Of a text, or of a history: an answer as a function of the parts that are kept."""
 
     @property
-    def parts(self) -> Sequence[Any]: ...
+    def features(self) -> Sequence[Any]: ...
 
-    def probability(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]: ...
+    def score(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]: ...
 
 
-Asks = TypeVar("Asks", bound=Weighable)
-By = TypeVar("By", bound=MethodName)
+AnyInstance = TypeVar("AnyInstance", bound=Attributable)
+AnyMethod = TypeVar("AnyMethod", bound=MethodName)
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class FaithfulnessReport:
     """One method on one data set, in the mean over its texts.
 
     `comprehensiveness`: what the answer's probability loses without the heaviest words (more is better);
@@ -89,49 +89,56 @@ class Curves:
     only: NDArray[np.float64]
 
 
-def measure(explainer: Explainer, sets: Iterable[Asked], rows: int) -> Iterator[Measured]:
+def measure_faithfulness(
+    explainer: Explainer, sets: Iterable[InstancesBySet], rows: int
+) -> Iterator[FaithfulnessReport]:
     """Every method and random orders on `rows` questions of each data set.
 
     A data set without any whose words could be ranked is left out.
     """
-    return measure_by(explainer.weigh, METHODS, sets, rows)
+    return measure_methods(explainer.attribute, METHODS, sets, rows)
 
 
-def measure_by(
-    weigh: Callable[[Asks, By], NDArray[np.float64]],
-    methods: Iterable[By],
-    sets: Iterable[tuple[str, Iterator[Asks]]],
+def measure_methods(
+    weigh: Callable[[AnyInstance, AnyMethod], NDArray[np.float64]],
+    methods: Iterable[AnyMethod],
+    sets: Iterable[tuple[str, Iterator[AnyInstance]]],
     rows: int,
-) -> Iterator[Measured]:
+) -> Iterator[FaithfulnessReport]:
     """As `measure`, of other questions and by other methods."""
     for name, asked in sets:
         questions = list(islice(filter(rankable, asked), rows))
         if not questions:
             continue
         for method in methods:
-            yield measured(weigh, name, method, questions)
-        yield measured_random(name, questions)
+            yield measure_method(weigh, name, method, questions)
+        yield measure_random(name, questions)
 
 
-def rankable(question: Weighable) -> bool:
+def rankable(question: Attributable) -> bool:
     """Whether there is anything to rank, and not so much that its curves would take most of the time."""
-    return 2 <= len(question.parts) <= LONGEST
+    return 2 <= len(question.features) <= MAX_FEATURES
 
 
-def measured(
-    weigh: Callable[[Asks, By], NDArray[np.float64]], dataset: str, method: By, questions: Sequence[Asks]
-) -> Measured:
+def measure_method(
+    weigh: Callable[[AnyInstance, AnyMethod], NDArray[np.float64]],
+    dataset: str,
+    method: AnyMethod,
+    questions: Sequence[AnyInstance],
+) -> FaithfulnessReport:
     started_s = time.process_time()  # a busy machine stretches the time on the clock
     weights = [weigh(question, method) for question in questions]
     spent_s = time.process_time() - started_s
-    found = [curves(question, heaviest_first(own)) for question, own in zip(questions, weights, strict=True)]
+    found = [
+        perturbation_curves(question, heaviest_first(own)) for question, own in zip(questions, weights, strict=True)
+    ]
     return summary(dataset, method, found, len(questions), 1000 * spent_s / len(questions))
 
 
-def measured_random(dataset: str, questions: Sequence[Weighable]) -> Measured:
+def measure_random(dataset: str, questions: Sequence[Attributable]) -> FaithfulnessReport:
     chance = np.random.default_rng(0)
     found = [
-        curves(question, chance.permutation(len(question.parts)))
+        perturbation_curves(question, chance.permutation(len(question.features)))
         for question in questions
         for _ in range(RANDOM_ORDERS)
     ]
@@ -143,35 +150,39 @@ def heaviest_first(weights: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.argsort(-weights, kind="stable")
 
 
-def curves(question: Weighable, order: NDArray[np.intp]) -> Curves:
+def perturbation_curves(question: Attributable, order: NDArray[np.intp]) -> Curves:
     """What the answer keeps as parts go, and as they come, in this order, for the numbers of parts that are needed."""
     parts = len(order)
-    counts = sorted({*in_bins(parts), *along_grid(parts)})
+    counts = sorted({*share_in_bins(parts), *interpolate_to_grid(parts)})
     taken = np.zeros((len(counts), parts), np.bool_)
     for row, count in enumerate(counts):
         taken[row, order[:count]] = True
-    values = question.probability(np.vstack([~taken, taken]))
+    values = question.score(np.vstack([~taken, taken]))
     without, only = np.full(parts + 1, np.nan), np.full(parts + 1, np.nan)
     without[counts], only[counts] = values[: len(counts)], values[len(counts) :]
     return Curves(without, only)
 
 
-def in_bins(parts: int) -> list[int]:
+def share_in_bins(parts: int) -> list[int]:
     return [int(np.ceil(share * parts)) for share in BINS]
 
 
-def along_grid(parts: int) -> list[int]:
+def interpolate_to_grid(parts: int) -> list[int]:
     return [round(share * parts) for share in GRID]
 
 
-def summary(dataset: str, method: Ranking, found: Sequence[Curves], rows: int, milliseconds: float) -> Measured:
+def summary(
+    dataset: str, method: Ranking, found: Sequence[Curves], rows: int, milliseconds: float
+) -> FaithfulnessReport:
     """The means over texts of what each one's curves say."""
     sizes = [len(own.without) - 1 for own in found]
-    losses = [(own.without[0] - own.without[in_bins(size)]).mean() for own, size in zip(found, sizes, strict=True)]
-    gaps = [(own.without[0] - own.only[in_bins(size)]).mean() for own, size in zip(found, sizes, strict=True)]
-    deletion = np.mean([own.without[along_grid(size)] for own, size in zip(found, sizes, strict=True)], axis=0)
-    insertion = np.mean([own.only[along_grid(size)] for own, size in zip(found, sizes, strict=True)], axis=0)
-    return Measured(
+    losses = [
+        (own.without[0] - own.without[share_in_bins(size)]).mean() for own, size in zip(found, sizes, strict=True)
+    ]
+    gaps = [(own.without[0] - own.only[share_in_bins(size)]).mean() for own, size in zip(found, sizes, strict=True)]
+    deletion = np.mean([own.without[interpolate_to_grid(size)] for own, size in zip(found, sizes, strict=True)], axis=0)
+    insertion = np.mean([own.only[interpolate_to_grid(size)] for own, size in zip(found, sizes, strict=True)], axis=0)
+    return FaithfulnessReport(
         dataset=dataset,
         method=method,
         rows=rows,
@@ -188,13 +199,13 @@ def area(curve: Sequence[float]) -> float:
     return float(np.trapezoid(curve, GRID))
 
 
-def over_sets(measured: Sequence[Measured]) -> list[Measured]:
+def over_sets(measured: Sequence[FaithfulnessReport]) -> list[FaithfulnessReport]:
     """Each method in the mean over data sets, every set alike, best first."""
     means = []
     for method in dict.fromkeys(row.method for row in measured):
         own = [row for row in measured if row.method == method]
         means.append(
-            Measured(
+            FaithfulnessReport(
                 dataset="mean",
                 method=method,
                 rows=sum(row.rows for row in own),
@@ -208,7 +219,7 @@ def over_sets(measured: Sequence[Measured]) -> list[Measured]:
     return sorted(means, key=lambda row: -row.comprehensiveness)
 
 
-def table(measured: Sequence[Measured]) -> str:
+def faithfulness_table(measured: Sequence[FaithfulnessReport]) -> str:
     """Two Markdown tables: each method in the mean over data sets, and its comprehensiveness on each."""
     means, names = over_sets(measured), list(dict.fromkeys(row.dataset for row in measured))
     chance = next(row.comprehensiveness for row in means if row.method == RANDOM)
@@ -228,17 +239,17 @@ def table(measured: Sequence[Measured]) -> str:
     return "\n".join(lines)
 
 
-def write(measured: Sequence[Measured], parts: str, out: Path) -> None:
+def write_faithfulness(measured: Sequence[FaithfulnessReport], parts: str, out: Path) -> None:
     """`faithfulness.json`, `faithfulness.md` and `curves.png` in the folder `out`; `parts` is what was weighed."""
     out.mkdir(parents=True, exist_ok=True)
     areas = [{"deletion_area": row.deletion_area, "insertion_area": row.insertion_area} for row in measured]
     content = json.dumps([asdict(row) | own for row, own in zip(measured, areas, strict=True)], indent=1)
     (out / "faithfulness.json").write_text(content + "\n", encoding="utf-8")
-    (out / TABLE).write_text(table(measured) + "\n", encoding="utf-8")
+    (out / TABLE).write_text(faithfulness_table(measured) + "\n", encoding="utf-8")
     draw_curves(measured, parts, out / CURVES)
 
 
-def draw_curves(measured: Sequence[Measured], parts: str, path: Path) -> None:
+def draw_curves(measured: Sequence[FaithfulnessReport], parts: str, path: Path) -> None:
     """The answer's score as the heaviest parts go, and as they come, the mean over data sets; random orders dashed."""
     from matplotlib.figure import Figure
 

@@ -14,54 +14,54 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.explain.attention_maps import attentions
-from models.graph.names import WHOLE, layer_names
-from models.graph.protobuf import GRAPH, RAW, fields, initializers
-from models.runtime.offline import rows_of
+from models.explain.attention_maps import find_attention_nodes
+from models.graph.names import WEIGHT_INT8, layer_names
+from models.graph.protobuf import GRAPH, RAW, read_fields, read_initializers
+from models.runtime.offline import infer_all
 from models.runtime.onnx import open_session
 from models.runtime.protocol import Runtime
-from models.text.encoding import Batch, Tokens
+from models.text.encoding import Batch, Encoding
 
-Place = tuple[int, int]
+HeadIndex = tuple[int, int]
 """A head: its layer, and its number there."""
 
 STEPS = 12
 """In which heads are taken away together."""
 
 
-class MaskedRuntime:
+class AblatedRuntime:
     """Runs a bundle's CPU graph without these heads."""
 
-    def __init__(self, path: Path, gone: Sequence[Place]) -> None:
+    def __init__(self, path: Path, gone: Sequence[HeadIndex]) -> None:
         model = bytearray(path.read_bytes())
-        graph = next(value for number, value in fields(memoryview(model)) if number == GRAPH)
-        heads = [attention.heads for attention in attentions(graph)]
-        tensors = initializers(graph)
+        graph = next(value for number, value in read_fields(memoryview(model)) if number == GRAPH)
+        heads = [attention.heads for attention in find_attention_nodes(graph)]
+        tensors = read_initializers(graph)
         for layer, head in gone:
-            name = layer_names(layer).mixing
-            tensor = tensors.get(name) or tensors[f"{name}.{WHOLE}"]
+            name = layer_names(layer).attention_output
+            tensor = tensors.get(name) or tensors[f"{name}.{WEIGHT_INT8}"]
             raw = next(value for number, value in tensor if number == RAW)
             rows = len(raw) // heads[layer]
             raw[head * rows : (head + 1) * rows] = bytes(rows)
         self._session: Any = open_session(bytes(model), path.parent)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.types}
+        feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.token_types}
         rows: NDArray[np.float32] = self._session.run(None, feeds)[0]
         return rows
 
 
 @dataclass(frozen=True, slots=True)
-class Masked:
+class AblationResult:
     """The answers without some heads, beside those with all of them.
 
     `changed` is the share of texts with another label, `moved` the mean change of their probabilities (half the sum of
     all differences), `accuracy` that on texts whose label is known, None without any.
     """
 
-    heads: tuple[Place, ...]
+    heads: tuple[HeadIndex, ...]
     changed: float
-    moved: float
+    score_change: float
     accuracy: float | None
 
 
@@ -73,38 +73,40 @@ Scores = Callable[[NDArray[np.float32]], NDArray[np.float64]]
 class Texts:
     """What is answered again and again: tokens, how each one's row is scored, and the right label's number or -1."""
 
-    tokens: tuple[Tokens, ...]
+    tokens: tuple[Encoding, ...]
     scored: tuple[Scores, ...]
     labels: NDArray[np.int64]
     pad: int
 
     def answers(self, runtime: Runtime) -> NDArray[np.float64]:
         """(texts, labels)."""
-        rows = rows_of(runtime, self.tokens, self.pad)
+        rows = infer_all(runtime, self.tokens, self.pad)
         return np.concatenate([own(row[None]) for row, own in zip(rows, self.scored, strict=True)])
 
 
-def each_head(graph: Path, texts: Texts, every: Sequence[Place]) -> Iterator[Masked]:
+def ablate_each_head(graph: Path, texts: Texts, every: Sequence[HeadIndex]) -> Iterator[AblationResult]:
     """First nothing masked, then each head on its own."""
-    whole = texts.answers(MaskedRuntime(graph, ()))
-    yield masked((), texts, whole, whole)
+    whole = texts.answers(AblatedRuntime(graph, ()))
+    yield compare_ablated((), texts, whole, whole)
     for place in every:
-        yield masked((place,), texts, whole, texts.answers(MaskedRuntime(graph, (place,))))
+        yield compare_ablated((place,), texts, whole, texts.answers(AblatedRuntime(graph, (place,))))
 
 
-def together(graph: Path, texts: Texts, order: Sequence[Place]) -> Iterator[Masked]:
+def ablate_cumulatively(graph: Path, texts: Texts, order: Sequence[HeadIndex]) -> Iterator[AblationResult]:
     """More and more heads at once, in this order, up to all of them."""
-    whole = texts.answers(MaskedRuntime(graph, ()))
+    whole = texts.answers(AblatedRuntime(graph, ()))
     for count in sorted({round(len(order) * step / STEPS) for step in range(1, STEPS + 1)} - {0}):
         gone = tuple(order[:count])
-        yield masked(gone, texts, whole, texts.answers(MaskedRuntime(graph, gone)))
+        yield compare_ablated(gone, texts, whole, texts.answers(AblatedRuntime(graph, gone)))
 
 
-def masked(heads: tuple[Place, ...], texts: Texts, whole: NDArray[np.float64], own: NDArray[np.float64]) -> Masked:
+def compare_ablated(
+    heads: tuple[HeadIndex, ...], texts: Texts, whole: NDArray[np.float64], own: NDArray[np.float64]
+) -> AblationResult:
     chosen, known = own.argmax(axis=1), texts.labels >= 0
-    return Masked(
+    return AblationResult(
         heads=heads,
         changed=float((chosen != whole.argmax(axis=1)).mean()),
-        moved=float(np.abs(own - whole).sum(axis=1).mean() / 2),
+        score_change=float(np.abs(own - whole).sum(axis=1).mean() / 2),
         accuracy=float((chosen == texts.labels)[known].mean()) if known.any() else None,
     )

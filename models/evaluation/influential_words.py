@@ -9,34 +9,34 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.explain.explainer import Explanation, Weight
-from models.explain.instance import Question
-from models.text.words import HAN, LINKED
+from models.explain.explainer import Explanation, WordAttribution
+from models.explain.instance import Instance
+from models.text.words import HAN, LINK_WORD
 
-LEAST_TEXTS = 3
+MIN_TEXTS = 3
 """In which a word must be, to be said to drive anything."""
 
-LEAST_WEIGHT = 0.01
+MIN_MEAN_WEIGHT = 0.01
 """And that it must have in their mean."""
 
-MISTAKES = 15
-MOST_WORDS, MOST_WORDS_OF_MANY, FEW_LABELS = 20, 8, 6
+MAX_MISTAKES = 15
+MAX_WORDS, MAX_WORDS_OF_MANY, FEW_LABELS = 20, 8, 6
 """Words that are told of each label, where there are few of these and where there are many."""
 
-KINDS = ("letters", "Chinese", "number", "punctuation", "link", "other")
+WORD_KINDS = ("letters", "Chinese", "number", "punctuation", "link", "other")
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class LabelledInstance:
     """A text or dialogue as a question; `label` is the right answer, where that is known, `entity` who it is about."""
 
-    question: Question
+    instance: Instance
     label: str | None
     entity: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Driving:
+class InfluentialWord:
     """A word, the mean of its weights for the label that was answered, and in how many texts it was."""
 
     word: str
@@ -45,10 +45,10 @@ class Driving:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ExplainedText:
     """One text as it was answered and explained; `looked` and `rested` are shares by kind of word."""
 
-    row: Known
+    row: LabelledInstance
     explanation: Explanation
     rested: dict[str, float]
     looked: dict[str, float] | None
@@ -71,17 +71,17 @@ class Confusion:
     texts: int
 
 
-def words_of(question: Question, explanation: Explanation) -> list[tuple[str, Weight]]:
+def words_of(question: Instance, explanation: Explanation) -> list[tuple[str, WordAttribution]]:
     """Through all passages."""
     return [
         (own.text[word.start : word.end], word)
-        for own, passage in zip(question.reading.passages, explanation.passages, strict=True)
+        for own, passage in zip(question.encoding.segments, explanation.segments, strict=True)
         for word in passage.words
     ]
 
 
 def kind_of(word: str) -> str:
-    if LINKED.match(word):
+    if LINK_WORD.match(word):
         return "link"
     if HAN.match(word):
         return "Chinese"
@@ -95,47 +95,47 @@ def kind_of(word: str) -> str:
 
 def shares(weights: Sequence[tuple[str, float]]) -> dict[str, float]:
     """By kind, of their sum."""
-    found = dict.fromkeys(KINDS, 0.0)
+    found = dict.fromkeys(WORD_KINDS, 0.0)
     whole = sum(weight for _, weight in weights) or 1.0
     for kind, weight in weights:
         found[kind] += weight / whole
     return found
 
 
-def beside(right: Sequence[dict[str, float]], wrong: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
+def kind_shares(right: Sequence[dict[str, float]], wrong: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
     """The mean share of each kind where answers are right, and where they are wrong; nothing without both."""
     if not right or not wrong:
         return {}
     return {
         kind: (float(np.mean([one[kind] for one in right])), float(np.mean([one[kind] for one in wrong])))
-        for kind in KINDS
+        for kind in WORD_KINDS
     }
 
 
-def confusions(wrong: Sequence[Told]) -> tuple[Confusion, ...]:
+def confusions(wrong: Sequence[ExplainedText]) -> tuple[Confusion, ...]:
     counts = Counter((str(one.row.label), one.answer) for one in wrong)
-    return tuple(Confusion(label, answer, texts) for (label, answer), texts in counts.most_common(MISTAKES))
+    return tuple(Confusion(label, answer, texts) for (label, answer), texts in counts.most_common(MAX_MISTAKES))
 
 
-def driving(told: Sequence[Told]) -> dict[str, tuple[Driving, ...]]:
+def influential_words(told: Sequence[ExplainedText]) -> dict[str, tuple[InfluentialWord, ...]]:
     """By label: the words that spoke for it most, in the mean over the texts that were given it."""
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for one in told:
         own: dict[str, float] = defaultdict(float)
-        for shown, word in words_of(one.row.question, one.explanation):
+        for shown, word in words_of(one.row.instance, one.explanation):
             text = shown.casefold()
-            if not word.named and kind_of(text) not in ("punctuation", "link", "other"):
+            if not word.is_entity and kind_of(text) not in ("punctuation", "link", "other"):
                 own[text] += word.weight
         for text, weight in own.items():
             found[one.answer][text].append(weight)
-    most = MOST_WORDS if len(found) <= FEW_LABELS else MOST_WORDS_OF_MANY
+    most = MAX_WORDS if len(found) <= FEW_LABELS else MAX_WORDS_OF_MANY
     return {
         label: tuple(
             sorted(
                 (
-                    Driving(word, float(np.mean(weights)), len(weights))
+                    InfluentialWord(word, float(np.mean(weights)), len(weights))
                     for word, weights in found[label].items()
-                    if len(weights) >= LEAST_TEXTS and np.mean(weights) >= LEAST_WEIGHT
+                    if len(weights) >= MIN_TEXTS and np.mean(weights) >= MIN_MEAN_WEIGHT
                 ),
                 key=lambda one: -one.weight,
             )[:most]

@@ -17,7 +17,7 @@ from sklearn.model_selection import KFold
 
 from models.bundle import Bundle, Metric
 from models.data.dialogues import (
-    Exchange,
+    ReplyExample,
     LabelSet,
     ReplySet,
     Utterance,
@@ -26,12 +26,12 @@ from models.data.dialogues import (
     read_utterances,
     shipped_sets,
 )
-from models.prediction.calibration import log_softmax, tempered
-from models.prediction.calibration_fit import calibration_error, chance_error, chosen
-from models.prediction.intent_head import Head, heads_of, judge
-from models.prediction.intent_head_fit import FOLDS, raw, scaling
-from models.prediction.reply_ranker import RANKER, Ranker, load_ranker
-from models.runtime.offline import Reader, open_reader
+from models.prediction.calibration import log_softmax, scale_logits
+from models.prediction.calibration_fit import expected_calibration_error, expected_error_by_chance, chosen
+from models.prediction.intent_head import IntentHead, load_bundle_heads, predict_intents
+from models.prediction.intent_head_fit import FOLDS, logits_and_distances, fit_temperature
+from models.prediction.reply_ranker import RANKER, ReplyRanker, load_ranker
+from models.runtime.offline import TextEncoder, open_text_encoder
 from models.runtime.protocol import Device
 
 COMMAND = "heed evaluate intent --bundle models/bundles/{name} --data DATA"
@@ -40,7 +40,7 @@ SHORT_WORDS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredIntents:
+class IntentReport:
     """One label set's figures on its validation rows; `auroc` and `recall` are None where no row is out of scope.
 
     `ece` is of the head as it serves, whose scaling was fitted on these rows; `ece_crossfit` of one that was fitted on
@@ -62,7 +62,7 @@ class MeasuredIntents:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredContext:
+class ContextReport:
     """Macro-F1 of dialogues with what came before the turn and without, of all turns and of short ones."""
 
     part: str
@@ -75,7 +75,7 @@ class MeasuredContext:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredReplies:
+class ReplyReport:
     """How often the reply that was given is first among those offered, and among the first of all templates."""
 
     rows: int
@@ -85,60 +85,62 @@ class MeasuredReplies:
     recall_5: float
 
 
-def measure_intents(head: Head, vectors: NDArray[np.float32], rows: Sequence[Utterance]) -> MeasuredIntents:
-    verdicts = judge(head, vectors)
+def measure_intents(head: IntentHead, vectors: NDArray[np.float32], rows: Sequence[Utterance]) -> IntentReport:
+    verdicts = predict_intents(head, vectors)
     inside = np.asarray([row.label is not None for row in rows])
     truth = [row.label for row in rows if row.label is not None]
     confidences = verdicts.confidences[inside]
     answers = [head.labels[place] for place in confidences.argmax(axis=1)]
     numbers = np.asarray([head.labels.index(label) if label in head.labels else -1 for label in truth])
-    outside = verdicts.outside > head.threshold
+    outside = verdicts.out_of_scope_scores > head.threshold
     strange = bool((~inside).any())
-    return MeasuredIntents(
+    return IntentReport(
         name=head.name,
         rows=len(rows),
         accuracy=float(np.mean([one == other for one, other in zip(truth, answers, strict=True)])),
         macro_f1=macro_f1(truth, answers),
-        ece=calibration_error(*chosen(confidences, numbers)),
-        ece_crossfit=crossfit_error(raw(head, vectors[inside])[0], numbers),
-        ece_chance=chance_error(confidences.max(axis=1)),
+        ece=expected_calibration_error(*chosen(confidences, numbers)),
+        ece_crossfit=cross_fitted_error(logits_and_distances(head, vectors[inside])[0], numbers),
+        ece_chance=expected_error_by_chance(confidences.max(axis=1)),
         rejected=float(outside[inside].mean()),
-        auroc=float(roc_auc_score(~inside, verdicts.outside)) if strange else None,
+        auroc=float(roc_auc_score(~inside, verdicts.out_of_scope_scores)) if strange else None,
         recall=float(outside[~inside].mean()) if strange else None,
     )
 
 
-def crossfit_error(logits: NDArray[np.float64], numbers: NDArray[np.int64]) -> float | None:
+def cross_fitted_error(logits: NDArray[np.float64], numbers: NDArray[np.int64]) -> float | None:
     """The calibration error with each fold under the scaling of the others; -1 is an intent that the head lacks."""
     if (numbers >= 0).sum() < 2 * FOLDS:
         return None
     confidences = np.empty_like(logits)
     for others, own in KFold(FOLDS, shuffle=True, random_state=0).split(logits):
         known = others[numbers[others] >= 0]
-        confidences[own] = np.exp(log_softmax(tempered(logits[own], *scaling(logits[known], numbers[known]))))
-    return calibration_error(*chosen(confidences, numbers))
+        confidences[own] = np.exp(
+            log_softmax(scale_logits(logits[own], *fit_temperature(logits[known], numbers[known])))
+        )
+    return expected_calibration_error(*chosen(confidences, numbers))
 
 
 def measure_context(
-    head: Head, reader: Reader, vectors: NDArray[np.float32], rows: Sequence[Utterance]
-) -> list[MeasuredContext]:
+    head: IntentHead, reader: TextEncoder, vectors: NDArray[np.float32], rows: Sequence[Utterance]
+) -> list[ContextReport]:
     """Of all rows, and of those of each domain."""
-    alone = reader.dialogues([row.turns[-1:] for row in rows])
+    alone = reader.encode_dialogues([row.turns[-1:] for row in rows])
     answers = np.asarray([labels_of(head, found) for found in (vectors, alone)])
     truth = np.asarray([row.label for row in rows])
     short = np.asarray([len(row.turns[-1].text.split()) <= SHORT_WORDS for row in rows])
-    domains = np.asarray([row.part for row in rows])
+    domains = np.asarray([row.split for row in rows])
     found = []
     for part in ("all", *sorted(set(domains.tolist()))):
         own = np.ones(len(rows), bool) if part == "all" else domains == part
         few = own & short
         whole, cut, short_whole, short_cut = (macro_f1(truth[of], given[of]) for of in (own, few) for given in answers)
-        found.append(MeasuredContext(part, int(own.sum()), whole, cut, int(few.sum()), short_whole, short_cut))
+        found.append(ContextReport(part, int(own.sum()), whole, cut, int(few.sum()), short_whole, short_cut))
     return found
 
 
-def labels_of(head: Head, vectors: NDArray[np.float32]) -> list[str]:
-    return [head.labels[place] for place in judge(head, vectors).confidences.argmax(axis=1)]
+def labels_of(head: IntentHead, vectors: NDArray[np.float32]) -> list[str]:
+    return [head.labels[place] for place in predict_intents(head, vectors).confidences.argmax(axis=1)]
 
 
 def macro_f1(truth: Sequence[str] | NDArray[np.str_], answers: Sequence[str] | NDArray[np.str_]) -> float:
@@ -147,10 +149,10 @@ def macro_f1(truth: Sequence[str] | NDArray[np.str_], answers: Sequence[str] | N
 
 
 def measure_replies(
-    ranker: Ranker, reader: Reader, exchanges: Sequence[Exchange], templates: Sequence[str]
-) -> MeasuredReplies:
-    vectors = reader.dialogues([one.turns for one in exchanges])
-    placed = ranker.place(reader.texts(templates))
+    ranker: ReplyRanker, reader: TextEncoder, exchanges: Sequence[ReplyExample], templates: Sequence[str]
+) -> ReplyReport:
+    vectors = reader.encode_dialogues([one.turns for one in exchanges])
+    placed = ranker.project_replies(reader.encode_texts(templates))
     place = {text: number for number, text in enumerate(templates)}
     firsts, ranks = [], []
     for one, vector in zip(exchanges, vectors, strict=True):
@@ -160,7 +162,7 @@ def measure_replies(
         if len(one.options) > 1:
             firsts.append(right >= max(scores[place[text]] for text in one.options))
     found = np.asarray(ranks)
-    return MeasuredReplies(
+    return ReplyReport(
         rows=len(exchanges),
         first_offered=float(np.mean(firsts)),
         templates=len(templates),
@@ -170,24 +172,24 @@ def measure_replies(
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredBundle:
-    intents: tuple[MeasuredIntents, ...]
-    context: tuple[MeasuredContext, ...]
-    replies: tuple[MeasuredReplies, ...]
+class IntentBundleReport:
+    intents: tuple[IntentReport, ...]
+    context: tuple[ContextReport, ...]
+    replies: tuple[ReplyReport, ...]
 
 
 def evaluate_intents(
-    heads: dict[str, Head],
-    ranker: Ranker,
-    reader: Reader,
+    heads: dict[str, IntentHead],
+    ranker: ReplyRanker,
+    reader: TextEncoder,
     data: Path,
     label_sets: Sequence[LabelSet],
     reply_sets: Sequence[ReplySet],
-) -> MeasuredBundle:
+) -> IntentBundleReport:
     intents, context = [], []
     for source in label_sets:
         rows = read_utterances(data, source, "validation")
-        vectors = reader.dialogues([row.turns for row in rows])
+        vectors = reader.encode_dialogues([row.turns for row in rows])
         intents.append(measure_intents(heads[source.name], vectors, rows))
         if source.kind == "multidogo":
             context += measure_context(heads[source.name], reader, vectors, rows)
@@ -196,18 +198,18 @@ def evaluate_intents(
         for source in reply_sets
         if source.kind == "star"
     ]
-    return MeasuredBundle(tuple(intents), tuple(context), tuple(replies))
+    return IntentBundleReport(tuple(intents), tuple(context), tuple(replies))
 
 
-def evaluate_bundle(bundle: Bundle, data: Path, device: Device = "cpu") -> MeasuredBundle:
+def evaluate_intent_bundle(bundle: Bundle, data: Path, device: Device = "cpu") -> IntentBundleReport:
     """A bundle's own heads and ranker on the validation files of the shipped sets; raises as `open_runtime`."""
-    heads, ranker = heads_of(bundle.path, bundle.encoder), load_ranker(bundle.path / RANKER)
+    heads, ranker = load_bundle_heads(bundle.path, bundle.encoder_digest), load_ranker(bundle.path / RANKER)
     label_sets, reply_sets = shipped_sets()
     known = [source for source in label_sets if source.name in heads]
-    return evaluate_intents(heads, ranker, open_reader(bundle, device), data, known, reply_sets)
+    return evaluate_intents(heads, ranker, open_text_encoder(bundle, device), data, known, reply_sets)
 
 
-def metrics_of_intents(name: str, measured: MeasuredBundle, languages: dict[str, str]) -> tuple[Metric, ...]:
+def metrics_of_intents(name: str, measured: IntentBundleReport, languages: dict[str, str]) -> tuple[Metric, ...]:
     def told() -> Iterator[tuple[str, str, str, float | None]]:
         for one in measured.intents:
             for figure in ("accuracy", "macro_f1", "ece", "ece_crossfit", "ece_chance", "auroc", "recall"):
@@ -220,7 +222,7 @@ def metrics_of_intents(name: str, measured: MeasuredBundle, languages: dict[str,
     return tuple(Metric(a, b, c, round(value, 6), command) for a, b, c, value in told() if value is not None)
 
 
-def intents_table(measured: MeasuredBundle) -> str:
+def intents_table(measured: IntentBundleReport) -> str:
     """Markdown tables of the figures."""
 
     def cell(value: float | None) -> str:
@@ -256,7 +258,7 @@ def intents_table(measured: MeasuredBundle) -> str:
     return "\n".join(lines)
 
 
-def write_intents(measured: MeasuredBundle, out: Path) -> None:
+def write_intents(measured: IntentBundleReport, out: Path) -> None:
     """`evaluation.json` and `evaluation.md` in the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")

@@ -30,7 +30,7 @@ class UserFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
+class RankingMetrics:
     """Means over the users. `coverage`: share of the catalogue's items that are among some user's first `k`."""
 
     users: int
@@ -42,7 +42,7 @@ class Measures:
     coverage: float
 
 
-def places(rankings: Items, targets: Sequence[Items]) -> tuple[Items, Items]:
+def target_ranks(rankings: Items, targets: Sequence[Items]) -> tuple[Items, Items]:
     """Of each target, all users' one after the other: its user and its place, counted from 0.
 
     `rankings` is (users, depth): item numbers, best first, `NO_ITEM` at the end of a shorter row. A target that the
@@ -59,12 +59,12 @@ def places(rankings: Items, targets: Sequence[Items]) -> tuple[Items, Items]:
     return users, place[users, wanted]
 
 
-def by_user(rankings: Items, targets: Sequence[Items], k: int) -> UserFigures:
+def per_user_metrics(rankings: Items, targets: Sequence[Items], k: int) -> UserFigures:
     """Of each user with `targets`, distinct item numbers and at least one; MRR reads the whole of `rankings`."""
     counts = np.asarray([len(own) for own in targets])
     if not counts.all():
         raise ValueError(f"user {int(counts.argmin())} has no target")
-    users, place = places(rankings, targets)
+    users, place = target_ranks(rankings, targets)
     found = place < k
     hits = np.bincount(users, found, len(targets))
     gains = np.bincount(users, np.where(found, discount(place), 0), len(targets))
@@ -84,10 +84,10 @@ def coverage(rankings: Items, items: int, k: int) -> float:
     return float((shown != NO_ITEM).sum() / items)
 
 
-def measure(rankings: Items, targets: Sequence[Items], items: int, k: int = 10) -> Measures:
+def measure_rankings(rankings: Items, targets: Sequence[Items], items: int, k: int = 10) -> RankingMetrics:
     """`items`: how many the catalogue has."""
-    found = by_user(rankings, targets, k)
-    return Measures(
+    found = per_user_metrics(rankings, targets, k)
+    return RankingMetrics(
         users=len(targets),
         k=k,
         hit_rate=float(found.hit.mean()),
@@ -98,15 +98,15 @@ def measure(rankings: Items, targets: Sequence[Items], items: int, k: int = 10) 
     )
 
 
-def best_first(scores: NDArray[np.floating]) -> NDArray[np.int32]:
+def sort_by_score(scores: NDArray[np.floating]) -> NDArray[np.int32]:
     """Rankings (users, items) of scores (users, items); equal scores in the items' order, -inf is left out."""
     order = np.argsort(-scores, axis=1, kind="stable").astype(np.int32)
     return np.where(np.isneginf(np.take_along_axis(scores, order, axis=1)), np.int32(NO_ITEM), order)
 
 
-def without(rankings: Items, left_out: Sequence[Items]) -> Items:
+def drop_items(rankings: Items, left_out: Sequence[Items]) -> Items:
     """The rankings with each user's `left_out` items taken out, and `NO_ITEM` at the end of each row instead."""
-    users, place = places(rankings, left_out)
+    users, place = target_ranks(rankings, left_out)
     kept = np.ones((len(rankings), rankings.shape[1] + 1), np.bool_)
     kept[users, place] = False
     kept = kept[:, :-1] & (rankings != NO_ITEM)

@@ -16,11 +16,11 @@ from scipy.special import logit
 from threadpoolctl import threadpool_limits
 
 from models.bundle import Bundle, Metric
-from models.data.interactions import DAY_S, RETAIL, Items, Split, Trail, held_out
-from models.evaluation.ranking_metrics import NO_ITEM, Measures, measure
-from models.prediction.calibration_fit import calibration_error
-from models.ranking.bundle_files import catalogue_of, load_recommender
-from models.ranking.events import MOST_EVENTS, History, kinds_of
+from models.data.interactions import DAY_S, RETAIL, Items, Split, InteractionSequence, load_held_out
+from models.evaluation.ranking_metrics import NO_ITEM, RankingMetrics, measure_rankings
+from models.prediction.calibration_fit import expected_calibration_error
+from models.ranking.bundle_files import load_own_catalogue, load_recommender
+from models.ranking.events import MAX_EVENTS, History, event_types
 from models.ranking.recommender import Recommender
 
 COMMAND = "heed evaluate recommend --data DATA --bundle models/bundles/{name}"
@@ -29,7 +29,7 @@ DELETED_USERS = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Deletion:
+class DeletionReport:
     """How far a first-ranked item's score (log odds) falls without a history item, on average over `users`.
 
     `named` is the item that `because` names first, `random` another of the history; `larger` is the share of users for
@@ -43,32 +43,34 @@ class Deletion:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasuredRecommender:
+class RecommendationReport:
     """`every` over all targets, `again` over those that a user had before, `new` over the others, own items left out.
 
     `calibration_error` is the expected calibration error of the scores of each user's first ten.
     """
 
-    every: Measures
-    again: Measures
-    new: Measures
+    every: RankingMetrics
+    again: RankingMetrics
+    new: RankingMetrics
     calibration_error: float
-    deletion: Deletion
+    deletion: DeletionReport
 
 
-def history_of(trail: Trail, kind: str, vectors: NDArray[np.float32], trained: NDArray[np.int64]) -> History:
+def history_of(
+    trail: InteractionSequence, kind: str, vectors: NDArray[np.float32], trained: NDArray[np.int64]
+) -> History:
     """The newest events that are read of a trail; `vectors` (items, width) are the item vectors of its numbers, and
     `trained` (items,) is as `Recommender.numbers` gives it for them."""
-    items, times = trail.items[-MOST_EVENTS:], trail.times[-MOST_EVENTS:]
-    kinds = kinds_of(kind, trail.values[-MOST_EVENTS:])
+    items, times = trail.items[-MAX_EVENTS:], trail.times[-MAX_EVENTS:]
+    kinds = event_types(kind, trail.values[-MAX_EVENTS:])
     return History(vectors[items], items, kinds, ((times[-1] - times) / DAY_S).astype(np.float32), trained[items])
 
 
-def rankings_of(
+def rank_users(
     recommender: Recommender, vectors: NDArray[np.float32], split: Split, left_out: Sequence[Items] | None = None
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Items (users, DEPTH), best first, and their scores; `left_out` are each user's items not to be ranked."""
-    numbers, trained = np.arange(len(vectors)), recommender.trained(split.training.ids, vectors)
+    numbers, trained = np.arange(len(vectors)), recommender.cached_training_indices(split.training.ids, vectors)
     rankings = np.full((len(split.users), DEPTH), NO_ITEM, np.int32)
     scores = np.zeros((len(split.users), DEPTH), np.float32)
     with threadpool_limits(1):  # products so small are slower on several threads, by far where others work too
@@ -80,22 +82,24 @@ def rankings_of(
     return rankings, scores
 
 
-def evaluate_recommender(bundle: Bundle, data: Path) -> MeasuredRecommender:
+def evaluate_recommender(bundle: Bundle, data: Path) -> RecommendationReport:
     """On each user's last basket of Online Retail, in the folder `data` / online_retail."""
-    return measure_recommender(load_recommender(bundle), catalogue_of(bundle)[2], held_out(data))
+    return measure_recommender(load_recommender(bundle), load_own_catalogue(bundle)[2], load_held_out(data))
 
 
-def measure_recommender(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> MeasuredRecommender:
+def measure_recommender(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> RecommendationReport:
     items = len(vectors)
-    rankings, scores = rankings_of(recommender, vectors, split)
-    again, new = split.again(), split.new()
+    rankings, scores = rank_users(recommender, vectors, split)
+    again, new = split.repeat_targets(), split.novel_targets()
     asked = {user: row for row, user in enumerate(split.users)}
-    others, _ = rankings_of(recommender, vectors, new, new.owned)
-    return MeasuredRecommender(
-        every=measure(rankings, split.targets, items),
-        again=measure(rankings[[asked[user] for user in again.users]], again.targets, items),
-        new=measure(others, new.targets, items),
-        calibration_error=calibration_error(scores[:, :10].ravel(), taken_in(rankings[:, :10], split.targets).ravel()),
+    others, _ = rank_users(recommender, vectors, new, new.owned)
+    return RecommendationReport(
+        every=measure_rankings(rankings, split.targets, items),
+        again=measure_rankings(rankings[[asked[user] for user in again.users]], again.targets, items),
+        new=measure_rankings(others, new.targets, items),
+        calibration_error=expected_calibration_error(
+            scores[:, :10].ravel(), taken_in(rankings[:, :10], split.targets).ravel()
+        ),
         deletion=deletion(recommender, vectors, split),
     )
 
@@ -105,10 +109,10 @@ def taken_in(rankings: NDArray[np.integer], targets: Sequence[Items]) -> NDArray
     return np.stack([np.isin(row, own) for row, own in zip(rankings, targets, strict=True)])
 
 
-def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> Deletion:
+def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> DeletionReport:
     """Takes out of each history the item that the first-ranked one leans on most, and one at random instead."""
     chance = np.random.default_rng(0)
-    numbers, trained = np.arange(len(vectors)), recommender.trained(split.training.ids, vectors)
+    numbers, trained = np.arange(len(vectors)), recommender.cached_training_indices(split.training.ids, vectors)
     falls: list[list[float]] = []
     for trail in split.histories:
         if len(falls) == DELETED_USERS:
@@ -123,7 +127,7 @@ def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Spli
         other = chance.choice(own[own != named])
         falls.append([_fall(recommender, vectors, trained, history, first, item) for item in (named, other)])
     named_falls, random_falls = np.asarray(falls).T
-    return Deletion(
+    return DeletionReport(
         len(falls), float(named_falls.mean()), float(random_falls.mean()), float((named_falls > random_falls).mean())
     )
 
@@ -133,19 +137,19 @@ def _fall(
 ) -> float:
     """Of the log odds of the item `first` when all events of `item` are gone."""
     kept = history.items != item
-    both = (history, history.where(kept))
+    both = (history, history.select(kept))
     before, after = (recommender.rank(one, vectors[first], first, 1, trained=trained[first]).scores[0] for one in both)
     return float(logit(before) - logit(after))
 
 
-VIEWS: tuple[tuple[str, str, Callable[[MeasuredRecommender], Measures]], ...] = (
+VIEWS: tuple[tuple[str, str, Callable[[RecommendationReport], RankingMetrics]], ...] = (
     ("every item taken", "all", lambda found: found.every),
     ("those the user had before", "again", lambda found: found.again),
     ("those new to the user, own items left out", "new", lambda found: found.new),
 )
 
 
-def recommend_table(found: MeasuredRecommender) -> str:
+def recommend_table(found: RecommendationReport) -> str:
     rows = [
         f"| {name} | {one.users} | {one.hit_rate:.3f} | {one.recall:.3f} | {one.ndcg:.4f} | {one.mrr:.3f} "
         f"| {one.coverage:.3f} |"
@@ -168,7 +172,7 @@ def recommend_table(found: MeasuredRecommender) -> str:
     )
 
 
-def metrics_of_recommender(name: str, found: MeasuredRecommender) -> tuple[Metric, ...]:
+def metrics_of_recommender(name: str, found: RecommendationReport) -> tuple[Metric, ...]:
     command = COMMAND.format(name=name)
     return tuple(
         Metric(f"{RETAIL}/{view}", "en", metric, round(value, 4), command)
@@ -177,7 +181,7 @@ def metrics_of_recommender(name: str, found: MeasuredRecommender) -> tuple[Metri
     )
 
 
-def write_recommender(found: MeasuredRecommender, out: Path) -> None:
+def write_recommender(found: RecommendationReport, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "recommend.json").write_text(json.dumps(asdict(found), indent=1) + "\n", encoding="utf-8")
     (out / "recommend.md").write_text(recommend_table(found) + "\n", encoding="utf-8")

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from models.bundle import GRAPH, Bundle
-from models.evaluation.explanation_samples import Asked, Change, unchanged
+from models.evaluation.explanation_samples import InstancesBySet, Change, unchanged
 from models.evaluation.faithfulness import rankable
-from models.explain.explainer import METHODS, Explainer, MethodName, by_word
-from models.explain.instance import Question
-from models.graph.builder import write as write_graph
-from models.graph.convert import rewritten
+from models.explain.explainer import METHODS, Explainer, MethodName, attribute_to_words
+from models.explain.instance import Instance
+from models.graph.builder import save_graph as write_graph
+from models.graph.convert import convert_graph
 from models.runtime.onnx import OnnxRuntime
-from models.text.language import is_readable
+from models.text.language import has_text
 from models.text.tokenizer import Tokenizer
 from models.text.words import HAN, word_spans
 
@@ -35,7 +35,7 @@ STABILITY = "stability.md"
 
 
 @dataclass(frozen=True, slots=True)
-class Alike:
+class StabilityReport:
     """One method's weights on one data set under one difference, in the mean over texts.
 
     `kept` is the share of the texts whose answer is still the same; of those, `correlation` is that of the words' ranks
@@ -51,9 +51,9 @@ class Alike:
     heaviest: float
 
 
-def stability(
-    explainer: Explainer, exact: Explainer, ask: Callable[[Change], Iterable[Asked]], rows: int
-) -> Iterator[Alike]:
+def measure_stability(
+    explainer: Explainer, exact: Explainer, ask: Callable[[Change], Iterable[InstancesBySet]], rows: int
+) -> Iterator[StabilityReport]:
     """Every method on `rows` questions of each data set; `exact` answers in fp32, `ask` gives the data sets' questions.
 
     What a change leaves as it was, such as the case of Chinese, is not counted for it.
@@ -62,19 +62,19 @@ def stability(
         found = zip(*(questions for _, questions in own), strict=True)
         asked = list(islice((one for one in found if rankable(one[0])), rows))
         before = [one[0] for one in asked]
-        differences = [Difference(FP32, exact, dict(enumerate(map(exact.asked, before))))]
+        differences = [Difference(FP32, exact, dict(enumerate(map(exact.rebind, before))))]
         for number, name in enumerate(CHANGES, 1):
             after = {row: one[number] for row, one in enumerate(asked) if text_of(one[number]) != text_of(one[0])}
             differences.append(Difference(name, explainer, after))
         for method in METHODS:
-            weights = [weigh(explainer, question, method) for question in before]
+            weights = [attribute_instance(explainer, question, method) for question in before]
             for one in differences:
                 pairs = [
-                    (weights[row], weigh(one.explainer, question, method))
+                    (weights[row], attribute_instance(one.explainer, question, method))
                     for row, question in one.after.items()
-                    if answer(question) == before[row].target
+                    if answer_of(question) == before[row].target
                 ]
-                yield alike(own[0][0], one.name, method, len(one.after), pairs)
+                yield rank_agreement(own[0][0], one.name, method, len(one.after), pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,40 +83,40 @@ class Difference:
 
     name: str
     explainer: Explainer
-    after: dict[int, Question]
+    after: dict[int, Instance]
 
 
-def answer(question: Question) -> str:
+def answer_of(question: Instance) -> str:
     return max(question.scores, key=question.scores.__getitem__)
 
 
 def in_fp32(bundle: Bundle, folder: Path) -> Explainer:
     """By the graph with its own weights in fp32, written to `folder`; raises ValueError as `rewritten`."""
-    write_graph(rewritten(bundle.graph, "fp32"), folder / GRAPH)
+    write_graph(convert_graph(bundle.graph, "fp32"), folder / GRAPH)
     exact = replace(bundle, path=folder)
     return Explainer(exact, Tokenizer.from_bundle(bundle), OnnxRuntime(exact.graph))
 
 
-def weigh(explainer: Explainer, question: Question, method: MethodName) -> NDArray[np.float64]:
-    return by_word(question, explainer.weigh(question, method))
+def attribute_instance(explainer: Explainer, question: Instance, method: MethodName) -> NDArray[np.float64]:
+    return attribute_to_words(question, explainer.attribute(question, method))
 
 
-def text_of(question: Question) -> str:
+def text_of(question: Instance) -> str:
     """The newest turn of a dialogue."""
-    return question.reading.passages[-1].text
+    return question.encoding.segments[-1].text
 
 
-def alike(
+def rank_agreement(
     dataset: str,
     difference: str,
     method: MethodName,
     rows: int,
     pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
-) -> Alike:
+) -> StabilityReport:
     """Of weights before and after, (words,) each; a word that only one of them has is at the end, and left out."""
     cut = [(before[: len(after)], after[: len(before)]) for before, after in pairs]
     correlations = [correlation(*both) for both in cut]
-    return Alike(
+    return StabilityReport(
         dataset=dataset,
         difference=difference,
         method=method,
@@ -141,7 +141,7 @@ def mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def other_case(text: str, entity: str | None) -> str:
+def change_case(text: str, entity: str | None) -> str:
     """The first word that has case, outside the entity, begins with the other case."""
     for start, end in word_spans(text):
         first = text[start]
@@ -155,33 +155,33 @@ def names(word: str, entity: str | None) -> bool:
     return entity is not None and word.casefold() in entity.casefold()
 
 
-def other_end(text: str, entity: str | None) -> str:
+def toggle_final_period(text: str, entity: str | None) -> str:
     """Without its period at the end, or with one where none of the text's own marks ends it."""
     bare = text.rstrip()
-    if bare.endswith((".", "。")) and is_readable(bare[:-1]) and bare[-2] != bare[-1]:
+    if bare.endswith((".", "。")) and has_text(bare[:-1]) and bare[-2] != bare[-1]:
         return bare[:-1]
     if bare[-1:].isalnum():
         return bare + ("。" if HAN.search(bare) else ".")
     return text
 
 
-def wider_space(text: str, entity: str | None) -> str:
+def widen_white_space(text: str, entity: str | None) -> str:
     """Spaces before and after, and two for each in between, but for those in the entity's name."""
     parts = re.split(f"({re.escape(entity)})", text, flags=re.IGNORECASE) if entity else [text]
     wide = [part if number % 2 else part.replace(" ", "  ") for number, part in enumerate(parts)]
     return f"  {''.join(wide)} \n"
 
 
-CHANGES: dict[str, Change] = {"case": other_case, "period": other_end, "white space": wider_space}
+CHANGES: dict[str, Change] = {"case": change_case, "period": toggle_final_period, "white space": widen_white_space}
 
 
-def over_sets(every: Sequence[Alike]) -> list[Alike]:
+def over_sets(every: Sequence[StabilityReport]) -> list[StabilityReport]:
     """Each difference and method in the mean over data sets, every set alike."""
     means = []
     for difference, method in dict.fromkeys((row.difference, row.method) for row in every):
         own = [row for row in every if (row.difference, row.method) == (difference, method)]
         means.append(
-            Alike(
+            StabilityReport(
                 dataset="mean",
                 difference=difference,
                 method=method,
@@ -194,7 +194,7 @@ def over_sets(every: Sequence[Alike]) -> list[Alike]:
     return means
 
 
-def table(every: Sequence[Alike]) -> str:
+def stability_table(every: Sequence[StabilityReport]) -> str:
     """Markdown: for each method and difference the rank correlation, and how often the heaviest word is the same."""
     means = over_sets(every)
     differences = list(dict.fromkeys(row.difference for row in means))
@@ -211,8 +211,8 @@ def table(every: Sequence[Alike]) -> str:
     return "\n".join([*lines, "", f"Texts that were changed, and how many kept their answer: {', '.join(kept)}."])
 
 
-def write(every: Sequence[Alike], out: Path) -> None:
+def write_stability(every: Sequence[StabilityReport], out: Path) -> None:
     """`stability.json` and `stability.md` in the folder `out`."""
     rows = [{name: None if value != value else value for name, value in asdict(row).items()} for row in every]
     (out / "stability.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    (out / STABILITY).write_text(table(every) + "\n", encoding="utf-8")
+    (out / STABILITY).write_text(stability_table(every) + "\n", encoding="utf-8")

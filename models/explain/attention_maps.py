@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.graph.names import layer_names
-from models.graph.protobuf import INPUT, attributes, constants, graph_of, nodes, with_outputs
+from models.graph.protobuf import INPUT, find_attributes, read_constants, read_graph, find_nodes, with_outputs
 from models.graph.weights import matrix
 from models.runtime.onnx import open_session
 from models.text.encoding import Batch
@@ -35,7 +35,7 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
-class Maps:
+class AttentionMaps:
     """The answers to a batch and what its attention came from; maps are made when they are asked for, layer by layer.
 
     `logits` (batch, labels), `mask` (batch, length); `queries`, `keys` and `values` (layers, batch, heads, length,
@@ -70,11 +70,11 @@ class Maps:
         norms: NDArray[np.float32] = np.linalg.norm(self.values[layer] @ self.mixing[layer], axis=-1)
         return norms
 
-    def of(self, row: int) -> Maps:
+    def of(self, row: int) -> AttentionMaps:
         """One text of the batch alone, without padding."""
         length = int(self.mask[row].sum())
         own = slice(row, row + 1)
-        return Maps(
+        return AttentionMaps(
             self.logits[own],
             self.mask[own, :length],
             self.queries[:, own, :, :length],
@@ -84,18 +84,18 @@ class Maps:
         )
 
 
-class MapRuntime:
+class AttentionMapRuntime:
     """Runs the CPU graph of a bundle for its logits and maps.
 
     Raises ValueError for a graph whose attention it cannot follow, such as that for GPUs.
     """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
-        graph = graph_of(path)
-        self._attentions = list(attentions(graph))
+        graph = read_graph(path)
+        self._attentions = list(find_attention_nodes(graph))
         if not self._attentions:
             raise ValueError(f"{path.name} has no attention that maps can be taken of")
-        self._mixing = mixing(graph, path.parent, [attention.heads for attention in self._attentions])
+        self._mixing = output_projections(graph, path.parent, [attention.heads for attention in self._attentions])
         self._names = [name for own in self._attentions for name in (own.queries, own.keys, own.values)]
         self._session: Any = open_session(path.read_bytes() + with_outputs(self._names), path.parent, threads)
 
@@ -108,13 +108,13 @@ class MapRuntime:
         """Of the layer that has fewest."""
         return min(attention.heads for attention in self._attentions)
 
-    def run(self, batch: Batch) -> Maps:
-        feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.types}
+    def run(self, batch: Batch) -> AttentionMaps:
+        feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.token_types}
         logits, *states = self._session.run(None, feeds)
         heads = [attention.heads for attention in self._attentions for _ in range(3)]
         parts = [split(state, own) for state, own in zip(states, heads, strict=True)]
         queries, keys, values = (np.stack(parts[first::3]) for first in range(3))
-        return Maps(logits, batch.mask, queries, keys, values, self._mixing)
+        return AttentionMaps(logits, batch.mask, queries, keys, values, self._mixing)
 
 
 def split(state: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
@@ -122,16 +122,16 @@ def split(state: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
     return state.reshape(*state.shape[:2], heads, -1).swapaxes(1, 2)
 
 
-def attentions(graph: memoryview) -> Iterator[Attention]:
+def find_attention_nodes(graph: memoryview) -> Iterator[Attention]:
     """The standard Attention operators in their order; the contrib one takes no separate queries."""
     operator = "Attention"
-    for node, heads in zip(nodes(graph, operator), attributes(graph, operator, "q_num_heads"), strict=False):
+    for node, heads in zip(find_nodes(graph, operator), find_attributes(graph, operator, "q_num_heads"), strict=False):
         inputs = [bytes(value).decode() for part, value in node if part == INPUT]
         yield Attention(inputs[0], inputs[1], inputs[2], int(heads))
 
 
-def mixing(graph: memoryview, folder: Path, heads: Sequence[int]) -> NDArray[np.float32]:
+def output_projections(graph: memoryview, folder: Path, heads: Sequence[int]) -> NDArray[np.float32]:
     """(layers, heads, part, width): of each layer the matrix that joins its heads, cut by head."""
-    tensors = constants(graph, folder)
-    found = [matrix(tensors, layer_names(layer).mixing) for layer in range(len(heads))]
+    tensors = read_constants(graph, folder)
+    found = [matrix(tensors, layer_names(layer).attention_output) for layer in range(len(heads))]
     return np.stack([own.reshape(count, -1, own.shape[-1]) for own, count in zip(found, heads, strict=True)])

@@ -13,32 +13,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 
 if TYPE_CHECKING:
-    from models.explain.attention_maps import Maps
+    from models.explain.attention_maps import AttentionMaps
 
 
-ORDERS = 10
+PERMUTATIONS = 10
 """In which Shapley values are sampled, in pairs of one order and its reverse."""
 
-POINTS, MOST_POINTS = 8, 512
+POINTS, MAX_POINTS = 8, 512
 """Of a piece of the way from nothing to the whole, at which gradients are taken, and of all of it at most."""
 
 ROOT = 3
 NOTHING = 1e-9
 """How far parts are there where none is: nearer to 0 there is nothing to be seen."""
 
-INCOMPLETE = 0.01
+COMPLETENESS_TOLERANCE = 0.01
 """Share of what the whole changes that weights of gradients may miss."""
 
-LEAST_CHANGE = 1e-3
+MIN_CHANGE = 1e-3
 """Below it, in points of the score, nothing changes, and that share is of it."""
 
 Value = Callable[[NDArray[np.bool_]], NDArray[np.float64]]
 """Which parts of a text are kept, (variants, parts), to the value of each variant, (variants,)."""
 
-Slope = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+Gradient = Callable[[NDArray[np.float64]], tuple[NDArray[np.float64], NDArray[np.float64]]]
 """How far all parts are there, (points,) above 0 and at most 1, to the value at each, (points,), and its gradient by
 each part, (points, parts)."""
 
@@ -49,7 +49,7 @@ def occlusion(value: Value, parts: int) -> NDArray[np.float64]:
     return np.asarray(values[0] - values[1:])
 
 
-def both_ends(value: Value, parts: int) -> NDArray[np.float64]:
+def two_sided_occlusion(value: Value, parts: int) -> NDArray[np.float64]:
     """(parts,): the mean of what each part changes last, in the whole text, and first, when nothing else is kept.
 
     These are the two ends of every order that Shapley values are the mean over. One end alone misses what a text says
@@ -79,7 +79,7 @@ def shapley(value: Value, parts: int, orders: int) -> NDArray[np.float64]:
     return added
 
 
-def integrated_gradients(slope: Slope) -> NDArray[np.float64]:
+def integrated_gradients(slope: Gradient) -> NDArray[np.float64]:
     """(parts,): the gradient by each part, in the mean over the way on which all come in together.
 
     The integral of Sundararajan et al. (2017, eq. 1), which for parts that come in is the price of Aumann and Shapley
@@ -87,20 +87,20 @@ def integrated_gradients(slope: Slope) -> NDArray[np.float64]:
     of how far parts are there, since most changes where little is there yet; what a piece misses is known from the
     values at its ends, and the one that misses most is halved until the weights miss no more than INCOMPLETE.
     """
-    pieces = [piece(slope, 0.0, 0.5), piece(slope, 0.5, 1.0)]
+    pieces = [integrate_segment(slope, 0.0, 0.5), integrate_segment(slope, 0.5, 1.0)]
     whole = abs(sum(own.change for own in pieces))
-    while abs(sum(own.missed for own in pieces)) > INCOMPLETE * max(whole, LEAST_CHANGE):
-        if POINTS * (len(pieces) + 1) > MOST_POINTS:
+    while abs(sum(own.missed for own in pieces)) > COMPLETENESS_TOLERANCE * max(whole, MIN_CHANGE):
+        if POINTS * (len(pieces) + 1) > MAX_POINTS:
             break
         worst = max(pieces, key=lambda own: abs(own.missed))
         middle = (worst.start + worst.end) / 2
         pieces.remove(worst)
-        pieces += [piece(slope, worst.start, middle), piece(slope, middle, worst.end)]
+        pieces += [integrate_segment(slope, worst.start, middle), integrate_segment(slope, middle, worst.end)]
     return np.asarray(sum(own.weights for own in pieces))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class PathSegment:
     """Of the way: what the value changes there, and the integrals of its gradient by each part, (parts,)."""
 
     start: float
@@ -113,27 +113,27 @@ class Piece:
         return float(self.weights.sum()) - self.change
 
 
-def piece(slope: Slope, start: float, end: float) -> Piece:
+def integrate_segment(slope: Gradient, start: float, end: float) -> PathSegment:
     """By the points of Gauss and Legendre."""
     places, shares = np.polynomial.legendre.leggauss(POINTS)
     roots = start + (end - start) * np.concatenate([[0], (places + 1) / 2, [1]])
     values, slopes = slope(np.maximum(roots**ROOT, NOTHING))
     along = shares / 2 * (end - start) * ROOT * roots[1:-1] ** (ROOT - 1)
-    return Piece(start, end, float(values[-1] - values[0]), along @ slopes[1:-1])
+    return PathSegment(start, end, float(values[-1] - values[0]), along @ slopes[1:-1])
 
 
-def readers(tokens: Tokens) -> NDArray[np.float32]:
-    """(length,): the share that the answer takes of each token's last state, as `models.networks.encoder.pool`."""
-    chosen = tokens.types if tokens.targeted else np.ones_like(tokens.types)
+def pooling_weights(tokens: Encoding) -> NDArray[np.float32]:
+    """(length,): the share that the answer takes of each token's last state, as `models.networks.encoder.pool_hidden`."""
+    chosen = tokens.token_types if tokens.has_entity else np.ones_like(tokens.token_types)
     return np.asarray(chosen / chosen.sum(), np.float32)
 
 
-def attention(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
+def attention_attribution(maps: AttentionMaps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
     """(length,): what the answer takes from each token in the last layer, in the mean over heads. Of one text."""
     return np.asarray(readers @ maps.attention(maps.layers - 1)[0].mean(axis=0))
 
 
-def value_norm(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
+def value_norm(maps: AttentionMaps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
     """(length,): attention times the length of what it carries (Kobayashi et al. 2020), in the mean over layers."""
     shares = []
     for layer in range(maps.layers):
@@ -142,7 +142,7 @@ def value_norm(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.mean(shares, axis=0))
 
 
-def rollout(maps: Maps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
+def rollout(maps: AttentionMaps, readers: NDArray[np.float32]) -> NDArray[np.float32]:
     """(length,): attention followed from the answer down to the input (Abnar & Zuidema 2020).
 
     In every layer half of a token comes from itself, past the attention.

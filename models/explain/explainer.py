@@ -18,28 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.explain.attention_maps import MapRuntime, Maps
+from models.explain.attention_maps import AttentionMapRuntime, AttentionMaps
 from models.explain.attribution import (
-    ORDERS,
-    attention,
-    both_ends,
+    PERMUTATIONS,
+    attention_attribution,
+    two_sided_occlusion,
     integrated_gradients,
     occlusion,
-    readers,
+    pooling_weights,
     rollout,
     shapley,
     value_norm,
 )
 from models.explain.gradients import Gradients
-from models.explain.instance import Question, ask
-from models.explain.score_functions import Answer, Fitting, Intents, Labelled
-from models.prediction.intent_head import Head
-from models.prediction.reply_ranker import Ranker
-from models.runtime.offline import rows_of
+from models.explain.instance import Instance, make_instance
+from models.explain.score_functions import ScoreFunction, ReplyScore, IntentConfidences, LabelProbabilities
+from models.prediction.intent_head import IntentHead
+from models.prediction.reply_ranker import ReplyRanker
+from models.runtime.offline import infer_all
 from models.runtime.onnx import OnnxRuntime
 from models.runtime.protocol import Runtime
 from models.text.encoding import collate
-from models.text.tokenizer import Reading, Tokenizer, Turn
+from models.text.tokenizer import AlignedEncoding, Tokenizer, Turn
 
 GRADIENT_TOKENS = 256
 """To take gradients of at once."""
@@ -65,29 +65,29 @@ METHODS: dict[MethodName, Method] = {
     "rollout": Method(False, "attention followed through all layers"),
     "attention": Method(False, "attention of the last layer"),
 }
-AUTO: MethodName = "both_ends"
+DEFAULT_METHOD: MethodName = "both_ends"
 """Nearly as faithful as Shapley values, in a fraction of their time."""
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class WordAttribution:
     """Of the word `text[start:end]`; `named` says that it is the entity asked about, which is never taken away."""
 
     start: int
     end: int
     weight: float
-    named: bool
+    is_entity: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Passage:
+class SegmentAttribution:
     """The text, or one turn of a dialogue: the weights of its words, and the part of it that was read.
 
     `weight` is that of the turn as a whole, by the same method; None where there is no other.
     """
 
-    words: tuple[Weight, ...]
-    read: tuple[int, int]
+    words: tuple[WordAttribution, ...]
+    read_span: tuple[int, int]
     weight: float | None
 
 
@@ -102,14 +102,14 @@ class Explanation:
     signed: bool
     target: str
     scores: dict[str, float]
-    passages: tuple[Passage, ...]
-    parts: int
+    segments: tuple[SegmentAttribution, ...]
+    features: int
     truncated: bool
 
     @property
-    def text(self) -> Passage:
+    def text(self) -> SegmentAttribution:
         """Of a text, the only passage; of a dialogue, its newest turn."""
-        return self.passages[-1]
+        return self.segments[-1]
 
 
 class Step(Protocol):
@@ -118,7 +118,7 @@ class Step(Protocol):
     def __call__(self, work: Callable[[], Result]) -> Result: ...
 
 
-def at_once(work: Callable[[], Result]) -> Result:
+def run_step(work: Callable[[], Result]) -> Result:
     return work()
 
 
@@ -129,81 +129,81 @@ class Explainer:
     not go through the runtime and takes long is done by `step`, piece by piece.
     """
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, step: Step = at_once) -> None:
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, step: Step = run_step) -> None:
         self._bundle, self._tokenizer, self._runtime, self._step = bundle, tokenizer, runtime, step
 
-    def text(self, text: str, entity: str | None = None, target: str | None = None) -> Question:
+    def text_instance(self, text: str, entity: str | None = None, target: str | None = None) -> Instance:
         """By a bundle with labels: why it says `target`, its answer unless a label is given."""
-        reading = self._tokenizer.words(text, entity)
-        scaling = self._bundle.scaling(reading.tokens.language, reading.tokens.targeted)
+        reading = self._tokenizer.encode_with_words(text, entity)
+        scaling = self._bundle.scaling(reading.tokens.language, reading.tokens.has_entity)
         labels = self._bundle.task.labels
-        return self._ask(reading, Labelled(scaling), labels, target)
+        return self._ask(reading, LabelProbabilities(scaling), labels, target)
 
-    def intent(self, turns: Sequence[Turn], head: Head, target: str | None = None) -> Question:
+    def intent_instance(self, turns: Sequence[Turn], head: IntentHead, target: str | None = None) -> Instance:
         """By a bundle of vectors: why the head is so sure of an intent, of its first if none is given."""
-        return self._ask(self._dialogue(turns), Intents(head), head.labels, target)
+        return self._ask(self._dialogue(turns), IntentConfidences(head), head.labels, target)
 
-    def reply(
-        self, turns: Sequence[Turn], ranker: Ranker, replies: Sequence[str], placed: NDArray[np.float32]
-    ) -> Question:
+    def reply_instance(
+        self, turns: Sequence[Turn], ranker: ReplyRanker, replies: Sequence[str], placed: NDArray[np.float32]
+    ) -> Instance:
         """By a bundle of vectors: why the best of these replies, `placed` (replies, rank), scores as it does."""
         reading, best = self._dialogue(turns), 0
         if len(replies) > 1:
-            (vector,) = rows_of(self._runtime, [reading.tokens], self._tokenizer.pad)
+            (vector,) = infer_all(self._runtime, [reading.tokens], self._tokenizer.pad_id)
             best = int(ranker.scores(vector, placed).argmax())
-        return self._ask(reading, Fitting(ranker, placed[best]), (replies[best],), None)
+        return self._ask(reading, ReplyScore(ranker, placed[best]), (replies[best],), None)
 
-    def asked(self, question: Question) -> Question:
+    def rebind(self, question: Instance) -> Instance:
         """The same question about the same target, of another explainer whose answers may differ, to this one."""
-        rows = rows_of(self._runtime, [question.tokens], question.pad)
+        rows = infer_all(self._runtime, [question.tokens], question.pad)
         scores = dict(zip(question.scores, question.scored(rows)[0].tolist(), strict=True))
         return replace(question, runtime=self._runtime, row=rows[0], scores=scores)
 
-    def weigh(self, question: Question, method: MethodName) -> NDArray[np.float64]:
+    def attribute(self, question: Instance, method: MethodName) -> NDArray[np.float64]:
         """One weight for each part of the question, (parts,)."""
-        count = len(question.parts)
+        count = len(question.features)
         if method == "occlusion":
-            return occlusion(question.probability, count)
+            return occlusion(question.score, count)
         if method == "both_ends":
-            return both_ends(question.probability, count)
+            return two_sided_occlusion(question.score, count)
         if method == "shapley":
-            return shapley(question.probability, count, ORDERS)
+            return shapley(question.score, count, PERMUTATIONS)
         if method == "integrated_gradients":
             return integrated_gradients(partial(self._slopes, question))
-        taken = {"attention": attention, "rollout": rollout, "value_norm": value_norm}[method]
-        return by_part(question, taken(self.maps(question), readers(question.tokens)))
+        taken = {"attention": attention_attribution, "rollout": rollout, "value_norm": value_norm}[method]
+        return attribute_to_features(question, taken(self.maps(question), pooling_weights(question.tokens)))
 
-    def weigh_turns(
-        self, question: Question, method: MethodName, weights: NDArray[np.float64]
+    def attribute_turns(
+        self, question: Instance, method: MethodName, weights: NDArray[np.float64]
     ) -> NDArray[np.float64] | None:
         """One weight for each passage, by the same method with turns as parts; None where there is but one.
 
         `weights` (parts,) are those of `weigh`. On the way on which all come in together a turn is its parts' sum.
         """
-        if len(question.reading.passages) == 1:
+        if len(question.encoding.segments) == 1:
             return None
         if method == "integrated_gradients":
-            ends = np.cumsum([len(words.spans) for words in question.reading.passages])[:-1]
-            return np.asarray([own.sum() for own in np.split(by_word(question, weights), ends)])
-        return self.weigh(question.by_passage(), method)
+            ends = np.cumsum([len(words.spans) for words in question.encoding.segments])[:-1]
+            return np.asarray([own.sum() for own in np.split(attribute_to_words(question, weights), ends)])
+        return self.attribute(question.with_segments_as_features(), method)
 
-    def explain(self, question: Question, method: MethodName = AUTO) -> Explanation:
-        weights = self.weigh(question, method)
-        turns = self.weigh_turns(question, method, weights)
+    def explain(self, question: Instance, method: MethodName = DEFAULT_METHOD) -> Explanation:
+        weights = self.attribute(question, method)
+        turns = self.attribute_turns(question, method, weights)
         return explanation_of(question, method, weights, turns)
 
-    def maps(self, question: Question) -> Maps:
+    def maps(self, question: Instance) -> AttentionMaps:
         """Of all that the question read."""
-        return self._maps.run(collate([question.tokens], self._tokenizer.pad))
+        return self._maps.run(collate([question.tokens], self._tokenizer.pad_id))
 
-    def pieces(self, question: Question) -> list[str]:
+    def token_strings(self, question: Instance) -> list[str]:
         """What each token is, as the tokenizer writes it."""
-        return self._tokenizer.pieces(question.tokens)
+        return self._tokenizer.token_strings(question.tokens)
 
     def vectors(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """By a bundle of vectors: of texts on their own, (texts, width)."""
         tokens = [self._tokenizer.encode(text) for text in texts]
-        return rows_of(self._runtime, tokens, self._tokenizer.pad)
+        return infer_all(self._runtime, tokens, self._tokenizer.pad_id)
 
     def check_gradients(self) -> None:
         """Raises ValueError where the graph is one that gradients cannot be taken of."""
@@ -219,70 +219,72 @@ class Explainer:
         return self._maps.heads
 
     @cached_property
-    def _maps(self) -> MapRuntime:
-        return MapRuntime(self._bundle.graph)
+    def _maps(self) -> AttentionMapRuntime:
+        return AttentionMapRuntime(self._bundle.graph)
 
     @cached_property
     def _gradients(self) -> Gradients:
         return Gradients(self._bundle.graph)
 
     def _slopes(
-        self, question: Question, shares: NDArray[np.float64]
+        self, question: Instance, shares: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """`Question.slopes`, of so many at a time that memory stays small and others can be given way."""
         size = max(1, GRADIENT_TOKENS // question.tokens.length)
         steps = [
-            self._step(partial(question.slopes, self._gradients, shares[first : first + size]))
+            self._step(partial(question.score_gradients, self._gradients, shares[first : first + size]))
             for first in range(0, len(shares), size)
         ]
         values, slopes = zip(*steps, strict=True)
         return np.concatenate(values), np.concatenate(slopes)
 
-    def _dialogue(self, turns: Sequence[Turn]) -> Reading:
-        return self._tokenizer.dialogue_words(turns[-1].text, turns[:-1])
+    def _dialogue(self, turns: Sequence[Turn]) -> AlignedEncoding:
+        return self._tokenizer.encode_dialogue_with_words(turns[-1].text, turns[:-1])
 
-    def _ask(self, reading: Reading, scored: Answer, labels: Sequence[str], target: str | None) -> Question:
-        return ask(self._runtime, self._tokenizer.pad, reading, scored, labels, target)
+    def _ask(
+        self, reading: AlignedEncoding, scored: ScoreFunction, labels: Sequence[str], target: str | None
+    ) -> Instance:
+        return make_instance(self._runtime, self._tokenizer.pad_id, reading, scored, labels, target)
 
 
 def explanation_of(
-    question: Question, method: MethodName, weights: NDArray[np.float64], turns: NDArray[np.float64] | None
+    question: Instance, method: MethodName, weights: NDArray[np.float64], turns: NDArray[np.float64] | None
 ) -> Explanation:
     """With one weight for each part of the question, (parts,), and for each passage, (passages,), or None."""
-    spread = by_word(question, weights)
+    spread = attribute_to_words(question, weights)
     passages, first = [], 0
-    for number, words in enumerate(question.reading.passages):
+    for number, words in enumerate(question.encoding.segments):
         own = spread[first : first + len(words.spans)].tolist()
         first += len(own)
         weighed = tuple(
-            Weight(start, end, weight, words.named(word))
+            WordAttribution(start, end, weight, words.is_entity(word))
             for word, ((start, end), weight) in enumerate(zip(words.spans, own, strict=True))
         )
-        passages.append(Passage(weighed, words.read, None if turns is None else float(turns[number])))
+        passages.append(SegmentAttribution(weighed, words.read, None if turns is None else float(turns[number])))
     return Explanation(
         method=method,
         signed=METHODS[method].signed,
         target=question.target,
         scores=question.scores,
-        passages=tuple(passages),
-        parts=len(question.parts),
+        segments=tuple(passages),
+        features=len(question.features),
         truncated=question.tokens.truncated,
     )
 
 
-def by_word(question: Question, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def attribute_to_words(question: Instance, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """(parts,) to (words,), through all passages: what a part weighs is spread over its words."""
-    spread = np.zeros(sum(len(words.spans) for words in question.reading.passages))
-    for part, weight in zip(question.parts, weights, strict=True):
+    spread = np.zeros(sum(len(words.spans) for words in question.encoding.segments))
+    for part, weight in zip(question.features, weights, strict=True):
         spread[list(part.words)] = weight / len(part.words)
     return spread
 
 
-def by_part(question: Question, shares: NDArray[np.float32]) -> NDArray[np.float64]:
+def attribute_to_features(question: Instance, shares: NDArray[np.float32]) -> NDArray[np.float64]:
     """(length,) to (parts,): what the tokens of each part have together."""
-    return np.asarray([shares[list(part.places)].sum() for part in question.parts], np.float64)
+    return np.asarray([shares[list(part.positions)].sum() for part in question.features], np.float64)
 
 
-def explainer_of(bundle: Bundle) -> Explainer:
+def open_explainer(bundle: Bundle) -> Explainer:
     """By its CPU graph, on one core, as the service has it."""
     return Explainer(bundle, Tokenizer.from_bundle(bundle), OnnxRuntime(bundle.graph))

@@ -16,29 +16,29 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf
 
-from models.explain.attribution import readers
+from models.explain.attribution import pooling_weights
 from models.graph.names import (
     EMBEDDING_NORM,
     HEAD,
     HEAD_WEIGHT,
     LOG_STEP,
-    PLAIN_WORDS,
+    WORDS_FP32,
     POSITION_EMBEDDINGS,
     TYPE_EMBEDDINGS,
-    WORDS,
+    WORDS_INT8,
     WORDS_SCALE,
     LayerNames,
-    layers_of,
+    find_layers,
 )
 from models.graph.weights import (
     ACTIVATION_LEVELS,
     GELU_ZERO,
     SIGNED_ZERO,
-    stored_in,
-    weights_of,
-    word_rows,
+    read_graph_weights,
+    dequantize,
+    word_embeddings,
 )
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 
 Floats = NDArray[np.float32]
 Back = Callable[[Floats], Floats]
@@ -46,11 +46,11 @@ Back = Callable[[Floats], Floats]
 
 
 @dataclass(frozen=True, slots=True)
-class Passed:
+class ForwardPass:
     """`rows` (variants, outputs); `back` takes the gradient by them to that by the gates, (variants, length)."""
 
     rows: Floats
-    back: Back
+    backward: Back
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One post-norm transformer layer, as `models.graph.builder.plain_layer` writes it."""
+    """One post-norm transformer layer, as `models.graph.builder.add_standard_layer` writes it."""
 
     heads: int
     together: Linear
@@ -147,40 +147,44 @@ class Gradients:
     """Of a bundle's CPU graph; raises ValueError for one that it cannot follow, such as that for GPUs."""
 
     def __init__(self, path: Path) -> None:
-        stored = stored_in(path)
-        weights = weights_of(stored.tensors)
+        stored = read_graph_weights(path)
+        weights = dequantize(stored.tensors)
         # Copies, since the others are parts of the whole file; but for what is mapped from a file of its own.
-        words = {name: stored.tensors[name] for name in (PLAIN_WORDS, WORDS, WORDS_SCALE) if name in stored.tensors}
+        words = {name: stored.tensors[name] for name in (WORDS_FP32, WORDS_INT8, WORDS_SCALE) if name in stored.tensors}
         self._words = {name: own if isinstance(own, np.memmap) else own.copy() for name, own in words.items()}
         self._types = weights[TYPE_EMBEDDINGS]
         self._positions = weights[POSITION_EMBEDDINGS]
         self._norm = norm_of(weights, EMBEDDING_NORM, stored.epsilon)
-        self._layers = [layer_of(weights, names, stored.heads, stored.epsilon) for names in layers_of(weights)]
+        self._layers = [layer_of(weights, names, stored.heads, stored.epsilon) for names in find_layers(weights)]
         self._head = linear_of(weights, HEAD) if HEAD_WEIGHT in weights else None
 
-    def run(self, tokens: Tokens, gates: Floats) -> Passed:
+    def run(self, tokens: Encoding, gates: Floats) -> ForwardPass:
         """One text with several settings of its tokens' gates, (variants, length), each above 0 and at most 1."""
-        words = word_rows(self._words, tokens.ids) + self._types[tokens.types] + self._positions[: tokens.length]
+        words = (
+            word_embeddings(self._words, tokens.ids)
+            + self._types[tokens.token_types]
+            + self._positions[: tokens.length]
+        )
         hidden = np.repeat(self._norm.run(words)[0][None], len(gates), axis=0)
         openness, backs = np.log(gates), []
         for layer in self._layers:
             hidden, back_layer = layer.run(hidden, openness)
             backs.append(back_layer)
-        own = readers(tokens) * gates
+        own = pooling_weights(tokens) * gates
         total = own.sum(axis=1, keepdims=True)
         pooled = ((own / total)[:, None, :] @ hidden)[:, 0]
         rows, back_head = (pooled, unchanged) if self._head is None else self._head.run(pooled)
 
         def back(slope: Floats) -> Floats:
             by_pooled = back_head(slope)
-            by_gates = readers(tokens) / total * ((hidden - pooled[:, None]) @ by_pooled[:, :, None])[:, :, 0]
+            by_gates = pooling_weights(tokens) / total * ((hidden - pooled[:, None]) @ by_pooled[:, :, None])[:, :, 0]
             by_hidden = (own / total)[:, :, None] * by_pooled[:, None, :]
             for back_layer in reversed(backs):
                 by_hidden, by_openness = back_layer(by_hidden)
                 by_gates = by_gates + by_openness / gates
             return np.asarray(by_gates)
 
-        return Passed(rows, back)
+        return ForwardPass(rows, back)
 
 
 def unchanged(slope: Floats) -> Floats:
@@ -221,7 +225,7 @@ def layer_of(weights: dict[str, Floats], names: LayerNames, heads: int, epsilon:
     return Layer(
         heads=heads,
         together=together,
-        mixing=linear_of(weights, names.mixing),
+        mixing=linear_of(weights, names.attention_output),
         attended=norm_of(weights, names.attention_norm, epsilon),
         wide=linear_of(weights, names.intermediate),
         narrow=linear_of(weights, names.output, GELU_ZERO),

@@ -15,18 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.explain.attribution import ORDERS, both_ends, occlusion, shapley
+from models.explain.attribution import PERMUTATIONS, two_sided_occlusion, occlusion, shapley
 from models.explain.methods import HistoryMethod
 from models.ranking.events import History
 from models.ranking.recommender import Recommender
 
-METHODS: dict[HistoryMethod, str] = {
+HISTORY_METHODS: dict[HistoryMethod, str] = {
     "both_ends": "what an item changes in the whole history and on its own, the mean of both",
     "occlusion": "what is lost without the item",
     "shapley": "what an item changes in the mean over histories that keep other items in random order",
     "attention": "the item's part of what the history adds to the recommended one's score, by attention and neighbours",
 }
-AUTO: HistoryMethod = "both_ends"
+DEFAULT_HISTORY_METHOD: HistoryMethod = "both_ends"
 
 STEP_EVENTS = 4_096
 """To read at once, of several variants of a history."""
@@ -36,38 +36,38 @@ Score = Callable[[Sequence[History]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryQuestion:
+class HistoryInstance:
     """`parts` are the places of each item's events, in the order in which the items came first.
 
     `shares` (events,) are the events' parts of what they add to the target's score, as `Ranked.weights`.
     """
 
     history: History
-    parts: tuple[tuple[int, ...], ...]
-    score: float
+    features: tuple[tuple[int, ...], ...]
+    full_score: float
     shares: NDArray[np.float32]
     scored: Score
 
-    def probability(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def score(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The target's score for each variant, (variants, parts) to (variants,)."""
         part_of = np.empty(len(self.history), np.int64)
-        for number, places in enumerate(self.parts):
+        for number, places in enumerate(self.features):
             part_of[list(places)] = number
         different, which = np.unique(kept, axis=0, return_inverse=True)
-        variants = [self.history.where(events) for events in different[:, part_of]]
+        variants = [self.history.select(events) for events in different[:, part_of]]
         step = max(1, STEP_EVENTS // len(self.history))
         scores = [self.scored(variants[start : start + step]) for start in range(0, len(variants), step)]
         return np.concatenate(scores)[which].astype(np.float64)
 
 
-def ask(
+def make_history_instance(
     recommender: Recommender,
     history: History,
     vector: NDArray[np.float32],
     number: int,
     trained: int | None = None,
     scored: Score | None = None,
-) -> HistoryQuestion:
+) -> HistoryInstance:
     """Why a candidate with this item vector (width,) and number has its score; `scored` is how it is asked for again.
 
     `trained` is its number among the items that the recommender was trained with, None as in History. Raises ValueError
@@ -82,22 +82,22 @@ def ask(
     for place, item in enumerate(history.items.tolist()):
         # -1 is of an item that no candidate can be, each its own.
         places.setdefault(item if item >= 0 else -1 - place, []).append(place)
-    return HistoryQuestion(
+    return HistoryInstance(
         history=history,
-        parts=tuple(map(tuple, places.values())),
-        score=float(found.scores[0]),
+        features=tuple(map(tuple, places.values())),
+        full_score=float(found.scores[0]),
         shares=found.weights[0],
         scored=scored or (lambda histories: recommender.score(histories, vectors, numbers, known)[:, 0]),
     )
 
 
-def weigh(question: HistoryQuestion, method: HistoryMethod) -> NDArray[np.float64]:
+def attribute_history(question: HistoryInstance, method: HistoryMethod) -> NDArray[np.float64]:
     """One weight for each part of the question, (parts,)."""
-    count = len(question.parts)
+    count = len(question.features)
     if method == "attention":
-        return np.asarray([question.shares[list(places)].sum() for places in question.parts], np.float64)
+        return np.asarray([question.shares[list(places)].sum() for places in question.features], np.float64)
     if method == "occlusion":
-        return occlusion(question.probability, count)
+        return occlusion(question.score, count)
     if method == "both_ends":
-        return both_ends(question.probability, count)
-    return shapley(question.probability, count, ORDERS)
+        return two_sided_occlusion(question.score, count)
+    return shapley(question.score, count, PERMUTATIONS)

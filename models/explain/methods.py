@@ -15,10 +15,10 @@ ReplyMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients
 HistoryMethod = Literal["both_ends", "occlusion", "shapley", "attention"]
 """Of recommendations."""
 
-Explained = Literal["sentiment", "intent", "replies", "recommend"]
+ExplainableTask = Literal["sentiment", "intent", "replies", "recommend"]
 """A task whose answers are explained."""
 
-PARTS: Final[dict[Explained, str]] = {
+FEATURE_NOUNS: Final[dict[ExplainableTask, str]] = {
     "sentiment": "words",
     "intent": "words",
     "replies": "words",
@@ -26,11 +26,11 @@ PARTS: Final[dict[Explained, str]] = {
 }
 """What is weighed."""
 
-OFFERED: Final[dict[Explained, tuple[str, ...]]] = {
+SUPPORTED_METHODS: Final[dict[ExplainableTask, tuple[str, ...]]] = {
     "sentiment": get_args(SentimentMethod),
     "intent": get_args(IntentMethod),
     "replies": get_args(ReplyMethod),
     "recommend": get_args(HistoryMethod),
 }
 
-LEAST_TIMES = 3.0
+MIN_TIMES_RANDOM = 3.0

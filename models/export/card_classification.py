@@ -10,13 +10,13 @@ from string import Template
 
 from models.bundle import Bundle, Manifest
 from models.data.classification import Dataset
-from models.evaluation.classification import COMMAND, Measured, table
-from models.export.card_template import template
-from models.export.parity import Drift
-from models.graph.writer import Storage
-from models.training.classification import Run
+from models.evaluation.classification import COMMAND, ClassificationReport, classification_table
+from models.export.card_template import load_template
+from models.export.parity import Parity
+from models.graph.writer import Precision
+from models.training.classification import TrainingRun
 
-STORED: dict[Storage, str] = {
+STORED: dict[Precision, str] = {
     "int8": "8-bit word embeddings, 7-bit matrices with a scale for each output, multiplied in 8 bits",
     "mixed": "word embeddings in 8 bits a weight, the other matrices in 16, arithmetic in fp32",
     "fp16": "weights and arithmetic in 16 bits",
@@ -31,14 +31,14 @@ TRAINED = {
 """By whether the network is a student."""
 
 
-def card(
+def render_classifier_card(
     manifest: Manifest,
-    measured: Sequence[Measured],
+    measured: Sequence[ClassificationReport],
     crossfit: Mapping[str, float],
-    drifts: Mapping[str, Drift],
-    trained: Run,
+    drifts: Mapping[str, Parity],
+    trained: TrainingRun,
     teacher: Bundle | None,
-    storage: Storage,
+    storage: Precision,
 ) -> str:
     """The card's text; `crossfit` is the cross-fitted calibration error of each data set."""
     datasets, is_student = trained.config.datasets, trained.layers is not None
@@ -48,7 +48,7 @@ def card(
         f"differs by at most {d.batch_change:.1e}."
         for name, d in drifts.items()
     ]
-    return template(manifest.task.name).substitute(
+    return load_template(manifest.task.name).substitute(
         name=manifest.name,
         version=manifest.version,
         base=manifest.base,
@@ -62,11 +62,11 @@ def card(
         notes=trained.notes,
         kind=storage,
         storage=STORED[storage],
-        figures=table(measured),
+        figures=classification_table(measured),
         command=COMMAND.format(name=manifest.name),
         crossfit=", ".join(f"{name} {error:.3f}" for name, error in crossfit.items()),
         drift="\n\n".join(drift),
-        compared="" if teacher is None else compared(manifest, teacher),
+        compared="" if teacher is None else compare_with_teacher(manifest, teacher),
     )
 
 
@@ -95,7 +95,7 @@ def student(layers: Sequence[int] | None) -> str:
     )
 
 
-def compared(own: Manifest, teacher: Bundle) -> str:
+def compare_with_teacher(own: Manifest, teacher: Bundle) -> str:
     """Macro-F1 beside the teacher's, from the figures that each bundle carries."""
     known = {metric.dataset: metric.value for metric in teacher.metrics if metric.name == "macro_f1"}
     pairs = [(m.dataset, known[m.dataset], m.value) for m in own.metrics if m.name == "macro_f1" and m.dataset in known]

@@ -10,37 +10,37 @@ import re
 from pathlib import Path
 from shutil import copyfile
 
-from models.bundle import CARD, Bundle, save
-from models.evaluation.faithfulness import CURVES, LONGEST, RANDOM_ORDERS, TABLE
+from models.bundle import CARD, Bundle, save_bundle
+from models.evaluation.faithfulness import CURVES, MAX_FEATURES, RANDOM_ORDERS, TABLE
 from models.evaluation.stability import STABILITY
-from models.explain.explainer import AUTO
-from models.explain.methods import LEAST_TIMES, OFFERED, PARTS, Explained
-from models.export.card_template import template
+from models.explain.explainer import DEFAULT_METHOD
+from models.explain.methods import MIN_TIMES_RANDOM, SUPPORTED_METHODS, FEATURE_NOUNS, ExplainableTask
+from models.export.card_template import load_template
 
 BEFORE = "## Limits\n"
 
 
-def record(bundle: Bundle, task: Explained, rows: int, measured: Path) -> Bundle:
+def record_faithfulness(bundle: Bundle, task: ExplainableTask, rows: int, measured: Path) -> Bundle:
     """Put what `heed faithfulness` wrote to the folder `measured` into the card, in place of what it said before."""
     picture = f"explanations_{task}.png"
     copyfile(measured / CURVES, bundle.path / picture)
-    section = template("explanations").substitute(
+    section = load_template("explanations").substitute(
         task=task,
-        parts=PARTS[task],
+        parts=FEATURE_NOUNS[task],
         asked="histories" if task == "recommend" else "validation rows of each set, texts",
         orders=RANDOM_ORDERS,
         rows=rows,
-        longest=LONGEST,
+        longest=MAX_FEATURES,
         picture=picture,
-        auto=AUTO,
-        least=f"{LEAST_TIMES:g}",
-        offered=", ".join(OFFERED[task]),
+        auto=DEFAULT_METHOD,
+        least=f"{MIN_TIMES_RANDOM:g}",
+        offered=", ".join(SUPPORTED_METHODS[task]),
         faithfulness=(measured / TABLE).read_text(encoding="utf-8").strip(),
         stability=stability_of(measured / STABILITY),
     )
     card = bundle.path / CARD
     card.write_text(with_section(card.read_text(encoding="utf-8"), section), encoding="utf-8")
-    return save(bundle.path, bundle)
+    return save_bundle(bundle.path, bundle)
 
 
 def with_section(card: str, section: str) -> str:
@@ -55,4 +55,4 @@ def stability_of(table: Path) -> str:
     """What was measured of it, if it was."""
     if not table.is_file():
         return ""
-    return template("explanations_stability").substitute(table=table.read_text(encoding="utf-8"))
+    return load_template("explanations_stability").substitute(table=table.read_text(encoding="utf-8"))

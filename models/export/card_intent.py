@@ -10,21 +10,23 @@ from collections.abc import Sequence
 
 from models.bundle import Manifest
 from models.data.dialogues import LabelSet, ReplySet
-from models.evaluation.intent import COMMAND, MeasuredBundle, intents_table
-from models.export.card_template import template
+from models.evaluation.intent import COMMAND, IntentBundleReport, intents_table
+from models.export.card_template import load_template
 from models.prediction.intent_head_fit import GROUPS
 from models.training.intent import IntentRun
 
 
 def heads_said() -> str:
     """What heads are, as every such card says it."""
-    return template("intent_heads").substitute(groups=GROUPS)
+    return load_template("intent_heads").substitute(groups=GROUPS)
 
 
-def card(manifest: Manifest, measured: MeasuredBundle, drift: Sequence[str], trained: IntentRun) -> str:
+def render_intent_card(
+    manifest: Manifest, measured: IntentBundleReport, drift: Sequence[str], trained: IntentRun
+) -> str:
     config = trained.config
     sources: list[LabelSet | ReplySet] = [*config.label_sets, *config.reply_sets]
-    return template(manifest.task.name).substitute(
+    return load_template(manifest.task.name).substitute(
         name=manifest.name,
         version=manifest.version,
         student=f" of {len(trained.layers)} layers, taught by one of twelve" if trained.layers else "",
@@ -41,7 +43,7 @@ def card(manifest: Manifest, measured: MeasuredBundle, drift: Sequence[str], tra
     )
 
 
-def with_heads(text: str, measured: MeasuredBundle) -> str:
+def with_heads(text: str, measured: IntentBundleReport) -> str:
     """A card of heads that were made anew: with what they are and the rows of its tables that were measured.
 
     Raises ValueError where it has no such row.

@@ -9,16 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from models.bundle import Manifest
-from models.evaluation.recommendation import COMMAND, MeasuredRecommender, recommend_table
-from models.export.card_template import template
+from models.evaluation.recommendation import COMMAND, RecommendationReport, recommend_table
+from models.export.card_template import load_template
 from models.training.recommendation import RecommendRun
 
 
-def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str], trained: RecommendRun) -> str:
+def render_recommendation_card(
+    manifest: Manifest, measured: RecommendationReport, drift: Sequence[str], trained: RecommendRun
+) -> str:
     histories = trained.config.histories
     scales = histories.scales if histories.choose_scales else None
     worth = {} if histories.newcomers is None else asdict(histories.newcomers)
-    return template(manifest.task.name).substitute(
+    return load_template(manifest.task.name).substitute(
         name=manifest.name,
         version=manifest.version,
         base=manifest.base,
@@ -36,4 +38,4 @@ def card(manifest: Manifest, measured: MeasuredRecommender, drift: Sequence[str]
 
 def more(name: str, values: Mapping[str, object]) -> str:
     """Lines that go on after one that has no end."""
-    return "\n" + template(name).substitute(values).rstrip("\n")
+    return "\n" + load_template(name).substitute(values).rstrip("\n")

@@ -8,6 +8,6 @@ from string import Template
 CARDS = Path(__file__).parent / "cards"
 
 
-def template(name: str) -> Template:
+def load_template(name: str) -> Template:
     """That of a task, or a part that cards share, by the name of its file."""
     return Template((CARDS / f"{name}.md").read_text(encoding="utf-8"))

@@ -13,29 +13,29 @@ from pathlib import Path
 
 from models.bundle import GRAPH, TOKENIZER, Bundle, Source
 from models.data.classification import Dataset, read
-from models.evaluation.classification import CONFUSION, answer, draw_confusion, measure, metrics_of
-from models.export.card_classification import card
-from models.export.parity import BATCH, HALVED, ROUNDED, Drift, batch_change, check, drift
-from models.export.staging import manifest_of, publish, runtimes, staging, write_graph
+from models.evaluation.classification import CONFUSION, predict_validation, draw_confusion, report_dataset, metrics_of
+from models.export.card_classification import render_classifier_card
+from models.export.parity import BATCH, HALVED, ROUNDED, Parity, batch_change, check_parity, measure_parity
+from models.export.staging import make_manifest, publish, open_runtimes, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
-from models.graph.writer import Storage
-from models.prediction.calibration_fit import Answers, crossfit, fit
-from models.runtime.cuda import ON_GPUS
+from models.graph.writer import Precision
+from models.prediction.calibration_fit import ValidationPredictions, cross_fitted_errors, fit_calibration
+from models.runtime.cuda import GPU_GRAPH_LABEL
 from models.tasks import TASKS
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from models.training.classification import load_run, load_weights
 
-BOUNDS = {GRAPH: ROUNDED, ON_GPUS: HALVED}
+BOUNDS = {GRAPH: ROUNDED, GPU_GRAPH_LABEL: HALVED}
 BATCHES_COMPARED = 20
 
 
-def export(
+def export_classifier(
     run: Path,
     data: Path,
     out: Path,
     version: str,
-    storage: Storage,
+    storage: Precision,
     teacher: Bundle | None,
     say: Callable[[str], None],
 ) -> Bundle:
@@ -48,30 +48,32 @@ def export(
     tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
     with staging(out, run) as building:
         network = load_weights(run, trained, task)
-        truth = answer(TorchRuntime(network), tokenizer, task, data, datasets)
+        truth = predict_validation(TorchRuntime(network), tokenizer, task, data, datasets)
         say("answered the validation data with torch in fp32")
-        mixed = sample(tokenizer, data, datasets)
+        mixed = sample_encodings(tokenizer, data, datasets)
         write_graph(network, storage, building)
-        answers: dict[str, list[Answers]] = {}
-        drifts: dict[str, Drift] = {}
-        for name, runtime in runtimes(building):
-            answers[name] = answer(runtime, tokenizer, task, data, datasets)
-            drifts[name] = drift(truth, answers[name], batch_change(runtime, mixed, tokenizer.pad), task)
-            check(name, drifts[name], BOUNDS[name])
+        answers: dict[str, list[ValidationPredictions]] = {}
+        drifts: dict[str, Parity] = {}
+        for name, runtime in open_runtimes(building):
+            answers[name] = predict_validation(runtime, tokenizer, task, data, datasets)
+            drifts[name] = measure_parity(truth, answers[name], batch_change(runtime, mixed, tokenizer.pad_id), task)
+            check_parity(name, drifts[name], BOUNDS[name])
             say(f"{name}: {drifts[name]}")
 
-        calibration = fit(answers[GRAPH])
-        measured = [measure(rows, calibration, task) for rows in answers[GRAPH]]
+        calibration = fit_calibration(answers[GRAPH])
+        measured = [report_dataset(rows, calibration, task) for rows in answers[GRAPH]]
         draw_confusion(measured, task, building / CONFUSION)
         languages = sorted({dataset.language for dataset in datasets})
         sources = [Source(own.name, own.language, own.licence) for own in (*datasets, *trained.texts)]
-        manifest = manifest_of(out.name, version, task, trained.base, languages, sources)
+        manifest = make_manifest(out.name, version, task, trained.base, languages, sources)
         manifest = replace(manifest, calibration=calibration, metrics=metrics_of(out.name, measured))
-        text = card(manifest, measured, crossfit(answers[GRAPH]), drifts, trained, teacher, storage)
+        text = render_classifier_card(
+            manifest, measured, cross_fitted_errors(answers[GRAPH]), drifts, trained, teacher, storage
+        )
         return publish(building, out, manifest, text)
 
 
-def sample(tokenizer: Tokenizer, data: Path, datasets: Sequence[Dataset]) -> list[Tokens]:
+def sample_encodings(tokenizer: Tokenizer, data: Path, datasets: Sequence[Dataset]) -> list[Encoding]:
     """Validation texts of all sets and lengths, shuffled, so that every batch of them is mixed."""
     chance = random.Random(0)
     rows = [example for dataset in datasets for example in read(data, dataset, "validation")]

@@ -10,23 +10,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models.evaluation.classification import measure
-from models.prediction.calibration import Calibration, Scaling, probabilities
-from models.prediction.calibration_fit import Answers
+from models.evaluation.classification import report_dataset
+from models.prediction.calibration import Calibration, LogitScaling, probabilities
+from models.prediction.calibration_fit import ValidationPredictions
 from models.runtime.protocol import Runtime
 from models.tasks import Task
-from models.text.encoding import Tokens, collate
+from models.text.encoding import Encoding, collate
 
-MOST_BATCH_CHANGE = 1e-3
+MAX_BATCH_CHANGE = 1e-3
 BATCH = 32
 
 
-class DriftError(Exception):
+class ParityError(Exception):
     """The graph's answers differ too much from the trained network's; the message says by how much."""
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class Parity:
     """`agreement`: share of all rows with the same label; `f1_loss`: the worst macro-F1 loss of a data set;
     `batch_change`: the largest change of a probability between a text alone and in a batch of 32."""
 
@@ -48,24 +48,29 @@ HALVED = Bounds(0.995, 1.0)
 """Nothing is rounded to steps there, so that labels alone tell; one other label in a small set is more F1 than that."""
 
 
-def drift(truth: Sequence[Answers], answers: Sequence[Answers], batch_change: float, task: Task) -> Drift:
+def measure_parity(
+    truth: Sequence[ValidationPredictions], answers: Sequence[ValidationPredictions], batch_change: float, task: Task
+) -> Parity:
     """Both as trained, before calibration."""
     pairs = list(zip(truth, answers, strict=True))
     width = len(task.labels)
     same = np.concatenate([a.logits.argmax(axis=1) == b.logits.argmax(axis=1) for a, b in pairs])
-    losses = [measure(a, plain(a, width), task).macro_f1 - measure(b, plain(b, width), task).macro_f1 for a, b in pairs]
-    return Drift(float(same.mean()), max(losses), batch_change)
+    losses = [
+        report_dataset(a, plain(a, width), task).macro_f1 - report_dataset(b, plain(b, width), task).macro_f1
+        for a, b in pairs
+    ]
+    return Parity(float(same.mean()), max(losses), batch_change)
 
 
-def unscaled(width: int) -> Scaling:
-    return Scaling(1.0, 0.0, (0.0,) * width)
+def unscaled(width: int) -> LogitScaling:
+    return LogitScaling(1.0, 0.0, (0.0,) * width)
 
 
-def plain(answers: Answers, width: int) -> Calibration:
+def plain(answers: ValidationPredictions, width: int) -> Calibration:
     return {str(language): unscaled(width) for language in set(answers.languages)}
 
 
-def batch_change(runtime: Runtime, tokens: Sequence[Tokens], pad: int) -> float:
+def batch_change(runtime: Runtime, tokens: Sequence[Encoding], pad: int) -> float:
     """The largest change of a probability between each text alone and among the 31 that follow it in `tokens`."""
     worst = 0.0
     for start in range(0, len(tokens), BATCH):
@@ -77,13 +82,13 @@ def batch_change(runtime: Runtime, tokens: Sequence[Tokens], pad: int) -> float:
     return worst
 
 
-def check(name: str, found: Drift, bounds: Bounds) -> None:
+def check_parity(name: str, found: Parity, bounds: Bounds) -> None:
     """Raises DriftError when the graph `name` must not be shipped."""
     if found.agreement < bounds.agreement:
-        raise DriftError(f"{name}: labels agree with torch on {found.agreement:.4f} of rows, below {bounds.agreement}")
+        raise ParityError(f"{name}: labels agree with torch on {found.agreement:.4f} of rows, below {bounds.agreement}")
     if found.f1_loss > bounds.f1_loss:
-        raise DriftError(f"{name}: a data set loses {found.f1_loss:.4f} macro-F1 against torch, over {bounds.f1_loss}")
-    if found.batch_change > MOST_BATCH_CHANGE:
-        raise DriftError(
-            f"{name}: a score changes with its batch by {found.batch_change:.5f}, over {MOST_BATCH_CHANGE}"
+        raise ParityError(f"{name}: a data set loses {found.f1_loss:.4f} macro-F1 against torch, over {bounds.f1_loss}")
+    if found.batch_change > MAX_BATCH_CHANGE:
+        raise ParityError(
+            f"{name}: a score changes with its batch by {found.batch_change:.5f}, over {MAX_BATCH_CHANGE}"
         )

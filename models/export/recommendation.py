@@ -17,25 +17,25 @@ from safetensors.numpy import load_file, save_file
 from sklearn.linear_model import LogisticRegression
 
 from models.bundle import TOKENIZER, Bundle, Source
-from models.catalogue.items import Entry
-from models.data.interactions import RETAIL, Split, held_out
-from models.evaluation.recommendation import measure_recommender, metrics_of_recommender, rankings_of, taken_in
-from models.export.card_recommendation import card
-from models.export.parity import DriftError
-from models.export.staging import checked, manifest_of, publish, staging, write_graph
+from models.catalogue.items import Item
+from models.data.interactions import RETAIL, Split, load_held_out
+from models.evaluation.recommendation import measure_recommender, metrics_of_recommender, rank_users, taken_in
+from models.export.card_recommendation import render_recommendation_card
+from models.export.parity import ParityError
+from models.export.staging import check_graphs, make_manifest, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
 from models.networks.encoder import Embedder
-from models.prediction.normalize import unit
+from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import WEIGHTS as HISTORY_WEIGHTS
-from models.ranking.bundle_files import known_ids, save_items
+from models.ranking.bundle_files import training_index_by_id, save_items
 from models.ranking.recommender import Recommender
-from models.runtime.offline import Reader
+from models.runtime.offline import TextEncoder
 from models.runtime.onnx import OnnxRuntime
 from models.tasks import RECOMMEND
 from models.text.tokenizer import Tokenizer
 from models.training.recommendation import HISTORY, VECTORS, load_encoder, load_recommend_run
 
-LEAST_COSINE = 0.99
+MIN_COSINE = 0.99
 """Mean over the catalogue's texts, between a graph's vectors and torch's, both with the middle taken away."""
 
 LICENCE = "CC-BY-4.0"
@@ -49,21 +49,21 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callab
     trained = load_recommend_run(run)
     tokenizer = Tokenizer(run / TOKENIZER, RECOMMEND.max_tokens)
     with staging(out, run) as building:
-        network, split = load_encoder(run, trained), held_out(data)
+        network, split = load_encoder(run, trained), load_held_out(data)
         texts = split.training.texts
         write_graph(network, "int8", building)
-        drift, runtime = checked(
+        drift, runtime = check_graphs(
             building, lambda name, runtime: check_items(name, network, runtime, tokenizer, texts), say
         )
-        history, vectors = item_vectors(run, split, Reader(runtime, tokenizer).texts(texts))
+        history, vectors = item_vectors(run, split, TextEncoder(runtime, tokenizer).encode_texts(texts))
         save_file(history, building / HISTORY_WEIGHTS)
         save_items(building, RETAIL, catalogue_items(data, split), vectors)
-        recommender = Recommender(history, RETAIL, known_ids(split.training.ids, history["known"]), vectors)
+        recommender = Recommender(history, RETAIL, training_index_by_id(split.training.ids, history["known"]), vectors)
         sources = [Source(RETAIL, "en", LICENCE)]
-        manifest = manifest_of(out.name, version, RECOMMEND, trained.base, ("en", "zh"), sources)
+        manifest = make_manifest(out.name, version, RECOMMEND, trained.base, ("en", "zh"), sources)
         measured = measure_recommender(recommender, vectors, split)
         final = replace(manifest, metrics=metrics_of_recommender(out.name, measured))
-        return publish(building, out, final, card(manifest, measured, drift, trained))
+        return publish(building, out, final, render_recommendation_card(manifest, measured, drift, trained))
 
 
 def item_vectors(run: Path, split: Split, raw: NDArray[np.float32]) -> tuple[dict[str, Array], Array]:
@@ -72,8 +72,8 @@ def item_vectors(run: Path, split: Split, raw: NDArray[np.float32]) -> tuple[dic
     history["ids.weight"] *= history["known"][:, None]
     history |= {"centre": load_file(run / VECTORS)["vectors"].mean(axis=0)}
     history |= {"calibration": np.asarray([1.0, 0.0], np.float32)}
-    ids = known_ids(split.training.ids, history["known"])
-    vectors = Recommender(history, RETAIL, ids).place(raw, split.training.ids)
+    ids = training_index_by_id(split.training.ids, history["known"])
+    vectors = Recommender(history, RETAIL, ids).item_vectors(raw, split.training.ids)
     history["calibration"] = calibrated(Recommender(history, RETAIL, ids, vectors), vectors, split)
     return history, vectors
 
@@ -82,11 +82,11 @@ def check_items(
     name: str, network: Embedder, runtime: OnnxRuntime, tokenizer: Tokenizer, texts: tuple[str, ...]
 ) -> str:
     """How near the graph's item vectors are to the trained network's, in a sentence; raises DriftError."""
-    truth, found = (Reader(one, tokenizer).texts(texts) for one in (TorchRuntime(network), runtime))
+    truth, found = (TextEncoder(one, tokenizer).encode_texts(texts) for one in (TorchRuntime(network), runtime))
     centre = truth.mean(axis=0)
-    cosines = (unit(truth - centre) * unit(found - centre)).sum(axis=1)
-    if cosines.mean() < LEAST_COSINE:
-        raise DriftError(f"{name}: its vectors have a mean cosine of {cosines.mean():.4f} to torch's")
+    cosines = (l2_normalize(truth - centre) * l2_normalize(found - centre)).sum(axis=1)
+    if cosines.mean() < MIN_COSINE:
+        raise ParityError(f"{name}: its vectors have a mean cosine of {cosines.mean():.4f} to torch's")
     return (
         f"`{name}` against the trained encoder in fp32 (torch), {len(texts)} item texts: mean cosine of the vectors "
         f"from their middle {cosines.mean():.4f}, least {cosines.min():.4f}."
@@ -95,7 +95,7 @@ def check_items(
 
 def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
     """Slope and offset (Platt 1999) with which the scores of a user's first ten are probabilities."""
-    rankings, scores = rankings_of(recommender, vectors, split)
+    rankings, scores = rank_users(recommender, vectors, split)
     taken = taken_in(rankings[:, :SHOWN], split.targets)
     clear = np.clip(scores[:, :SHOWN].astype(np.float64), 1e-12, 1 - 1e-12)
     odds = np.log(clear / (1 - clear))
@@ -103,7 +103,7 @@ def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Sp
     return np.asarray([model.coef_[0, 0], model.intercept_[0]], np.float32)
 
 
-def catalogue_items(data: Path, split: Split) -> list[Entry]:
+def catalogue_items(data: Path, split: Split) -> list[Item]:
     """With the price, and how many users took it before their last basket."""
     with gzip.open(data / RETAIL / "items.jsonl.gz", "rt", encoding="utf-8") as file:
         prices = {row["item_id"]: float(row["median_price"]) for row in map(json.loads, file)}
@@ -111,6 +111,6 @@ def catalogue_items(data: Path, split: Split) -> list[Entry]:
     for trail in split.training.users.values():
         users[np.unique(trail.items)] += 1
     return [
-        Entry(one, text, {"price": prices[one]}, float(users[number]))
+        Item(one, text, {"price": prices[one]}, float(users[number]))
         for number, (one, text) in enumerate(zip(split.training.ids, split.training.texts, strict=True))
     ]

@@ -19,7 +19,7 @@ class TorchRuntime:
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """A row for each text: logits (batch, labels), or vectors (batch, width)."""
-        arrays = (batch.ids, batch.mask, batch.types)
+        arrays = (batch.ids, batch.mask, batch.token_types)
         with torch.inference_mode():
             rows = self._model(*(torch.from_numpy(array).to(self._device) for array in arrays))
         result: NDArray[np.float32] = rows.float().cpu().numpy()

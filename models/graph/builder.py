@@ -25,17 +25,17 @@ from models.graph.names import (
     EMBEDDING_NORM,
     HEAD_BIAS,
     HEAD_WEIGHT,
-    PLAIN_WORDS,
+    WORDS_FP32,
     POSITION_EMBEDDINGS,
     TYPE_EMBEDDINGS,
     WORD_EMBEDDINGS,
-    WORDS,
+    WORDS_INT8,
     WORDS_SCALE,
     LayerNames,
-    layers_of,
+    find_layers,
 )
 from models.graph.weights import GELU_ZERO, SIGNED_ZERO
-from models.graph.writer import FUSED, Graph, Storage, quantize
+from models.graph.writer import FUSED, GraphWriter, Precision, quantize
 
 IR_VERSION = 10
 OPSET = {"fp16": 18}
@@ -50,18 +50,20 @@ EMBEDDING_LEVELS = 127
 MASKED = -1e9
 
 
-def build(weights: Mapping[str, NDArray[np.float32]], heads: int, epsilon: float, storage: Storage) -> onnx.ModelProto:
+def build_graph(
+    weights: Mapping[str, NDArray[np.float32]], heads: int, epsilon: float, storage: Precision
+) -> onnx.ModelProto:
     """`ids`, `mask`, `types` (batch, length) int64 to `logits` (batch, labels) fp32, without a head to `vectors`."""
-    graph = Graph(weights, storage)
-    hidden = embed(graph, epsilon)
-    mask = lengths(graph) if storage == "fp16" else pairs(graph)
-    encoder_layer = fused_layer if storage == "fp16" else plain_layer
-    for names in layers_of(weights):
+    graph = GraphWriter(weights, storage)
+    hidden = add_embeddings(graph, epsilon)
+    mask = add_lengths(graph) if storage == "fp16" else add_attention_pairs(graph)
+    encoder_layer = add_fused_layer if storage == "fp16" else add_standard_layer
+    for names in find_layers(weights):
         hidden = encoder_layer(graph, names, hidden, mask, heads, epsilon)
-    pooled = pool(graph, hidden)
+    pooled = add_pooling(graph, hidden)
     labelled = HEAD_WEIGHT in weights
     answer, width = ("logits", len(weights[HEAD_BIAS])) if labelled else ("vectors", weights[WORD_EMBEDDINGS].shape[1])
-    graph.node("Cast", [head(graph, pooled) if labelled else pooled], output=answer, to=TensorProto.FLOAT)
+    graph.node("Cast", [add_classifier(graph, pooled) if labelled else pooled], output=answer, to=TensorProto.FLOAT)
     shape = ["batch", "length"]
     return helper.make_model(
         helper.make_graph(
@@ -77,14 +79,14 @@ def build(weights: Mapping[str, NDArray[np.float32]], heads: int, epsilon: float
     )
 
 
-def write(model: onnx.ModelProto, path: Path) -> None:
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
     """Save a graph, its word embeddings in 8 bits apart: in EMBEDDINGS beside it, which all graphs there share.
 
     ONNX Runtime maps that file into memory, so that the processes of a machine share it as well. Raises ValueError when
     it is there and holds other embeddings. The model is changed: it refers to the file.
     """
     for tensor in model.graph.initializer:
-        if tensor.name == WORDS:
+        if tensor.name == WORDS_INT8:
             shared = path.with_name(EMBEDDINGS)
             if shared.exists() and shared.read_bytes() != tensor.raw_data:
                 raise ValueError(f"{shared} holds the embeddings of another model")
@@ -94,13 +96,13 @@ def write(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
-def embed(graph: Graph, epsilon: float) -> str:
+def add_embeddings(graph: GraphWriter, epsilon: float) -> str:
     words = graph.weights[WORD_EMBEDDINGS]
     if graph.storage == "fp32":
-        word = graph.node("Gather", [graph.constant(PLAIN_WORDS, words), "ids"])
+        word = graph.node("Gather", [graph.constant(WORDS_FP32, words), "ids"])
     else:
         whole, scale = quantize(words, axis=1, levels=EMBEDDING_LEVELS)
-        rows = graph.node("Gather", [graph.constant(WORDS, whole), "ids"])
+        rows = graph.node("Gather", [graph.constant(WORDS_INT8, whole), "ids"])
         scales = graph.node("Gather", [graph.constant(WORDS_SCALE, scale[:, None]), "ids"])
         # In fp32 first: 16 bits round small scales away.
         word = graph.node("Mul", [graph.node("Cast", [rows], to=TensorProto.FLOAT), scales])
@@ -114,7 +116,7 @@ def embed(graph: Graph, epsilon: float) -> str:
     return graph.node("LayerNormalization", [total, *norm], epsilon=epsilon)
 
 
-def lengths(graph: Graph) -> str:
+def add_lengths(graph: GraphWriter) -> str:
     """Of each text, (batch,), which CUDA's fused attention kernels take; with a mask they would not be used.
 
     Texts are padded at their end, so the two say the same.
@@ -123,7 +125,7 @@ def lengths(graph: Graph) -> str:
     return graph.node("Cast", [counted], to=TensorProto.INT32)
 
 
-def pairs(graph: Graph) -> str:
+def add_attention_pairs(graph: GraphWriter) -> str:
     """Which token may look at which, (batch, 1, length, length), as the terms that are added to the logits."""
     known = graph.node("Cast", ["mask"], to=TensorProto.BOOL)
     terms = graph.node("Where", [known, graph.scalar("open", 0.0), graph.scalar("masked", MASKED)])
@@ -133,14 +135,16 @@ def pairs(graph: Graph) -> str:
     return graph.node("Expand", [graph.node("Unsqueeze", [terms, graph.integers(1, 2)]), shape])
 
 
-def together(graph: Graph, names: LayerNames) -> tuple[str, NDArray[np.float32], str]:
+def add_joined_projection(graph: GraphWriter, names: LayerNames) -> tuple[str, NDArray[np.float32], str]:
     """Queries, keys and values as one product: the name of the first, the weight (inputs, 3 outputs) and the bias."""
     weight = np.concatenate([graph.weights[f"{part}.weight"].T for part in names.parts], axis=1)
     bias = np.concatenate([graph.weights[f"{part}.bias"] for part in names.parts]).astype(graph.real)
     return names.parts[0], weight, graph.constant(f"{names.attention}.bias", bias)
 
 
-def plain_layer(graph: Graph, names: LayerNames, hidden: str, mask: str, heads: int, epsilon: float) -> str:
+def add_standard_layer(
+    graph: GraphWriter, names: LayerNames, hidden: str, mask: str, heads: int, epsilon: float
+) -> str:
     """One post-norm transformer layer (Vaswani et al. 2017; BERT's order of residual and norm) in standard operators.
 
     On a CPU they are faster than the contrib ones, of which SkipLayerNormalization is not vectorised; `Sum` and not
@@ -151,15 +155,15 @@ def plain_layer(graph: Graph, names: LayerNames, hidden: str, mask: str, heads: 
         values = [graph.vector(f"{part}.{of}") for of in ("weight", "bias")]
         return graph.node("LayerNormalization", [graph.node("Sum", [change, before]), *values], epsilon=epsilon)
 
-    product = graph.product(*together(graph, names), hidden, SIGNED_ZERO)
+    product = graph.product(*add_joined_projection(graph, names), hidden, SIGNED_ZERO)
     parts = graph.split(product, 3)
     mixed = graph.node("Attention", [*parts, mask], q_num_heads=heads, kv_num_heads=heads)
-    hidden = norm(graph.linear(names.mixing, mixed), hidden, names.attention_norm)
+    hidden = norm(graph.linear(names.attention_output, mixed), hidden, names.attention_norm)
     wide = graph.node("Gelu", [graph.linear(names.intermediate, hidden)])
     return norm(graph.linear(names.output, wide, GELU_ZERO), hidden, names.output_norm)
 
 
-def fused_layer(graph: Graph, names: LayerNames, hidden: str, mask: str, heads: int, epsilon: float) -> str:
+def add_fused_layer(graph: GraphWriter, names: LayerNames, hidden: str, mask: str, heads: int, epsilon: float) -> str:
     """The same in the fused operators that ONNX Runtime has kernels of for CUDA."""
 
     def times(part: str, given: str, zero: int = SIGNED_ZERO) -> str:
@@ -169,17 +173,17 @@ def fused_layer(graph: Graph, names: LayerNames, hidden: str, mask: str, heads: 
         own = [graph.vector(f"{part}.{of}") for part, of in ((norm, "weight"), (norm, "bias"), (linear, "bias"))]
         return graph.node("SkipLayerNormalization", [change, before, *own], domain=FUSED, epsilon=epsilon)
 
-    first, weight, bias = together(graph, names)
+    first, weight, bias = add_joined_projection(graph, names)
     inputs = [*graph.bounded(first, weight, hidden, SIGNED_ZERO), bias, mask]
     mixed = graph.node("Attention", inputs, domain=FUSED, num_heads=heads)
-    hidden = residual(names.attention_norm, names.mixing, times(names.mixing, mixed), hidden)
+    hidden = residual(names.attention_norm, names.attention_output, times(names.attention_output, mixed), hidden)
     wide = times(names.intermediate, hidden)
     active = graph.node("BiasGelu", [wide, graph.vector(f"{names.intermediate}.bias")], domain=FUSED)
     return residual(names.output_norm, names.output, times(names.output, active, GELU_ZERO), hidden)
 
 
-def pool(graph: Graph, hidden: str) -> str:
-    """(batch, length, width) to (batch, width); the same as `models.networks.encoder.pool`."""
+def add_pooling(graph: GraphWriter, hidden: str) -> str:
+    """(batch, length, width) to (batch, width); the same as `models.networks.encoder.pool_hidden`."""
     targeted = graph.node("ReduceMax", ["types", graph.integers(1)], keepdims=1)
     others = graph.node("Mul", ["mask", graph.node("Sub", [graph.integers(1), targeted])])
     chosen = graph.node("Add", [graph.node("Mul", ["types", targeted]), others])
@@ -191,7 +195,7 @@ def pool(graph: Graph, hidden: str) -> str:
     return graph.node("Squeeze", [graph.node("MatMul", [row, wide]), graph.integers(1)])
 
 
-def head(graph: Graph, pooled: str) -> str:
+def add_classifier(graph: GraphWriter, pooled: str) -> str:
     weight = graph.constant(HEAD_WEIGHT, graph.weights[HEAD_WEIGHT].T.astype(np.float32))
     product = graph.node("MatMul", [pooled, weight])
     return graph.node("Add", [product, graph.constant(HEAD_BIAS, graph.weights[HEAD_BIAS].astype(np.float32))])

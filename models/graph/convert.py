@@ -10,14 +10,14 @@ from pathlib import Path
 
 import onnx
 
-from models.graph.builder import build
+from models.graph.builder import build_graph
 from models.graph.names import WORD_EMBEDDINGS
-from models.graph.weights import stored_in, weights_of, word_rows
-from models.graph.writer import Storage
+from models.graph.weights import read_graph_weights, dequantize, word_embeddings
+from models.graph.writer import Precision
 
 
-def rewritten(graph: Path, storage: Storage) -> onnx.ModelProto:
+def convert_graph(graph: Path, storage: Precision) -> onnx.ModelProto:
     """Of a graph written as `int8`, `mixed` or `fp32`; raises ValueError as `stored_in`."""
-    stored = stored_in(graph)
-    weights = weights_of(stored.tensors) | {WORD_EMBEDDINGS: word_rows(stored.tensors)}
-    return build(weights, stored.heads, stored.epsilon, storage)
+    stored = read_graph_weights(graph)
+    weights = dequantize(stored.tensors) | {WORD_EMBEDDINGS: word_embeddings(stored.tensors)}
+    return build_graph(weights, stored.heads, stored.epsilon, storage)

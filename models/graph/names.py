@@ -19,10 +19,10 @@ HEAD_WEIGHT, HEAD_BIAS = f"{HEAD}.weight", f"{HEAD}.bias"
 LOG_STEP = "log_step"
 """Beside a linear layer's weight: the logarithm of the step by which its input is rounded."""
 
-PLAIN_WORDS, WORDS, WORDS_SCALE = "words", "words.q", "words.scale"
+WORDS_FP32, WORDS_INT8, WORDS_SCALE = "words", "words.q", "words.scale"
 """In a graph, the word embeddings: in fp32, or in 8 bits (pieces, width) with a scale for each row, (pieces, 1)."""
 
-WHOLE, SCALE = "q", "scale"
+WEIGHT_INT8, SCALE = "q", "scale"
 """Beside a linear layer's name in a graph: its weight in whole numbers, and the scale of each output."""
 
 STEP, LOWEST, HIGHEST = "step", "lowest", "highest"
@@ -35,7 +35,7 @@ class LayerNames(NamedTuple):
     attention: str
     """Of queries, keys and values together."""
 
-    mixing: str
+    attention_output: str
     attention_norm: str
     intermediate: str
     output: str
@@ -51,7 +51,7 @@ def layer_names(number: int) -> LayerNames:
     layer = f"encoder.encoder.layer.{number}"
     return LayerNames(
         attention=f"{layer}.attention.self",
-        mixing=f"{layer}.attention.output.dense",
+        attention_output=f"{layer}.attention.output.dense",
         attention_norm=f"{layer}.attention.output.LayerNorm",
         intermediate=f"{layer}.intermediate.dense",
         output=f"{layer}.output.dense",
@@ -59,7 +59,7 @@ def layer_names(number: int) -> LayerNames:
     )
 
 
-def layers_of(weights: Collection[str]) -> Iterator[LayerNames]:
+def find_layers(weights: Collection[str]) -> Iterator[LayerNames]:
     """Those of every layer whose weights are among these, under their names in training, from the first."""
     number = 0
     while f"{(names := layer_names(number)).output_norm}.bias" in weights:

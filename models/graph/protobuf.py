@@ -39,15 +39,15 @@ def with_outputs(names: Sequence[str]) -> bytes:
 
     A message that comes twice is merged, and its lists are joined (protobuf's encoding, "Last One Wins").
     """
-    outputs = b"".join(field(OUTPUTS, field(1, name.encode())) for name in names)
-    return field(GRAPH, outputs)
+    outputs = b"".join(encode_field(OUTPUTS, encode_field(1, name.encode())) for name in names)
+    return encode_field(GRAPH, outputs)
 
 
-def field(number: int, value: bytes) -> bytes:
-    return varint(number << 3 | BYTES) + varint(len(value)) + value
+def encode_field(number: int, value: bytes) -> bytes:
+    return encode_varint(number << 3 | BYTES) + encode_varint(len(value)) + value
 
 
-def varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     written = bytearray()
     while value > 0x7F:
         written.append(value & 0x7F | 0x80)
@@ -55,7 +55,7 @@ def varint(value: int) -> bytes:
     return bytes([*written, value])
 
 
-def fields(message: memoryview) -> Iterator[tuple[int, Any]]:
+def read_fields(message: memoryview) -> Iterator[tuple[int, Any]]:
     """Number and value, a whole number or bytes, of each field of a protobuf message; ValueError when it is none."""
     place = 0
     while place < len(message):
@@ -64,13 +64,13 @@ def fields(message: memoryview) -> Iterator[tuple[int, Any]]:
         if tag & 7 == VARINT:
             value, place = read_varint(message, place)
         else:
-            size, place = size_of(tag & 7, message, place)
+            size, place = field_size(tag & 7, message, place)
             value = message[place : place + size]
             place += size
         yield tag >> 3, value
 
 
-def size_of(wire: int, message: memoryview, place: int) -> tuple[int, int]:
+def field_size(wire: int, message: memoryview, place: int) -> tuple[int, int]:
     """How long a field's value is, and where it begins."""
     if wire == BYTES:
         return read_varint(message, place)
@@ -90,41 +90,41 @@ def read_varint(message: memoryview, place: int) -> tuple[int, int]:
             return value, place
 
 
-def graph_of(path: Path) -> memoryview:
+def read_graph(path: Path) -> memoryview:
     """The GraphProto of a model's file."""
-    return next(value for number, value in fields(memoryview(path.read_bytes())) if number == GRAPH)
+    return next(value for number, value in read_fields(memoryview(path.read_bytes())) if number == GRAPH)
 
 
-def nodes(graph: memoryview, operator: str) -> Iterator[list[tuple[int, Any]]]:
+def find_nodes(graph: memoryview, operator: str) -> Iterator[list[tuple[int, Any]]]:
     """The fields of each node of this operator, in their order."""
-    for number, value in fields(graph):
-        if number == NODES and (OPERATOR, operator.encode()) in (node := list(fields(value))):
+    for number, value in read_fields(graph):
+        if number == NODES and (OPERATOR, operator.encode()) in (node := list(read_fields(value))):
             yield node
 
 
-def attributes(graph: memoryview, operator: str, name: str) -> Iterator[float]:
+def find_attributes(graph: memoryview, operator: str, name: str) -> Iterator[float]:
     """The number that each node of this operator has as this attribute."""
-    for node in nodes(graph, operator):
+    for node in find_nodes(graph, operator):
         for number, value in node:
-            if number == ATTRIBUTE and (own := dict(fields(value)))[ATTRIBUTE_NAME] == name.encode():
+            if number == ATTRIBUTE and (own := dict(read_fields(value)))[ATTRIBUTE_NAME] == name.encode():
                 yield own[INTEGER] if INTEGER in own else float(np.frombuffer(own[FLOAT], np.float32)[0])
 
 
-def initializers(graph: memoryview) -> dict[str, list[tuple[int, Any]]]:
+def read_initializers(graph: memoryview) -> dict[str, list[tuple[int, Any]]]:
     """The fields of each, by its name."""
     tensors = {}
-    for number, value in fields(graph):
+    for number, value in read_fields(graph):
         if number == INITIALIZERS:
-            tensor = list(fields(value))
+            tensor = list(read_fields(value))
             name = next(bytes(part).decode() for own, part in tensor if own == NAME)
             tensors[name] = tensor
     return tensors
 
 
-def constants(graph: memoryview, folder: Path) -> dict[str, NDArray[Any]]:
+def read_constants(graph: memoryview, folder: Path) -> dict[str, NDArray[Any]]:
     """The initializers of KINDS by name, as they are stored; what lies in another file, in `folder`, is mapped."""
     found = {}
-    for name, tensor in initializers(graph).items():
+    for name, tensor in read_initializers(graph).items():
         if (kind := KINDS.get(next(value for number, value in tensor if number == KIND))) is not None:
             shape = [value for number, value in tensor if number == DIMENSIONS]
             found[name] = read_tensor(tensor, folder, kind).reshape(shape)
@@ -135,6 +135,6 @@ def read_tensor(tensor: Sequence[tuple[int, Any]], folder: Path, kind: type[np.n
     raw = next((value for number, value in tensor if number == RAW), None)
     if raw is not None:
         return np.frombuffer(raw, kind)
-    entries = (dict(fields(value)) for number, value in tensor if number == EXTERNAL)
+    entries = (dict(read_fields(value)) for number, value in tensor if number == EXTERNAL)
     place = {bytes(entry[KEY]).decode(): bytes(entry[VALUE]).decode() for entry in entries}
     return np.memmap(folder / place["location"], kind, "r")

@@ -18,15 +18,15 @@ from models.graph.names import (
     HIGHEST,
     LOG_STEP,
     LOWEST,
-    PLAIN_WORDS,
+    WORDS_FP32,
     SCALE,
     STEP,
-    WHOLE,
-    WORDS,
+    WEIGHT_INT8,
+    WORDS_INT8,
     WORDS_SCALE,
-    layers_of,
+    find_layers,
 )
-from models.graph.protobuf import attributes, constants, graph_of
+from models.graph.protobuf import find_attributes, read_constants, read_graph
 
 ACTIVATION_LEVELS = 255
 """Of a token's range: unsigned 8 bits, about a zero point."""
@@ -36,7 +36,7 @@ SIGNED_ZERO, GELU_ZERO = 128, 16
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class GraphWeights:
     """A CPU graph's `tensors` by name, as they are stored, and two figures of its operators."""
 
     tensors: dict[str, NDArray[Any]]
@@ -44,61 +44,63 @@ class Stored:
     epsilon: float
 
 
-def stored_in(path: Path) -> Stored:
+def read_graph_weights(path: Path) -> GraphWeights:
     """Word embeddings that lie in a file of their own stay there, mapped.
 
     Raises ValueError for a graph whose attention is not in the standard operator, such as that for GPUs.
     """
-    graph = graph_of(path)
-    heads = next(attributes(graph, "Attention", "q_num_heads"), None)
-    epsilon = next(attributes(graph, "LayerNormalization", "epsilon"), None)
+    graph = read_graph(path)
+    heads = next(find_attributes(graph, "Attention", "q_num_heads"), None)
+    epsilon = next(find_attributes(graph, "LayerNormalization", "epsilon"), None)
     if heads is None or epsilon is None:
         raise ValueError(f"{path.name} has no Attention with q_num_heads: it is for GPUs, or an older export wrote it")
-    return Stored(constants(graph, path.parent), int(heads), float(epsilon))
+    return GraphWeights(read_constants(graph, path.parent), int(heads), float(epsilon))
 
 
-def weights_of(tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
+def dequantize(tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[np.float32]]:
     """All but the word embeddings, under the names of transformers' BERT."""
-    found = {name: real(value) for name, value in tensors.items() if name.endswith((".bias", "LayerNorm.weight"))}
-    found |= {name: real(value) for name, value in tensors.items() if name.endswith("_embeddings.weight")}
+    found = {name: as_float32(value) for name, value in tensors.items() if name.endswith((".bias", "LayerNorm.weight"))}
+    found |= {name: as_float32(value) for name, value in tensors.items() if name.endswith("_embeddings.weight")}
     if HEAD_WEIGHT in tensors:
-        found[HEAD_WEIGHT] = real(tensors[HEAD_WEIGHT]).T
-    for layer in layers_of(tensors):
+        found[HEAD_WEIGHT] = as_float32(tensors[HEAD_WEIGHT]).T
+    for layer in find_layers(tensors):
         matrices = np.split(matrix(tensors, layer.parts[0]), 3, axis=1)
         biases = np.split(found.pop(f"{layer.attention}.bias"), 3)
         for part, weight, bias in zip(layer.parts, matrices, biases, strict=True):
             found |= {f"{part}.weight": weight.T, f"{part}.bias": bias}
-        rest = (layer.mixing, layer.intermediate, layer.output)
+        rest = (layer.attention_output, layer.intermediate, layer.output)
         found |= {f"{name}.weight": matrix(tensors, name).T for name in rest}
         for name in (layer.parts[0], *rest):
-            if step := step_of(tensors, name):
+            if step := input_step(tensors, name):
                 found[f"{name}.{LOG_STEP}"] = np.log(step)
     return found
 
 
-def word_rows(tensors: dict[str, NDArray[Any]], ids: NDArray[np.int64] | slice = slice(None)) -> NDArray[np.float32]:
+def word_embeddings(
+    tensors: dict[str, NDArray[Any]], ids: NDArray[np.int64] | slice = slice(None)
+) -> NDArray[np.float32]:
     """The embeddings of these pieces, (..., width)."""
-    if PLAIN_WORDS in tensors:
-        return real(tensors[PLAIN_WORDS][ids])
-    return np.asarray(real(tensors[WORDS][ids]) * tensors[WORDS_SCALE][ids])
+    if WORDS_FP32 in tensors:
+        return as_float32(tensors[WORDS_FP32][ids])
+    return np.asarray(as_float32(tensors[WORDS_INT8][ids]) * tensors[WORDS_SCALE][ids])
 
 
 def matrix(tensors: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32]:
     """(inputs, outputs)."""
     if name in tensors:
-        return real(tensors[name])
-    return real(tensors[f"{name}.{WHOLE}"]) * real(tensors[f"{name}.{SCALE}"])
+        return as_float32(tensors[name])
+    return as_float32(tensors[f"{name}.{WEIGHT_INT8}"]) * as_float32(tensors[f"{name}.{SCALE}"])
 
 
-def step_of(tensors: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32] | None:
+def input_step(tensors: dict[str, NDArray[Any]], name: str) -> NDArray[np.float32] | None:
     """By which a linear layer's input is rounded, or was while the weights that are stored in more bits were learnt."""
     if f"{name}.{STEP}" in tensors:
-        return real(tensors[f"{name}.{STEP}"])
+        return as_float32(tensors[f"{name}.{STEP}"])
     if f"{name}.{LOWEST}" in tensors:
-        lowest, highest = (real(tensors[f"{name}.{end}"]) for end in (LOWEST, HIGHEST))
+        lowest, highest = (as_float32(tensors[f"{name}.{end}"]) for end in (LOWEST, HIGHEST))
         return (highest - lowest) / np.float32(ACTIVATION_LEVELS)
     return None
 
 
-def real(value: NDArray[Any]) -> NDArray[np.float32]:
+def as_float32(value: NDArray[Any]) -> NDArray[np.float32]:
     return value.astype(np.float32)

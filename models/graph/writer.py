@@ -10,23 +10,23 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.graph.names import HIGHEST, LOG_STEP, LOWEST, SCALE, STEP, WHOLE
+from models.graph.names import HIGHEST, LOG_STEP, LOWEST, SCALE, STEP, WEIGHT_INT8
 from models.graph.weights import ACTIVATION_LEVELS, GELU_ZERO, SIGNED_ZERO
 
-Storage = Literal["fp32", "int8", "mixed", "fp16"]
+Precision = Literal["fp32", "int8", "mixed", "fp16"]
 FUSED = "com.microsoft"
 
 WEIGHT_LEVELS = 63
 """Of a weight's sign: 7 bits."""
 
-SIGNED_LEVELS, GELU_LEVELS, GELU_LEAST = 127, 239, 0.17
+SIGNED_LEVELS, GELU_LEVELS, GELU_MIN = 127, 239, 0.17
 """Steps from a zero point up, and what is the least after a GELU."""
 
 
-class Graph:
+class GraphWriter:
     """The nodes and constants of one graph while it is written."""
 
-    def __init__(self, weights: Mapping[str, NDArray[np.float32]], storage: Storage) -> None:
+    def __init__(self, weights: Mapping[str, NDArray[np.float32]], storage: Precision) -> None:
         self.weights, self.storage = weights, storage
         self.real = np.float16 if storage == "fp16" else np.float32
         self.real_type = TensorProto.FLOAT16 if storage == "fp16" else TensorProto.FLOAT
@@ -80,7 +80,7 @@ class Graph:
             bounded, weight = self.bounded(name, value, hidden, zero)
             return self.node("Add", [self.node("MatMul", [bounded, weight]), bias])
         whole, scale = quantize(value, axis=0, levels=WEIGHT_LEVELS)
-        stored = self.constant(f"{name}.{WHOLE}", whole), self.constant(f"{name}.{SCALE}", scale)
+        stored = self.constant(f"{name}.{WEIGHT_INT8}", whole), self.constant(f"{name}.{SCALE}", scale)
         if (log_step := self.weights.get(f"{name}.{LOG_STEP}")) is not None:
             return self.rounded(hidden, *stored, self.scalar(f"{name}.{STEP}", float(np.exp(log_step))), zero, bias)
         highest = self.gelu_peak(hidden) if zero == GELU_ZERO else self.signed_peak(hidden)
@@ -115,7 +115,7 @@ class Graph:
     def gelu_peak(self, hidden: str) -> str:
         """The same after a GELU: each token's maximum, since nothing is far below zero."""
         highest = self.node("ReduceMax", [hidden, self.integers(2)], keepdims=1)
-        return self.node("Max", [highest, self.scalar("gelu_least", GELU_LEVELS * GELU_LEAST / GELU_ZERO)])
+        return self.node("Max", [highest, self.scalar("gelu_least", GELU_LEVELS * GELU_MIN / GELU_ZERO)])
 
 
 def quantize(value: NDArray[np.float32], axis: int, levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -47,7 +47,7 @@ class Classifier(Network):
 
     def answer(self, hidden: Tensor, mask: Tensor, types: Tensor) -> Tensor:
         """The last layer's states to logits (batch, labels)."""
-        logits: Tensor = self.head(self.dropout(pool(hidden, mask, types)))
+        logits: Tensor = self.head(self.dropout(pool_hidden(hidden, mask, types)))
         return logits
 
 
@@ -55,13 +55,13 @@ class Embedder(Network):
     """`forward` maps ids, mask and types, each (batch, length), to the text's vector (batch, width)."""
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
-        return pool(self.states(ids, mask, types)[-1], mask, types)
+        return pool_hidden(self.states(ids, mask, types)[-1], mask, types)
 
 
 AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
-def pool(hidden: Tensor, mask: Tensor, types: Tensor) -> Tensor:
+def pool_hidden(hidden: Tensor, mask: Tensor, types: Tensor) -> Tensor:
     """(batch, length, width) to (batch, width): the mean over the target's tokens, or over all where none is."""
     targeted = types.amax(dim=1, keepdim=True)
     chosen = (types * targeted + mask * (1 - targeted)).to(hidden.dtype)
@@ -69,13 +69,13 @@ def pool(hidden: Tensor, mask: Tensor, types: Tensor) -> Tensor:
     return total / chosen.sum(dim=1, keepdim=True)
 
 
-def from_base(base: str, task: Task) -> Classifier:
+def from_pretrained(base: str, task: Task) -> Classifier:
     """A classifier on a pretrained encoder: a local folder in the transformers format, or a hub name."""
-    encoder = encoder_of(base)
+    encoder = load_base_encoder(base)
     return Classifier(encoder, encoder.config.hidden_size, len(task.labels))
 
 
-def encoder_of(base: str) -> PreTrainedModel:
+def load_base_encoder(base: str) -> PreTrainedModel:
     """A pretrained encoder: a local folder in the transformers format, or a hub name.
 
     Attention dropout is off: on CPU it forces the slow attention kernel, for no measured gain.

@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax, normalize, one_hot
 from transformers import PreTrainedModel
 
-from models.networks.encoder import Network, pool
-from models.text.encoding import Tokens
+from models.networks.encoder import Network, pool_hidden
+from models.text.encoding import Encoding
 
 SCALE, MARGIN = 24.0, 0.25
 REPLY_SCALE = 20.0
-OUTSIDE = -1
+OUT_OF_SCOPE = -1
 """The label of a row that is none of its set's intents."""
 
-OUTSIDE_WEIGHT = 0.5
+OUT_OF_SCOPE_WEIGHT = 0.5
 """Of the loss on such rows (outlier exposure, Hendrycks et al. 2019)."""
 
 
@@ -39,14 +39,14 @@ class IntentNetwork(Network):
             nn.init.eye_(projection.weight)
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
-        return pool(self.states(ids, mask, types)[-1], mask, types)
+        return pool_hidden(self.states(ids, mask, types)[-1], mask, types)
 
 
 @dataclass(frozen=True, slots=True)
 class IntentRow:
     """One tokenised utterance; `label` is OUTSIDE or an index of the set `name`, None where nobody said."""
 
-    tokens: Tokens
+    tokens: Encoding
     name: str
     label: int | None
 
@@ -55,9 +55,9 @@ class IntentRow:
 class ReplyRow:
     """One tokenised dialogue, the reply that was given, and others that were not."""
 
-    tokens: Tokens
-    reply: Tokens
-    others: tuple[Tokens, ...]
+    tokens: Encoding
+    reply: Encoding
+    others: tuple[Encoding, ...]
 
 
 def intent_loss(network: IntentNetwork, vectors: Tensor, rows: Sequence[IntentRow]) -> Tensor:
@@ -77,11 +77,11 @@ def margin_loss(cosines: Tensor, labels: Tensor) -> Tensor:
 
     Cross-entropy in which the right cosine is made smaller by MARGIN. A row outside is to be as far from every intent.
     """
-    inside = labels != OUTSIDE
+    inside = labels != OUT_OF_SCOPE
     right = one_hot(labels.clamp_min(0), cosines.shape[1])
     known = cross_entropy(SCALE * (cosines - MARGIN * right)[inside], labels[inside], reduction="sum")
     outside = -log_softmax(SCALE * cosines[~inside], dim=-1).mean(dim=-1).sum()
-    return known + OUTSIDE_WEIGHT * outside
+    return known + OUT_OF_SCOPE_WEIGHT * outside
 
 
 def reply_loss(network: IntentNetwork, dialogues: Tensor, replies: Tensor, right: Tensor) -> Tensor:

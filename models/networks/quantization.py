@@ -28,7 +28,7 @@ SHARES = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.12, 0.08)
 """Of the largest value, where the range may end at first: a few huge values would cost all others their precision."""
 
 
-class LearnedRounding(torch.autograd.Function):
+class LearnedStepQuantization(torch.autograd.Function):
     """Values in whole steps within a range; the gradient passes where nothing was cut, and the step has one of its own.
 
     The step by which its reader multiplies must be detached: that gradient is counted here.
@@ -55,7 +55,7 @@ class LearnedRounding(torch.autograd.Function):
         return gradient * inside, own, None, None
 
 
-class RoundedLinear(nn.Module):
+class QuantizedLinear(nn.Module):
     """A linear layer on rounded inputs and weights. Layers that read the same input share its `log_step`.
 
     It multiplies whole numbers and scales the sums, as the graph does: exact in fp32 below 2^24, and each factor in
@@ -68,14 +68,14 @@ class RoundedLinear(nn.Module):
         self.lowest, self.highest = -zero, ACTIVATION_LEVELS - zero
 
     def forward(self, hidden: Tensor) -> Tensor:
-        whole: Tensor = LearnedRounding.apply(hidden, self.log_step, self.lowest, self.highest)  # type: ignore[no-untyped-call]
-        scale = scale_of(self.weight.detach(), WEIGHT_LEVELS)
+        whole: Tensor = LearnedStepQuantization.apply(hidden, self.log_step, self.lowest, self.highest)  # type: ignore[no-untyped-call]
+        scale = quantization_scale(self.weight.detach(), WEIGHT_LEVELS)
         weight = self.weight / scale
-        sums = linear(whole, through(weight, weight.detach().round()))
+        sums = linear(whole, straight_through(weight, weight.detach().round()))
         return sums * (self.log_step.detach().exp() * scale.squeeze(-1)) + self.bias
 
 
-class Through(torch.autograd.Function):
+class StraightThrough(torch.autograd.Function):
     """`rounded` with the gradient of `value` (Bengio et al. 2013): two passes over memory less than by adding."""
 
     @staticmethod
@@ -87,20 +87,20 @@ class Through(torch.autograd.Function):
         return gradients[0], None
 
 
-def through(value: Tensor, rounded: Tensor) -> Tensor:
-    result: Tensor = Through.apply(value, rounded)  # type: ignore[no-untyped-call]
+def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
+    result: Tensor = StraightThrough.apply(value, rounded)  # type: ignore[no-untyped-call]
     return result
 
 
-def scale_of(value: Tensor, levels: int) -> Tensor:
+def quantization_scale(value: Tensor, levels: int) -> Tensor:
     """Of each row (last axis, kept as 1), so that it lies on `levels` even steps to either side of zero."""
     return value.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-12) / levels
 
 
 @torch.no_grad()
-def rounded_rows(value: Tensor, levels: int) -> Tensor:
+def round_rows(value: Tensor, levels: int) -> Tensor:
     """Each row (last axis) on `levels` even steps to either side of zero."""
-    scale = scale_of(value, levels)
+    scale = quantization_scale(value, levels)
     return (value / scale).round_().mul_(scale)
 
 
@@ -109,13 +109,13 @@ def quantize_encoder(model: Network) -> None:
 
     Steps begin at 1: load them, or fit them beforehand with `fit_steps`.
     """
-    for group, zero in inputs_of(model):
+    for group, zero in record_inputs(model):
         log_step = nn.Parameter(torch.zeros(()))
         for owner, name in group:
-            setattr(owner, name, RoundedLinear(getattr(owner, name), log_step, zero))
+            setattr(owner, name, QuantizedLinear(getattr(owner, name), log_step, zero))
 
 
-def inputs_of(model: Network) -> Iterator[tuple[list[tuple[Any, str]], int]]:
+def record_inputs(model: Network) -> Iterator[tuple[list[tuple[Any, str]], int]]:
     """For each input that linear layers read: those layers, as attributes of their owners, and its zero point."""
     for layer in encoder_layers(model):
         attention: Any = layer.attention
@@ -137,7 +137,7 @@ def fit_steps(model: Network, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) 
     def keep(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda _, given: into.append(given[0][masks[-1]])
 
-    for group, _ in inputs_of(model):
+    for group, _ in record_inputs(model):
         owner, name = group[0]
         seen.append([])
         hooks.append(getattr(owner, name).register_forward_pre_hook(keep(seen[-1])))
@@ -148,12 +148,12 @@ def fit_steps(model: Network, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) 
     for hook in hooks:
         hook.remove()
     return [
-        fitted_step(torch.cat(rows)[:SAMPLED_ROWS], zero)
-        for rows, (_, zero) in zip(seen, inputs_of(model), strict=True)
+        fit_step(torch.cat(rows)[:SAMPLED_ROWS], zero)
+        for rows, (_, zero) in zip(seen, record_inputs(model), strict=True)
     ]
 
 
-def fitted_step(value: Tensor, zero: int) -> float:
+def fit_step(value: Tensor, zero: int) -> float:
     lowest, highest = -zero, ACTIVATION_LEVELS - zero
     peak = float(value.abs().max().clamp_min(1e-6))
     steps = [peak * share / highest for share in SHARES]
@@ -166,7 +166,7 @@ def fitted_step(value: Tensor, zero: int) -> float:
 
 def set_steps(model: Network, steps: Iterable[float]) -> None:
     """Of a quantized model, in the order of `inputs_of`."""
-    for (group, _), step in zip(inputs_of(model), steps, strict=True):
+    for (group, _), step in zip(record_inputs(model), steps, strict=True):
         owner, name = group[0]
         getattr(owner, name).log_step.data.fill_(step).log_()
 

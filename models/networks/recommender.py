@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, normalize
 
 from models.networks.attention import SelfAttention
-from models.ranking.cold_start import Newcomers
-from models.ranking.events import AGES, KINDS, PLACES
-from models.ranking.item_neighbours import Neighbours
+from models.ranking.cold_start import ColdStart
+from models.ranking.events import AGES, EVENT_TYPES, POSITION_BUCKETS
+from models.ranking.item_neighbours import ItemNeighbours
 from models.ranking.recommender import SCALE
 
 NEVER = -1e4
@@ -43,7 +43,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scales:
+class ScoreWeights:
     """By what the parts of a score are multiplied once they are trained or found: taste and attention, neighbours, and
     how often an item was taken."""
 
@@ -52,11 +52,11 @@ class Scales:
     often: float = 1.0
 
 
-AS_TRAINED = Scales()
+AS_TRAINED = ScoreWeights()
 
 
 @dataclass(frozen=True, slots=True)
-class Histories:
+class HistoryBatch:
     """A batch: `items` (batch, events) numbers, -1 where there is no event; `kinds`, and `ages` and `places` as
     `ranking.age_of` and `ranking.place_of` give them, all (batch, events)."""
 
@@ -141,7 +141,9 @@ class HistoryNetwork(nn.Module):
         self.ids = nn.Embedding(items, width)
         self.register_buffer("known", torch.ones(items))
         self.enter = nn.Linear(width, inner)
-        self.kinds, self.ages, self.places = (nn.Embedding(n, inner) for n in (len(KINDS), AGES, PLACES))
+        self.kinds, self.ages, self.places = (
+            nn.Embedding(n, inner) for n in (len(EVENT_TYPES), AGES, POSITION_BUCKETS)
+        )
         self.blocks = nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(inner)
         self.reader = nn.Linear(inner, shape.heads)
@@ -166,7 +168,7 @@ class HistoryNetwork(nn.Module):
         """Texts' vectors (items, width) to item vectors; known (items,) is 0 where the id is not to count, else 1."""
         return normalize(texts, dim=-1) * SCALE + self.ids.weight * known[:, None]
 
-    def forward(self, histories: Histories, vectors: Tensor) -> Tensor:
+    def forward(self, histories: HistoryBatch, vectors: Tensor) -> Tensor:
         """Scores (batch, items) of all items; vectors (items, width) are theirs."""
         taste, states = self.read(histories, vectors)
         scores = taste @ vectors.T + self.attended(histories, states, vectors)
@@ -174,21 +176,24 @@ class HistoryNetwork(nn.Module):
             scores = scores + near(histories.items, between(self.neighbours, self.nearness), self.fade)
         return scores
 
-    def hear(self, neighbours: Neighbours) -> None:
+    def set_neighbours(self, neighbours: ItemNeighbours) -> None:
         self.neighbours, self.nearness = torch.from_numpy(neighbours.numbers), torch.from_numpy(neighbours.weights)
-        self.fade.fill_(neighbours.fade)
+        self.fade.fill_(neighbours.recency_decay)
 
     @torch.no_grad()
-    def rescale(self, scales: Scales) -> None:
+    def scale_components(self, scales: ScoreWeights) -> None:
         for one in (self.taste.weight, self.taste.bias, self.eyes):
             one.mul_(scales.attention)
         self.nearness.mul_(scales.neighbours)
         self.often.mul_(scales.often)
 
-    def welcome(self, newcomers: Newcomers) -> None:
-        self.newcomers, self.kin = torch.tensor(list(asdict(newcomers.worth).values())), torch.from_numpy(newcomers.kin)
+    def set_cold_start(self, newcomers: ColdStart) -> None:
+        self.newcomers, self.kin = (
+            torch.tensor(list(asdict(newcomers.weights).values())),
+            torch.from_numpy(newcomers.nearest_items),
+        )
 
-    def read(self, histories: Histories, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def read(self, histories: HistoryBatch, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """The taste (batch, width) and the events' states (batch, events, inner)."""
         states = self.enter(vectors)[histories.items.clamp_min(0)] + self.kinds(histories.kinds)
         states = self.dropout(states + self.ages(histories.ages) + self.places(histories.places))
@@ -202,7 +207,7 @@ class HistoryNetwork(nn.Module):
         taste: Tensor = self.taste(self.dropout(pooled))
         return taste, states
 
-    def attended(self, histories: Histories, states: Tensor, vectors: Tensor) -> Tensor:
+    def attended(self, histories: HistoryBatch, states: Tensor, vectors: Tensor) -> Tensor:
         """What the candidates' own attention adds, (batch, items)."""
         size = self.shape.eye
         asked, shown = self.look(vectors), self.shown(states) / size**0.5

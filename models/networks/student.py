@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from models.graph.builder import EMBEDDING_LEVELS
 from models.graph.names import WORD_EMBEDDINGS
 from models.networks.encoder import AnyNetwork, keep_layers
-from models.networks.quantization import fit_steps, quantize_encoder, rounded_rows, set_steps
+from models.networks.quantization import fit_steps, quantize_encoder, round_rows, set_steps
 
 FITTED_BATCHES = 16
 """Of the plan, to which the steps of the student's inputs are fitted at first."""
 
 
-def student_of(
+def make_student(
     teacher: AnyNetwork, layers: Sequence[int], batches: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> AnyNetwork:
     """The teacher's word embeddings and these of its layers, all in 8 bits; no dropout, as it sees few texts twice.
@@ -29,7 +29,7 @@ def student_of(
     quantize_encoder(student)
     set_steps(student, steps)
     words = student.get_parameter(WORD_EMBEDDINGS)
-    words.data = rounded_rows(words.data, EMBEDDING_LEVELS)
+    words.data = round_rows(words.data, EMBEDDING_LEVELS)
     for module in student.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -39,6 +39,6 @@ def student_of(
 States = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
 
-def compiled(states: States) -> States:
+def compile_states(states: States) -> States:
     found: States = torch.compile(states, dynamic=True)
     return found

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LEAST_ENTROPY = 1e-3
+MIN_ENTROPY = 1e-3
 """Keeps the temperature of a text the model is wholly sure of from vanishing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Scaling:
+class LogitScaling:
     """Calibrated logits are `logits / (temperature * entropy**power) + bias`; `bias` has one value a label.
 
     `entropy` is that of the plain softmax over its greatest possible value, in (0, 1]: texts the model is sure of and
@@ -29,26 +29,26 @@ class Scaling:
     bias: tuple[float, ...]
 
 
-Calibration = Mapping[str, Scaling]
+Calibration = Mapping[str, LogitScaling]
 """One scaling for each language, and where it could be fitted another for texts that are asked about an entity."""
 
 
-def question_of(language: str, targeted: bool) -> str:
+def calibration_key(language: str, targeted: bool) -> str:
     """The name of a scaling in a calibration."""
     return f"{language}, entity" if targeted else language
 
 
-def scaling_of(calibration: Calibration, language: str, targeted: bool) -> Scaling:
-    return calibration.get(question_of(language, targeted)) or calibration[language]
+def find_scaling(calibration: Calibration, language: str, targeted: bool) -> LogitScaling:
+    return calibration.get(calibration_key(language, targeted)) or calibration[language]
 
 
-def probabilities(logits: NDArray[np.floating], scaling: Scaling) -> NDArray[np.float64]:
+def probabilities(logits: NDArray[np.floating], scaling: LogitScaling) -> NDArray[np.float64]:
     """Softmax over the last axis of the scaled logits, (..., labels)."""
-    scaled = tempered(logits.astype(np.float64), scaling.temperature, scaling.power)
+    scaled = scale_logits(logits.astype(np.float64), scaling.temperature, scaling.power)
     return np.exp(log_softmax(scaled + np.asarray(scaling.bias)))
 
 
-def tempered(logits: NDArray[np.float64], temperature: float, power: float) -> NDArray[np.float64]:
+def scale_logits(logits: NDArray[np.float64], temperature: float, power: float) -> NDArray[np.float64]:
     """Logits as `Scaling` scales them, without its bias."""
     return logits / (temperature * entropy(logits)[..., None] ** power) if power else logits / temperature
 
@@ -57,7 +57,7 @@ def entropy(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of the softmax, (..., labels) to (...): its share of the greatest possible, at least LEAST_ENTROPY."""
     logs = log_softmax(logits)
     own = -(np.exp(logs) * logs).sum(axis=-1) / np.log(logits.shape[-1])
-    return np.asarray(np.maximum(own, LEAST_ENTROPY))
+    return np.asarray(np.maximum(own, MIN_ENTROPY))
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -65,7 +65,7 @@ def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)))
 
 
-def calibrated(logits: NDArray[np.float32], scalings: Sequence[Scaling]) -> NDArray[np.float64]:
+def calibrate_logits(logits: NDArray[np.float32], scalings: Sequence[LogitScaling]) -> NDArray[np.float64]:
     """Probabilities (batch, labels), each row by its own scaling; NaN where a logit is not finite."""
     scores = np.empty(logits.shape)
     with np.errstate(invalid="ignore"):

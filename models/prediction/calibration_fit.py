@@ -14,21 +14,21 @@ from scipy.optimize import minimize
 
 from models.prediction.calibration import (
     Calibration,
-    Scaling,
-    calibrated,
+    LogitScaling,
+    calibrate_logits,
     entropy,
     log_softmax,
-    question_of,
-    scaling_of,
+    calibration_key,
+    find_scaling,
 )
 
 BINS = 15
-DRAWINGS = 200
+DRAWS = 200
 """Of right and wrong answers, for the error that chance alone leaves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class ValidationPredictions:
     """One validation set as a model answered it.
 
     `logits` (rows, labels) fp32; `labels` (rows,) indices; `among` the indices of the labels that the set has;
@@ -39,72 +39,76 @@ class Answers:
     language: str
     logits: NDArray[np.float32]
     labels: NDArray[np.int64]
-    among: tuple[int, ...]
+    label_choices: tuple[int, ...]
     languages: NDArray[np.str_]
-    targeted: NDArray[np.bool_]
+    has_entity: NDArray[np.bool_]
 
     @property
-    def question(self) -> str:
-        return question_of(self.language, bool(self.targeted.all()))
+    def calibration_key(self) -> str:
+        return calibration_key(self.language, bool(self.has_entity.all()))
 
 
-def fit(answers: Sequence[Answers]) -> Calibration:
+def fit_calibration(answers: Sequence[ValidationPredictions]) -> Calibration:
     """For each language, and apart for sets about entities, the scaling of the least log loss, by sets of equal weight.
 
     A set that lacks a label is taken over the labels it has, as in training.
     """
-    questions = sorted({answer.question for answer in answers})
-    return {question: fit_question([a for a in answers if a.question == question]) for question in questions}
+    questions = sorted({answer.calibration_key for answer in answers})
+    return {question: fit_scaling([a for a in answers if a.calibration_key == question]) for question in questions}
 
 
-def fit_question(answers: Sequence[Answers]) -> Scaling:
+def fit_scaling(answers: Sequence[ValidationPredictions]) -> LogitScaling:
     logits = [answer.logits.astype(np.float64) for answer in answers]
     entropies = [entropy(rows)[:, None] for rows in logits]
-    places = [np.searchsorted(answer.among, answer.labels) for answer in answers]
+    places = [np.searchsorted(answer.label_choices, answer.labels) for answer in answers]
 
     def loss(parameters: NDArray[np.float64]) -> float:
         log_temperature, power, bias = parameters[0], parameters[1], np.append(parameters[2:], 0.0)
         total = 0.0
         for answer, plain, own, place in zip(answers, logits, entropies, places, strict=True):
-            scores = log_softmax((plain / (np.exp(log_temperature) * own**power) + bias)[:, answer.among])
+            scores = log_softmax((plain / (np.exp(log_temperature) * own**power) + bias)[:, answer.label_choices])
             total -= float(np.mean(scores[np.arange(len(place)), place]))
         # A slight pull to plain temperature scaling: a set of a thousand rows cannot prove a small bias.
         return total / len(answers) + 1e-3 * float(np.sum(parameters[1:] ** 2))
 
     best = minimize(loss, np.zeros(answers[0].logits.shape[1] + 1), method="BFGS")
     temperature, power, *bias = (round(float(value), 6) for value in (np.exp(best.x[0]), *best.x[1:], 0.0))
-    return Scaling(temperature, power, tuple(bias))
+    return LogitScaling(temperature, power, tuple(bias))
 
 
-def crossfit(answers: Sequence[Answers]) -> dict[str, float]:
+def cross_fitted_errors(answers: Sequence[ValidationPredictions]) -> dict[str, float]:
     """The calibration error of each set when every half of it is scaled by what the other halves taught."""
-    halves = [[part(answer, start) for answer in answers] for start in (0, 1)]
-    fitted = [fit(half) for half in halves]
+    halves = [[select_fold(answer, start) for answer in answers] for start in (0, 1)]
+    fitted = [fit_calibration(half) for half in halves]
     errors = {}
     for first, second in zip(*halves, strict=True):
-        scores = np.concatenate([scaled(first, fitted[1]), scaled(second, fitted[0])])
-        errors[first.dataset] = calibration_error(*chosen(scores, np.concatenate([first.labels, second.labels])))
+        scores = np.concatenate([calibrate(first, fitted[1]), calibrate(second, fitted[0])])
+        errors[first.dataset] = expected_calibration_error(
+            *chosen(scores, np.concatenate([first.labels, second.labels]))
+        )
     return errors
 
 
-def part(answers: Answers, start: int) -> Answers:
+def select_fold(answers: ValidationPredictions, start: int) -> ValidationPredictions:
     """Every second row, from `start`."""
     return replace(
         answers,
         logits=answers.logits[start::2],
         labels=answers.labels[start::2],
         languages=answers.languages[start::2],
-        targeted=answers.targeted[start::2],
+        has_entity=answers.has_entity[start::2],
     )
 
 
-def scaled(answers: Answers, calibration: Calibration) -> NDArray[np.float64]:
+def calibrate(answers: ValidationPredictions, calibration: Calibration) -> NDArray[np.float64]:
     """Probabilities (rows, labels), each row scaled as its text is when it is served."""
-    asked = zip(answers.languages, answers.targeted, strict=True)
-    return calibrated(answers.logits, [scaling_of(calibration, str(language), bool(own)) for language, own in asked])
+    asked = zip(answers.languages, answers.has_entity, strict=True)
+    return calibrate_logits(
+        answers.logits, [find_scaling(calibration, str(language), bool(own)) for language, own in asked]
+    )
 
 
-def calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
+def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
     """Expected calibration error of (rows,) confidences and whether each was right, 15 bins of equal width.
 
     Naeini et al. 2015.
@@ -121,11 +125,11 @@ def chosen(
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
-def chance_error(confidence: NDArray[np.float64]) -> float:
+def expected_error_by_chance(confidence: NDArray[np.float64]) -> float:
     """What that error comes to, in the mean, where every answer is right exactly as often as its confidence says.
 
     No calibration can be seen to be better than that on so few rows (consistency resampling, Broecker and Smith 2007).
     """
     chance = np.random.default_rng(0)
-    draws = (chance.random(len(confidence)) < confidence for _ in range(DRAWINGS))
-    return float(np.mean([calibration_error(confidence, right) for right in draws]))
+    draws = (chance.random(len(confidence)) < confidence for _ in range(DRAWS))
+    return float(np.mean([expected_calibration_error(confidence, right) for right in draws]))

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.prediction.calibration import log_softmax, tempered
-from models.prediction.normalize import directions
-from models.prediction.tensor_file import HeadError, read_tensors, write_tensors
+from models.prediction.calibration import log_softmax, scale_logits
+from models.prediction.normalize import normalize_centered
+from models.prediction.tensor_file import ArtifactError, read_tensors, write_tensors
 
 FORMAT = "heed-head-1"
 SUFFIX = ".head.safetensors"
@@ -30,11 +30,11 @@ TENSORS = ("center", "weight", "bias", "whiten", "means", "groups", "belonging")
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class IntentHead:
     """`encoder` is the digest of the graph whose vectors it reads; arrays are fp32.
 
     `center` (width,) is taken off a vector, which is then brought to length 1. `weight` (labels, width), `bias`
-    (labels,), `temperature` and `power` (of `models.prediction.calibration.Scaling`) give the confidences; `whiten`
+    (labels,), `temperature` and `power` (of `models.prediction.calibration.LogitScaling`) give the confidences; `whiten`
     (width, rank) and
     `means` (labels, rank) and `groups` (groups, rank) the distances; `belonging` (quantiles,) are the distances of
     held-out texts that belong, rising. A text is out of scope when its score is above `threshold`. `figures` are
@@ -66,7 +66,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicts:
+class IntentPredictions:
     """Of several vectors: `confidences` (texts, labels) sum to 1; `outside` (texts,) is from 0 to 1.
 
     `outside` 0.97 says that of the texts that do belong 97 % are nearer to an intent: the threshold 0.95 turns away one
@@ -74,26 +74,28 @@ class Verdicts:
     """
 
     confidences: NDArray[np.float64]
-    outside: NDArray[np.float64]
+    out_of_scope_scores: NDArray[np.float64]
 
 
-def judge(head: Head, vectors: NDArray[np.floating]) -> Verdicts:
+def predict_intents(head: IntentHead, vectors: NDArray[np.floating]) -> IntentPredictions:
     """`vectors` (texts, width)."""
-    direction = directions(vectors, head.center)
-    return Verdicts(_confidences(head, direction), rank(distances(head, direction), head.belonging))
+    direction = normalize_centered(vectors, head.center)
+    return IntentPredictions(
+        _confidences(head, direction), empirical_cdf(out_of_scope_distances(head, direction), head.belonging)
+    )
 
 
-def confidences(head: Head, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
+def confidences(head: IntentHead, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
     """(texts, labels): those of `judge`, without its distances."""
-    return _confidences(head, directions(vectors, head.center))
+    return _confidences(head, normalize_centered(vectors, head.center))
 
 
-def _confidences(head: Head, direction: NDArray[np.float32]) -> NDArray[np.float64]:
+def _confidences(head: IntentHead, direction: NDArray[np.float32]) -> NDArray[np.float64]:
     logits = (direction @ head.weight.T + head.bias).astype(np.float64)
-    return np.exp(log_softmax(tempered(logits, head.temperature, head.power)))
+    return np.exp(log_softmax(scale_logits(logits, head.temperature, head.power)))
 
 
-def distances(head: Head, direction: NDArray[np.float32]) -> NDArray[np.float64]:
+def out_of_scope_distances(head: IntentHead, direction: NDArray[np.float32]) -> NDArray[np.float64]:
     """The smallest distance to a mean times that to a group, (texts,), in whitened space."""
     place = direction @ head.whiten
     squares = np.einsum("ij,ij->i", place, place)[:, None] - 2 * (place @ head.points.T) + head.squares
@@ -102,7 +104,7 @@ def distances(head: Head, direction: NDArray[np.float32]) -> NDArray[np.float64]
     return np.asarray(np.sqrt(near), np.float64)
 
 
-def rank(distance: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArray[np.float64]:
+def empirical_cdf(distance: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArray[np.float64]:
     """The share of the texts that belong which are nearer; beyond the farthest of them it goes on rising towards 1."""
     known = belonging.astype(np.float64)
     steps = np.linspace(0.0, 1.0 - 1.0 / len(known), len(known))
@@ -110,7 +112,7 @@ def rank(distance: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArr
     return np.asarray(np.interp(distance, known, steps) + (1.0 - steps[-1]) * (1 - np.exp(-over)))
 
 
-def save_head(head: Head, path: Path) -> None:
+def save_head(head: IntentHead, path: Path) -> None:
     """At once or not at all."""
     about = {
         "format": FORMAT,
@@ -127,14 +129,14 @@ def save_head(head: Head, path: Path) -> None:
     write_tensors(path, about, tensors)
 
 
-def load_head(path: Path, encoder: str) -> Head:
+def load_head(path: Path, encoder: str) -> IntentHead:
     """Raises HeadError when the file is no head, or was made for an encoder of another digest than `encoder`."""
     about, tensors = read_tensors(path, FORMAT)
     tensors = {"groups": tensors["means"]} | tensors if "means" in tensors else tensors  # before 1.2.0: their own group
     if sorted(tensors) != sorted(TENSORS):
-        raise HeadError(f"{path.name}: it lacks {', '.join(sorted(set(TENSORS) - set(tensors))) or 'nothing'}")
+        raise ArtifactError(f"{path.name}: it lacks {', '.join(sorted(set(TENSORS) - set(tensors))) or 'nothing'}")
     try:
-        head = Head(
+        head = IntentHead(
             name=str(about["name"]),
             labels=tuple(str(label) for label in about["labels"]),
             languages=tuple(str(language) for language in about["languages"]),
@@ -146,33 +148,33 @@ def load_head(path: Path, encoder: str) -> Head:
             **tensors,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise HeadError(f"{path.name}: its description cannot be read ({error!r})") from error
-    verify(head, path.name, encoder)
+        raise ArtifactError(f"{path.name}: its description cannot be read ({error!r})") from error
+    validate(head, path.name, encoder)
     return head
 
 
-def heads_of(bundle: Path, encoder: str) -> dict[str, Head]:
+def load_bundle_heads(bundle: Path, encoder: str) -> dict[str, IntentHead]:
     """A bundle's own, by name."""
     heads = [load_head(path, encoder) for path in sorted((bundle / HEADS).glob(f"*{SUFFIX}"))]
     return {head.name: head for head in heads}
 
 
-def verify(head: Head, file: str, encoder: str) -> None:
+def validate(head: IntentHead, file: str, encoder: str) -> None:
     if head.encoder != encoder:
-        raise HeadError(
+        raise ArtifactError(
             f"{file}: it was made for another encoder ({head.encoder[:12]}, this one is {encoder[:12]}); train it again"
         )
     if not 2 <= len(head.labels) <= MAX_LABELS:
-        raise HeadError(f"{file}: it has {len(head.labels)} intents; 2 to {MAX_LABELS} are possible")
+        raise ArtifactError(f"{file}: it has {len(head.labels)} intents; 2 to {MAX_LABELS} are possible")
     if len(set(head.labels)) < len(head.labels):
         twice = next(label for label in head.labels if head.labels.count(label) > 1)
-        raise HeadError(f"{file}: the intent {twice!r} is there twice")
+        raise ArtifactError(f"{file}: the intent {twice!r} is there twice")
     if not all(label.strip() for label in head.labels):
-        raise HeadError(f"{file}: an intent has no name")
+        raise ArtifactError(f"{file}: an intent has no name")
     labels, width, (groups, rank) = len(head.labels), head.center.size, head.groups.shape
     fitting = {"center": (width,), "weight": (labels, width), "bias": (labels,), "whiten": (width, rank)}
     fitting |= {"means": (labels, rank), "groups": (groups, rank), "belonging": (head.belonging.size,)}
     if any(getattr(head, name).shape != shape for name, shape in fitting.items()) or not head.belonging.size:
-        raise HeadError(f"{file}: the shapes of its arrays do not fit each other")
+        raise ArtifactError(f"{file}: the shapes of its arrays do not fit each other")
     if not all(np.isfinite(getattr(head, name)).all() for name in TENSORS) or head.temperature <= 0:
-        raise HeadError(f"{file}: its arrays hold something that is no number")
+        raise ArtifactError(f"{file}: its arrays hold something that is no number")

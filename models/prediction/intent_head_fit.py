@@ -18,40 +18,40 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
-from models.prediction.calibration import log_softmax, tempered
-from models.prediction.calibration_fit import calibration_error, chosen
-from models.prediction.intent_head import Head, distances
-from models.prediction.normalize import directions
-from models.prediction.tensor_file import HeadError
+from models.prediction.calibration import log_softmax, scale_logits
+from models.prediction.calibration_fit import expected_calibration_error, chosen
+from models.prediction.intent_head import IntentHead, out_of_scope_distances
+from models.prediction.normalize import normalize_centered
+from models.prediction.tensor_file import ArtifactError
 
-STRENGTH = 30.0
+INVERSE_REGULARIZATION = 30.0
 """Inverse of the penalty on the weights, for vectors of length 1."""
 
-WHITENED = 0.25
+WHITENING_EXPONENT = 0.25
 """How far the spread of examples is evened out: not at all by 0, by 1 wholly, which is Mahalanobis's distance."""
 
 GROUPS = 8
 """Of an intent's examples, at most."""
 
-MOST_GROUPS = 4096
+MAX_GROUPS = 4096
 """Of a head, whose every request is set beside all of them."""
 
 FOLDS = 5
 QUANTILES = 200
-LEAST_SPREAD = 0.1
+MIN_SPREAD = 0.1
 """Of the logarithm of a few distances."""
 
-LEAST_SHARE = 0.1
+MIN_SHARE = 0.1
 """Of the median, that a few distances count for at least: one to a text that is there twice is 0."""
 
-REJECTED = 0.05
+REJECTION_RATE = 0.05
 """Share of the texts that belong which the threshold turns away, unless asked otherwise."""
 
 POWER_SPREAD = 0.1
 """Standard deviation of a scaling's power about 0, as it is thought to be before any example is seen."""
 
 SHOWN = 10
-SUSPICIOUS = 0.9
+ISSUE_CONFIDENCE = 0.9
 """Confidence in another intent from which an example looks mislabelled."""
 
 Vectors = NDArray[np.floating]
@@ -67,23 +67,23 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion:
+class LabelIssue:
     """The example `number`, from 0, labelled `label`, looks like `looks_like`."""
 
-    number: int
+    index: int
     label: str
     looks_like: str
     confidence: float
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class FitReport:
     """How a head answers texts that it was not made of."""
 
     accuracy: float
     ece: float
     confusions: tuple[Confusion, ...]
-    suspicions: tuple[Suspicion, ...]
+    label_issues: tuple[LabelIssue, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,38 +94,40 @@ class Examples:
     labels: tuple[str, ...]
 
 
-def make(
+def fit_intent_head(
     name: str,
     languages: Sequence[str],
     encoder: str,
     examples: Examples,
     held_out: Examples | None = None,
-    rejected: float = REJECTED,
-) -> tuple[Head, Report]:
+    rejected: float = REJECTION_RATE,
+) -> tuple[IntentHead, FitReport]:
     """A head of the examples; raises HeadError when no head can be made of them.
 
     Confidences and the threshold come from `held_out`, where there is none from the examples by cross-validation.
     """
-    labels = check(examples.labels)
+    labels = check_labels(examples.labels)
     numbers = np.asarray([labels.index(label) for label in examples.labels])
-    plain = fitted(name, labels, languages, encoder, examples.vectors, numbers)
+    plain = fit_uncalibrated(name, labels, languages, encoder, examples.vectors, numbers)
     if held_out is None:
-        logits, away = crossfit(plain, examples.vectors, numbers)
+        logits, away = cross_fitted_logits(plain, examples.vectors, numbers)
         truth = numbers
     else:
         truth = np.asarray([labels.index(label) for label in held_out.labels])
-        logits, away = raw(plain, held_out.vectors)
+        logits, away = logits_and_distances(plain, held_out.vectors)
     doubt = 1 / (len(truth) + 2) if held_out is None or len(truth) < QUANTILES else 0.0
-    temperature, power = scaling(logits, truth, doubt)
-    confidences = np.exp(log_softmax(tempered(logits, temperature, power)))
+    temperature, power = fit_temperature(logits, truth, doubt)
+    confidences = np.exp(log_softmax(scale_logits(logits, temperature, power)))
     sure, right = chosen(confidences, truth)
-    report = Report(
+    report = FitReport(
         accuracy=float(right.mean()),
-        ece=calibration_error(sure, right),
+        ece=expected_calibration_error(sure, right),
         confusions=confusions(confidences, truth, labels),
-        suspicions=suspicions(confidences, truth, labels),
+        label_issues=find_label_issues(confidences, truth, labels),
     )
-    belonging = few_quantiles(away) if len(away) < QUANTILES else np.quantile(away, np.linspace(0, 1, QUANTILES))
+    belonging = (
+        small_sample_quantiles(away) if len(away) < QUANTILES else np.quantile(away, np.linspace(0, 1, QUANTILES))
+    )
     figures = {"accuracy": report.accuracy, "ece": report.ece}
     head = replace(
         plain,
@@ -138,28 +140,28 @@ def make(
     return head, report
 
 
-def check(labels: Sequence[str]) -> tuple[str, ...]:
+def check_labels(labels: Sequence[str]) -> tuple[str, ...]:
     """The intents in order; raises HeadError."""
     counts = Counter(labels)
     if len(counts) < 2:
-        raise HeadError(f"the examples have {len(counts)} intent; at least 2 are needed")
+        raise ArtifactError(f"the examples have {len(counts)} intent; at least 2 are needed")
     if few := [label for label, count in counts.items() if count < 2]:
-        raise HeadError(f"the intent {few[0]!r} has one example; each needs at least 2")
+        raise ArtifactError(f"the intent {few[0]!r} has one example; each needs at least 2")
     return tuple(sorted(counts))
 
 
-def fitted(
+def fit_uncalibrated(
     name: str,
     labels: tuple[str, ...],
     languages: Sequence[str],
     encoder: str,
     vectors: Vectors,
     numbers: NDArray[np.int64],
-) -> Head:
+) -> IntentHead:
     """Not yet calibrated."""
     center = vectors.mean(axis=0).astype(np.float32)
-    direction = directions(vectors, center)
-    model = LogisticRegression(C=STRENGTH, max_iter=300).fit(direction, numbers)
+    direction = normalize_centered(vectors, center)
+    model = LogisticRegression(C=INVERSE_REGULARIZATION, max_iter=300).fit(direction, numbers)
     weight, bias = model.coef_, model.intercept_
     if len(labels) == 2:  # one row that speaks for the second
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -167,10 +169,10 @@ def fitted(
     means = np.stack([rows.mean(axis=0) for rows in own])
     covariance, _ = ledoit_wolf(direction - means[numbers], assume_centered=True)
     values, axes = np.linalg.eigh(covariance)
-    whiten = (axes / np.maximum(values, 1e-9) ** (WHITENED / 2)).astype(np.float32)
-    most = min(GROUPS, max(1, MOST_GROUPS // len(labels)))
-    groups = np.concatenate([grouped(rows, most) for rows in own])
-    return Head(
+    whiten = (axes / np.maximum(values, 1e-9) ** (WHITENING_EXPONENT / 2)).astype(np.float32)
+    most = min(GROUPS, max(1, MAX_GROUPS // len(labels)))
+    groups = np.concatenate([cluster_centroids(rows, most) for rows in own])
+    return IntentHead(
         name=name,
         labels=labels,
         languages=tuple(languages),
@@ -189,44 +191,44 @@ def fitted(
     )
 
 
-def grouped(rows: Vectors, most: int) -> Vectors:
+def cluster_centroids(rows: Vectors, most: int) -> Vectors:
     """The means of groups of an intent's examples, (groups, width); each is its own group where they are few."""
     if len(rows) <= most:
         return rows
     return np.asarray(KMeans(most, n_init=1, max_iter=30, random_state=0).fit(rows).cluster_centers_)
 
 
-def crossfit(
-    head: Head, vectors: Vectors, numbers: NDArray[np.int64]
+def cross_fitted_logits(
+    head: IntentHead, vectors: Vectors, numbers: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logits (rows, labels) and distances (rows,) of each row from a head that was made without it."""
     logits, away = np.zeros((len(numbers), len(head.labels))), np.zeros(len(numbers))
     folds = StratifiedKFold(min(FOLDS, int(np.bincount(numbers).min())), shuffle=True, random_state=0)
     for others, own in folds.split(vectors, numbers):
-        part = fitted(head.name, head.labels, head.languages, head.encoder, vectors[others], numbers[others])
-        logits[own], away[own] = raw(part, vectors[own])
+        part = fit_uncalibrated(head.name, head.labels, head.languages, head.encoder, vectors[others], numbers[others])
+        logits[own], away[own] = logits_and_distances(part, vectors[own])
     return logits, away
 
 
-def raw(head: Head, vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def logits_and_distances(head: IntentHead, vectors: Vectors) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Logits (rows, labels) and distances (rows,)."""
-    direction = directions(vectors, head.center)
-    return (direction @ head.weight.T + head.bias).astype(np.float64), distances(head, direction)
+    direction = normalize_centered(vectors, head.center)
+    return (direction @ head.weight.T + head.bias).astype(np.float64), out_of_scope_distances(head, direction)
 
 
-def few_quantiles(away: NDArray[np.float64]) -> NDArray[np.float64]:
+def small_sample_quantiles(away: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of the distribution that a few distances come from, taken for log-normal, as wide as so few leave it open.
 
     The 95th percentile of a dozen values is not among them: it is that of Student's t, by which the next value differs.
     """
-    logs = np.log(np.maximum(away, max(LEAST_SHARE * float(np.median(away)), 1e-9)))
-    spread = max(float(logs.std(ddof=1)), LEAST_SPREAD) * float(np.sqrt(1 + 1 / len(logs)))
+    logs = np.log(np.maximum(away, max(MIN_SHARE * float(np.median(away)), 1e-9)))
+    spread = max(float(logs.std(ddof=1)), MIN_SPREAD) * float(np.sqrt(1 + 1 / len(logs)))
     shares = np.linspace(0, 1, QUANTILES, endpoint=False)
     shares[0] = shares[1] / 2
     return np.asarray(np.exp(logs.mean() + spread * student.ppf(shares, len(logs) - 1)))
 
 
-def scaling(logits: NDArray[np.float64], truth: NDArray[np.int64], doubt: float = 0.0) -> tuple[float, float]:
+def fit_temperature(logits: NDArray[np.float64], truth: NDArray[np.int64], doubt: float = 0.0) -> tuple[float, float]:
     """Temperature and power of the least log loss.
 
     `doubt` is what the target leaves to the other intents together: without it a few examples, all of them right, would
@@ -234,7 +236,7 @@ def scaling(logits: NDArray[np.float64], truth: NDArray[np.int64], doubt: float 
     """
 
     def loss(parameters: NDArray[np.float64]) -> float:
-        logs = log_softmax(tempered(logits, float(np.exp(parameters[0])), float(parameters[1])))
+        logs = log_softmax(scale_logits(logits, float(np.exp(parameters[0])), float(parameters[1])))
         right = logs[np.arange(len(truth)), truth]
         others = (logs.sum(axis=1) - right) / (logs.shape[1] - 1)
         strange = (parameters[1] / POWER_SPREAD) ** 2 / (2 * len(truth))
@@ -253,14 +255,14 @@ def confusions(
     return tuple(Confusion(own, other, count) for (own, other), count in pairs.most_common(SHOWN))
 
 
-def suspicions(
+def find_label_issues(
     confidences: NDArray[np.float64], truth: NDArray[np.int64], labels: Sequence[str]
-) -> tuple[Suspicion, ...]:
+) -> tuple[LabelIssue, ...]:
     """The surest first (confident learning, Northcutt et al. 2021, in its plainest form)."""
     best, height = confidences.argmax(axis=1), confidences.max(axis=1)
     found = [
-        Suspicion(number, labels[truth[number]], labels[best[number]], float(height[number]))
+        LabelIssue(number, labels[truth[number]], labels[best[number]], float(height[number]))
         for number in np.argsort(-height)
-        if best[number] != truth[number] and height[number] >= SUSPICIOUS
+        if best[number] != truth[number] and height[number] >= ISSUE_CONFIDENCE
     ]
     return tuple(found[:SHOWN])

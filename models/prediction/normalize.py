@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def directions(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> NDArray[np.float32]:
+def normalize_centered(vectors: NDArray[np.floating], center: NDArray[np.float32]) -> NDArray[np.float32]:
     moved = vectors.astype(np.float32) - center
     return np.asarray(moved / np.maximum(np.linalg.norm(moved, axis=-1, keepdims=True), 1e-9), np.float32)
 
 
-def unit(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+def l2_normalize(vectors: NDArray[np.floating]) -> NDArray[np.float32]:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-9), np.float32)

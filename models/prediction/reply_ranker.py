@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.prediction.normalize import unit
-from models.prediction.tensor_file import HeadError, read_tensors, write_tensors
+from models.prediction.normalize import l2_normalize
+from models.prediction.tensor_file import ArtifactError, read_tensors, write_tensors
 
 RANKER_FORMAT, SET_FORMAT = "heed-ranker-1", "heed-replies-1"
 RANKER = "replies.safetensors"
@@ -22,26 +22,26 @@ SET_SUFFIX = ".replies.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Ranker:
+class ReplyRanker:
     """`dialogue` and `reply` are (width, rank); a best score under `least` is no good reply."""
 
     dialogue: NDArray[np.float32]
     reply: NDArray[np.float32]
     slope: float
     offset: float
-    least: float
+    min_score: float
 
-    def place(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
+    def project_replies(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
         """Of replies' vectors, (texts, width): what they are kept as, (texts, rank)."""
-        return unit(vectors @ self.reply)
+        return l2_normalize(vectors @ self.reply)
 
     def scores(self, vector: NDArray[np.floating], placed: NDArray[np.float32]) -> NDArray[np.float64]:
         """Of each placed reply after a dialogue with this vector, (width,): from 0 to 1."""
-        return self._fit(placed @ unit(vector @ self.dialogue))
+        return self._fit(placed @ l2_normalize(vector @ self.dialogue))
 
-    def after(self, vectors: NDArray[np.floating], placed: NDArray[np.float32]) -> NDArray[np.float64]:
+    def score_dialogues(self, vectors: NDArray[np.floating], placed: NDArray[np.float32]) -> NDArray[np.float64]:
         """Of one placed reply, (rank,), after each of several dialogues, (dialogues, width): (dialogues,)."""
-        return self._fit(unit(vectors @ self.dialogue) @ placed)
+        return self._fit(l2_normalize(vectors @ self.dialogue) @ placed)
 
     def _fit(self, cosines: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(1 / (1 + np.exp(-(self.slope * cosines.astype(np.float64) + self.offset))))
@@ -54,23 +54,23 @@ class ReplySet:
     name: str
     encoder: str
     texts: tuple[str, ...]
-    placed: NDArray[np.float32]
+    projected: NDArray[np.float32]
 
 
-def save_ranker(ranker: Ranker, path: Path) -> None:
-    about = {"format": RANKER_FORMAT, "slope": ranker.slope, "offset": ranker.offset, "least": ranker.least}
+def save_ranker(ranker: ReplyRanker, path: Path) -> None:
+    about = {"format": RANKER_FORMAT, "slope": ranker.slope, "offset": ranker.offset, "least": ranker.min_score}
     tensors = {name: np.ascontiguousarray(getattr(ranker, name), np.float32) for name in ("dialogue", "reply")}
     write_tensors(path, about, tensors)
 
 
-def load_ranker(path: Path) -> Ranker:
-    """Raises HeadError."""
+def load_ranker(path: Path) -> ReplyRanker:
+    """Raises ArtifactError."""
     about, tensors = read_tensors(path, RANKER_FORMAT)
     try:
         values = {name: float(about[name]) for name in ("slope", "offset", "least")}
-        return Ranker(dialogue=tensors["dialogue"], reply=tensors["reply"], **values)
+        return ReplyRanker(dialogue=tensors["dialogue"], reply=tensors["reply"], **values)
     except (KeyError, TypeError, ValueError) as error:
-        raise HeadError(f"{path.name}: it cannot be read ({error!r})") from error
+        raise ArtifactError(f"{path.name}: it cannot be read ({error!r})") from error
 
 
 def save_replies(replies: ReplySet, path: Path) -> None:
@@ -81,7 +81,7 @@ def save_replies(replies: ReplySet, path: Path) -> None:
         "encoder": replies.encoder,
         "texts": list(replies.texts),
     }
-    tensors = {"placed": np.ascontiguousarray(replies.placed, np.float32)}
+    tensors = {"placed": np.ascontiguousarray(replies.projected, np.float32)}
     write_tensors(path, about, tensors)
 
 
@@ -91,12 +91,12 @@ def load_replies(path: Path, encoder: str) -> ReplySet:
     try:
         found = ReplySet(str(about["name"]), str(about["encoder"]), tuple(map(str, about["texts"])), tensors["placed"])
     except (KeyError, TypeError, ValueError) as error:
-        raise HeadError(f"{path.name}: it cannot be read ({error!r})") from error
+        raise ArtifactError(f"{path.name}: it cannot be read ({error!r})") from error
     if found.encoder != encoder:
-        raise HeadError(
+        raise ArtifactError(
             f"{path.name}: it was made for another encoder ({found.encoder[:12]}, this one is {encoder[:12]}); "
             "add it again"
         )
-    if not found.texts or found.placed.shape[:1] != (len(found.texts),) or not np.isfinite(found.placed).all():
-        raise HeadError(f"{path.name}: its replies and vectors do not fit each other")
+    if not found.texts or found.projected.shape[:1] != (len(found.texts),) or not np.isfinite(found.projected).all():
+        raise ArtifactError(f"{path.name}: its replies and vectors do not fit each other")
     return found

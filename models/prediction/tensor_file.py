@@ -12,33 +12,33 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from models.files import replacing
+from models.files import replace_atomically
 
-MOST_BYTES = 64 * 2**20
+MAX_BYTES = 64 * 2**20
 
 
-class HeadError(ValueError):
+class ArtifactError(ValueError):
     """A head that must not be used; the message is one line."""
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
     """A safetensors file of ours: what it says of itself, and its arrays; raises HeadError."""
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise HeadError(f"{path.name}: it is larger than {MOST_BYTES // 2**20} MiB")
+        if path.stat().st_size > MAX_BYTES:
+            raise ArtifactError(f"{path.name}: it is larger than {MAX_BYTES // 2**20} MiB")
         with safe_open(str(path), "numpy") as file:
             about = json.loads((file.metadata() or {}).get("heed", "null"))
             tensors = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError) as error:
         raise (
-            error if isinstance(error, HeadError) else HeadError(f"{path.name}: it cannot be read ({error})")
+            error if isinstance(error, ArtifactError) else ArtifactError(f"{path.name}: it cannot be read ({error})")
         ) from None
     if not isinstance(about, dict) or about.get("format") != kind:
-        raise HeadError(f"{path.name}: it is not a file of the kind {kind}")
+        raise ArtifactError(f"{path.name}: it is not a file of the kind {kind}")
     return about, tensors
 
 
 def write_tensors(path: Path, about: Mapping[str, Any], tensors: dict[str, NDArray[np.float32]]) -> None:
     """Such a file, at once or not at all."""
-    with replacing(path) as part:
+    with replace_atomically(path) as part:
         part.write_bytes(save(tensors, metadata={"heed": json.dumps(about, ensure_ascii=False)}))

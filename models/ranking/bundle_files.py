@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from models.bundle import Bundle, BundleError
-from models.catalogue.items import Entry
+from models.catalogue.items import Item
 from models.ranking.recommender import Recommender
 
 WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
@@ -27,7 +27,7 @@ def load_recommender(bundle: Bundle) -> Recommender:
     try:
         weights = load_file(bundle.path / WEIGHTS)
         content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
-        ids = known_ids([str(row["item_id"]) for row in content["items"]], weights["known"])
+        ids = training_index_by_id([str(row["item_id"]) for row in content["items"]], weights["known"])
         return Recommender(weights, str(content["catalogue"]), ids, load_file(bundle.path / ITEM_VECTORS)["vectors"])
     except (KeyError, TypeError, ValueError, OSError, IndexError, SafetensorError) as error:
         raise BundleError(
@@ -35,19 +35,19 @@ def load_recommender(bundle: Bundle) -> Recommender:
         ) from error
 
 
-def known_ids(item_ids: Sequence[str], known: Array) -> dict[str, int]:
+def training_index_by_id(item_ids: Sequence[str], known: Array) -> dict[str, int]:
     """`Recommender.ids` of a catalogue's items, where known (items,) is 0 of those that nobody had taken."""
     return {one: number if known[number] else -1 for number, one in enumerate(item_ids)}
 
 
-def catalogue_of(bundle: Bundle) -> tuple[str, list[Entry], Array]:
+def load_own_catalogue(bundle: Bundle) -> tuple[str, list[Item], Array]:
     """The bundle's own catalogue: its name, its items, and their item vectors (items, width)."""
     content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
-    items = [Entry(**row) for row in content["items"]]
+    items = [Item(**row) for row in content["items"]]
     return str(content["catalogue"]), items, load_file(bundle.path / ITEM_VECTORS)["vectors"]
 
 
-def save_items(path: Path, catalogue: str, items: Sequence[Entry], vectors: Array) -> None:
+def save_items(path: Path, catalogue: str, items: Sequence[Item], vectors: Array) -> None:
     """Write a bundle's own catalogue into its folder."""
     content = {"catalogue": catalogue, "items": [asdict(item) for item in items]}
     (path / ITEMS).write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalogue.projections import Picked
-from models.ranking.events import History, age_of
-from models.ranking.history_encoder import Reading
+from models.catalogue.projections import ProjectionView
+from models.ranking.events import History, age_bucket
+from models.ranking.history_encoder import HistoryEncoder
 
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class AttendedHistory:
     """What attention to `events` (n,), places in the history, adds for each candidate (candidates,).
 
     `raised` (eyes, n, candidates) over `total` (eyes, candidates) is the attention of each eye, and `shares` (eyes,)
@@ -42,26 +42,30 @@ class Look:
 class CandidateAttention:
     """By a bundle's `weights`, with the `reading` made of them."""
 
-    def __init__(self, weights: Mapping[str, Array], reading: Reading) -> None:
+    def __init__(self, weights: Mapping[str, Array], reading: HistoryEncoder) -> None:
         self._reading = reading
         self._eyes, self._again, self._often = weights["eyes"], weights["again"], weights["often"]
 
-    def attended(
+    def attend(
         self,
         shown: Array,
         history: History,
         liked: NDArray[np.bool_],
-        candidates: Array | Picked,
+        candidates: Array | ProjectionView,
         numbers: NDArray[np.int64],
-    ) -> list[Look]:
+    ) -> list[AttendedHistory]:
         """The candidates' own attention: to the events that are no dislikes, and to those that are."""
-        asked = candidates.asked if isinstance(candidates, Picked) else self._reading.look(candidates)
+        asked = (
+            candidates.queries
+            if isinstance(candidates, ProjectionView)
+            else self._reading.candidate_queries(candidates)
+        )
         asked = asked.reshape(len(candidates), len(self._eyes), -1).transpose(1, 2, 0)
         looks = []
         for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
             if chosen.any():
-                part = history.where(chosen)
-                seen = shown if sign > 0 else self._reading.read(part)[1]
+                part = history.select(chosen)
+                seen = shown if sign > 0 else self._reading.encode(part)[1]
                 looks.append(self._look(seen, part, asked, numbers, sign, np.flatnonzero(chosen)))
         return looks
 
@@ -73,18 +77,18 @@ class CandidateAttention:
         numbers: NDArray[np.int64],
         sign: np.float32,
         events: NDArray[np.int64],
-    ) -> Look:
+    ) -> AttendedHistory:
         """asked (eyes, any number, candidates). What a disliked event would have added is taken away."""
         # Candidates are last, so that sums over events run along whole rows.
         energies = shown.reshape(len(history), len(self._eyes), -1).transpose(1, 0, 2) @ asked
         same = history.items[:, None] == numbers
         same[history.items < 0] = False
         at_event, at_candidate = np.divmod(np.flatnonzero(same), len(numbers))
-        energies[:, at_event, at_candidate] += self._again[age_of(history.ages)].T[:, at_event]
+        energies[:, at_event, at_candidate] += self._again[age_bucket(history.ages)].T[:, at_event]
         peak = np.maximum(energies.max(axis=1), 0)
         energies -= peak[:, None]
         raised = np.exp(energies, out=energies)
         total = raised.sum(axis=1) + np.exp(-peak)
         eyes, taken = self._eyes, np.bincount(at_candidate, minlength=len(numbers)).astype(np.float32)
         added = sign * (eyes @ (np.log(total) + peak) + self._often[0] * np.log1p(taken))
-        return Look(events, added, raised, total, sign * eyes / np.abs(eyes).sum())
+        return AttendedHistory(events, added, raised, total, sign * eyes / np.abs(eyes).sum())

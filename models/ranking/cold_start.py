@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-KIN = 4
+NEAREST_ITEMS = 4
 """Nearest known items of a known one that speak with it."""
 
-SHARES = np.asarray([2.0] + [1.0] * KIN, np.float32) / (2 + KIN)
+SHARES = np.asarray([2.0] + [1.0] * NEAREST_ITEMS, np.float32) / (2 + NEAREST_ITEMS)
 """What each counts, itself first. What newcomers are told so is about as good as the mean of their own nearest, and is
 found for all of them at once."""
 
@@ -28,52 +28,52 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Worth:
+class ColdStartWeights:
     """What a newcomer is told: `always`, `said` times what its kin are told, and `taken` for those that were taken."""
 
-    always: float
-    said: float
+    bias: float
+    neighbours: float
     taken: float
 
 
 @dataclass(frozen=True, slots=True)
-class Newcomers:
+class ColdStart:
     """`kin` (items, 1 + KIN) are the numbers of each item's kin, itself first."""
 
-    worth: Worth
-    kin: NDArray[np.int32]
+    weights: ColdStartWeights
+    nearest_items: NDArray[np.int32]
 
-    def told(self, said: Array, taken: Array) -> Array:
+    def scores(self, said: Array, taken: Array) -> Array:
         """(items,): for a newcomer whose nearest is each item, of what is said for these and whether they were taken,
         both (items,)."""
-        heard = self.worth.said * said + self.worth.taken * taken
-        return (self.worth.always + heard[self.kin] @ SHARES).astype(np.float32)
+        heard = self.weights.neighbours * said + self.weights.taken * taken
+        return (self.weights.bias + heard[self.nearest_items] @ SHARES).astype(np.float32)
 
 
-def numbered(nearest: Numbers) -> Numbers:
+def encode_cold_index(nearest: Numbers) -> Numbers:
     """How newcomers are numbered among trained items, by their nearest: below -1, which is nothing at all."""
     return -2 - nearest
 
 
-def nearest_of(numbers: Numbers) -> Numbers:
+def decode_cold_index(numbers: Numbers) -> Numbers:
     return -2 - numbers
 
 
-def nearest_known(texts: Array, known: Array, places: Numbers) -> Numbers:
+def find_nearest_known(texts: Array, known: Array, places: Numbers) -> Numbers:
     """Which of `places` has the row of `known` (places, width), all unit vectors, that is nearest to each text's."""
     parts = [texts[start : start + _CHUNK_ROWS] @ known.T for start in range(0, len(texts), _CHUNK_ROWS)]
     return places[np.concatenate([part.argmax(axis=1) for part in parts])] if parts else places[:0]
 
 
-def kin_of(texts: Array, known: NDArray[np.bool_]) -> NDArray[np.int32]:
+def find_nearest_items(texts: Array, known: NDArray[np.bool_]) -> NDArray[np.int32]:
     """`Newcomers.kin` by unit vectors (items, width); one that is not `known` (items,) stands for no others.
 
     It has its nearest known one first, so that its number is found here, too. Of fewer than 1 + KIN known ones the last
     fills the rest.
     """
     places = np.flatnonzero(known)
-    first = np.minimum(np.arange(1 + KIN), len(places) - 1)
-    kin = np.empty((len(texts), 1 + KIN), np.int32)
+    first = np.minimum(np.arange(1 + NEAREST_ITEMS), len(places) - 1)
+    kin = np.empty((len(texts), 1 + NEAREST_ITEMS), np.int32)
     for start in range(0, len(texts), _CHUNK_ROWS):
         rows = np.arange(start, min(start + _CHUNK_ROWS, len(texts)))
         near = texts[rows] @ texts[places].T

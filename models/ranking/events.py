@@ -8,25 +8,25 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalogue.projections import Picked
+from models.catalogue.projections import ProjectionView
 
-KINDS: Final = ("view", "click", "cart", "purchase", "like", "other")
+EVENT_TYPES: Final = ("view", "click", "cart", "purchase", "like", "other")
 """What an event says of an item, by number. A rating at or above neutral is a like; DISLIKE is no interest at all."""
 
 DISLIKE = -1
 NEUTRAL = 3
 """Of ratings from 1 to 5; below it an item was not liked."""
 
-MOST_EVENTS = 256
+MAX_EVENTS = 256
 """The newest that are read."""
 
-AGES, PLACES = 18, 18
+AGES, POSITION_BUCKETS = 18, 18
 UNKNOWN_AGE = AGES - 1
 
 Array = NDArray[np.float32]
 
 
-def age_of(days: NDArray[np.floating]) -> NDArray[np.int64]:
+def age_bucket(days: NDArray[np.floating]) -> NDArray[np.int64]:
     """Days before the newest event to buckets of doubling width, from half an hour to years; nan to UNKNOWN_AGE."""
     buckets = np.floor(np.log2(np.maximum(days, 2.0**-7)) + 7)
     unknown = np.isnan(buckets)
@@ -35,30 +35,30 @@ def age_of(days: NDArray[np.floating]) -> NDArray[np.int64]:
     return found
 
 
-def place_of(events: int) -> NDArray[np.int64]:
+def position_bucket(events: int) -> NDArray[np.int64]:
     """For each of so many events, oldest first, a bucket of how many came after it; (events,)."""
-    if events <= MOST_EVENTS:
-        return _PLACES[MOST_EVENTS - events :]
-    return _places(events)
+    if events <= MAX_EVENTS:
+        return _PLACES[MAX_EVENTS - events :]
+    return _position_buckets(events)
 
 
-def _places(events: int) -> NDArray[np.int64]:
+def _position_buckets(events: int) -> NDArray[np.int64]:
     after = np.arange(events - 1, -1, -1)
-    buckets: NDArray[np.int64] = np.minimum(np.floor(2 * np.log2(after + 1)), PLACES - 1).astype(np.int64)
+    buckets: NDArray[np.int64] = np.minimum(np.floor(2 * np.log2(after + 1)), POSITION_BUCKETS - 1).astype(np.int64)
     return buckets
 
 
-_PLACES = _places(MOST_EVENTS)
+_PLACES = _position_buckets(MAX_EVENTS)
 
 
-def kinds_of(kind: str, values: Array) -> NDArray[np.int64]:
+def event_types(kind: str, values: Array) -> NDArray[np.int64]:
     """Of events that are all of one kind, by name; ratings of 1 to 5 (values, nan otherwise) are likes or others.
 
     As in the data of what people rate next, where a low rating is no dislike of what it stands for: they chose it.
     """
     if kind == "rating":
-        return np.where(values < NEUTRAL, KINDS.index("other"), KINDS.index("like"))
-    return np.full(len(values), KINDS.index(kind))
+        return np.where(values < NEUTRAL, EVENT_TYPES.index("other"), EVENT_TYPES.index("like"))
+    return np.full(len(values), EVENT_TYPES.index(kind))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +71,18 @@ class History:
     when it knows none.
     """
 
-    vectors: Array | Picked
+    vectors: Array | ProjectionView
     items: NDArray[np.int64]
     kinds: NDArray[np.int64]
     ages: Array
-    trained: NDArray[np.int64] | None = None
+    training_indices: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def where(self, kept: NDArray[np.bool_]) -> History:
+    def select(self, kept: NDArray[np.bool_]) -> History:
         """Its events for which `kept` (events,) is True."""
         if kept.all():
             return self
-        trained = None if self.trained is None else self.trained[kept]
+        trained = None if self.training_indices is None else self.training_indices[kept]
         return History(self.vectors[kept], self.items[kept], self.kinds[kept], self.ages[kept], trained)

@@ -13,15 +13,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from models.catalogue.projections import Picked
-from models.ranking.events import History, age_of, place_of
-from models.ranking.numpy_layers import gelu, raised, scaled
+from models.catalogue.projections import ProjectionView
+from models.ranking.events import History, age_bucket, position_bucket
+from models.ranking.numpy_layers import gelu, softmax_terms, normalize_centered_rows
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
 
-class Reading:
+class HistoryEncoder:
     """By a bundle's `weights`."""
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
@@ -49,40 +49,40 @@ class Reading:
         found["look"] = self._each(look, (np.zeros((len(look[0]), self._eyes)), np.ones(self._eyes)))
         self._linears = {name: tuple(map(_narrow, pair)) for name, pair in found.items()}
 
-    def enter(self, vectors: Array) -> Array:
+    def inputs_of(self, vectors: Array) -> Array:
         """What item vectors (items, width) enter the states of a history as."""
         return self._by("enter", vectors)
 
-    def look(self, vectors: Array) -> Array:
+    def candidate_queries(self, vectors: Array) -> Array:
         """What items with these vectors (items, width) ask of events, eye by eye, each followed by a one."""
         return self._by("look", vectors)
 
-    def read(self, history: History) -> tuple[Array, Array]:
+    def encode(self, history: History) -> tuple[Array, Array]:
         """The taste (width,), and what the events show to those who ask, (events, any number): its product with what an
         item asks, eye by eye, is how much the item attends to them."""
         if not len(history):
             return self._nothing, np.empty((0, self._linears["shown"][0].shape[1]), np.float32)
         entered = history.vectors
-        states = entered.entered if isinstance(entered, Picked) else self.enter(entered)
+        states = entered.inputs if isinstance(entered, ProjectionView) else self.inputs_of(entered)
         states = states + self._given["kinds"].take(history.kinds, axis=0)
-        states += self._given["ages"].take(age_of(history.ages), axis=0)
-        states += self._given["places"].take(place_of(len(history)), axis=0)
+        states += self._given["ages"].take(age_bucket(history.ages), axis=0)
+        states += self._given["places"].take(position_bucket(len(history)), axis=0)
         for number in range(self._layers):
             self._block(f"blocks.{number}", states)
-        states = scaled(states)
-        weights, total = raised(self._by("reader", states))
+        states = normalize_centered_rows(states)
+        weights, total = softmax_terms(self._by("reader", states))
         pooled = np.einsum("eh,ehd->hd", weights, states.reshape(len(history), self._heads, -1)) / total[:, None]
         return self._by("taste", pooled.ravel()), self._by("shown", states)
 
     def _block(self, name: str, states: Array) -> None:
         """Changes the states."""
-        joined = self._by(f"{name}.attention", scaled(states)).reshape(len(states), 3, self._heads, -1)
+        joined = self._by(f"{name}.attention", normalize_centered_rows(states)).reshape(len(states), 3, self._heads, -1)
         query, key, value = joined.transpose(1, 2, 0, 3)
-        weights, total = raised(key @ query.transpose(0, 2, 1))
+        weights, total = softmax_terms(key @ query.transpose(0, 2, 1))
         mixed = value.transpose(0, 2, 1) @ weights
         mixed /= total[:, None]
         states += self._by(f"{name}.attention.output", mixed.reshape(-1, len(states)).T)
-        states += self._by(f"{name}.output", gelu(self._by(f"{name}.inner", scaled(states))))
+        states += self._by(f"{name}.output", gelu(self._by(f"{name}.inner", normalize_centered_rows(states))))
 
     def _each(self, linear: tuple[Wide, Wide], more: tuple[Wide, Wide]) -> tuple[Wide, Wide]:
         """Of each eye first what `linear` gives, then the one that `more` does."""

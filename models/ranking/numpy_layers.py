@@ -11,7 +11,7 @@ _ERF = (0.3275911, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.0614
 Array = NDArray[np.float32]
 
 
-def raised(values: Array) -> tuple[Array, Array]:
+def softmax_terms(values: Array) -> tuple[Array, Array]:
     """Of a softmax over the last axis but one the exponentials, made in place of `values`, and their sums.
 
     Over that axis numpy reduces whole rows at a time, and what is made of a softmax is often smaller to divide.
@@ -21,7 +21,7 @@ def raised(values: Array) -> tuple[Array, Array]:
     return found, found.sum(axis=-2)
 
 
-def scaled(states: Array) -> Array:
+def normalize_centered_rows(states: Array) -> Array:
     """Of a layer norm, what comes before its weights, where the mean of each row is 0 already; (rows, width)."""
     variance = np.einsum("ij,ij->i", states, states)[:, None] / np.float32(states.shape[-1])
     found: Array = states / np.sqrt(variance + np.float32(1e-5))

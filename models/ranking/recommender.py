@@ -14,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from models.catalogue.projections import Picked, Projected
+from models.catalogue.projections import ProjectionView, ItemProjections
 from models.catalogue.vector_index import VectorIndex
 from models.ranking.candidate_attention import CandidateAttention
-from models.ranking.candidates import among, preselected
-from models.ranking.cold_start import Newcomers, Worth, nearest_known, numbered
-from models.ranking.events import DISLIKE, KINDS, History
-from models.ranking.history_encoder import Reading
-from models.ranking.item_neighbours import Neighbours
+from models.ranking.candidates import is_in, preselect
+from models.ranking.cold_start import ColdStart, ColdStartWeights, find_nearest_known, encode_cold_index
+from models.ranking.events import DISLIKE, EVENT_TYPES, History
+from models.ranking.history_encoder import HistoryEncoder
+from models.ranking.item_neighbours import ItemNeighbours
 
 SCALE = 4.0
 """The length of a text's part of an item vector."""
 
-RANKED = 400
+MAX_RERANKED = 400
 """Candidates, of many, that are looked at with their own attention: the best by taste and neighbours, and the
 history's own."""
 
@@ -56,38 +56,44 @@ class Recommender:
     def __init__(
         self, weights: Mapping[str, Array], catalogue: str, ids: Mapping[str, int], vectors: Array | None = None
     ) -> None:
-        self.catalogue, self.ids = catalogue, ids
+        self.catalogue_name, self.ids = catalogue, ids
         self._w = dict(weights)
         self.width = weights["taste.weight"].shape[0]
-        self._reading = Reading(weights)
+        self._reading = HistoryEncoder(weights)
         self._attention = CandidateAttention(weights, self._reading)
         fade = float(weights["fade"][0]) if "fade" in weights else 1.0  # bundles up to 1.1.0 know none
         newcomers = None
         if vectors is not None and len(weights.get("newcomers", ())):
             always, said, taken = weights["newcomers"].tolist()
-            newcomers = Newcomers(Worth(always=always, said=said, taken=taken), weights["kin"].astype(np.int32))
+            newcomers = ColdStart(
+                ColdStartWeights(bias=always, neighbours=said, taken=taken), weights["kin"].astype(np.int32)
+            )
             self._places = np.array([number for number in ids.values() if number >= 0], np.int64)
             self._texts = ((vectors - weights["ids.weight"])[self._places] / SCALE).astype(np.float32)
-        self.neighbours = Neighbours(weights["neighbours"].astype(np.int32), weights["nearness"], fade, newcomers)
+        self.item_neighbours = ItemNeighbours(
+            weights["neighbours"].astype(np.int32), weights["nearness"], fade, newcomers
+        )
         nothing = np.empty((0, self.width), np.float32)
         self._numbered: tuple[Sequence[str | None], Array, NDArray[np.int64]] = ((), nothing, np.empty(0, np.int64))
         self._slope, self._offset = (float(value) for value in weights["calibration"])
         spanning = np.column_stack([weights["taste.weight"], weights["taste.bias"]]).astype(np.float64)
         self._basis = np.linalg.qr(spanning)[0].astype(np.float32)
 
-    def tastes(self, vectors: Array) -> tuple[Array, Array]:
+    def query_subspace(self, vectors: Array) -> tuple[Array, Array]:
         """(width, at most width): an orthonormal basis in whose span every taste lies; and (examples, width): tastes of
         histories whose items are drawn from those with `vectors` (items, width)."""
         rows = np.random.default_rng(0).integers(0, len(vectors), (_EXAMPLES, _EVENTS))
-        kinds, ages = np.full(_EVENTS, KINDS.index("purchase")), np.full(_EVENTS, np.nan, np.float32)
-        examples = [self._reading.read(History(vectors[some], some, kinds, ages))[0] for some in rows]
+        kinds, ages = np.full(_EVENTS, EVENT_TYPES.index("purchase")), np.full(_EVENTS, np.nan, np.float32)
+        examples = [self._reading.encode(History(vectors[some], some, kinds, ages))[0] for some in rows]
         return self._basis, np.stack(examples)
 
-    def project(self, vectors: Array) -> Projected:
+    def project(self, vectors: Array) -> ItemProjections:
         """Item vectors (items, width) as rankings want them."""
-        return Projected(vectors @ self._basis, self._reading.look(vectors), self._reading.enter(vectors))
+        return ItemProjections(
+            vectors @ self._basis, self._reading.candidate_queries(vectors), self._reading.inputs_of(vectors)
+        )
 
-    def place(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
+    def item_vectors(self, raw: Array, item_ids: Sequence[str | None]) -> Array:
         """Texts' vectors by the encoder (items, width) to item vectors; a known id adds what was learned of it."""
         centred = raw - self._w["centre"]
         lengths = np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
@@ -97,7 +103,7 @@ class Recommender:
         placed[known] += self._w["ids.weight"][numbers[known]]
         return placed
 
-    def trained(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
+    def cached_training_indices(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
         """(items,) as `numbers` gives them for items with these vectors; kept for the list asked last, and what is
         the same for the next one."""
         ids, before, numbers = self._numbered
@@ -112,7 +118,7 @@ class Recommender:
             self._numbered = item_ids, vectors, numbers
         return numbers
 
-    def numbers(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
+    def training_indices(self, item_ids: Sequence[str | None], vectors: Array) -> NDArray[np.int64]:
         """(items,) the numbers under which the model knows these ids, below 0 for others.
 
         Where it knows of newcomers, those are below -1 that have a text alone, None, or an id that was not there when
@@ -122,28 +128,28 @@ class Recommender:
         found[new] = self._nearest(vectors[new])
         return found
 
-    def new(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
+    def is_cold(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these are newcomers; all that it does not know, if it has nothing to tell newcomers."""
-        return numbers < (0 if self.neighbours.newcomers is None else -1)
+        return numbers < (0 if self.item_neighbours.cold_start is None else -1)
 
     def _known(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
         return np.array([-1 if one is None else self.ids.get(one, -1) for one in item_ids], np.int64)
 
     def _newcomers(self, item_ids: Sequence[str | None]) -> NDArray[np.int64]:
         """Their places."""
-        told = () if self.neighbours.newcomers is None else enumerate(item_ids)
+        told = () if self.item_neighbours.cold_start is None else enumerate(item_ids)
         return np.array([place for place, one in told if one != "" and one not in self.ids], np.int64)
 
     def _nearest(self, vectors: Array) -> NDArray[np.int64]:
         """The numbers of newcomers with these vectors."""
         if not len(vectors):
             return np.empty(0, np.int64)
-        return numbered(nearest_known(vectors / SCALE, self._texts, self._places))
+        return encode_cold_index(find_nearest_known(vectors / SCALE, self._texts, self._places))
 
     def rank(
         self,
         history: History,
-        vectors: Array | Picked,
+        vectors: Array | ProjectionView,
         items: NDArray[np.int64] | None,
         top_k: int,
         allowed: NDArray[np.bool_] | None = None,
@@ -162,12 +168,12 @@ class Recommender:
         if not len(history):
             raise ValueError("there is nothing to rank by in an empty history")
         liked = history.kinds != DISLIKE
-        taste, shown = self._reading.read(history.where(liked))
+        taste, shown = self._reading.encode(history.select(liked))
         near = self._near(history, liked, items, trained)
-        wanted = max(RANKED, 4 * top_k)
+        wanted = max(MAX_RERANKED, 4 * top_k)
         rows = None
-        if index is not None and not isinstance(vectors, Picked):
-            rows = index.nearest(taste, vectors, wanted, allowed)
+        if index is not None and not isinstance(vectors, ProjectionView):
+            rows = index.search(taste, vectors, wanted, allowed)
         if rows is not None:
             rows = np.union1d(rows, history.items[(history.items >= 0) & (history.items < len(vectors))])
             if near is not None:
@@ -176,22 +182,22 @@ class Recommender:
             near = None if near is None else near[rows]
             allowed = None if allowed is None else allowed[rows]
             trained = None if trained is None else trained[rows]
-        scores = vectors.products(taste @ self._basis) if isinstance(vectors, Picked) else vectors @ taste
+        scores = vectors.products(taste @ self._basis) if isinstance(vectors, ProjectionView) else vectors @ taste
         if near is not None:
             scores += near
         if allowed is not None:
             scores[~allowed] = -np.inf
-        chosen = preselected(scores, items, history.items, wanted)
+        chosen = preselect(scores, items, history.items, wanted)
         numbers = chosen if items is None else items[chosen]
-        looks = self._attention.attended(shown, history, liked, vectors[chosen], numbers)
+        looks = self._attention.attend(shown, history, liked, vectors[chosen], numbers)
         found = scores[chosen] + sum(look.added for look in looks)
         best = np.argsort(-found, kind="stable")[:top_k]
         best = best[np.isfinite(found[best])]
         weights = np.zeros((len(best), len(history)), np.float32)
         for look in looks:
             weights[:, look.events] = look.weights(best)
-        if trained is not None and history.trained is not None:
-            said = self.neighbours.parts(history.trained, liked, trained[chosen[best]])
+        if trained is not None and history.training_indices is not None:
+            said = self.item_neighbours.contributions(history.training_indices, liked, trained[chosen[best]])
             heard = np.abs(found[best] - scores[chosen[best]])[:, None]
             weights = (weights * heard + said) / np.maximum(heard + np.abs(said).sum(axis=1, keepdims=True), 1e-9)
         return Ranked(chosen[best] if rows is None else rows[chosen[best]], self._calibrated(found[best]), weights)
@@ -213,13 +219,13 @@ class Recommender:
         self, history: History, vectors: Array, items: NDArray[np.int64], trained: NDArray[np.int64] | None
     ) -> Array:
         liked = history.kinds != DISLIKE
-        taste, shown = self._reading.read(history.where(liked))
+        taste, shown = self._reading.encode(history.select(liked))
         found = vectors @ taste
         near = self._near(history, liked, items, trained)
         if near is not None:
             found += near
         return self._calibrated(
-            found + sum(look.added for look in self._attention.attended(shown, history, liked, vectors, items))
+            found + sum(look.added for look in self._attention.attend(shown, history, liked, vectors, items))
         )
 
     def _near(
@@ -230,13 +236,13 @@ class Recommender:
         trained: NDArray[np.int64] | None,
     ) -> Array | None:
         """What the history's items say of the candidates (candidates,): nothing of a newcomer that is among them."""
-        if trained is None or history.trained is None:
+        if trained is None or history.training_indices is None:
             return None
         newcomers = trained.min(initial=0) < -1
-        found: Array = self.neighbours.say(history.trained, liked, newcomers)[trained]
+        found: Array = self.item_neighbours.scores(history.training_indices, liked, newcomers)[trained]
         if newcomers:
             own = history.items[history.items >= 0]
-            found[own[own < len(found)] if items is None else among(items, own)] = 0
+            found[own[own < len(found)] if items is None else is_in(items, own)] = 0
         return found
 
     def _calibrated(self, found: Array) -> Array:

@@ -42,6 +42,6 @@ def open_runtime(bundle: Bundle, threads: int = 1, device: Device = "cpu") -> On
 
         return OnnxRuntime(bundle.graph, threads)
     # Here and not above: it needs onnx, which serving on a CPU does without.
-    from models.runtime.cuda import BoundRuntime
+    from models.runtime.cuda import CudaRuntime
 
-    return BoundRuntime(bundle.graph, threads, device)
+    return CudaRuntime(bundle.graph, threads, device)

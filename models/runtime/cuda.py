@@ -19,12 +19,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.graph.convert import rewritten
+from models.graph.convert import convert_graph
 from models.runtime.onnx import OnnxRuntime
 from models.runtime.protocol import Device
 from models.text.encoding import Batch
 
-ON_GPUS = "in 16 bits, for GPUs"
+GPU_GRAPH_LABEL = "in 16 bits, for GPUs"
 """What cards call that graph, which is no file of a bundle."""
 
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
@@ -38,15 +38,15 @@ running them (1.1 and 0.4 ms for one text on an H200). Larger ones gain nothing 
 INPUTS = ("ids", "mask", "types")
 
 
-class BoundRuntime(OnnxRuntime):
+class CudaRuntime(OnnxRuntime):
     """Runs the graph of a bundle in fp16; raises ValueError as `rewritten`, RuntimeError as OnnxRuntime."""
 
     def __init__(self, graph: Path, threads: int = 1, device: Device = "cuda") -> None:
         captures = {"enable_cuda_graph": "1"} if device == "cuda" else {}
-        super().__init__(in_16_bits(graph), threads, device, **captures)
+        super().__init__(to_fp16(graph), threads, device, **captures)
         self._device = device
         self._width = int(self._session.get_outputs()[0].shape[1])
-        self._captured: dict[tuple[int, int], _Captured] = {}
+        self._captured: dict[tuple[int, int], _CudaGraph] = {}
         # ONNX Runtime keeps what was compiled and captured for each thread that came.
         self._thread = ThreadPoolExecutor(1, "cuda")
 
@@ -56,18 +56,18 @@ class BoundRuntime(OnnxRuntime):
 
     def _run(self, batch: Batch) -> NDArray[np.float32]:
         count = len(batch.ids)
-        shape = shape_of(*batch.ids.shape)
-        feeds = padded(batch, shape)
+        shape = padded_shape(*batch.ids.shape)
+        feeds = pad_to_shape(batch, shape)
         if shape[0] * shape[1] > CAPTURED_TOKENS:
             rows: NDArray[np.float32] = self._session.run([self._output], feeds, _options(-1))[0]
             return rows[:count]
         if shape not in self._captured:
-            self._captured[shape] = _Captured.of(self._session, self._device, feeds, (self._output, self._width))
+            self._captured[shape] = _CudaGraph.of(self._session, self._device, feeds, (self._output, self._width))
         return self._captured[shape].run(feeds)[:count]
 
 
 @dataclass(frozen=True, slots=True)
-class _Captured:
+class _CudaGraph:
     """A shape's inputs and rows at addresses of their own, as a CUDA graph needs them. On a CPU nothing is captured."""
 
     session: Any
@@ -79,7 +79,7 @@ class _Captured:
     @classmethod
     def of(
         cls, session: Any, device: Device, feeds: dict[str, NDArray[np.int64]], output: tuple[str, int]
-    ) -> _Captured:
+    ) -> _CudaGraph:
         def value(array: NDArray[Any]) -> Any:
             return onnxruntime.OrtValue.ortvalue_from_numpy(array.copy(), device, 0)
 
@@ -98,24 +98,24 @@ class _Captured:
         return np.array(self.rows.numpy())
 
 
-def in_16_bits(graph: Path) -> bytes:
+def to_fp16(graph: Path) -> bytes:
     """The CPU graph of a bundle as a GPU runs it; raises ValueError as `rewritten`."""
-    return bytes(rewritten(graph, "fp16").SerializeToString())
+    return bytes(convert_graph(graph, "fp16").SerializeToString())
 
 
-def shapes(longest: int, tokens: int, items: int) -> Iterator[tuple[int, int]]:
+def batch_shapes(longest: int, tokens: int, items: int) -> Iterator[tuple[int, int]]:
     """What batches of up to so many padded tokens and items run in, the largest first; the longest text alone too."""
-    found = {shape_of(1, longest)}
+    found = {padded_shape(1, longest)}
     for length in range(1, longest + 1):
-        found |= {shape_of(rows, length) for rows in range(1, min(items, tokens // length) + 1)}
+        found |= {padded_shape(rows, length) for rows in range(1, min(items, tokens // length) + 1)}
     return iter(sorted(found, key=lambda shape: -shape[0] * shape[1]))
 
 
-def shape_of(rows: int, length: int) -> tuple[int, int]:
-    return _up(ROWS, rows), _up(LENGTHS, length)
+def padded_shape(rows: int, length: int) -> tuple[int, int]:
+    return round_up(ROWS, rows), round_up(LENGTHS, length)
 
 
-def padded(batch: Batch, shape: tuple[int, int]) -> dict[str, NDArray[np.int64]]:
+def pad_to_shape(batch: Batch, shape: tuple[int, int]) -> dict[str, NDArray[np.int64]]:
     """With zeros; a row that stands for no text has one token, because attention over none is not a number."""
     found = {name: np.zeros(shape, np.int64) for name in INPUTS}
     rows, length = batch.ids.shape
@@ -125,7 +125,7 @@ def padded(batch: Batch, shape: tuple[int, int]) -> dict[str, NDArray[np.int64]]
     return found
 
 
-def _up(steps: tuple[int, ...], number: int) -> int:
+def round_up(steps: tuple[int, ...], number: int) -> int:
     return steps[bisect_left(steps, number)] if number <= steps[-1] else number
 
 

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from models.bundle import Bundle
 from models.runtime.auto import open_runtime
 from models.runtime.protocol import Device, Runtime
-from models.text.encoding import Tokens, collate
+from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Tokenizer, Turn
 
 BATCH_TOKENS = 1024
 
 
-def rows_of(runtime: Runtime, tokens: Sequence[Tokens], pad: int) -> NDArray[np.float32]:
+def infer_all(runtime: Runtime, tokens: Sequence[Encoding], pad: int) -> NDArray[np.float32]:
     """(texts, labels) or (texts, width), in the order given; batches are made of near lengths."""
     order = sorted(range(len(tokens)), key=lambda index: tokens[index].length)
     parts: list[NDArray[np.float32]] = []
@@ -36,22 +36,22 @@ def rows_of(runtime: Runtime, tokens: Sequence[Tokens], pad: int) -> NDArray[np.
     return result
 
 
-class Reader:
+class TextEncoder:
     """Texts and dialogues to vectors."""
 
     def __init__(self, runtime: Runtime, tokenizer: Tokenizer) -> None:
         self._runtime, self._tokenizer = runtime, tokenizer
 
-    def dialogues(self, rows: Sequence[tuple[Turn, ...]]) -> NDArray[np.float32]:
+    def encode_dialogues(self, rows: Sequence[tuple[Turn, ...]]) -> NDArray[np.float32]:
         """Of each one's newest turn, (rows, width)."""
         tokens = [self._tokenizer.encode_dialogue(turns[-1].text, turns[:-1])[0] for turns in rows]
-        return rows_of(self._runtime, tokens, self._tokenizer.pad)
+        return infer_all(self._runtime, tokens, self._tokenizer.pad_id)
 
-    def texts(self, rows: Sequence[str]) -> NDArray[np.float32]:
+    def encode_texts(self, rows: Sequence[str]) -> NDArray[np.float32]:
         """(texts, width)."""
-        return rows_of(self._runtime, [self._tokenizer.encode(text) for text in rows], self._tokenizer.pad)
+        return infer_all(self._runtime, [self._tokenizer.encode(text) for text in rows], self._tokenizer.pad_id)
 
 
-def open_reader(bundle: Bundle, device: Device = "cpu") -> Reader:
+def open_text_encoder(bundle: Bundle, device: Device = "cpu") -> TextEncoder:
     """On the device, of a CPU on all cores; raises as `open_runtime`."""
-    return Reader(open_runtime(bundle, 0, device), Tokenizer.from_bundle(bundle))
+    return TextEncoder(open_runtime(bundle, 0, device), Tokenizer.from_bundle(bundle))

@@ -73,6 +73,6 @@ class OnnxRuntime:
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """A row for each text: logits (batch, labels), or vectors (batch, width)."""
-        feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.types}
+        feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.token_types}
         rows: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
         return rows.astype(np.float32, copy=False)

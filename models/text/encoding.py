@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class Encoding:
     """One encoded text: `ids` and `types`, each of shape (length,)."""
 
     ids: NDArray[np.int64]
-    types: NDArray[np.int64]
+    token_types: NDArray[np.int64]
     truncated: bool
     language: str
 
@@ -23,9 +23,9 @@ class Tokens:
         return len(self.ids)
 
     @property
-    def targeted(self) -> bool:
+    def has_entity(self) -> bool:
         """Whether the answer is to be about an entity."""
-        return bool(self.types.any())
+        return bool(self.token_types.any())
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +34,15 @@ class Batch:
 
     ids: NDArray[np.int64]
     mask: NDArray[np.int64]
-    types: NDArray[np.int64]
+    token_types: NDArray[np.int64]
 
 
-def collate(items: Sequence[Tokens], pad: int) -> Batch:
+def collate(items: Sequence[Encoding], pad: int) -> Batch:
     """One batch, padded to its longest text."""
     shape = (len(items), max(item.length for item in items))
     ids, mask, types = np.full(shape, pad, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
     for row, item in enumerate(items):
         ids[row, : item.length] = item.ids
-        types[row, : item.length] = item.types
+        types[row, : item.length] = item.token_types
         mask[row, : item.length] = 1
     return Batch(ids, mask, types)

@@ -10,12 +10,12 @@ from models.text.words import HAN
 LATIN = re.compile("[A-Za-z]")
 
 
-def is_readable(text: str) -> bool:
+def has_text(text: str) -> bool:
     """Whether any character is more than white space, a control or an invisible format character."""
     return any(not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf") for c in text)
 
 
-def language_of(text: str) -> str:
+def detect_language(text: str) -> str:
     """`zh` when Chinese characters carry the text, else `en`; one Chinese character weighs about a short word."""
     han = len(HAN.findall(text))
     return "zh" if han and han * 4 >= len(LATIN.findall(text)) else "en"

@@ -17,9 +17,9 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 import tokenizers
 
-from models.text.encoding import Tokens
-from models.text.language import is_readable, language_of
-from models.text.words import LINK_PATTERN, Words, words_of
+from models.text.encoding import Encoding
+from models.text.language import has_text, detect_language
+from models.text.words import LINK_PATTERN, WordSpans, split_words
 
 CHARACTERS_PER_TOKEN = 16
 """How much text is read at first for each token of room; more is read only when that was too little."""
@@ -44,11 +44,11 @@ class EmptyTextError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class AlignedEncoding:
     """Tokens, and what they are of: one text, or the turns of a dialogue that were read, oldest first."""
 
-    tokens: Tokens
-    passages: tuple[Words, ...]
+    tokens: Encoding
+    segments: tuple[WordSpans, ...]
 
 
 class TextBundle(Protocol):
@@ -66,7 +66,7 @@ class Tokenizer:
 
     def __init__(self, path: Path, max_tokens: int) -> None:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        self._begin, self._end, self.pad = (self._id(piece) for piece in ("<s>", "</s>", "<pad>"))
+        self._begin, self._end, self.pad_id = (self._id(piece) for piece in ("<s>", "</s>", "<pad>"))
         self._marks = {speaker: self._pieces(f"{speaker}:", 8).ids for speaker in get_args(Speaker)}
         self.max_tokens = max_tokens
 
@@ -74,7 +74,7 @@ class Tokenizer:
     def from_bundle(cls, bundle: TextBundle) -> Tokenizer:
         return cls(bundle.tokenizer, bundle.max_tokens)
 
-    def encode(self, text: str, entity: str | None = None) -> Tokens:
+    def encode(self, text: str, entity: str | None = None) -> Encoding:
         """The text's tokens, at most `max_tokens`; raises EmptyTextError when nothing of it can be read.
 
         A text over the limit keeps its beginning, or, when the entity is first named beyond it, the part around
@@ -82,40 +82,40 @@ class Tokenizer:
         """
         return self._encode(text.strip(), entity)[0]
 
-    def words(self, text: str, entity: str | None = None) -> Reading:
+    def encode_with_words(self, text: str, entity: str | None = None) -> AlignedEncoding:
         """The same tokens, and the words they are of; raises as `encode`."""
         tokens, offsets = self._encode(text.strip(), entity)
-        mentions = frozenset(np.flatnonzero(tokens.types).tolist())
-        return Reading(tokens, (passage(text, offsets, 1, tokens.truncated, mentions),))
+        mentions = frozenset(np.flatnonzero(tokens.token_types).tolist())
+        return AlignedEncoding(tokens, (align_words(text, offsets, 1, tokens.truncated, mentions),))
 
-    def pieces(self, tokens: Tokens) -> list[str]:
+    def token_strings(self, tokens: Encoding) -> list[str]:
         """What each token is, as the tokenizer writes it: `▁` stands for a space before it."""
         return [str(self._tokenizer.id_to_token(number)) for number in tokens.ids.tolist()]
 
-    def _encode(self, text: str, entity: str | None) -> tuple[Tokens, list[tuple[int, int]]]:
+    def _encode(self, text: str, entity: str | None) -> tuple[Encoding, list[tuple[int, int]]]:
         """The tokens of a stripped text, and where in it each of those between `<s>` and `</s>` comes from."""
-        if not is_readable(text):
+        if not has_text(text):
             raise EmptyTextError("the text is empty")
         suffix: list[int] = []
         if entity is not None:
-            if not is_readable(entity):
+            if not has_text(entity):
                 raise EmptyTextError("the entity is empty")
             suffix = self._pieces(entity.strip(), self.max_tokens // ENTITY_SHARE).ids
             suffix = [self._end, *suffix[: self.max_tokens // ENTITY_SHARE], self._end]
         room = self.max_tokens - 2 - len(suffix)
         pieces = self._pieces(text, room)
-        types = mention_types(text, entity, pieces.offsets)
-        start = window_start(types, room)
+        types = entity_token_types(text, entity, pieces.offsets)
+        start = truncation_start(types, room)
         ids = [self._begin, *pieces.ids[start : start + room], self._end, *suffix]
         kept = [0, *types[start : start + room], 0]
         if suffix:
             kept += [0, *[1] * (len(suffix) - 2), 0]
-        tokens = Tokens(
-            np.asarray(ids, np.int64), np.asarray(kept, np.int64), len(pieces.ids) > room, language_of(text[:2000])
+        tokens = Encoding(
+            np.asarray(ids, np.int64), np.asarray(kept, np.int64), len(pieces.ids) > room, detect_language(text[:2000])
         )
         return tokens, pieces.offsets[start : start + room]
 
-    def encode_dialogue(self, newest_text: str, before: Sequence[Turn]) -> tuple[Tokens, int]:
+    def encode_dialogue(self, newest_text: str, before: Sequence[Turn]) -> tuple[Encoding, int]:
         """A dialogue's newest turn after those before it, and how many were read: the oldest give way to the limit.
 
         Earlier turns are read whole or not at all, each after its speaker's name. The newest alone is as a text. Raises
@@ -125,18 +125,18 @@ class Tokenizer:
         earlier = self._earlier(before, self.max_tokens - newest.length - 1)
         return self._joined(newest, earlier), len(earlier) + 1
 
-    def dialogue_words(self, newest_text: str, before: Sequence[Turn]) -> Reading:
+    def encode_dialogue_with_words(self, newest_text: str, before: Sequence[Turn]) -> AlignedEncoding:
         """The same tokens, and the words of the turns that were read; raises as `encode_dialogue`."""
         newest, newest_offsets = self._encode(newest_text.strip(), None)
         earlier = self._earlier(before, self.max_tokens - newest.length - 1)
         passages, place = [], 1
         for turn, pieces in earlier:
             place += len(self._marks[turn.speaker])
-            passages.append(passage(turn.text, pieces.offsets, place, False))
+            passages.append(align_words(turn.text, pieces.offsets, place, False))
             place += len(pieces.ids)
         first = place + 1 if earlier else 1
-        passages.append(passage(newest_text, newest_offsets, first, newest.truncated))
-        return Reading(self._joined(newest, earlier), tuple(passages))
+        passages.append(align_words(newest_text, newest_offsets, first, newest.truncated))
+        return AlignedEncoding(self._joined(newest, earlier), tuple(passages))
 
     def _earlier(self, before: Sequence[Turn], room: int) -> list[tuple[Turn, tokenizers.Encoding]]:
         """The newest of these turns that fit, with their pieces, oldest first."""
@@ -149,7 +149,7 @@ class Tokenizer:
             found.append((turn, pieces))
         return found[::-1]
 
-    def _joined(self, newest: Tokens, earlier: Sequence[tuple[Turn, tokenizers.Encoding]]) -> Tokens:
+    def _joined(self, newest: Encoding, earlier: Sequence[tuple[Turn, tokenizers.Encoding]]) -> Encoding:
         if not earlier:
             return newest
         said = (number for turn, pieces in earlier for number in (*self._marks[turn.speaker], *pieces.ids))
@@ -157,7 +157,7 @@ class Tokenizer:
         ids = np.asarray([*context, *newest.ids[1:]], np.int64)
         types = np.zeros(len(ids), np.int64)
         types[len(context) : -1] = 1
-        return Tokens(ids, types, newest.truncated, newest.language)
+        return Encoding(ids, types, newest.truncated, newest.language)
 
     def _pieces(self, text: str, room: int) -> tokenizers.Encoding:
         characters = room * CHARACTERS_PER_TOKEN
@@ -175,21 +175,21 @@ class Tokenizer:
         return int(number)
 
 
-def passage(
+def align_words(
     text: str,
     offsets: Sequence[tuple[int, int]],
     first: int,
     truncated: bool,
     mentions: frozenset[int] = frozenset(),
-) -> Words:
+) -> WordSpans:
     """The words of a text that was stripped before it was encoded; `offsets` are those in the stripped text."""
     before = len(text) - len(text.lstrip())
     offsets = [(start + before, end + before) for start, end in offsets]
     read = (offsets[0][0], offsets[-1][1]) if truncated else (0, len(text))
-    return words_of(text, read, offsets, first, mentions)
+    return split_words(text, read, offsets, first, mentions)
 
 
-def mention_types(text: str, entity: str | None, offsets: Sequence[tuple[int, int]]) -> list[int]:
+def entity_token_types(text: str, entity: str | None, offsets: Sequence[tuple[int, int]]) -> list[int]:
     """1 for each piece that overlaps a place where the text names the entity, as a whole word, in any case."""
     if entity is None:
         return [0] * len(offsets)
@@ -206,7 +206,7 @@ def mention_types(text: str, entity: str | None, offsets: Sequence[tuple[int, in
     return types
 
 
-def window_start(types: Sequence[int], room: int) -> int:
+def truncation_start(types: Sequence[int], room: int) -> int:
     """Where the kept part of a text begins: at 0, unless its target is first named beyond the room."""
     if len(types) <= room or 1 in types[:room] or 1 not in types:
         return 0

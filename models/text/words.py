@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 LINK_PATTERN = "https?://\\S+"
-LINKED = re.compile(LINK_PATTERN)
+LINK_WORD = re.compile(LINK_PATTERN)
 CHUNK = re.compile(rf"{LINK_PATTERN}|(?:(?!{LINK_PATTERN})[^\s\x00-\x1f\x7f-\x9f])+")
 """What stands between white space and controls: a link, or words."""
 
-APOSTROPHES, POINTS, JOINER = "'’", ".,", "\u200d"
+APOSTROPHES, SENTENCE_MARKS, JOINER = "'’", ".,", "\u200d"
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class WordSpans:
     """A text as words: `text[start:end]` for each of `spans`, in order, without white space.
 
     `places[word]` are its positions among the tokens, of the text or of the dialogue that it is a turn of. A token that
@@ -31,21 +31,21 @@ class Words:
 
     text: str
     spans: tuple[tuple[int, int], ...]
-    places: tuple[tuple[int, ...], ...]
+    token_positions: tuple[tuple[int, ...], ...]
     read: tuple[int, int]
     mentions: frozenset[int] = frozenset()
 
-    def named(self, word: int) -> bool:
+    def is_entity(self, word: int) -> bool:
         """Whether the word belongs to a mention of the entity that is asked about."""
-        return not self.mentions.isdisjoint(self.places[word])
+        return not self.mentions.isdisjoint(self.token_positions[word])
 
 
-def words_of(
+def split_words(
     text: str, read: tuple[int, int], offsets: Sequence[tuple[int, int]], first: int, mentions: frozenset[int]
-) -> Words:
+) -> WordSpans:
     """`offsets` are where in the text each token comes from; the first of them is at `first`."""
     spans = tuple((start + read[0], end + read[0]) for start, end in word_spans(text[slice(*read)]))
-    return Words(text, spans, places_of(spans, offsets, first), read, mentions)
+    return WordSpans(text, spans, tokens_of_words(spans, offsets, first), read, mentions)
 
 
 def word_spans(text: str) -> Iterator[tuple[int, int]]:
@@ -57,7 +57,7 @@ def word_spans(text: str) -> Iterator[tuple[int, int]]:
     """
     for chunk in CHUNK.finditer(text):
         start, end = chunk.span()
-        if LINKED.match(text, start):
+        if LINK_WORD.match(text, start):
             yield start, end
             continue
         for place in range(start + 1, end):
@@ -79,9 +79,9 @@ def is_joined(text: str, start: int, place: int, end: int) -> bool:
     if HAN.match(here):
         return False
     if is_letter(here):
-        inside = before in APOSTROPHES or (before in POINTS and here.isdigit())
+        inside = before in APOSTROPHES or (before in SENTENCE_MARKS and here.isdigit())
         return is_letter(text[start]) and not HAN.match(text[start]) and (is_part(before) or inside)
-    if here in APOSTROPHES or here in POINTS:
+    if here in APOSTROPHES or here in SENTENCE_MARKS:
         digits = here in APOSTROPHES or (before.isdigit() and after.isdigit())
         return digits and is_letter(text[start]) and is_part(before) and is_letter(after) and not HAN.match(after)
     return here == before == text[start]
@@ -106,7 +106,7 @@ def is_flag(character: str) -> bool:
     return "\U0001f1e6" <= character <= "\U0001f1ff"
 
 
-def places_of(
+def tokens_of_words(
     spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], first: int
 ) -> tuple[tuple[int, ...], ...]:
     """For each word the tokens that come from it or from the white space before it; the first token is at `first`."""

@@ -21,22 +21,31 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 
 from models.bundle import TOKENIZER
-from models.data.augmentation import epoch
-from models.data.classification import Dataset, Example, read, without_leaks
-from models.networks.encoder import Classifier, base_file, from_base
+from models.data.augmentation import make_epoch
+from models.data.classification import Dataset, Example, read, remove_leaks
+from models.networks.encoder import Classifier, base_file, from_pretrained
 from models.networks.quantization import load_trained
 from models.tasks import TASKS, Task
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
-from models.training.losses import absent_loss, loss_of
-from models.training.trainer import RUN, WEIGHTS, ConfigError, Feed, Schedule, Trainer, by_length, device
+from models.training.losses import expectation_regularization, masked_cross_entropy
+from models.training.trainer import (
+    RUN,
+    WEIGHTS,
+    ConfigError,
+    DeviceCollator,
+    TrainingConfig,
+    Trainer,
+    batch_by_length,
+    choose_device,
+)
 
 NOTES = "notes.md"
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Config(Schedule):
+class Config(TrainingConfig):
     """The training run of a task with fixed labels."""
 
     task: str
@@ -62,7 +71,7 @@ def dataset_of(row: dict[str, Any]) -> Dataset:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainingRun:
     """A finished training run, as its folder tells of it.
 
     `layers` are those of the base that the network has, None for all, and `texts` what a student read without labels;
@@ -82,13 +91,13 @@ def task_of(folder: Path) -> str:
     return str(content.get("task") or content["config"].get("task", "intent"))
 
 
-def load_run(folder: Path) -> Run:
+def load_run(folder: Path) -> TrainingRun:
     content = json.loads((folder / RUN).read_text(encoding="utf-8"))
     notes = folder / NOTES
     written = notes.read_text(encoding="utf-8").strip() if notes.exists() else ""
     layers = content["layers"] and tuple(content["layers"])
     texts = tuple(dataset_of(row) for row in content["texts"])
-    return Run(content["base"], layers, texts, config_of(content["config"]), written)
+    return TrainingRun(content["base"], layers, texts, config_of(content["config"]), written)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,7 @@ class Row:
     A row without a label is for distillation alone.
     """
 
-    tokens: Tokens
+    tokens: Encoding
     label: int | None
     among: tuple[bool, ...]
     smoothing: float
@@ -106,7 +115,7 @@ class Row:
     absent_share: float
 
 
-def train(config: Config, base: str, data: Path, out: Path) -> Path:
+def train_classifier(config: Config, base: str, data: Path, out: Path) -> Path:
     """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`."""
     torch.manual_seed(config.seed)
     random.seed(config.seed)
@@ -116,11 +125,11 @@ def train(config: Config, base: str, data: Path, out: Path) -> Path:
     tokenizer = Tokenizer(out / TOKENIZER, config.max_tokens)
     validation = [row for dataset in config.datasets for row in read(data, dataset, "validation")]
     training = [row for dataset in config.datasets for row in read(data, dataset, "train")]
-    training = without_leaks(training, validation)
-    batches = plan(config, config.datasets, task, tokenizer, training)
-    model = from_base(base, task)
-    feed = Feed(tokenizer, device())
-    looked_at = Validation(model, task, feed, sample(validation, config))
+    training = remove_leaks(training, validation)
+    batches = plan_batches(config, config.datasets, task, tokenizer, training)
+    model = from_pretrained(base, task)
+    feed = DeviceCollator(tokenizer, choose_device())
+    looked_at = Validation(model, task, feed, sample_validation(validation, config))
     Trainer(config, model, Supervised(model, feed), looked_at, out, len(batches)).run(batches)
     save_run(out, base, None, (), config)
     return out
@@ -131,7 +140,7 @@ def save_run(out: Path, base: str, layers: Sequence[int] | None, texts: Sequence
     (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def plan(
+def plan_batches(
     config: Config, datasets: Sequence[Dataset], task: Task, tokenizer: Tokenizer, training: Sequence[Example]
 ) -> list[list[Row]]:
     """Every batch of the whole run, in order."""
@@ -139,18 +148,18 @@ def plan(
     batches: list[list[Row]] = []
     for number in range(ceil(config.epochs)):
         rows = []
-        for example in epoch(training, datasets, config.seed, number, config.augment):
-            among = tuple(label in example.among for label in task.labels)
+        for example in make_epoch(training, datasets, config.seed, number, config.augment):
+            among = tuple(label in example.label_choices for label in task.labels)
             tokens = tokenizer.encode(example.text, example.entity)
             of = noise[example.dataset]
             label = None if example.label is None else task.labels.index(example.label)
             rows.append(Row(tokens, label, among, of.smoothing, of.bootstrap, of.absent_share))
-        part = by_length(rows, config, random.Random(config.seed + number))
+        part = batch_by_length(rows, config, random.Random(config.seed + number))
         batches += part[: round(min(1.0, config.epochs - number) * len(part))]
     return batches
 
 
-def sample(validation: Sequence[Example], config: Config) -> dict[str, list[Example]]:
+def sample_validation(validation: Sequence[Example], config: Config) -> dict[str, list[Example]]:
     """The rows of each set that are looked at while training."""
     rows: dict[str, list[Example]] = {}
     for example in validation:
@@ -162,7 +171,7 @@ def sample(validation: Sequence[Example], config: Config) -> dict[str, list[Exam
 class Supervised:
     """The labels' loss of a network."""
 
-    def __init__(self, model: Classifier, feed: Feed) -> None:
+    def __init__(self, model: Classifier, feed: DeviceCollator) -> None:
         self._model, self._feed = model, feed
 
     def __call__(self, rows: Sequence[Row]) -> Tensor:
@@ -173,7 +182,7 @@ class Supervised:
 class Validation:
     """Macro-F1 of each set over the labels that it has, answers chosen among all the task's labels."""
 
-    def __init__(self, model: Classifier, task: Task, feed: Feed, rows: dict[str, list[Example]]) -> None:
+    def __init__(self, model: Classifier, task: Task, feed: DeviceCollator, rows: dict[str, list[Example]]) -> None:
         self._model, self._task, self._feed, self._rows = model, task, feed, rows
 
     def __call__(self) -> Iterator[tuple[str, float]]:
@@ -196,10 +205,10 @@ def labelled_loss(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     labels = torch.tensor([row.label for row in own], device=device)
     among = torch.tensor([row.among for row in own], device=device)
     noise = torch.tensor([(row.smoothing, row.bootstrap, row.absent_share) for row in own], device=device)
-    loss = loss_of(logits[chosen], labels, among, noise[:, 0], noise[:, 1])
-    return loss + absent_loss(logits[chosen], among, noise[:, 2])
+    loss = masked_cross_entropy(logits[chosen], labels, among, noise[:, 0], noise[:, 1])
+    return loss + expectation_regularization(logits[chosen], among, noise[:, 2])
 
 
-def load_weights(folder: Path, run: Run, task: Task) -> Classifier:
+def load_weights(folder: Path, run: TrainingRun, task: Task) -> Classifier:
     """The trained network of a training folder, ready to evaluate."""
-    return load_trained(from_base(run.base, task), load_file(folder / WEIGHTS), run.layers)
+    return load_trained(from_pretrained(run.base, task), load_file(folder / WEIGHTS), run.layers)

@@ -16,16 +16,16 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import logsumexp
 
-from models.data.interactions import Interactions, Items, Split, hold_out_last, with_items_removed
-from models.ranking.cold_start import Worth
-from models.training.history_network import HistorySchedule, scores_of, told, train_histories
+from models.data.interactions import Interactions, Items, Split, hold_out_last, remove_items
+from models.ranking.cold_start import ColdStartWeights
+from models.training.history_network import HistoryConfig, scores_of, cold_start_scores, train_history_network
 
 Array = NDArray[np.float32]
 
 
-def with_newcomers(
-    interactions: Interactions, texts: Array, config: HistorySchedule, held_back: Items, say: Callable[[str], None]
-) -> HistorySchedule:
+def fit_cold_start(
+    interactions: Interactions, texts: Array, config: HistoryConfig, held_back: Items, say: Callable[[str], None]
+) -> HistoryConfig:
     """The schedule with what its newcomers are told, if it wants that found; other arguments as of `train_histories`.
 
     `held_back` are items that the encoder was not taught beside others, if there are such: as newcomers will be.
@@ -35,21 +35,24 @@ def with_newcomers(
     if not (config.find_newcomers and config.use_ids and config.use_text):
         return config
     held = hold_out_last(interactions)
-    training = with_items_removed(held, held_back).training
+    training = remove_items(held, held_back).training
     split = replace(held.where([user in training.users for user in held.users]), training=training)
-    kin_alone, taken_alone = Worth(always=0, said=1, taken=0), Worth(always=0, said=0, taken=1)
-    network = train_histories(training, texts, replace(config, newcomers=kin_alone), say)
+    kin_alone, taken_alone = (
+        ColdStartWeights(bias=0, neighbours=1, taken=0),
+        ColdStartWeights(bias=0, neighbours=0, taken=1),
+    )
+    network = train_history_network(training, texts, replace(config, newcomers=kin_alone), say)
     there = np.unique(np.concatenate([trail.items for trail in interactions.users.values()]))
     new = np.intersect1d(held_back, there)  # what nobody takes even at last cannot be asked for
-    said, taken = (told(network, split, new, worth) for worth in (kin_alone, taken_alone))
+    said, taken = (cold_start_scores(network, split, new, worth) for worth in (kin_alone, taken_alone))
     scores = scores_of(network, texts, split, config)
     scores[:, np.setdiff1d(held_back, there)] = -np.inf
-    worth = likeliest(scores, new, said, taken, split)
+    worth = maximum_likelihood_weights(scores, new, said, taken, split)
     say(f"told newcomers, by the last baskets of {len(split.users)} users: {worth}")
     return replace(config, newcomers=worth)
 
 
-def likeliest(scores: Array, new: Items, said: Array, taken: Array, split: Split) -> Worth:
+def maximum_likelihood_weights(scores: Array, new: Items, said: Array, taken: Array, split: Split) -> ColdStartWeights:
     """By the mean log likelihood of each user's targets, each a like part; scores (users, items) without what the items
     `new` are told, `said` and `taken` (users, new) what one part of each would be."""
     wanted = np.zeros_like(scores)
@@ -66,4 +69,4 @@ def likeliest(scores: Array, new: Items, said: Array, taken: Array, split: Split
         return float((total - (asked * found).sum(axis=1)).mean()), -gradient
 
     always, by_kin, by_taken = minimize(loss, np.asarray([0.0, 1.0, 0.0]), jac=True, method="BFGS").x.tolist()
-    return Worth(always=always, said=by_kin, taken=by_taken)
+    return ColdStartWeights(bias=always, neighbours=by_kin, taken=by_taken)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from models.bundle import TOKENIZER
-from models.data.classification import Dataset, read, read_texts, without_leaks
+from models.data.classification import Dataset, read, read_texts, remove_leaks
 from models.networks.encoder import Classifier, encoder_layers
-from models.networks.student import FITTED_BATCHES, States, compiled, student_of
+from models.networks.student import FITTED_BATCHES, States, compile_states, make_student
 from models.tasks import TASKS
 from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
@@ -34,12 +34,12 @@ from models.training.classification import (
     labelled_loss,
     load_run,
     load_weights,
-    plan,
-    sample,
+    plan_batches,
+    sample_validation,
     save_run,
 )
-from models.training.losses import softened_loss, states_loss
-from models.training.trainer import ConfigError, Feed, Inputs, Trainer, device
+from models.training.losses import soft_target_loss, hidden_state_loss
+from models.training.trainer import ConfigError, DeviceCollator, Inputs, Trainer, choose_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def distillation_of(content: dict[str, Any]) -> Distillation:
         raise ConfigError(f"the configuration cannot be used: {error}") from error
 
 
-def distill(config: Distillation, teacher: Path, data: Path, texts: Path, out: Path) -> Path:
+def distill_classifier(config: Distillation, teacher: Path, data: Path, texts: Path, out: Path) -> Path:
     """Train a student of the training folder `teacher`; returns `out`, a training folder like it.
 
     `texts` holds the files that the configuration names, `NAME.txt.gz`, a text a line.
@@ -92,13 +92,15 @@ def distill(config: Distillation, teacher: Path, data: Path, texts: Path, out: P
     validation = [row for dataset in training.datasets for row in read(data, dataset, "validation")]
     rows = [row for dataset in training.datasets for row in read(data, dataset, "train")]
     rows += [row for source in config.texts for row in read_texts(texts, source)]
-    batches = plan(training, (*training.datasets, *config.texts), task, tokenizer, without_leaks(rows, validation))
+    batches = plan_batches(
+        training, (*training.datasets, *config.texts), task, tokenizer, remove_leaks(rows, validation)
+    )
     network = load_weights(teacher, taught, task)
-    student = student_of(network, config.layers, [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]])
-    feed = Feed(tokenizer, device())
+    student = make_student(network, config.layers, [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]])
+    feed = DeviceCollator(tokenizer, choose_device())
     network.to(feed.device)
-    objective = Taught(student, network, config, feed)
-    looked_at = Validation(student, task, feed, sample(validation, training))
+    objective = DistillationObjective(student, network, config, feed)
+    looked_at = Validation(student, task, feed, sample_validation(validation, training))
     Trainer(training, student, objective, looked_at, out, len(batches)).run(batches)
     kept = taught.layers or tuple(range(len(encoder_layers(network))))
     save_run(out, taught.base, [kept[layer] for layer in config.layers], config.texts, training)
@@ -106,38 +108,38 @@ def distill(config: Distillation, teacher: Path, data: Path, texts: Path, out: P
 
 
 def collate_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
-    batch = collate([row.tokens for row in rows], tokenizer.pad)
-    return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), torch.from_numpy(batch.types)
+    batch = collate([row.tokens for row in rows], tokenizer.pad_id)
+    return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), torch.from_numpy(batch.token_types)
 
 
-class Taught:
+class DistillationObjective:
     """The loss of a student beside its teacher."""
 
-    def __init__(self, student: Classifier, teacher: Classifier, config: Distillation, feed: Feed) -> None:
+    def __init__(self, student: Classifier, teacher: Classifier, config: Distillation, feed: DeviceCollator) -> None:
         self._feed = feed
         self._student, self._teacher, self._config = student, teacher.requires_grad_(False).eval(), config
         self._own: States = student.states
         self._shown: States = teacher.states
         if config.compiled:
-            self._own, self._shown = compiled(self._own), compiled(self._shown)
+            self._own, self._shown = compile_states(self._own), compile_states(self._shown)
 
     def __call__(self, rows: Sequence[Row]) -> Tensor:
         inputs = self._feed([row.tokens for row in rows])
         mask, types, config = inputs.mask, inputs.types, self._config
-        ids, whole = corrupt(inputs, config.corrupted, config.corrupted_tokens)
+        ids, whole = swap_tokens(inputs, config.corrupted, config.corrupted_tokens)
         with torch.no_grad():
             shown = self._shown(ids, mask, types)
             target = self._teacher.answer(shown[-1], mask, types).float()
         own = self._own(ids, mask, types)
         logits = self._student.answer(own[-1], mask, types).float()
         pairs = [(own[place], shown[layer + 1]) for place, layer in enumerate(config.layers, 1)]
-        states = torch.stack([states_loss(*pair, mask) for pair in pairs]).mean()
-        soft = softened_loss(logits, target, config.temperature)
+        states = torch.stack([hidden_state_loss(*pair, mask) for pair in pairs]).mean()
+        soft = soft_target_loss(logits, target, config.temperature)
         labelled = labelled_loss(logits[whole], [rows[number] for number in whole.tolist()])
         return soft + config.labels_weight * labelled + config.states_weight * states
 
 
-def corrupt(inputs: Inputs, share: float, tokens: float) -> tuple[Tensor, Tensor]:
+def swap_tokens(inputs: Inputs, share: float, tokens: float) -> tuple[Tensor, Tensor]:
     """The ids, (batch, length), some swapped for other tokens of the batch, and the numbers of the rows left whole.
 
     The first and last piece of a text stay, and a target's tokens.

@@ -18,13 +18,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.data.interactions import DAY_S, Interactions, Split, Trail
-from models.networks.recommender import AS_TRAINED, NEVER, Histories, HistoryNetwork, Scales, Shape, between, near
-from models.prediction.normalize import unit
-from models.ranking.cold_start import Newcomers, Worth, kin_of, numbered
-from models.ranking.events import MOST_EVENTS, age_of, kinds_of, place_of
-from models.ranking.item_neighbours import Neighbours
-from models.training.item_neighbours import NeighbourSchedule, neighbours_of
+from models.data.interactions import DAY_S, Interactions, Split, InteractionSequence
+from models.networks.recommender import (
+    AS_TRAINED,
+    NEVER,
+    HistoryBatch,
+    HistoryNetwork,
+    ScoreWeights,
+    Shape,
+    between,
+    near,
+)
+from models.prediction.normalize import l2_normalize
+from models.ranking.cold_start import ColdStart, ColdStartWeights, find_nearest_items, encode_cold_index
+from models.ranking.events import MAX_EVENTS, age_bucket, event_types, position_bucket
+from models.ranking.item_neighbours import ItemNeighbours
+from models.training.item_neighbours import NeighbourConfig, fit_item_neighbours
 
 LENGTH_NOISE = 8
 """Events by which a history's length is blurred when near lengths are put together, so that batches differ."""
@@ -37,7 +46,7 @@ Items = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HistorySchedule:
+class HistoryConfig:
     """`models/configs/recommend.toml` explains each field."""
 
     seed: int
@@ -51,13 +60,13 @@ class HistorySchedule:
     halves: float
     steps_of_user: int
     often: float
-    neighbours: NeighbourSchedule
+    neighbours: NeighbourConfig
     residual: bool = False
     horizon: int = 1
     choose_scales: bool = False
-    scales: Scales = AS_TRAINED
+    scales: ScoreWeights = AS_TRAINED
     find_newcomers: bool = False
-    newcomers: Worth | None = None
+    newcomers: ColdStartWeights | None = None
     use_text: bool = True
     use_ids: bool = True
     use_time: bool = True
@@ -70,7 +79,7 @@ class HistorySchedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class HistoryInput:
     """Events oldest first, as numbers of `models.ranking.events`, all (events,)."""
 
     items: Items
@@ -80,23 +89,23 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True)
-class Next:
+class NextBasketExample:
     """`targets` are the distinct items to be told from `past`, that of a user of the `fold`."""
 
-    past: Past
+    past: HistoryInput
     targets: Items
     fold: int
 
 
-def past_of(trail: Trail, kind: str, events: int, use_time: bool = True) -> Past:
+def history_input(trail: InteractionSequence, kind: str, events: int, use_time: bool = True) -> HistoryInput:
     """The newest `events` of a trail."""
     items, times = trail.items[-events:], trail.times[-events:]
     days = (times[-1] - times) / DAY_S
-    ages = age_of(days if use_time else np.full(len(items), np.nan))
-    return Past(items, kinds_of(kind, trail.values[-events:]), ages, place_of(len(items)))
+    ages = age_bucket(days if use_time else np.full(len(items), np.nan))
+    return HistoryInput(items, event_types(kind, trail.values[-events:]), ages, position_bucket(len(items)))
 
 
-def batch_of(pasts: Sequence[Past], device: torch.device) -> Histories:
+def batch_of(pasts: Sequence[HistoryInput], device: torch.device) -> HistoryBatch:
     """Padded at the end to the longest."""
     longest = max(len(past.items) for past in pasts)
 
@@ -107,31 +116,39 @@ def batch_of(pasts: Sequence[Past], device: torch.device) -> Histories:
             found[row, : len(values)] = values
         return torch.from_numpy(found).to(device)
 
-    return Histories(padded("items", -1), padded("kinds", 0), padded("ages", 0), padded("places", 0))
+    return HistoryBatch(padded("items", -1), padded("kinds", 0), padded("ages", 0), padded("places", 0))
 
 
-def examples(interactions: Interactions, config: HistorySchedule, chance: np.random.Generator) -> list[Next]:
+def next_basket_examples(
+    interactions: Interactions, config: HistoryConfig, chance: np.random.Generator
+) -> list[NextBasketExample]:
     """Of one epoch: some baskets of every user after their first, drawn anew, and halves of baskets."""
-    found: list[Next] = []
+    found: list[NextBasketExample] = []
     halves: list[tuple[Items, int]] = []
     for number, trail in enumerate(interactions.users.values()):
         starts = np.flatnonzero(np.diff(trail.baskets, prepend=-1))
         for step in chance.permutation(np.arange(1, len(starts)))[: config.steps_of_user]:
-            past = past_of(trail.take(trail.baskets < step), interactions.kind, config.events, config.use_time)
+            past = history_input(trail.take(trail.baskets < step), interactions.kind, config.events, config.use_time)
             ahead = (trail.baskets >= step) & (trail.baskets < step + config.horizon)
-            found.append(Next(past, np.unique(trail.items[ahead]), number % FOLDS))
+            found.append(NextBasketExample(past, np.unique(trail.items[ahead]), number % FOLDS))
         halves += [(basket, number % FOLDS) for basket in trail.each_basket() if len(basket) >= 4]
     for place in chance.choice(len(halves), int(config.halves * len(halves)), replace=False):
         basket, fold = halves[place]
         mixed = chance.permutation(basket)
         cut = int(chance.integers(1, len(mixed)))
-        trail = Trail(mixed[:cut], np.zeros(cut), np.full(cut, np.nan, np.float32), np.zeros(cut, np.int64))
-        found.append(Next(past_of(trail, interactions.kind, config.events, config.use_time), mixed[cut:], fold))
+        trail = InteractionSequence(
+            mixed[:cut], np.zeros(cut), np.full(cut, np.nan, np.float32), np.zeros(cut, np.int64)
+        )
+        found.append(
+            NextBasketExample(
+                history_input(trail, interactions.kind, config.events, config.use_time), mixed[cut:], fold
+            )
+        )
     return found
 
 
-def train_histories(
-    interactions: Interactions, texts: NDArray[np.float32], config: HistorySchedule, say: Callable[[str], None]
+def train_history_network(
+    interactions: Interactions, texts: NDArray[np.float32], config: HistoryConfig, say: Callable[[str], None]
 ) -> HistoryNetwork:
     """Trained on all of `interactions`; `texts` (items, width) are the encoder's vectors of its items, centred.
 
@@ -148,13 +165,13 @@ def train_histories(
     if not config.use_candidates:
         network.eyes.requires_grad_(False).zero_()
     optimizer = optimizer_of(network, config)
-    epochs = [examples(interactions, config, chance) for _ in range(config.epochs)]
+    epochs = [next_basket_examples(interactions, config, chance) for _ in range(config.epochs)]
     batches = [batch for epoch in epochs for batch in batches_of(epoch, config.batch_examples, chance)]
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / 100, 1.0, max(0.02, (len(batches) - step) / (0.7 * len(batches))))
     )
     speaking = config.use_ids and config.neighbours.weight != 0
-    apart = neighbours_apart(interactions, config.neighbours) if config.residual and speaking else []
+    apart = fit_neighbours_by_fold(interactions, config.neighbours) if config.residual and speaking else []
     if config.residual:
         network.often.fill_(config.often * config.use_candidates)
     network.train()
@@ -175,19 +192,21 @@ def train_histories(
             say(f"step {step} of {len(batches)} loss {loss.item():.3f}")
     network.often.fill_(config.often * config.use_candidates)
     if speaking:
-        network.hear(neighbours_of(list(interactions.users.values()), len(texts), config.neighbours))
-    network.rescale(config.scales)
+        network.set_neighbours(fit_item_neighbours(list(interactions.users.values()), len(texts), config.neighbours))
+    network.scale_components(config.scales)
     if config.newcomers is not None:
-        network.welcome(Newcomers(config.newcomers, kin_of(unit(texts), taken.numpy().astype(bool))))
+        network.set_cold_start(
+            ColdStart(config.newcomers, find_nearest_items(l2_normalize(texts), taken.numpy().astype(bool)))
+        )
     return network.eval()
 
 
-def neighbours_apart(interactions: Interactions, schedule: NeighbourSchedule) -> list[Tensor]:
+def fit_neighbours_by_fold(interactions: Interactions, schedule: NeighbourConfig) -> list[Tensor]:
     """Of each fold, what each item says of each by the users of the others, (items, items)."""
     found = []
     for fold in range(FOLDS):
         others = [trail for number, trail in enumerate(interactions.users.values()) if number % FOLDS != fold]
-        heard = neighbours_of(others, len(interactions.ids), schedule)
+        heard = fit_item_neighbours(others, len(interactions.ids), schedule)
         found.append(between(torch.from_numpy(heard.numbers), torch.from_numpy(heard.weights)))
     return found
 
@@ -209,7 +228,7 @@ def next_loss(scores: Tensor, targets: Sequence[Items]) -> Tensor:
     return -(wanted * scores.log_softmax(dim=-1)).sum(dim=-1).mean()
 
 
-def optimizer_of(network: HistoryNetwork, config: HistorySchedule) -> torch.optim.Optimizer:
+def optimizer_of(network: HistoryNetwork, config: HistoryConfig) -> torch.optim.Optimizer:
     """Weight decay on matrices alone."""
     matrices = [one for name, one in network.named_parameters() if one.ndim > 1 and name != "again"]
     others = [one for name, one in network.named_parameters() if one.ndim == 1 or name == "again"]
@@ -217,7 +236,9 @@ def optimizer_of(network: HistoryNetwork, config: HistorySchedule) -> torch.opti
     return torch.optim.AdamW(groups, lr=config.rate, fused=True)
 
 
-def batches_of(rows: Sequence[Next], size: int, chance: np.random.Generator) -> list[list[Next]]:
+def batches_of(
+    rows: Sequence[NextBasketExample], size: int, chance: np.random.Generator
+) -> list[list[NextBasketExample]]:
     """Near lengths together, in random order."""
     blurred = np.asarray([len(row.past.items) for row in rows]) + chance.random(len(rows)) * LENGTH_NOISE
     order = np.argsort(blurred)
@@ -226,10 +247,10 @@ def batches_of(rows: Sequence[Next], size: int, chance: np.random.Generator) -> 
 
 
 def scores_of(
-    network: HistoryNetwork, texts: NDArray[np.float32], split: Split, config: HistorySchedule
+    network: HistoryNetwork, texts: NDArray[np.float32], split: Split, config: HistoryConfig
 ) -> NDArray[np.float32]:
     """Scores (users, items) of all items for each asked user of the split, as if none were a newcomer."""
-    pasts = [past_of(trail, split.training.kind, MOST_EVENTS, config.use_time) for trail in split.histories]
+    pasts = [history_input(trail, split.training.kind, MAX_EVENTS, config.use_time) for trail in split.histories]
     order = sorted(range(len(pasts)), key=lambda place: len(pasts[place].items))
     found = np.empty((len(pasts), len(texts)), np.float32)
     with torch.inference_mode():
@@ -242,12 +263,14 @@ def scores_of(
     return found
 
 
-def told(network: HistoryNetwork, split: Split, new: Items, worth: Worth | None = None) -> NDArray[np.float32]:
+def cold_start_scores(
+    network: HistoryNetwork, split: Split, new: Items, worth: ColdStartWeights | None = None
+) -> NDArray[np.float32]:
     """What the items `new` are told after each asked user's history, by the network or `worth`; (users, new)."""
     always, said, taken = network.newcomers.tolist()
     kin = network.kin.numpy()
-    newcomers = Newcomers(worth or Worth(always=always, said=said, taken=taken), kin)
-    heard = Neighbours(network.neighbours.numpy(), network.nearness.numpy(), float(network.fade), newcomers)
-    numbers = numbered(kin[new, 0].astype(np.int64))
-    histories = [trail.items[-MOST_EVENTS:] for trail in split.histories]
-    return np.stack([heard.say(items, np.ones(len(items), np.bool_))[numbers] for items in histories])
+    newcomers = ColdStart(worth or ColdStartWeights(bias=always, neighbours=said, taken=taken), kin)
+    heard = ItemNeighbours(network.neighbours.numpy(), network.nearness.numpy(), float(network.fade), newcomers)
+    numbers = encode_cold_index(kin[new, 0].astype(np.int64))
+    histories = [trail.items[-MAX_EVENTS:] for trail in split.histories]
+    return np.stack([heard.scores(items, np.ones(len(items), np.bool_))[numbers] for items in histories])

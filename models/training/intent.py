@@ -19,24 +19,24 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from models.bundle import TOKENIZER
-from models.data.dialogues import Exchange
-from models.networks.encoder import base_file, encoder_layers, encoder_of, pool
+from models.data.dialogues import ReplyExample
+from models.networks.encoder import base_file, encoder_layers, load_base_encoder, pool_hidden
 from models.networks.intent import IntentNetwork, ReplyRow, intent_loss, reply_loss
 from models.networks.quantization import load_trained
-from models.networks.student import FITTED_BATCHES, States, compiled, student_of
-from models.text.encoding import Tokens, collate
+from models.networks.student import FITTED_BATCHES, States, compile_states, make_student
+from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.intent_batches import (
     IntentConfig,
     IntentDistillation,
-    Material,
-    Planner,
-    candidates,
-    gather,
+    IntentTrainingData,
+    BatchPlanner,
+    reply_candidates,
+    load_training_data,
     intent_config_of,
 )
-from models.training.losses import direction_loss, states_loss
-from models.training.trainer import RUN, WEIGHTS, ConfigError, Feed, Inputs, Trainer, device
+from models.training.losses import direction_loss, hidden_state_loss
+from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Inputs, Trainer, choose_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +49,22 @@ class IntentRun:
     config: IntentConfig
 
 
-class Vectors:
+class IntentObjective:
     """A network's states and vectors of tokens."""
 
-    def __init__(self, network: IntentNetwork, feed: Feed, compile_it: bool) -> None:
+    def __init__(self, network: IntentNetwork, feed: DeviceCollator, compile_it: bool) -> None:
         self._feed = feed
-        self._states: States = compiled(network.states) if compile_it else network.states
+        self._states: States = compile_states(network.states) if compile_it else network.states
 
-    def __call__(self, tokens: Sequence[Tokens]) -> tuple[Inputs, tuple[Tensor, ...], Tensor]:
+    def __call__(self, tokens: Sequence[Encoding]) -> tuple[Inputs, tuple[Tensor, ...], Tensor]:
         inputs = self._feed(tokens)
         states = self._states(inputs.ids, inputs.mask, inputs.types)
-        return inputs, states, pool(states[-1], inputs.mask, inputs.types).float()
+        return inputs, states, pool_hidden(states[-1], inputs.mask, inputs.types).float()
 
 
-def labels_loss(network: IntentNetwork, vectors: Vectors, rows: Sequence[Any]) -> Tensor:
+def labels_loss(network: IntentNetwork, vectors: IntentObjective, rows: Sequence[Any]) -> Tensor:
     if isinstance(rows[0], ReplyRow):
-        texts, right = candidates(rows)
+        texts, right = reply_candidates(rows)
         _, _, dialogues = vectors([row.tokens for row in rows])
         _, _, replies = vectors(texts)
         return reply_loss(network, dialogues, replies, torch.tensor(right, device=replies.device))
@@ -72,18 +72,23 @@ def labels_loss(network: IntentNetwork, vectors: Vectors, rows: Sequence[Any]) -
     return intent_loss(network, found, rows)
 
 
-class Taught:
+class IntentDistillationObjective:
     """The loss of a student beside its teacher: labels, the teacher's direction and its states."""
 
     def __init__(
-        self, student: IntentNetwork, teacher: IntentNetwork, config: IntentDistillation, own: Vectors, shown: Vectors
+        self,
+        student: IntentNetwork,
+        teacher: IntentNetwork,
+        config: IntentDistillation,
+        own: IntentObjective,
+        shown: IntentObjective,
     ) -> None:
         self._student, self._config, self._own, self._shown = student, config, own, shown
         teacher.requires_grad_(False).eval()
 
     def __call__(self, rows: list[Any]) -> Tensor:
         if isinstance(rows[0], ReplyRow):
-            texts, right = candidates(rows)
+            texts, right = reply_candidates(rows)
             following, dialogues = self._follow([row.tokens for row in rows])
             also_following, replies = self._follow(texts)
             labelled = reply_loss(self._student, dialogues, replies, torch.tensor(right, device=replies.device))
@@ -91,23 +96,25 @@ class Taught:
         following, vectors = self._follow([row.tokens for row in rows])
         return self._config.labels_weight * intent_loss(self._student, vectors, rows) + following
 
-    def _follow(self, tokens: Sequence[Tokens]) -> tuple[Tensor, Tensor]:
+    def _follow(self, tokens: Sequence[Encoding]) -> tuple[Tensor, Tensor]:
         """How far the student is from its teacher on these texts, and its vectors."""
         with torch.no_grad():
             _, shown, target = self._shown(tokens)
         inputs, own, vectors = self._own(tokens)
         pairs = [(own[place], shown[layer + 1]) for place, layer in enumerate(self._config.layers, 1)]
-        states = torch.stack([states_loss(*pair, inputs.mask) for pair in pairs]).mean()
+        states = torch.stack([hidden_state_loss(*pair, inputs.mask) for pair in pairs]).mean()
         direction = direction_loss(vectors, target)
         return self._config.states_weight * states + self._config.direction_weight * direction, vectors
 
 
-class Look:
+class IntentValidation:
     """Accuracy of each set by the nearest prototype, and how often the reply given is first among those offered."""
 
-    def __init__(self, network: IntentNetwork, feed: Feed, material: Material, rows: int, seed: int) -> None:
+    def __init__(
+        self, network: IntentNetwork, feed: DeviceCollator, material: IntentTrainingData, rows: int, seed: int
+    ) -> None:
         chance = random.Random(seed)
-        self._network, self._vectors, self._tokenizer = network, Vectors(network, feed, False), feed.tokenizer
+        self._network, self._vectors, self._tokenizer = network, IntentObjective(network, feed, False), feed.tokenizer
         self._labels = material.labels
         known = {name: [one for one in own if one.label is not None] for name, own in material.held_out.items()}
         self._utterances = {name: chance.sample(own, min(rows, len(own))) for name, own in known.items()}
@@ -123,14 +130,14 @@ class Look:
         for name, exchanges in self._exchanges.items():
             yield f"first/{name}", sum(map(self._first, exchanges)) / len(exchanges)
 
-    def _first(self, one: Exchange) -> bool:
+    def _first(self, one: ReplyExample) -> bool:
         (dialogue,) = self._of([self._tokenizer.encode_dialogue(one.turns[-1].text, one.turns[:-1])[0]])
         replies = self._of([self._tokenizer.encode(text) for text in one.options])
         said, offered = self._network.dialogue(dialogue), self._network.reply(replies)
         best = int(nn.functional.cosine_similarity(said[None], offered).argmax())
         return one.options[best] == one.template
 
-    def _of(self, tokens: Sequence[Tokens]) -> Tensor:
+    def _of(self, tokens: Sequence[Encoding]) -> Tensor:
         return torch.cat([self._vectors(tokens[start : start + 50])[2] for start in range(0, len(tokens), 50)])
 
 
@@ -138,15 +145,15 @@ def train_intents(config: IntentConfig, base: str, data: Path, out: Path) -> Pat
     """The teacher; returns `out` with `model.safetensors`, `tokenizer.json` and `training.json`."""
     _begin(config, out)
     adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
-    tokenizer, material = Tokenizer(out / TOKENIZER, config.max_tokens), gather(config, data)
-    batches = Planner(config, tokenizer, material).batches()
-    encoder = encoder_of(base)
+    tokenizer, material = Tokenizer(out / TOKENIZER, config.max_tokens), load_training_data(config, data)
+    batches = BatchPlanner(config, tokenizer, material).batches()
+    encoder = load_base_encoder(base)
     network = IntentNetwork(
         encoder, encoder.config.hidden_size, {name: len(own) for name, own in material.labels.items()}
     )
-    feed = Feed(tokenizer, device())
-    vectors = Vectors(network, feed, config.compiled)
-    look = Look(network, feed, material, config.validation_rows, config.seed)
+    feed = DeviceCollator(tokenizer, choose_device())
+    vectors = IntentObjective(network, feed, config.compiled)
+    look = IntentValidation(network, feed, material, config.validation_rows, config.seed)
     Trainer(config, network, lambda rows: labels_loss(network, vectors, rows), look, out, len(batches)).run(batches)
     _save(out, base, None, material.labels, config)
     return out
@@ -157,22 +164,22 @@ def distill_intents(config: IntentConfig, student: IntentDistillation, teacher: 
     _begin(config, out)
     copyfile(teacher / TOKENIZER, out / TOKENIZER)
     taught = load_intent_run(teacher)
-    tokenizer, material = Tokenizer(out / TOKENIZER, config.max_tokens), gather(config, data)
+    tokenizer, material = Tokenizer(out / TOKENIZER, config.max_tokens), load_training_data(config, data)
     if taught.labels != material.labels:
         raise ConfigError("the teacher knows other intents than the configuration's sets have")
-    batches = Planner(config, tokenizer, material).batches()
+    batches = BatchPlanner(config, tokenizer, material).batches()
     network = load_intent_weights(teacher, taught)
-    fitted = [collate([row.tokens for row in rows], tokenizer.pad) for rows in batches[:FITTED_BATCHES]]
-    small = student_of(
+    fitted = [collate([row.tokens for row in rows], tokenizer.pad_id) for rows in batches[:FITTED_BATCHES]]
+    small = make_student(
         network,
         student.layers,
-        [(torch.from_numpy(b.ids), torch.from_numpy(b.mask), torch.from_numpy(b.types)) for b in fitted],
+        [(torch.from_numpy(b.ids), torch.from_numpy(b.mask), torch.from_numpy(b.token_types)) for b in fitted],
     )
-    feed = Feed(tokenizer, device())
+    feed = DeviceCollator(tokenizer, choose_device())
     network.to(feed.device)
-    own, shown = Vectors(small, feed, config.compiled), Vectors(network, feed, config.compiled)
-    look = Look(small, feed, material, config.validation_rows, config.seed)
-    objective = Taught(small, network, student, own, shown)
+    own, shown = IntentObjective(small, feed, config.compiled), IntentObjective(network, feed, config.compiled)
+    look = IntentValidation(small, feed, material, config.validation_rows, config.seed)
+    objective = IntentDistillationObjective(small, network, student, own, shown)
     Trainer(config, small, objective, look, out, len(batches)).run(batches)
     kept = taught.layers or tuple(range(len(encoder_layers(network))))
     _save(out, taught.base, [kept[layer] for layer in student.layers], material.labels, config)
@@ -188,7 +195,7 @@ def load_intent_run(folder: Path) -> IntentRun:
 
 def load_intent_weights(folder: Path, run: IntentRun) -> IntentNetwork:
     """The trained network of a training folder, ready to evaluate."""
-    encoder = encoder_of(run.base)
+    encoder = load_base_encoder(run.base)
     network = IntentNetwork(encoder, encoder.config.hidden_size, {name: len(own) for name, own in run.labels.items()})
     return load_trained(network, load_file(folder / WEIGHTS), run.layers)
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from models.networks.encoder import Embedder, encoder_layers
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from models.training.losses import direction_loss
-from models.training.trainer import Feed, Schedule
+from models.training.trainer import DeviceCollator, TrainingConfig
 
 EMBEDDED = 128
 """Texts in a batch without gradients."""
@@ -29,7 +29,7 @@ FEW = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ItemSchedule(Schedule):
+class ItemEncoderConfig(TrainingConfig):
     """`models/configs/recommend.toml` explains each field."""
 
     frozen_layers: int
@@ -39,20 +39,20 @@ class ItemSchedule(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class AnchorText:
     """A text whose vector is to stay where the base has it; `vector` (width,)."""
 
-    tokens: Tokens
+    tokens: Encoding
     vector: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class ItemBatch:
     items: list[int]
-    kept: list[Kept]
+    kept: list[AnchorText]
 
 
-def companions(baskets: Sequence[NDArray[np.int64]], items: int) -> csr_matrix:
+def co_occurrence(baskets: Sequence[NDArray[np.int64]], items: int) -> csr_matrix:
     """How often each item (row) stands beside each other one, (items, items), each row summing to 1 or 0.
 
     A basket of n items counts 1 / (n - 1) for each pair, so that a large one does not outweigh the rest.
@@ -70,7 +70,7 @@ def companions(baskets: Sequence[NDArray[np.int64]], items: int) -> csr_matrix:
     return csr_matrix(scale @ beside)
 
 
-def embed(network: Embedder, feed: Feed, tokens: Sequence[Tokens]) -> Tensor:
+def embed(network: Embedder, feed: DeviceCollator, tokens: Sequence[Encoding]) -> Tensor:
     """The texts' vectors, (texts, width), without gradients."""
     order = sorted(range(len(tokens)), key=lambda place: tokens[place].length)
     parts = []
@@ -82,7 +82,7 @@ def embed(network: Embedder, feed: Feed, tokens: Sequence[Tokens]) -> Tensor:
     return torch.empty_like(rows).index_copy_(0, torch.tensor(order, device=rows.device), rows)
 
 
-class Companions:
+class CoOccurrenceObjective:
     """Cross-entropy between an item's companions and the softmax of its cosines to all items.
 
     All items' vectors stand in a bank that each batch renews its own rows of, as in momentum contrast (He et al. 2020)
@@ -91,7 +91,12 @@ class Companions:
     """
 
     def __init__(
-        self, network: Embedder, feed: Feed, tokens: Sequence[Tokens], beside: csr_matrix, config: ItemSchedule
+        self,
+        network: Embedder,
+        feed: DeviceCollator,
+        tokens: Sequence[Encoding],
+        beside: csr_matrix,
+        config: ItemEncoderConfig,
     ) -> None:
         for part in list(encoder_layers(network))[: config.frozen_layers]:
             part.requires_grad_(False)
@@ -119,14 +124,14 @@ class Companions:
             loss = loss + self._config.keep_weight * direction_loss(kept, still)
         return loss
 
-    def _vectors(self, tokens: Sequence[Tokens]) -> Tensor:
+    def _vectors(self, tokens: Sequence[Encoding]) -> Tensor:
         inputs = self._feed(tokens)
         found: Tensor = self._network(inputs.ids, inputs.mask, inputs.types).float()
         return found
 
 
 def batches_of(
-    items: Sequence[int], tokens: Sequence[Tokens], kept: Sequence[Kept], config: ItemSchedule
+    items: Sequence[int], tokens: Sequence[Encoding], kept: Sequence[AnchorText], config: ItemEncoderConfig
 ) -> Iterator[list[ItemBatch]]:
     """Every batch of the run, from the seed alone: each item once an epoch, near lengths together."""
     chance = np.random.default_rng(config.seed)

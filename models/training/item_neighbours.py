@@ -10,12 +10,12 @@ from math import exp, inf
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.interactions import Items, Trail
-from models.ranking.item_neighbours import Neighbours
+from models.data.interactions import Items, InteractionSequence
+from models.ranking.item_neighbours import ItemNeighbours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NeighbourSchedule:
+class NeighbourConfig:
     """`models/configs/recommend.toml` explains each field."""
 
     weight: float
@@ -33,17 +33,21 @@ class NeighbourSchedule:
         return exp(-1 / self.asked)
 
 
-def neighbours_of(trails: Collection[Trail], items: int, schedule: NeighbourSchedule) -> Neighbours:
+def fit_item_neighbours(
+    trails: Collection[InteractionSequence], items: int, schedule: NeighbourConfig
+) -> ItemNeighbours:
     """The largest weights of each item in amount, times the schedule's weight; what is popular is said less."""
     users = np.bincount(np.concatenate([np.unique(trail.items) for trail in trails]), minlength=items)
-    weights = item_weights(trails, items, schedule) * schedule.weight / np.maximum(users, 1) ** schedule.popular
+    weights = fit_item_weights(trails, items, schedule) * schedule.weight / np.maximum(users, 1) ** schedule.popular
     kept = np.argsort(-np.abs(weights), axis=1)[:, : schedule.kept]
-    return Neighbours(
+    return ItemNeighbours(
         kept.astype(np.int32), np.take_along_axis(weights, kept, axis=1).astype(np.float32), schedule.fade
     )
 
 
-def item_weights(trails: Collection[Trail], items: int, schedule: NeighbourSchedule) -> NDArray[np.float64]:
+def fit_item_weights(
+    trails: Collection[InteractionSequence], items: int, schedule: NeighbourConfig
+) -> NDArray[np.float64]:
     """B (items, items)."""
     gram, told = moments(trails, items, schedule)
     inverse = np.linalg.inv(gram)
@@ -54,7 +58,7 @@ def item_weights(trails: Collection[Trail], items: int, schedule: NeighbourSched
 
 
 def moments(
-    trails: Collection[Trail], items: int, schedule: NeighbourSchedule
+    trails: Collection[InteractionSequence], items: int, schedule: NeighbourConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """XᵀX + ridge · I and XᵀY, both (items, items)."""
     gram, told = schedule.ridge * np.eye(items), np.zeros((items, items))
@@ -64,23 +68,25 @@ def moments(
         gram[block] += 1 - schedule.after
         told[block] += 1 - schedule.after
         if schedule.after and len(places) > 1:
-            before, coming = around(places, len(own), schedule.past, schedule.ahead)
+            before, coming = co_occurrence_around(places, len(own), schedule.past, schedule.ahead)
             gram[block] += schedule.after * (before.T @ before)
             told[block] += schedule.after * (before.T @ coming)
     return gram, told
 
 
-def around(events: Items, items: int, past: float, ahead: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def co_occurrence_around(
+    events: Items, items: int, past: float, ahead: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """What came up to each event but the last, and what came after it, both (events - 1, items).
 
     An event counts exp(-1 / `past`) for each one after it, and what comes exp(-1 / `ahead`) for each one before it, of
     1 in all.
     """
-    before, coming = faded(events, items, past)[:-1], faded(events[::-1], items, ahead)[::-1][1:]
+    before, coming = decayed_counts(events, items, past)[:-1], decayed_counts(events[::-1], items, ahead)[::-1][1:]
     return before, coming / coming.sum(axis=1, keepdims=True)
 
 
-def faded(events: Items, items: int, scale: float) -> NDArray[np.float64]:
+def decayed_counts(events: Items, items: int, scale: float) -> NDArray[np.float64]:
     """(events, items): after each event, what came up to it, each less by exp(-1 / scale) for every one after it."""
     found = np.zeros((len(events), items))
     found[np.arange(len(events)), events] = 1

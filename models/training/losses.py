@@ -12,19 +12,19 @@ def direction_loss(own: Tensor, shown: Tensor) -> Tensor:
     return (1 - cosine_similarity(own, shown, dim=-1)).mean()
 
 
-def softened_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+def soft_target_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) at a temperature, times its square (Hinton et al. 2015); both (batch, labels)."""
     own, taught = (log_softmax(scores / temperature, dim=-1) for scores in (logits, target))
     return kl_div(own, taught, log_target=True, reduction="batchmean") * temperature**2
 
 
-def states_loss(own: Tensor, shown: Tensor, mask: Tensor) -> Tensor:
+def hidden_state_loss(own: Tensor, shown: Tensor, mask: Tensor) -> Tensor:
     """Squared distance of the real tokens' states, (batch, length, width), as a share of the teacher's square."""
     real = mask.unsqueeze(-1).to(own.dtype)
     return ((own - shown).square() * real).sum() / (shown.square() * real).sum()
 
 
-def loss_of(logits: Tensor, label: Tensor, among: Tensor, smoothing: Tensor, bootstrap: Tensor) -> Tensor:
+def masked_cross_entropy(logits: Tensor, label: Tensor, among: Tensor, smoothing: Tensor, bootstrap: Tensor) -> Tensor:
     """Mean cross-entropy over the labels each row was chosen among.
 
     logits (batch, labels); label (batch,); among (batch, labels) bool; smoothing, bootstrap (batch,). A label outside
@@ -39,7 +39,7 @@ def loss_of(logits: Tensor, label: Tensor, among: Tensor, smoothing: Tensor, boo
     return -(target * scores).sum(dim=1).mean()
 
 
-def absent_loss(logits: Tensor, among: Tensor, share: Tensor) -> Tensor:
+def expectation_regularization(logits: Tensor, among: Tensor, share: Tensor) -> Tensor:
     """How far the labels that some rows could not have are from their expected share over the batch.
 
     logits, among as in `loss_of`; share (batch,). KL(share || mean probability of the absent labels), for the rows

@@ -22,29 +22,36 @@ from scipy.sparse import csr_matrix
 from torch.nn.functional import normalize
 
 from models.bundle import TOKENIZER
-from models.data.interactions import Interactions, Items, held_out, removed_items
-from models.networks.encoder import Embedder, base_file, encoder_of
+from models.data.interactions import Interactions, Items, load_held_out, draw_removed_items
+from models.networks.encoder import Embedder, base_file, load_base_encoder
 from models.networks.quantization import load_trained
-from models.networks.recommender import Scales
-from models.ranking.cold_start import Worth
-from models.text.encoding import Tokens
+from models.networks.recommender import ScoreWeights
+from models.ranking.cold_start import ColdStartWeights
+from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
-from models.training.cold_start import with_newcomers
-from models.training.history_network import HistorySchedule, train_histories
-from models.training.item_encoder import Companions, ItemSchedule, Kept, batches_of, companions, embed
-from models.training.item_neighbours import NeighbourSchedule
-from models.training.score_weights import with_scales
-from models.training.trainer import RUN, WEIGHTS, ConfigError, Feed, Trainer, device
+from models.training.cold_start import fit_cold_start
+from models.training.history_network import HistoryConfig, train_history_network
+from models.training.item_encoder import (
+    CoOccurrenceObjective,
+    ItemEncoderConfig,
+    AnchorText,
+    batches_of,
+    co_occurrence,
+    embed,
+)
+from models.training.item_neighbours import NeighbourConfig
+from models.training.score_weights import choose_score_weights
+from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
 HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
-LONGEST_KEPT = 24
+MAX_KEPT_TOKENS = 24
 """Characters of a kept text, near the length of an item's."""
 
 NEAREST = 20
 
 
 @dataclass(frozen=True, slots=True)
-class KeptTexts:
+class AnchorTexts:
     """So many lines of a file NAME.txt.gz."""
 
     name: str
@@ -57,9 +64,9 @@ class RecommendConfig:
 
     removed: float
     removed_seed: int
-    items: ItemSchedule
-    histories: HistorySchedule
-    kept: tuple[KeptTexts, ...]
+    items: ItemEncoderConfig
+    histories: HistoryConfig
+    kept: tuple[AnchorTexts, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +92,13 @@ def _config_of(content: dict[str, object]) -> RecommendConfig:
     assert isinstance(items, dict)
     assert isinstance(histories, dict)
     assert isinstance(kept, list)
-    texts = tuple(KeptTexts(**one) for one in kept)
-    neighbours, scales = NeighbourSchedule(**histories["neighbours"]), Scales(**histories.get("scales", {}))
+    texts = tuple(AnchorTexts(**one) for one in kept)
+    neighbours, scales = NeighbourConfig(**histories["neighbours"]), ScoreWeights(**histories.get("scales", {}))
     newcomers = histories.get("newcomers")
-    found = {"neighbours": neighbours, "scales": scales, "newcomers": newcomers and Worth(**newcomers)}
+    found = {"neighbours": neighbours, "scales": scales, "newcomers": newcomers and ColdStartWeights(**newcomers)}
     return RecommendConfig(
-        items=ItemSchedule(**items),
-        histories=HistorySchedule(**{**histories, **found}),
+        items=ItemEncoderConfig(**items),
+        histories=HistoryConfig(**{**histories, **found}),
         kept=texts,
         **own,  # type: ignore[arg-type]
     )
@@ -106,14 +113,14 @@ def train_recommend(
     """
     out.mkdir(parents=True, exist_ok=True)
     adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
-    interactions = held_out(data).training
+    interactions = load_held_out(data).training
     if not (out / VECTORS).exists():
         _train_encoder(config, base, interactions, texts, out)
     vectors = load_file(out / VECTORS)["vectors"].numpy()
-    histories = with_scales(interactions, centred(vectors), config.histories, say)
-    removed = removed_items(len(vectors), config.removed, config.removed_seed)
-    histories = with_newcomers(interactions, centred(vectors), histories, removed, say)
-    network = train_histories(interactions, centred(vectors), histories, say)
+    histories = choose_score_weights(interactions, centred(vectors), config.histories, say)
+    removed = draw_removed_items(len(vectors), config.removed, config.removed_seed)
+    histories = fit_cold_start(interactions, centred(vectors), histories, removed, say)
+    network = train_history_network(interactions, centred(vectors), histories, say)
     save_file({name: value.clone() for name, value in network.state_dict().items()}, out / HISTORY)
     content = {"task": "recommend", "base": base, "config": asdict(replace(config, histories=histories))}
     (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -132,7 +139,7 @@ def load_recommend_run(folder: Path) -> RecommendRun:
 
 def load_encoder(folder: Path, run: RecommendRun) -> Embedder:
     """The trained encoder of a training folder, ready to evaluate."""
-    return load_trained(Embedder(encoder_of(run.base)), load_file(folder / WEIGHTS), None)
+    return load_trained(Embedder(load_base_encoder(run.base)), load_file(folder / WEIGHTS), None)
 
 
 def _train_encoder(config: RecommendConfig, base: str, interactions: Interactions, texts: Path, out: Path) -> None:
@@ -140,15 +147,17 @@ def _train_encoder(config: RecommendConfig, base: str, interactions: Interaction
     torch.manual_seed(schedule.seed)
     tokenizer = Tokenizer(out / TOKENIZER, schedule.max_tokens)
     tokens = [tokenizer.encode(text) for text in interactions.texts]
-    removed = removed_items(len(tokens), config.removed, config.removed_seed)
-    beside = companions(baskets_of(interactions, removed), len(tokens))
+    removed = draw_removed_items(len(tokens), config.removed, config.removed_seed)
+    beside = co_occurrence(baskets_of(interactions, removed), len(tokens))
     taught = np.flatnonzero(np.diff(beside.indptr) > 0).tolist()
-    network, feed = Embedder(encoder_of(base)).eval(), Feed(tokenizer, device())
+    network, feed = Embedder(load_base_encoder(base)).eval(), DeviceCollator(tokenizer, choose_device())
     network.to(feed.device)
     kept = _kept(config, network, feed, texts)
     batches = list(batches_of(taught, tokens, kept, schedule))
-    look = Look(network, feed, tokens, companions(baskets_of(interactions, removed[:0]), len(tokens)), removed, taught)
-    objective = Companions(network, feed, tokens, beside, schedule)
+    look = ItemValidation(
+        network, feed, tokens, co_occurrence(baskets_of(interactions, removed[:0]), len(tokens)), removed, taught
+    )
+    objective = CoOccurrenceObjective(network, feed, tokens, beside, schedule)
     Trainer(schedule, network, objective, look, out, len(batches)).run(batches)
     save_file({"vectors": embed(network.eval(), feed, tokens).cpu()}, out / VECTORS)
 
@@ -162,26 +171,26 @@ def baskets_of(interactions: Interactions, removed: Items) -> list[Items]:
     return found
 
 
-def _kept(config: RecommendConfig, network: Embedder, feed: Feed, folder: Path) -> list[Kept]:
+def _kept(config: RecommendConfig, network: Embedder, feed: DeviceCollator, folder: Path) -> list[AnchorText]:
     chance = random.Random(config.items.seed)
     chosen: list[str] = []
     for source in config.kept:
         with gzip.open(folder / f"{source.name}.txt.gz", "rt", encoding="utf-8") as file:
-            lines = [line.strip()[:LONGEST_KEPT] for line in file]
+            lines = [line.strip()[:MAX_KEPT_TOKENS] for line in file]
         lines = [line for line in lines if line]
         chosen += chance.sample(lines, min(source.rows, len(lines)))
     tokens = [feed.tokenizer.encode(text) for text in chosen]
-    return [Kept(*pair) for pair in zip(tokens, embed(network, feed, tokens), strict=True)]
+    return [AnchorText(*pair) for pair in zip(tokens, embed(network, feed, tokens), strict=True)]
 
 
-class Look:
+class ItemValidation:
     """How much of an item's company is among the NEAREST by its vector: of some taught items, and of the removed."""
 
     def __init__(
         self,
         network: Embedder,
-        feed: Feed,
-        tokens: Sequence[Tokens],
+        feed: DeviceCollator,
+        tokens: Sequence[Encoding],
         beside: csr_matrix,
         removed: Items,
         taught: Sequence[int],

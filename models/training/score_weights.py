@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.interactions import Interactions, Split, hold_out_last
-from models.evaluation.ranking_metrics import best_first, measure
-from models.networks.recommender import AS_TRAINED, HistoryNetwork, Scales
-from models.training.history_network import HistorySchedule, scores_of, train_histories
+from models.evaluation.ranking_metrics import sort_by_score, measure_rankings
+from models.networks.recommender import AS_TRAINED, HistoryNetwork, ScoreWeights
+from models.training.history_network import HistoryConfig, scores_of, train_history_network
 
 RATIOS = tuple(2.0**power for power in range(-6, 7))
 """Of attention to neighbours. The lesser is never nothing: an item that nobody took yet is known to attention alone."""
@@ -27,47 +27,47 @@ RATIOS = tuple(2.0**power for power in range(-6, 7))
 OFTEN = tuple(2.0**power for power in range(-2, 3))
 
 
-def with_scales(
-    interactions: Interactions, texts: NDArray[np.float32], config: HistorySchedule, say: Callable[[str], None]
-) -> HistorySchedule:
+def choose_score_weights(
+    interactions: Interactions, texts: NDArray[np.float32], config: HistoryConfig, say: Callable[[str], None]
+) -> HistoryConfig:
     """The schedule with the scales chosen for it, if it wants them chosen; arguments as of `train_histories`."""
     if not config.choose_scales:
         return config
     split = hold_out_last(interactions)
-    network = train_histories(split.training, texts, replace(config, scales=AS_TRAINED), say)
-    scales = best_scales(parts_of(network, texts, split, config), split)
+    network = train_history_network(split.training, texts, replace(config, scales=AS_TRAINED), say)
+    scales = search_score_weights(score_components(network, texts, split, config), split)
     say(f"chosen on the last basket of {len(split.users)} users: {scales}")
     return replace(config, scales=scales)
 
 
-def parts_of(
-    network: HistoryNetwork, texts: NDArray[np.float32], split: Split, config: HistorySchedule
+def score_components(
+    network: HistoryNetwork, texts: NDArray[np.float32], split: Split, config: HistoryConfig
 ) -> dict[str, NDArray[np.float32]]:
     """What each part that `Scales` names adds to the scores of the split's users, (users, items)."""
     found = {}
     for name in names():
         alone = deepcopy(network)
-        alone.rescale(Scales(**{other: float(other == name) for other in names()}))
+        alone.scale_components(ScoreWeights(**{other: float(other == name) for other in names()}))
         found[name] = scores_of(alone, texts, split, config)
     return found
 
 
-def best_scales(parts: dict[str, NDArray[np.float32]], split: Split) -> Scales:
+def search_score_weights(parts: dict[str, NDArray[np.float32]], split: Split) -> ScoreWeights:
     """By NDCG@10 of all targets among all items; of equally good ones those that change least."""
 
-    def ndcg(scales: Scales) -> float:
+    def ndcg(scales: ScoreWeights) -> float:
         summed = sum(getattr(scales, name) * part for name, part in parts.items())
-        return measure(best_first(np.asarray(summed)), split.targets, len(split.training.ids)).ndcg
+        return measure_rankings(sort_by_score(np.asarray(summed)), split.targets, len(split.training.ids)).ndcg
 
-    return max(every_scale(), key=ndcg)
+    return max(score_weight_grid(), key=ndcg)
 
 
-def every_scale() -> Iterator[Scales]:
+def score_weight_grid() -> Iterator[ScoreWeights]:
     """Those that change least come first."""
     near_one = [sorted(values, key=lambda value: abs(np.log(value))) for values in (OFTEN, RATIOS)]
     for often, ratio in product(*near_one):
-        yield Scales(attention=min(ratio, 1.0), neighbours=min(1 / ratio, 1.0), often=often)
+        yield ScoreWeights(attention=min(ratio, 1.0), neighbours=min(1 / ratio, 1.0), often=often)
 
 
 def names() -> list[str]:
-    return [field.name for field in fields(Scales)]
+    return [field.name for field in fields(ScoreWeights)]

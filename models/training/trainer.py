@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from models.files import replacing
+from models.files import replace_atomically
 from models.graph.names import WORD_EMBEDDINGS
 from models.networks.encoder import Network
-from models.text.encoding import Tokens, collate
+from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Tokenizer
 
 WEIGHTS, CHECKPOINT, RUN = "model.safetensors", "checkpoint.pt", "training.json"
@@ -30,7 +30,7 @@ SHUFFLE_ROWS = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class TrainingConfig:
     """How a network is trained; `models/configs/*.toml` explains each field. Rates are per step, shares of all."""
 
     seed: int
@@ -56,13 +56,13 @@ class ConfigError(ValueError):
 
 class Sized(Protocol):
     @property
-    def tokens(self) -> Tokens: ...
+    def tokens(self) -> Encoding: ...
 
 
 AnyRow = TypeVar("AnyRow", bound=Sized)
 
 
-def by_length(rows: Sequence[AnyRow], config: Schedule, chance: random.Random) -> list[list[AnyRow]]:
+def batch_by_length(rows: Sequence[AnyRow], config: TrainingConfig, chance: random.Random) -> list[list[AnyRow]]:
     """Batches of near lengths within the budget of padded tokens, in random order."""
     batches: list[list[AnyRow]] = []
     for start in range(0, len(rows), SHUFFLE_ROWS):
@@ -88,22 +88,24 @@ class Inputs:
     types: Tensor
 
 
-class Feed:
-    """Tokens to tensors on the device."""
+class DeviceCollator:
+    """Encoding to tensors on the device."""
 
     def __init__(self, tokenizer: Tokenizer, device: torch.device) -> None:
         self.tokenizer, self.device = tokenizer, device
 
-    def __call__(self, tokens: Sequence[Tokens]) -> Inputs:
-        batch = collate(tokens, self.tokenizer.pad)
-        return Inputs(*(torch.from_numpy(array).to(self.device) for array in (batch.ids, batch.mask, batch.types)))
+    def __call__(self, tokens: Sequence[Encoding]) -> Inputs:
+        batch = collate(tokens, self.tokenizer.pad_id)
+        return Inputs(
+            *(torch.from_numpy(array).to(self.device) for array in (batch.ids, batch.mask, batch.token_types))
+        )
 
 
 Objective = Callable[[list[Any]], Tensor]
 """What a step makes smaller, from the rows of its batch."""
 
 
-Look = Callable[[], Iterator[tuple[str, float]]]
+Validate = Callable[[], Iterator[tuple[str, float]]]
 """Names and values of what is looked at while training."""
 
 
@@ -111,13 +113,13 @@ class Trainer:
     """One run: the optimiser's state, and the steps with their checkpoints, scalars and looks at validation rows."""
 
     def __init__(
-        self, config: Schedule, model: Network, objective: Objective, look: Look, out: Path, steps: int
+        self, config: TrainingConfig, model: Network, objective: Objective, look: Validate, out: Path, steps: int
     ) -> None:
         self.config, self.out, self.steps = config, out, steps
-        self.objective, self.look = objective, look
-        self.device = device()
-        self.narrow = multiplies_bfloat16(self.device)
-        if self.narrow and self.device.type == "cpu":
+        self.objective, self.validate_model = objective, look
+        self.device = choose_device()
+        self.use_bfloat16 = supports_bfloat16(self.device)
+        if self.use_bfloat16 and self.device.type == "cpu":
             # The fused attention's gradient in bfloat16 is ten times slower there than the plain operators.
             model.encoder.set_attn_implementation("eager")
         self.model = model.to(self.device)
@@ -146,7 +148,7 @@ class Trainer:
         with bar, SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step) as board:
             shown = bar.add_task("train", total=self.steps, completed=self.step, loss=0.0)
             while self.step < self.steps:
-                loss = self.advance(batches[self.step])
+                loss = self.train_step(batches[self.step])
                 if self.step % 20 == 0 and not bar.console.is_terminal:
                     bar.console.print(f"step {self.step} of {self.steps} loss {loss:.3f}", highlight=False)
                 bar.update(shown, completed=self.step, loss=loss)
@@ -161,7 +163,7 @@ class Trainer:
         # Copies: layers may share a parameter, which safetensors refuses.
         save_file({name: tensor.clone() for name, tensor in self.model.state_dict().items()}, self.out / WEIGHTS)
 
-    def advance(self, rows: list[Any]) -> float:
+    def train_step(self, rows: list[Any]) -> float:
         """One optimiser step; returns its loss."""
         # The step's own seed makes dropout the same whether or not the run was resumed.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
@@ -179,10 +181,10 @@ class Trainer:
     def validate(self) -> list[tuple[str, float]]:
         self.model.eval()
         with torch.inference_mode(), self.precision():
-            return list(self.look())
+            return list(self.validate_model())
 
     def precision(self) -> Any:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.narrow)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bfloat16)
 
     def save(self) -> None:
         state = {
@@ -191,7 +193,7 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "step": self.step,
         }
-        with replacing(self.out / CHECKPOINT) as part:
+        with replace_atomically(self.out / CHECKPOINT) as part:
             torch.save(state, part)
 
     def resume(self) -> None:
@@ -202,16 +204,16 @@ class Trainer:
         self.step = int(state["step"])
 
 
-def device() -> torch.device:
+def choose_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
+def supports_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is faster than fp32: on a GPU, and on a CPU with matrix units (AMX)."""
     return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
-def parameter_groups(model: Network, config: Schedule) -> list[dict[str, Any]]:
+def parameter_groups(model: Network, config: TrainingConfig) -> list[dict[str, Any]]:
     """The head at its own rate, each encoder layer slower than the one above; word embeddings frozen if asked."""
     layers = len(model.encoder.encoder.layer)  # type: ignore[union-attr, arg-type]
     groups: dict[int, list[torch.nn.Parameter]] = {}
@@ -219,7 +221,7 @@ def parameter_groups(model: Network, config: Schedule) -> list[dict[str, Any]]:
         if config.freeze_embeddings and name == WORD_EMBEDDINGS:
             parameter.requires_grad_(False)
             continue
-        groups.setdefault(depth_of(name, layers), []).append(parameter)
+        groups.setdefault(layer_depth(name, layers), []).append(parameter)
     return [
         {
             "params": parameters,
@@ -229,7 +231,7 @@ def parameter_groups(model: Network, config: Schedule) -> list[dict[str, Any]]:
     ]
 
 
-def depth_of(name: str, layers: int) -> int:
+def layer_depth(name: str, layers: int) -> int:
     """0 for embeddings, 1 to `layers` for encoder layers, one more for the head."""
     if "encoder.layer." in name:
         return int(name.split("encoder.layer.")[1].split(".")[0]) + 1

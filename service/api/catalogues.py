@@ -11,14 +11,14 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 
 from models.catalogue.errors import VectorsMissingError
-from models.catalogue.items import Edited
+from models.catalogue.items import EditResult
 from models.catalogue.snapshot import Snapshot
 from service.errors import CatalogueBusy, Problem
 from service.http.body import JsonBody
-from service.http.hot_route import add_hot_route, deadline_s, in_path
-from service.http.responses import answered, error_of, json, problems
-from service.inference.predictor import Embedded, Item, Predictor, Timings
-from service.registry.catalogues import Catalogues
+from service.http.hot_route import add_hot_route, deadline_s, path_parameter
+from service.http.responses import results_response, error_of, json_response, problem_responses
+from service.inference.predictor import Embedding, Item, Predictor, Timings
+from service.registry.catalogues import CatalogueRegistry
 from service.schemas.catalogue import CatalogueEdit, CatalogueEdited, CatalogueInfo, CatalogueItem, CatalogueList
 from service.settings import Settings
 
@@ -26,7 +26,7 @@ _TRIES = 3
 _RETRY_S = 1.0
 
 
-def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: Catalogues, settings: Settings) -> None:
+def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: CatalogueRegistry, settings: Settings) -> None:
     body = JsonBody(CatalogueEdit, settings.max_body_bytes, settings.request_timeout_s)
 
     async def edit(given: Request) -> Response:
@@ -34,22 +34,22 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: Catalogues, s
         due_s = deadline_s(given, settings)
         request = await body.read(given)
         name = given.path_params["name"]
-        snapshot = await catalogues.current(name)
+        snapshot = await catalogues.snapshot(name)
         wanted = [item for item in request.items if not snapshot.has(item.item_id, item.text)]
         for _ in range(_TRIES):
             read = await _read(wanted, predictor, due_s)
             kept = [item for item in request.items if item.item_id not in read.problems]
             if not kept and not request.remove:
                 raise _of_request(read.problems, request)
-            vectors = catalogues.placed(name, list(read.found), [one.vector for one in read.found.values()])
+            vectors = catalogues.item_vectors(name, list(read.found), [one.vector for one in read.found.values()])
             try:
-                edited = await catalogues.edit(name, [item.entry() for item in kept], vectors, request.remove, due_s)
+                edited = await catalogues.edit(name, [item.to_item() for item in kept], vectors, request.remove, due_s)
             except VectorsMissingError:  # someone else changed a text since
                 wanted = list(request.items)
                 continue
             info = CatalogueInfo(name=name, count=edited.count, version=edited.version, digest=snapshot.digest)
             results = _results(request, edited, kept, read)
-            return answered(predictor, results, read.timings, catalogue=info.model_dump())
+            return results_response(predictor, results, read.timings, catalogue=info.model_dump())
         raise CatalogueBusy("Others are changing the same items.", retry_after_s=_RETRY_S)
 
     add_hot_route(app, "/v1/catalogues/{name}/items", edit, CatalogueEdit, CatalogueEdited, 404, 409, 507, method="PUT")
@@ -60,26 +60,29 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: Catalogues, s
         found = []
         for name in await catalogues.names():
             try:
-                found.append(_info(await catalogues.current(name)))
+                found.append(_info(await catalogues.snapshot(name)))
             except Problem as problem:
                 found.append({"name": name, "error": error_of(problem)})
-        return json({"catalogues": found})
+        return json_response({"catalogues": found})
 
-    named = {"parameters": [in_path("name")]}
+    named = {"parameters": [path_parameter("name")]}
 
     @app.get(
-        "/v1/catalogues/{name}", response_model=CatalogueInfo, responses=problems(404, 409, 503), openapi_extra=named
+        "/v1/catalogues/{name}",
+        response_model=CatalogueInfo,
+        responses=problem_responses(404, 409, 503),
+        openapi_extra=named,
     )
     async def one(given: Request) -> Response:
         """How many items a catalogue has, how often it was edited, and the model that it belongs to."""
-        return json(_info(await catalogues.current(given.path_params["name"])))
+        return json_response(_info(await catalogues.snapshot(given.path_params["name"])))
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
     """What the model made of new texts, by item id."""
 
-    found: Mapping[str, Embedded]
+    found: Mapping[str, Embedding]
     problems: Mapping[str, Problem]
     timings: Timings
 
@@ -93,7 +96,7 @@ async def _read(items: Sequence[CatalogueItem], predictor: Predictor, due_s: flo
         if isinstance(outcome, Problem):
             failures[item.item_id] = outcome
         else:
-            assert isinstance(outcome, Embedded)
+            assert isinstance(outcome, Embedding)
             found[item.item_id] = outcome
     return _Read(found, failures, answer.timings)
 
@@ -107,7 +110,7 @@ def _of_request(found: Mapping[str, Problem], request: CatalogueEdit) -> Problem
 
 
 def _results(
-    request: CatalogueEdit, edited: Edited, kept: Sequence[CatalogueItem], read: _Read
+    request: CatalogueEdit, edited: EditResult, kept: Sequence[CatalogueItem], read: _Read
 ) -> list[dict[str, Any]]:
     ids = [*(item.item_id for item in kept), *request.remove]
     outcomes = dict(zip(ids, edited.outcomes, strict=True))

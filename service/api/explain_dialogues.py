@@ -7,19 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
 
-from models.prediction.intent_head import Head, judge
+from models.prediction.intent_head import IntentHead, predict_intents
 from models.text.tokenizer import Turn
-from service.api.explanations import explainer_of, how, packed, response, turns_of, wanted_of
-from service.api.intent import item_of, named
+from service.api.explanations import (
+    require_worker,
+    method_fields,
+    accepts_npz,
+    explanation_response,
+    turn_weights,
+    parse_request,
+)
+from service.api.intent import item_of, find_by_name
 from service.api.intent import turns_of as spoken
-from service.errors import InvalidRequest, Problem, TooMuchToExplain
-from service.explanation.request import Ask, Outcome
-from service.explanation.worker import Explaining
+from service.errors import InvalidRequest, Problem, ExplanationTooLarge
+from service.explanation.request import InstanceFactory, Outcome
+from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import failed, id_of, listed, refuse_if_none_answered
+from service.http.responses import failed_item, id_of, as_list, raise_if_all_failed
 from service.inference.predictor import Item, Predictor
-from service.registry.heads import Shelf
+from service.registry.heads import HeadRegistry
 from service.schemas.explain import (
     MAX_COMPARED,
     ExplainIntentRequest,
@@ -31,11 +38,11 @@ from service.settings import Settings
 
 if TYPE_CHECKING:
     from models.explain.explainer import Explainer
-    from models.explain.instance import Question
+    from models.explain.instance import Instance
 
 
 def add_explain_intent(
-    app: FastAPI, predictor: Predictor, shelf: Shelf, explaining: Explaining | None, settings: Settings
+    app: FastAPI, predictor: Predictor, shelf: HeadRegistry, explaining: ExplanationWorker | None, settings: Settings
 ) -> None:
     body = JsonBody(ExplainIntentRequest, settings.max_body_bytes, settings.request_timeout_s)
 
@@ -43,24 +50,24 @@ def add_explain_intent(
         """Which turns and words speak for the intent of a dialogue, or of each of up to 16, or for one asked about."""
         due_s = deadline_s(given, settings)
         request = await body.read(given)
-        head: Head = named(shelf.heads, request.labels or settings.labels, "/labels", "label set")
+        head: IntentHead = find_by_name(shelf.heads, request.labels or settings.labels, "/labels", "label set")
         if request.target is not None and request.target not in head.labels:
             reason = f"The label set {head.name} has no such intent; /v1/models lists those that it has."
             raise InvalidRequest(reason, pointer="/target")
-        inputs = listed(request.inputs)
-        wanted = wanted_of(request, len(inputs), packed(given))
+        inputs = as_list(request.inputs)
+        wanted = parse_request(request, len(inputs), accepts_npz(given))
         items = [item_of(one)[0] for one in inputs]
         asks = [_about(item, head, request.target) for item in items]
-        found = await explainer_of(explaining, "intent").explain("intent", asks, wanted, due_s)
-        refuse_if_none_answered(found.outcomes, request.inputs)
+        found = await require_worker(explaining, "intent").explain("intent", asks, wanted, due_s)
+        raise_if_all_failed(found.outcomes, request.inputs)
         results = [_result(head, *one) for one in zip(inputs, items, found.outcomes, strict=True)]
-        return await response(given, predictor, results, found, labels=head.name)
+        return await explanation_response(given, predictor, results, found, labels=head.name)
 
     add_hot_route(app, "/v1/explain/intent", explain, ExplainIntentRequest, ExplainIntentResponse, 404)
 
 
 def add_explain_replies(
-    app: FastAPI, predictor: Predictor, shelf: Shelf, explaining: Explaining | None, settings: Settings
+    app: FastAPI, predictor: Predictor, shelf: HeadRegistry, explaining: ExplanationWorker | None, settings: Settings
 ) -> None:
     body = JsonBody(ExplainRepliesRequest, settings.max_body_bytes, settings.request_timeout_s)
 
@@ -70,7 +77,7 @@ def add_explain_replies(
         request = await body.read(given)
         turns = spoken(request.turns)
         if request.reply_set is not None:
-            chosen = named(shelf.reply_sets, request.reply_set, "/reply_set", "reply set")
+            chosen = find_by_name(shelf.reply_sets, request.reply_set, "/reply_set", "reply set")
             texts, placed = chosen.texts, chosen.placed
         else:
             texts, placed = tuple(request.candidates or ()), None
@@ -79,17 +86,19 @@ def add_explain_replies(
             raise InvalidRequest(f"There are {len(texts)} replies, 0 to {len(texts) - 1}.", pointer="/target")
         if target is None and placed is None and len(texts) > MAX_COMPARED:
             reason = f"At most {MAX_COMPARED} candidates are compared; name the one to explain as target."
-            raise TooMuchToExplain(reason, pointer="/candidates")
+            raise ExplanationTooLarge(reason, pointer="/candidates")
         among = texts if target is None else texts[target : target + 1]
         ranker = shelf.ranker
 
-        def ask(explainer: "Explainer") -> "Question":
+        def ask(explainer: "Explainer") -> "Instance":
             if placed is None:
-                return explainer.reply(turns, ranker, among, ranker.place(explainer.vectors(among)))
-            return explainer.reply(turns, ranker, among, placed if target is None else placed[target : target + 1])
+                return explainer.reply_instance(turns, ranker, among, ranker.project_replies(explainer.vectors(among)))
+            return explainer.reply_instance(
+                turns, ranker, among, placed if target is None else placed[target : target + 1]
+            )
 
-        wanted = wanted_of(request, 1, packed(given), "/turns")
-        found = await explainer_of(explaining, "intent").explain("intent", [ask], wanted, due_s)
+        wanted = parse_request(request, 1, accepts_npz(given), "/turns")
+        found = await require_worker(explaining, "intent").explain("intent", [ask], wanted, due_s)
         (outcome,) = found.outcomes
         if isinstance(outcome, Problem):
             raise outcome
@@ -99,32 +108,32 @@ def add_explain_replies(
             "text": reply,
             "score": outcome.explanation.scores[reply],
         }
-        result = {"target": about, **turns_of([turn.text for turn in turns], outcome), **how(outcome)}
-        return await response(given, predictor, [result], found)
+        result = {"target": about, **turn_weights([turn.text for turn in turns], outcome), **method_fields(outcome)}
+        return await explanation_response(given, predictor, [result], found)
 
     add_hot_route(app, "/v1/explain/replies", explain, ExplainRepliesRequest, ExplainRepliesResponse, 404)
 
 
-def _about(item: Item, head: Head, target: str | None) -> Ask:
-    turns = (*item.before, Turn("customer", item.text))
-    return lambda explainer: explainer.intent(turns, head, target)
+def _about(item: Item, head: IntentHead, target: str | None) -> InstanceFactory:
+    turns = (*item.context, Turn("customer", item.text))
+    return lambda explainer: explainer.intent_instance(turns, head, target)
 
 
-def _result(head: Head, given: Any, item: Item, outcome: Outcome) -> dict[str, Any]:
+def _result(head: IntentHead, given: Any, item: Item, outcome: Outcome) -> dict[str, Any]:
     """An ExplainIntentResult, or a FailedItem."""
     if isinstance(outcome, Problem):
-        return failed(outcome, given)
+        return failed_item(outcome, given)
     found = outcome.explanation
-    outside = float(judge(head, outcome.row[None]).outside[0])
+    outside = float(predict_intents(head, outcome.row[None]).out_of_scope_scores[0])
     out_of_scope = outside > head.threshold
-    texts = [*(turn.text for turn in item.before), item.text]
+    texts = [*(turn.text for turn in item.context), item.text]
     return {
         "intent": None if out_of_scope else max(found.scores, key=found.scores.__getitem__),
         "out_of_scope": out_of_scope,
         "out_of_scope_score": outside,
         "target": found.target,
         "confidence": found.scores[found.target],
-        **turns_of(texts, outcome),
-        **how(outcome),
+        **turn_weights(texts, outcome),
+        **method_fields(outcome),
         "id": id_of(given),
     }

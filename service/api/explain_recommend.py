@@ -9,26 +9,26 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 
-from models.explain.history import AUTO
+from models.explain.history import DEFAULT_HISTORY_METHOD
 from models.explain.methods import HistoryMethod
-from service.api.explanations import explainer_of, response
-from service.api.recommend import Rankings, Read, item_at, named, questions_of, shortened
-from service.errors import Problem, TooMuchToExplain
-from service.explanation.history import ask_of
-from service.explanation.request import HistoryExplained, ItemWeight
-from service.explanation.worker import Explaining
+from service.api.explanations import require_worker, explanation_response
+from service.api.recommend import Rankings, PredictionsByText, item_at, item_id_and_text, build_queries, is_truncated
+from service.errors import Problem, ExplanationTooLarge
+from service.explanation.history import history_job
+from service.explanation.request import HistoryExplanation, ItemWeight
+from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import failed, listed, refuse_if_none_answered
+from service.http.responses import failed_item, as_list, raise_if_all_failed
 from service.inference.predictor import Predictor
-from service.inference.ranking_query import Question
+from service.inference.ranking_query import RankingQuery
 from service.schemas.explain import MAX_EXPLAINED
 from service.schemas.explain_recommend import ExplainedUser, ExplainRecommendRequest, ExplainRecommendResponse
 from service.settings import Settings
 
 
 def add_explain_recommend(
-    app: FastAPI, predictor: Predictor, rankings: Rankings, explaining: Explaining | None, settings: Settings
+    app: FastAPI, predictor: Predictor, rankings: Rankings, explaining: ExplanationWorker | None, settings: Settings
 ) -> None:
     body = JsonBody(ExplainRecommendRequest, settings.max_body_bytes, settings.request_timeout_s)
 
@@ -36,46 +36,49 @@ def add_explain_recommend(
         """Which items of a history, or of each of up to 16, speak for the item ranked first, or for one asked about."""
         due_s = deadline_s(given, settings)
         request = await body.read(given)
-        users: Sequence[ExplainedUser] = listed(request.inputs)
+        users: Sequence[ExplainedUser] = as_list(request.inputs)
         if len(users) > MAX_EXPLAINED:
             reason = f"At most {MAX_EXPLAINED} recommendations are explained in one request."
-            raise TooMuchToExplain(reason, pointer="/inputs")
-        explainer = explainer_of(explaining)
-        questions, read, _ = await questions_of(predictor, rankings.catalogues, users, due_s)
-        method: HistoryMethod = AUTO if request.method == "auto" else request.method
+            raise ExplanationTooLarge(reason, pointer="/inputs")
+        explainer = require_worker(explaining)
+        questions, read, _ = await build_queries(predictor, rankings.catalogues, users, due_s)
+        method: HistoryMethod = DEFAULT_HISTORY_METHOD if request.method == "auto" else request.method
         asks = [
-            ask_of(rankings.engine.recommender, question, user.target, method)
+            history_job(rankings.engine.recommender, question, user.target, method)
             for user, question in zip(users, questions, strict=True)
         ]
         found = await explainer.explain_histories(asks, due_s)
-        refuse_if_none_answered(found.outcomes, request.inputs)
+        raise_if_all_failed(found.outcomes, request.inputs)
         each = zip(users, questions, found.outcomes, strict=True)
-        return await response(given, predictor, [result_of(*one, read) for one in each], found)
+        return await explanation_response(given, predictor, [explanation_result(*one, read) for one in each], found)
 
     add_hot_route(app, "/v1/explain/recommend", explain, ExplainRecommendRequest, ExplainRecommendResponse, 404, 409)
 
 
-def result_of(
-    user: ExplainedUser, question: Question | Problem, outcome: HistoryExplained | Problem, read: Read
+def explanation_result(
+    user: ExplainedUser,
+    question: RankingQuery | Problem,
+    outcome: HistoryExplanation | Problem,
+    read: PredictionsByText,
 ) -> dict[str, Any]:
     """An ExplainRecommendResult, or a FailedItem."""
     if isinstance(outcome, Problem):
-        return failed(outcome, user)
-    assert isinstance(question, Question)
+        return failed_item(outcome, user)
+    assert isinstance(question, RankingQuery)
     return {
-        "target": {**item_at(question, outcome.place), "score": outcome.score},
+        "target": {**item_at(question, outcome.position), "score": outcome.score},
         "method": outcome.method,
         "history": [_weighed(question, one) for one in outcome.weights],
         "catalogue": question.snapshot.name,
         "history_used": len(question.items),
         "history_dropped": question.dropped,
         "history_skipped": question.skipped,
-        "truncated": shortened(question, read),
+        "truncated": is_truncated(question, read),
         "id": user.id,
     }
 
 
-def _weighed(question: Question, one: ItemWeight) -> dict[str, Any]:
-    item_id, text = named(question, int(question.items[one.events[0]]))
-    indexes = sorted(question.places[event] for event in one.events)
+def _weighed(question: RankingQuery, one: ItemWeight) -> dict[str, Any]:
+    item_id, text = item_id_and_text(question, int(question.items[one.events[0]]))
+    indexes = sorted(question.history_positions[event] for event in one.events)
     return {"history_indexes": indexes, "item_id": item_id, "text": text, "weight": one.weight}

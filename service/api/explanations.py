@@ -13,47 +13,49 @@ import numpy as np
 import orjson
 from fastapi import Request, Response
 
-from service.errors import NotFound, TooMuchToExplain
-from service.explanation.request import Attention, Explained, Explanations, Wanted
-from service.explanation.worker import Explaining
+from service.errors import NotFound, ExplanationTooLarge
+from service.explanation.request import Attention, TextExplanation, ExplanationBatch, ExplanationRequest
+from service.explanation.worker import ExplanationWorker
 from service.http.responses import milliseconds
 from service.inference.predictor import Predictor
-from service.schemas.explain import MAX_EXPLAINED, MAX_MAP_NUMBERS, MAX_MAPPED, MAX_PACKED_NUMBERS, HowExplained
+from service.schemas.explain import MAX_EXPLAINED, MAX_MAP_NUMBERS, MAX_MAPPED, MAX_PACKED_NUMBERS, ExplainOptions
 
 if TYPE_CHECKING:
-    from models.explain.explainer import Weight
+    from models.explain.explainer import WordAttribution
 
 
 NPZ = "application/x-npz"
 
 
-def explainer_of(explaining: Explaining | None, task: str | None = None) -> Explaining:
+def require_worker(explaining: ExplanationWorker | None, task: str | None = None) -> ExplanationWorker:
     """Raises NotFound where nothing is explained, or no texts of the task."""
     if explaining is None or (task is not None and not explaining.explains(task)):
         raise NotFound("This service explains nothing here: its gateways call this model elsewhere and hold none.")
     return explaining
 
 
-def packed(given: Request) -> bool:
+def accepts_npz(given: Request) -> bool:
     """Whether maps are to come as a file of arrays."""
     return NPZ in given.headers.get("accept", "")
 
 
-def wanted_of(request: HowExplained, items: int, packed: bool, pointer: str = "/inputs") -> Wanted:
+def parse_request(request: ExplainOptions, items: int, packed: bool, pointer: str = "/inputs") -> ExplanationRequest:
     if items > MAX_EXPLAINED:
-        raise TooMuchToExplain(f"At most {MAX_EXPLAINED} texts are explained in one request.", pointer="/inputs")
+        raise ExplanationTooLarge(f"At most {MAX_EXPLAINED} texts are explained in one request.", pointer="/inputs")
     method = None if request.method == "auto" else request.method
     if method != "attention":
-        return Wanted(method)
+        return ExplanationRequest(method)
     if items > MAX_MAPPED:
-        raise TooMuchToExplain(f"Attention is shown for at most {MAX_MAPPED} texts in one request.", pointer="/inputs")
+        raise ExplanationTooLarge(
+            f"Attention is shown for at most {MAX_MAPPED} texts in one request.", pointer="/inputs"
+        )
     heads = tuple(request.heads) if isinstance(request.heads, list) else None
     most = MAX_PACKED_NUMBERS if packed else MAX_MAP_NUMBERS
-    return Wanted(method, tuple(request.layers or ()), heads, request.reduce, most, pointer)
+    return ExplanationRequest(method, tuple(request.layers or ()), heads, request.reduce, most, pointer)
 
 
-async def response(
-    given: Request, predictor: Predictor, results: list[dict[str, Any]], found: Explanations[Any], **more: Any
+async def explanation_response(
+    given: Request, predictor: Predictor, results: list[dict[str, Any]], found: ExplanationBatch[Any], **more: Any
 ) -> Response:
     """Plain values as JSON; maps as a file of arrays where the caller takes one."""
     answer = {
@@ -63,12 +65,12 @@ async def response(
         **more,
         "timings_ms": {"queue": milliseconds(found.queue_s), "explain": milliseconds(found.explain_s)},
     }
-    if packed(given) and any("attention" in one for one in results):
-        return Response(await asyncio.to_thread(partial(pack, answer)), media_type=NPZ)
+    if accepts_npz(given) and any("attention" in one for one in results):
+        return Response(await asyncio.to_thread(partial(to_npz, answer)), media_type=NPZ)
     return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
-def pack(answer: dict[str, Any]) -> bytes:
+def to_npz(answer: dict[str, Any]) -> bytes:
     """An npz file: `answer` is the JSON answer with the name of an array wherever that would have weights."""
     arrays = {}
     for number, one in enumerate(answer["results"]):
@@ -80,7 +82,7 @@ def pack(answer: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def how(outcome: Explained) -> dict[str, Any]:
+def method_fields(outcome: TextExplanation) -> dict[str, Any]:
     """What every result says of how it was explained."""
     found, attention = outcome.explanation, outcome.attention
     return {
@@ -104,20 +106,20 @@ def _maps(attention: Attention) -> dict[str, Any]:
     }
 
 
-def turns_of(texts: Sequence[str], outcome: Explained) -> dict[str, Any]:
+def turn_weights(texts: Sequence[str], outcome: TextExplanation) -> dict[str, Any]:
     """The TurnWeights of those of these turns that were read."""
     dropped = len(texts) - outcome.turns
     shown = [
         {
             "turn": place,
             "weight": passage.weight,
-            "words": [_word(texts[place], word) for word in passage.words],
-            "read": {"start": passage.read[0], "end": passage.read[1]},
+            "words": [word_weight(texts[place], word) for word in passage.words],
+            "read": {"start": passage.read_span[0], "end": passage.read_span[1]},
         }
-        for place, passage in enumerate(outcome.explanation.passages, dropped)
+        for place, passage in enumerate(outcome.explanation.segments, dropped)
     ]
     return {"turns": shown, "turns_dropped": dropped}
 
 
-def _word(text: str, word: "Weight") -> dict[str, Any]:
+def word_weight(text: str, word: "WordAttribution") -> dict[str, Any]:
     return {"text": text[word.start : word.end], "start": word.start, "end": word.end, "weight": word.weight}

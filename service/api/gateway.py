@@ -14,21 +14,21 @@ from fastapi_offline import FastAPIOffline
 from service.api.catalogues import add_catalogues
 from service.api.explain_dialogues import add_explain_intent, add_explain_replies
 from service.api.explain_recommend import add_explain_recommend
-from service.api.explain_sentiment import add_explain
+from service.api.explain_sentiment import add_explain_sentiment
 from service.api.intent import add_intent
-from service.api.operations import _add_operations
+from service.api.operations import add_operations
 from service.api.recommend import Rankings, add_recommend
 from service.api.replies import add_replies
 from service.api.sentiment import add_sentiment
-from service.explanation.worker import Explaining
+from service.explanation.worker import ExplanationWorker
 from service.http import problems
-from service.http.middleware import Envelope
+from service.http.middleware import RequestMiddleware
 from service.http.openapi import document, package_version
 from service.http.static import add_console
 from service.inference.predictor import Predictor
-from service.inference.ranking_engine import Recommending
-from service.registry.catalogues import Catalogues
-from service.registry.heads import Shelf
+from service.inference.ranking_engine import RankingEngine
+from service.registry.catalogues import CatalogueRegistry
+from service.registry.heads import HeadRegistry
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -37,8 +37,8 @@ def create_app(
     predictors: Mapping[str, Predictor],
     settings: Settings,
     metrics: Metrics,
-    shelf: Shelf | None = None,
-    explaining: Explaining | None = None,
+    shelf: HeadRegistry | None = None,
+    explaining: ExplanationWorker | None = None,
     rankings: Rankings | None = None,
 ) -> FastAPI:
     """The application over predictors by task; its lifespan starts and stops them and what they have beside them.
@@ -47,10 +47,10 @@ def create_app(
     are in this process, and rankings.
     """
     ranking = [] if rankings is None else [rankings.engine]
-    beside: list[Shelf | Recommending | Catalogues] = [] if shelf is None else [shelf]
+    beside: list[HeadRegistry | RankingEngine | CatalogueRegistry] = [] if shelf is None else [shelf]
     if rankings is not None:
         beside += [rankings.engine, rankings.catalogues]
-    vital: list[Predictor | Recommending] = [*predictors.values(), *ranking]
+    vital: list[Predictor | RankingEngine] = [*predictors.values(), *ranking]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -76,10 +76,10 @@ def create_app(
         swagger_ui_parameters={"validatorUrl": None},
     )
     problems.install(app)
-    app.add_middleware(Envelope, metrics=metrics)
+    app.add_middleware(RequestMiddleware, metrics=metrics)
     if "sentiment" in predictors:
         add_sentiment(app, predictors["sentiment"], settings)
-        add_explain(app, predictors["sentiment"], explaining, settings)
+        add_explain_sentiment(app, predictors["sentiment"], explaining, settings)
     if shelf is not None:
         add_intent(app, predictors["intent"], shelf, settings)
         add_replies(app, predictors["intent"], shelf, settings)
@@ -89,7 +89,7 @@ def create_app(
         add_recommend(app, predictors["recommend"], rankings, settings)
         add_explain_recommend(app, predictors["recommend"], rankings, explaining, settings)
         add_catalogues(app, predictors["recommend"], rankings.catalogues, settings)
-    _add_operations(app, predictors, settings, metrics, shelf, vital)
+    add_operations(app, predictors, settings, metrics, shelf, vital)
     add_console(app)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app

@@ -13,44 +13,44 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
-from models.prediction.intent_head import Head, judge
+from models.prediction.intent_head import IntentHead, predict_intents
 from models.text.tokenizer import Turn
 from service.errors import NotFound, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import answered, failed, id_of, listed, refuse_if_none_answered
-from service.inference.predictor import Answered, Embedded, Item, Predictor
-from service.registry.heads import Shelf
+from service.http.responses import results_response, failed_item, id_of, as_list, raise_if_all_failed
+from service.inference.predictor import Prediction, Embedding, Item, Predictor
+from service.registry.heads import HeadRegistry
 from service.schemas.intent import DialogueTurn, IntentItem, IntentRequest, IntentResponse
 from service.settings import Settings
 
 _INLINE_DIALOGUES = 16
-_INLINE_REPLIES = 2_000
+MAX_INLINE_REPLIES = 2_000
 
 Result = TypeVar("Result")
 
 
-def add_intent(app: FastAPI, predictor: Predictor, shelf: Shelf, settings: Settings) -> None:
+def add_intent(app: FastAPI, predictor: Predictor, shelf: HeadRegistry, settings: Settings) -> None:
     body = JsonBody(IntentRequest, settings.max_body_bytes, settings.request_timeout_s)
 
     async def intent(given: Request) -> Response:
         """What a customer wants at the newest turn of a dialogue, or of up to 256, and whether it is in scope."""
         due_s = deadline_s(given, settings)
         request = await body.read(given)
-        head = named(shelf.heads, request.labels or settings.labels, "/labels", "label set")
-        inputs = listed(request.inputs)
+        head = find_by_name(shelf.heads, request.labels or settings.labels, "/labels", "label set")
+        inputs = as_list(request.inputs)
         items, kept = zip(*map(item_of, inputs), strict=True)
         answer = await predictor.predict(items, request.truncate, due_s)
-        refuse_if_none_answered(answer.outcomes, request.inputs)
+        raise_if_all_failed(answer.outcomes, request.inputs)
         threshold = head.threshold if request.threshold is None else request.threshold
         work = partial(_results, head, inputs, kept, answer.outcomes, request.top_k, threshold)
-        results = await _aside(work, len(inputs) > _INLINE_DIALOGUES)
-        return answered(predictor, results, answer.timings, labels=head.name)
+        results = await run_in_thread_if(work, len(inputs) > _INLINE_DIALOGUES)
+        return results_response(predictor, results, answer.timings, labels=head.name)
 
     add_hot_route(app, "/v1/intent", intent, IntentRequest, IntentResponse, 404)
 
 
-async def _aside(work: Callable[[], Result], large: bool) -> Result:
+async def run_in_thread_if(work: Callable[[], Result], large: bool) -> Result:
     """What is large would hold up the event loop for milliseconds."""
     return await asyncio.to_thread(work) if large else work()
 
@@ -64,7 +64,7 @@ def item_of(given: str | IntentItem) -> tuple[Item, int]:
     assert given.turns is not None
     newest = max(number for number, turn in enumerate(given.turns) if turn.speaker == "customer")
     turns = turns_of(given.turns[: newest + 1])
-    return Item(turns[-1].text, before=turns[:-1]), len(turns)
+    return Item(turns[-1].text, context=turns[:-1]), len(turns)
 
 
 def turns_of(given: Sequence[DialogueTurn]) -> tuple[Turn, ...]:
@@ -72,20 +72,20 @@ def turns_of(given: Sequence[DialogueTurn]) -> tuple[Turn, ...]:
 
 
 def _results(
-    head: Head,
+    head: IntentHead,
     inputs: Sequence[Any],
     kept: Sequence[int],
-    outcomes: Sequence[Answered | Problem],
+    outcomes: Sequence[Prediction | Problem],
     top_k: int,
     threshold: float,
 ) -> list[dict[str, Any]]:
-    vectors = [outcome.vector for outcome in outcomes if isinstance(outcome, Embedded)]
-    verdicts = judge(head, np.stack(vectors))
-    judged = iter(zip(verdicts.confidences, verdicts.outside.tolist(), strict=True))
+    vectors = [outcome.vector for outcome in outcomes if isinstance(outcome, Embedding)]
+    verdicts = predict_intents(head, np.stack(vectors))
+    judged = iter(zip(verdicts.confidences, verdicts.out_of_scope_scores.tolist(), strict=True))
     results = []
     for given, turns, outcome in zip(inputs, kept, outcomes, strict=True):
         if isinstance(outcome, Problem):
-            results.append(failed(outcome, given))
+            results.append(failed_item(outcome, given))
             continue
         confidences, outside = next(judged)
         results.append(
@@ -102,7 +102,7 @@ def _results(
 
 
 def _verdict(
-    head: Head, confidences: NDArray[np.float64], outside: float, top_k: int, threshold: float
+    head: IntentHead, confidences: NDArray[np.float64], outside: float, top_k: int, threshold: float
 ) -> dict[str, Any]:
     order = np.argsort(-confidences, kind="stable")[:top_k].tolist()
     ranking = [{"intent": head.labels[place], "confidence": float(confidences[place])} for place in order]
@@ -116,7 +116,7 @@ def _verdict(
     }
 
 
-def named(shelf: Any, name: str, pointer: str, kind: str) -> Any:
+def find_by_name(shelf: Any, name: str, pointer: str, kind: str) -> Any:
     if name not in shelf:
         known = ", ".join(sorted(shelf)) or "none"
         raise NotFound(f"There is no {kind} of this name; there are: {known}.", pointer=pointer)

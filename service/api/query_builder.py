@@ -17,28 +17,28 @@ from typing import Any
 import numpy as np
 
 from models.catalogue.snapshot import Snapshot
-from models.ranking.events import DISLIKE, KINDS, MOST_EVENTS, NEUTRAL
+from models.ranking.events import DISLIKE, EVENT_TYPES, MAX_EVENTS, NEUTRAL
 from service.errors import InvalidRequest, UnknownItem
-from service.inference.ranking_query import Numbers, Question, Sent
-from service.schemas.recommend import Candidate, HistoryEvent, Named, User
+from service.inference.ranking_query import Numbers, RankingQuery, InlineItem
+from service.schemas.recommend import Candidate, HistoryEvent, CandidateIds, User
 
 AHEAD_S = 86_400.0
 """How far in the future an event may be: clocks differ, and so do days."""
 
 _DAY_S = 86_400.0
 _RATING = "rating"
-_KINDS = {kind: number for number, kind in enumerate(KINDS)} | {"dislike": DISLIKE}
-_OTHER = KINDS.index("other")
+_KINDS = {kind: number for number, kind in enumerate(EVENT_TYPES)} | {"dislike": DISLIKE}
+_OTHER = EVENT_TYPES.index("other")
 
 _item_id = itemgetter("item_id")
 
 
-def question_of(user: User, snapshot: Snapshot, now_s: float) -> Question:
+def build_query(user: User, snapshot: Snapshot, now_s: float) -> RankingQuery:
     """Raises InvalidRequest or UnknownItem, with a pointer into the user's own document."""
-    return _Asking(user, snapshot).question(now_s)
+    return QueryBuilder(user, snapshot).question(now_s)
 
 
-class _Asking:
+class QueryBuilder:
     """The items of one question get their numbers here, those that came as a text when they are first met."""
 
     def __init__(self, user: User, snapshot: Snapshot) -> None:
@@ -46,9 +46,9 @@ class _Asking:
         self._snapshot = snapshot
         self._skip = user.on_unknown == "skip"
         self._sent: dict[tuple[str | None, str | None], int] = {}
-        self._texts: list[Sent] = []
+        self._texts: list[InlineItem] = []
 
-    def question(self, now_s: float) -> Question:
+    def question(self, now_s: float) -> RankingQuery:
         history = self._user.history
         times = _times(history, now_s)
         order = range(len(history)) if times is None else sorted(range(len(history)), key=times.__getitem__)
@@ -58,19 +58,19 @@ class _Asking:
         if times and places:
             newest_s = times[places[-1]]
             ages[:] = [(newest_s - times[place]) / _DAY_S for place in places]
-        return Question(
+        return RankingQuery(
             snapshot=self._snapshot,
             items=np.array(items, np.int64),
             kinds=np.array([_kind(history[place], place) for place in places], np.int64),
             ages=ages,
-            places=places,
+            history_positions=places,
             candidates=candidates,
-            candidate_places=candidate_places,
-            sent=tuple(self._texts),
+            candidate_positions=candidate_places,
+            inline_items=tuple(self._texts),
             excluded=self._owned() if self._user.exclude_history else np.empty(0, np.int64),
             filter=self._user.filter or None,
             top_k=self._user.top_k,
-            newcomers=self._user.newcomers,
+            min_new_items=self._user.newcomers,
             dropped=len(history) - len(places) - skipped,
             skipped=skipped,
             candidates_skipped=self._candidates_skipped,
@@ -84,7 +84,7 @@ class _Asking:
         items: list[int] = []
         unknown: list[int] = []
         for place in reversed(order):
-            if len(places) == MOST_EVENTS:
+            if len(places) == MAX_EVENTS:
                 break
             number = self._number(history[place], "history", place)
             if number < 0:
@@ -101,12 +101,12 @@ class _Asking:
         if (given := self._user.candidates) is None:
             return None, ()
         with suppress(KeyError):  # one comes with a text, or is not known
-            ids = given.ids if isinstance(given, Named) else map(_item_id, given)
-            numbers = np.fromiter(map(self._snapshot.number_of.__getitem__, ids), np.int64, len(given))
+            ids = given.ids if isinstance(given, CandidateIds) else map(_item_id, given)
+            numbers = np.fromiter(map(self._snapshot.row_by_id.__getitem__, ids), np.int64, len(given))
             ascending = np.sort(numbers)
             if (ascending[1:] != ascending[:-1]).all():
                 return numbers, range(len(given))
-        row_of = self._snapshot.number_of.get
+        row_of = self._snapshot.row_by_id.get
         first: dict[int, int] = {}
         unknown: list[int] = []
         for place, candidate in enumerate(given):
@@ -138,7 +138,7 @@ class _Asking:
     def _number(self, item: HistoryEvent | Candidate, part: str, place: int) -> int:
         """-1 of an item that is not known and has no text."""
         item_id = item.get("item_id")
-        if item_id is not None and (row := self._snapshot.number_of.get(item_id, -1)) >= 0:
+        if item_id is not None and (row := self._snapshot.row_by_id.get(item_id, -1)) >= 0:
             return row
         key = _key(item)
         if (number := self._sent.get(key, -1)) >= 0:
@@ -151,7 +151,7 @@ class _Asking:
                 return -1
             text, pointer = self._elsewhere[item_id]
         self._sent[key] = number = self._snapshot.rows + len(self._texts)
-        self._texts.append(Sent(item_id, text, pointer))
+        self._texts.append(InlineItem(item_id, text, pointer))
         return number
 
     @cached_property
@@ -170,7 +170,7 @@ class _Asking:
 
     def _owned(self) -> Numbers:
         """Of every event, also of those that are not read."""
-        row_of = self._snapshot.number_of.get
+        row_of = self._snapshot.row_by_id.get
         numbers = {row_of(event.get("item_id", ""), self._sent.get(_key(event), -1)) for event in self._user.history}
         return np.array([number for number in numbers if number >= 0], np.int64)
 

@@ -8,8 +8,8 @@ from models.prediction.sentiment import polarity
 from service.errors import Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import answered, failed, id_of, listed, refuse_if_none_answered
-from service.inference.predictor import Answered, Item, Predictor, Rated
+from service.http.responses import results_response, failed_item, id_of, as_list, raise_if_all_failed
+from service.inference.predictor import Prediction, Item, Predictor, Classification
 from service.schemas.sentiment import SentimentItem, SentimentRequest, SentimentResponse
 from service.settings import Settings
 
@@ -21,11 +21,11 @@ def add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> Non
         """Sentiment of one text or of up to 256, and with `entity` the sentiment towards that entity."""
         due_s = deadline_s(given, settings)
         request = await body.read(given)
-        inputs = listed(request.inputs)
+        inputs = as_list(request.inputs)
         answer = await predictor.predict([item_of(one) for one in inputs], request.truncate, due_s)
-        refuse_if_none_answered(answer.outcomes, request.inputs)
+        raise_if_all_failed(answer.outcomes, request.inputs)
         results = [result_of(*pair) for pair in zip(inputs, answer.outcomes, strict=True)]
-        return answered(predictor, results, answer.timings)
+        return results_response(predictor, results, answer.timings)
 
     add_hot_route(app, "/v1/sentiment", sentiment, SentimentRequest, SentimentResponse)
 
@@ -34,11 +34,11 @@ def item_of(given: str | SentimentItem) -> Item:
     return Item(given) if isinstance(given, str) else Item(given.text, given.entity)
 
 
-def result_of(given: str | SentimentItem, outcome: Answered | Problem) -> dict[str, Any]:
+def result_of(given: str | SentimentItem, outcome: Prediction | Problem) -> dict[str, Any]:
     """A SentimentResult, or the FailedItem of a problem."""
     if isinstance(outcome, Problem):
-        return failed(outcome, given)
-    assert isinstance(outcome, Rated)
+        return failed_item(outcome, given)
+    assert isinstance(outcome, Classification)
     return {
         "label": outcome.label,
         "scores": outcome.scores,

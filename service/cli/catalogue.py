@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service import settings
-from service.cli.catalogue_import import _Embedder, _made, _progress, _put, _read
-from service.cli.exit import refuse, stop_on_signals
+from service.cli.catalogue_import import Embedder, embed_missing, progress_bar, put_items, read_items
+from service.cli.exit import fail, stop_on_signals
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -49,13 +49,13 @@ def add(
     Interrupted, it goes on where it was when it is run again. Lines that cannot be used are named and left out.
     """
     from models.catalogue.errors import CatalogueError
-    from models.catalogue.folder import is_name
+    from models.catalogue.folder import is_valid_name
     from models.catalogue.store import Catalogue
 
-    if not is_name(name):
-        refuse(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
+    if not is_valid_name(name):
+        fail(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
     folder = _folder(shelf)
-    items, faults = _read(file)
+    items, faults = read_items(file)
     for fault in faults[:_SHOWN]:
         print(f"heed: {file.name}, {fault}", file=sys.stderr)
     if len(faults) > _SHOWN:
@@ -64,35 +64,35 @@ def add(
     outcomes: Counter[str] = Counter()
     stop_on_signals()
     try:
-        embedder = _Embedder(name, loaded)
+        embedder = Embedder(name, loaded)
         embedder.prepare(folder / name)
-        with closing(Catalogue(folder / name)) as opened, _progress() as progress:
-            for edited in _put(opened, items, embedder, progress):
+        with closing(Catalogue(folder / name)) as opened, progress_bar() as progress:
+            for edited in put_items(opened, items, embedder, progress):
                 outcomes.update(edited)
             opened.compact()
             count = _finished(opened, embedder)
     except CatalogueError as error:
-        refuse(f"{error}; {_told(outcomes)} before that")
+        fail(f"{error}; {_told(outcomes)} before that")
     except KeyboardInterrupt:
-        refuse(f"stopped: {_told(outcomes)}; run it again to go on", 130)
+        fail(f"stopped: {_told(outcomes)}; run it again to go on", 130)
     print(f"{name}: {_told(outcomes)}; {count} items. A running service has them now.")
     if faults:
-        refuse(f"{len(faults)} lines of {file.name} were left out")
+        fail(f"{len(faults)} lines of {file.name} were left out")
 
 
 @catalogue.command("list")
 def list_catalogues(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every catalogue that a request can name, and what is wrong with the others."""
     from models.catalogue.errors import CatalogueError, check_digest
-    from models.catalogue.folder import names_in
+    from models.catalogue.folder import list_names
     from models.catalogue.store import Catalogue
 
     folder, loaded = _folder(shelf), _loaded(bundle)
-    for name in names_in(folder):
+    for name in list_names(folder):
         try:
             with closing(Catalogue(folder / name)) as opened:
                 found = opened.snapshot()
-            check_digest(name, found.digest, loaded.model)
+            check_digest(name, found.digest, loaded.model_digest)
             print(f"{name}: {found.count} items, {found.version} edits")
         except CatalogueError as error:
             print(f"not usable: {error}")
@@ -106,28 +106,28 @@ def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     folder, loaded = _folder(shelf), _loaded(bundle)
     stop_on_signals()
     try:
-        with closing(_existing(folder, name)) as opened, _progress() as progress:
+        with closing(_existing(folder, name)) as opened, progress_bar() as progress:
             found = opened.snapshot()
-            if found.digest == loaded.model:
+            if found.digest == loaded.model_digest:
                 print(f"{name} is by this model already.")
                 return
-            embedder = _Embedder(name, loaded)
+            embedder = Embedder(name, loaded)
             made: dict[str, tuple[str, Vector]] = {}
-            wanted: Sequence[str] = list(found.number_of)
+            wanted: Sequence[str] = list(found.row_by_id)
             while True:
-                texts = [found.texts[found.number_of[item_id]] for item_id in wanted]
-                made |= _made(wanted, texts, embedder, progress)
+                texts = [found.texts[found.row_by_id[item_id]] for item_id in wanted]
+                made |= embed_missing(wanted, texts, embedder, progress)
                 try:
-                    opened.renew(embedder.digest, embedder.width, made)
+                    opened.replace_vectors(embedder.digest, embedder.width, made)
                     break
                 except VectorsMissingError as error:
                     found = opened.snapshot()
-                    wanted = [item_id for item_id in error.ids if item_id in found.number_of]
+                    wanted = [item_id for item_id in error.ids if item_id in found.row_by_id]
             count = _finished(opened, embedder)
     except CatalogueError as error:
-        refuse(error)
+        fail(error)
     except KeyboardInterrupt:
-        refuse("stopped; nothing was changed", 130)
+        fail("stopped; nothing was changed", 130)
     print(f"{name}: {count} items embedded again. A running service of this model has them now.")
 
 
@@ -138,13 +138,13 @@ def remove_catalogue(name: _Name, shelf: _Shelf = None) -> None:
 
     try:
         with closing(_existing(_folder(shelf), name)) as opened:
-            opened.discard()
+            opened.delete()
     except CatalogueError as error:
-        refuse(error)
+        fail(error)
     print(f"{name} is removed.")
 
 
-def _finished(opened: Catalogue, embedder: _Embedder) -> int:
+def _finished(opened: Catalogue, embedder: Embedder) -> int:
     """How many items there are."""
     found = opened.snapshot()
     try:
@@ -158,38 +158,38 @@ def _folder(shelf: Path | None) -> Path:
     from service.registry.catalogues import FOLDER
 
     try:
-        chosen = settings.load(shelf=shelf and shelf.resolve()).shelf
+        chosen = settings.load_settings(shelf=shelf and shelf.resolve()).shelf
     except settings.SettingsError as error:
-        refuse(error, 2)
+        fail(error, 2)
     if chosen is None:
-        refuse("HEED_SHELF is none: there is no folder for catalogues", 2)
+        fail("HEED_SHELF is none: there is no folder for catalogues", 2)
     return chosen / FOLDER
 
 
 def _loaded(bundle: Path | None) -> Bundle:
-    from models.bundle import BundleError, load
+    from models.bundle import BundleError, load_bundle
 
     try:
-        chosen = bundle or settings.load().bundles.get("recommend")
+        chosen = bundle or settings.load_settings().bundles.get("recommend")
         if chosen is None:
-            refuse("HEED_RECOMMEND_BUNDLE is none: there is no model of recommendations", 2)
-        found = load(chosen)
+            fail("HEED_RECOMMEND_BUNDLE is none: there is no model of recommendations", 2)
+        found = load_bundle(chosen)
         if found.task.name != "recommend":
-            refuse(f"{found.name} is a model of {found.task.name}, not of recommendations", 2)
+            fail(f"{found.name} is a model of {found.task.name}, not of recommendations", 2)
         return found
     except settings.SettingsError as error:
-        refuse(error, 2)
+        fail(error, 2)
     except BundleError as error:
-        refuse(error)
+        fail(error)
 
 
 def _existing(folder: Path, name: str) -> Catalogue:
     """Raises CatalogueError."""
-    from models.catalogue.folder import is_name
+    from models.catalogue.folder import is_valid_name
     from models.catalogue.store import Catalogue
 
-    if not is_name(name):
-        refuse(f"there is no catalogue {name!r} in {folder}")
+    if not is_valid_name(name):
+        fail(f"there is no catalogue {name!r} in {folder}")
     return Catalogue(folder / name)
 
 

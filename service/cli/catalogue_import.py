@@ -20,41 +20,41 @@ BATCH = 256
 """Items that are embedded, and become durable, together."""
 
 
-class _Embedder:
+class Embedder:
     def __init__(self, name: str, bundle: Bundle) -> None:
         from models.ranking.bundle_files import load_recommender
-        from models.runtime.offline import open_reader
+        from models.runtime.offline import open_text_encoder
 
         self._name, self._bundle = name, bundle
         self._recommender = load_recommender(bundle)
-        self._reader = open_reader(bundle)
-        self.width, self.digest = self._recommender.width, bundle.model
+        self._reader = open_text_encoder(bundle)
+        self.width, self.digest = self._recommender.width, bundle.model_digest
 
     def prepare(self, path: Path) -> None:
         """The catalogue to add to: the model's own begins with what is shipped. Raises CatalogueError."""
-        from models.catalogue.folder import create
-        from service.registry.catalogues import place_own
+        from models.catalogue.folder import create_catalogue
+        from service.registry.catalogues import copy_own_catalogue
 
-        if self._name == self._recommender.catalogue:
-            place_own(path, self._bundle, self._recommender)
+        if self._name == self._recommender.catalogue_name:
+            copy_own_catalogue(path, self._bundle, self._recommender)
         else:
-            create(path, self.digest, self.width)
+            create_catalogue(path, self.digest, self.width)
 
     def index(self, path: Path, found: Snapshot) -> None:
         """Of a large catalogue, so that a service need not build it. Raises OSError."""
-        from models.catalogue.vector_index import INDEXED, kept
+        from models.catalogue.vector_index import MIN_INDEX_ROWS, load_or_build
 
-        if found.rows > INDEXED:
-            kept(path, found.file, found.vectors, *self._recommender.tastes(found.vectors))
+        if found.rows > MIN_INDEX_ROWS:
+            load_or_build(path, found.file, found.vectors, *self._recommender.query_subspace(found.vectors))
 
     def vectors(self, ids: Sequence[str], texts: Sequence[str]) -> dict[str, Vector]:
-        from service.registry.catalogues import placed
+        from service.registry.catalogues import item_vectors
 
-        return placed(self._recommender, self._name, ids, self._reader.texts(texts)) if ids else {}
+        return item_vectors(self._recommender, self._name, ids, self._reader.encode_texts(texts)) if ids else {}
 
 
-def _put(
-    opened: Catalogue, items: Sequence[CatalogueItem], embedder: _Embedder, progress: Progress
+def put_items(
+    opened: Catalogue, items: Sequence[CatalogueItem], embedder: Embedder, progress: Progress
 ) -> Iterator[Sequence[str]]:
     """The outcomes of batch after batch; what is there already is not embedded again."""
     from models.catalogue.errors import VectorsMissingError, check_digest
@@ -65,7 +65,7 @@ def _put(
     for start in range(0, len(items), BATCH):
         batch = items[start : start + BATCH]
         wanted = [item for item in batch if not there.has(item.item_id, item.text)]
-        entries = [item.entry() for item in batch]
+        entries = [item.to_item() for item in batch]
         while True:
             vectors = embedder.vectors([item.item_id for item in wanted], [item.text for item in wanted])
             try:
@@ -77,8 +77,8 @@ def _put(
         yield edited.outcomes
 
 
-def _made(
-    ids: Sequence[str], texts: Sequence[str], embedder: _Embedder, progress: Progress
+def embed_missing(
+    ids: Sequence[str], texts: Sequence[str], embedder: Embedder, progress: Progress
 ) -> dict[str, tuple[str, Vector]]:
     task = progress.add_task("items", total=len(ids))
     found: dict[str, tuple[str, Vector]] = {}
@@ -90,9 +90,9 @@ def _made(
     return found
 
 
-def _read(file: Path) -> tuple[list[CatalogueItem], list[str]]:
+def read_items(file: Path) -> tuple[list[CatalogueItem], list[str]]:
     """The items of a file, and what is wrong with which line."""
-    from models.text.language import is_readable
+    from models.text.language import has_text
     from service.errors import Problem
     from service.http.body import parse
     from service.schemas.catalogue import CatalogueItem
@@ -112,14 +112,14 @@ def _read(file: Path) -> tuple[list[CatalogueItem], list[str]]:
                 continue
             if (first := lines.setdefault(item.item_id, number)) != number:
                 faults.append(f"line {number}: the item {item.item_id!r} is in line {first} already")
-            elif not is_readable(item.text):
+            elif not has_text(item.text):
                 faults.append(f"line {number}: the text holds nothing that can be read")
             else:
                 items.append(item)
     return items, faults
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

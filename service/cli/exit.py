@@ -12,7 +12,7 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def refuse(reason: object, code: int = 1) -> NoReturn:
+def fail(reason: object, code: int = 1) -> NoReturn:
     print(f"heed: {reason}", file=sys.stderr)
     raise SystemExit(code)
 

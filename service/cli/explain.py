@@ -9,13 +9,13 @@ import typer
 from typer.core import TyperGroup
 
 from models.explain.methods import IntentMethod, SentimentMethod
-from service.cli.exit import refuse, say
+from service.cli.exit import fail, say
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.evaluation.influential_words import Known
+    from models.evaluation.influential_words import LabelledInstance
     from models.explain.explainer import Explainer, Explanation
-    from models.prediction.intent_head import Head
+    from models.prediction.intent_head import IntentHead
 
 
 def explain_intent(
@@ -34,32 +34,32 @@ def explain_intent(
     png: Annotated[Path | None, typer.Option(help="Write a picture of the weights to this file too.")] = None,
 ) -> None:
     """Show which words speak for an intent: green speaks for it, red against it."""
-    from models.bundle import SHIPPED_INTENT, BundleError, load
-    from models.explain.explainer import AUTO, explainer_of
-    from models.prediction.tensor_file import HeadError
+    from models.bundle import SHIPPED_INTENT, BundleError, load_bundle
+    from models.explain.explainer import DEFAULT_METHOD, open_explainer
+    from models.prediction.tensor_file import ArtifactError
     from models.text.tokenizer import Turn
     from service import settings
-    from service.registry.heads import Shelf
+    from service.registry.heads import HeadRegistry
 
-    refuse_unless_utf_8(text)
+    require_utf_8(text)
     try:
-        chosen = settings.load(labels=labels, intent_bundle=bundle and bundle.resolve(), shelf=shelf)
-        loaded = load(chosen.bundles.get("intent", SHIPPED_INTENT))
+        chosen = settings.load_settings(labels=labels, intent_bundle=bundle and bundle.resolve(), shelf=shelf)
+        loaded = load_bundle(chosen.bundles.get("intent", SHIPPED_INTENT))
         if loaded.task.name != "intent":
-            refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        heads = Shelf(loaded, chosen.shelf).all_heads()
+            fail(f"{loaded.name} is a model of {loaded.task.name}", 2)
+        heads = HeadRegistry(loaded, chosen.shelf).all_heads()
         if chosen.labels not in heads:
-            refuse(f"there is no label set {chosen.labels!r}; there are {', '.join(sorted(heads))}", 2)
+            fail(f"there is no label set {chosen.labels!r}; there are {', '.join(sorted(heads))}", 2)
         head = heads[chosen.labels]
         if target is not None and target not in head.labels:
-            refuse(f"the target {target!r} is none of the {len(head.labels)} intents of {head.name}", 2)
-        explainer = explainer_of(loaded)
-        question = explainer.intent((Turn("customer", text),), head, target)
-        show(text, explainer.explain(question, AUTO if method == "auto" else method), html, png)
+            fail(f"the target {target!r} is none of the {len(head.labels)} intents of {head.name}", 2)
+        explainer = open_explainer(loaded)
+        question = explainer.intent_instance((Turn("customer", text),), head, target)
+        show_explanation(text, explainer.explain(question, DEFAULT_METHOD if method == "auto" else method), html, png)
     except settings.SettingsError as error:
-        refuse(error, 2)
-    except (BundleError, HeadError, OSError, ValueError) as error:
-        refuse(error)
+        fail(error, 2)
+    except (BundleError, ArtifactError, OSError, ValueError) as error:
+        fail(error)
 
 
 class TextOrCommand(TyperGroup):
@@ -88,31 +88,33 @@ def explain_text(
     png: Annotated[Path | None, typer.Option(help="Write a picture of the weights to this file too.")] = None,
 ) -> None:
     """Show which words an answer rests on: green speaks for it, red against it."""
-    from models.bundle import SHIPPED, BundleError, load
-    from models.explain.explainer import AUTO, explainer_of
+    from models.bundle import SHIPPED, BundleError, load_bundle
+    from models.explain.explainer import DEFAULT_METHOD, open_explainer
 
-    refuse_unless_utf_8(f"{text}{entity or ''}")
+    require_utf_8(f"{text}{entity or ''}")
     try:
-        loaded = load(bundle or SHIPPED)
+        loaded = load_bundle(bundle or SHIPPED)
         if not loaded.task.labels:
-            refuse(f"{loaded.name} answers no fixed labels; what is explained is sentiment", 2)
+            fail(f"{loaded.name} answers no fixed labels; what is explained is sentiment", 2)
         if target is not None and target not in loaded.task.labels:
-            refuse(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
-        explainer = explainer_of(loaded)
-        found = explainer.explain(explainer.text(text, entity, target), AUTO if method == "auto" else method)
-        show(text, found, html, png)
+            fail(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
+        explainer = open_explainer(loaded)
+        found = explainer.explain(
+            explainer.text_instance(text, entity, target), DEFAULT_METHOD if method == "auto" else method
+        )
+        show_explanation(text, found, html, png)
     except (BundleError, OSError, ValueError) as error:
-        refuse(error)
+        fail(error)
 
 
-def refuse_unless_utf_8(text: str) -> None:
+def require_utf_8(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError:
-        refuse("the text, or the entity, is not in UTF-8", 2)
+        fail("the text, or the entity, is not in UTF-8", 2)
 
 
-def show(text: str, found: Explanation, html: Path | None, png: Path | None) -> None:
+def show_explanation(text: str, found: Explanation, html: Path | None, png: Path | None) -> None:
     """In the terminal and, where they are wanted, in files; raises OSError."""
     from rich.console import Console
 
@@ -120,15 +122,15 @@ def show(text: str, found: Explanation, html: Path | None, png: Path | None) -> 
 
     try:
         if html is not None:
-            html.write_text(rendering.page(text, found), encoding="utf-8")
+            html.write_text(rendering.explanation_page(text, found), encoding="utf-8")
         if png is not None:
-            rendering.picture(text, found, png)
+            rendering.save_picture(text, found, png)
     except ModuleNotFoundError as error:
-        refuse(f"a picture needs {error.name}, of the extra `train`: pip install '.[train]'", 2)
+        fail(f"a picture needs {error.name}, of the extra `train`: pip install '.[train]'", 2)
     console = Console(highlight=False, soft_wrap=True)
     console.print(rendering.title(found), style="bold")
-    console.print(rendering.terminal(text, found))
-    lines = [rendering.heaviest(text, found), *rendering.notes(found)]
+    console.print(rendering.terminal_text(text, found))
+    lines = [rendering.strongest_words(text, found), *rendering.notes(found)]
     console.print("\n".join(lines), style="dim", markup=False)
 
 
@@ -149,53 +151,53 @@ def explain_report(
     rows: Annotated[int, typer.Option(help="Texts to explain, drawn of all.", min=1)] = 2000,
 ) -> None:
     """Write one page on many texts: words that drive answers, what heads do and which can go, whence mistakes come."""
-    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load
-    from models.evaluation.attention_analysis import find
-    from models.explain.explainer import explainer_of
+    from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load_bundle
+    from models.evaluation.attention_analysis import analyze
+    from models.explain.explainer import open_explainer
     from service.cli import render_report as report
 
     try:
-        loaded = load(bundle or (SHIPPED_INTENT if labels else SHIPPED))
-        explainer = explainer_of(loaded)
+        loaded = load_bundle(bundle or (SHIPPED_INTENT if labels else SHIPPED))
+        explainer = open_explainer(loaded)
         if loaded.task.labels:
             title, known = loaded.name, _known_texts(explainer, loaded, data, rows)
         else:
             head = _head(loaded, labels)
             title, known = f"{loaded.name}, {head.name}", _known_dialogues(explainer, head, data, rows)
-        found = find(loaded.graph, explainer, known, say)
+        found = analyze(loaded.graph, explainer, known, say)
         out.mkdir(parents=True, exist_ok=True)
-        page = report.page(f"{title} {loaded.version} on {data.name}", found)
+        page = report.report_page(f"{title} {loaded.version} on {data.name}", found)
         (out / "report.html").write_text(page, encoding="utf-8")
     except (BundleError, OSError, ValueError) as error:
-        refuse(error)
+        fail(error)
     print(f"Wrote {out / 'report.html'}")
 
 
-def _known_texts(explainer: Explainer, bundle: Bundle, data: Path, rows: int) -> list[Known]:
+def _known_texts(explainer: Explainer, bundle: Bundle, data: Path, rows: int) -> list[LabelledInstance]:
     from models.data.user_files import read_texts
     from models.evaluation.explanation_samples import shuffled
-    from models.evaluation.influential_words import Known
+    from models.evaluation.influential_words import LabelledInstance
 
     texts = shuffled(read_texts(data, bundle.task.labels))[:rows]
-    return [Known(explainer.text(row.text, row.entity), row.label, row.entity) for row in texts]
+    return [LabelledInstance(explainer.text_instance(row.text, row.entity), row.label, row.entity) for row in texts]
 
 
-def _known_dialogues(explainer: Explainer, head: Head, data: Path, rows: int) -> list[Known]:
+def _known_dialogues(explainer: Explainer, head: IntentHead, data: Path, rows: int) -> list[LabelledInstance]:
     from models.data.user_files import read_dialogues
     from models.evaluation.explanation_samples import shuffled
-    from models.evaluation.influential_words import Known
+    from models.evaluation.influential_words import LabelledInstance
 
     dialogues = shuffled(read_dialogues(data, head.labels))[:rows]
-    return [Known(explainer.intent(row.turns, head), row.label) for row in dialogues]
+    return [LabelledInstance(explainer.intent_instance(row.turns, head), row.label) for row in dialogues]
 
 
-def _head(bundle: Bundle, labels: str | None) -> Head:
-    from models.prediction.intent_head import SUFFIX, heads_of, load_head
+def _head(bundle: Bundle, labels: str | None) -> IntentHead:
+    from models.prediction.intent_head import SUFFIX, load_bundle_heads, load_head
 
-    own = heads_of(bundle.path, bundle.encoder)
+    own = load_bundle_heads(bundle.path, bundle.encoder_digest)
     if labels is not None and labels.endswith(SUFFIX):
-        return load_head(Path(labels), bundle.encoder)
+        return load_head(Path(labels), bundle.encoder_digest)
     if labels not in own:
         named = ", ".join(own) or "it has none of its own"
-        refuse(f"name a label set of {bundle.name} with --labels ({named}), or the file of a head (*{SUFFIX})", 2)
+        fail(f"name a label set of {bundle.name} with --labels ({named}), or the file of a head (*{SUFFIX})", 2)
     return own[labels]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from models.explain.methods import HistoryMethod
-from service.cli.exit import refuse
+from service.cli.exit import fail
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -41,27 +41,29 @@ def explain_recommend(
     ] = None,
 ) -> None:
     """Show which items of a history a recommendation rests on: green speaks for it, red against it."""
-    from models.bundle import SHIPPED_RECOMMEND, BundleError, load
-    from models.explain.history import AUTO
+    from models.bundle import SHIPPED_RECOMMEND, BundleError, load_bundle
+    from models.explain.history import DEFAULT_HISTORY_METHOD
     from service import settings
     from service.errors import Problem
 
     try:
         user, named = _read(file.read_bytes())
-        loaded = load(bundle or SHIPPED_RECOMMEND)
+        loaded = load_bundle(bundle or SHIPPED_RECOMMEND)
         if loaded.task.name != "recommend":
-            refuse(f"{loaded.name} is a model of {loaded.task.name}", 2)
+            fail(f"{loaded.name} is a model of {loaded.task.name}", 2)
         chosen = method or named
         # One explanation needs no GPU, whatever the service runs on.
-        configured = settings.load(shelf=shelf and shelf.resolve(), device="cpu")
+        configured = settings.load_settings(shelf=shelf and shelf.resolve(), device="cpu")
         asked = user if target is None else user.model_copy(update={"target": target})
-        found = asyncio.run(_explained(loaded, asked, AUTO if chosen == "auto" else chosen, configured))
+        found = asyncio.run(
+            _explained(loaded, asked, DEFAULT_HISTORY_METHOD if chosen == "auto" else chosen, configured)
+        )
     except settings.SettingsError as error:
-        refuse(error, 2)
+        fail(error, 2)
     except Problem as problem:
-        refuse(f"{file}{f' at {problem.pointer}' if problem.pointer else ''}: {problem.detail}", 2)
+        fail(f"{file}{f' at {problem.pointer}' if problem.pointer else ''}: {problem.detail}", 2)
     except (BundleError, RuntimeError, OSError) as error:
-        refuse(error)
+        fail(error)
     _show(found, user)
 
 
@@ -91,27 +93,27 @@ async def _explained(
 ) -> dict[str, Any]:
     """As the service answers; raises a Problem."""
     from models.ranking.bundle_files import load_recommender
-    from service.api.explain_recommend import result_of
-    from service.api.recommend import questions_of
-    from service.cluster.remote_call import Tally
+    from service.api.explain_recommend import explanation_result
+    from service.api.recommend import build_queries
+    from service.cluster.remote_call import CountBuffer
     from service.errors import Problem
-    from service.explanation.history import ask_of
-    from service.explanation.pacing import Pace
+    from service.explanation.history import history_job
+    from service.explanation.pacing import Pacer
     from service.inference.assembly import open_engine
-    from service.registry.catalogues import Catalogues
+    from service.registry.catalogues import CatalogueRegistry
 
-    engine = open_engine(bundle, configured, Tally())
+    engine = open_engine(bundle, configured, CountBuffer())
     recommender = load_recommender(bundle)
-    catalogues = Catalogues(bundle, recommender, configured.shelf if user.catalogue else None)
+    catalogues = CatalogueRegistry(bundle, recommender, configured.shelf if user.catalogue else None)
     await engine.start()
     await catalogues.start()
     try:
-        (question,), read, _ = await questions_of(engine, catalogues, [user], float("inf"))
-        ask = ask_of(recommender, question, user.target, method)
-        outcome = ask if isinstance(ask, Problem) else ask(Pace(lambda: False))
+        (question,), read, _ = await build_queries(engine, catalogues, [user], float("inf"))
+        ask = history_job(recommender, question, user.target, method)
+        outcome = ask if isinstance(ask, Problem) else ask(Pacer(lambda: False))
         if isinstance(outcome, Problem):
             raise outcome
-        return result_of(user, question, outcome, read)
+        return explanation_result(user, question, outcome, read)
     finally:
         await catalogues.stop()
         await engine.stop()
@@ -121,7 +123,7 @@ def _show(found: dict[str, Any], user: ExplainedUser) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from models.explain.history import METHODS
+    from models.explain.history import HISTORY_METHODS
     from service.cli.render_explanation import colour, visible
 
     console = Console(highlight=False, soft_wrap=True)
@@ -136,7 +138,10 @@ def _show(found: dict[str, Any], user: ExplainedUser) -> None:
         line.append(visible(_name(one)), f"black on {colour(share, True)}" if abs(share) >= _FAINTEST else "")
         console.print(line.append(f"  {visible(events)}", "dim"))
     more = len(weighed) - _SHOWN
-    notes = [f"{found['method']}: {METHODS[found['method']]}.", f"Green speaks for {_name(target)}, red against it."]
+    notes = [
+        f"{found['method']}: {HISTORY_METHODS[found['method']]}.",
+        f"Green speaks for {_name(target)}, red against it.",
+    ]
     if found["history_dropped"]:
         notes.append(f"The oldest {found['history_dropped']} events were not read.")
     if more > 0:

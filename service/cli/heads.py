@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from models.bundle import Bundle, BundleError, load
+from models.bundle import Bundle, BundleError, load_bundle
 from service import settings
-from service.cli.exit import refuse
+from service.cli.exit import fail
 
 heads = typer.Typer(no_args_is_help=True, help="Sets of intents that the service answers with.")
 replies = typer.Typer(no_args_is_help=True, help="Sets of replies that the service ranks.")
@@ -28,15 +28,15 @@ def add_head(
 ) -> None:
     """Serve a head; one of the same name is replaced."""
     from models.prediction.intent_head import SUFFIX, load_head
-    from models.prediction.tensor_file import HeadError
+    from models.prediction.tensor_file import ArtifactError
 
-    folder, loaded = opened(shelf, bundle)
+    folder, loaded = open_data_dir(shelf, bundle)
     try:
-        head = load_head(file, loaded.encoder)
-    except HeadError as error:
-        refuse(error)
+        head = load_head(file, loaded.encoder_digest)
+    except ArtifactError as error:
+        fail(error)
     if head.name in _own_names(loaded.path):
-        refuse(f"{head.name} is a label set of the model itself; train yours under another name")
+        fail(f"{head.name} is a label set of the model itself; train yours under another name")
     target = folder / f"{head.name}{SUFFIX}"
     part = target.with_name(f".{target.name}.part")
     shutil.copyfile(file, part)
@@ -48,16 +48,16 @@ def add_head(
 def list_heads(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every label set a request can name."""
     from models.prediction.intent_head import HEADS, SUFFIX, load_head
-    from models.prediction.tensor_file import HeadError
+    from models.prediction.tensor_file import ArtifactError
 
-    folder, loaded = opened(shelf, bundle)
+    folder, loaded = open_data_dir(shelf, bundle)
     for source in (loaded.path / HEADS, folder):
         for path in sorted(source.glob(f"*{SUFFIX}")):
             try:
-                head = load_head(path, loaded.encoder)
+                head = load_head(path, loaded.encoder_digest)
                 measured = ", ".join(f"{name} {value:.3f}" for name, value in head.figures.items())
                 print(f"{head.name}: {len(head.labels)} intents, {measured}")
-            except HeadError as error:
+            except ArtifactError as error:
                 print(f"not usable: {error}")
 
 
@@ -79,18 +79,18 @@ def add_replies(
     """Embed replies once and serve them; a set of the same name is replaced."""
     from models.data.user_files import DataError, read_replies
     from models.prediction.reply_ranker import RANKER, SET_SUFFIX, ReplySet, load_ranker, save_replies
-    from models.prediction.tensor_file import HeadError
-    from models.runtime.offline import open_reader
+    from models.prediction.tensor_file import ArtifactError
+    from models.runtime.offline import open_text_encoder
 
-    folder, loaded = opened(shelf, bundle)
+    folder, loaded = open_data_dir(shelf, bundle)
     check_name(name)
     try:
         texts = read_replies(file)
         ranker = load_ranker(loaded.path / RANKER)
-    except (DataError, HeadError) as error:
-        refuse(error)
-    placed = ranker.place(open_reader(loaded).texts(texts))
-    save_replies(ReplySet(name, loaded.encoder, tuple(texts), placed), folder / f"{name}{SET_SUFFIX}")
+    except (DataError, ArtifactError) as error:
+        fail(error)
+    placed = ranker.project_replies(open_text_encoder(loaded).encode_texts(texts))
+    save_replies(ReplySet(name, loaded.encoder_digest, tuple(texts), placed), folder / f"{name}{SET_SUFFIX}")
     print(f"{name}: {len(texts)} replies. {_SERVED}")
 
 
@@ -98,14 +98,14 @@ def add_replies(
 def list_replies(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every reply set a request can name."""
     from models.prediction.reply_ranker import SET_SUFFIX, load_replies
-    from models.prediction.tensor_file import HeadError
+    from models.prediction.tensor_file import ArtifactError
 
-    folder, loaded = opened(shelf, bundle)
+    folder, loaded = open_data_dir(shelf, bundle)
     for path in sorted(folder.glob(f"*{SET_SUFFIX}")):
         try:
-            found = load_replies(path, loaded.encoder)
+            found = load_replies(path, loaded.encoder_digest)
             print(f"{found.name}: {len(found.texts)} replies")
-        except HeadError as error:
+        except ArtifactError as error:
             print(f"not usable: {error}")
 
 
@@ -121,22 +121,22 @@ def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejected: 
     """Make a head of a team's own examples, and say how good it is."""
     from models.data.user_files import DataError, read_examples
     from models.prediction.intent_head import save_head
-    from models.prediction.intent_head_fit import Examples, make
-    from models.prediction.tensor_file import HeadError
-    from models.runtime.offline import open_reader
-    from models.text.language import language_of
+    from models.prediction.intent_head_fit import Examples, fit_intent_head
+    from models.prediction.tensor_file import ArtifactError
+    from models.runtime.offline import open_text_encoder
+    from models.text.language import detect_language
 
     check_name(name)
     try:
-        loaded = _loaded(bundle or settings.load().bundles.get("intent"))
+        loaded = _loaded(bundle or settings.load_settings().bundles.get("intent"))
         rows = read_examples(data)
         print(f"Embedding {len(rows)} examples ...", flush=True)
-        vectors = open_reader(loaded).dialogues([turns for turns, _ in rows])
-        languages = sorted({language_of(turns[-1].text) for turns, _ in rows})
+        vectors = open_text_encoder(loaded).encode_dialogues([turns for turns, _ in rows])
+        languages = sorted({detect_language(turns[-1].text) for turns, _ in rows})
         examples = Examples(vectors, tuple(label for _, label in rows))
-        head, report = make(name, languages, loaded.encoder, examples, rejected=rejected)
-    except (DataError, HeadError, BundleError, settings.SettingsError) as error:
-        refuse(error)
+        head, report = fit_intent_head(name, languages, loaded.encoder_digest, examples, rejected=rejected)
+    except (DataError, ArtifactError, BundleError, settings.SettingsError) as error:
+        fail(error)
     save_head(head, out)
     print(
         f"{len(head.labels)} intents, cross-validated: accuracy {report.accuracy:.3f}, calibration error "
@@ -144,36 +144,36 @@ def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejected: 
     )
     for pair in report.confusions:
         print(f"  {pair.count} of {pair.label} taken for {pair.taken_for}")
-    for one in report.suspicions:
-        text = rows[one.number][0][-1].text
+    for one in report.label_issues:
+        text = rows[one.index][0][-1].text
         print(f"  perhaps mislabelled: {text!r} is {one.label}, looks like {one.looks_like} ({one.confidence:.2f})")
     print(f"Wrote {out}; serve it: heed heads add {out}")
 
 
 def check_name(name: str) -> None:
     if not name or len(name) > 128 or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
-        refuse(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
+        fail(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
 
 
-def opened(shelf: Path | None, bundle: Path | None) -> tuple[Path, Bundle]:
+def open_data_dir(shelf: Path | None, bundle: Path | None) -> tuple[Path, Bundle]:
     """The folder, made if missing, and the intent model."""
     try:
-        chosen = settings.load(shelf=shelf and shelf.resolve(), intent_bundle=bundle and bundle.resolve())
+        chosen = settings.load_settings(shelf=shelf and shelf.resolve(), intent_bundle=bundle and bundle.resolve())
     except settings.SettingsError as error:
-        refuse(error, 2)
+        fail(error, 2)
     if chosen.shelf is None:
-        refuse("HEED_SHELF is none: there is no folder for heads and reply sets", 2)
+        fail("HEED_SHELF is none: there is no folder for heads and reply sets", 2)
     chosen.shelf.mkdir(parents=True, exist_ok=True)
     return chosen.shelf, _loaded(chosen.bundles.get("intent"))
 
 
 def _loaded(bundle: Path | None) -> Bundle:
     if bundle is None:
-        refuse("HEED_INTENT_BUNDLE is none: there is no intent model", 2)
+        fail("HEED_INTENT_BUNDLE is none: there is no intent model", 2)
     try:
-        return load(bundle)
+        return load_bundle(bundle)
     except BundleError as error:
-        refuse(error)
+        fail(error)
 
 
 def _own_names(bundle: Path) -> set[str]:
@@ -183,9 +183,9 @@ def _own_names(bundle: Path) -> set[str]:
 
 
 def _remove(name: str, suffix: str, shelf: Path | None) -> None:
-    chosen = settings.load(shelf=shelf and shelf.resolve())
+    chosen = settings.load_settings(shelf=shelf and shelf.resolve())
     path = (chosen.shelf or Path()) / f"{name}{suffix}"
     if not path.is_file():
-        refuse(f"there is no {name} in {chosen.shelf}")
+        fail(f"there is no {name} in {chosen.shelf}")
     path.unlink()
     print(f"{name} is removed.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.text import Text
 
-from models.explain.explainer import METHODS, Explanation, Weight
+from models.explain.explainer import METHODS, Explanation, WordAttribution
 
 FOR, AGAINST, SEEN = (38, 162, 105), (224, 27, 36), (53, 132, 228)
 """Red, green and blue of a word that speaks for the target, of one against it, and of one that attention is on."""
@@ -57,25 +57,27 @@ def notes(explanation: Explanation) -> list[str]:
     else:
         lines.append("Blue is where the model looks, which speaks neither for nor against a label.")
     if explanation.truncated:
-        lines.append(f"Only characters {explanation.text.read[0]} to {explanation.text.read[1]} were read.")
+        lines.append(f"Only characters {explanation.text.read_span[0]} to {explanation.text.read_span[1]} were read.")
     return lines
 
 
-def heaviest(text: str, explanation: Explanation, count: int = 6) -> str:
+def strongest_words(text: str, explanation: Explanation, count: int = 6) -> str:
     """The words that weigh most with their weights, for terminals without colours and eyes that do not see them."""
     found = sorted(explanation.text.words, key=lambda weight: -abs(weight.weight))[:count]
     return ", ".join(f"{visible(text[weight.start : weight.end])} {weight.weight:+.3f}" for weight in found)
 
 
-def pieces(text: str, explanation: Explanation, turn: int = -1) -> Iterator[tuple[str, Weight | None, float]]:
+def text_runs(
+    text: str, explanation: Explanation, turn: int = -1
+) -> Iterator[tuple[str, WordAttribution | None, float]]:
     """All of the text in order: words with their weight and its share of the largest, and what stands between them.
 
     Of a dialogue it is the text of one turn that was read, the newest unless another is given.
     """
-    every = (abs(weight.weight) for passage in explanation.passages for weight in passage.words)
+    every = (abs(weight.weight) for passage in explanation.segments for weight in passage.words)
     peak = max(every, default=0.0) or 1.0
     place = 0
-    for weight in explanation.passages[turn].words:
+    for weight in explanation.segments[turn].words:
         yield text[place : weight.start], None, 0.0
         yield text[weight.start : weight.end], weight, weight.weight / peak
         place = weight.end
@@ -88,19 +90,19 @@ def colour(share: float, signed: bool) -> str:
     return "rgb({},{},{})".format(*(round(255 + (level - 255) * abs(share)) for level in full))
 
 
-def terminal(text: str, explanation: Explanation) -> Text:
+def terminal_text(text: str, explanation: Explanation) -> Text:
     """The text with coloured grounds; an entity that is asked about is underlined."""
     shown = Text()
-    for piece, weight, share in pieces(text, explanation):
+    for piece, weight, share in text_runs(text, explanation):
         if weight is None:
             shown.append(visible(piece))
             continue
         ground = f"black on {colour(share, explanation.signed)}" if abs(share) >= 0.05 else ""
-        shown.append(visible(piece), "underline" if weight.named else ground)
+        shown.append(visible(piece), "underline" if weight.is_entity else ground)
     return shown
 
 
-def picture(text: str, explanation: Explanation, path: Path, count: int = 12) -> None:
+def save_picture(text: str, explanation: Explanation, path: Path, count: int = 12) -> None:
     """A PNG file: the words that weigh most as bars, in the order of the text. Raises ModuleNotFoundError."""
     from matplotlib import font_manager
     from matplotlib.figure import Figure
@@ -129,23 +131,23 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t\u200d" else "\ufffd" for c in text)
 
 
-def coloured(text: str, explanation: Explanation, turn: int = -1) -> str:
+def coloured_words(text: str, explanation: Explanation, turn: int = -1) -> str:
     """The text as markup, with coloured grounds."""
     words = []
-    for piece, weight, share in pieces(text, explanation, turn):
+    for piece, weight, share in text_runs(text, explanation, turn):
         if weight is None:
             words.append(escape(piece))
             continue
         ground = colour(share, explanation.signed)
-        named = ' class="named"' if weight.named else ""
+        named = ' class="named"' if weight.is_entity else ""
         words.append(f'<span{named} style="background:{ground}" title="{weight.weight:+.3f}">{escape(piece)}</span>')
     return "".join(words)
 
 
-def page(text: str, explanation: Explanation) -> str:
+def explanation_page(text: str, explanation: Explanation) -> str:
     """One HTML page without scripts or outside requests; whatever the text holds is shown as it is."""
     return PAGE.format(
         title=escape(title(explanation)),
-        words=coloured(text, explanation),
+        words=coloured_words(text, explanation),
         notes="<br>".join(escape(line) for line in notes(explanation)),
     )

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from models.evaluation.attention_analysis import Findings, HeadRole
-from models.evaluation.head_ablation import Masked
-from models.evaluation.influential_words import LEAST_TEXTS, LEAST_WEIGHT, Driving, Told
-from service.cli.render_explanation import coloured
+from models.evaluation.attention_analysis import AttentionAnalysis, HeadRole
+from models.evaluation.head_ablation import AblationResult
+from models.evaluation.influential_words import MIN_TEXTS, MIN_MEAN_WEIGHT, InfluentialWord, ExplainedText
+from service.cli.render_explanation import coloured_words
 
 PAGE = """<!doctype html>
 <html lang="en">
@@ -52,30 +52,30 @@ MEASURES = (
     ("separator", "Share that goes to the marks at both ends"),
     ("rare", "What rare tokens get, beside what even attention would give them"),
 )
-LEAST_SHARE = 0.0005
+MIN_SHARE = 0.0005
 """Of a kind of word, to be shown."""
 
 WIDTH, HEIGHT, EDGE = 640, 260, 44
 """Of the curve, in pixels, and the room for what its axes say."""
 
 
-def page(title: str, findings: Findings) -> str:
+def report_page(title: str, findings: AttentionAnalysis) -> str:
     parts = [summary(findings), *words(findings), *heads(findings), *removal(findings), *mistakes(findings)]
     return PAGE.format(title=escape(title), body="\n".join(parts))
 
 
-def summary(findings: Findings) -> str:
+def summary(findings: AttentionAnalysis) -> str:
     known = "none has a label, so nothing is said of mistakes"
     if findings.labelled:
         known = f"{findings.labelled:,} have a label, and {findings.wrong:,} of those are answered otherwise"
     return f"<p>{findings.texts:,} texts; {known}.</p>"
 
 
-def words(findings: Findings) -> Iterable[str]:
+def words(findings: AttentionAnalysis) -> Iterable[str]:
     yield "<h2>Words that drive each answer</h2>"
     yield note(
         f"In the mean over the texts that were given the answer, in points of its probability; words of at least "
-        f"{LEAST_TEXTS} such texts and {LEAST_WEIGHT} points. The number is of texts."
+        f"{MIN_TEXTS} such texts and {MIN_MEAN_WEIGHT} points. The number is of texts."
     )
     peak = max((word.weight for own in findings.driving.values() for word in own), default=1.0)
     driven = {label: own for label, own in findings.driving.items() if own}
@@ -86,7 +86,7 @@ def words(findings: Findings) -> Iterable[str]:
         yield note(f"Without such a word: {', '.join(others)}.")
 
 
-def bars(driving: Sequence[Driving], peak: float) -> str:
+def bars(driving: Sequence[InfluentialWord], peak: float) -> str:
     rows = (
         f"<tr><td>{escape(one.word)}</td><td>{bar(one.weight / peak)}</td>"
         f'<td class="figure">{one.weight:+.3f}</td><td class="figure">{one.texts}</td></tr>'
@@ -99,7 +99,7 @@ def bar(share: float, kind: str = "") -> str:
     return f'<span class="bar {kind}" style="width:{100 * max(0.0, min(1.0, share)):.1f}%"></span>'
 
 
-def heads(findings: Findings) -> Iterable[str]:
+def heads(findings: AttentionAnalysis) -> Iterable[str]:
     yield "<h2>What heads do</h2>"
     names = {role.place: role.role for role in findings.roles}
     counts = {name: list(names.values()).count(name) for name in dict.fromkeys(names.values())}
@@ -128,13 +128,13 @@ def table(cells: Sequence[Sequence[str]], values: Sequence[Sequence[float]] | No
     return f'<div class="scroll"><table class="map">{"".join(lines)}</table></div>'
 
 
-def removal(findings: Findings) -> Iterable[str]:
+def removal(findings: AttentionAnalysis) -> Iterable[str]:
     yield "<h2>Heads that can be removed</h2>"
     yield note(
         "Each head is masked in the graph that serves, and the texts are answered again: how much the probabilities "
         "move in the mean, in hundredths."
     )
-    moved = {one.heads[0]: 100 * one.moved for one in findings.single[1:]}
+    moved = {one.heads[0]: 100 * one.score_change for one in findings.single[1:]}
     layers = by_layer(findings.roles)
     values = [[moved[role.place] for role in own] for own in layers]
     yield table([[f"{value:.1f}" for value in own] for own in values], values)
@@ -142,7 +142,7 @@ def removal(findings: Findings) -> Iterable[str]:
     yield curve(findings)
 
 
-def spared(findings: Findings) -> str:
+def spared(findings: AttentionAnalysis) -> str:
     """How many heads can go together, by what was measured."""
     whole = findings.single[0]
     kept = [one for one in findings.cumulative if is_as_good(one, whole)]
@@ -151,13 +151,13 @@ def spared(findings: Findings) -> str:
     return f"{count} of {len(findings.roles)} heads can be taken away together so that {by}."
 
 
-def is_as_good(one: Masked, whole: Masked) -> bool:
+def is_as_good(one: AblationResult, whole: AblationResult) -> bool:
     if one.accuracy is None or whole.accuracy is None:
         return one.changed <= 0.01
     return one.accuracy >= whole.accuracy
 
 
-def curve(findings: Findings) -> str:
+def curve(findings: AttentionAnalysis) -> str:
     every = [findings.single[0], *findings.cumulative]
     most = len(findings.roles)
     lines = [("answers that stay the same", "#3584e4", [1 - one.changed for one in every])]
@@ -188,7 +188,7 @@ def curve(findings: Findings) -> str:
     )
 
 
-def mistakes(findings: Findings) -> Iterable[str]:
+def mistakes(findings: AttentionAnalysis) -> Iterable[str]:
     if not findings.wrong:
         return
     yield "<h2>Where the model looks when it is wrong</h2>"
@@ -211,23 +211,23 @@ def kinds(found: dict[str, tuple[float, float]]) -> str:
         f"<tr><td>{kind}</td><td>{bar(right / peak)}{bar(wrong / peak, 'wrong')}</td>"
         f'<td class="figure">{right:.1%}<br>{wrong:.1%}</td></tr>'
         for kind, (right, wrong) in found.items()
-        if max(right, wrong) >= LEAST_SHARE
+        if max(right, wrong) >= MIN_SHARE
     )
     return f'<table class="bars kinds">{"".join(rows)}</table>'
 
 
-def mistake(one: Told) -> str:
+def mistake(one: ExplainedText) -> str:
     towards = f" towards {escape(one.row.entity)}" if one.row.entity else ""
     score = one.explanation.scores[one.answer]
     said = f"{escape(one.answer)} ({score:.2f}){towards}, labelled {escape(str(one.row.label))}"
     turns = (
-        f'<p class="text" dir="auto">{coloured(words.text, one.explanation, turn)}</p>'
-        for turn, words in enumerate(one.row.question.reading.passages)
+        f'<p class="text" dir="auto">{coloured_words(words.text, one.explanation, turn)}</p>'
+        for turn, words in enumerate(one.row.instance.encoding.segments)
     )
     return f"<section><div>{said}</div>{''.join(turns)}</section>"
 
 
-def frequent(findings: Findings) -> str:
+def frequent(findings: AttentionAnalysis) -> str:
     rows = (
         f'<tr><td>{escape(one.label)}</td><td>{escape(one.answer)}</td><td class="figure">{one.texts}</td></tr>'
         for one in findings.confusions

@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from models.tasks import TASKS
-from service.cli.exit import refuse, say, stop_on_signals
-from service.cluster.local import Cluster, ClusterError, check, check_folder
+from service.cli.exit import fail, say, stop_on_signals
+from service.cluster.local import Cluster, ClusterError, check_port_is_free, check_folder
 from service.settings import Settings, SettingsError
 
 _OPTIONS = {"host": "--host", "port": "--port", "sentiment_bundle": "--bundle", "replicas": "--replicas"}
@@ -27,42 +27,42 @@ def serve(
 ) -> None:
     """Serve the models on this machine until Ctrl-C."""
     from models.bundle import BundleError
-    from models.prediction.tensor_file import HeadError
+    from models.prediction.tensor_file import ArtifactError
     from models.runtime.auto import require_runtime
     from service import settings
     from service.cluster import haproxy
 
     given = {"host": host, "port": port, "sentiment_bundle": bundle and bundle.resolve(), "replicas": replicas}
     try:
-        chosen = settings.load(**given)
+        chosen = settings.load_settings(**given)
     except SettingsError as error:
-        refuse(error if given.get(error.name) is None else error.of_option(_OPTIONS[error.name]), 2)
+        fail(error if given.get(error.name) is None else error.of_option(_OPTIONS[error.name]), 2)
     try:
         require_runtime(chosen.device)
         if chosen.shelf is not None and {"intent", "recommend"} & chosen.bundles.keys():
             check_folder(chosen.shelf)
         names = _verified(chosen)
-        check(chosen.host, chosen.port)
-    except (BundleError, HeadError, ClusterError, RuntimeError) as error:
-        refuse(error)
-    if haproxy.find() is None:
-        refuse(haproxy.MISSING)
+        check_port_is_free(chosen.host, chosen.port)
+    except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
+        fail(error)
+    if haproxy.find_haproxy() is None:
+        fail(haproxy.MISSING)
     _run(Cluster(chosen), " and ".join(names), f"http://{chosen.host}:{chosen.port}", list(chosen.bundles))
 
 
 def _verified(chosen: Settings) -> list[str]:
     """What would be served, by name and version; raises when any of it cannot be."""
-    from models.bundle import BundleError, load
+    from models.bundle import BundleError, load_bundle
     from models.ranking.bundle_files import load_recommender
-    from service.registry.heads import Shelf
+    from service.registry.heads import HeadRegistry
 
     names = []
     for task, path in chosen.bundles.items():
-        bundle = load(path)
+        bundle = load_bundle(path)
         if bundle.task.name != task:
             raise BundleError(f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}")
         if task == "intent":
-            known = Shelf(bundle, chosen.shelf).all_heads()
+            known = HeadRegistry(bundle, chosen.shelf).all_heads()
             if chosen.labels not in known:
                 raise BundleError(f"HEED_LABELS={chosen.labels}: there are the label sets {', '.join(sorted(known))}")
         if task == "recommend":
@@ -79,28 +79,28 @@ def tune(
     cores: Annotated[int | None, typer.Option(help="Cores to use (all of this machine).", min=1)] = None,
 ) -> None:
     """Measure this machine and print the settings that suit it: heed tune > heed.env."""
-    from models.bundle import BundleError, load
+    from models.bundle import BundleError, load_bundle
     from service import settings
     from service.tuning.throughput import ThroughputError
-    from service.tuning.tuner import HEADER, Trials, TuneError, busy, free_memory_bytes, usable_cores
+    from service.tuning.tuner import HEADER, TuningRun, TuneError, busy, free_memory_bytes, usable_cores
     from service.tuning.tuner import tune as measure
 
     stop_on_signals()
     try:
-        chosen = settings.load(sentiment_bundle=bundle and bundle.resolve())
+        chosen = settings.load_settings(sentiment_bundle=bundle and bundle.resolve())
         used = usable_cores(cores)
     except (SettingsError, TuneError) as error:
-        refuse(error, 2)
+        fail(error, 2)
     try:
-        served = load(next(iter(chosen.bundles.values())))
+        served = load_bundle(next(iter(chosen.bundles.values())))
         for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy(used), HEADER):
             if line:
                 say(line)
-        found = measure(Trials(served, chosen, seconds, say), used, free_memory_bytes())
+        found = measure(TuningRun(served, chosen, seconds, say), used, free_memory_bytes())
     except (BundleError, ThroughputError, TuneError) as error:
-        refuse(error)
+        fail(error)
     except KeyboardInterrupt:
-        refuse("stopped", 130)
+        fail("stopped", 130)
     print("\n".join(f"HEED_{name.upper()}={value}" for name, value in found.items()))
 
 
@@ -126,4 +126,4 @@ def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
     finally:
         cluster.stop()
     if failure is not None:
-        refuse(failure)
+        fail(failure)

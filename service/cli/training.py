@@ -9,7 +9,7 @@ import click
 import typer
 
 from models.tasks import TASKS
-from service.cli.exit import refuse
+from service.cli.exit import fail
 from service.cli.heads import train_head
 
 _TASK = click.Choice([*TASKS])
@@ -52,19 +52,19 @@ def train(
     """
     if labels is not None:
         if task != "intent":
-            refuse("--labels is for intents: heed train intent --labels NAME --data FILE", 2)
+            fail("--labels is for intents: heed train intent --labels NAME --data FILE", 2)
         if not full:
             train_head(labels, data, out or Path(f"{labels}.head.safetensors"), bundle, rejected)
             return
         if sets is None:
-            refuse("--sets is needed to teach the encoder too", 2)
+            fail("--sets is needed to teach the encoder too", 2)
     if base is None or out is None:
-        refuse("--base and --out are needed to train an encoder", 2)
+        fail("--base and --out are needed to train an encoder", 2)
     from models.data.user_files import DataError
     from models.training.classification import CONFIGS, read_config
-    from models.training.classification import train as fine_tune
+    from models.training.classification import train_classifier as fine_tune
     from models.training.intent import train_intents
-    from models.training.intent_batches import read_intent_config, with_examples
+    from models.training.intent_batches import read_intent_config, add_user_examples
     from models.training.recommendation import read_recommend_config, train_recommend
     from models.training.trainer import ConfigError
 
@@ -74,15 +74,15 @@ def train(
             fine_tune(read_config(path), base, data, out)
         elif task == "recommend":
             if texts is None:
-                refuse("--texts is needed to train a recommender", 2)
+                fail("--texts is needed to train a recommender", 2)
             train_recommend(read_recommend_config(path), base, data, texts, out)
         elif labels is not None and sets is not None:
             data, own = sets, data
-            train_intents(with_examples(read_intent_config(path)[0], labels, own), base, data, out)
+            train_intents(add_user_examples(read_intent_config(path)[0], labels, own), base, data, out)
         else:
             train_intents(read_intent_config(path)[0], base, data, out)
     except (ConfigError, DataError, OSError) as error:
-        refuse(error, 2)
+        fail(error, 2)
     print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
 
 
@@ -98,7 +98,7 @@ def distill(
 ) -> None:
     """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
     from models.training.classification import CONFIGS
-    from models.training.distillation import distill as teach
+    from models.training.distillation import distill_classifier as teach
     from models.training.distillation import read_distillation
     from models.training.intent import distill_intents
     from models.training.intent_batches import read_intent_config
@@ -108,11 +108,11 @@ def distill(
         if task == "intent":
             distill_intents(*read_intent_config(config or CONFIGS / "intent.toml"), teacher, data, out)
         elif texts is None:
-            refuse("--texts is needed", 2)
+            fail("--texts is needed", 2)
         else:
             teach(read_distillation(config or CONFIGS / f"{task}-student.toml"), teacher, data, texts, out)
     except (ConfigError, OSError) as error:
-        refuse(error, 2)
+        fail(error, 2)
     print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
 
 
@@ -136,10 +136,10 @@ def export(
     head: Annotated[list[str] | None, typer.Option(help="Of a bundle of intents: this head alone; repeatable.")] = None,
 ) -> None:
     """Make a bundle that serves, unless its answers drift from the trained network's."""
-    from models.bundle import MANIFEST, BundleError, load
-    from models.export.classification import export as make
+    from models.bundle import MANIFEST, BundleError, load_bundle
+    from models.export.classification import export_classifier as make
     from models.export.intent import export_heads, export_intents
-    from models.export.parity import DriftError
+    from models.export.parity import ParityError
     from models.export.recommendation import export_recommend
     from models.training.classification import task_of
 
@@ -152,9 +152,9 @@ def export(
         elif task == "recommend":
             bundle = export_recommend(run, data, out, version, print)
         else:
-            bundle = make(run, data, out, version, storage, None if teacher is None else load(teacher), print)
-    except (BundleError, DriftError, ValueError, OSError) as error:
-        refuse(error)
+            bundle = make(run, data, out, version, storage, None if teacher is None else load_bundle(teacher), print)
+    except (BundleError, ParityError, ValueError, OSError) as error:
+        fail(error)
     print(f"Wrote {bundle.path}; its figures are in {bundle.path / 'CARD.md'}")
 
 
@@ -171,31 +171,31 @@ def evaluate(
     ] = "cpu",
 ) -> None:
     """Measure a bundle on the validation files, as it serves."""
-    from models.bundle import SHIPPED_BUNDLES, BundleError, load
-    from models.evaluation.classification import evaluate as measure
-    from models.evaluation.classification import table, write
-    from models.evaluation.intent import evaluate_bundle, intents_table, write_intents
+    from models.bundle import SHIPPED_BUNDLES, BundleError, load_bundle
+    from models.evaluation.classification import evaluate_classifier as measure
+    from models.evaluation.classification import classification_table, write_classification
+    from models.evaluation.intent import evaluate_intent_bundle, intents_table, write_intents
     from models.evaluation.recommendation import evaluate_recommender, recommend_table, write_recommender
-    from models.prediction.tensor_file import HeadError
+    from models.prediction.tensor_file import ArtifactError
 
     try:
-        loaded = load(bundle or SHIPPED_BUNDLES[task])
+        loaded = load_bundle(bundle or SHIPPED_BUNDLES[task])
         if loaded.task.name == "recommend":
             if device != "cpu":
-                refuse("heed evaluate recommend ranks vectors that the bundle stores, which no device changes")
+                fail("heed evaluate recommend ranks vectors that the bundle stores, which no device changes")
             taken = evaluate_recommender(loaded, data)
             write_recommender(taken, out)
             shown = recommend_table(taken)
         elif loaded.task.name == "intent":
-            found = evaluate_bundle(loaded, data, device)
+            found = evaluate_intent_bundle(loaded, data, device)
             write_intents(found, out)
             shown = intents_table(found)
         else:
             measured = measure(loaded, data, device)
-            write(measured, loaded.task, out)
-            shown = table(measured)
-    except (BundleError, HeadError, OSError, RuntimeError) as error:
-        refuse(error)
+            write_classification(measured, loaded.task, out)
+            shown = classification_table(measured)
+    except (BundleError, ArtifactError, OSError, RuntimeError) as error:
+        fail(error)
     print(
         f"{loaded.name} {loaded.version}, {loaded.graph.name} on {device}, validation files\n\n{shown}\n\nWrote {out}"
     )

@@ -40,7 +40,7 @@ _PROBLEMS = (
 )
 
 
-def find() -> Path | None:
+def find_haproxy() -> Path | None:
     """The HAProxy to run: the one that was named, else the one that comes with ray[serve], else one on the PATH."""
     named = os.environ.get(BINARY_VARIABLE)
     if named:
@@ -67,7 +67,7 @@ def servers_up(admin: Path) -> int:
         return 0
 
 
-def harden(config: str, host: str | None) -> str:
+def harden_config(config: str, host: str | None) -> str:
     """Return Serve's configuration with our limits and errors, and no port open but the public one at `host`.
 
     Raises RayChangedError for a configuration that is not of the kind that Serve writes.
@@ -94,14 +94,14 @@ def _http_error(status: int, code: str, title: str, detail: str) -> str:
 
 def main() -> None:
     """`heed-haproxy`: takes HAProxy's own arguments."""
-    binary = find()
+    binary = find_haproxy()
     if binary is None:
         sys.exit(f"heed-haproxy: {MISSING}")
     arguments = sys.argv[1:]
     if "-f" in arguments:
         path = Path(arguments[arguments.index("-f") + 1])
         try:
-            hardened = harden(path.read_text(encoding="utf-8"), os.environ.get(HOST_VARIABLE))
+            hardened = harden_config(path.read_text(encoding="utf-8"), os.environ.get(HOST_VARIABLE))
         except RayChangedError as error:
             sys.exit(f"heed-haproxy: {error}")
         path.write_text(hardened, encoding="utf-8")

@@ -86,7 +86,7 @@ class ClusterError(Exception):
     """The service cannot start, or ended by itself; the message is one line."""
 
 
-def check(host: str, port: int) -> None:
+def check_port_is_free(host: str, port: int) -> None:
     """Refuse, before anything is started, what would fail much later and far from here."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

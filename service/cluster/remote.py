@@ -20,11 +20,11 @@ from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
 from models.bundle import Bundle
-from service.cluster.remote_call import Counted, Part, Reply
+from service.cluster.remote_call import EngineCounts, RemoteRequest, RemoteResponse
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem, ReplicaLost, from_unknown
-from service.inference.admission import Drain, time_to_work
-from service.inference.batch_policy import Limits
-from service.inference.predictor import Answer, Answered, Item
+from service.inference.admission import ThroughputEstimator, work_budget_s
+from service.inference.batch_policy import BatchLimits
+from service.inference.predictor import PredictionBatch, Prediction, Item
 from service.telemetry.metrics import CallMetrics, TaskMetrics
 
 # Texts that a replica has in two calls end in one batch, so their replies leave together; two more calls must be there
@@ -42,13 +42,13 @@ class _Request:
     deadline_s: float
     since_s: float
     tokens: int  # at most; nobody has tokenised yet
-    outcome: asyncio.Future[Answer | Problem]
+    outcome: asyncio.Future[PredictionBatch | Problem]
     call: _Call | None = None
 
-    def part(self) -> Part:
-        return Part(self.items, self.truncate, time_to_work(max(0.0, self.deadline_s - time.monotonic())))
+    def part(self) -> RemoteRequest:
+        return RemoteRequest(self.items, self.truncate, work_budget_s(max(0.0, self.deadline_s - time.monotonic())))
 
-    def settle(self, outcome: Answer | Problem) -> None:
+    def settle(self, outcome: PredictionBatch | Problem) -> None:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
@@ -65,7 +65,7 @@ class _Call:
             self.task.cancel()
 
 
-class Remote:
+class RemotePredictor:
     """`replicas` is how many the handle knows of; `limits` are those of the engine at the other end."""
 
     def __init__(
@@ -73,7 +73,7 @@ class Remote:
         bundle: Bundle,
         handle: DeploymentHandle,
         replicas: Callable[[], int],
-        limits: Limits,
+        limits: BatchLimits,
         metrics: TaskMetrics,
         calls: CallMetrics,
     ) -> None:
@@ -89,8 +89,8 @@ class Remote:
         self._waiting_tokens = 0
         self._calls: set[_Call] = set()
         self._sending = False
-        self._drain = Drain()
-        self._heard_s = -math.inf
+        self._drain = ThroughputEstimator()
+        self._last_reply_s = -math.inf
 
     async def start(self) -> None:
         """Does not wait for a replica: a gateway without one answers, and says 503."""
@@ -112,7 +112,9 @@ class Remote:
         """Always: without a replica this process has nothing wrong with it."""
         return True
 
-    async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
+    async def predict(
+        self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")
+    ) -> PredictionBatch:
         request = self._admit(tuple(items), truncate, deadline_s)
         try:
             timeout_s = None if deadline_s == math.inf else max(0.0, deadline_s - time.monotonic())
@@ -133,9 +135,9 @@ class Remote:
             raise Overloaded("Too many texts wait for the model.", retry_after_s=self._drain.retry_s)
         now_s = time.monotonic()
         if self._replicas():  # without one nothing drains, and who can waits for it to come back
-            self._drain.check(tokens, time_to_work(deadline_s - now_s))
-        self._drain.came(tokens, now_s)
-        outcome: asyncio.Future[Answer | Problem] = asyncio.get_running_loop().create_future()
+            self._drain.admit(tokens, work_budget_s(deadline_s - now_s))
+        self._drain.enqueued(tokens, now_s)
+        outcome: asyncio.Future[PredictionBatch | Problem] = asyncio.get_running_loop().create_future()
         request = _Request(items, truncate, deadline_s, now_s, tokens, outcome)
         self._waiting[request] = None
         self._count(request, 1)
@@ -145,7 +147,7 @@ class Remote:
         return request
 
     def _most_tokens(self, item: Item) -> int:
-        before = sum(len(turn.text) + _SPECIAL_TOKENS for turn in item.before)
+        before = sum(len(turn.text) + _SPECIAL_TOKENS for turn in item.context)
         return min(self.bundle.max_tokens, len(item.text) + len(item.entity or "") + before + _SPECIAL_TOKENS)
 
     def _leave(self, request: _Request) -> None:
@@ -154,10 +156,10 @@ class Remote:
             request.call.abandon()
         elif request in self._waiting:
             self._remove(request)
-            self._drain.went(request.tokens)
+            self._drain.dropped(request.tokens)
 
     def _late(self, request: _Request) -> Problem:
-        if self._replicas() == 0 or self._heard_s < request.since_s:
+        if self._replicas() == 0 or self._last_reply_s < request.since_s:
             return NotReady("No replica of the model has answered.", retry_after_s=_RESTART_S)
         return DeadlineExceeded("The texts were not reached in time.")
 
@@ -207,36 +209,36 @@ class Remote:
             _fail(call, _problem(error))
         finally:
             self._calls.discard(call)
-            self._drain.went(call.tokens)
+            self._drain.dropped(call.tokens)
             self._send()
 
-    async def _ask(self, parts: tuple[Part, ...]) -> Reply:
+    async def _ask(self, parts: tuple[RemoteRequest, ...]) -> RemoteResponse:
         response = self._model.remote(parts)
         try:
-            reply: Reply = await response
+            reply: RemoteResponse = await response
         except asyncio.CancelledError:
             response.cancel()
             raise
         return reply
 
-    def _deliver(self, call: _Call, reply: Reply, started_s: float) -> None:
-        self._heard_s = time.monotonic()
+    def _deliver(self, call: _Call, reply: RemoteResponse, started_s: float) -> None:
+        self._last_reply_s = time.monotonic()
         self._measure(call, reply)
-        self._record(call, reply.counted, self._heard_s - started_s)
+        self._record(call, reply.counts, self._last_reply_s - started_s)
         if reply.digest != self.bundle.digest:  # while one bundle replaces another; its answers would get a wrong name
             raise NotReady("The model is being replaced.", retry_after_s=_RESTART_S)
         for request, answer in zip(call.requests, reply.answers, strict=True):
             request.settle(answer)
 
-    def _measure(self, call: _Call, reply: Reply) -> None:
+    def _measure(self, call: _Call, reply: RemoteResponse) -> None:
         """What was refused or dropped over there was no work."""
         pairs = zip(call.requests, reply.answers, strict=False)  # of different lengths they are a fault, found later
         answered = sum(request.tokens for request, answer in pairs if _worked(answer))
-        self._drain.went(call.tokens - answered)
-        self._drain.finished(answered, self._heard_s)
+        self._drain.dropped(call.tokens - answered)
+        self._drain.completed(answered, self._last_reply_s)
         call.tokens = 0
 
-    def _record(self, call: _Call, counted: Counted, seconds: float) -> None:
+    def _record(self, call: _Call, counted: EngineCounts, seconds: float) -> None:
         self._call_metrics.call(sum(len(request.items) for request in call.requests), seconds)
         for tokenized_s in counted.tokenized_s:
             self._metrics.tokenized(tokenized_s)
@@ -249,8 +251,8 @@ def _fail(call: _Call, problem: Problem) -> None:
         request.settle(problem)
 
 
-def _worked(answer: Answer | Problem) -> bool:
-    return isinstance(answer, Answer) and any(isinstance(outcome, Answered) for outcome in answer.outcomes)
+def _worked(answer: PredictionBatch | Problem) -> bool:
+    return isinstance(answer, PredictionBatch) and any(isinstance(outcome, Prediction) for outcome in answer.outcomes)
 
 
 def _problem(error: Exception) -> Problem:
@@ -264,7 +266,7 @@ def _problem(error: Exception) -> Problem:
     return from_unknown(error)
 
 
-def _timed(answer: Answer, seconds: float) -> Answer:
+def _timed(answer: PredictionBatch, seconds: float) -> PredictionBatch:
     timings = answer.timings
     queue_s = max(0.0, seconds - timings.tokenize_s - timings.infer_s)
     return replace(answer, timings=replace(timings, queue_s=queue_s))

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import Problem, from_unknown
-from service.inference.predictor import Answer, Item, Predictor
+from service.inference.predictor import PredictionBatch, Item, Predictor
 from service.telemetry.batch_report import BatchReport
 
 # Reports leave with every reply. Only when all callers give up on their calls can they pile up, and then the newest do.
@@ -22,7 +22,7 @@ _KEPT = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RemoteRequest:
     """One request's items, with the seconds they have left: the clocks of two nodes have nothing in common."""
 
     items: tuple[Item, ...]
@@ -31,7 +31,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
+class EngineCounts:
     """What the engine did since the last reply, whoever had asked for it."""
 
     batches: tuple[BatchReport, ...]
@@ -39,13 +39,13 @@ class Counted:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
-    answers: tuple[Answer | Problem, ...]  # one per part, in order
-    counted: Counted
+class RemoteResponse:
+    answers: tuple[PredictionBatch | Problem, ...]  # one per part, in order
+    counts: EngineCounts
     digest: str  # of the bundle that answered
 
 
-class Tally:
+class CountBuffer:
     """Keeps what an engine counts until a reply takes it away."""
 
     def __init__(self) -> None:
@@ -61,20 +61,20 @@ class Tally:
     def batch(self, report: BatchReport) -> None:
         self._batches.append(report)
 
-    def take(self) -> Counted:
-        taken = Counted(tuple(self._batches), tuple(self._tokenized_s))
+    def take(self) -> EngineCounts:
+        taken = EngineCounts(tuple(self._batches), tuple(self._tokenized_s))
         for kept in (self._batches, self._tokenized_s):
             kept.clear()
         return taken
 
 
-async def answer(model: Predictor, tally: Tally, parts: Sequence[Part]) -> Reply:
+async def answer_requests(model: Predictor, tally: CountBuffer, parts: Sequence[RemoteRequest]) -> RemoteResponse:
     """All parts at once, so that the model's batcher merges them; what is wrong with one is that part's alone."""
     answers = await asyncio.gather(*(_answer(model, part) for part in parts))
-    return Reply(tuple(answers), tally.take(), model.bundle.digest)
+    return RemoteResponse(tuple(answers), tally.take(), model.bundle.digest)
 
 
-async def _answer(model: Predictor, part: Part) -> Answer | Problem:
+async def _answer(model: Predictor, part: RemoteRequest) -> PredictionBatch | Problem:
     try:
         return await model.predict(part.items, part.truncate, time.monotonic() + part.remaining_s)
     except Problem as problem:

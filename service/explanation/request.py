@@ -11,25 +11,25 @@ from numpy.typing import NDArray
 
 from models.explain.methods import HistoryMethod
 from service.errors import Problem
-from service.inference.predictor import Answered
+from service.inference.predictor import Prediction
 
 if TYPE_CHECKING:
     from models.explain.explainer import Explainer, Explanation, MethodName
-    from models.explain.instance import Question
+    from models.explain.instance import Instance
 
 
-Ask = Callable[["Explainer"], "Question"]
+InstanceFactory = Callable[["Explainer"], "Instance"]
 """One item's question, made in that thread; raises EmptyTextError."""
 
 Reduce = Literal["mean", "rollout"]
 
 
-class GivenUp(Exception):
+class ExplanationCancelled(Exception):
     """Nobody waits for this explanation any more."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ExplanationRequest:
     """What is asked of every item. The method is the best one where none is named; no heads are all of them.
 
     Maps are shown of `layers`, reduced to one where `reduce` says so; a rollout is through all layers. `most_numbers`
@@ -40,7 +40,7 @@ class Wanted:
     layers: tuple[int, ...] = ()
     heads: tuple[int, ...] | None = None
     reduce: Reduce | None = None
-    most_numbers: int = 0
+    max_numbers: int = 0
     pointer: str = "/inputs"
 
     @property
@@ -65,7 +65,7 @@ class Attention:
 
 
 @dataclass(frozen=True, slots=True)
-class Explained(Answered):
+class TextExplanation(Prediction):
     """`row` is what the runtime gave for all that was read: logits, or a vector."""
 
     explanation: Explanation
@@ -82,26 +82,26 @@ class ItemWeight:
 
 
 @dataclass(frozen=True, slots=True)
-class HistoryExplained:
+class HistoryExplanation:
     """`place` is that of the item explained, among a question's candidates or as a row of the catalogue.
 
     Weights are in the order in which the items came first.
     """
 
-    place: int
+    position: int
     score: float
     method: HistoryMethod
     weights: tuple[ItemWeight, ...]
 
 
-Outcome = Explained | Problem
-Found = TypeVar("Found", Explained, HistoryExplained)
+Outcome = TextExplanation | Problem
+AnyExplanation = TypeVar("AnyExplanation", TextExplanation, HistoryExplanation)
 
 
 @dataclass(frozen=True, slots=True)
-class Explanations(Generic[Found]):
+class ExplanationBatch(Generic[AnyExplanation]):
     """One outcome per item, in order."""
 
-    outcomes: tuple[Found | Problem, ...]
+    outcomes: tuple[AnyExplanation | Problem, ...]
     queue_s: float
     explain_s: float

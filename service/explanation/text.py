@@ -9,13 +9,20 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from models.explain.attention_maps import Maps
-from models.explain.attribution import readers, rollout
-from models.explain.explainer import AUTO, Explainer, by_part, explanation_of
-from models.explain.instance import Question
+from models.explain.attention_maps import AttentionMaps
+from models.explain.attribution import pooling_weights, rollout
+from models.explain.explainer import DEFAULT_METHOD, Explainer, attribute_to_features, explanation_of
+from models.explain.instance import Instance
 from models.text.tokenizer import EmptyTextError
-from service.errors import EmptyText, InferenceFailed, InvalidRequest, Problem, TooMuchToExplain
-from service.explanation.request import Ask, Attention, Explained, GivenUp, Outcome, Wanted
+from service.errors import EmptyText, InferenceFailed, InvalidRequest, Problem, ExplanationTooLarge
+from service.explanation.request import (
+    InstanceFactory,
+    Attention,
+    TextExplanation,
+    ExplanationCancelled,
+    Outcome,
+    ExplanationRequest,
+)
 
 _log = structlog.get_logger(__name__)
 
@@ -23,7 +30,7 @@ _PLACES = 4  # of an attention weight
 _FAILED = "The model failed on this text."
 
 
-def explained(explainer: Explainer, ask: Ask, wanted: Wanted, left: int) -> Outcome:
+def explain_text(explainer: Explainer, ask: InstanceFactory, wanted: ExplanationRequest, left: int) -> Outcome:
     """`left` is how many numbers its maps may have. Raises GivenUp, TooMuchToExplain."""
     try:
         question = ask(explainer)
@@ -32,14 +39,14 @@ def explained(explainer: Explainer, ask: Ask, wanted: Wanted, left: int) -> Outc
         return _weighed(explainer, question, wanted, left)
     except EmptyTextError:
         return EmptyText("The text holds nothing that can be read.", pointer="/text")
-    except (GivenUp, Problem):
+    except (ExplanationCancelled, Problem):
         raise
     except Exception as error:  # of the runtime: this text's problem, as where it is answered
         _log.error("explaining failed", error=type(error).__name__)
         return InferenceFailed(_FAILED)
 
 
-def check_graph(explainer: Explainer, wanted: Wanted) -> None:
+def check_graph(explainer: Explainer, wanted: ExplanationRequest) -> None:
     """Raises InvalidRequest for maps or gradients that the model does not have."""
     try:
         if wanted.method == "integrated_gradients":
@@ -56,26 +63,26 @@ def check_graph(explainer: Explainer, wanted: Wanted) -> None:
                 raise InvalidRequest(reason, pointer=f"/{name}s/{place}")
 
 
-def _weighed(explainer: Explainer, question: Question, wanted: Wanted, left: int) -> Outcome:
-    method, attention = wanted.method or AUTO, None
+def _weighed(explainer: Explainer, question: Instance, wanted: ExplanationRequest, left: int) -> Outcome:
+    method, attention = wanted.method or DEFAULT_METHOD, None
     turns: NDArray[np.float64] | None
     if wanted.maps:
         attention, shares = _attention(explainer, question, wanted, left)
-        weights, turns = by_part(question, shares), None
-        if len(question.reading.passages) > 1:
-            turns = by_part(question.by_passage(), shares)
+        weights, turns = attribute_to_features(question, shares), None
+        if len(question.encoding.segments) > 1:
+            turns = attribute_to_features(question.with_segments_as_features(), shares)
     else:
-        weights = explainer.weigh(question, method)
-        turns = explainer.weigh_turns(question, method, weights)
+        weights = explainer.attribute(question, method)
+        turns = explainer.attribute_turns(question, method, weights)
     if not all(np.isfinite(found).all() for found in (weights, turns) if found is not None):
         return InferenceFailed(_FAILED)
     explanation = explanation_of(question, method, weights, turns)
-    tokens, read = question.tokens, len(question.reading.passages)
-    return Explained(tokens.length, tokens.truncated, read, explanation, question.row, attention)
+    tokens, read = question.tokens, len(question.encoding.segments)
+    return TextExplanation(tokens.length, tokens.truncated, read, explanation, question.row, attention)
 
 
 def _attention(
-    explainer: Explainer, question: Question, wanted: Wanted, left: int
+    explainer: Explainer, question: Instance, wanted: ExplanationRequest, left: int
 ) -> tuple[Attention, NDArray[np.float32]]:
     """The maps, and what the answer takes from each token by them, in the mean, (length,)."""
     whole = wanted.reduce == "rollout"
@@ -84,8 +91,8 @@ def _attention(
     length = question.tokens.length
     shown = 1 if wanted.reduce else len(layers) * len(heads)
     if shown * length**2 > left:
-        reason = f"The maps would be over {wanted.most_numbers} numbers, and one of this text is {length**2}; "
-        raise TooMuchToExplain(reason + "ask for fewer texts, layers or heads.", pointer=wanted.pointer)
+        reason = f"The maps would be over {wanted.max_numbers} numbers, and one of this text is {length**2}; "
+        raise ExplanationTooLarge(reason + "ask for fewer texts, layers or heads.", pointer=wanted.pointer)
     found = explainer.maps(question)
     if whole:
         weights = rollout(found, np.eye(length, dtype=np.float32))[None, None]
@@ -93,12 +100,12 @@ def _attention(
         weights = _maps(found, layers, heads)
         if wanted.reduce == "mean":
             weights = weights.mean(axis=(0, 1), keepdims=True)
-    shares = readers(question.tokens) @ weights.mean(axis=(0, 1))
+    shares = pooling_weights(question.tokens) @ weights.mean(axis=(0, 1))
     # Rounded, and laid out as it is written, here and not in the event loop.
     rounded = np.ascontiguousarray(weights.round(_PLACES))
-    pieces = tuple(explainer.pieces(question))
+    pieces = tuple(explainer.token_strings(question))
     return Attention(explainer.layers, explainer.heads, pieces, layers, heads, wanted.reduce, rounded), shares
 
 
-def _maps(found: Maps, layers: tuple[int, ...], heads: tuple[int, ...]) -> NDArray[np.float32]:
+def _maps(found: AttentionMaps, layers: tuple[int, ...], heads: tuple[int, ...]) -> NDArray[np.float32]:
     return np.stack([found.attention(layer)[0][list(heads)] for layer in layers])

@@ -25,41 +25,49 @@ from models.bundle import Bundle
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem
-from service.explanation.pacing import Pace, _Job, _left_s
-from service.explanation.request import Ask, Explained, Explanations, Found, GivenUp, HistoryExplained, Wanted
-from service.inference.priority import give_way
+from service.explanation.pacing import Pacer, Job, remaining_s
+from service.explanation.request import (
+    InstanceFactory,
+    TextExplanation,
+    ExplanationBatch,
+    AnyExplanation,
+    ExplanationCancelled,
+    HistoryExplanation,
+    ExplanationRequest,
+)
+from service.inference.priority import lower_thread_priority
 
 if TYPE_CHECKING:
     from models.explain.explainer import Explainer
 
 
-_MOST_WAITING = 4
+MAX_WAITING = 4
 _MEMORY = 0.3  # of how long explanations take, for Retry-After: the share of the newest
 _RESTART_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ExplainableModel:
     """A model whose answers can be explained, by its CPU graph."""
 
     bundle: Bundle
     tokenizer: Tokenizer
 
 
-AskHistory = Callable[[Pace], HistoryExplained | Problem]
+HistoryJob = Callable[[Pacer], HistoryExplanation | Problem]
 """Explains one item's history in the thread, by steps of its pace."""
 
 
-class Explaining:
+class ExplanationWorker:
     """Explains the answers of models by task.
 
     `busy` says whether plain texts are being answered; it is asked from the thread.
     """
 
-    def __init__(self, sources: Mapping[str, Source], busy: Callable[[], bool]) -> None:
-        self._sources, self._pace = sources, Pace(busy)
+    def __init__(self, sources: Mapping[str, ExplainableModel], busy: Callable[[], bool]) -> None:
+        self._sources, self._pace = sources, Pacer(busy)
         self._explainers: dict[str, Explainer] = {}
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=give_way)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=lower_thread_priority)
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._usual_s = 1.0
@@ -76,8 +84,8 @@ class Explaining:
         return task in self._sources
 
     async def explain(
-        self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, deadline_s: float
-    ) -> Explanations[Explained]:
+        self, task: str, asks: Sequence[InstanceFactory | Problem], wanted: ExplanationRequest, deadline_s: float
+    ) -> ExplanationBatch[TextExplanation]:
         """Each item's question, or the problem that it already has, by `deadline_s` on the monotonic clock.
 
         What is not reached by then gets DeadlineExceeded, the rest stands. Raises Overloaded when too many wait,
@@ -87,21 +95,21 @@ class Explaining:
         return await self._explanations(len(asks), deadline_s, partial(self._texts, task, asks, wanted))
 
     async def explain_histories(
-        self, asks: Sequence[AskHistory | Problem], deadline_s: float
-    ) -> Explanations[HistoryExplained]:
+        self, asks: Sequence[HistoryJob | Problem], deadline_s: float
+    ) -> ExplanationBatch[HistoryExplanation]:
         """As `explain`, of what needs no model of texts any more."""
         return await self._explanations(len(asks), deadline_s, partial(self._histories, asks))
 
     async def _explanations(
-        self, items: int, deadline_s: float, work_on: Callable[[_Job[Found]], None]
-    ) -> Explanations[Found]:
+        self, items: int, deadline_s: float, work_on: Callable[[Job[AnyExplanation]], None]
+    ) -> ExplanationBatch[AnyExplanation]:
         started_s = time.monotonic()
         await self._take_turn(deadline_s)
-        job: _Job[Found] = _Job(items, deadline_s)
+        job: Job[AnyExplanation] = Job(items, deadline_s)
         begun_s = time.monotonic()
         try:
             if not self._open:
-                raise NotReady("Explanations have been stopped here.", retry_after_s=_RESTART_S)
+                raise NotReady("ExplanationBatch have been stopped here.", retry_after_s=_RESTART_S)
             self._pace.job = job
             work = asyncio.get_running_loop().run_in_executor(self._thread, self._work, job, work_on)
         except BaseException:
@@ -110,22 +118,22 @@ class Explaining:
         # Not when this call ends: what it gives up may be in the middle of a step.
         work.add_done_callback(lambda _: self._done(begun_s))
         try:
-            await asyncio.wait([work], timeout=_left_s(deadline_s))
+            await asyncio.wait([work], timeout=remaining_s(deadline_s))
         finally:
             job.given_up.set()
         if work.done():
             work.result()
         if job.refused is not None:
             raise job.refused
-        return Explanations(job.answered(), begun_s - started_s, time.monotonic() - begun_s)
+        return ExplanationBatch(job.answered(), begun_s - started_s, time.monotonic() - begun_s)
 
     async def _take_turn(self, deadline_s: float) -> None:
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= MAX_WAITING:
             retry_s = self._usual_s * (self._waiting + 1)
             raise Overloaded("As many explanations wait as may wait.", retry_after_s=retry_s)
         self._waiting += 1
         try:
-            async with asyncio.timeout(_left_s(deadline_s)):
+            async with asyncio.timeout(remaining_s(deadline_s)):
                 await self._turn.acquire()
         except TimeoutError:
             raise DeadlineExceeded("Other explanations took all the time there was.") from None
@@ -139,28 +147,34 @@ class Explaining:
 
     # What follows runs in the thread.
 
-    def _work(self, job: _Job[Found], work_on: Callable[[_Job[Found]], None]) -> None:
+    def _work(self, job: Job[AnyExplanation], work_on: Callable[[Job[AnyExplanation]], None]) -> None:
         try:
             if not job.over:
                 work_on(job)
-        except GivenUp:
+        except ExplanationCancelled:
             return
         except Problem as problem:
             job.refused = problem
 
-    def _texts(self, task: str, asks: Sequence[Ask | Problem], wanted: Wanted, job: _Job[Explained]) -> None:
-        from service.explanation.text import check_graph, explained
+    def _texts(
+        self,
+        task: str,
+        asks: Sequence[InstanceFactory | Problem],
+        wanted: ExplanationRequest,
+        job: Job[TextExplanation],
+    ) -> None:
+        from service.explanation.text import check_graph, explain_text
 
         explainer = self._explainer(task)
         check_graph(explainer, wanted)
-        left = wanted.most_numbers
+        left = wanted.max_numbers
         for ask in asks:
-            outcome = ask if isinstance(ask, Problem) else explained(explainer, ask, wanted, left)
-            if isinstance(outcome, Explained) and outcome.attention is not None:
+            outcome = ask if isinstance(ask, Problem) else explain_text(explainer, ask, wanted, left)
+            if isinstance(outcome, TextExplanation) and outcome.attention is not None:
                 left -= outcome.attention.weights.size
             job.outcomes.append(outcome)
 
-    def _histories(self, asks: Sequence[AskHistory | Problem], job: _Job[HistoryExplained]) -> None:
+    def _histories(self, asks: Sequence[HistoryJob | Problem], job: Job[HistoryExplanation]) -> None:
         for ask in asks:
             job.outcomes.append(ask if isinstance(ask, Problem) else ask(self._pace))
 
@@ -171,15 +185,15 @@ class Explaining:
             # As where rankings are made: threads of numpy's would spin on cores that others serve with.
             threadpool_limits(1, user_api="blas")
             source = self._sources[task]
-            runtime = _Patient(source.bundle, self._pace)
+            runtime = _PacedRuntime(source.bundle, self._pace)
             self._explainers[task] = Explainer(source.bundle, source.tokenizer, runtime, self._pace.step)
         return self._explainers[task]
 
 
-class _Patient:
+class _PacedRuntime:
     """A runtime that makes way."""
 
-    def __init__(self, bundle: Bundle, pace: Pace) -> None:
+    def __init__(self, bundle: Bundle, pace: Pacer) -> None:
         from models.runtime.onnx import OnnxRuntime
 
         self._runtime, self._pace = OnnxRuntime(bundle.graph), pace

@@ -26,7 +26,7 @@ from service.errors import (
     Problem,
     UnsupportedMediaType,
 )
-from service.schemas.wire import BRANCHES
+from service.schemas.wire import UNION_TAGS
 
 _MAX_POINTER_CHARS = 200
 _MAX_FAULTS = 2_000  # a list of 256 wrong items has fewer
@@ -99,11 +99,11 @@ def parse(model: type[Model], body: bytes) -> Model:
     raise _invalid(faults[0])
 
 
-def pointer(location: tuple[int | str, ...]) -> str:
+def json_pointer(location: tuple[int | str, ...]) -> str:
     """A JSON pointer for the location of a pydantic error, without the names of union branches."""
     parts, branch = [], True  # what follows a branch name, or begins the location, is the caller's own key
     for part in location:
-        branch = part in BRANCHES and not branch
+        branch = part in UNION_TAGS and not branch
         if not branch:
             parts.append("/" + str(part).replace("~", "~0").replace("/", "~1"))
     # A key may hold lone surrogates, which no UTF-8 answer can.
@@ -118,7 +118,7 @@ def _faults(error: ValidationError) -> list[ErrorDetails]:
 
 
 def _invalid(error: ErrorDetails) -> InvalidRequest:
-    return InvalidRequest(error["msg"] + ".", pointer=pointer(error["loc"]))
+    return InvalidRequest(error["msg"] + ".", pointer=json_pointer(error["loc"]))
 
 
 def _refuse_malformed(model: type[BaseModel], body: bytes, reason: str) -> NoReturn:

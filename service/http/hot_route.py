@@ -16,14 +16,14 @@ from starlette.types import Receive, Scope, Send
 
 from service.errors import InvalidRequest
 from service.http.openapi import request_models
-from service.http.responses import SCHEMA, problems
-from service.inference.admission import time_to_work
+from service.http.responses import SCHEMA, problem_responses
+from service.inference.admission import work_budget_s
 from service.settings import Settings
 
 _TIMEOUT_HEADER = "X-Request-Timeout-Ms"
 _TIMEOUT_NAME = _TIMEOUT_HEADER.lower().encode()
 _MILLISECONDS = re.compile(rb"[1-9][0-9]{0,8}")
-_PATIENCE = {
+_TIMEOUT_PARAMETER = {
     "name": _TIMEOUT_HEADER,
     "in": "header",
     "description": "how long the caller will wait: what cannot be answered in that time is refused at once",
@@ -58,24 +58,24 @@ def add_hot_route(
 ) -> None:
     """`more` are statuses of problems beyond those that every such route has."""
     request_models(app).append(request)
-    named = [in_path(name) for name in re.findall(r"{(\w+)}", path)]
+    named = [path_parameter(name) for name in re.findall(r"{(\w+)}", path)]
     app.router.add_api_route(
         path,
         endpoint,
         methods=[method],
         response_model=response,
-        responses=problems(*sorted({400, 408, 413, 415, 422, 429, 500, 502, 503, 504, *more})),
-        openapi_extra={"requestBody": _json_body(request), "parameters": [*named, _PATIENCE]},
+        responses=problem_responses(*sorted({400, 408, 413, 415, 422, 429, 500, 502, 503, 504, *more})),
+        openapi_extra={"requestBody": _json_body(request), "parameters": [*named, _TIMEOUT_PARAMETER]},
         route_class_override=DirectRoute,
     )
 
 
 def deadline_s(given: Request, settings: Settings) -> float:
     """When an answer must be ready, on the monotonic clock; raises InvalidRequest."""
-    return time.monotonic() + time_to_work(min(settings.request_timeout_s, _patience_s(given)))
+    return time.monotonic() + work_budget_s(min(settings.request_timeout_s, _caller_timeout_s(given)))
 
 
-def _patience_s(request: Request) -> float:
+def _caller_timeout_s(request: Request) -> float:
     """How long the caller says it will wait."""
     given = [value.strip() for name, value in request.scope["headers"] if name == _TIMEOUT_NAME]
     if not given:
@@ -85,7 +85,7 @@ def _patience_s(request: Request) -> float:
     raise InvalidRequest(f"{_TIMEOUT_HEADER} should be a whole number of milliseconds, 1 to 999999999, given once.")
 
 
-def in_path(name: str) -> dict[str, Any]:
+def path_parameter(name: str) -> dict[str, Any]:
     """A parameter for the OpenAPI document."""
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 

@@ -21,7 +21,7 @@ _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _ABANDONED = 499  # counted when the client went away before there was an answer
 
 
-class Envelope:
+class RequestMiddleware:
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
@@ -30,7 +30,7 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(scope, send, self._metrics)
+        exchange = _RequestState(scope, send, self._metrics)
         try:
             await self._app(scope, receive, exchange.send)
         except asyncio.CancelledError:
@@ -42,7 +42,7 @@ class Envelope:
             await render(from_unknown(error), exchange.request_id)(scope, receive, exchange.send)
 
 
-class _Exchange:
+class _RequestState:
     """One request and its answer on the way out."""
 
     def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:

@@ -16,12 +16,12 @@ _WAY_BACK_SHARE = 0.1
 _LONGEST_RETRY_S = 60.0
 
 
-def time_to_work(left_s: float) -> float:
+def work_budget_s(left_s: float) -> float:
     """Of the time a caller has, what is left for work when its answer has one hop to cross afterwards."""
     return left_s - min(_WAY_BACK_S, left_s * _WAY_BACK_SHARE)
 
 
-class Drain:
+class ThroughputEstimator:
     """Tokens finished per second in which there was work, gaps between batches included, idle time not.
 
     An average over time, so that short and long measurements weigh what they are worth. Work that ends with nothing
@@ -30,26 +30,26 @@ class Drain:
     """
 
     def __init__(self) -> None:
-        self.ahead = 0  # tokens that wait or are being worked on
+        self.pending = 0  # tokens that wait or are being worked on
         self._rate = 0.0
         self._weight = 0.0  # of all measurements so far; near 1 after a while
         self._since_s = 0.0
 
-    def came(self, tokens: int, now_s: float) -> None:
-        if self.ahead == 0:
+    def enqueued(self, tokens: int, now_s: float) -> None:
+        if self.pending == 0:
             self._since_s = now_s
-        self.ahead += tokens
+        self.pending += tokens
 
-    def went(self, tokens: int) -> None:
+    def dropped(self, tokens: int) -> None:
         """Without being finished."""
-        self.ahead -= tokens
+        self.pending -= tokens
 
-    def finished(self, tokens: int, now_s: float) -> None:
-        self.ahead -= tokens
+    def completed(self, tokens: int, now_s: float) -> None:
+        self.pending -= tokens
         seconds = max(now_s - self._since_s, 1e-6)
         self._since_s = now_s
         measured = tokens / seconds
-        if self.ahead == 0 and measured < self._rate:
+        if self.pending == 0 and measured < self._rate:
             return
         weight = min(_MOST, seconds / _MEMORY_S)
         self._weight += (1 - self._weight) * weight
@@ -61,12 +61,12 @@ class Drain:
 
     @property
     def retry_s(self) -> float:
-        return min(_LONGEST_RETRY_S, self.seconds(self.ahead) or 1.0)
+        return min(_LONGEST_RETRY_S, self.seconds(self.pending) or 1.0)
 
-    def check(self, tokens: int, left_s: float) -> None:
+    def admit(self, tokens: int, left_s: float) -> None:
         """Raises Overloaded when so many tokens more would be finished too late, or nearly.
 
         Never while nothing is ahead: a rate that was measured at a bad time must not keep everybody out.
         """
-        if self.ahead and 0 < left_s * _SHARE < self.seconds(self.ahead + tokens):
+        if self.pending and 0 < left_s * _SHARE < self.seconds(self.pending + tokens):
             raise Overloaded("What waits already takes longer than this request can wait.", retry_after_s=self.retry_s)

@@ -11,16 +11,16 @@ from collections.abc import Callable, Set
 from models.bundle import Bundle
 from models.runtime.protocol import Device, Runtime
 from models.text.tokenizer import Tokenizer
-from service.inference.batch_policy import Limits
-from service.inference.engine import Engine, Recorder
+from service.inference.batch_policy import BatchLimits
+from service.inference.engine import Engine, EngineMetrics
 from service.settings import Settings
 
-MeasureBatches = Callable[[Runtime, Limits, Set[str], int], Limits]
+MeasureBatches = Callable[[Runtime, BatchLimits, Set[str], int], BatchLimits]
 """Runtime, limits, names of the limits that nobody has set, longest text in tokens: returns the limits to use."""
 
 
 def open_engine(
-    bundle: Bundle, settings: Settings, recorder: Recorder, measure_batches: MeasureBatches | None = None
+    bundle: Bundle, settings: Settings, recorder: EngineMetrics, measure_batches: MeasureBatches | None = None
 ) -> Engine:
     """Return an engine for the bundle that is loaded and not yet started.
 
@@ -41,6 +41,6 @@ def open_model(bundle: Bundle, threads: int, device: Device) -> tuple[Tokenizer,
     return Tokenizer(bundle.tokenizer, bundle.max_tokens), open_runtime(bundle, threads, device)
 
 
-def batch_limits(settings: Settings) -> Limits:
+def batch_limits(settings: Settings) -> BatchLimits:
     """Return the limits of batches and queue that the settings name."""
-    return Limits(settings.batch_tokens, settings.batch_items, settings.queue_tokens)
+    return BatchLimits(settings.batch_tokens, settings.batch_items, settings.queue_tokens)

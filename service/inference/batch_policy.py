@@ -9,7 +9,7 @@ from typing import Generic, Protocol, TypeVar
 Row = TypeVar("Row")
 
 
-class Measured(Protocol):
+class Sized(Protocol):
     """A text or other work; its length is what it costs, in any unit that all of a batcher's work is counted in."""
 
     @property
@@ -17,7 +17,7 @@ class Measured(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class BatchLimits:
     batch_tokens: int  # padded: longest text times number of texts, of several together
     batch_items: int
     queue_tokens: int
@@ -26,13 +26,13 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Inferred(Generic[Row]):
+class InferenceResult(Generic[Row]):
     row: Row  # what the model gave for this text
     queue_s: float
     infer_s: float
 
 
-def next_batch(lengths: Sequence[int], limits: Limits) -> list[int]:
+def next_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
     """Which of the waiting texts (lengths, oldest first) to run together, as ascending positions.
 
     The oldest is always in, so nothing starves; then those nearest to it in length join, while the padded tokens stay

@@ -20,9 +20,9 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
-from service.inference.admission import Drain
-from service.inference.batch_policy import Inferred, Limits, Measured, next_batch
-from service.inference.callers import _Call, _ended, _settle, _Waiting
+from service.inference.admission import ThroughputEstimator
+from service.inference.batch_policy import InferenceResult, BatchLimits, Sized, next_batch
+from service.inference.callers import Caller, wait_until_done, complete, QueuedItem
 from service.telemetry.batch_report import BatchReport
 
 _log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ _log = structlog.get_logger(__name__)
 _WINDOW = 256  # the oldest texts that are looked at for one batch: bounds the search when the queue is long
 _RESTART_S = 5.0  # about what a replica needs to be replaced
 
-Work = TypeVar("Work", bound=Measured)
+Work = TypeVar("Work", bound=Sized)
 Row = TypeVar("Row")
 Given = TypeVar("Given", covariant=True)
 
@@ -54,7 +54,7 @@ class Batcher(Generic[Work, Row]):
     def __init__(
         self,
         infer: Callable[[Sequence[Work]], Rows[Row]],
-        limits: Limits,
+        limits: BatchLimits,
         report: Callable[[BatchReport], None],
         depth: Callable[[int], None],
         name: str = "inference",
@@ -69,11 +69,11 @@ class Batcher(Generic[Work, Row]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
         self._changed = threading.Condition()  # guards what follows
-        self._queue: OrderedDict[_Waiting[Work, Row], None] = OrderedDict()
+        self._queue: OrderedDict[QueuedItem[Work, Row], None] = OrderedDict()
         self._queued_tokens = 0
         self._open = False
         self._died = False
-        self._drain = Drain()
+        self._drain = ThroughputEstimator()
 
     def start(self) -> None:
         """Begin to work; call inside the event loop that will call `run`."""
@@ -101,17 +101,19 @@ class Batcher(Generic[Work, Row]):
     @property
     def busy(self) -> bool:
         """Whether any text waits or is being run; asked from any thread, as of a moment ago."""
-        return self._drain.ahead > 0
+        return self._drain.pending > 0
 
-    async def run(self, texts: Sequence[Work], deadline_s: float = float("inf")) -> list[Inferred[Row] | Problem]:
+    async def run(
+        self, texts: Sequence[Work], deadline_s: float = float("inf")
+    ) -> list[InferenceResult[Row] | Problem]:
         """One outcome per text, in order, by `deadline_s` on the monotonic clock.
 
         Raises Overloaded or NotReady for all of them at the door: also when, by the rate at which texts are answered,
         what waits would keep them past the deadline. Cancelling takes what still waits out of the queue.
         """
-        call = _Call(asyncio.get_running_loop().create_future())
+        call = Caller(asyncio.get_running_loop().create_future())
         now_s = time.monotonic()
-        items: list[_Waiting[Work, Row]] = [_Waiting(work, call, deadline_s, now_s) for work in texts]
+        items: list[QueuedItem[Work, Row]] = [QueuedItem(work, call, deadline_s, now_s) for work in texts]
         longest = max(self._limits.batch_tokens, self._limits.text_tokens)
         for item in items:
             if item.work.length > longest:
@@ -120,23 +122,23 @@ class Batcher(Generic[Work, Row]):
             call.left = len(admitted)
             self._admit(admitted, deadline_s)
             try:
-                await _ended(call.ended, deadline_s)
+                await wait_until_done(call.ended, deadline_s)
             finally:
                 self._withdraw(admitted)
         return [item.outcome or self._expired() for item in items]
 
-    def run_here(self, texts: Sequence[Work]) -> list[Inferred[Row] | Problem]:
+    def run_inline(self, texts: Sequence[Work]) -> list[InferenceResult[Row] | Problem]:
         """As `run`, here in the event loop: for texts so short that waking a thread costs much beside them.
 
         Not while the batcher is busy, since nothing else may touch the model meanwhile. Raises NotReady.
         """
         assert self._loop is not None
-        call, now_s = _Call(self._loop.create_future(), len(texts)), time.monotonic()
-        items: list[_Waiting[Work, Row]] = [_Waiting(work, call, float("inf"), now_s) for work in texts]
+        call, now_s = Caller(self._loop.create_future(), len(texts)), time.monotonic()
+        items: list[QueuedItem[Work, Row]] = [QueuedItem(work, call, float("inf"), now_s) for work in texts]
         with self._changed:
             if not self._open:
                 raise self._not_running()
-            self._drain.came(_tokens(items), now_s)
+            self._drain.enqueued(_tokens(items), now_s)
         try:
             for item in items:
                 self._run([item], _at_once)
@@ -145,7 +147,7 @@ class Batcher(Generic[Work, Row]):
             with self._changed:
                 self._open = False
                 self._changed.notify()
-            self._orphan(items)
+            self._fail_remaining(items)
         return [item.outcome or self._expired() for item in items]
 
     def _not_running(self) -> NotReady:
@@ -156,25 +158,25 @@ class Batcher(Generic[Work, Row]):
 
     def check(self, deadline_s: float) -> None:
         """Raises Overloaded when what waits alone leaves too little time: costs next to nothing, not even a lock."""
-        self._drain.check(0, deadline_s - time.monotonic())
+        self._drain.admit(0, deadline_s - time.monotonic())
 
-    def _admit(self, items: Sequence[_Waiting[Work, Row]], deadline_s: float) -> None:
+    def _admit(self, items: Sequence[QueuedItem[Work, Row]], deadline_s: float) -> None:
         tokens = _tokens(items)
         with self._changed:
             if not self._open:
                 raise self._not_running()
             now_s = time.monotonic()
-            self._drain.check(tokens, deadline_s - now_s)
+            self._drain.admit(tokens, deadline_s - now_s)
             # A request larger than the whole queue must be possible at some time: when nothing waits.
             if self._queue and self._queued_tokens + tokens > self._limits.queue_tokens:
                 raise Overloaded("The queue is full.", retry_after_s=self._drain.retry_s)
-            self._drain.came(tokens, now_s)
+            self._drain.enqueued(tokens, now_s)
             self._queue.update((item, None) for item in items)
             self._queued_tokens += tokens
             self._depth(len(self._queue))
             self._changed.notify()
 
-    def _withdraw(self, items: Sequence[_Waiting[Work, Row]]) -> None:
+    def _withdraw(self, items: Sequence[QueuedItem[Work, Row]]) -> None:
         """What has no outcome; its call has ended, so that nobody wants it."""
         if left := [item for item in items if item.outcome is None]:
             with self._changed:
@@ -182,19 +184,19 @@ class Batcher(Generic[Work, Row]):
                     self._drop(item)
                 self._depth(len(self._queue))
 
-    def _drop(self, item: _Waiting[Work, Row]) -> None:
+    def _drop(self, item: QueuedItem[Work, Row]) -> None:
         if item in self._queue:
             self._remove(item)
-            self._drain.went(item.work.length)
+            self._drain.dropped(item.work.length)
 
-    def _remove(self, item: _Waiting[Work, Row]) -> None:
+    def _remove(self, item: QueuedItem[Work, Row]) -> None:
         del self._queue[item]
         self._queued_tokens -= item.work.length
 
     # What follows runs in the inference thread.
 
     def _work(self) -> None:
-        batch: list[_Waiting[Work, Row]] = []
+        batch: list[QueuedItem[Work, Row]] = []
         try:
             while batch := self._take():
                 self._run(batch, self._post)
@@ -212,7 +214,7 @@ class Batcher(Generic[Work, Row]):
         self._died = True
         _log.critical("inference thread died", error=type(error).__name__)
 
-    def _take(self) -> list[_Waiting[Work, Row]]:
+    def _take(self) -> list[QueuedItem[Work, Row]]:
         """The next batch, as soon as there is one; empty when there will be none."""
         with self._changed:
             while self._open or self._queue:
@@ -225,12 +227,12 @@ class Batcher(Generic[Work, Row]):
                     self._changed.wait()
             return []
 
-    def _choose(self, now_s: float) -> list[_Waiting[Work, Row]]:
+    def _choose(self, now_s: float) -> list[QueuedItem[Work, Row]]:
         """The texts to run next; those that nobody wants any more, or would get too late, are dropped."""
         window = list(islice(self._queue, max(_WINDOW, self._limits.batch_items)))
         wanted = [item for item in window if item.wanted(now_s)]
         dropped = set(window).difference(wanted) if len(wanted) < len(window) else set()
-        batch: list[_Waiting[Work, Row]] = []
+        batch: list[QueuedItem[Work, Row]] = []
         while wanted:
             batch = [wanted[p] for p in next_batch([item.work.length for item in wanted], self._limits)]
             end_s = now_s + self._drain.seconds(_tokens(batch))
@@ -249,7 +251,7 @@ class Batcher(Generic[Work, Row]):
             self._post(self._expire, dropped)
         return batch
 
-    def _run(self, batch: Sequence[_Waiting[Work, Row]], post: Callable[..., None]) -> None:
+    def _run(self, batch: Sequence[QueuedItem[Work, Row]], post: Callable[..., None]) -> None:
         started_s = time.monotonic()
         try:
             rows = self._infer([item.work for item in batch])
@@ -268,7 +270,7 @@ class Batcher(Generic[Work, Row]):
         report = BatchReport(queued_s, sum(lengths), max(lengths) * len(batch), infer_s)
         post(self._deliver, batch, rows, report)
 
-    def _retry(self, batch: Sequence[_Waiting[Work, Row]], post: Callable[..., None]) -> None:
+    def _retry(self, batch: Sequence[QueuedItem[Work, Row]], post: Callable[..., None]) -> None:
         """Run each text alone, once, so that only the poisoned one fails."""
         if len(batch) == 1:
             self._finish(batch)
@@ -280,10 +282,10 @@ class Batcher(Generic[Work, Row]):
             else:
                 self._finish([item])
 
-    def _finish(self, batch: Sequence[_Waiting[Work, Row]]) -> None:
+    def _finish(self, batch: Sequence[QueuedItem[Work, Row]]) -> None:
         """Counted before the callers hear of it, so that what they send next finds nothing of theirs still ahead."""
         with self._changed:
-            self._drain.finished(_tokens(batch), time.monotonic())
+            self._drain.completed(_tokens(batch), time.monotonic())
 
     def _post(self, callback: Callable[..., None], *args: object) -> None:
         assert self._loop is not None
@@ -292,31 +294,31 @@ class Batcher(Generic[Work, Row]):
 
     # What follows runs in the event loop again.
 
-    def _deliver(self, batch: Sequence[_Waiting[Work, Row]], rows: Rows[Row], report: BatchReport) -> None:
+    def _deliver(self, batch: Sequence[QueuedItem[Work, Row]], rows: Rows[Row], report: BatchReport) -> None:
         for item, row, queue_s in zip(batch, rows, report.queued_s, strict=True):
-            _settle(item, Inferred(row, queue_s, report.infer_s))
+            complete(item, InferenceResult(row, queue_s, report.infer_s))
         self._report(report)
 
-    def _fail(self, batch: Sequence[_Waiting[Work, Row]]) -> None:
+    def _fail(self, batch: Sequence[QueuedItem[Work, Row]]) -> None:
         for item in batch:
-            _settle(item, InferenceFailed(f"The model failed on this {self._noun}."))
+            complete(item, InferenceFailed(f"The model failed on this {self._noun}."))
 
-    def _expire(self, dropped: Iterable[_Waiting[Work, Row]]) -> None:
+    def _expire(self, dropped: Iterable[QueuedItem[Work, Row]]) -> None:
         for item in dropped:
-            _settle(item, self._expired())
+            complete(item, self._expired())
 
-    def _end(self, orphans: Sequence[_Waiting[Work, Row]]) -> None:
-        self._orphan(orphans)
+    def _end(self, orphans: Sequence[QueuedItem[Work, Row]]) -> None:
+        self._fail_remaining(orphans)
         self._ended.set()
 
-    def _orphan(self, items: Sequence[_Waiting[Work, Row]]) -> None:
+    def _fail_remaining(self, items: Sequence[QueuedItem[Work, Row]]) -> None:
         for item in items:
-            _settle(item, NotReady("The model stopped.", retry_after_s=_RESTART_S))
+            complete(item, NotReady("The model stopped.", retry_after_s=_RESTART_S))
 
 
 def _at_once(callback: Callable[..., None], *args: object) -> None:
     callback(*args)
 
 
-def _tokens(items: Sequence[_Waiting[Work, Row]]) -> int:
+def _tokens(items: Sequence[QueuedItem[Work, Row]]) -> int:
     return sum(item.work.length for item in items)

@@ -15,48 +15,50 @@ from hashlib import blake2b
 
 from models.bundle import Bundle
 from service.errors import DeadlineExceeded, Problem
-from service.inference.predictor import Answer, Answered, Item, Predictor, Timings
+from service.inference.predictor import PredictionBatch, Prediction, Item, Predictor, Timings
 from service.telemetry.metrics import TaskMetrics
 
 _KEY_BYTES = 16
 _NOTHING = Timings(0.0, 0.0, 0.0)
 
 Key = bytes
-Outcome = Answered | Problem
+Outcome = Prediction | Problem
 
 
-class Cache:
+class CachedPredictor:
     """Keeps up to `entries` answers of the predictor behind it, the least recently used go first; 0 keeps none.
 
     Answers belong to one bundle: this is made with its predictor and ends with it.
     """
 
     def __init__(self, behind: Predictor, entries: int, metrics: TaskMetrics) -> None:
-        self._behind = behind
+        self._predictor = behind
         self._entries = entries
         self._metrics = metrics
-        self._kept: OrderedDict[Key, Answered] = OrderedDict()
-        self._under_way: dict[Key, asyncio.Future[Answered | None]] = {}
+        self._kept: OrderedDict[Key, Prediction] = OrderedDict()
+        self._in_flight: dict[Key, asyncio.Future[Prediction | None]] = {}
 
     @property
     def bundle(self) -> Bundle:
-        return self._behind.bundle
+        return self._predictor.bundle
 
     @property
     def ready(self) -> bool:
-        return self._behind.ready
+        return self._predictor.ready
 
     @property
     def healthy(self) -> bool:
-        return self._behind.healthy
+        return self._predictor.healthy
 
     async def start(self) -> None:
-        await self._behind.start()
+        await self._predictor.start()
 
     async def stop(self) -> None:
-        await self._behind.stop()
+        await self._predictor.stop()
 
-    async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
+    async def predict(
+        self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")
+    ) -> PredictionBatch:
         """As the predictor behind; what was not computed for this call took no time of tokenising or inference."""
         keys = [key_of(item, truncate) for item in items]
         wanted = dict(zip(keys, items, strict=True))
@@ -64,26 +66,26 @@ class Cache:
         found: dict[Key, Outcome] = dict(kept)
         timings, computed = _NOTHING, 0
         while missing := {key: item for key, item in wanted.items() if key not in found}:
-            others = {key: self._under_way[key] for key in missing if key in self._under_way}
+            others = {key: self._in_flight[key] for key in missing if key in self._in_flight}
             if own := {key: item for key, item in missing.items() if key not in others}:
                 timings = await self._compute(own, found, truncate, deadline_s)
-                computed += sum(isinstance(found[key], Answered) for key in own)
+                computed += sum(isinstance(found[key], Prediction) for key in own)
             if others:
                 waited_s = await self._join(others, found, deadline_s)
                 timings = timings if own else Timings(0.0, waited_s, 0.0)
         outcomes = tuple(found[key] for key in keys)
         self._count(outcomes, computed, cached=sum(key in kept for key in keys))
-        return Answer(outcomes, timings)
+        return PredictionBatch(outcomes, timings)
 
     def _count(self, outcomes: Sequence[Outcome], computed: int, cached: int) -> None:
-        answered = sum(isinstance(outcome, Answered) for outcome in outcomes)
+        answered = sum(isinstance(outcome, Prediction) for outcome in outcomes)
         if cached:
             self._metrics.cached(cached)
         if shared := answered - computed - cached:
             self._metrics.shared(shared)
-        self._metrics.outcomes("ok" if isinstance(outcome, Answered) else outcome.code for outcome in outcomes)
+        self._metrics.outcomes("ok" if isinstance(outcome, Prediction) else outcome.code for outcome in outcomes)
 
-    def _take(self, wanted: Mapping[Key, Item]) -> dict[Key, Answered]:
+    def _take(self, wanted: Mapping[Key, Item]) -> dict[Key, Prediction]:
         hits = {key: self._kept[key] for key in wanted if key in self._kept}
         for key in hits:
             self._kept.move_to_end(key)
@@ -94,23 +96,23 @@ class Cache:
     ) -> Timings:
         loop = asyncio.get_running_loop()
         promises = {key: loop.create_future() for key in own}
-        self._under_way |= promises
+        self._in_flight |= promises
         try:
-            answer = await self._behind.predict(list(own.values()), truncate, deadline_s)
+            answer = await self._predictor.predict(list(own.values()), truncate, deadline_s)
             for key, outcome in zip(own, answer.outcomes, strict=True):
                 found[key] = outcome
-                if isinstance(outcome, Answered):
+                if isinstance(outcome, Prediction):
                     promises[key].set_result(outcome)
                     self._keep(key, outcome)
             return answer.timings
         finally:
             for key, promise in promises.items():
-                del self._under_way[key]
+                del self._in_flight[key]
                 if not promise.done():
                     promise.set_result(None)
 
     async def _join(
-        self, others: Mapping[Key, asyncio.Future[Answered | None]], found: dict[Key, Outcome], deadline_s: float
+        self, others: Mapping[Key, asyncio.Future[Prediction | None]], found: dict[Key, Outcome], deadline_s: float
     ) -> float:
         """Wait for what other callers have under way; what they do not get stays missing."""
         started_s = time.monotonic()
@@ -123,7 +125,7 @@ class Cache:
                 found[key] = outcome
         return time.monotonic() - started_s
 
-    def _keep(self, key: Key, outcome: Answered) -> None:
+    def _keep(self, key: Key, outcome: Prediction) -> None:
         if self._entries == 0:
             return
         self._kept[key] = outcome
@@ -139,7 +141,7 @@ def key_of(item: Item, truncate: bool) -> Key:
     digest.update(item.text.encode(errors="surrogatepass"))
     if item.entity is not None:
         digest.update(item.entity.encode(errors="surrogatepass") + b"\x01")
-    for turn in item.before:
+    for turn in item.context:
         digest.update(f"\x02{turn.speaker}{len(turn.text)}\x02".encode())
         digest.update(turn.text.encode(errors="surrogatepass"))
     return digest.digest()

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from service.errors import Problem
-from service.inference.batch_policy import Inferred, Measured
+from service.inference.batch_policy import InferenceResult, Sized
 
 Row = TypeVar("Row")
 
-Work = TypeVar("Work", bound=Measured)
+Work = TypeVar("Work", bound=Sized)
 
 
 @dataclass(slots=True, eq=False)
-class _Call:
+class Caller:
     """The texts of one caller, who is woken once, by the last of them."""
 
     ended: asyncio.Future[None]
@@ -24,18 +24,18 @@ class _Call:
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting(Generic[Work, Row]):
+class QueuedItem(Generic[Work, Row]):
     work: Work
-    call: _Call
+    call: Caller
     deadline_s: float
     since_s: float
-    outcome: Inferred[Row] | Problem | None = None  # set in the event loop
+    outcome: InferenceResult[Row] | Problem | None = None  # set in the event loop
 
     def wanted(self, now_s: float) -> bool:
         return self.outcome is None and now_s < self.deadline_s and not self.call.ended.done()
 
 
-def _settle(item: _Waiting[Work, Row], outcome: Inferred[Row] | Problem) -> None:
+def complete(item: QueuedItem[Work, Row], outcome: InferenceResult[Row] | Problem) -> None:
     if item.outcome is None and not item.call.ended.done():
         item.outcome = outcome
         item.call.left -= 1
@@ -43,18 +43,18 @@ def _settle(item: _Waiting[Work, Row], outcome: Inferred[Row] | Problem) -> None
             item.call.ended.set_result(None)
 
 
-async def _ended(call: asyncio.Future[None], deadline_s: float) -> None:
+async def wait_until_done(call: asyncio.Future[None], deadline_s: float) -> None:
     """When the call has ended, which it has by the deadline."""
     if deadline_s == float("inf"):
         await call
         return
-    timer = asyncio.get_running_loop().call_later(max(0.0, deadline_s - time.monotonic()), _end, call)
+    timer = asyncio.get_running_loop().call_later(max(0.0, deadline_s - time.monotonic()), wake, call)
     try:
         await call
     finally:
         timer.cancel()
 
 
-def _end(call: asyncio.Future[None]) -> None:
+def wake(call: asyncio.Future[None]) -> None:
     if not call.done():
         call.set_result(None)

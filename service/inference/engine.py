@@ -18,15 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.prediction.calibration import Scaling, calibrated
+from models.prediction.calibration import LogitScaling, calibrate_logits
 from models.runtime.protocol import Runtime
-from models.text.encoding import Tokens, collate
-from models.text.language import is_readable
+from models.text.encoding import Encoding, collate
+from models.text.language import has_text
 from models.text.tokenizer import EmptyTextError, Tokenizer
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong
-from service.inference.batch_policy import Inferred, Limits
+from service.inference.batch_policy import InferenceResult, BatchLimits
 from service.inference.batcher import Batcher
-from service.inference.predictor import Answer, Answered, Embedded, Item, Rated, Timings
+from service.inference.predictor import PredictionBatch, Prediction, Embedding, Item, Classification, Timings
 from service.telemetry.batch_report import BatchReport
 
 # Beyond either, tokenising would hold up the event loop for more than a few milliseconds.
@@ -43,11 +43,11 @@ _LOADING_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class _Encoded:
-    tokens: Tokens
+    tokens: Encoding
     turns: int
 
 
-class Recorder(Protocol):
+class EngineMetrics(Protocol):
     """Who counts what an engine does: the metrics of its process, or what a call carries back to a gateway."""
 
     def tokenized(self, seconds: float) -> None: ...
@@ -61,14 +61,14 @@ class Engine:
     """Call `start` in the event loop that calls `predict`; it returns when the model has answered real shapes."""
 
     def __init__(
-        self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, limits: Limits, metrics: Recorder
+        self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, limits: BatchLimits, metrics: EngineMetrics
     ) -> None:
         self.bundle = bundle
         self.tokenizer = tokenizer
         self._runtime = runtime
         self._metrics = metrics
         limits = replace(limits, text_tokens=bundle.max_tokens)  # what the bundle reads is never refused for its length
-        self._batcher: Batcher[Tokens, NDArray[np.floating]] = Batcher(
+        self._batcher: Batcher[Encoding, NDArray[np.floating]] = Batcher(
             self._infer, limits, self._report, metrics.depth, name=f"{bundle.task.name}-inference"
         )
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix=f"{bundle.task.name}-tokenize")
@@ -100,7 +100,9 @@ class Engine:
         """Whether any text waits or is being answered."""
         return self._batcher.busy
 
-    async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
+    async def predict(
+        self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")
+    ) -> PredictionBatch:
         """The items' outcomes by `deadline_s` on the monotonic clock; raises NotReady or Overloaded for all of them.
 
         Cancelling withdraws what has not reached the model.
@@ -116,7 +118,7 @@ class Engine:
         inferred = await self._batcher.run([item.tokens for item in texts], deadline_s)
         predicted = iter([self._predicted(*pair) for pair in zip(texts, inferred, strict=True)])
         outcomes = tuple(next(predicted) if isinstance(item, _Encoded) else item for item in encoded)
-        return Answer(outcomes, timings(tokenize_s, inferred))
+        return PredictionBatch(outcomes, timings(tokenize_s, inferred))
 
     async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[_Encoded | Problem]:
         def encode() -> list[_Encoded | Problem]:
@@ -127,11 +129,11 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
     def _encode(self, item: Item, truncate: bool) -> _Encoded | Problem:
-        if item.entity is not None and not is_readable(item.entity):
+        if item.entity is not None and not has_text(item.entity):
             return InvalidRequest("The entity is empty.", pointer="/entity")
         try:
-            if item.before:
-                tokens, turns = self.tokenizer.encode_dialogue(item.text, item.before)
+            if item.context:
+                tokens, turns = self.tokenizer.encode_dialogue(item.text, item.context)
             else:
                 tokens, turns = self.tokenizer.encode(item.text, item.entity), 1
         except EmptyTextError:
@@ -144,31 +146,35 @@ class Engine:
         if self._warm:  # what warms up is nobody's text
             self._metrics.batch(report)
 
-    def _infer(self, texts: Sequence[Tokens]) -> NDArray[np.floating]:
+    def _infer(self, texts: Sequence[Encoding]) -> NDArray[np.floating]:
         """Calibrated here, a batch at a time: arrays of three numbers cost more than their arithmetic."""
-        rows = self._runtime.run(collate(texts, self.tokenizer.pad))
-        return calibrated(rows, [self._scaling(text) for text in texts]) if self.bundle.task.labels else rows
+        rows = self._runtime.run(collate(texts, self.tokenizer.pad_id))
+        return calibrate_logits(rows, [self._scaling(text) for text in texts]) if self.bundle.task.labels else rows
 
-    def _scaling(self, text: Tokens) -> Scaling:
-        return self.bundle.scaling(text.language, text.targeted)
+    def _scaling(self, text: Encoding) -> LogitScaling:
+        return self.bundle.scaling(text.language, text.has_entity)
 
-    def _predicted(self, encoded: _Encoded, inferred: Inferred[NDArray[np.floating]] | Problem) -> Answered | Problem:
+    def _predicted(
+        self, encoded: _Encoded, inferred: InferenceResult[NDArray[np.floating]] | Problem
+    ) -> Prediction | Problem:
         if isinstance(inferred, Problem):
             return inferred
         if not math.isfinite(inferred.row.sum()):
             return InferenceFailed("The model failed on this text.")
         read = (encoded.tokens.length, encoded.tokens.truncated, encoded.turns)
         if labels := self.bundle.task.labels:
-            return Rated(*read, dict(zip(labels, inferred.row.tolist(), strict=True)))
-        return Embedded(*read, inferred.row.astype(np.float32, copy=False))
+            return Classification(*read, dict(zip(labels, inferred.row.tolist(), strict=True)))
+        return Embedding(*read, inferred.row.astype(np.float32, copy=False))
 
 
 def _size(item: Item) -> int:
-    return len(item.text) + sum(len(turn.text) for turn in item.before)
+    return len(item.text) + sum(len(turn.text) for turn in item.context)
 
 
-def timings(tokenize_s: float, inferred: Sequence[Inferred[Any] | Problem]) -> Timings:
+def timings(tokenize_s: float, inferred: Sequence[InferenceResult[Any] | Problem]) -> Timings:
     """Of what was answered last."""
-    done = [(one.queue_s + one.infer_s, one.queue_s, one.infer_s) for one in inferred if isinstance(one, Inferred)]
+    done = [
+        (one.queue_s + one.infer_s, one.queue_s, one.infer_s) for one in inferred if isinstance(one, InferenceResult)
+    ]
     _, queue_s, infer_s = max(done, default=(0.0, 0.0, 0.0))
     return Timings(tokenize_s, queue_s, infer_s)

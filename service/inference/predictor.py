@@ -24,11 +24,11 @@ class Item:
 
     text: str
     entity: str | None = None
-    before: tuple[Turn, ...] = ()
+    context: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class Prediction:
     """`turns` is how many of a dialogue were read, its newest included."""
 
     tokens: int
@@ -37,7 +37,7 @@ class Answered:
 
 
 @dataclass(frozen=True, slots=True)
-class Rated(Answered):
+class Classification(Prediction):
     """The answer of a model with fixed labels; `scores` are calibrated probabilities by label and sum to 1."""
 
     scores: dict[str, float]
@@ -48,7 +48,7 @@ class Rated(Answered):
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded(Answered):
+class Embedding(Prediction):
     """By a model that gives vectors, (width,)."""
 
     vector: NDArray[np.float32]
@@ -67,10 +67,10 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class PredictionBatch:
     """One outcome per item, in order."""
 
-    outcomes: tuple[Answered | Problem, ...]
+    outcomes: tuple[Prediction | Problem, ...]
     timings: Timings
 
 
@@ -93,7 +93,9 @@ class Predictor(Protocol):
 
     async def stop(self) -> None: ...
 
-    async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
+    async def predict(
+        self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")
+    ) -> PredictionBatch:
         """The items' outcomes by `deadline_s` on the monotonic clock; raises a Problem that concerns all of them.
 
         Cancelling withdraws what has not reached the model.

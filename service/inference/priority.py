@@ -9,7 +9,7 @@ from contextlib import suppress
 _NICENESS = 10
 
 
-def give_way() -> None:
+def lower_thread_priority() -> None:
     """Lower the priority of this thread: Linux has a niceness for each. Where that is refused, it stays as it is."""
     thread = threading.get_native_id()
     with suppress(OSError):

@@ -13,30 +13,30 @@ from threadpoolctl import threadpool_limits
 
 from models.ranking.recommender import Recommender
 from service.errors import Problem
-from service.inference.batch_policy import Inferred, Limits
+from service.inference.batch_policy import InferenceResult, BatchLimits
 from service.inference.batcher import Batcher
 from service.inference.predictor import Timings
-from service.inference.ranking import Ranking, _is_small, answer
-from service.inference.ranking_query import Question
+from service.inference.ranking import Ranking, _is_small, rank_query
+from service.inference.ranking_query import RankingQuery
 from service.telemetry.batch_report import BatchReport
 from service.telemetry.metrics import TaskMetrics
 
 TASK = "ranking"
 """Under which rankings are counted; the texts that they need are those of their bundle's task."""
 
-_LIMITS = Limits(batch_tokens=1, batch_items=1, queue_tokens=50_000_000, text_tokens=2**62)
-_AT_ONCE = 8_000
+_LIMITS = BatchLimits(batch_tokens=1, batch_items=1, queue_tokens=50_000_000, text_tokens=2**62)
+MAX_INLINE_COST = 8_000
 """What questions cost that are answered in the event loop: 2 to 3 ms, less than the 5 for which another thread that
 computes may keep the interpreter. Handing one over costs both threads as much as a third of it."""
 
 
-class Recommending:
+class RankingEngine:
     """Call `start` in the event loop that calls `rank`."""
 
     def __init__(self, recommender: Recommender, metrics: TaskMetrics) -> None:
         self._recommender = recommender
         self._metrics = metrics
-        self._batcher: Batcher[Question, Ranking | Problem] = Batcher(
+        self._batcher: Batcher[RankingQuery, Ranking | Problem] = Batcher(
             self._answers, _LIMITS, self._report, metrics.depth, name=TASK, noun="ranking"
         )
 
@@ -63,27 +63,29 @@ class Recommending:
     def healthy(self) -> bool:
         return self._batcher.healthy
 
-    async def rank(self, questions: Sequence[Question], deadline_s: float) -> tuple[list[Ranking | Problem], Timings]:
+    async def rank(
+        self, questions: Sequence[RankingQuery], deadline_s: float
+    ) -> tuple[list[Ranking | Problem], Timings]:
         """One outcome per question, in order; raises NotReady or Overloaded for all of them."""
         if self._at_once(questions, deadline_s):
-            inferred = self._batcher.run_here(questions)
+            inferred = self._batcher.run_inline(questions)
         else:
             inferred = await self._batcher.run(questions, deadline_s)
-        outcomes = [one.row if isinstance(one, Inferred) else one for one in inferred]
+        outcomes = [one.row if isinstance(one, InferenceResult) else one for one in inferred]
         self._metrics.outcomes("ok" if isinstance(one, Ranking) else one.code for one in outcomes)
-        done = [one for one in inferred if isinstance(one, Inferred)]
+        done = [one for one in inferred if isinstance(one, InferenceResult)]
         queue_s, infer_s = max(((one.queue_s, one.infer_s) for one in done), key=sum, default=(0.0, 0.0))
         return outcomes, Timings(0.0, queue_s, infer_s)
 
-    def _at_once(self, questions: Sequence[Question], deadline_s: float) -> bool:
+    def _at_once(self, questions: Sequence[RankingQuery], deadline_s: float) -> bool:
         if self._batcher.busy or time.monotonic() >= deadline_s:
             return False
         # Rows of a large catalogue may have to come from the disk.
         small = all(_is_small(question.snapshot) for question in questions)
-        return small and sum(question.length for question in questions) <= _AT_ONCE
+        return small and sum(question.length for question in questions) <= MAX_INLINE_COST
 
     def _report(self, report: BatchReport) -> None:
         self._metrics.batch(report)
 
-    def _answers(self, questions: Sequence[Question]) -> list[Ranking | Problem]:
-        return [answer(self._recommender, question) for question in questions]
+    def _answers(self, questions: Sequence[RankingQuery]) -> list[Ranking | Problem]:
+        return [rank_query(self._recommender, question) for question in questions]

@@ -20,7 +20,7 @@ Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Sent:
+class InlineItem:
     """An item that came as a text, and where in the user's document."""
 
     item_id: str | None
@@ -29,7 +29,7 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class RankingQuery:
     """Items are numbers: of the catalogue their rows, and from its last row on those of `sent`, in order.
 
     `items`, `kinds`, `ages` and `places` (events,) are what will be read, oldest first; places are those in the history
@@ -41,14 +41,14 @@ class Question:
     items: Numbers
     kinds: Numbers
     ages: NDArray[np.float32]
-    places: list[int]
+    history_positions: list[int]
     candidates: Numbers | None
-    candidate_places: Sequence[int]
-    sent: tuple[Sent, ...]
+    candidate_positions: Sequence[int]
+    inline_items: tuple[InlineItem, ...]
     excluded: Numbers
     filter: Mapping[str, object] | None
     top_k: int
-    newcomers: int
+    min_new_items: int
     dropped: int
     skipped: int
     candidates_skipped: int
@@ -69,7 +69,7 @@ class Question:
         candidates = self.snapshot.rows if self.candidates is None else len(self.candidates)
         products = candidates if self.index is None else self.index.cost(candidates)
         once = products + _LOOK_COST * min(candidates, 4 * self.top_k) + _READ_COST * len(self.items)
-        return 1 + (once + _SENT_COST * len(self.sent)) * (2 if self.newcomers else 1)
+        return 1 + (once + _SENT_COST * len(self.inline_items)) * (2 if self.min_new_items else 1)
 
-    def read(self, vectors: Sequence[NDArray[np.float32]]) -> Question:
+    def with_vectors(self, vectors: Sequence[NDArray[np.float32]]) -> RankingQuery:
         return replace(self, vectors=tuple(vectors))

@@ -22,18 +22,18 @@ from models.catalogue.errors import (
     BusyError,
     CatalogueError,
     EditError,
-    FullError,
-    GoneError,
+    DiskFullError,
+    CatalogueRemovedError,
     OutdatedError,
     VectorsMissingError,
     check_digest,
 )
-from models.catalogue.folder import create, is_name, names_in
-from models.catalogue.items import Edited, Entry, Vector
+from models.catalogue.folder import create_catalogue, is_valid_name, list_names
+from models.catalogue.items import EditResult, Item, Vector
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import DATABASE, Catalogue
-from models.catalogue.vector_index import INDEXED
-from models.ranking.bundle_files import catalogue_of
+from models.catalogue.vector_index import MIN_INDEX_ROWS
+from models.ranking.bundle_files import load_own_catalogue
 from models.ranking.recommender import Recommender
 from service.errors import (
     CatalogueBusy,
@@ -45,9 +45,9 @@ from service.errors import (
     InvalidRequest,
     NotFound,
 )
-from service.inference.ranking import prepare
+from service.inference.ranking import prepare_projections
 from service.registry.file_watch import Stamp, stamp_of
-from service.registry.index_builder import Indexing
+from service.registry.index_builder import IndexBuilder
 
 FOLDER = "catalogues"
 """Of the shelf."""
@@ -58,14 +58,16 @@ _NAMED = 20
 _log = structlog.get_logger(__name__)
 
 
-class Catalogues:
+class CatalogueRegistry:
     """Without a folder the model's own catalogue is served from a temporary one, and cannot be edited.
 
     Those of more than `indexed` rows get an index.
     """
 
-    def __init__(self, bundle: Bundle, recommender: Recommender, folder: Path | None, indexed: int = INDEXED) -> None:
-        self.own = recommender.catalogue
+    def __init__(
+        self, bundle: Bundle, recommender: Recommender, folder: Path | None, indexed: int = MIN_INDEX_ROWS
+    ) -> None:
+        self.default_name = recommender.catalogue_name
         self._bundle = bundle
         self._recommender = recommender
         self._indexed = indexed
@@ -74,15 +76,15 @@ class Catalogues:
             self._temporary = tempfile.TemporaryDirectory(prefix="heed-catalogues-")
             folder = Path(self._temporary.name)
         self._folder = folder / FOLDER
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _OpenCatalogue] = {}
         self._refused: dict[str, tuple[Stamp | None, str]] = {}
         self._opening = asyncio.Lock()
 
     async def start(self) -> None:
         await asyncio.to_thread(self._place_own)
-        for name in await asyncio.to_thread(names_in, self._folder):
+        for name in await asyncio.to_thread(list_names, self._folder):
             try:
-                await self.current(name)
+                await self.snapshot(name)
             except (CatalogueOutdated, CatalogueUnusable, CatalogueBusy, NotFound) as problem:
                 _log.error("catalogue cannot be used", catalogue=name, reason=problem.detail)
 
@@ -94,9 +96,9 @@ class Catalogues:
             await asyncio.to_thread(self._temporary.cleanup)
 
     async def names(self) -> list[str]:
-        return await asyncio.to_thread(names_in, self._folder)
+        return await asyncio.to_thread(list_names, self._folder)
 
-    async def current(self, name: str, pointer: str | None = None) -> Snapshot:
+    async def snapshot(self, name: str, pointer: str | None = None) -> Snapshot:
         """With every edit, of any process, that was acknowledged before the call.
 
         Raises NotFound, with the pointer, CatalogueOutdated, CatalogueUnusable or CatalogueBusy.
@@ -106,16 +108,16 @@ class Catalogues:
             with _as_problems():
                 try:
                     snapshot = await held.newest()
-                    check_digest(name, snapshot.digest, self._bundle.model)
+                    check_digest(name, snapshot.digest, self._bundle.model_digest)
                     return snapshot
                 except CatalogueError:
-                    if not held.catalogue.moved:
+                    if not held.catalogue.was_replaced:
                         raise
         raise CatalogueBusy("The catalogue is being replaced.", retry_after_s=_BUSY_S)
 
     async def edit(
-        self, name: str, entries: Sequence[Entry], vectors: Mapping[str, Vector], removed: Sequence[str], due_s: float
-    ) -> Edited:
+        self, name: str, entries: Sequence[Item], vectors: Mapping[str, Vector], removed: Sequence[str], due_s: float
+    ) -> EditResult:
         """As `Catalogue.edit`, begun by `due_s` on the monotonic clock; raises VectorsMissingError or a Problem."""
         if self._temporary is not None:
             raise CatalogueReadOnly("HEED_SHELF is none: there is no folder that edits could be kept in.")
@@ -127,40 +129,42 @@ class Catalogues:
             raise DeadlineExceeded("The catalogue was being edited all the time.") from None
         try:
             with _as_problems():
-                return await asyncio.to_thread(_edited, held.catalogue, self._bundle.model, entries, vectors, removed)
+                return await asyncio.to_thread(
+                    _edited, held.catalogue, self._bundle.model_digest, entries, vectors, removed
+                )
         finally:
             held.writing.release()
 
-    def placed(self, name: str, ids: Sequence[str], raw: Sequence[Vector]) -> dict[str, Vector]:
+    def item_vectors(self, name: str, ids: Sequence[str], raw: Sequence[Vector]) -> dict[str, Vector]:
         """Item vectors by id, of the encoder's vectors of their texts."""
-        return placed(self._recommender, name, ids, np.stack(raw)) if ids else {}
+        return item_vectors(self._recommender, name, ids, np.stack(raw)) if ids else {}
 
-    async def _holding(self, name: str, pointer: str | None) -> _Held:
+    async def _holding(self, name: str, pointer: str | None) -> _OpenCatalogue:
         held = self._held.get(name)
-        if held is not None and not held.catalogue.moved:
+        if held is not None and not held.catalogue.was_replaced:
             return held
         async with self._opening:
             held = self._held.get(name)
-            if held is not None and held.catalogue.moved:
+            if held is not None and held.catalogue.was_replaced:
                 del self._held[name]
                 await asyncio.to_thread(held.catalogue.close)
                 held = None
             if held is None:
                 opened = await self._opened(name, pointer)
-                held = self._held[name] = _Held(opened, self._recommender, self._indexed)
+                held = self._held[name] = _OpenCatalogue(opened, self._recommender, self._indexed)
             return held
 
     async def _opened(self, name: str, pointer: str | None) -> Catalogue:
         path = self._folder / name
-        stamp = stamp_of(path / DATABASE) if is_name(name) else None
+        stamp = stamp_of(path / DATABASE) if is_valid_name(name) else None
         refused = self._refused.get(name)
         if refused is not None and refused[0] == stamp:
             raise CatalogueUnusable(refused[1], retry_after_s=_BROKEN_S)
         try:
             if stamp is None:
-                raise GoneError(name)
+                raise CatalogueRemovedError(name)
             return await asyncio.to_thread(Catalogue, path)
-        except GoneError:
+        except CatalogueRemovedError:
             known = await self.names()
             listed = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "")
             raise NotFound(
@@ -174,57 +178,57 @@ class Catalogues:
             raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_S) from error
 
     def _place_own(self) -> None:
-        path = self._folder / self.own
+        path = self._folder / self.default_name
         try:
-            place_own(path, self._bundle, self._recommender)
-        except GoneError:  # another replica replaces it
+            copy_own_catalogue(path, self._bundle, self._recommender)
+        except CatalogueRemovedError:  # another replica replaces it
             return
         except CatalogueError as error:
             _log.error("the model's own catalogue cannot be placed", reason=str(error))
-            self._refused[self.own] = (stamp_of(path / DATABASE), f"The {error}.")
+            self._refused[self.default_name] = (stamp_of(path / DATABASE), f"The {error}.")
 
 
-def place_own(path: Path, bundle: Bundle, recommender: Recommender) -> None:
+def copy_own_catalogue(path: Path, bundle: Bundle, recommender: Recommender) -> None:
     """Put the model's own catalogue there, unless there is one that is up to date or was edited."""
     if (path / DATABASE).is_file():
         with closing(Catalogue(path)) as there:
-            if there.snapshot().digest == bundle.model or not there.discard(version=0):
+            if there.snapshot().digest == bundle.model_digest or not there.delete(version=0):
                 return
-    _, entries, vectors = catalogue_of(bundle)
+    _, entries, vectors = load_own_catalogue(bundle)
     rows = dict(zip((entry.item_id for entry in entries), vectors, strict=True))
-    create(path, bundle.model, recommender.width, entries, rows)
+    create_catalogue(path, bundle.model_digest, recommender.width, entries, rows)
 
 
-def placed(recommender: Recommender, name: str, ids: Sequence[str], raw: Vector) -> dict[str, Vector]:
+def item_vectors(recommender: Recommender, name: str, ids: Sequence[str], raw: Vector) -> dict[str, Vector]:
     """Item vectors by id, of texts' vectors (ids, width); ids count in the model's own catalogue alone."""
-    known: Sequence[str | None] = ids if name == recommender.catalogue else [None] * len(ids)
-    return dict(zip(ids, recommender.place(raw, known), strict=True))
+    known: Sequence[str | None] = ids if name == recommender.catalogue_name else [None] * len(ids)
+    return dict(zip(ids, recommender.item_vectors(raw, known), strict=True))
 
 
-class _Held:
+class _OpenCatalogue:
     """One open catalogue. Who waits for its newest state, or to write, waits in the event loop and in no thread."""
 
     def __init__(self, catalogue: Catalogue, recommender: Recommender, indexed: int) -> None:
         self.catalogue, self._recommender = catalogue, recommender
-        self._indexing = Indexing(catalogue, recommender, indexed)
+        self._indexing = IndexBuilder(catalogue, recommender, indexed)
         self.reading, self.writing = asyncio.Lock(), asyncio.Lock()
 
     async def newest(self) -> Snapshot:
-        if self.catalogue.changed:
+        if self.catalogue.has_changes:
             async with self.reading:
-                if self.catalogue.changed:
+                if self.catalogue.has_changes:
                     await asyncio.to_thread(self._read)
-        assert self.catalogue.last is not None
-        self._indexing.look(self.catalogue.last)
-        return self.catalogue.last
+        assert self.catalogue.latest_snapshot is not None
+        self._indexing.build_if_due(self.catalogue.latest_snapshot)
+        return self.catalogue.latest_snapshot
 
     def _read(self) -> None:
-        prepare(self._recommender, self.catalogue.snapshot())
+        prepare_projections(self._recommender, self.catalogue.snapshot())
 
 
 def _edited(
-    catalogue: Catalogue, digest: str, entries: Sequence[Entry], vectors: Mapping[str, Vector], removed: Sequence[str]
-) -> Edited:
+    catalogue: Catalogue, digest: str, entries: Sequence[Item], vectors: Mapping[str, Vector], removed: Sequence[str]
+) -> EditResult:
     edited = catalogue.edit(digest, entries, vectors, removed)
     try:
         catalogue.compact()
@@ -241,13 +245,13 @@ def _as_problems() -> Iterator[None]:
         raise
     except OutdatedError as error:
         raise CatalogueOutdated(f"The {error}.") from error
-    except FullError as error:
+    except DiskFullError as error:
         raise DiskFull(f"The {error}; nothing was changed.") from error
     except BusyError as error:
         raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_S) from error
     except EditError as error:
         raise InvalidRequest(f"Nothing was changed: {error}.", pointer="/items") from error
-    except GoneError as error:
+    except CatalogueRemovedError as error:
         raise NotFound(f"The {error}.") from error
     except CatalogueError as error:
         raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_S) from error

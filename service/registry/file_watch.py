@@ -9,18 +9,18 @@ from typing import Generic, TypeVar
 
 import structlog
 
-from models.prediction.intent_head import Head
+from models.prediction.intent_head import IntentHead
 from models.prediction.reply_ranker import ReplySet
-from models.prediction.tensor_file import HeadError
+from models.prediction.tensor_file import ArtifactError
 
 _log = structlog.get_logger(__name__)
 
-Kept = TypeVar("Kept", Head, ReplySet)
+Kept = TypeVar("Kept", IntentHead, ReplySet)
 Stamp = tuple[int, int, int]
 
 
 @dataclass(slots=True)
-class _Files(Generic[Kept]):
+class WatchedFiles(Generic[Kept]):
     """Files of one kind, each loaded when it is new or has changed."""
 
     suffix: str
@@ -40,7 +40,7 @@ class _Files(Generic[Kept]):
         for path in changed:
             try:
                 self.loaded[path] = self.load(path)
-            except HeadError as error:
+            except ArtifactError as error:
                 _log.error("file cannot be used", reason=str(error))
         return bool(changed or gone)
 

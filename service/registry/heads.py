@@ -13,28 +13,28 @@ from pathlib import Path
 import structlog
 
 from models.bundle import Bundle
-from models.prediction.intent_head import SUFFIX, Head, heads_of, load_head
-from models.prediction.reply_ranker import RANKER, SET_SUFFIX, Ranker, ReplySet, load_ranker, load_replies
-from service.registry.file_watch import _Files
+from models.prediction.intent_head import SUFFIX, IntentHead, load_bundle_heads, load_head
+from models.prediction.reply_ranker import RANKER, SET_SUFFIX, ReplyRanker, ReplySet, load_ranker, load_replies
+from service.registry.file_watch import WatchedFiles
 
 _LOOK_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
-class Shelf:
+class HeadRegistry:
     """`heads` and `reply_sets` are by name; each is replaced as a whole, never changed."""
 
     def __init__(self, bundle: Bundle, folder: Path | None) -> None:
-        self.ranker: Ranker = load_ranker(bundle.path / RANKER)
-        self._own = heads_of(bundle.path, bundle.encoder)
+        self.ranker: ReplyRanker = load_ranker(bundle.path / RANKER)
+        self._own = load_bundle_heads(bundle.path, bundle.encoder_digest)
         self._folder = folder
-        self._heads = _Files(SUFFIX, lambda path: load_head(path, bundle.encoder))
-        self._replies = _Files(SET_SUFFIX, lambda path: load_replies(path, bundle.encoder))
-        self.heads: dict[str, Head] = self._own
+        self._heads = WatchedFiles(SUFFIX, lambda path: load_head(path, bundle.encoder_digest))
+        self._replies = WatchedFiles(SET_SUFFIX, lambda path: load_replies(path, bundle.encoder_digest))
+        self.heads: dict[str, IntentHead] = self._own
         self.reply_sets: dict[str, ReplySet] = {}
         self._looking: asyncio.Task[None] | None = None
 
-    def all_heads(self) -> dict[str, Head]:
+    def all_heads(self) -> dict[str, IntentHead]:
         """Those of the bundle and those that the folder holds now."""
         if self._folder is not None:
             self._look(self._folder)

@@ -12,9 +12,9 @@ import structlog
 
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import Catalogue
-from models.catalogue.vector_index import kept
+from models.catalogue.vector_index import load_or_build
 from models.ranking.recommender import Recommender
-from service.inference.priority import give_way
+from service.inference.priority import lower_thread_priority
 
 _AGAIN_S = 600.0
 """After a failure."""
@@ -22,7 +22,7 @@ _AGAIN_S = 600.0
 _log = structlog.get_logger(__name__)
 
 
-class Indexing:
+class IndexBuilder:
     """Of one catalogue; up to `indexed` rows there is no index."""
 
     def __init__(self, catalogue: Catalogue, recommender: Recommender, indexed: int) -> None:
@@ -30,7 +30,7 @@ class Indexing:
         self._working = False
         self._failed, self._not_before_s = "", 0.0
 
-    def look(self, snapshot: Snapshot) -> None:
+    def build_if_due(self, snapshot: Snapshot) -> None:
         """Begin what has to be done for this snapshot, the newest; takes no time. Called from one thread."""
         due = snapshot.index is None or snapshot.index.is_due(snapshot.rows)
         failed = snapshot.file == self._failed and time.monotonic() < self._not_before_s
@@ -42,18 +42,18 @@ class Indexing:
 
     def _work(self, snapshot: Snapshot) -> None:
         try:
-            give_way()
+            lower_thread_priority()
             begun_s = time.monotonic()
-            basis, tastes = self._recommender.tastes(snapshot.vectors)
-            index = kept(self._catalogue.path, snapshot.file, snapshot.vectors, basis, tastes)
+            basis, tastes = self._recommender.query_subspace(snapshot.vectors)
+            index = load_or_build(self._catalogue.path, snapshot.file, snapshot.vectors, basis, tastes)
             if index.rows > snapshot.rows:  # by another process, of edits that were not read here yet
                 self._catalogue.snapshot()
-            self._catalogue.adopt(snapshot.file, index)
+            self._catalogue.attach_index(snapshot.file, index)
             _log.info(
                 "catalogue is indexed",
                 catalogue=snapshot.name,
                 rows=index.rows,
-                searched=f"1 list of {index.searched}",
+                searched=f"1 list of {index.probes}",
                 recall=round(index.recall, 3),
                 seconds=round(time.monotonic() - begun_s, 1),
             )

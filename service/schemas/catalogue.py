@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from models.catalogue.items import MOST_EXACT, Entry
-from service.schemas.wire import MAX_ID_CHARS, MAX_INPUTS, MAX_NAME_CHARS, ItemError, Timings, Wire
+from models.catalogue.items import MAX_EXACT_INTEGER, Item
+from service.schemas.wire import MAX_ID_CHARS, MAX_INPUTS, MAX_NAME_CHARS, ItemError, Timings, WireModel
 
 MAX_ITEM_CHARS = 10_000
 MAX_ITEM_ATTRIBUTES = 32
@@ -17,7 +17,7 @@ MAX_REMOVED = 1_000
 
 
 def _exact(value: str | bool | int | float | None) -> str | bool | int | float | None:
-    if isinstance(value, int) and abs(value) > MOST_EXACT:
+    if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
         raise PydanticCustomError("inexact", "Whole numbers up to 2**53 are told apart; send a larger one as a string")
     return value
 
@@ -34,7 +34,7 @@ _Value = Annotated[
 ]
 
 
-class CatalogueItem(Wire):
+class CatalogueItem(WireModel):
     item_id: ItemId
     text: Annotated[str, Field(max_length=MAX_ITEM_CHARS, description="what the item is, English or Chinese")]
     attributes: Annotated[
@@ -45,12 +45,12 @@ class CatalogueItem(Wire):
         float, Field(ge=0, allow_inf_nan=False, description="who has no history gets the most popular items")
     ] = 0.0
 
-    def entry(self) -> Entry:
+    def to_item(self) -> Item:
         attributes = {name: value for name, value in self.attributes.items() if value is not None}
-        return Entry(self.item_id, self.text, attributes, self.popularity)
+        return Item(self.item_id, self.text, attributes, self.popularity)
 
 
-class CatalogueEdit(Wire):
+class CatalogueEdit(WireModel):
     """Each item replaces the one of its id as a whole, or is added."""
 
     model_config = ConfigDict(
@@ -84,7 +84,7 @@ class CatalogueEdit(Wire):
         return self
 
 
-class EditedItem(Wire):
+class EditedItem(WireModel):
     item_id: str
     outcome: Literal["added", "changed", "removed", "unchanged"]
     truncated: Annotated[
@@ -92,34 +92,34 @@ class EditedItem(Wire):
     ]
 
 
-class UneditedItem(Wire):
+class FailedEdit(WireModel):
     """Its text cannot be used; what the catalogue held under its id is there as before."""
 
     item_id: str
     error: ItemError
 
 
-class CatalogueInfo(Wire):
+class CatalogueInfo(WireModel):
     name: str
     count: Annotated[int, Field(ge=0, description="items")]
     version: Annotated[int, Field(ge=0, description="edits since it was made")]
     digest: Annotated[str, Field(description="of the model that its items are embedded by, its card apart")]
 
 
-class CatalogueEdited(Wire):
+class CatalogueEdited(WireModel):
     """Results are in the order of the items and then of what was to be removed; all of them are durable."""
 
     model: str
     version: str
-    results: list[EditedItem | UneditedItem]
+    results: list[EditedItem | FailedEdit]
     catalogue: CatalogueInfo
     timings_ms: Timings
 
 
-class RefusedCatalogue(Wire):
+class UnavailableCatalogue(WireModel):
     name: str
     error: ItemError
 
 
-class CatalogueList(Wire):
-    catalogues: list[CatalogueInfo | RefusedCatalogue]
+class CatalogueList(WireModel):
+    catalogues: list[CatalogueInfo | UnavailableCatalogue]

@@ -18,7 +18,7 @@ from service.schemas.intent import (
     refuse_unlike_a_dialogue,
 )
 from service.schemas.sentiment import Label, SentimentInputs
-from service.schemas.wire import LIST, MAX_NAME_CHARS, TEXT, FailedItem, Wire
+from service.schemas.wire import LIST, MAX_NAME_CHARS, TEXT, FailedItem, WireModel
 
 MAX_EXPLAINED, MAX_MAPPED = 16, 4
 MAX_COMPARED = 64  # candidates that are read to find the one to explain
@@ -40,7 +40,7 @@ _Places = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_l
 HOW = Field(description="how words are weighed; auto is the one measured to be best for its time")
 
 
-class HowExplained(Wire):
+class ExplainOptions(WireModel):
     """What all requests for explanations say of how."""
 
     method: Annotated[Method, HOW] = "auto"
@@ -66,7 +66,7 @@ class HowExplained(Wire):
     ] = None
 
     @model_validator(mode="after")
-    def _attention_or_not(self) -> HowExplained:
+    def _attention_or_not(self) -> ExplainOptions:
         shown = (self.layers, self.heads, self.reduce)
         if self.method != "attention" and shown != (None, None, None):
             raise PydanticCustomError("no_attention", "Layers, heads and reduce are for the method attention")
@@ -77,7 +77,7 @@ class HowExplained(Wire):
         return self
 
 
-class ExplainRequest(HowExplained):
+class ExplainRequest(ExplainOptions):
     """One text, or a list of at most 16 of them, of at most 4 for attention."""
 
     model_config = ConfigDict(
@@ -101,7 +101,7 @@ class ExplainRequest(HowExplained):
     )
 
 
-class ExplainIntentRequest(HowExplained):
+class ExplainIntentRequest(ExplainOptions):
     """One text or dialogue, or a list of at most 16 of them, of at most 4 for attention."""
 
     model_config = ConfigDict(
@@ -133,7 +133,7 @@ class ExplainIntentRequest(HowExplained):
     ] = None
 
 
-class ExplainRepliesRequest(HowExplained):
+class ExplainRepliesRequest(ExplainOptions):
     """A dialogue, with candidates of its own or the name of a reply set, and which of them is to be explained."""
 
     model_config = ConfigDict(
@@ -162,7 +162,7 @@ class ExplainRepliesRequest(HowExplained):
         return self
 
 
-class WordWeight(Wire):
+class WordWeight(WireModel):
     text: str
     start: Annotated[int, Field(ge=0, description="in characters of the text (Unicode code points)")]
     end: Annotated[int, Field(ge=0)]
@@ -170,19 +170,19 @@ class WordWeight(Wire):
     named: Annotated[bool, Field(description="part of the entity asked about, which is never taken away: weight 0")]
 
 
-class TurnWord(Wire):
+class TurnWord(WireModel):
     text: str
     start: Annotated[int, Field(ge=0, description="in characters of its turn's text (Unicode code points)")]
     end: Annotated[int, Field(ge=0)]
     weight: Annotated[float, Field(description="points of the target's score; unsigned: a share of attention")]
 
 
-class Span(Wire):
+class Span(WireModel):
     start: Annotated[int, Field(ge=0)]
     end: Annotated[int, Field(ge=0)]
 
 
-class TurnWeights(Wire):
+class TurnWeights(WireModel):
     turn: Annotated[int, Field(ge=0, description="its place among the turns as sent, counted from 0")]
     weight: Annotated[
         float | None, Field(description="of the turn as a whole, by the same method; null where no other was read")
@@ -191,7 +191,7 @@ class TurnWeights(Wire):
     read: Annotated[Span, Field(description="the part of the turn's text that was read")]
 
 
-class AttentionMaps(Wire):
+class AttentionMaps(WireModel):
     model_layers: Annotated[int, Field(ge=1, description="how many there are to ask for")]
     model_heads: Annotated[int, Field(ge=1, description="in each of them")]
     tokens: list[str]
@@ -207,7 +207,7 @@ class AttentionMaps(Wire):
     ]
 
 
-class Explained(Wire):
+class ExplanationFields(WireModel):
     """A positive weight speaks for the target, a negative one against it, where the method is `signed`."""
 
     method: str
@@ -217,7 +217,7 @@ class Explained(Wire):
     truncated: Annotated[bool, Field(description="whether the text was longer than the model reads")]
 
 
-class ExplainResult(Explained):
+class ExplainResult(ExplanationFields):
     label: Label
     scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
     target: Label
@@ -226,7 +226,7 @@ class ExplainResult(Explained):
     id: str | None
 
 
-class ExplainIntentResult(Explained):
+class ExplainIntentResult(ExplanationFields):
     intent: Annotated[str | None, Field(description="null when out of scope")]
     out_of_scope: bool
     out_of_scope_score: Annotated[float, Field(ge=0, le=1)]
@@ -237,20 +237,20 @@ class ExplainIntentResult(Explained):
     id: str | None
 
 
-class ExplainReplyResult(Explained):
+class ExplainReplyResult(ExplanationFields):
     target: Annotated[RankedReply, Field(description="the reply that weights speak for")]
     turns: Annotated[list[TurnWeights], Field(description="those that the model read, oldest first")]
     turns_dropped: Annotated[int, Field(ge=0, description="oldest turns that did not fit")]
 
 
-class ExplainTimings(Wire):
+class ExplainTimings(WireModel):
     """Milliseconds: waiting for other explanations, and the work of this one."""
 
     queue: float
     explain: float
 
 
-class ExplainResponse(Wire):
+class ExplainResponse(WireModel):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str
@@ -259,7 +259,7 @@ class ExplainResponse(Wire):
     timings_ms: ExplainTimings
 
 
-class ExplainIntentResponse(Wire):
+class ExplainIntentResponse(WireModel):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str
@@ -269,7 +269,7 @@ class ExplainIntentResponse(Wire):
     timings_ms: ExplainTimings
 
 
-class ExplainRepliesResponse(Wire):
+class ExplainRepliesResponse(WireModel):
     """One result: there is one dialogue and one reply."""
 
     model: str

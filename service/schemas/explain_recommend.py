@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag
 from models.explain.methods import HistoryMethod
 from service.schemas.explain import ExplainTimings
 from service.schemas.recommend import MAX_USERS, User
-from service.schemas.wire import LIST, MAX_ID_CHARS, OBJECT, FailedItem, Wire
+from service.schemas.wire import LIST, MAX_ID_CHARS, OBJECT, FailedItem, WireModel
 
 
 class ExplainedUser(User):
@@ -30,7 +30,7 @@ def _branch(value: Any) -> str | None:
     return LIST if isinstance(value, list) else OBJECT if isinstance(value, dict | ExplainedUser) else None
 
 
-class ExplainRecommendRequest(Wire):
+class ExplainRecommendRequest(WireModel):
     """One user, or a list of at most 16 of them; one user may come several times, with several targets."""
 
     model_config = ConfigDict(
@@ -69,14 +69,14 @@ class ExplainRecommendRequest(Wire):
     ] = "auto"
 
 
-class ExplainedItem(Wire):
+class ExplainedItem(WireModel):
     item_id: Annotated[str | None, Field(description="null of a candidate that came as a text alone")]
     candidate_index: Annotated[int | None, Field(description="place among the candidates; null without any")]
     text: str
     score: Annotated[float, Field(ge=0, le=1, description="calibrated: how likely it is to be in the next purchase")]
 
 
-class HistoryItemWeight(Wire):
+class HistoryItemWeight(WireModel):
     """All events of one item: they are weighed together."""
 
     history_indexes: Annotated[list[int], Field(min_length=1, description="places in the history as it was sent")]
@@ -91,7 +91,7 @@ class HistoryItemWeight(Wire):
     ]
 
 
-class ExplainRecommendResult(Wire):
+class ExplainRecommendResult(WireModel):
     target: Annotated[ExplainedItem, Field(description="the item that weights speak for or against")]
     method: str
     history: Annotated[
@@ -105,7 +105,7 @@ class ExplainRecommendResult(Wire):
     id: str | None
 
 
-class ExplainRecommendResponse(Wire):
+class ExplainRecommendResponse(WireModel):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str

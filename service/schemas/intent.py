@@ -21,7 +21,7 @@ from service.schemas.wire import (
     FailedItem,
     Text,
     Timings,
-    Wire,
+    WireModel,
 )
 
 MAX_TURNS = 256
@@ -31,12 +31,12 @@ MAX_REPLY_CHARS = 10_000
 Reply = Annotated[str, Field(max_length=MAX_REPLY_CHARS), READABLE]
 
 
-class DialogueTurn(Wire):
+class DialogueTurn(WireModel):
     speaker: Literal["customer", "agent"]
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS), READABLE]
 
 
-class IntentItem(Wire):
+class IntentItem(WireModel):
     """Either a text or turns."""
 
     text: Annotated[str | None, Field(max_length=MAX_TEXT_CHARS, description="what a customer says")] = None
@@ -86,7 +86,7 @@ IntentInputs = Annotated[
 ]
 
 
-class IntentRequest(Wire):
+class IntentRequest(WireModel):
     """One text or dialogue, or a list of them. Of a key that is given twice the last value counts."""
 
     model_config = ConfigDict(
@@ -123,12 +123,12 @@ class IntentRequest(Wire):
     truncate: Annotated[bool, Field(description="shorten over-long texts and say so; false refuses them")] = True
 
 
-class RankedIntent(Wire):
+class RankedIntent(WireModel):
     intent: str
     confidence: float
 
 
-class IntentResult(Wire):
+class IntentResult(WireModel):
     intent: Annotated[str | None, Field(description="null when out of scope")]
     confidence: Annotated[float, Field(ge=0, le=1, description="calibrated, of the first of the ranking")]
     out_of_scope: bool
@@ -143,7 +143,7 @@ class IntentResult(Wire):
     id: str | None
 
 
-class RepliesRequest(Wire):
+class RepliesRequest(WireModel):
     """A dialogue, with candidates of its own or the name of a reply set."""
 
     model_config = ConfigDict(
@@ -188,13 +188,13 @@ def refuse_unlike_a_dialogue(
             )
 
 
-class RankedReply(Wire):
+class RankedReply(WireModel):
     index: Annotated[int, Field(ge=0, description="place among the candidates, or in the set")]
     text: str
     score: Annotated[float, Field(ge=0, le=1)]
 
 
-class IntentResponse(Wire):
+class IntentResponse(WireModel):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str
@@ -204,7 +204,7 @@ class IntentResponse(Wire):
     timings_ms: Timings
 
 
-class RepliesResponse(Wire):
+class RepliesResponse(WireModel):
     """The best reply first."""
 
     model: str

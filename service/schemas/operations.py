@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.schemas.wire import Wire
+from service.schemas.wire import WireModel
 
 
-class Limits(Wire):
+class ModelLimits(WireModel):
     max_tokens: int
     max_inputs: int
     max_body_bytes: int
 
 
-class MetricInfo(Wire):
+class MetricInfo(WireModel):
     dataset: str
     language: str
     name: str
@@ -23,7 +23,7 @@ class MetricInfo(Wire):
     command: str
 
 
-class ModelInfo(Wire):
+class ModelInfo(WireModel):
     name: str
     version: str
     task: str
@@ -33,13 +33,13 @@ class ModelInfo(Wire):
     languages: list[str]
     digest: Annotated[str, Field(description="sha256 of the bundle's manifest")]
     base: str
-    limits: Limits
+    limits: ModelLimits
     metrics: list[MetricInfo]
 
 
-class ModelList(Wire):
+class ModelList(WireModel):
     models: list[ModelInfo]
 
 
-class Health(Wire):
+class Health(WireModel):
     status: Literal["ok"]

@@ -25,7 +25,7 @@ from service.schemas.wire import (
     OBJECT,
     FailedItem,
     Timings,
-    Wire,
+    WireModel,
 )
 
 MAX_USERS = 64
@@ -89,7 +89,7 @@ class HistoryEvent(TypedDict):
     ]
 
 
-class Named(Sequence[Candidate]):
+class CandidateIds(Sequence[Candidate]):
     """Candidates that have an id and nothing else."""
 
     def __init__(self, ids: list[str]) -> None:
@@ -101,16 +101,16 @@ class Named(Sequence[Candidate]):
     @overload
     def __getitem__(self, place: int) -> Candidate: ...
     @overload
-    def __getitem__(self, place: slice) -> Named: ...
-    def __getitem__(self, place: int | slice) -> Candidate | Named:
-        return Named(self.ids[place]) if isinstance(place, slice) else {"item_id": self.ids[place]}
+    def __getitem__(self, place: slice) -> CandidateIds: ...
+    def __getitem__(self, place: int | slice) -> Candidate | CandidateIds:
+        return CandidateIds(self.ids[place]) if isinstance(place, slice) else {"item_id": self.ids[place]}
 
 
 def _candidates(given: Any, check: Callable[[Any], Any]) -> Any:
-    return given if isinstance(given, Named) else check(given)
+    return given if isinstance(given, CandidateIds) else check(given)
 
 
-class User(Wire):
+class User(WireModel):
     history: Annotated[
         list[HistoryEvent], Field(max_length=MAX_EVENTS, description="the newest 256 are read; empty: what is popular")
     ]
@@ -150,7 +150,7 @@ def _branch(value: Any) -> str | None:
     return LIST if isinstance(value, list) else OBJECT if isinstance(value, dict | User) else None
 
 
-class RecommendRequest(Wire):
+class RecommendRequest(WireModel):
     """One user, or a list of them. Of a key that is given twice the last value counts."""
 
     model_config = ConfigDict(
@@ -199,7 +199,7 @@ _PLAIN = msgspec.json.Decoder(
 )
 
 
-def quick(body: bytes) -> RecommendRequest:
+def fast_parser(body: bytes) -> RecommendRequest:
     """Raises ValueError, without a word that would help a caller, for a body that is no such request.
 
     Of candidates that are ids alone no object is kept, and no dictionary made; other small objects are checked by the
@@ -216,29 +216,27 @@ def quick(body: bytes) -> RecommendRequest:
 def _user(plain: Any) -> dict[str, Any]:
     given = {name: value for name, value in msgspec.structs.asdict(plain).items() if value is not msgspec.UNSET}
     if given.get("candidates"):
-        given["candidates"] = Named([one.item_id for one in given["candidates"]])
+        given["candidates"] = CandidateIds([one.item_id for one in given["candidates"]])
     return given
 
 
-class Because(Wire):
+class Reason(WireModel):
     history_index: Annotated[int, Field(ge=0, description="place in the history as it was sent")]
     weight: Annotated[
         float, Field(ge=0, le=1, description="what this event adds to the score, as a part of what all of them add")
     ]
 
 
-class RecommendedItem(Wire):
+class RecommendedItem(WireModel):
     rank: Annotated[int, Field(ge=1)]
     item_id: Annotated[str | None, Field(description="null of a candidate that came as a text alone")]
     candidate_index: Annotated[int | None, Field(description="place among the candidates; null without any")]
     text: str
     score: Annotated[float, Field(ge=0, le=1, description="calibrated: how likely it is to be in the next purchase")]
-    because: Annotated[
-        list[Because], Field(max_length=3, description="the events it leans on most, the first the most")
-    ]
+    because: Annotated[list[Reason], Field(max_length=3, description="the events it leans on most, the first the most")]
 
 
-class RecommendResult(Wire):
+class RecommendResult(WireModel):
     items: Annotated[list[RecommendedItem], Field(description="the best first")]
     catalogue: str
     cold_start: Annotated[
@@ -253,7 +251,7 @@ class RecommendResult(Wire):
     id: str | None
 
 
-class RecommendResponse(Wire):
+class RecommendResponse(WireModel):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str

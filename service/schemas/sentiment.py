@@ -17,13 +17,13 @@ from service.schemas.wire import (
     FailedItem,
     Text,
     Timings,
-    Wire,
+    WireModel,
 )
 
 Label = Literal["negative", "neutral", "positive"]
 
 
-class SentimentItem(Wire):
+class SentimentItem(WireModel):
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS, description="the text, English or Chinese")]
     entity: Annotated[
         str | None,
@@ -61,7 +61,7 @@ SentimentInputs = Annotated[
 ]
 
 
-class SentimentRequest(Wire):
+class SentimentRequest(WireModel):
     """One text, or a list of them. Of a key that is given twice the last value counts."""
 
     model_config = ConfigDict(
@@ -82,7 +82,7 @@ class SentimentRequest(Wire):
     truncate: Annotated[bool, Field(description="shorten over-long texts and say so; false refuses them")] = True
 
 
-class SentimentResult(Wire):
+class SentimentResult(WireModel):
     label: Label
     scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
     polarity: Annotated[float, Field(ge=-1, le=1, description="P(positive) - P(negative)")]
@@ -91,7 +91,7 @@ class SentimentResult(Wire):
     id: str | None
 
 
-class SentimentResponse(Wire):
+class SentimentResponse(WireModel):
     """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
 
     model: str

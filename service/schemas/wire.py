@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag
 from pydantic_core import PydanticCustomError
 
-from models.text.language import is_readable
+from models.text.language import has_text
 
 MAX_INPUTS = 256
 MAX_TEXT_CHARS = 2_000_000  # above the body limit on purpose: over-long texts are truncated, not refused
@@ -22,15 +22,15 @@ MAX_TOP_K = 100
 
 # Branch names of unions. pydantic puts them into the location of an error; `bodies` takes them out again.
 TEXT, OBJECT, LIST = "(text)", "(object)", "(list)"
-BRANCHES = frozenset({TEXT, OBJECT, LIST})
+UNION_TAGS = frozenset({TEXT, OBJECT, LIST})
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _readable(text: str) -> str:
-    if not is_readable(text):
+    if not has_text(text):
         raise PydanticCustomError("empty_text", "Input holds nothing that can be read")
     return text
 
@@ -42,19 +42,19 @@ READABLE = AfterValidator(_readable)
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), Tag(TEXT)]
 
 
-class ItemError(Wire):
+class ItemError(WireModel):
     status: int
     code: str
     title: str
     detail: str
 
 
-class FailedItem(Wire):
+class FailedItem(WireModel):
     error: ItemError
     id: str | None
 
 
-class Timings(Wire):
+class Timings(WireModel):
     """Milliseconds. Queue and infer are those of the text that was answered last, so that the three add up."""
 
     tokenize: float
@@ -62,7 +62,7 @@ class Timings(Wire):
     infer: float
 
 
-class ProblemBody(Wire):
+class ProblemBody(WireModel):
     """RFC 9457. Branch on `code`; the sentences may change."""
 
     type: str

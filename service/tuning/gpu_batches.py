@@ -15,17 +15,17 @@ from statistics import median
 import numpy as np
 import structlog
 
-from models.runtime.cuda import shapes
+from models.runtime.cuda import batch_shapes
 from models.runtime.protocol import Runtime
 from models.text.encoding import Batch
-from service.inference.batch_policy import Limits
-from service.tuning.search import climb, doubling, least
+from service.inference.batch_policy import BatchLimits
+from service.tuning.search import search_while_gaining, doubling, smallest_near_best
 
 _log = structlog.get_logger(__name__)
 
 LENGTHS = (16, 64, 256)
-LEAST_TOKENS, MOST_TOKENS = 2_048, 65_536
-MOST_ITEMS = 1_024
+MIN_TOKENS, MAX_TOKENS = 2_048, 65_536
+MAX_ITEMS = 1_024
 PADDING = 1.3
 """Padded over real tokens: more than on a CPU, because what a batch costs by itself is that of thousands of tokens."""
 
@@ -33,36 +33,36 @@ _RUNS = 3
 _SECONDS = 0.05  # at least, for each length of each budget
 
 
-def prepare(runtime: Runtime, given: Limits, unset: Set[str], longest: int) -> Limits:
+def measure_batch_limits(runtime: Runtime, given: BatchLimits, unset: Set[str], longest: int) -> BatchLimits:
     """The limits given, with `batch_tokens` and `batch_items` measured where unset; every shape of theirs has been run.
 
     Takes twenty seconds; `longest` is the longest text in tokens.
     """
     limits = given
     if "batch_tokens" in unset:
-        readings = climb(doubling(LEAST_TOKENS, MOST_TOKENS), lambda tokens: tokens_per_s(runtime, tokens))
-        limits = replace(limits, batch_tokens=least(readings))
+        readings = search_while_gaining(doubling(MIN_TOKENS, MAX_TOKENS), lambda tokens: tokens_per_s(runtime, tokens))
+        limits = replace(limits, batch_tokens=smallest_near_best(readings))
         _log.info("batch tokens measured", chosen=limits.batch_tokens, tokens_per_s={k: round(v) for k, v in readings})
     if "batch_items" in unset:
-        limits = replace(limits, batch_items=min(MOST_ITEMS, limits.batch_tokens // LENGTHS[0]))
+        limits = replace(limits, batch_items=min(MAX_ITEMS, limits.batch_tokens // LENGTHS[0]))
     limits = replace(limits, padding=PADDING)
-    warm(runtime, limits, longest)
+    warm_up(runtime, limits, longest)
     return limits
 
 
 def tokens_per_s(runtime: Runtime, tokens: int) -> float:
     """Padded tokens a second in batches of so many, when each of LENGTHS brings as many of them."""
-    batches = [full(max(1, tokens // length), length) for length in LENGTHS]
+    batches = [dense_batch(max(1, tokens // length), length) for length in LENGTHS]
     return len(batches) / sum(_seconds(runtime, batch) / batch.ids.size for batch in batches)
 
 
-def warm(runtime: Runtime, limits: Limits, longest: int) -> None:
+def warm_up(runtime: Runtime, limits: BatchLimits, longest: int) -> None:
     """Run every shape that batches within the limits have: the largest first, so that memory is asked for once."""
-    for rows, length in shapes(longest, limits.batch_tokens, limits.batch_items):
-        runtime.run(full(rows, length))
+    for rows, length in batch_shapes(longest, limits.batch_tokens, limits.batch_items):
+        runtime.run(dense_batch(rows, length))
 
 
-def full(rows: int, length: int) -> Batch:
+def dense_batch(rows: int, length: int) -> Batch:
     """A batch without padding; what the tokens are makes no difference to its speed."""
     zeros = np.zeros((rows, length), np.int64)
     return Batch(zeros, np.ones_like(zeros), zeros)

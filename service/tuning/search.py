@@ -24,7 +24,7 @@ def doubling(first: int, last: int) -> list[int]:
     return found
 
 
-def climb(
+def search_while_gaining(
     candidates: Iterable[Choice], rate: Callable[[Choice], float], found: Sequence[tuple[Choice, float]] = ()
 ) -> Readings[Choice]:
     """Add readings to those found, candidate by candidate, until too many gain nothing over the best."""
@@ -38,7 +38,7 @@ def climb(
     return readings
 
 
-def least(readings: Readings[Choice]) -> Choice:
+def smallest_near_best(readings: Readings[Choice]) -> Choice:
     """The first that is as fast as the fastest, but for noise."""
     best = max(rate for _, rate in readings)
     return next(choice for choice, rate in readings if rate >= best * (1 - NOISE))

@@ -25,23 +25,23 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
-from models.bundle import Bundle, load
+from models.bundle import Bundle, load_bundle
 from models.runtime.protocol import Runtime
-from models.text.encoding import Tokens, collate
+from models.text.encoding import Encoding, collate
 from service.errors import Problem
 from service.inference.assembly import open_model
-from service.inference.batch_policy import Limits
+from service.inference.batch_policy import BatchLimits
 from service.inference.batcher import Batcher
 from service.telemetry import logs
 from service.telemetry.batch_report import BatchReport
 
-SHORTEST, LONGEST = 8, 256
-CALLERS = {"cpu": 64, "cuda": 512}
+MIN_LENGTH, MAX_LENGTH = 8, 256
+CONCURRENCY = {"cpu": 64, "cuda": 512}
 """Texts that wait at one replica: enough to fill the batches that pay on such a device."""
 
 _TEXTS = 128
 _SEED = 3
-_LEAD_IN = 0.25  # of the time, in addition and before it: the queue fills, and a GPU sees its shapes
+WARM_UP_SHARE = 0.25  # of the time, in addition and before it: the queue fills, and a GPU sees its shapes
 _START_S = 120.0
 _UNBOUNDED = 1 << 40  # tokens in the queue: whoever asks here waits
 
@@ -63,7 +63,7 @@ class _Asked:
     seconds: float
 
 
-class Replicas:
+class ReplicaProcesses:
     """Processes that are loaded and warm inside the `with` block and gone after it."""
 
     def __init__(self, bundle: Path, layout: Layout, device: Literal["cpu", "cuda"]) -> None:
@@ -82,7 +82,7 @@ class Replicas:
         self.pss_bytes = 0
         """Proportional memory of the largest of them so far."""
 
-    def __enter__(self) -> Replicas:
+    def __enter__(self) -> ReplicaProcesses:
         try:
             self._answers(_START_S)
         except BaseException:
@@ -131,17 +131,17 @@ def _answer(process: subprocess.Popen[str], ends_s: float) -> dict[str, float]:
 
 def lengths(longest: int) -> list[int]:
     """Of the texts, in tokens: as many of 8 to 16 as of 128 to 256, in a random order that is always the same."""
-    spread = min(LONGEST, longest) / SHORTEST
-    found = [round(SHORTEST * spread ** ((place + 0.5) / _TEXTS)) for place in range(_TEXTS)]
+    spread = min(MAX_LENGTH, longest) / MIN_LENGTH
+    found = [round(MIN_LENGTH * spread ** ((place + 0.5) / _TEXTS)) for place in range(_TEXTS)]
     Random(_SEED).shuffle(found)
     return found
 
 
-def _texts(bundle: Bundle) -> list[Tokens]:
+def _texts(bundle: Bundle) -> list[Encoding]:
     vocabulary = tokenizers.Tokenizer.from_file(str(bundle.tokenizer)).get_vocab_size()
     rng = np.random.default_rng(_SEED)
     return [
-        Tokens(rng.integers(vocabulary, size=length), np.zeros(length, np.int64), False, "en")
+        Encoding(rng.integers(vocabulary, size=length), np.zeros(length, np.int64), False, "en")
         for length in lengths(bundle.max_tokens)
     ]
 
@@ -149,9 +149,9 @@ def _texts(bundle: Bundle) -> list[Tokens]:
 async def measure(
     runtime: Runtime,
     pad: int,
-    texts: Sequence[Tokens],
+    texts: Sequence[Encoding],
     callers: int,
-    limits: Limits,
+    limits: BatchLimits,
     seconds: float,
     together: int = 1,
 ) -> float:
@@ -164,13 +164,13 @@ async def measure(
     def report(batch: BatchReport) -> None:
         reports.append((time.monotonic(), batch.tokens))
 
-    batcher: Batcher[Tokens, NDArray[np.float64]] = Batcher(
+    batcher: Batcher[Encoding, NDArray[np.float64]] = Batcher(
         lambda batch: runtime.run(collate(batch, pad)).astype(np.float64), limits, report, lambda _: None
     )
     batcher.start()
     waiting = cycle(texts)
     asking = [asyncio.create_task(_ask(batcher, waiting, together)) for _ in range(callers)]
-    ended, _ = await asyncio.wait(asking, timeout=_LEAD_IN * seconds)
+    ended, _ = await asyncio.wait(asking, timeout=WARM_UP_SHARE * seconds)
     first = max(0, len(reports) - 1)
     if not ended:
         ended, _ = await asyncio.wait(asking, timeout=seconds)
@@ -186,7 +186,7 @@ async def measure(
     return sum(tokens for _, tokens in counted[1:]) / (counted[-1][0] - counted[0][0])
 
 
-async def _ask(batcher: Batcher[Tokens, NDArray[np.float64]], texts: Iterator[Tokens], together: int) -> None:
+async def _ask(batcher: Batcher[Encoding, NDArray[np.float64]], texts: Iterator[Encoding], together: int) -> None:
     while asked := list(islice(texts, together)):
         for outcome in await batcher.run(asked):
             if isinstance(outcome, Problem):
@@ -201,13 +201,13 @@ def _pss_bytes() -> int:
 
 def _serve(bundle: Bundle, threads: int, device: Literal["cpu", "cuda"]) -> None:
     tokenizer, runtime = open_model(bundle, threads, device)
-    pad, texts = tokenizer.pad, _texts(bundle)
+    pad, texts = tokenizer.pad_id, _texts(bundle)
     runtime.run(collate([max(texts, key=lambda text: text.length)], pad))
     print(json.dumps({"pss_bytes": _pss_bytes()}), flush=True)
     for line in sys.stdin:
         asked = _Asked(**json.loads(line))
-        limits = Limits(asked.batch_tokens, asked.batch_items, _UNBOUNDED, bundle.max_tokens)
-        rate = asyncio.run(measure(runtime, pad, texts, CALLERS[device], limits, asked.seconds))
+        limits = BatchLimits(asked.batch_tokens, asked.batch_items, _UNBOUNDED, bundle.max_tokens)
+        rate = asyncio.run(measure(runtime, pad, texts, CONCURRENCY[device], limits, asked.seconds))
         print(json.dumps({"tokens_per_s": rate, "pss_bytes": _pss_bytes()}), flush=True)
 
 
@@ -216,6 +216,6 @@ def main() -> None:
     bundle, threads, device = sys.argv[1:]
     logs.configure("error")  # away from the standard output, which is for answers
     try:
-        _serve(load(Path(bundle)), int(threads), "cuda" if device == "cuda" else "cpu")
+        _serve(load_bundle(Path(bundle)), int(threads), "cuda" if device == "cuda" else "cpu")
     except Exception as error:  # whatever it is, the one who asked has to tell it
         print(json.dumps({"error": str(error).split("\n")[0] or type(error).__name__}), flush=True)

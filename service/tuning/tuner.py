@@ -14,10 +14,10 @@ from pathlib import Path
 
 from models.bundle import Bundle
 from service.settings import Settings
-from service.tuning.search import climb, doubling, least
-from service.tuning.throughput import CALLERS, LONGEST, SHORTEST, Layout, Replicas
+from service.tuning.search import search_while_gaining, doubling, smallest_near_best
+from service.tuning.throughput import CONCURRENCY, MAX_LENGTH, MIN_LENGTH, Layout, ReplicaProcesses
 
-LEAST_TOKENS = {"cpu": 40, "cuda": 512}
+MIN_TOKENS = {"cpu": 40, "cuda": 512}
 """The smallest budget of a batch that is tried."""
 
 SERVING_BYTES = 130 * 2**20
@@ -38,7 +38,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Trials:
+class TuningRun:
     """How each trial is made: what it asks, for how long, and who is told of its result."""
 
     bundle: Bundle
@@ -46,10 +46,10 @@ class Trials:
     seconds: float
     tell: Callable[[str], None]
 
-    def replicas(self, layout: Layout) -> Replicas:
-        return Replicas(self.bundle.path, layout, self.settings.device)
+    def replicas(self, layout: Layout) -> ReplicaProcesses:
+        return ReplicaProcesses(self.bundle.path, layout, self.settings.device)
 
-    def rate(self, started: Replicas, layout: Layout, batch: Batch) -> float:
+    def rate(self, started: ReplicaProcesses, layout: Layout, batch: Batch) -> float:
         rate = started.tokens_per_s(batch.tokens, batch.items, self.seconds)
         self.tell(row(layout.replicas, layout.threads, batch.items, batch.tokens, f"{rate:,.0f}"))
         return rate
@@ -62,7 +62,7 @@ def row(*cells: object) -> str:
 HEADER = row("replicas", "threads", "batch items", "batch tokens", "tokens/s")
 
 
-def tune(trials: Trials, cores: int, memory_bytes: int) -> Mapping[str, int]:
+def tune(trials: TuningRun, cores: int, memory_bytes: int) -> Mapping[str, int]:
     """The settings to use, by name; raises ThroughputError, or TuneError when not even one replica has room."""
     device = trials.settings.device
     if device == "cuda":
@@ -76,7 +76,7 @@ def tune(trials: Trials, cores: int, memory_bytes: int) -> Mapping[str, int]:
     return chosen if device == "cuda" else {"replicas": layout.replicas, "threads": layout.threads, **chosen}
 
 
-def _best_layout(trials: Trials, cores: int, memory_bytes: int) -> Layout:
+def _best_layout(trials: TuningRun, cores: int, memory_bytes: int) -> Layout:
     batch = Batch(trials.settings.batch_items, trials.settings.batch_tokens)
     pss_bytes = 0
 
@@ -87,26 +87,28 @@ def _best_layout(trials: Trials, cores: int, memory_bytes: int) -> Layout:
             pss_bytes = max(pss_bytes, started.pss_bytes)
         return found
 
-    found = climb([Layout(1, 1)], rate)
+    found = search_while_gaining([Layout(1, 1)], rate)
     most = fitting(pss_bytes, memory_bytes)
     if most == 0:
         raise TuneError(f"a replica takes {_mib(pss_bytes + SERVING_BYTES)}; {_mib(memory_bytes)} of memory are free")
     if most < cores:
         trials.tell(f"{_mib(memory_bytes)} of memory are free: at most {most} replicas of {_mib(pss_bytes)} and more")
     alone, threaded = layouts(cores, most)
-    found = climb(alone, rate, found)
-    return least(climb(threaded, rate, found))
+    found = search_while_gaining(alone, rate, found)
+    return smallest_near_best(search_while_gaining(threaded, rate, found))
 
 
-def _best_batch(trials: Trials, started: Replicas, layout: Layout) -> Batch:
+def _best_batch(trials: TuningRun, started: ReplicaProcesses, layout: Layout) -> Batch:
     def rate(batch: Batch) -> float:
         return trials.rate(started, layout, batch)
 
     device = trials.settings.device
-    most = CALLERS[device] // 2
-    budgets = doubling(LEAST_TOKENS[device], most * LONGEST)
-    tokens = least(climb([Batch(most, budget) for budget in budgets], rate)).tokens
-    return least(climb([Batch(items, tokens) for items in doubling(1, min(most, tokens // SHORTEST))], rate))
+    most = CONCURRENCY[device] // 2
+    budgets = doubling(MIN_TOKENS[device], most * MAX_LENGTH)
+    tokens = smallest_near_best(search_while_gaining([Batch(most, budget) for budget in budgets], rate)).tokens
+    return smallest_near_best(
+        search_while_gaining([Batch(items, tokens) for items in doubling(1, min(most, tokens // MIN_LENGTH))], rate)
+    )
 
 
 def layouts(cores: int, most: int) -> tuple[list[Layout], list[Layout]]:

@@ -40,20 +40,20 @@ def handling(folder: Path) -> object:
 
 def batch(_: Path) -> object:
     """Which of the waiting texts run together."""
-    from service.inference.batch_policy import Limits, next_batch
+    from service.inference.batch_policy import BatchLimits, next_batch
 
-    return next_batch([10, 200, 11, 10, 10], Limits(batch_tokens=650, batch_items=16, queue_tokens=4096))
+    return next_batch([10, 200, 11, 10, 10], BatchLimits(batch_tokens=650, batch_items=16, queue_tokens=4096))
 
 
 def computed(_: Path) -> object:
     """Texts, of two callers that ask the same at once."""
-    from service.inference.cache import Cache
+    from service.inference.cache import CachedPredictor
     from service.inference.predictor import Item
 
     behind = _Twice()
 
     async def ask() -> None:
-        asked = Cache(behind, 0, _Counts())  # type: ignore[arg-type]
+        asked = CachedPredictor(behind, 0, _Counts())  # type: ignore[arg-type]
         await asyncio.gather(*(asked.predict([Item("the same")]) for _ in range(2)))
 
     asyncio.run(ask())
@@ -67,7 +67,7 @@ def scores(_: Path) -> object:
     from models.prediction import calibration as predict
     from service.inference import engine
 
-    scaling = predict.Scaling(1.0, 1.0, (0.0, 0.0, 0.0))
+    scaling = predict.LogitScaling(1.0, 1.0, (0.0, 0.0, 0.0))
     with patch.object(predict, "probabilities", wraps=predict.probabilities) as probabilities:
         found = vars(engine)["calibrated"](np.array([[0, 1, 2], [2, 1, 0]], np.float32), [scaling, scaling])
     return [np.round(found, 2).tolist(), [len(call.args[0]) for call in probabilities.call_args_list]]
@@ -83,7 +83,7 @@ def arena(folder: Path) -> object:
 
 def calls(folder: Path) -> object:
     """Requests in each call, of six that come at once to a single replica."""
-    from service.cluster.remote import Remote
+    from service.cluster.remote import RemotePredictor
     from service.inference.predictor import Item
     from service.telemetry.metrics import Metrics
     from tests.service.cluster.test_remote import LIMITS, Handle, answering
@@ -92,7 +92,7 @@ def calls(folder: Path) -> object:
     async def ask() -> list[int]:
         handle, metrics = Handle(), Metrics(folder / "metrics")
         counts = (metrics.task("sentiment"), metrics.calls("sentiment"))
-        remote = Remote(fakes.bundle(folder), handle, handle.count, LIMITS, *counts)
+        remote = RemotePredictor(fakes.bundle(folder), handle, handle.count, LIMITS, *counts)
         await remote.start()
         async with answering(handle):
             await asyncio.gather(*(remote.predict([Item("good")]) for _ in range(6)))
@@ -114,13 +114,13 @@ class _Twice:
     async def stop(self) -> None: ...
 
     async def predict(self, items: Any, *_more: object) -> Any:
-        from service.inference.predictor import Answer, Rated, Timings
+        from service.inference.predictor import PredictionBatch, Classification, Timings
 
         self.texts += len(items)
         for _ in range(2):
             await asyncio.sleep(0)
-        rated = Rated(3, False, 1, {"negative": 0.1, "neutral": 0.2, "positive": 0.7})
-        return Answer(tuple(rated for _ in items), Timings(0.0, 0.0, 0.0))
+        rated = Classification(3, False, 1, {"negative": 0.1, "neutral": 0.2, "positive": 0.7})
+        return PredictionBatch(tuple(rated for _ in items), Timings(0.0, 0.0, 0.0))
 
 
 class _Counts:

@@ -26,15 +26,15 @@ import tokenizers
 import torch
 from numpy.typing import NDArray
 
-from models.bundle import SHIPPED, Bundle, BundleError, load
+from models.bundle import SHIPPED, Bundle, BundleError, load_bundle
 from models.export.torch_runtime import TorchRuntime
-from models.runtime.cuda import BoundRuntime, in_16_bits, padded, shape_of
-from models.runtime.offline import rows_of
+from models.runtime.cuda import CudaRuntime, to_fp16, pad_to_shape, padded_shape
+from models.runtime.offline import infer_all
 from models.runtime.onnx import PROVIDERS, OnnxRuntime
 from models.runtime.protocol import Device, Runtime
-from models.text.encoding import Batch, Tokens, collate
+from models.text.encoding import Batch, Encoding, collate
 from models.text.tokenizer import Tokenizer
-from service.inference.batch_policy import Limits
+from service.inference.batch_policy import BatchLimits
 from service.telemetry import logs
 from service.tuning import gpu_batches as budget
 from service.tuning import throughput
@@ -56,11 +56,11 @@ class Size:
     seconds: float  # of each measurement
     texts: int
     matrix: int  # rows and columns of the square matrices that are multiplied
-    limits: Limits | None  # of a batch; None: measured
+    limits: BatchLimits | None  # of a batch; None: measured
 
 
 SIZES: dict[Device, Size] = {
-    "cpu": Size((16, 64), 0.05, 40, 64, Limits(512, 8, 1 << 40)),
+    "cpu": Size((16, 64), 0.05, 40, 64, BatchLimits(512, 8, 1 << 40)),
     "cuda": Size((16, 64, 128, 384), 2.0, 1_024, 8_192, None),
 }
 
@@ -74,19 +74,19 @@ class Bench:
     bundle: Bundle
     pad: int
 
-    def engine(self, runtime: Runtime, texts: Sequence[Tokens], limits: Limits) -> float:
+    def engine(self, runtime: Runtime, texts: Sequence[Encoding], limits: BatchLimits) -> float:
         """With the batcher that serves, and enough callers, of many texts as gateways are, that two batches wait."""
         callers = max(2, 2 * limits.batch_items // TOGETHER)
         measured = throughput.measure(runtime, self.pad, texts, callers, limits, self.size.seconds, TOGETHER)
         return asyncio.run(measured) * len(texts) / sum(text.length for text in texts)
 
-    def limits(self, runtime: Runtime) -> Limits:
+    def limits(self, runtime: Runtime) -> BatchLimits:
         if self.size.limits:
             return self.size.limits
-        unset, given = {"batch_tokens", "batch_items"}, Limits(budget.LEAST_TOKENS, 1, 1 << 40)
-        return budget.prepare(runtime, given, unset, self.bundle.max_tokens)
+        unset, given = {"batch_tokens", "batch_items"}, BatchLimits(budget.MIN_TOKENS, 1, 1 << 40)
+        return budget.measure_batch_limits(runtime, given, unset, self.bundle.max_tokens)
 
-    def as_they_come(self, runtime: Runtime, texts: Sequence[Tokens]) -> float:
+    def as_they_come(self, runtime: Runtime, texts: Sequence[Encoding]) -> float:
         batches = [collate(texts[start : start + PLAIN_BATCH], self.pad) for start in range(0, len(texts), PLAIN_BATCH)]
         for batch in batches:
             runtime.run(batch)
@@ -111,9 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bench-gpu: {ABSENT}", file=sys.stderr)
         return 2
     try:
-        bundle = load(given.bundle)
+        bundle = load_bundle(given.bundle)
         tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-        bench = Bench(given.device, SIZES[given.device], bundle, tokenizer.pad)
+        bench = Bench(given.device, SIZES[given.device], bundle, tokenizer.pad_id)
         chosen = mixed(bench) if given.data is None else from_data(given.data, tokenizer, bench.size.texts)
     except (BundleError, OSError, ValueError) as error:
         print(f"bench-gpu: {error}", file=sys.stderr)
@@ -130,7 +130,7 @@ class Shaped:
     runtime: Runtime
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        feeds = padded(batch, shape_of(*batch.ids.shape))
+        feeds = pad_to_shape(batch, padded_shape(*batch.ids.shape))
         return self.runtime.run(Batch(feeds["ids"], feeds["mask"], feeds["types"]))[: len(batch.ids)]
 
 
@@ -138,11 +138,11 @@ def available() -> bool:
     return torch.cuda.is_available() and PROVIDERS["cuda"][0] in onnxruntime.get_available_providers()
 
 
-def report(bench: Bench, chosen: Sequence[Tokens]) -> Iterator[str]:
+def report(bench: Bench, chosen: Sequence[Encoding]) -> Iterator[str]:
     """Lines of Markdown; `chosen` are the texts of mixed lengths."""
     network, shape = network_of(bench.bundle.graph)
     runtimes: dict[str, Runtime] = {
-        "engine, fp16 graph": BoundRuntime(bench.bundle.graph, device=bench.device),
+        "engine, fp16 graph": CudaRuntime(bench.bundle.graph, device=bench.device),
         "engine, torch fp16": Shaped(TorchRuntime(deepcopy(network), bench.device, torch.float16)),
         "engine, torch bf16": Shaped(TorchRuntime(deepcopy(network), bench.device, torch.bfloat16)),
     }
@@ -168,11 +168,11 @@ def report(bench: Bench, chosen: Sequence[Tokens]) -> Iterator[str]:
 
     plain: dict[str, Runtime] = {
         "plain transformers fp16, padded": TorchRuntime(network, bench.device, torch.float16),
-        "ONNX Runtime fp16, no binding, padded": OnnxRuntime(in_16_bits(bench.bundle.graph), device=bench.device),
+        "ONNX Runtime fp16, no binding, padded": OnnxRuntime(to_fp16(bench.bundle.graph), device=bench.device),
     }
     for runtime in runtimes.values():
         if bench.size.limits is None:
-            budget.warm(runtime, limits, bench.bundle.max_tokens)
+            budget.warm_up(runtime, limits, bench.bundle.max_tokens)
     rates = {name: bench.engine(runtime, chosen, limits) for name, runtime in runtimes.items()}
     rates |= {name: bench.as_they_come(runtime, chosen) for name, runtime in plain.items()}
     served = rates["engine, fp16 graph"]
@@ -209,27 +209,27 @@ def matrix_rate(device: Device, size: int) -> float:
     return 2 * size**3 / median(taken[3:])
 
 
-def same_labels(truth: Runtime, other: Runtime, chosen: Sequence[Tokens], pad: int) -> float:
+def same_labels(truth: Runtime, other: Runtime, chosen: Sequence[Encoding], pad: int) -> float:
     """Share of the texts for which both find the same label the likeliest."""
-    labels = [rows_of(runtime, chosen, pad).argmax(axis=1) for runtime in (truth, other)]
+    labels = [infer_all(runtime, chosen, pad).argmax(axis=1) for runtime in (truth, other)]
     return float((labels[0] == labels[1]).mean())
 
 
-def made_up(bench: Bench, lengths: Sequence[int]) -> list[Tokens]:
+def made_up(bench: Bench, lengths: Sequence[int]) -> list[Encoding]:
     """Texts of these lengths, their ids drawn from the vocabulary."""
     vocabulary = tokenizers.Tokenizer.from_file(str(bench.bundle.tokenizer)).get_vocab_size()
     rng = np.random.default_rng(3)
     return [
-        Tokens(rng.integers(vocabulary, size=length), np.zeros(length, np.int64), False, "en") for length in lengths
+        Encoding(rng.integers(vocabulary, size=length), np.zeros(length, np.int64), False, "en") for length in lengths
     ]
 
 
-def mixed(bench: Bench) -> list[Tokens]:
+def mixed(bench: Bench) -> list[Encoding]:
     lengths = cycle(throughput.lengths(bench.bundle.max_tokens))
     return made_up(bench, [next(lengths) for _ in range(bench.size.texts)])
 
 
-def from_data(data: Path, tokenizer: Tokenizer, count: int) -> list[Tokens]:
+def from_data(data: Path, tokenizer: Tokenizer, count: int) -> list[Encoding]:
     return [tokenizer.encode(text) for text in texts.read(data, tokenizer, count)["mixed"].texts]
 
 

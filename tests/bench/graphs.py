@@ -25,18 +25,18 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from models.bundle import TOKENIZER, external_locations
 from models.data.classification import read
-from models.evaluation.classification import answer, encode, measure
+from models.evaluation.classification import predict_validation, encode_examples, report_dataset
 from models.export.parity import batch_change, plain
-from models.graph.builder import build, write
+from models.graph.builder import build_graph, save_graph
 from models.graph.names import LOG_STEP
-from models.graph.writer import Storage
+from models.graph.writer import Precision
 from models.networks.encoder import graph_weights
-from models.prediction.calibration_fit import Answers
+from models.prediction.calibration_fit import ValidationPredictions
 from models.runtime.onnx import OnnxRuntime
 from models.tasks import TASKS, Task
-from models.text.encoding import Tokens, collate
+from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Tokenizer
-from models.training.classification import Run, load_run, load_weights
+from models.training.classification import TrainingRun, load_run, load_weights
 
 TIMED_TEXTS, TIMED_TOKENS, BATCH_TOKENS = 96, (8, 256), 1024
 SHORT_TOKENS = 40
@@ -48,12 +48,12 @@ COMPUTE_INT8 = 4
 class CalibrationTexts(CalibrationDataReader):  # type: ignore[misc]
     """Texts one by one, as ONNX Runtime's static quantisation asks for them."""
 
-    def __init__(self, tokens: Sequence[Tokens], pad: int) -> None:
+    def __init__(self, tokens: Sequence[Encoding], pad: int) -> None:
         self._batches = iter([collate([item], pad) for item in tokens])
 
     def get_next(self) -> dict[str, NDArray[np.int64]] | None:
         batch = next(self._batches, None)
-        return None if batch is None else {"ids": batch.ids, "mask": batch.mask, "types": batch.types}
+        return None if batch is None else {"ids": batch.ids, "mask": batch.mask, "types": batch.token_types}
 
 
 def main(
@@ -66,7 +66,9 @@ def main(
     trained = load_run(run)
     task = TASKS[trained.config.task]
     tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
-    texts = encode(tokenizer, [row for dataset in trained.config.datasets for row in read(data, dataset, "train")])
+    texts = encode_examples(
+        tokenizer, [row for dataset in trained.config.datasets for row in read(data, dataset, "train")]
+    )
     random.Random(0).shuffle(texts)
     fitting = [text for text in texts if TIMED_TOKENS[0] <= text.length <= TIMED_TOKENS[1]]
     short = [text for text in fitting if text.length <= SHORT_TOKENS][:TIMED_TEXTS]
@@ -77,35 +79,35 @@ def main(
     }
     with TemporaryDirectory() as folder:
         paths = write_graphs(
-            run, trained, task, Path(folder), CalibrationTexts(texts[:CALIBRATION_TEXTS], tokenizer.pad)
+            run, trained, task, Path(folder), CalibrationTexts(texts[:CALIBRATION_TEXTS], tokenizer.pad_id)
         )
         graphs = {name: OnnxRuntime(path) for name, path in paths.items()}
         seconds: dict[tuple[str, str], list[float]] = {}
         for _ in range(rounds):
             for name, graph in graphs.items():
                 for kind, batches in timed.items():
-                    seconds.setdefault((name, kind), []).append(seconds_of(graph, batches, tokenizer.pad))
+                    seconds.setdefault((name, kind), []).append(seconds_of(graph, batches, tokenizer.pad_id))
         print(f"| graph | MB | {' | '.join(f'{kind}, texts/s' for kind in timed)} | macro-F1 | agree | batch change |")
         print("|---|--:|" + "--:|" * (len(timed) + 3))
-        truth: list[Answers] = []
+        truth: list[ValidationPredictions] = []
         for name, graph in graphs.items():
-            answers = answer(graph, tokenizer, task, data, trained.config.datasets, rows)
+            answers = predict_validation(graph, tokenizer, task, data, trained.config.datasets, rows)
             truth = truth or answers
             speeds = [f"{sum(map(len, timed[kind])) / median(seconds[name, kind]):.0f}" for kind in timed]
-            f1 = np.mean([measure(a, plain(a, len(task.labels)), task).macro_f1 for a in answers])
+            f1 = np.mean([report_dataset(a, plain(a, len(task.labels)), task).macro_f1 for a in answers])
             same = np.concatenate([chosen(a) == chosen(b) for a, b in zip(answers, truth, strict=True)]).mean()
-            change = batch_change(graph, texts[:INVARIANCE_TEXTS], tokenizer.pad)
+            change = batch_change(graph, texts[:INVARIANCE_TEXTS], tokenizer.pad_id)
             size = megabytes(paths[name])
             print(f"| {name} | {size:.0f} | {' | '.join(speeds)} | {f1:.4f} | {same:.2%} | {change:.1e} |", flush=True)
 
 
-def write_graphs(run: Path, trained: Run, task: Task, folder: Path, texts: CalibrationTexts) -> dict[str, Path]:
+def write_graphs(run: Path, trained: TrainingRun, task: Task, folder: Path, texts: CalibrationTexts) -> dict[str, Path]:
     """The graphs by what they are; fp32 is the first."""
     network = load_weights(run, trained, task)
     heads, epsilon = network.encoder.config.num_attention_heads, network.encoder.config.layer_norm_eps
     learned = graph_weights(network)
     stepless = {name: value for name, value in learned.items() if not name.endswith(LOG_STEP)}
-    kinds: dict[str, tuple[dict[str, NDArray[np.float32]], Storage]] = {
+    kinds: dict[str, tuple[dict[str, NDArray[np.float32]], Precision]] = {
         "fp32": (learned, "fp32"),
         "16-bit weights": (learned, "mixed"),
         "int8, a scale for each token": (stepless, "int8"),
@@ -116,7 +118,7 @@ def write_graphs(run: Path, trained: Run, task: Task, folder: Path, texts: Calib
     for number, (name, (weights, storage)) in enumerate(kinds.items()):
         paths[name] = folder / str(number) / f"{storage}.onnx"
         paths[name].parent.mkdir()
-        write(build(weights, heads, epsilon, storage), paths[name])
+        save_graph(build_graph(weights, heads, epsilon, storage), paths[name])
     plain_graph = paths["fp32"]
     options: dict[str, Any] = {"per_channel": True, "reduce_range": True}
     made: dict[str, Callable[[Path], Any]] = {
@@ -150,9 +152,9 @@ def blocks(source: Path, out: Path, bits: int, level: int | None) -> None:
     quantizer.model.save_model_to_file(str(out))
 
 
-def near_lengths(texts: Sequence[Tokens]) -> list[list[Tokens]]:
+def near_lengths(texts: Sequence[Encoding]) -> list[list[Encoding]]:
     """Batches within the token budget, padding little."""
-    batches: list[list[Tokens]] = [[]]
+    batches: list[list[Encoding]] = [[]]
     for text in sorted(texts, key=lambda text: text.length):
         if batches[-1] and text.length * (len(batches[-1]) + 1) > BATCH_TOKENS:
             batches.append([])
@@ -160,7 +162,7 @@ def near_lengths(texts: Sequence[Tokens]) -> list[list[Tokens]]:
     return batches
 
 
-def seconds_of(graph: OnnxRuntime, batches: Sequence[Sequence[Tokens]], pad: int) -> float:
+def seconds_of(graph: OnnxRuntime, batches: Sequence[Sequence[Encoding]], pad: int) -> float:
     ready = [collate(batch, pad) for batch in batches]
     started_s = time.perf_counter()
     for batch in ready:
@@ -174,7 +176,7 @@ def megabytes(graph: Path) -> float:
     return sum(file.stat().st_size for file in (graph, *apart)) / 1e6
 
 
-def chosen(answers: Answers) -> NDArray[np.int64]:
+def chosen(answers: ValidationPredictions) -> NDArray[np.int64]:
     best: NDArray[np.int64] = answers.logits.argmax(axis=1)
     return best
 

@@ -29,18 +29,18 @@ from models.bundle import TOKENIZER
 from models.data.dialogues import Utterance, all_templates, read_exchanges, read_utterances
 from models.evaluation.intent import measure_replies
 from models.export.torch_runtime import TorchRuntime
-from models.networks.encoder import base_file, encoder_of
-from models.networks.intent import OUTSIDE, IntentNetwork, IntentRow
-from models.prediction.intent_head import Head, judge
-from models.prediction.intent_head_fit import Examples, make
-from models.prediction.normalize import directions
-from models.prediction.reply_ranker import Ranker
-from models.runtime.offline import Reader
+from models.networks.encoder import base_file, load_base_encoder
+from models.networks.intent import OUT_OF_SCOPE, IntentNetwork, IntentRow
+from models.prediction.intent_head import IntentHead, predict_intents
+from models.prediction.intent_head_fit import Examples, fit_intent_head
+from models.prediction.normalize import normalize_centered
+from models.prediction.reply_ranker import ReplyRanker
+from models.runtime.offline import TextEncoder
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.classification import CONFIGS
-from models.training.intent import Vectors, labels_loss
+from models.training.intent import IntentObjective, labels_loss
 from models.training.intent_batches import IntentConfig, read_intent_config
-from models.training.trainer import WEIGHTS, Feed, Trainer, by_length, device
+from models.training.trainer import WEIGHTS, DeviceCollator, Trainer, batch_by_length, choose_device
 from tests.bench.upper import Known, UpperNetwork
 
 SEEDS = 3
@@ -69,11 +69,11 @@ class Bench:
         self.known_states: Known = {}
 
     def network(self, labels: int) -> IntentNetwork:
-        encoder = encoder_of(self.base)
+        encoder = load_base_encoder(self.base)
         return UpperNetwork(encoder, encoder.config.hidden_size, {"known": labels}, self.known_states)
 
-    def reader(self, network: IntentNetwork) -> Reader:
-        return Reader(TorchRuntime(network), self.tokenizer)
+    def reader(self, network: IntentNetwork) -> TextEncoder:
+        return TextEncoder(TorchRuntime(network), self.tokenizer)
 
     def rows(self, name: str, part: str) -> list[Utterance]:
         (source,) = (one for one in self.config.label_sets if one.name == name)
@@ -86,18 +86,18 @@ class Bench:
         for name in OPEN:
             every = [row for row in self.rows(name, "train") if row.label is not None]
             asked = [row for row in self.rows(name, "validation") if row.label is not None]
-            vectors = reader.dialogues([row.turns for row in asked])
+            vectors = reader.encode_dialogues([row.turns for row in asked])
             found = [accuracy(self._shots(reader, every, seed), vectors, asked) for seed in range(SEEDS)]
             yield f"| {name} | {np.mean(found):.3f} ({', '.join(f'{one:.3f}' for one in found)}) |"
 
-    def _shots(self, reader: Reader, every: Sequence[Utterance], seed: int) -> Head:
+    def _shots(self, reader: TextEncoder, every: Sequence[Utterance], seed: int) -> IntentHead:
         taken: Counter[str | None] = Counter()
         chosen = []
         for row in random.Random(seed).sample(every, len(every)):
             if taken[row.label] < SHOTS:
                 taken[row.label] += 1
                 chosen.append(row)
-        return make("known", ["en"], "0" * 64, examples_of(reader, chosen), None, REJECTED)[0]
+        return fit_intent_head("known", ["en"], "0" * 64, examples_of(reader, chosen), None, REJECTED)[0]
 
     def open(self) -> Iterator[str]:
         yield "| a quarter known | out of scope by | accuracy | macro-F1 | AUROC | in scope, turned away |"
@@ -119,15 +119,18 @@ class Bench:
         own = [row for number, row in enumerate(own) if number % 10]
         reader = self.reader(self._tuned(name, own, known, seed))
         taught, kept = examples_of(reader, own), examples_of(reader, held_out)
-        head, _ = make("known", ["en"], "0" * 64, taught, kept, REJECTED)
-        vectors = reader.dialogues([row.turns for row in asked])
-        verdicts = judge(head, vectors)
+        head, _ = fit_intent_head("known", ["en"], "0" * 64, taught, kept, REJECTED)
+        vectors = reader.encode_dialogues([row.turns for row in asked])
+        verdicts = predict_intents(head, vectors)
         near, held = (nearest(head, taught.vectors, rows) for rows in (vectors, kept.vectors))
         inside = np.asarray([row.label in known for row in asked])
         truth = np.asarray([str(row.label) if within else "none" for row, within in zip(asked, inside, strict=True)])
         best = np.asarray(head.labels)[verdicts.confidences.argmax(axis=1)]
         found = []
-        for scores, threshold in ((verdicts.outside, head.threshold), (near, np.quantile(held, 1 - REJECTED))):
+        for scores, threshold in (
+            (verdicts.out_of_scope_scores, head.threshold),
+            (near, np.quantile(held, 1 - REJECTED)),
+        ):
             away = scores > threshold
             answers = np.where(away, "none", best)
             macro = f1_score(truth, answers, average="macro")
@@ -139,15 +142,15 @@ class Bench:
         chance = random.Random(seed)
         strange = [row for other in STRANGERS[name] for row in self.rows(other, "train")]
         strange = random.Random(0).sample(strange, min(STRANGER_ROWS, len(strange)))
-        told = [(row, known.index(str(row.label))) for row in own] + [(row, OUTSIDE) for row in strange]
+        told = [(row, known.index(str(row.label))) for row in own] + [(row, OUT_OF_SCOPE) for row in strange]
         rows = [IntentRow(self.tokenizer.encode(row.turns[-1].text), "known", label) for row, label in told]
         config = replace(self.config, warmup_steps=20, validate_every=10**9, checkpoint_every=100, seed=seed)
         batches: list[list[Any]] = []
         for _ in range(EPOCHS):
             chance.shuffle(rows)
-            batches += by_length(rows, config, chance)
+            batches += batch_by_length(rows, config, chance)
         network = self.network(len(known))
-        vectors = Vectors(network, Feed(self.tokenizer, device()), False)
+        vectors = IntentObjective(network, DeviceCollator(self.tokenizer, choose_device()), False)
         out = self.folder / f"{name}-{seed}"
         if (out / WEIGHTS).exists():
             network.load_state_dict(load_file(out / WEIGHTS))
@@ -164,7 +167,9 @@ class Bench:
         exchanges, templates = read_exchanges(self.data, source, "validation"), all_templates(self.data, source)
         yield "| replies | first among those offered | recall@1 | recall@5 |"
         yield "|---|--:|--:|--:|"
-        untuned = Ranker(*(np.eye(self.network(2).encoder.config.hidden_size, dtype=np.float32),) * 2, 10.0, 0.0, 0.0)
+        untuned = ReplyRanker(
+            *(np.eye(self.network(2).encoder.config.hidden_size, dtype=np.float32),) * 2, 10.0, 0.0, 0.0
+        )
         found = measure_replies(untuned, self.reader(self.network(2)), exchanges, templates)
         yield f"| the encoder as it was | {found.first_offered:.3f} | {found.recall_1:.3f} | {found.recall_5:.3f} |"
         scores = bm25([one.turns[-1].text for one in exchanges], templates)
@@ -197,13 +202,13 @@ def words(text: str) -> list[str]:
     return ["".join(filter(str.isalnum, word)) for word in text.casefold().split()]
 
 
-def examples_of(reader: Reader, rows: Sequence[Utterance]) -> Examples:
-    return Examples(reader.dialogues([row.turns for row in rows]), tuple(str(row.label) for row in rows))
+def examples_of(reader: TextEncoder, rows: Sequence[Utterance]) -> Examples:
+    return Examples(reader.encode_dialogues([row.turns for row in rows]), tuple(str(row.label) for row in rows))
 
 
-def nearest(head: Head, taught: Texts, vectors: Texts) -> NDArray[np.floating]:
+def nearest(head: IntentHead, taught: Texts, vectors: Texts) -> NDArray[np.floating]:
     """How far each vector is from the nearest of those taught, (vectors,), by the cosine."""
-    cosines = directions(vectors, head.center) @ directions(taught, head.center).T
+    cosines = normalize_centered(vectors, head.center) @ normalize_centered(taught, head.center).T
     return np.asarray(1 - cosines.max(axis=1))
 
 
@@ -212,8 +217,8 @@ def figures_rows(name: str, found: NDArray[np.float64]) -> Iterator[str]:
         yield "| " + " | ".join((name, way, *(f"{value:.3f}" for value in values))) + " |"
 
 
-def accuracy(head: Head, vectors: Texts, rows: Sequence[Utterance]) -> float:
-    best = judge(head, vectors).confidences.argmax(axis=1)
+def accuracy(head: IntentHead, vectors: Texts, rows: Sequence[Utterance]) -> float:
+    best = predict_intents(head, vectors).confidences.argmax(axis=1)
     return float(np.mean([head.labels[place] == row.label for place, row in zip(best, rows, strict=True)]))
 
 

@@ -15,12 +15,12 @@ from typing import Annotated
 import typer
 
 from models.bundle import TOKENIZER
-from models.evaluation.classification import answer, measure
+from models.evaluation.classification import predict_validation, report_dataset
 from models.export.parity import plain
 from models.export.torch_runtime import TorchRuntime
 from models.tasks import TASKS
 from models.text.tokenizer import Tokenizer
-from models.training.classification import CONFIGS, Config, load_run, load_weights, read_config, train
+from models.training.classification import CONFIGS, Config, load_run, load_weights, read_config, train_classifier
 
 SET = "finfe_zh"
 ARMS = {"plain": (0.0, 0.0), "smoothing": (0.1, 0.0), "bootstrapping": (0.0, 0.2), "both": (0.1, 0.2)}
@@ -49,11 +49,11 @@ def main(
 def macro_f1(config: Config, base: str, data: Path) -> float:
     task = TASKS[config.task]
     with TemporaryDirectory() as folder:
-        out = train(config, base, data, Path(folder))
+        out = train_classifier(config, base, data, Path(folder))
         runtime = TorchRuntime(load_weights(out, load_run(out), task))
         tokenizer = Tokenizer(out / TOKENIZER, task.max_tokens)
-        (rows,) = answer(runtime, tokenizer, task, data, config.datasets)
-    return measure(rows, plain(rows, len(task.labels)), task).macro_f1
+        (rows,) = predict_validation(runtime, tokenizer, task, data, config.datasets)
+    return report_dataset(rows, plain(rows, len(task.labels)), task).macro_f1
 
 
 if __name__ == "__main__":

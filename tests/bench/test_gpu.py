@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.bundle import GRAPH, Bundle, load
+from models.bundle import GRAPH, Bundle, load_bundle
 from models.export.torch_runtime import TorchRuntime
-from models.graph.builder import build, write
+from models.graph.builder import build_graph, save_graph
 from models.graph.names import LOG_STEP
-from models.runtime.cuda import in_16_bits
+from models.runtime.cuda import to_fp16
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
 from tests.bench import gpu
@@ -26,7 +26,7 @@ from tests.support.tiny_bundle import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.mark.skipif(gpu.available(), reason="there is a GPU")
@@ -60,21 +60,19 @@ def test_the_network_of_a_graph_is_the_one_it_was_written_from(tiny: Bundle) -> 
         np.testing.assert_allclose(network.state_dict()[name].numpy(), value, atol=0.01, err_msg=name)
     ids = np.random.default_rng(1).integers(4, len(PIECES), (3, 20))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    np.testing.assert_allclose(
-        TorchRuntime(network).run(batch), OnnxRuntime(in_16_bits(tiny.graph)).run(batch), atol=0.02
-    )
+    np.testing.assert_allclose(TorchRuntime(network).run(batch), OnnxRuntime(to_fp16(tiny.graph)).run(batch), atol=0.02)
 
 
 def test_inputs_are_cut_where_the_graph_of_a_rounded_network_cuts_them(tmp_path: Path) -> None:
     own = weights()
     linear = [name.removesuffix(".weight") for name in own if re.search(r"(query|key|value|dense)\.weight", name)]
     steps = {f"{name}.{LOG_STEP}": np.asarray(np.log(0.004), np.float32) for name in linear}
-    write(build(own | steps, HEADS, 1e-12, "int8"), tmp_path / GRAPH)
+    save_graph(build_graph(own | steps, HEADS, 1e-12, "int8"), tmp_path / GRAPH)
     ids = np.random.default_rng(1).integers(4, len(PIECES), (3, 20))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
     network, _ = network_of(tmp_path / GRAPH)
     np.testing.assert_allclose(
-        TorchRuntime(network).run(batch), OnnxRuntime(in_16_bits(tmp_path / GRAPH)).run(batch), atol=0.02
+        TorchRuntime(network).run(batch), OnnxRuntime(to_fp16(tmp_path / GRAPH)).run(batch), atol=0.02
     )
 
 
@@ -95,11 +93,11 @@ class Fixed:
         self.logits = logits
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        return np.tile(np.asarray(self.logits, np.float32), (len(batch.ids), 1)) * batch.types[:, :1]
+        return np.tile(np.asarray(self.logits, np.float32), (len(batch.ids), 1)) * batch.token_types[:, :1]
 
 
 def test_labels_are_compared_text_by_text(tiny: Bundle) -> None:
     texts = gpu.made_up(gpu.Bench("cpu", gpu.SIZES["cpu"], tiny, 1), [8, 8, 8, 8])
-    texts[0].types[:] = 1  # the others have no likeliest label and agree
+    texts[0].token_types[:] = 1  # the others have no likeliest label and agree
     assert gpu.same_labels(Fixed([1, 0, 0]), Fixed([0, 0, 1]), texts, 1) == 0.75
     assert gpu.same_labels(Fixed([1, 0, 0]), Fixed([2, 0, 1]), texts, 1) == 1

@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from models.bundle import load
+from models.bundle import load_bundle
 from models.ranking.bundle_files import WEIGHTS, load_recommender
 from models.ranking.events import History
-from models.ranking.recommender import RANKED
+from models.ranking.recommender import MAX_RERANKED
 from tests.bench.recommend.plain import Plain
 from tests.support.tiny_bundle import tiny_recommend_bundle
 
 TOP_K = 10
 
 
-@pytest.mark.parametrize("candidates", [RANKED // 2, 5 * RANKED])
+@pytest.mark.parametrize("candidates", [MAX_RERANKED // 2, 5 * MAX_RERANKED])
 def test_the_limit_ranks_as_the_service_does(tmp_path: Path, candidates: int) -> None:
-    bundle = load(tiny_recommend_bundle(tmp_path / "bundle"))
+    bundle = load_bundle(tiny_recommend_bundle(tmp_path / "bundle"))
     recommender, plain = load_recommender(bundle), Plain(load_file(bundle.path / WEIGHTS))
     rng = np.random.default_rng(3)
     vectors = rng.normal(size=(candidates, recommender.width)).astype(np.float32)

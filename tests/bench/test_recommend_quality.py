@@ -14,13 +14,13 @@ from models.data.interactions import (
     Split,
     hold_out_last,
     read_online_retail,
-    trail_of,
-    with_items_removed,
+    sequence_of,
+    remove_items,
 )
-from models.prediction.normalize import unit
-from models.ranking.cold_start import Worth
-from models.training.history_network import HistorySchedule
-from models.training.item_neighbours import NeighbourSchedule
+from models.prediction.normalize import l2_normalize
+from models.ranking.cold_start import ColdStartWeights
+from models.training.history_network import HistoryConfig
+from models.training.item_neighbours import NeighbourConfig
 from tests.bench.recommend_quality import report
 from tests.bench.recommend_quality.__main__ import ON_MOVIELENS, main, removed_study, schedule_of
 from tests.bench.recommend_quality.heed import WITHOUT, Trained, ablations, trained
@@ -60,7 +60,9 @@ def interactions(*users: list[list[int]]) -> Interactions:
     """Each user's baskets, a day apart."""
     names = tuple(str(item) for item in range(ITEMS))
     trails = {
-        f"u{number}": trail_of([(86400.0 * day, dict.fromkeys(basket, np.nan)) for day, basket in enumerate(baskets)])
+        f"u{number}": sequence_of(
+            [(86400.0 * day, dict.fromkeys(basket, np.nan)) for day, basket in enumerate(baskets)]
+        )
         for number, baskets in enumerate(users)
     }
     return Interactions("purchase", names, names, trails)
@@ -255,9 +257,9 @@ def test_items_are_removed_from_the_inner_split_too(shop: Path, tmp_path: Path) 
 
 def test_a_network_of_heed_is_trained_on_the_split_it_is_asked_for(split: Split) -> None:
     texts = np.eye(ITEMS, 8, dtype=np.float32)
-    schedule = HistorySchedule(
+    schedule = HistoryConfig(
         seed=0, epochs=1, batch_examples=2, events=8, rate=1e-3, weight_decay=0.0, dropout=0.0, id_dropout=0.5,
-        halves=0.5, often=1.0, neighbours=NeighbourSchedule(weight=1.0, ridge=1.0, kept=3), steps_of_user=2, inner=8,
+        halves=0.5, often=1.0, neighbours=NeighbourConfig(weight=1.0, ridge=1.0, kept=3), steps_of_user=2, inner=8,
         layers=1, heads=2, eyes=2, eye=4,
     )  # fmt: skip
     heed = Trained(texts, schedule)
@@ -294,7 +296,9 @@ def test_without_its_mean_an_encoder_tells_texts_apart_that_it_has_all_near_one_
 ) -> None:
     """Items are one place with a little of their own; a history of 0 and 1 is nearest to what is between them, 5."""
     own = np.asarray([[1, 0, 0], [0, 1, 0], [0, 0, 1], [-1, 0, -1], [0, -1, -1], [0.6, 0.6, 0]], np.float32)
-    monkeypatch.setattr("tests.bench.recommend_quality.raw.embedded", lambda base, texts: unit(own * 0.1 + [0, 0, 9]))
+    monkeypatch.setattr(
+        "tests.bench.recommend_quality.raw.embedded", lambda base, texts: l2_normalize(own * 0.1 + [0, 0, 9])
+    )
     split = hold_out_last(interactions([[0], [1], [5]]))
     plain, around = raw_encoder("base", split.training.texts)
     assert (plain.name, around.name) == ("raw encoder", "raw encoder, without its mean")
@@ -314,7 +318,7 @@ def test_so_many_newcomers_take_the_last_places_of_ten() -> None:
 
 def test_what_newcomers_gain_and_cost_is_told_of_each_method() -> None:
     held_out = hold_out_last(interactions([[0, 4], [4, 1]], [[1], [2]], [[4], [5]]))
-    removed = with_items_removed(held_out, np.asarray([4]))
+    removed = remove_items(held_out, np.asarray([4]))
     every = whole(removed, held_out)
     assert (removed.users, every.users) == (("u0",), ("u0", "u1"))
     assert [own.tolist() for own in every.targets] == [[4, 1], [2]]
@@ -328,11 +332,11 @@ def test_what_newcomers_gain_and_cost_is_told_of_each_method() -> None:
 
 def test_a_network_is_trained_once_and_newcomers_are_told(split: Split) -> None:
     texts = np.eye(ITEMS, 8, dtype=np.float32)
-    removed = with_items_removed(split, np.asarray([3]))
-    schedule = HistorySchedule(
+    removed = remove_items(split, np.asarray([3]))
+    schedule = HistoryConfig(
         seed=0, epochs=1, batch_examples=2, events=8, rate=1e-3, weight_decay=0.0, dropout=0.0, id_dropout=0.5,
-        halves=0.0, often=1.0, neighbours=NeighbourSchedule(weight=1.0, ridge=1.0, kept=3), steps_of_user=2, inner=8,
-        layers=1, heads=2, eyes=2, eye=4, newcomers=Worth(always=50.0, said=0.0, taken=0.0),
+        halves=0.0, often=1.0, neighbours=NeighbourConfig(weight=1.0, ridge=1.0, kept=3), steps_of_user=2, inner=8,
+        layers=1, heads=2, eyes=2, eye=4, newcomers=ColdStartWeights(bias=50.0, neighbours=0.0, taken=0.0),
     )  # fmt: skip
     heed = Trained(texts, schedule, new=np.asarray([3]))
     first = heed.rank(removed)

@@ -17,9 +17,9 @@ from models.graph.weights import (
     ACTIVATION_LEVELS,
     GELU_ZERO,
     SIGNED_ZERO,
-    stored_in,
-    weights_of,
-    word_rows,
+    read_graph_weights,
+    dequantize,
+    word_embeddings,
 )
 from models.networks.encoder import Classifier
 
@@ -41,8 +41,8 @@ class Shape:
 
 def network_of(graph: Path) -> tuple[Classifier, Shape]:
     """The weights as they are stored, in fp32; raises ValueError as `stored_in`."""
-    stored = stored_in(graph)
-    weights = weights_of(stored.tensors) | {WORD_EMBEDDINGS: word_rows(stored.tensors)}
+    stored = read_graph_weights(graph)
+    weights = dequantize(stored.tensors) | {WORD_EMBEDDINGS: word_embeddings(stored.tensors)}
     steps = {name: float(np.exp(weights.pop(name))) for name in list(weights) if name.endswith(LOG_STEP)}
     pieces, width = weights[WORD_EMBEDDINGS].shape
     inner = weights[f"{_LAYER}.0.intermediate.dense.weight"].shape[0]

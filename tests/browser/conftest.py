@@ -22,7 +22,7 @@ from axe_playwright_python.sync_playwright import Axe
 from fastapi import FastAPI
 from prometheus_client import values
 
-from models.bundle import load
+from models.bundle import load_bundle
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
 from service.inference.engine import Engine
@@ -58,7 +58,7 @@ def listening(app: FastAPI) -> Iterator[str]:
 
 
 def engine(path: Path, metrics: Metrics) -> Engine:
-    bundle = load(path)
+    bundle = load_bundle(path)
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, metrics.task(bundle.task.name))
 

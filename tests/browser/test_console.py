@@ -12,11 +12,11 @@ from urllib.parse import urlencode
 import httpx
 import pytest
 
-from models.bundle import SHIPPED, load
+from models.bundle import SHIPPED, load_bundle
 from service.api.gateway import create_app
-from service.explanation.worker import Explaining, Source
-from service.inference.cache import Cache
-from service.registry.heads import Shelf
+from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.inference.cache import CachedPredictor
+from service.registry.heads import HeadRegistry
 from service.settings import Settings
 from tests.browser.conftest import counting, engine, listening, serious_faults
 from tests.support.tiny_bundle import tiny_intent_bundle
@@ -30,10 +30,12 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("console")
     with counting(folder) as metrics:
         engines = [engine(path, metrics) for path in (SHIPPED, tiny_intent_bundle(folder))]
-        predictors = {one.bundle.task.name: Cache(one, 0, metrics.task(one.bundle.task.name)) for one in engines}
-        sources = {one.bundle.task.name: Source(one.bundle, one.tokenizer) for one in engines}
-        explaining = Explaining(sources, lambda: any(one.busy for one in engines))
-        shelf = Shelf(engines[1].bundle, folder / "shelf")
+        predictors = {
+            one.bundle.task.name: CachedPredictor(one, 0, metrics.task(one.bundle.task.name)) for one in engines
+        }
+        sources = {one.bundle.task.name: ExplainableModel(one.bundle, one.tokenizer) for one in engines}
+        explaining = ExplanationWorker(sources, lambda: any(one.busy for one in engines))
+        shelf = HeadRegistry(engines[1].bundle, folder / "shelf")
         with listening(create_app(predictors, Settings(labels="letters"), metrics, shelf, explaining)) as found:
             yield found
 
@@ -260,7 +262,7 @@ def test_models_and_what_they_do_are_shown(page: Any) -> None:
     )
     page.locator("#live td:nth-child(3)", has_text=re.compile(r"\d")).first.wait_for()
     assert page.locator(".bundle").count() == 2
-    assert load(SHIPPED).digest in page.text_content("#bundles")
+    assert load_bundle(SHIPPED).digest in page.text_content("#bundles")
 
 
 @pytest.mark.parametrize("name", SHOWN)

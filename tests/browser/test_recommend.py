@@ -12,10 +12,10 @@ import pytest
 from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
-from service.explanation.worker import Explaining
-from service.inference.cache import Cache
-from service.inference.ranking_engine import TASK, Recommending
-from service.registry.catalogues import Catalogues
+from service.explanation.worker import ExplanationWorker
+from service.inference.cache import CachedPredictor
+from service.inference.ranking_engine import TASK, RankingEngine
+from service.registry.catalogues import CatalogueRegistry
 from service.settings import Settings
 from tests.browser.conftest import counting, engine, listening, serious_faults
 from tests.support.tiny_bundle import CATALOGUE_ITEMS, tiny_recommend_bundle
@@ -38,10 +38,10 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with counting(folder) as metrics:
         served = engine(tiny_recommend_bundle(folder), metrics)
         recommender = load_recommender(served.bundle)
-        recommending = Recommending(recommender, metrics.task(TASK))
-        catalogues = Catalogues(served.bundle, recommender, folder / "shelf")
-        explaining = Explaining({}, lambda: served.busy or recommending.busy)
-        predictors = {"recommend": Cache(served, 0, metrics.task("recommend"))}
+        recommending = RankingEngine(recommender, metrics.task(TASK))
+        catalogues = CatalogueRegistry(served.bundle, recommender, folder / "shelf")
+        explaining = ExplanationWorker({}, lambda: served.busy or recommending.busy)
+        predictors = {"recommend": CachedPredictor(served, 0, metrics.task("recommend"))}
         app = create_app(predictors, Settings(), metrics, None, explaining, Rankings(recommending, catalogues))
         with listening(app) as found:
             yield found

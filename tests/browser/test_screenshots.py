@@ -18,11 +18,11 @@ from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
 from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
-from service.explanation.worker import Explaining, Source
-from service.inference.cache import Cache
-from service.inference.ranking_engine import TASK, Recommending
-from service.registry.catalogues import Catalogues
-from service.registry.heads import Shelf
+from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.inference.cache import CachedPredictor
+from service.inference.ranking_engine import TASK, RankingEngine
+from service.registry.catalogues import CatalogueRegistry
+from service.registry.heads import HeadRegistry
 from service.settings import Settings
 from tests.browser.conftest import counting, engine, listening
 
@@ -42,13 +42,15 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("console")
     with counting(folder) as metrics:
         engines = [engine(path, metrics) for path in (SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND)]
-        predictors = {one.bundle.task.name: Cache(one, 0, metrics.task(one.bundle.task.name)) for one in engines}
-        sources = {one.bundle.task.name: Source(one.bundle, one.tokenizer) for one in engines}
+        predictors = {
+            one.bundle.task.name: CachedPredictor(one, 0, metrics.task(one.bundle.task.name)) for one in engines
+        }
+        sources = {one.bundle.task.name: ExplainableModel(one.bundle, one.tokenizer) for one in engines}
         recommender = load_recommender(engines[2].bundle)
-        recommending = Recommending(recommender, metrics.task(TASK))
-        catalogues = Catalogues(engines[2].bundle, recommender, None)
-        explaining = Explaining(sources, lambda: any(one.busy for one in engines))
-        shelf = Shelf(engines[1].bundle, folder / "shelf")
+        recommending = RankingEngine(recommender, metrics.task(TASK))
+        catalogues = CatalogueRegistry(engines[2].bundle, recommender, None)
+        explaining = ExplanationWorker(sources, lambda: any(one.busy for one in engines))
+        shelf = HeadRegistry(engines[1].bundle, folder / "shelf")
         app = create_app(predictors, Settings(), metrics, shelf, explaining, Rankings(recommending, catalogues))
         with listening(app) as found:
             yield found

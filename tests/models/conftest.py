@@ -12,7 +12,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from models.data.classification import Dataset
-from models.training.classification import Config, train
+from models.training.classification import Config, train_classifier
 from tests.support.tiny_bundle import PIECES, write_tokenizer
 
 THREE, TWO = ("negative", "neutral", "positive"), ("negative", "positive")
@@ -85,4 +85,4 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def run(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train(CONFIG, str(base), data, tmp_path_factory.mktemp("run"))
+    return train_classifier(CONFIG, str(base), data, tmp_path_factory.mktemp("run"))

@@ -11,9 +11,18 @@ import onnx
 import pytest
 from safetensors.numpy import load as load_tensors
 
-from models.bundle import EMBEDDINGS, GRAPH, MANIFEST, BundleError, describe, digest_of, external_locations, load
-from models.graph.builder import build, write
-from models.graph.names import WORDS
+from models.bundle import (
+    EMBEDDINGS,
+    GRAPH,
+    MANIFEST,
+    BundleError,
+    load_unverified,
+    file_digest,
+    external_locations,
+    load_bundle,
+)
+from models.graph.builder import build_graph, save_graph
+from models.graph.names import WORDS_INT8
 from tests.support.tiny_bundle import HEADS, tiny_bundle, weights
 
 
@@ -26,18 +35,18 @@ def rewrite(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Change the manifest, with the digests of the files as they are now."""
     manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
     change(manifest)
-    manifest["files"] = {name: digest_of(bundle / name) for name in manifest["files"] if (bundle / name).is_file()}
+    manifest["files"] = {name: file_digest(bundle / name) for name in manifest["files"] if (bundle / name).is_file()}
     (bundle / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
 def refuses(bundle: Path, reason: str) -> None:
     with pytest.raises(BundleError, match=reason) as caught:
-        load(bundle)
+        load_bundle(bundle)
     assert "\n" not in str(caught.value)
 
 
 def test_a_saved_bundle_loads_with_all_that_was_said_of_it(bundle: Path) -> None:
-    loaded = load(bundle)
+    loaded = load_bundle(bundle)
     assert (loaded.name, loaded.version, loaded.task.name) == ("sentiment", "0.0.1", "sentiment")
     assert loaded.calibration["zh"].temperature == 1.5
     assert loaded.metrics[0].value == 0.5
@@ -45,12 +54,12 @@ def test_a_saved_bundle_loads_with_all_that_was_said_of_it(bundle: Path) -> None
 
 
 def test_it_can_be_described_from_its_manifest_alone(bundle: Path) -> None:
-    loaded = load(bundle)
+    loaded = load_bundle(bundle)
     (bundle / GRAPH).unlink()
-    assert describe(bundle) == loaded
+    assert load_unverified(bundle) == loaded
     (bundle / MANIFEST).unlink()
     with pytest.raises(BundleError, match="no bundle at"):
-        describe(bundle)
+        load_unverified(bundle)
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -67,14 +76,14 @@ def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
 
 def test_a_graph_takes_its_embeddings_from_a_file_beside_it(bundle: Path) -> None:
     assert list(external_locations((bundle / GRAPH).read_bytes())) == [EMBEDDINGS]
-    (rows,) = [one for one in onnx.load(str(bundle / GRAPH)).graph.initializer if one.name == WORDS]
+    (rows,) = [one for one in onnx.load(str(bundle / GRAPH)).graph.initializer if one.name == WORDS_INT8]
     assert rows.raw_data == (bundle / EMBEDDINGS).read_bytes()
 
 
 def test_embeddings_outside_the_folder_are_refused(bundle: Path) -> None:
     shutil.copy(bundle / EMBEDDINGS, bundle.parent)
     model = onnx.load(str(bundle / GRAPH), load_external_data=False)
-    (rows,) = [one for one in model.graph.initializer if one.name == WORDS]
+    (rows,) = [one for one in model.graph.initializer if one.name == WORDS_INT8]
     (location,) = [entry for entry in rows.external_data if entry.key == "location"]
     location.value = f"../{EMBEDDINGS}"
     (bundle / GRAPH).write_bytes(model.SerializeToString())
@@ -83,9 +92,9 @@ def test_embeddings_outside_the_folder_are_refused(bundle: Path) -> None:
 
 
 def test_graphs_of_two_models_cannot_share_a_folder(tmp_path: Path) -> None:
-    write(build(weights(seed=1), HEADS, 1e-12, "int8"), tmp_path / GRAPH)
+    save_graph(build_graph(weights(seed=1), HEADS, 1e-12, "int8"), tmp_path / GRAPH)
     with pytest.raises(ValueError, match="another model"):
-        write(build(weights(seed=2), HEADS, 1e-12, "int8"), tmp_path / "other.onnx")
+        save_graph(build_graph(weights(seed=2), HEADS, 1e-12, "int8"), tmp_path / "other.onnx")
 
 
 def test_a_missing_file_is_refused(bundle: Path) -> None:
@@ -118,9 +127,9 @@ def test_safetensors_whose_header_is_as_long_as_a_pickles_first_bytes_say_are_no
     content = length.to_bytes(8, "little") + header.ljust(length) + bytes(4)
     assert load_tensors(content)["a"].shape == (1,)
     (bundle / "more.safetensors").write_bytes(content)
-    digest = digest_of(bundle / "more.safetensors")
+    digest = file_digest(bundle / "more.safetensors")
     rewrite(bundle, lambda manifest: manifest["files"].update({"more.safetensors": digest}))
-    load(bundle)
+    load_bundle(bundle)
 
 
 def test_a_file_that_is_not_listed_is_refused(bundle: Path) -> None:

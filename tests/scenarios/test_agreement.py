@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.bundle import SHIPPED, load
+from models.bundle import SHIPPED, load_bundle
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
-from service.inference.cache import Cache
+from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
-from service.inference.predictor import Answer, Item, Rated
+from service.inference.predictor import PredictionBatch, Item, Classification
 from service.telemetry.metrics import Metrics
 from tests.support import fake_model as fakes
 
@@ -36,10 +36,10 @@ def made_up() -> list[Item]:
     return items
 
 
-def scores(answers: Sequence[Answer]) -> NDArray[np.float64]:
+def scores(answers: Sequence[PredictionBatch]) -> NDArray[np.float64]:
     outcomes = [outcome for answer in answers for outcome in answer.outcomes]
-    assert all(isinstance(outcome, Rated) for outcome in outcomes)
-    return np.array([list(outcome.scores.values()) for outcome in outcomes if isinstance(outcome, Rated)])
+    assert all(isinstance(outcome, Classification) for outcome in outcomes)
+    return np.array([list(outcome.scores.values()) for outcome in outcomes if isinstance(outcome, Classification)])
 
 
 def batches(metrics: Metrics) -> float:
@@ -48,12 +48,12 @@ def batches(metrics: Metrics) -> float:
 
 
 async def test_2000_texts_get_the_same_scores_alone_among_others_and_from_the_cache(metrics: Metrics) -> None:
-    bundle = load(SHIPPED)
+    bundle = load_bundle(SHIPPED)
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     # So large a budget, and so loose a bound on padding, that a batch is most of a request.
     limits = replace(fakes.LIMITS, batch_tokens=4_096, batch_items=TOGETHER, queue_tokens=1 << 20, padding=8.0)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph, threads=2), limits, metrics.task("sentiment"))
-    cache = Cache(engine, TEXTS, metrics.task("sentiment"))
+    cache = CachedPredictor(engine, TEXTS, metrics.task("sentiment"))
     items = made_up()
     await cache.start()
     alone = scores([await engine.predict([item]) for item in items])

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.catalogue.errors import FullError
-from models.catalogue.folder import create
-from models.catalogue.items import Entry
+from models.catalogue.errors import DiskFullError
+from models.catalogue.folder import create_catalogue
+from models.catalogue.items import Item
 from models.catalogue.store import Catalogue
 from tests.support.killed_writer import DIGEST, MOST_EDITS
 
@@ -44,7 +44,7 @@ def room(file_bytes: int) -> Iterator[None]:
 
 
 def put(catalogue: Catalogue, numbers: Iterable[int], width: int) -> None:
-    entries = [Entry(f"item {number}", f"Tea cup {number}", {"number": number}) for number in numbers]
+    entries = [Item(f"item {number}", f"Tea cup {number}", {"number": number}) for number in numbers]
     vectors = {entry.item_id: np.full(width, entry.attributes["number"], np.float32) for entry in entries}
     catalogue.edit(DIGEST, entries, vectors)
 
@@ -54,7 +54,7 @@ def filled(catalogue: Catalogue, width: int) -> int:
     for count in range(0, 10_000, 10):
         try:
             put(catalogue, range(count, count + 10), width)
-        except FullError:
+        except DiskFullError:
             return count
     raise AssertionError("the disk never filled")
 
@@ -62,7 +62,7 @@ def filled(catalogue: Catalogue, width: int) -> int:
 @pytest.mark.parametrize("width", [2, 2_000], ids=["of items", "of vectors"])
 def test_a_full_disk_changes_nothing_and_all_goes_on_when_there_is_room(tmp_path: Path, width: int) -> None:
     path = tmp_path / "books"
-    create(path, DIGEST, width)
+    create_catalogue(path, DIGEST, width)
     with closing(Catalogue(path)) as catalogue:
         with room(300_000):
             count = filled(catalogue, width)
@@ -70,30 +70,32 @@ def test_a_full_disk_changes_nothing_and_all_goes_on_when_there_is_room(tmp_path
         assert catalogue.snapshot().count == count
         if width == 2_000:  # what it took of the disk before that was full is given back
             assert (path / "vectors.f32").stat().st_size == count * width * 4
-        with room(300_000), pytest.raises(FullError):
+        with room(300_000), pytest.raises(DiskFullError):
             put(catalogue, range(count, count + 10), width)
         put(catalogue, range(count, count + 20), width)
         whole = catalogue.snapshot()
     with closing(Catalogue(path)) as again:
         found = again.snapshot()
     assert found.count == whole.count == count + 20
-    for item_id, row in found.number_of.items():
+    for item_id, row in found.row_by_id.items():
         assert f"item {found.vectors[row, 0]:.0f}" == item_id == f"item {found.columns['number'].numbers[row]:.0f}"
 
 
 def test_a_disk_that_fills_while_it_is_compacted_or_made_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "books"
-    create(path, DIGEST, 2_000)
+    create_catalogue(path, DIGEST, 2_000)
     with closing(Catalogue(path)) as catalogue:
         put(catalogue, range(60), 2_000)
         catalogue.edit(DIGEST, [], {}, [f"item {number}" for number in range(20)])
-        with room(300_000), pytest.raises(FullError):
+        with room(300_000), pytest.raises(DiskFullError):
             catalogue.compact(min_dead_rows=10)
         assert [file.name for file in path.glob("vectors*")] == ["vectors.f32"]
         assert catalogue.snapshot().rows == 60
         assert catalogue.compact(min_dead_rows=10)
         assert catalogue.snapshot().rows == 40
-    entries = [Entry(str(number), str(number)) for number in range(60)]
-    with room(300_000), pytest.raises(FullError):
-        create(tmp_path / "other", DIGEST, 2_000, entries, {one.item_id: np.ones(2_000, np.float32) for one in entries})
+    entries = [Item(str(number), str(number)) for number in range(60)]
+    with room(300_000), pytest.raises(DiskFullError):
+        create_catalogue(
+            tmp_path / "other", DIGEST, 2_000, entries, {one.item_id: np.ones(2_000, np.float32) for one in entries}
+        )
     assert [file.name for file in tmp_path.iterdir()] == ["books"]

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from service.errors import Problem
 from service.inference import batcher as batching
-from service.inference.batch_policy import Limits
+from service.inference.batch_policy import BatchLimits
 from service.inference.batcher import Batcher
 from tests.service.inference.test_batcher import text
 
-LIMITS = Limits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
+LIMITS = BatchLimits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
 PATIENCE_S = 1.0
 SECONDS = 12.0
 LENGTHS = (8, 12, 16, 16, 20, 20, 24, 32)  # over and over
@@ -55,7 +55,7 @@ class Simulation:
         due_s = self._came / (1.5 * CAPACITY)
         return due_s if due_s < SECONDS else math.inf
 
-    def _infer(self, texts: Sequence[Tokens]) -> NDArray[np.float64]:
+    def _infer(self, texts: Sequence[Encoding]) -> NDArray[np.float64]:
         self._until_done(self._settled())
         end_s = self.now_s + BATCH_S + max(one.length for one in texts) * len(texts) * TOKEN_S
         while self._due_s <= end_s:
@@ -79,7 +79,7 @@ class Simulation:
         self._came += 1
         await asyncio.sleep(0)  # in which it is refused, or waits
 
-    async def _call(self, given: Tokens, deadline_s: float) -> None:
+    async def _call(self, given: Encoding, deadline_s: float) -> None:
         try:
             (outcome,) = await self._batcher.run([given], deadline_s if self._stated else math.inf)
         except Problem as problem:

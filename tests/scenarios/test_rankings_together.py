@@ -15,12 +15,12 @@ import pytest
 
 import service.inference.ranking
 from models.bundle import Bundle
-from models.catalogue.folder import create
-from models.catalogue.items import Entry
+from models.catalogue.folder import create_catalogue
+from models.catalogue.items import Item
 from models.ranking.bundle_files import load_recommender
 from models.ranking.recommender import Ranked, Recommender
-from models.runtime.offline import open_reader
-from service.api.query_builder import question_of
+from models.runtime.offline import open_text_encoder
+from service.api.query_builder import build_query
 from service.errors import DeadlineExceeded
 from service.inference.ranking_engine import TASK
 from service.registry.catalogues import FOLDER
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_an_empty_catalogue_has_nothing_to_recommend(shop: Shop, recommend_bundle: Bundle) -> None:
-    create(shop.folder / FOLDER / "empty", recommend_bundle.model, WIDTH)
+    create_catalogue(shop.folder / FOLDER / "empty", recommend_bundle.model_digest, WIDTH)
     for history in ([], [{"text": "aaa", "event": "view"}]):
         assert (await shop.ask(history, catalogue="empty"))["items"] == []
     (item,) = (await shop.ask([], catalogue="empty", candidates=[{"text": "bbb"}]))["items"]
@@ -59,12 +59,16 @@ async def test_an_item_added_to_the_running_service_is_recommended_at_once(shop:
 async def test_ids_mean_the_items_of_the_catalogue_that_is_named(shop: Shop, recommend_bundle: Bundle) -> None:
     """What was learned of an id of the model's own catalogue does not count for the same id of another."""
     texts = {"item-a3": "bbb", "item-b2": "ccc"}
-    vectors = load_recommender(recommend_bundle).place(
-        open_reader(recommend_bundle).texts(list(texts.values())), [None, None]
+    vectors = load_recommender(recommend_bundle).item_vectors(
+        open_text_encoder(recommend_bundle).encode_texts(list(texts.values())), [None, None]
     )
-    entries = [Entry(item_id, text) for item_id, text in texts.items()]
-    create(
-        shop.folder / FOLDER / "other", recommend_bundle.model, WIDTH, entries, dict(zip(texts, vectors, strict=True))
+    entries = [Item(item_id, text) for item_id, text in texts.items()]
+    create_catalogue(
+        shop.folder / FOLDER / "other",
+        recommend_bundle.model_digest,
+        WIDTH,
+        entries,
+        dict(zip(texts, vectors, strict=True)),
     )
     result = await shop.ask([BOUGHT], catalogue="other")
     assert {item["item_id"]: item["text"] for item in result["items"]} == texts
@@ -189,8 +193,8 @@ async def test_a_short_ranking_is_made_in_the_event_loop_and_others_in_their_thr
 
 
 async def test_a_short_ranking_that_comes_too_late_is_not_made(shop: Shop) -> None:
-    user, snapshot = User.model_validate({"history": [BOUGHT]}), await shop.catalogues.current(CATALOGUE)
-    (outcome,), _ = await shop.recommending.rank([question_of(user, snapshot, time.time())], time.monotonic() - 1)
+    user, snapshot = User.model_validate({"history": [BOUGHT]}), await shop.catalogues.snapshot(CATALOGUE)
+    (outcome,), _ = await shop.recommending.rank([build_query(user, snapshot, time.time())], time.monotonic() - 1)
     assert isinstance(outcome, DeadlineExceeded)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from service.settings import Settings, SettingsError, load
+from service.settings import Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -16,16 +16,16 @@ def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_listens_on_loopback_unless_told_otherwise() -> None:
-    assert (load().host, load().port) == ("127.0.0.1", 8000)
+    assert (load_settings().host, load_settings().port) == ("127.0.0.1", 8000)
 
 
 def test_reads_the_environment_and_what_is_given_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEED_PORT", "9000")
     monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "/some/bundle")
-    assert load().port == 9000
-    assert load().bundles["sentiment"] == Path("/some/bundle")
-    assert load(port=9001).port == 9001
-    assert load(port=None).port == 9000
+    assert load_settings().port == 9000
+    assert load_settings().bundles["sentiment"] == Path("/some/bundle")
+    assert load_settings(port=9001).port == 9001
+    assert load_settings(port=None).port == 9000
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_an_unusable_value_is_one_line_that_names_the_setting(
 ) -> None:
     monkeypatch.setenv(f"HEED_{name}", value)
     with pytest.raises(SettingsError) as refused:
-        load()
+        load_settings()
     assert str(refused.value).startswith(f"HEED_{name}={value!r}: ")
     assert "\n" not in str(refused.value)
 
@@ -60,28 +60,28 @@ def test_an_unusable_value_is_one_line_that_names_the_setting(
 def test_a_model_has_no_fewer_replicas_at_most_than_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEED_MODEL_REPLICAS_MIN", "4")
     with pytest.raises(SettingsError, match=r"HEED_MODEL_REPLICAS_MAX=3: .*HEED_MODEL_REPLICAS_MIN"):
-        load()
-    assert load(model_replicas_max=4).model_replicas_max == 4
+        load_settings()
+    assert load_settings(model_replicas_max=4).model_replicas_max == 4
 
 
 @pytest.mark.parametrize("gpus", [0.25, 1, 2])
 def test_a_model_takes_a_part_of_a_gpu_or_whole_ones(gpus: float) -> None:
-    assert load(model_gpus=gpus).model_gpus == gpus
+    assert load_settings(model_gpus=gpus).model_gpus == gpus
 
 
 def test_replicas_follow_the_cores_of_this_process_up_to_four(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, replicas in ((1, 1), (2, 2), (4, 4), (64, 4)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
-        assert load().replicas == replicas
+        assert load_settings().replicas == replicas
 
 
 def test_services_on_other_ports_keep_other_metrics() -> None:
-    assert load(port=8001).metrics_dir != load(port=8002).metrics_dir
+    assert load_settings(port=8001).metrics_dir != load_settings(port=8002).metrics_dir
 
 
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValidationError):
-        load().port = 1
+        load_settings().port = 1
 
 
 def test_every_setting_says_what_it_is() -> None:
@@ -92,18 +92,18 @@ def test_a_folder_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in ("none", "None", ""):
         monkeypatch.setenv("HEED_INTENT_BUNDLE", word)
         monkeypatch.setenv("HEED_RECOMMEND_BUNDLE", word)
-        assert list(load().bundles) == ["sentiment"]
+        assert list(load_settings().bundles) == ["sentiment"]
     monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "none")
     with pytest.raises(SettingsError, match=r"HEED_SENTIMENT_BUNDLE='none': .*at least one task needs a model"):
-        load()
+        load_settings()
     monkeypatch.setenv("HEED_INTENT_BUNDLE", "/some/intents")
     monkeypatch.setenv("HEED_RECOMMEND_BUNDLE", "/some/items")
-    assert load().bundles["intent"] == Path("/some/intents")
-    assert load().bundles["recommend"] == Path("/some/items")
+    assert load_settings().bundles["intent"] == Path("/some/intents")
+    assert load_settings().bundles["recommend"] == Path("/some/items")
 
 
 def test_the_bundle_of_sentiment_has_its_first_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEED_BUNDLE", "/first/name")
-    assert load().bundles["sentiment"] == Path("/first/name")
+    assert load_settings().bundles["sentiment"] == Path("/first/name")
     monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "/later/name")
-    assert load().bundles["sentiment"] == Path("/later/name")
+    assert load_settings().bundles["sentiment"] == Path("/later/name")

@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.bundle import SHIPPED, load
-from models.prediction.calibration import calibrated, scaling_of
+from models.bundle import SHIPPED, load_bundle
+from models.prediction.calibration import calibrate_logits, find_scaling
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
 
-BUNDLE = load(SHIPPED)
+BUNDLE = load_bundle(SHIPPED)
 TOKENIZER = Tokenizer.from_bundle(BUNDLE)
 RUNTIME = OnnxRuntime(BUNDLE.graph, threads=2)
 
 
 def label_of(text: str, entity: str | None = None) -> str:
     tokens = TOKENIZER.encode(text, entity)
-    logits = RUNTIME.run(collate([tokens], TOKENIZER.pad))
-    scaling = scaling_of(BUNDLE.calibration, tokens.language, tokens.targeted)
-    return BUNDLE.task.labels[int(calibrated(logits, [scaling])[0].argmax())]
+    logits = RUNTIME.run(collate([tokens], TOKENIZER.pad_id))
+    scaling = find_scaling(BUNDLE.calibration, tokens.language, tokens.has_entity)
+    return BUNDLE.task.labels[int(calibrate_logits(logits, [scaling])[0].argmax())]
 
 
 @pytest.mark.parametrize(
@@ -59,8 +59,8 @@ def test_each_entity_of_a_text_has_its_own_sentiment(text: str, up: str, down: s
 def test_scores_do_not_depend_on_the_batch() -> None:
     texts = ["up", "股价上涨", "Acme falls " * 40, "质量很差，" * 30, "ok 好 👍", "Profit rises 5%"] * 4
     tokens = [TOKENIZER.encode(text) for text in texts]
-    together = RUNTIME.run(collate(tokens, TOKENIZER.pad))
-    alone = np.concatenate([RUNTIME.run(collate([item], TOKENIZER.pad)) for item in tokens])
+    together = RUNTIME.run(collate(tokens, TOKENIZER.pad_id))
+    alone = np.concatenate([RUNTIME.run(collate([item], TOKENIZER.pad_id)) for item in tokens])
     np.testing.assert_allclose(together, alone, atol=1e-4)
 
 

@@ -15,18 +15,18 @@ from tokenizers import Tokenizer as RawTokenizer
 from tokenizers import models, pre_tokenizers
 
 from models.bundle import Bundle, Metric
-from models.prediction.calibration import Scaling
+from models.prediction.calibration import LogitScaling
 from models.tasks import SENTIMENT
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer
 from service.errors import Problem
-from service.inference.batch_policy import Limits
+from service.inference.batch_policy import BatchLimits
 from service.inference.engine import Engine
-from service.inference.predictor import Answered, Rated
+from service.inference.predictor import Prediction, Classification
 from service.telemetry.metrics import Metrics
 
 VOCABULARY = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "good": 4, "bad": 5, "poison": 6, "nan": 7, "fine": 8}
-LIMITS = Limits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
+LIMITS = BatchLimits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
 
 
 def tokenizer_file(folder: Path) -> Path:
@@ -46,20 +46,20 @@ def bundle(folder: Path) -> Bundle:
         max_tokens=SENTIMENT.max_tokens,
         base="tiny",
         base_digest="0" * 64,
-        calibration={language: Scaling(1.0, 0.0, (0.0, 0.0, 0.0)) for language in ("en", "zh")},
+        calibration={language: LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0)) for language in ("en", "zh")},
         sources=(),
         metrics=(Metric("headlines", "en", "macro_f1", 0.9, "heed evaluate"),),
         digest="f" * 64,
-        encoder="e" * 64,
-        model="d" * 64,
+        encoder_digest="e" * 64,
+        model_digest="d" * 64,
     )
 
 
-def told(outcome: Answered | Problem) -> str:
+def told(outcome: Prediction | Problem) -> str:
     """The label of a text that was answered, the code of one that was not."""
     if isinstance(outcome, Problem):
         return outcome.code
-    assert isinstance(outcome, Rated)
+    assert isinstance(outcome, Classification)
     return outcome.label
 
 
@@ -93,7 +93,7 @@ def engine(
     folder: Path,
     metrics: Metrics,
     runtime: FirstWord,
-    limits: Limits = LIMITS,
+    limits: BatchLimits = LIMITS,
     *,
     bundle: Bundle | None = None,
     tokenizer: Tokenizer | None = None,

@@ -19,8 +19,8 @@ from zlib import crc32
 
 import numpy as np
 
-from models.catalogue.folder import create
-from models.catalogue.items import Entry, Vector
+from models.catalogue.folder import create_catalogue
+from models.catalogue.items import Item, Vector
 from models.catalogue.store import Catalogue
 
 DIGEST, WIDTH = "a" * 64, 24
@@ -28,19 +28,19 @@ MOST_EDITS = 3
 FIRST_S, STEP = 0.02, 1.1
 """How long a child lives at most, from when it is ready; more after one that made no edit, less after one that did."""
 
-Items = dict[str, Entry]
+Items = dict[str, Item]
 
 
 def vector_of(text: str) -> Vector:
     return np.random.default_rng(crc32(text.encode())).normal(size=WIDTH).astype(np.float32)
 
 
-def edit_of(number: int, seed: int) -> tuple[list[Entry], list[str]]:
+def edit_of(number: int, seed: int) -> tuple[list[Item], list[str]]:
     rng = random.Random(f"{seed} {number}")
     ids = rng.sample([f"item {one}" for one in range(30)], rng.randint(1, 12))
     kept = rng.randint(0, len(ids))
     entries = [
-        Entry(item_id, rng.choice(("Tea cup {}", "茶杯 {}")).format(rng.randint(0, 3)), {"edit": number}, rng.random())
+        Item(item_id, rng.choice(("Tea cup {}", "茶杯 {}")).format(rng.randint(0, 3)), {"edit": number}, rng.random())
         for item_id in ids[:kept]
     ]
     return entries, ids[kept:]
@@ -56,11 +56,11 @@ def found(path: Path) -> Items:
     with closing(Catalogue(path)) as catalogue:
         snapshot = catalogue.snapshot()
     items: Items = {}
-    for item_id, row in snapshot.number_of.items():
+    for item_id, row in snapshot.row_by_id.items():
         text = snapshot.texts[row]
         np.testing.assert_array_equal(snapshot.vectors[row], vector_of(text))
         edit = int(snapshot.columns["edit"].numbers[row])
-        items[item_id] = Entry(item_id, text, {"edit": edit}, float(snapshot.popularity[row]))
+        items[item_id] = Item(item_id, text, {"edit": edit}, float(snapshot.popularity[row]))
     return items
 
 
@@ -99,7 +99,7 @@ def killed_after(path: Path, number: int, seed: int, seconds: float) -> int:
 
 
 def main(path: Path, edits: int, seed: int) -> None:
-    create(path, DIGEST, WIDTH)
+    create_catalogue(path, DIGEST, WIDTH)
     rng = random.Random(seed)
     items: Items = {}
     number = kills = under_way = 0

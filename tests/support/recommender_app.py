@@ -18,11 +18,11 @@ from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
-from service.explanation.worker import Explaining
-from service.inference.cache import Cache
+from service.explanation.worker import ExplanationWorker
+from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
-from service.inference.ranking_engine import TASK, Recommending
-from service.registry.catalogues import Catalogues
+from service.inference.ranking_engine import TASK, RankingEngine
+from service.registry.catalogues import CatalogueRegistry
 from service.schemas.recommend import RecommendResponse
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -35,8 +35,8 @@ BOUGHT = {"item_id": "item-a3", "event": "purchase"}
 class Shop:
     client: httpx.AsyncClient
     metrics: Metrics
-    recommending: Recommending
-    catalogues: Catalogues
+    recommending: RankingEngine
+    catalogues: CatalogueRegistry
     folder: Path  # its shelf
 
     async def send(self, inputs: Any) -> httpx.Response:
@@ -60,10 +60,10 @@ async def serving(
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
     recommender.__class__ = kind
-    recommending = Recommending(recommender, metrics.task(TASK))
-    catalogues = Catalogues(bundle, recommender, folder)
-    predictors = {"recommend": Cache(engine, 0, task)}
-    explaining = Explaining({}, lambda: engine.busy or recommending.busy)
+    recommending = RankingEngine(recommender, metrics.task(TASK))
+    catalogues = CatalogueRegistry(bundle, recommender, folder)
+    predictors = {"recommend": CachedPredictor(engine, 0, task)}
+    explaining = ExplanationWorker({}, lambda: engine.busy or recommending.busy)
     app = create_app(predictors, Settings(), metrics, None, explaining, Rankings(recommending, catalogues))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):

@@ -15,7 +15,7 @@ import httpx
 from fastapi import FastAPI
 
 from service.api.gateway import create_app
-from service.inference.cache import Cache
+from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -55,7 +55,7 @@ async def serving(
     limits = dataclasses.replace(fakes.LIMITS, queue_tokens=queue_tokens)
     engine = fakes.engine(folder, metrics, runtime, limits)
     chosen = Settings(**settings)
-    cache = Cache(engine, chosen.cache_entries, metrics.task("sentiment"))
+    cache = CachedPredictor(engine, chosen.cache_entries, metrics.task("sentiment"))
     app = create_app({"sentiment": cache}, chosen, metrics)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):

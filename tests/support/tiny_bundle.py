@@ -13,19 +13,19 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from models.bundle import CARD, GRAPH, TOKENIZER, Manifest, Metric, Source, digest_of, save
-from models.catalogue.items import Entry
-from models.graph.builder import build, write
+from models.bundle import CARD, GRAPH, TOKENIZER, Manifest, Metric, Source, file_digest, save_bundle
+from models.catalogue.items import Item
+from models.graph.builder import build_graph, save_graph
 from models.prediction import intent_head as heads
-from models.prediction.calibration import Scaling
-from models.prediction.intent_head import SUFFIX, Head, save_head
-from models.prediction.intent_head_fit import Examples, make
-from models.prediction.reply_ranker import RANKER, Ranker, save_ranker
+from models.prediction.calibration import LogitScaling
+from models.prediction.intent_head import SUFFIX, IntentHead, save_head
+from models.prediction.intent_head_fit import Examples, fit_intent_head
+from models.prediction.reply_ranker import RANKER, ReplyRanker, save_ranker
 from models.ranking.bundle_files import WEIGHTS as HISTORY
 from models.ranking.bundle_files import save_items
-from models.ranking.events import AGES, KINDS, PLACES
+from models.ranking.events import AGES, EVENT_TYPES, POSITION_BUCKETS
 from models.ranking.recommender import Recommender
-from models.runtime.offline import Reader
+from models.runtime.offline import TextEncoder
 from models.runtime.onnx import OnnxRuntime
 from models.tasks import INTENT, RECOMMEND, SENTIMENT
 from models.text.tokenizer import Tokenizer, Turn
@@ -107,10 +107,10 @@ def tiny_intent_bundle(folder: Path) -> Path:
     (path / heads.HEADS).mkdir(parents=True)
     write_tokenizer(path / TOKENIZER)
     body = {name: value for name, value in weights().items() if not name.startswith("head.")}
-    write(build(body, HEADS, 1e-12, "int8"), path / GRAPH)
+    save_graph(build_graph(body, HEADS, 1e-12, "int8"), path / GRAPH)
     (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
-    encoder = digest_of(path / GRAPH)
-    reader = Reader(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, INTENT.max_tokens))
+    encoder = file_digest(path / GRAPH)
+    reader = TextEncoder(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, INTENT.max_tokens))
     for name, starts in LABEL_SETS.items():
         head = tiny_head(name, starts, reader, encoder)
         save_head(head, path / heads.HEADS / f"{name}{SUFFIX}")
@@ -118,8 +118,8 @@ def tiny_intent_bundle(folder: Path) -> Path:
     projections = [
         np.eye(WIDTH, dtype=np.float32) + rng.normal(0, 0.05, (WIDTH, WIDTH)).astype(np.float32) for _ in "ab"
     ]
-    save_ranker(Ranker(projections[0], projections[1], 5.0, -2.0, 0.3), path / RANKER)
-    save(
+    save_ranker(ReplyRanker(projections[0], projections[1], 5.0, -2.0, 0.3), path / RANKER)
+    save_bundle(
         path,
         Manifest(
             name="intent",
@@ -137,16 +137,16 @@ def tiny_intent_bundle(folder: Path) -> Path:
     return path
 
 
-def tiny_head(name: str, starts: Sequence[str], reader: Reader, encoder: str) -> Head:
+def tiny_head(name: str, starts: Sequence[str], reader: TextEncoder, encoder: str) -> IntentHead:
     """Tells texts apart that consist of one character of `starts` again and again; the character is the intent."""
     rows = [(start, start * length) for start in starts for length in range(3, 15)]
-    vectors = reader.dialogues([(Turn("customer", text),) for _, text in rows])
-    return make(name, ["en"], encoder, Examples(vectors, tuple(start for start, _ in rows)))[0]
+    vectors = reader.encode_dialogues([(Turn("customer", text),) for _, text in rows])
+    return fit_intent_head(name, ["en"], encoder, Examples(vectors, tuple(start for start, _ in rows)))[0]
 
 
 CATALOGUE = "letters"
 CATALOGUE_ITEMS = tuple(
-    Entry(f"item-{start}{length}", start * length, {"price": float(length), "kind": start}, float(length % 5))
+    Item(f"item-{start}{length}", start * length, {"price": float(length), "kind": start}, float(length % 5))
     for start in "abc上下"
     for length in range(1, 9)
 )
@@ -169,7 +169,7 @@ def history_weights(items: int, seed: int = 11) -> dict[str, NDArray[np.float32]
 
     found = dense("enter", WIDTH, inner) | dense("reader", inner, HEADS) | dense("taste", inner, WIDTH) | norm("norm")
     found |= dense("look", WIDTH, EYES * EYE) | dense("shown", inner, EYES * EYE) | dense("strength", inner, EYES)
-    for name, rows in (("kinds", len(KINDS)), ("ages", AGES), ("places", PLACES)):
+    for name, rows in (("kinds", len(EVENT_TYPES)), ("ages", AGES), ("places", POSITION_BUCKETS)):
         found[f"{name}.weight"] = rng.normal(0, 0.2, (rows, inner)).astype(np.float32)
     for number in range(2):
         block = f"blocks.{number}"
@@ -196,15 +196,15 @@ def tiny_recommend_bundle(folder: Path) -> Path:
     path.mkdir(parents=True)
     write_tokenizer(path / TOKENIZER)
     body = {name: value for name, value in weights().items() if not name.startswith("head.")}
-    write(build(body, HEADS, 1e-12, "int8"), path / GRAPH)
+    save_graph(build_graph(body, HEADS, 1e-12, "int8"), path / GRAPH)
     (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
     own = history_weights(len(CATALOGUE_ITEMS))
     save_file(own, path / HISTORY)
-    reader = Reader(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, RECOMMEND.max_tokens))
+    reader = TextEncoder(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, RECOMMEND.max_tokens))
     ids = {item.item_id: number for number, item in enumerate(CATALOGUE_ITEMS)}
-    raw = reader.texts([item.text for item in CATALOGUE_ITEMS])
-    save_items(path, CATALOGUE, CATALOGUE_ITEMS, Recommender(own, CATALOGUE, ids).place(raw, list(ids)))
-    save(
+    raw = reader.encode_texts([item.text for item in CATALOGUE_ITEMS])
+    save_items(path, CATALOGUE, CATALOGUE_ITEMS, Recommender(own, CATALOGUE, ids).item_vectors(raw, list(ids)))
+    save_bundle(
         path,
         Manifest(
             name="recommend",
@@ -224,7 +224,7 @@ def tiny_recommend_bundle(folder: Path) -> Path:
 
 def graph_for_gpus(folder: Path) -> Path:
     """Write one, as no bundle holds it, into a folder."""
-    write(build(weights(), HEADS, 1e-12, "fp16"), folder / "model.fp16.onnx")
+    save_graph(build_graph(weights(), HEADS, 1e-12, "fp16"), folder / "model.fp16.onnx")
     return folder / "model.fp16.onnx"
 
 
@@ -233,10 +233,10 @@ def tiny_bundle(folder: Path) -> Path:
     path = folder / "sentiment"
     path.mkdir(parents=True)
     write_tokenizer(path / TOKENIZER)
-    write(build(weights(), HEADS, 1e-12, "int8"), path / GRAPH)
+    save_graph(build_graph(weights(), HEADS, 1e-12, "int8"), path / GRAPH)
     (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
-    scaling = Scaling(1.5, 0.0, (0.1, -0.1, 0.0))
-    save(
+    scaling = LogitScaling(1.5, 0.0, (0.1, -0.1, 0.0))
+    save_bundle(
         path,
         Manifest(
             name="sentiment",

@@ -96,9 +96,9 @@ class Nodes:
 def main(folder: Path, port: int, bundle: Path) -> None:
     """With Ray in it; its environment must be complete before Ray is imported."""
     from service.cluster import local as cluster
-    from service.settings import load
+    from service.settings import load_settings
 
-    chosen = load(
+    chosen = load_settings(
         port=port,
         sentiment_bundle=bundle,
         intent_bundle="none",

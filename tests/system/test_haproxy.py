@@ -49,31 +49,33 @@ listen stats
 
 
 def test_only_the_public_port_is_left_open() -> None:
-    binds = [line.split()[1] for line in haproxy.harden(WRITTEN, None).splitlines() if line.strip().startswith("bind")]
+    binds = [
+        line.split()[1] for line in haproxy.harden_config(WRITTEN, None).splitlines() if line.strip().startswith("bind")
+    ]
     assert binds == ["127.0.0.1:8000"]
-    assert "514" not in haproxy.harden(WRITTEN, None)
-    assert "mode 600 level admin" in haproxy.harden(WRITTEN, None)
+    assert "514" not in haproxy.harden_config(WRITTEN, None)
+    assert "mode 600 level admin" in haproxy.harden_config(WRITTEN, None)
 
 
 @pytest.mark.parametrize(
     ("host", "bind"), [("0.0.0.0", "0.0.0.0:8000"), ("::1", "[::1]:8000"), (None, "127.0.0.1:8000")]
 )
 def test_the_public_port_goes_where_it_was_told(host: str | None, bind: str) -> None:
-    hardened = haproxy.harden(WRITTEN, host)
+    hardened = haproxy.harden_config(WRITTEN, host)
     assert f"frontend http_frontend\n    bind {bind}\n" in hardened
     assert "server one 127.0.0.1:30000 check" in hardened
 
 
 def test_hardening_twice_changes_nothing_more() -> None:
-    once = haproxy.harden(WRITTEN, "0.0.0.0")
-    assert haproxy.harden(once, "0.0.0.0") == once
+    once = haproxy.harden_config(WRITTEN, "0.0.0.0")
+    assert haproxy.harden_config(once, "0.0.0.0") == once
 
 
 def test_haproxy_takes_it(tmp_path: Path) -> None:
-    binary = haproxy.find()
+    binary = haproxy.find_haproxy()
     assert binary is not None
     path = tmp_path / "haproxy.cfg"
-    path.write_text(haproxy.harden(WRITTEN, None).replace("/run/", f"{tmp_path}/"))
+    path.write_text(haproxy.harden_config(WRITTEN, None).replace("/run/", f"{tmp_path}/"))
     checked = subprocess.run([binary, "-c", "-f", path], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
 
@@ -125,8 +127,8 @@ def balanced(folder: Path, replicas: list[Replica]) -> Iterator[int]:
     for written, replica in zip((30000, 30001), replicas, strict=True):
         config = config.replace(f":{written} ", f":{replica.server_port} ")
     path = folder / "haproxy.cfg"
-    path.write_text(haproxy.harden(config, None).replace("/run/", f"{folder}/").replace(":8000", f":{port}"))
-    process = subprocess.Popen([str(haproxy.find()), "-db", "-f", path], stderr=subprocess.DEVNULL)
+    path.write_text(haproxy.harden_config(config, None).replace("/run/", f"{folder}/").replace(":8000", f":{port}"))
+    process = subprocess.Popen([str(haproxy.find_haproxy()), "-db", "-f", path], stderr=subprocess.DEVNULL)
     try:
         until_s = time.monotonic() + 10
         while not _listens(port) and time.monotonic() < until_s:
@@ -207,5 +209,5 @@ def test_a_body_that_never_ends_is_refused_as_a_problem(tmp_path: Path, monkeypa
 
 
 def test_every_replica_but_a_backup_has_its_rule_once() -> None:
-    rules = [line.strip() for line in haproxy.harden(WRITTEN, None).splitlines() if "use-server" in line]
+    rules = [line.strip() for line in haproxy.harden_config(WRITTEN, None).splitlines() if "use-server" in line]
     assert rules == [f"use-server {name} if {{ srv_conn(replicas/{name}) eq 0 }}" for name in ("one", "two")]

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import load as load_bundle
+from models.bundle import load_bundle as load_bundle
 from models.prediction.intent_head import save_head
-from models.runtime.offline import open_reader
+from models.runtime.offline import open_text_encoder
 from tests.support.local_service import COMMAND, Reply, Service, at_once, free_port, load
 from tests.support.tiny_bundle import tiny_head, tiny_intent_bundle
 
@@ -96,7 +96,7 @@ def test_twenty_changes_under_load_fail_no_request_and_mix_no_labels(
     serving: Service, intents: Path, shelf: Path
 ) -> None:
     bundle = load_bundle(intents)
-    heads = [tiny_head("mine", starts, open_reader(bundle), bundle.encoder) for starts in ("uv", "xyz")]
+    heads = [tiny_head("mine", starts, open_text_encoder(bundle), bundle.encoder_digest) for starts in ("uv", "xyz")]
     path = shelf / "mine.head.safetensors"
 
     def content(number: int) -> object:

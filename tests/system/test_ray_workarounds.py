@@ -238,8 +238,8 @@ def test_what_serve_writes_is_rewritten(tmp_path: Path, host: str | None) -> Non
     with still_as_expected("rewrite_haproxy_config"):
         written = written_by_serve(tmp_path)
         assert "mode 666" in written
-        found = haproxy.harden(written, host)
-        assert haproxy.harden(found, host) == found
+        found = haproxy.harden_config(written, host)
+        assert haproxy.harden_config(found, host) == found
         assert len(re.findall(r"^\s+bind ", found, flags=re.M)) == 1
         assert host is None or f"bind [{host}]:8000\n" in found or f"bind {host}:8000\n" in found
         assert "mode 666" not in found
@@ -253,10 +253,10 @@ def test_what_serve_writes_is_rewritten(tmp_path: Path, host: str | None) -> Non
 
 def test_haproxy_takes_what_serve_writes(tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
-    hardened = haproxy.harden(written_by_serve(tmp_path), None)
+    hardened = haproxy.harden_config(written_by_serve(tmp_path), None)
     path.write_text(hardened, encoding="utf-8")
     (tmp_path / "server-state").touch()
-    binary = haproxy.find()
+    binary = haproxy.find_haproxy()
     assert binary is not None
     checked = subprocess.run([binary, "-c", "-f", path], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr

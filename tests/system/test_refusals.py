@@ -16,7 +16,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from models.bundle import GRAPH, MANIFEST, TOKENIZER, digest_of
+from models.bundle import GRAPH, MANIFEST, TOKENIZER, file_digest
 from models.runtime.onnx import PROVIDERS
 from tests.support.local_service import free_port, refused
 
@@ -120,7 +120,7 @@ def lead_outside(bundle: Path) -> None:
 def list_again(bundle: Path) -> None:
     """As somebody would who wants the changed file to be believed."""
     manifest = json.loads((bundle / MANIFEST).read_text())
-    manifest["files"] = {name: digest_of(bundle / name) for name in manifest["files"]}
+    manifest["files"] = {name: file_digest(bundle / name) for name in manifest["files"]}
     (bundle / MANIFEST).write_text(json.dumps(manifest))
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import load as load_bundle
-from service.cluster.remote_call import Tally
+from models.bundle import load_bundle as load_bundle
+from service.cluster.remote_call import CountBuffer
 from service.inference.assembly import open_engine
-from service.inference.predictor import Answer, Item, Rated
+from service.inference.predictor import PredictionBatch, Item, Classification
 from service.settings import Settings
 from tests.support.local_service import Reply, Service, at_once, counted, exposed, free_port, listening, load
 from tests.support.two_nodes import PATIENCE_S, TIMEOUT_S, Nodes
@@ -52,8 +52,8 @@ def until(true: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
-async def inline(path: Path, items: list[Item]) -> Answer:
-    engine = open_engine(load_bundle(path), Settings(batch_tokens=2048, batch_items=16), Tally())
+async def inline(path: Path, items: list[Item]) -> PredictionBatch:
+    engine = open_engine(load_bundle(path), Settings(batch_tokens=2048, batch_items=16), CountBuffer())
     await engine.start()
     try:
         return await engine.predict(items)
@@ -69,7 +69,7 @@ def test_answers_are_those_of_the_inline_model(nodes: Nodes, bundle: Path) -> No
     together = nodes.client.post({"inputs": inputs}).json["results"]
     for results in (alone, together):
         for result, answered in zip(results, expected, strict=True):
-            assert isinstance(answered, Rated)
+            assert isinstance(answered, Classification)
             assert (result["tokens"], result["truncated"]) == (answered.tokens, answered.truncated)
             assert result["scores"] == pytest.approx(answered.scores, abs=1e-6)
 

@@ -27,7 +27,7 @@ from typing import TypeVar
 
 import psutil
 
-from models.bundle import SHIPPED, Bundle, load
+from models.bundle import SHIPPED, Bundle, load_bundle
 from models.text.tokenizer import Tokenizer
 from tests.bench.ablation import patches, report
 from tests.bench.ablation.levers import LEVERS, Lever
@@ -61,7 +61,7 @@ def main() -> None:
     if wrk_version() is None:
         raise SystemExit(MISSING)
     try:
-        bundle = load(given.bundle)
+        bundle = load_bundle(given.bundle)
         sets = texts.read(given.data, Tokenizer(bundle.tokenizer, bundle.max_tokens), _TEXTS)
         given.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

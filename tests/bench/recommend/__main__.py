@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from models.bundle import SHIPPED, SHIPPED_RECOMMEND, load
+from models.bundle import SHIPPED, SHIPPED_RECOMMEND, load_bundle
 from models.catalogue.store import Catalogue
 from models.ranking.bundle_files import load_recommender
 from service.registry.catalogues import FOLDER
@@ -90,14 +90,14 @@ def main() -> None:
 
 
 def run(bundle: Path, shelf: Path, rounds: int, seconds: float, replicas: int) -> None:
-    loaded = load(bundle)
+    loaded = load_bundle(bundle)
     recommender = load_recommender(loaded)
     place_large(shelf / FOLDER, loaded, recommender)
     chosen = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_SHELF": str(shelf)}
     service = Service(SHIPPED, free_port(), replicas, chosen)
     try:
         url = f"http://127.0.0.1:{service.port}/v1/recommend"
-        small = _bodies(users(_ids(shelf / FOLDER / recommender.catalogue)))
+        small = _bodies(users(_ids(shelf / FOLDER / recommender.catalogue_name)))
         large = _bodies(browsing(_ids(shelf / FOLDER / LARGE)))
         found: list[list[Reading]] = []
         for number in range(rounds):
@@ -130,7 +130,7 @@ def run(bundle: Path, shelf: Path, rounds: int, seconds: float, replicas: int) -
                 *map(_row, FIGURES, zip(*found, strict=True)),
                 "",
                 f"Our ranking of {CANDIDATES} candidates without a service: {alone.p50_ms:.2f} ms",
-                *_library(len(_ids(shelf / FOLDER / recommender.catalogue)), seconds),
+                *_library(len(_ids(shelf / FOLDER / recommender.catalogue_name)), seconds),
             ]
         )
     )

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from models.bundle import SHIPPED_RECOMMEND, load
-from models.catalogue.vector_index import SEARCHED, VectorIndex, build, save
-from models.ranking.bundle_files import catalogue_of, load_recommender
-from models.ranking.events import KINDS, History
+from models.bundle import SHIPPED_RECOMMEND, load_bundle
+from models.catalogue.vector_index import PROBE_SHARES, VectorIndex, build_index, save_index
+from models.ranking.bundle_files import load_own_catalogue, load_recommender
+from models.ranking.events import EVENT_TYPES, History
 from models.ranking.recommender import Array, Ranked, Recommender
 from tests.bench.recommend.users import EVENTS, LARGE_TOP_K
 
@@ -57,7 +57,7 @@ def histories(vectors: Array, sources: NDArray[np.int64]) -> list[History]:
     for _ in range(USERS):
         rows = rng.choice(np.flatnonzero(np.isin(sources, rng.choice(sources, THEMES))), EVENTS)
         ages = np.sort(rng.exponential(60, EVENTS))[::-1].astype(np.float32)
-        found.append(History(vectors[rows], rows, np.full(EVENTS, KINDS.index("purchase")), ages))
+        found.append(History(vectors[rows], rows, np.full(EVENTS, EVENT_TYPES.index("purchase")), ages))
     return found
 
 
@@ -87,10 +87,10 @@ def measured(
     vectors, sources = made(items, count, spread)
     users = histories(vectors, sources)
     begun_s = time.perf_counter()
-    index = build(vectors, *recommender.tastes(vectors))
+    index = build_index(vectors, *recommender.query_subspace(vectors))
     took_s = time.perf_counter() - begun_s
     with tempfile.TemporaryDirectory(prefix="heed-bench-") as folder:
-        save(Path(folder) / "a.index", index)
+        save_index(Path(folder) / "a.index", index)
         size = (Path(folder) / "a.index").stat().st_size
     what = "noise" if spread is None else f"themes, spread {spread}"
     ranked(recommender, users[:2], vectors, None)  # warm
@@ -99,9 +99,9 @@ def measured(
     tell(f"\n{count} items ({what}): built in {took_s:.0f} s, {size / 2**20:.0f} MB; one product {product_ms:.1f} ms\n")
     tell("| | a ranking: p50 | of all products | recall at 10 | at 100 | |\n|---|--:|--:|--:|--:|---|")
     tell(f"| all products | {exact_ms:.1f} ms | 1.00 | 1 | 1 | |")
-    for searched in SEARCHED:
-        took_ms, found = ranked(recommender, users, vectors, replace(index, searched=searched))
-        chosen = "as built" if searched == index.searched else ""
+    for searched in PROBE_SHARES:
+        took_ms, found = ranked(recommender, users, vectors, replace(index, probes=searched))
+        chosen = "as built" if searched == index.probes else ""
         at = " | ".join(f"{recall(exact, found, first):.3f}" for first in (10, LARGE_TOP_K))
         tell(f"| 1 list of {searched} | {took_ms:.1f} ms | {took_ms / exact_ms:.2f} | {at} | {chosen} |")
 
@@ -117,9 +117,9 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, default=SHIPPED_RECOMMEND)
     parser.add_argument("--items", type=int, default=ITEMS)
     given = parser.parse_args()
-    bundle = load(given.bundle)
+    bundle = load_bundle(given.bundle)
     recommender = load_recommender(bundle)
-    _, _, items = catalogue_of(bundle)
+    _, _, items = load_own_catalogue(bundle)
     with threadpool_limits(1, user_api="blas"):
         for spread in SPREADS:
             measured(recommender, items, given.items, spread, lambda line: print(line, flush=True))

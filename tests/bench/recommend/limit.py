@@ -26,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from models.bundle import load
+from models.bundle import load_bundle
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import Catalogue
 from models.ranking.bundle_files import WEIGHTS, load_recommender
-from models.ranking.events import KINDS, History
+from models.ranking.events import EVENT_TYPES, History
 from models.ranking.recommender import Recommender
 from service.registry.catalogues import FOLDER
 from tests.bench.recommend.plain import Plain
@@ -75,9 +75,9 @@ def rank(
     by: Plain | Recommender, own: Snapshot, trained: NDArray[np.int64], user: dict[str, Any]
 ) -> list[tuple[str, float]]:
     """Of candidates in the catalogue that the history is of; `trained` are the numbers of its rows' items."""
-    numbers = np.array([own.number_of[one["item_id"]] for one in user["candidates"]])
+    numbers = np.array([own.row_by_id[one["item_id"]] for one in user["candidates"]])
     history, vectors = _history(own, user), own.vectors[numbers]
-    history = replace(history, trained=trained[history.items])
+    history = replace(history, training_indices=trained[history.items])
     if isinstance(by, Plain):
         order, scores, _ = by.rank(history, vectors, numbers, user["top_k"], trained[numbers])
     else:
@@ -88,15 +88,15 @@ def rank(
 
 def _history(snapshot: Snapshot, user: dict[str, Any]) -> History:
     events = user["history"]
-    rows = np.array([snapshot.number_of[event["item_id"]] for event in events])
+    rows = np.array([snapshot.row_by_id[event["item_id"]] for event in events])
     times = np.array([datetime.fromisoformat(event["at"]).timestamp() for event in events])
-    kinds = np.array([KINDS.index(event["event"]) for event in events])
+    kinds = np.array([EVENT_TYPES.index(event["event"]) for event in events])
     return History(snapshot.vectors[rows], rows, kinds, ((times[-1] - times) / _DAY_S).astype(np.float32))
 
 
 def _work(bundle: Path, shelf: Path, work: Work) -> Callable[[], object]:
-    recommender = load_recommender(load(bundle))
-    name = LARGE if work == "product" else recommender.catalogue
+    recommender = load_recommender(load_bundle(bundle))
+    name = LARGE if work == "product" else recommender.catalogue_name
     with closing(Catalogue(shelf / FOLDER / name)) as catalogue:
         snapshot = catalogue.snapshot()
     if work == "product":
@@ -104,7 +104,7 @@ def _work(bundle: Path, shelf: Path, work: Work) -> Callable[[], object]:
         return lambda: vectors @ one
     by = recommender if work == "ours" else Plain(load_file(bundle / WEIGHTS))
     trained, asked = (
-        recommender.trained(snapshot.ids, snapshot.vectors),
+        recommender.cached_training_indices(snapshot.ids, snapshot.vectors),
         cycle(users([item_id for item_id in snapshot.ids if item_id])),
     )
     return lambda: rank(by, snapshot, trained, next(asked))

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import erf, expit
 
-from models.ranking.events import History, age_of, place_of
-from models.ranking.recommender import RANKED
+from models.ranking.events import History, age_bucket, position_bucket
+from models.ranking.recommender import MAX_RERANKED
 
 Array = NDArray[np.float32]
 
@@ -36,14 +36,14 @@ class Plain:
         """As `Recommender.rank`: order (k,), scores (k,) and weights (k, events), these of attention alone."""
         taste, states = self._read(history)
         scores = vectors @ taste
-        if trained is not None and history.trained is not None:
+        if trained is not None and history.training_indices is not None:
             said = np.zeros(len(self._w["nearness"]) + 1, np.float32)
-            for row in set(history.trained.tolist()) - {-1}:
+            for row in set(history.training_indices.tolist()) - {-1}:
                 said[self._w["neighbours"][row]] += self._w["nearness"][row]
-            said[history.trained] = 0
+            said[history.training_indices] = 0
             scores += said[trained]
         chosen = np.arange(len(scores))
-        if len(scores) > (wanted := max(RANKED, 4 * top_k)):
+        if len(scores) > (wanted := max(MAX_RERANKED, 4 * top_k)):
             chosen = np.union1d(
                 np.argpartition(-scores, wanted)[:wanted], np.flatnonzero(np.isin(numbers, history.items))
             )
@@ -57,7 +57,7 @@ class Plain:
         w, events = self._w, len(history)
         assert isinstance(history.vectors, np.ndarray)
         states = self._linear("enter", history.vectors) + w["kinds.weight"][history.kinds]
-        states = states + w["ages.weight"][age_of(history.ages)] + w["places.weight"][place_of(events)]
+        states = states + w["ages.weight"][age_bucket(history.ages)] + w["places.weight"][position_bucket(events)]
         for number in range(self._layers):
             states = self._block(f"blocks.{number}", states)
         states = self._norm("norm", states)
@@ -86,7 +86,7 @@ class Plain:
         energies = asked @ shown / np.float32(np.sqrt(asked.shape[-1])) + self._linear("strength", states).T[:, None, :]
         same = numbers[:, None] == history.items[None, :]
         at_candidate, at_event = np.nonzero(same)
-        energies[:, at_candidate, at_event] += w["again"][age_of(history.ages)].T[:, at_event]
+        energies[:, at_candidate, at_event] += w["again"][age_bucket(history.ages)].T[:, at_event]
         peak = np.maximum(energies.max(axis=-1, keepdims=True), 0)
         raised = np.exp(energies - peak)
         total = raised.sum(axis=-1, keepdims=True) + np.exp(-peak)

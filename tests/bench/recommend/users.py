@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from models.bundle import Bundle
-from models.catalogue.folder import create
-from models.catalogue.items import Entry
+from models.catalogue.folder import create_catalogue
+from models.catalogue.items import Item
 from models.catalogue.store import Catalogue
-from models.catalogue.vector_index import kept
+from models.catalogue.vector_index import load_or_build
 from models.ranking.recommender import Recommender
 
 EVENTS, CANDIDATES, TOP_K = 50, 1_000, 10
@@ -59,9 +59,11 @@ def place_large(folder: Path, bundle: Bundle, recommender: Recommender) -> None:
     """In a folder of catalogues, with its index, as `heed catalogue add` does."""
     rng = np.random.default_rng(_SEED)
     names = [f"large-{number}" for number in range(LARGE_ITEMS)]
-    entries = [Entry(name, name) for name in names]
+    entries = [Item(name, name) for name in names]
     chunks = [rng.normal(size=(_CHUNK, recommender.width)).astype(np.float32) for _ in range(LARGE_ITEMS // _CHUNK)]
     vectors = np.concatenate(chunks)
-    create(folder / LARGE, bundle.model, recommender.width, entries, dict(zip(names, vectors, strict=True)))
+    create_catalogue(
+        folder / LARGE, bundle.model_digest, recommender.width, entries, dict(zip(names, vectors, strict=True))
+    )
     with closing(Catalogue(folder / LARGE)) as catalogue:
-        kept(folder / LARGE, catalogue.snapshot().file, vectors, *recommender.tastes(vectors))
+        load_or_build(folder / LARGE, catalogue.snapshot().file, vectors, *recommender.query_subspace(vectors))

@@ -13,20 +13,20 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from models.bundle import load
+from models.bundle import load_bundle
 from models.data.interactions import (
     Interactions,
     Split,
     hold_out_last,
     read_movielens,
     read_online_retail,
-    removed_items,
-    with_items_removed,
+    draw_removed_items,
+    remove_items,
 )
-from models.runtime.offline import open_reader
+from models.runtime.offline import open_text_encoder
 from models.training.classification import CONFIGS
-from models.training.history_network import HistorySchedule
-from models.training.item_neighbours import NeighbourSchedule
+from models.training.history_network import HistoryConfig
+from models.training.item_neighbours import NeighbourConfig
 from models.training.recommendation import centred, read_recommend_config
 from tests.bench.recommend_quality import methods, newcomers, report
 from tests.bench.recommend_quality.heed import HEED, Trained, ablations, shipped, trained
@@ -50,7 +50,7 @@ ON_MOVIELENS: dict[str, Any] = {
     "horizon": 3,
     "often": -20.0,  # nobody rates a film twice
     "choose_scales": True,
-    "neighbours": NeighbourSchedule(
+    "neighbours": NeighbourConfig(
         weight=200.0, ridge=200.0, kept=1682, after=0.85, past=4.0, ahead=4.0, asked=8.0, popular=0.2
     ),
 }
@@ -74,7 +74,7 @@ def main() -> None:
     tables: dict[str, Sequence[Row]] = {}
     for part in given.parts:
         title, compared, every = parts(part, given)
-        rows = [shipped(load(given.bundle), compared.split)] if given.bundle and part == "retail" else []
+        rows = [shipped(load_bundle(given.bundle), compared.split)] if given.bundle and part == "retail" else []
         own = heeds(part, given, compared.split.training.texts) if given.bundle else iter(())
         asked = []
         for method in chain(every, own):
@@ -94,7 +94,10 @@ def main() -> None:
 def at_least(data: Path, compared: Study, asked: Sequence[Method], rows: Sequence[Row]) -> Iterator[str]:
     """Of the methods that know items by their texts, each with the setting that was best for it."""
     retail = hold_out_last(read_online_retail(data / "online_retail"))
-    every, new = newcomers.whole(compared.split, retail), removed_items(len(retail.training.ids), REMOVED, REMOVED_SEED)
+    every, new = (
+        newcomers.whole(compared.split, retail),
+        draw_removed_items(len(retail.training.ids), REMOVED, REMOVED_SEED),
+    )
     found = {}
     for method, row in zip(asked, rows, strict=True):
         if method.name.startswith((RAW, HEED)):
@@ -115,15 +118,18 @@ def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Me
 
 def heeds(part: str, given: argparse.Namespace, texts: Sequence[str]) -> Iterator[Method]:
     """Heed's history network trained on the part's own split, on the vectors of the encoder that ships."""
-    vectors, schedule = centred(open_reader(load(given.bundle)).texts(texts)), schedule_of(part, given.epochs)
-    new, held_back = (removed_items(len(texts), REMOVED, seed) for seed in (REMOVED_SEED, HELD_BACK_SEED))
+    vectors, schedule = (
+        centred(open_text_encoder(load_bundle(given.bundle)).encode_texts(texts)),
+        schedule_of(part, given.epochs),
+    )
+    new, held_back = (draw_removed_items(len(texts), REMOVED, seed) for seed in (REMOVED_SEED, HELD_BACK_SEED))
     mine = Trained(vectors, schedule, new, held_back) if part == "removed" else Trained(vectors, schedule)
     yield trained(f"{HEED}, trained here", mine)
     if part == "retail":
         yield from ablations(vectors, schedule)
 
 
-def schedule_of(part: str, epochs: int | None) -> HistorySchedule:
+def schedule_of(part: str, epochs: int | None) -> HistoryConfig:
     """As the shipped configuration has it, but that newcomers are told nothing where there are none."""
     schedule = read_recommend_config(CONFIGS / "recommend.toml").histories
     schedule = replace(schedule, **ON_MOVIELENS) if part == "movielens" else schedule
@@ -160,8 +166,8 @@ def on_removed(base: str, items: Interactions) -> Iterator[Method]:
 def removed_study(split: Split, folder: Path, share: float = REMOVED) -> Study:
     """Tuned with other items removed, on the inner split."""
     items = len(split.training.ids)
-    inner = with_items_removed(hold_out_last(split.training), removed_items(items, share, HELD_BACK_SEED))
-    asked = with_items_removed(split, removed_items(items, share, REMOVED_SEED))
+    inner = remove_items(hold_out_last(split.training), draw_removed_items(items, share, HELD_BACK_SEED))
+    asked = remove_items(split, draw_removed_items(items, share, REMOVED_SEED))
     return replace(study(asked, folder), inner=inner, chosen_by="hit_rate")
 
 

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from models.bundle import Bundle
 from models.data.interactions import Interactions, Items, Split
-from models.evaluation.ranking_metrics import best_first
+from models.evaluation.ranking_metrics import sort_by_score
 from models.evaluation.recommendation import measure_recommender
 from models.networks.recommender import HistoryNetwork
-from models.ranking.bundle_files import catalogue_of, load_recommender
-from models.training.cold_start import with_newcomers
-from models.training.history_network import HistorySchedule, scores_of, told, train_histories
-from models.training.score_weights import with_scales
+from models.ranking.bundle_files import load_own_catalogue, load_recommender
+from models.training.cold_start import fit_cold_start
+from models.training.history_network import HistoryConfig, scores_of, cold_start_scores, train_history_network
+from models.training.score_weights import choose_score_weights
 from tests.bench.recommend_quality.methods import Method, directly
 from tests.bench.recommend_quality.simple import Rankings
 from tests.bench.recommend_quality.study import Row, Views
@@ -34,7 +34,7 @@ WITHOUT = {
 
 def shipped(bundle: Bundle, split: Split) -> Row:
     """By the weights that serve. The bundle must have been trained on no more than the split's training."""
-    found = measure_recommender(load_recommender(bundle), catalogue_of(bundle)[2], split)
+    found = measure_recommender(load_recommender(bundle), load_own_catalogue(bundle)[2], split)
     return Row("Heed, as it serves", Views(found.every, found.again, found.new), {}, {}, 1)
 
 
@@ -48,30 +48,30 @@ class Trained:
     def __init__(
         self,
         texts: NDArray[np.float32],
-        schedule: HistorySchedule,
+        schedule: HistoryConfig,
         new: Items = NOTHING,
         held_back: Items = NOTHING,
     ) -> None:
         self._texts, self._schedule, self._new, self._held_back = texts, schedule, new, held_back
-        self._made: tuple[Interactions, HistorySchedule, HistoryNetwork] | None = None
+        self._made: tuple[Interactions, HistoryConfig, HistoryNetwork] | None = None
 
     def rank(self, split: Split) -> Rankings:
         training, texts = split.training, self._texts
         if self._made is None or self._made[0] is not training:
-            found = with_scales(training, texts, self._schedule, print)
-            found = with_newcomers(training, texts, found, self._held_back, print)
-            self._made = training, found, train_histories(training, texts, found, print)
+            found = choose_score_weights(training, texts, self._schedule, print)
+            found = fit_cold_start(training, texts, found, self._held_back, print)
+            self._made = training, found, train_history_network(training, texts, found, print)
         scores = scores_of(self._made[2], texts, split, self._made[1])
         if len(self._new):
-            scores[:, self._new] += told(self._made[2], split, self._new)
-        return best_first(scores)
+            scores[:, self._new] += cold_start_scores(self._made[2], split, self._new)
+        return sort_by_score(scores)
 
 
 def trained(name: str, heed: Trained) -> Method:
     return Method(name, directly(heed.rank))
 
 
-def ablations(texts: NDArray[np.float32], schedule: HistorySchedule) -> Iterator[Method]:
+def ablations(texts: NDArray[np.float32], schedule: HistoryConfig) -> Iterator[Method]:
     for name, change in WITHOUT.items():
         schedule_without = replace(schedule, **change)  # type: ignore[arg-type]
         yield trained(f"Heed, {name}", Trained(texts, schedule_without))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from models.data.interactions import Split
-from models.evaluation.ranking_metrics import best_first
-from models.training.item_neighbours import NeighbourSchedule, item_weights, moments
+from models.evaluation.ranking_metrics import sort_by_score
+from models.training.item_neighbours import NeighbourConfig, fit_item_weights, moments
 from tests.bench.recommend_quality.simple import Rankings
 
 
@@ -17,11 +17,11 @@ def linear(split: Split, **setting: float) -> Rankings:
     SLIT's items speak of themselves too, as its authors have it: a film that was rated does not come again.
     """
     items = len(split.training.ids)
-    schedule = NeighbourSchedule(weight=1.0, kept=items, **setting)
+    schedule = NeighbourConfig(weight=1.0, kept=items, **setting)
     last = np.zeros((len(split.users), items))
     for row, trail in zip(last, split.histories, strict=True):
         np.maximum.at(row, trail.items, schedule.fade ** np.arange(len(trail) - 1, -1, -1))
     trails = split.training.users.values()
     alone = schedule.after == 1
-    weights = np.linalg.solve(*moments(trails, items, schedule)) if alone else item_weights(trails, items, schedule)
-    return best_first((last @ weights).astype(np.float32))
+    weights = np.linalg.solve(*moments(trails, items, schedule)) if alone else fit_item_weights(trails, items, schedule)
+    return sort_by_score((last @ weights).astype(np.float32))

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.data.interactions import Items, Split
-from models.evaluation.ranking_metrics import NO_ITEM, measure, without
+from models.evaluation.ranking_metrics import NO_ITEM, measure_rankings, drop_items
 from tests.bench.recommend_quality.simple import Rankings
 
 AT_LEAST = (0, 1, 2, 3, 4, 5)
@@ -37,7 +37,7 @@ def lines(removed: Split, every: Split, new: Items, rankings: Mapping[str, Ranki
     """`rankings` (users, items) of each method for the users of `every`."""
     items = len(every.training.ids)
     among = np.isin(every.users, removed.users)
-    others = every.new()
+    others = every.novel_targets()
     unowned = np.isin(every.users, others.users)
     yield "### At least so many newcomers among the first ten"
     yield ""
@@ -46,12 +46,12 @@ def lines(removed: Split, every: Split, new: Items, rankings: Mapping[str, Ranki
     for name, found in rankings.items():
         for wanted in AT_LEAST:
             first = newcomers_first(found, new, wanted)
-            left = newcomers_first(without(found[unowned], others.owned), new, wanted)
+            left = newcomers_first(drop_items(found[unowned], others.owned), new, wanted)
             figures = (
-                measure(first[among], removed.targets, items).hit_rate,
-                measure(first, every.targets, items).hit_rate,
-                measure(first, every.targets, items).ndcg,
-                measure(left, others.targets, items).ndcg,
+                measure_rankings(first[among], removed.targets, items).hit_rate,
+                measure_rankings(first, every.targets, items).hit_rate,
+                measure_rankings(first, every.targets, items).ndcg,
+                measure_rankings(left, others.targets, items).ndcg,
             )
             share = np.isin(first, new).sum(axis=1).mean()
             yield f"| {name} | {wanted} | {' | '.join(f'{one:.4f}' for one in figures)} | {share:.2f} |"

@@ -13,11 +13,11 @@ import numpy as np
 
 from models.bundle import TOKENIZER
 from models.data.interactions import Split
-from models.evaluation.ranking_metrics import best_first
+from models.evaluation.ranking_metrics import sort_by_score
 from models.export.torch_runtime import TorchRuntime
-from models.networks.encoder import Embedder, base_file, encoder_of
-from models.prediction.normalize import unit
-from models.runtime.offline import Reader
+from models.networks.encoder import Embedder, base_file, load_base_encoder
+from models.prediction.normalize import l2_normalize
+from models.runtime.offline import TextEncoder
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from tests.bench.recommend_quality.methods import Method, directly, grid
 from tests.bench.recommend_quality.simple import Rankings, Scores
@@ -31,7 +31,7 @@ PREFIXES = ("", "query: ")
 def raw_encoder(base: str, texts: Sequence[str]) -> Iterator[Method]:
     vectors = {prefix: embedded(base, [prefix + text for text in texts]) for prefix in PREFIXES}
     yield similar(RAW, vectors)
-    around = {prefix: unit(found - found.mean(axis=0)) for prefix, found in vectors.items()}
+    around = {prefix: l2_normalize(found - found.mean(axis=0)) for prefix, found in vectors.items()}
     yield similar(f"{RAW}, without its mean", around)
 
 
@@ -42,7 +42,7 @@ def similar(name: str, vectors: Mapping[str, Scores]) -> Method:
         """`baskets`: the history's newest that are read, all where None."""
         items = vectors[prefix]
         means = [items[trail.items[trail.baskets > newest(trail.baskets[-1], baskets)]] for trail in split.histories]
-        return best_first(unit(np.stack([one.mean(axis=0) for one in means])) @ items.T)
+        return sort_by_score(l2_normalize(np.stack([one.mean(axis=0) for one in means])) @ items.T)
 
     return Method(name, directly(near), grid(prefix=PREFIXES, baskets=(None, 1)))
 
@@ -56,4 +56,4 @@ def embedded(base: str, texts: Sequence[str]) -> Scores:
     with tempfile.TemporaryDirectory() as folder:
         adapt_tokenizer(base_file(base, TOKENIZER), Path(folder) / TOKENIZER)
         tokenizer = Tokenizer(Path(folder) / TOKENIZER, MAX_TOKENS)
-        return unit(Reader(TorchRuntime(Embedder(encoder_of(base))), tokenizer).texts(texts))
+        return l2_normalize(TextEncoder(TorchRuntime(Embedder(load_base_encoder(base))), tokenizer).encode_texts(texts))

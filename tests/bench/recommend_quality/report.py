@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from models.evaluation.ranking_metrics import Measures
+from models.evaluation.ranking_metrics import RankingMetrics
 from tests.bench.recommend_quality.study import Row
 
 FIELDS = ("hit_rate", "recall", "ndcg", "mrr", "coverage")
@@ -45,7 +45,7 @@ def figures(row: Row) -> Iterator[str]:
             yield from (f"{getattr(view, field):.4f}" for field in fields)
 
 
-def asked(what: str, view: Measures | None) -> str:
+def asked(what: str, view: RankingMetrics | None) -> str:
     return "" if view is None else f"{what}: {view.users:,} users"
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.interactions import Interactions, Split, Trail
-from models.evaluation.ranking_metrics import best_first
+from models.data.interactions import Interactions, Split, InteractionSequence
+from models.evaluation.ranking_metrics import sort_by_score
 
 DAY_S = 86_400.0
 
@@ -28,13 +28,13 @@ def popularity(training: Interactions, days: float | None = None) -> Scores:
 def ranked(scores: Scores, tie: Scores) -> Rankings:
     """Rankings of scores (users, items); of equal scores the one with the greater `tie` (items,) comes first."""
     order = np.argsort(-tie, kind="stable")
-    places = best_first(scores[:, order])
+    places = sort_by_score(scores[:, order])
     return np.where(places < 0, places, order[places])
 
 
 def by_chance(split: Split, seed: int) -> Rankings:
     chance = np.random.default_rng(seed)
-    return best_first(chance.random((len(split.users), len(split.training.ids)), np.float32))
+    return sort_by_score(chance.random((len(split.users), len(split.training.ids)), np.float32))
 
 
 def most_popular(split: Split, days: float | None) -> Rankings:
@@ -79,7 +79,7 @@ def tifu_knn(
     return ranked(scores, popularity(split.training, recent_days))
 
 
-def decayed(trails: Iterable[Trail], items: int, groups: int, in_group: float, between: float) -> Scores:
+def decayed(trails: Iterable[InteractionSequence], items: int, groups: int, in_group: float, between: float) -> Scores:
     trails = list(trails)
     vectors = np.zeros((len(trails), items), np.float32)
     for row, trail in zip(vectors, trails, strict=True):

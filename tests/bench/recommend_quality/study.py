@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.interactions import Split, hold_out_last
-from models.evaluation.ranking_metrics import Measures, measure, without
+from models.evaluation.ranking_metrics import RankingMetrics, measure_rankings, drop_items
 from tests.bench.recommend_quality.methods import Method, Setting
 from tests.bench.recommend_quality.simple import Rankings
 
@@ -24,9 +24,9 @@ class Views:
     """`overall`: all targets among all items; `again`: those the user had before, among all items; `new`: those the
     user never had, among the items the user never had. None where no user has such a target."""
 
-    overall: Measures
-    again: Measures | None
-    new: Measures | None
+    overall: RankingMetrics
+    again: RankingMetrics | None
+    new: RankingMetrics | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Row:
 
 def views(split: Split, rankings: Rankings) -> Views:
     items = len(split.training.ids)
-    again, new = split.again(), split.new()
+    again, new = split.repeat_targets(), split.novel_targets()
     return Views(
-        measure(rankings, split.targets, items),
-        measure(rankings[among(split, again)], again.targets, items) if again.users else None,
-        measure(without(rankings[among(split, new)], new.owned), new.targets, items) if new.users else None,
+        measure_rankings(rankings, split.targets, items),
+        measure_rankings(rankings[among(split, again)], again.targets, items) if again.users else None,
+        measure_rankings(drop_items(rankings[among(split, new)], new.owned), new.targets, items) if new.users else None,
     )
 
 
@@ -84,7 +84,7 @@ class Study:
     def _tried(self, method: Method) -> Iterator[tuple[Setting, Views]]:
         """Every setting on the inner split; a method with a single one is not tried at all."""
         if len(method.settings) == 1 and not isinstance(method.settings[0].get("epochs"), Sequence):
-            nothing = Measures(0, 0, 0, 0, 0, 0, 0)
+            nothing = RankingMetrics(0, 0, 0, 0, 0, 0, 0)
             yield method.settings[0], Views(nothing, None, None)
             return
         path = self.folder / f"{slug(method.name)}.tried.jsonl"
@@ -114,7 +114,7 @@ def read_row(path: Path) -> Row:
 
 
 def read_views(kept: dict[str, dict[str, float] | None]) -> Views:
-    parts = {name: None if one is None else Measures(**one) for name, one in kept.items()}  # type: ignore[arg-type]
+    parts = {name: None if one is None else RankingMetrics(**one) for name, one in kept.items()}  # type: ignore[arg-type]
     return Views(**parts)  # type: ignore[arg-type]
 
 

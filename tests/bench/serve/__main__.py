@@ -17,7 +17,7 @@ from http.client import HTTPException
 from pathlib import Path
 from subprocess import SubprocessError
 
-from models.bundle import SHIPPED, Bundle, load
+from models.bundle import SHIPPED, Bundle, load_bundle
 from models.text.tokenizer import Tokenizer
 from tests.bench.serve import answers, report, texts, versions, workloads
 from tests.bench.serve.contenders import CONTENDERS, ON_GPU, Kind, Machine
@@ -41,7 +41,7 @@ def main() -> None:
     if ON_GPU.name in given.contenders and shutil.which("nvidia-smi") is None:
         raise SystemExit(f"bench-serve: {ON_GPU.name} needs a GPU, and there is none")
     try:
-        bundle = load(given.bundle)
+        bundle = load_bundle(given.bundle)
         sets = texts.read(given.data, Tokenizer(bundle.tokenizer, bundle.max_tokens), _TEXTS)
         given.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:

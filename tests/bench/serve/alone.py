@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
-from models.bundle import load
+from models.bundle import load_bundle
 from service.inference.assembly import open_engine
 from service.inference.engine import Engine
 from service.inference.predictor import Item
@@ -43,7 +43,7 @@ def measure(bundle: Path, texts: Sequence[str], seconds: float) -> Alone:
 
 def _engine(bundle: Path, folder: Path) -> Engine:
     """As a replica builds it, with the default settings."""
-    loaded = load(bundle)
+    loaded = load_bundle(bundle)
     return open_engine(loaded, Settings(), Metrics(folder).task(loaded.task.name))
 
 

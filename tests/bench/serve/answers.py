@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from models.bundle import Bundle
-from models.prediction.calibration import calibrated, scaling_of
+from models.prediction.calibration import calibrate_logits, find_scaling
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
@@ -17,8 +17,8 @@ def expected(bundle: Bundle, texts: Sequence[str]) -> Mapping[Answers, Sequence[
     found: dict[Answers, list[str]] = {Answers.PLAIN: [], Answers.CALIBRATED: []}
     for text in texts:
         tokens = tokenizer.encode(text)
-        logits = runtime.run(collate([tokens], tokenizer.pad))
+        logits = runtime.run(collate([tokens], tokenizer.pad_id))
         found[Answers.PLAIN].append(bundle.task.labels[int(logits.argmax())])
-        scores = calibrated(logits, [scaling_of(bundle.calibration, tokens.language, tokens.targeted)])
+        scores = calibrate_logits(logits, [find_scaling(bundle.calibration, tokens.language, tokens.has_entity)])
         found[Answers.CALIBRATED].append(bundle.task.labels[int(scores.argmax())])
     return found

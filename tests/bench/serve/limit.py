@@ -19,7 +19,7 @@ from itertools import cycle
 from pathlib import Path
 from random import Random
 
-from models.bundle import load
+from models.bundle import load_bundle
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, collate
 from models.text.tokenizer import Tokenizer
@@ -74,10 +74,10 @@ def _read(process: subprocess.Popen[bytes]) -> dict[str, float]:
 
 def _batches(bundle: Path, texts: Sequence[str], size: int) -> tuple[OnnxRuntime, list[Batch]]:
     """Neighbours in length together; the batches in a random order, so that any part of them is like the whole."""
-    loaded = load(bundle)
+    loaded = load_bundle(bundle)
     tokenizer = Tokenizer(loaded.tokenizer, loaded.max_tokens)
     tokens = sorted((tokenizer.encode(text) for text in texts), key=lambda one: one.length)
-    batches = [collate(tokens[start : start + size], tokenizer.pad) for start in range(0, len(tokens), size)]
+    batches = [collate(tokens[start : start + size], tokenizer.pad_id) for start in range(0, len(tokens), size)]
     Random(os.getpid()).shuffle(batches)
     return OnnxRuntime(loaded.graph, threads=1), batches
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from statistics import mean, median
 
-from models.text.language import language_of
+from models.text.language import detect_language
 from models.text.tokenizer import EmptyTextError, Tokenizer
 
 SHORTEST, SHORT, LONGEST = 8, 40, 256
@@ -37,7 +37,7 @@ class TextSet:
     def described(self) -> str:
         lengths = sorted(self.lengths)
         spread = f"{lengths[0]} to {lengths[-1]} tokens, median {median(lengths):.0f}, mean {mean(lengths):.1f}"
-        chinese = sum(language_of(text) == "zh" for text in self.texts)
+        chinese = sum(detect_language(text) == "zh" for text in self.texts)
         return f"{self.name}: {len(lengths)} texts, {chinese} of them Chinese, {spread}"
 
 

@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.catalogue import attributes as module
-from models.catalogue.attributes import MAX_CHOICES, MAX_CONDITIONS, OPERATORS, FilterError, Value, matching, updated
+from models.catalogue.attributes import (
+    MAX_CHOICES,
+    MAX_CONDITIONS,
+    OPERATORS,
+    FilterError,
+    Value,
+    match_filter,
+    update_columns,
+)
 
 NAMES = ("price", "colour", "new")
 VALUES = st.one_of(
@@ -65,25 +73,25 @@ def is_sound(items: list[dict[str, Value]], stated: Mapping[str, Any]) -> bool:
 
 @given(ITEMS, st.dictionaries(st.sampled_from(NAMES), CONDITIONS, max_size=3))
 def test_a_filter_keeps_what_its_words_say(items: list[dict[str, Value]], stated: dict[str, Any]) -> None:
-    columns = updated({}, len(items), dict(enumerate(items)))
+    columns = update_columns({}, len(items), dict(enumerate(items)))
     live = np.ones(len(items), np.bool_)
     if not is_sound(items, stated):
         with pytest.raises(FilterError):
-            matching(columns, live, stated)
+            match_filter(columns, live, stated)
         return
     expected = [all(meets(item, *condition) for condition in conditions(stated)) for item in items]
-    assert matching(columns, live, stated).tolist() == expected
+    assert match_filter(columns, live, stated).tolist() == expected
 
 
 @given(ITEMS, st.dictionaries(st.integers(0, 9), st.dictionaries(st.sampled_from(NAMES), VALUES), max_size=6))
 def test_columns_that_were_changed_are_those_of_the_changed_items(
     items: list[dict[str, Value]], changes: dict[int, dict[str, Value]]
 ) -> None:
-    before = updated({}, len(items), dict(enumerate(items)))
+    before = update_columns({}, len(items), dict(enumerate(items)))
     kept = {name: (column.numbers.copy(), column.codes.copy(), [*column.vocabulary]) for name, column in before.items()}
     rows = max(len(items), 10)
     whole = {row: changes.get(row, items[row] if row < len(items) else {}) for row in range(rows)}
-    changed, fresh = updated(before, rows, changes), updated({}, rows, whole)
+    changed, fresh = update_columns(before, rows, changes), update_columns({}, rows, whole)
     assert set(changed) == set(fresh)
     for name, column in changed.items():
         words, others = list(column.vocabulary), list(fresh[name].vocabulary)
@@ -98,7 +106,7 @@ def test_columns_that_were_changed_are_those_of_the_changed_items(
         assert [*map(repr, column.vocabulary)] == [*map(repr, kept[name][2])]
 
 
-COLUMNS = updated({}, 2, {0: {"price": 3.0, "colour": "red"}, 1: {"price": 5.0, "new": True}})
+COLUMNS = update_columns({}, 2, {0: {"price": 3.0, "colour": "red"}, 1: {"price": 5.0, "new": True}})
 LIVE = np.ones(2, np.bool_)
 
 
@@ -130,27 +138,31 @@ def test_a_filter_that_cannot_be_meant_is_refused_where_it_is_wrong(
     stated: dict[str, Any], path: tuple[str, ...], says: str
 ) -> None:
     with pytest.raises(FilterError, match=says) as refused:
-        matching(COLUMNS, LIVE, stated)
+        match_filter(COLUMNS, LIVE, stated)
     assert refused.value.path == path
     assert not str(refused.value).endswith(".")
 
 
 def test_a_catalogue_without_items_keeps_nothing_and_refuses_no_attribute() -> None:
-    assert matching({}, np.zeros(3, np.bool_), {"price": {"lt": 3}}).tolist() == [False] * 3
+    assert match_filter({}, np.zeros(3, np.bool_), {"price": {"lt": 3}}).tolist() == [False] * 3
     with pytest.raises(FilterError):
-        matching({}, np.zeros(3, np.bool_), {"price": {"below": 3}})
+        match_filter({}, np.zeros(3, np.bool_), {"price": {"below": 3}})
 
 
 def test_dates_are_compared_as_they_are_written() -> None:
-    columns = updated({}, 3, {0: {"since": "2011-11-03"}, 1: {"since": "2012-01-01"}, 2: {}})
-    assert matching(columns, np.ones(3, np.bool_), {"since": {"gte": "2011-12-01"}}).tolist() == [False, True, False]
+    columns = update_columns({}, 3, {0: {"since": "2011-11-03"}, 1: {"since": "2012-01-01"}, 2: {}})
+    assert match_filter(columns, np.ones(3, np.bool_), {"since": {"gte": "2011-12-01"}}).tolist() == [
+        False,
+        True,
+        False,
+    ]
 
 
 def test_an_attribute_that_keeps_changing_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_SPARE_WORDS", 5)
-    columns = updated({}, 2, {0: {"at": "first", "fixed": "red"}, 1: {"at": True}})
+    columns = update_columns({}, 2, {0: {"at": "first", "fixed": "red"}, 1: {"at": True}})
     for number in range(100):
-        columns = updated(columns, 2, {0: {"at": str(number), "fixed": "red"}})
+        columns = update_columns(columns, 2, {0: {"at": str(number), "fixed": "red"}})
     assert len(columns["at"].vocabulary) <= 10
-    assert matching(columns, LIVE, {"at": "99", "fixed": "red"}).tolist() == [True, False]
-    assert matching(columns, LIVE, {"at": True}).tolist() == [False, True]
+    assert match_filter(columns, LIVE, {"at": "99", "fixed": "red"}).tolist() == [True, False]
+    assert match_filter(columns, LIVE, {"at": True}).tolist() == [False, True]

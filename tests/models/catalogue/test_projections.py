@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.bundle import load
-from models.catalogue.projections import Array, Derived, Picked, Projected
+from models.bundle import load_bundle
+from models.catalogue.projections import Array, ProjectionCache, ProjectionView, ItemProjections
 from models.ranking.bundle_files import load_recommender
-from models.ranking.events import DISLIKE, KINDS, History
-from models.ranking.recommender import RANKED, Recommender
+from models.ranking.events import DISLIKE, EVENT_TYPES, History
+from models.ranking.recommender import MAX_RERANKED, Recommender
 from tests.support.tiny_bundle import tiny_recommend_bundle
 
-ROWS = 3 * RANKED
+ROWS = 3 * MAX_RERANKED
 
 
 @pytest.fixture(scope="module")
 def recommender(tmp_path_factory: pytest.TempPathFactory) -> Recommender:
-    return load_recommender(load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle"))))
+    return load_recommender(load_bundle(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle"))))
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,13 @@ def vectors(recommender: Recommender) -> Array:
     return np.random.default_rng(3).normal(size=(ROWS, recommender.width)).astype(np.float32)
 
 
-@pytest.mark.parametrize("candidates", [None, RANKED // 2, 2 * RANKED])
+@pytest.mark.parametrize("candidates", [None, MAX_RERANKED // 2, 2 * MAX_RERANKED])
 @pytest.mark.parametrize("disliked", [False, True])
 def test_projected_vectors_rank_as_whole_ones(
     recommender: Recommender, vectors: Array, candidates: int | None, disliked: bool
 ) -> None:
     rng = np.random.default_rng(4)
-    items, kinds = rng.integers(0, ROWS, 30), rng.integers(0, len(KINDS), 30)
+    items, kinds = rng.integers(0, ROWS, 30), rng.integers(0, len(EVENT_TYPES), 30)
     if disliked:
         kinds[::4] = DISLIKE
     ages = np.sort(rng.exponential(60, 30))[::-1].astype(np.float32)
@@ -39,8 +39,8 @@ def test_projected_vectors_rank_as_whole_ones(
     numbers = None if candidates is None else rng.permutation(ROWS)[:candidates]
     asked = vectors if numbers is None else vectors[numbers]
     expected = recommender.rank(History(vectors[items], items, kinds, ages), asked, numbers, 20)
-    history = History(Picked(projected, items), items, kinds, ages)
-    found = recommender.rank(history, Picked(projected, numbers), numbers, 20)
+    history = History(ProjectionView(projected, items), items, kinds, ages)
+    found = recommender.rank(history, ProjectionView(projected, numbers), numbers, 20)
     assert found.order.tolist() == expected.order.tolist()
     np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
     np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
@@ -49,11 +49,11 @@ def test_projected_vectors_rank_as_whole_ones(
 def test_rows_are_projected_once_and_those_that_came_later_too(recommender: Recommender, vectors: Array) -> None:
     made: list[int] = []
 
-    def counted(rows: Array) -> Projected:
+    def counted(rows: Array) -> ItemProjections:
         made.append(len(rows))
         return recommender.project(rows)
 
-    derived = Derived()
+    derived = ProjectionCache()
     for rows in (100, 100, 130, 100, 130):
         found, expected = derived.of(vectors[:rows], counted), recommender.project(vectors[:rows])
         for name in ("coordinates", "asked", "entered"):
@@ -63,8 +63,8 @@ def test_rows_are_projected_once_and_those_that_came_later_too(recommender: Reco
 
 def test_a_history_of_all_items_leaves_them_as_they_are(recommender: Recommender, vectors: Array) -> None:
     projected = recommender.project(vectors)
-    before = projected.entered.copy()
+    before = projected.inputs.copy()
     items, kinds = np.arange(len(vectors)), np.zeros(len(vectors), np.int64)
-    history = History(Picked(projected), items, kinds, np.zeros(len(vectors), np.float32))
-    recommender.rank(history, Picked(projected), None, 5)
-    np.testing.assert_array_equal(projected.entered, before)
+    history = History(ProjectionView(projected), items, kinds, np.zeros(len(vectors), np.float32))
+    recommender.rank(history, ProjectionView(projected), None, 5)
+    np.testing.assert_array_equal(projected.inputs, before)

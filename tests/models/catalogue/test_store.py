@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.catalogue.errors import CatalogueError, EditError, GoneError, OutdatedError, VectorsMissingError
-from models.catalogue.folder import create, is_name, names_in, remove
-from models.catalogue.items import MAX_ATTRIBUTES, Edited, Entry, Vector
+from models.catalogue.errors import CatalogueError, EditError, CatalogueRemovedError, OutdatedError, VectorsMissingError
+from models.catalogue.folder import create_catalogue, is_valid_name, list_names, remove_catalogue
+from models.catalogue.items import MAX_ATTRIBUTES, EditResult, Item, Vector
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import Catalogue
 
@@ -26,23 +26,23 @@ def vector_of(text: str) -> Vector:
     return np.random.default_rng(abs(hash(text)) % 2**32).normal(size=WIDTH).astype(np.float32)
 
 
-def put(catalogue: Catalogue, entries: Sequence[Entry], removed: Sequence[str] = ()) -> Edited:
+def put(catalogue: Catalogue, entries: Sequence[Item], removed: Sequence[str] = ()) -> EditResult:
     return catalogue.edit(DIGEST, entries, {entry.item_id: vector_of(entry.text) for entry in entries}, removed)
 
 
 def content(snapshot: Snapshot) -> dict[str, str]:
     """Texts by id; every item's vector is checked to be that of its text."""
-    assert snapshot.live.sum() == snapshot.count
-    for item_id, row in snapshot.number_of.items():
+    assert snapshot.active.sum() == snapshot.count
+    for item_id, row in snapshot.row_by_id.items():
         assert snapshot.ids[row] == item_id
-        assert snapshot.live[row]
+        assert snapshot.active[row]
         np.testing.assert_array_equal(snapshot.vectors[row], vector_of(snapshot.texts[row]))
-    return {item_id: snapshot.texts[row] for item_id, row in snapshot.number_of.items()}
+    return {item_id: snapshot.texts[row] for item_id, row in snapshot.row_by_id.items()}
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    assert create(tmp_path / "books", DIGEST, WIDTH)
+    assert create_catalogue(tmp_path / "books", DIGEST, WIDTH)
     return tmp_path / "books"
 
 
@@ -53,33 +53,33 @@ def books(path: Path) -> Iterator[Catalogue]:
 
 
 def test_items_are_added_changed_and_removed(books: Catalogue) -> None:
-    assert put(books, [Entry("1", "红楼梦"), Entry("2", "Emma")]) == Edited(("added", "added"), 1, 2)
-    edited = put(books, [Entry("2", "Persuasion"), Entry("1", "红楼梦"), Entry("3", "Dune")], ["4"])
-    assert edited == Edited(("changed", "unchanged", "added", "unchanged"), 2, 3)
-    assert put(books, [], ["1", "9"]) == Edited(("removed", "unchanged"), 3, 2)
+    assert put(books, [Item("1", "红楼梦"), Item("2", "Emma")]) == EditResult(("added", "added"), 1, 2)
+    edited = put(books, [Item("2", "Persuasion"), Item("1", "红楼梦"), Item("3", "Dune")], ["4"])
+    assert edited == EditResult(("changed", "unchanged", "added", "unchanged"), 2, 3)
+    assert put(books, [], ["1", "9"]) == EditResult(("removed", "unchanged"), 3, 2)
     assert content(books.snapshot()) == {"2": "Persuasion", "3": "Dune"}
-    assert put(books, [Entry("1", "Ulysses")]) == Edited(("added",), 4, 3)
+    assert put(books, [Item("1", "Ulysses")]) == EditResult(("added",), 4, 3)
     assert content(books.snapshot()) == {"1": "Ulysses", "2": "Persuasion", "3": "Dune"}
 
 
 def test_what_was_put_is_there_when_it_is_opened_again(path: Path) -> None:
     with closing(Catalogue(path)) as books:
-        put(books, [Entry("1", "红楼梦", {"price": 3, "new": True, "shelf": "文学"}, 7)])
+        put(books, [Item("1", "红楼梦", {"price": 3, "new": True, "shelf": "文学"}, 7)])
     with closing(Catalogue(path)) as again:
         found = again.snapshot()
     assert content(found) == {"1": "红楼梦"}
     assert (found.name, found.digest, found.version, found.popularity.tolist()) == ("books", DIGEST, 1, [7.0])
     for given in ({"price": 3}, {"new": True}, {"shelf": "文学"}):
-        assert found.allowed(given, [-1]) is not None
-        assert found.allowed(given).tolist() == [True]  # type: ignore[union-attr]
+        assert found.filter_mask(given, [-1]) is not None
+        assert found.filter_mask(given).tolist() == [True]  # type: ignore[union-attr]
 
 
 def test_only_a_new_text_needs_a_vector(books: Catalogue) -> None:
-    put(books, [Entry("1", "Emma"), Entry("2", "Dune")])
-    edited = books.edit(DIGEST, [Entry("1", "Emma", {"price": 2}), Entry("2", "Dune")], {})
+    put(books, [Item("1", "Emma"), Item("2", "Dune")])
+    edited = books.edit(DIGEST, [Item("1", "Emma", {"price": 2}), Item("2", "Dune")], {})
     assert edited.outcomes == ("changed", "unchanged")
     with pytest.raises(VectorsMissingError) as refused:
-        books.edit(DIGEST, [Entry("1", "Emma", {"price": 9}), Entry("2", "Dune II"), Entry("3", "Ulysses")], {})
+        books.edit(DIGEST, [Item("1", "Emma", {"price": 9}), Item("2", "Dune II"), Item("3", "Ulysses")], {})
     assert refused.value.ids == ["2", "3"]
     found = books.snapshot()
     assert content(found) == {"1": "Emma", "2": "Dune"}
@@ -87,54 +87,54 @@ def test_only_a_new_text_needs_a_vector(books: Catalogue) -> None:
 
 
 def test_an_edit_that_changes_nothing_is_no_edit(books: Catalogue) -> None:
-    put(books, [Entry("1", "Emma", {"a": 1.0, "b": "x"})])
+    put(books, [Item("1", "Emma", {"a": 1.0, "b": "x"})])
     before = books.snapshot()
-    assert put(books, [Entry("1", "Emma", {"b": "x", "a": 1})]) == Edited(("unchanged",), 1, 1)
+    assert put(books, [Item("1", "Emma", {"b": "x", "a": 1})]) == EditResult(("unchanged",), 1, 1)
     assert books.snapshot() is before
 
 
 def test_a_request_keeps_what_it_began_with(books: Catalogue) -> None:
-    put(books, [Entry("1", "Emma"), Entry("2", "Dune", {"price": 1})])
+    put(books, [Item("1", "Emma"), Item("2", "Dune", {"price": 1})])
     before = books.snapshot()
-    put(books, [Entry("1", "Persuasion"), Entry("3", "Ulysses", {"price": 5})], ["2"])
+    put(books, [Item("1", "Persuasion"), Item("3", "Ulysses", {"price": 5})], ["2"])
     after = books.snapshot()
     assert content(before) == {"1": "Emma", "2": "Dune"}
     assert content(after) == {"1": "Persuasion", "3": "Ulysses"}
     assert before.columns["price"].numbers.tolist()[1] == 1
     assert (before.rows, after.rows) == (2, 4)
-    assert after.allowed() is not None
-    assert after.allowed().tolist() == [False, False, True, True]  # type: ignore[union-attr]
+    assert after.filter_mask() is not None
+    assert after.filter_mask().tolist() == [False, False, True, True]  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(
     ("entry", "vector"),
     [
-        (Entry("2", "Dune", {"price": float("nan")}), [0, 0, 0, 0]),
-        (Entry("2", "Dune", {"price": 2**53 + 1}), [0, 0, 0, 0]),
-        (Entry("2", "Dune", {}, float("inf")), [0, 0, 0, 0]),
-        (Entry("2", "Dune"), [0, float("nan"), 0, 0]),
-        (Entry("2", "Dune"), [0, 0, float("-inf"), 0]),
-        (Entry("2", "Dune"), [0, 0, 0]),
-        (Entry("1", "Dune"), [0, 0, 0, 0]),
-        (Entry("2", "Dune", {f"a{number}": 1 for number in range(MAX_ATTRIBUTES + 1)}), [0, 0, 0, 0]),
+        (Item("2", "Dune", {"price": float("nan")}), [0, 0, 0, 0]),
+        (Item("2", "Dune", {"price": 2**53 + 1}), [0, 0, 0, 0]),
+        (Item("2", "Dune", {}, float("inf")), [0, 0, 0, 0]),
+        (Item("2", "Dune"), [0, float("nan"), 0, 0]),
+        (Item("2", "Dune"), [0, 0, float("-inf"), 0]),
+        (Item("2", "Dune"), [0, 0, 0]),
+        (Item("1", "Dune"), [0, 0, 0, 0]),
+        (Item("2", "Dune", {f"a{number}": 1 for number in range(MAX_ATTRIBUTES + 1)}), [0, 0, 0, 0]),
     ],
     ids=["nan", "inexact", "infinite", "nan vector", "infinite vector", "short", "twice", "too many attributes"],
 )
-def test_what_cannot_be_kept_changes_nothing(books: Catalogue, entry: Entry, vector: list[float]) -> None:
-    put(books, [Entry("0", "Emma")])
+def test_what_cannot_be_kept_changes_nothing(books: Catalogue, entry: Item, vector: list[float]) -> None:
+    put(books, [Item("0", "Emma")])
     vectors = {"1": vector_of("Ulysses"), entry.item_id: np.array(vector, np.float32)}
     with pytest.raises(EditError):
-        books.edit(DIGEST, [Entry("1", "Ulysses"), entry], vectors)
+        books.edit(DIGEST, [Item("1", "Ulysses"), entry], vectors)
     assert content(books.snapshot()) == {"0": "Emma"}
-    assert put(books, [Entry("1", "Ulysses")]).version == 2
+    assert put(books, [Item("1", "Ulysses")]).version == 2
 
 
 def test_another_process_sees_an_edit_at_once_and_notices_it_cheaply(path: Path) -> None:
     with closing(Catalogue(path)) as writer, closing(Catalogue(path)) as reader:
-        assert reader.changed
+        assert reader.has_changes
         assert content(reader.snapshot()) == {}
-        assert not reader.changed
-        put(writer, [Entry("1", "Emma")])
+        assert not reader.has_changes
+        put(writer, [Item("1", "Emma")])
         assert reader.changed
         assert content(reader.snapshot()) == {"1": "Emma"}
         assert not reader.changed
@@ -147,7 +147,7 @@ def test_two_writers_at_once_lose_nothing(path: Path) -> None:
         try:
             with closing(Catalogue(path)) as catalogue:
                 for number in range(30):
-                    put(catalogue, [Entry(f"{name}{number}", f"{name} {number}"), Entry("shared", name)])
+                    put(catalogue, [Item(f"{name}{number}", f"{name} {number}"), Item("shared", name)])
         except BaseException as error:
             errors.append(error)
 
@@ -165,19 +165,19 @@ def test_two_writers_at_once_lose_nothing(path: Path) -> None:
 
 def test_a_torn_tail_belongs_to_nobody_and_is_overwritten(path: Path) -> None:
     with closing(Catalogue(path)) as books:
-        put(books, [Entry("1", "Emma")])
+        put(books, [Item("1", "Emma")])
         with (path / "vectors.f32").open("ab") as file:
             file.write(b"\xff" * 4 * WIDTH * 5 + b"half")
         assert content(books.snapshot()) == {"1": "Emma"}
-        put(books, [Entry("2", "Dune")])
+        put(books, [Item("2", "Dune")])
         assert content(books.snapshot()) == {"1": "Emma", "2": "Dune"}
 
 
 def test_dead_rows_are_compacted_under_a_reader(path: Path) -> None:
     with closing(Catalogue(path)) as books, closing(Catalogue(path)) as reader:
-        put(books, [Entry(f"{number}", f"text {number}", {"n": number}) for number in range(30)])
+        put(books, [Item(f"{number}", f"text {number}", {"n": number}) for number in range(30)])
         assert not books.compact(min_dead_rows=10)
-        put(books, [Entry(f"{number}", f"other {number}", {"m": number}) for number in range(15)], ["20", "21"])
+        put(books, [Item(f"{number}", f"other {number}", {"m": number}) for number in range(15)], ["20", "21"])
         before = reader.snapshot()
         expected = content(before)
         assert before.rows == 45
@@ -185,63 +185,65 @@ def test_dead_rows_are_compacted_under_a_reader(path: Path) -> None:
         assert len(list(path.glob("vectors*"))) == 1
         assert not books.compact(min_dead_rows=10)
         after = reader.snapshot()
-        assert (after.rows, after.version, after.allowed()) == (28, before.version, None)
+        assert (after.rows, after.version, after.filter_mask()) == (28, before.version, None)
         assert content(before) == content(after) == expected
-        assert after.allowed({"m": {"lte": 3}}).sum() == 4  # type: ignore[union-attr]
+        assert after.filter_mask({"m": {"lte": 3}}).sum() == 4  # type: ignore[union-attr]
         with closing(sqlite3.connect(path / "items.sqlite")) as database:
             assert database.execute("SELECT count(*) FROM items").fetchone() == (28,)
-        put(books, [Entry("20", "back")])
+        put(books, [Item("20", "back")])
         assert content(reader.snapshot()) == expected | {"20": "back"}
         assert content(books.snapshot()) == expected | {"20": "back"}
 
 
 def test_names_of_attributes_that_are_gone_are_forgotten_when_it_is_compacted(path: Path) -> None:
     with closing(Catalogue(path)) as books:
-        put(books, [Entry("1", "Emma", {f"a{number}": 1 for number in range(MAX_ATTRIBUTES)})])
-        put(books, [Entry("1", "Dune", {"a0": 1})])
+        put(books, [Item("1", "Emma", {f"a{number}": 1 for number in range(MAX_ATTRIBUTES)})])
+        put(books, [Item("1", "Dune", {"a0": 1})])
         with pytest.raises(EditError):
-            put(books, [Entry("2", "Ulysses", {"b": 1})])
+            put(books, [Item("2", "Ulysses", {"b": 1})])
         assert books.compact(min_dead_rows=0)
-        assert put(books, [Entry("2", "Ulysses", {"b": 1})]).count == 2
+        assert put(books, [Item("2", "Ulysses", {"b": 1})]).count == 2
 
 
 def test_another_models_vectors_are_never_mixed_in(books: Catalogue) -> None:
-    put(books, [Entry("1", "Emma"), Entry("2", "Dune")])
+    put(books, [Item("1", "Emma"), Item("2", "Dune")])
     other = "b" * 64
     with pytest.raises(OutdatedError, match=r"heed catalogue rebuild books$"):
-        books.edit(other, [Entry("1", "Persuasion")], {"1": vector_of("Persuasion")})
+        books.edit(other, [Item("1", "Persuasion")], {"1": vector_of("Persuasion")})
     with pytest.raises(VectorsMissingError) as missing:
-        books.renew(other, 2, {"1": ("Emma", np.ones(2, np.float32)), "2": ("old text", np.ones(2, np.float32))})
+        books.replace_vectors(
+            other, 2, {"1": ("Emma", np.ones(2, np.float32)), "2": ("old text", np.ones(2, np.float32))}
+        )
     assert missing.value.ids == ["2"]
-    books.renew(other, 2, {"1": ("Emma", np.ones(2, np.float32)), "2": ("Dune", np.zeros(2, np.float32))})
+    books.replace_vectors(other, 2, {"1": ("Emma", np.ones(2, np.float32)), "2": ("Dune", np.zeros(2, np.float32))})
     found = books.snapshot()
     assert (found.digest, found.version, found.count) == (other, 2, 2)
-    np.testing.assert_array_equal(found.vectors[found.number_of["1"]], [1, 1])
+    np.testing.assert_array_equal(found.vectors[found.row_by_id["1"]], [1, 1])
     with pytest.raises(OutdatedError):
-        put(books, [Entry("1", "Persuasion")])
+        put(books, [Item("1", "Persuasion")])
 
 
 def test_the_most_popular_come_first_where_they_are_allowed(books: Catalogue) -> None:
-    put(books, [Entry(str(number), str(number), {"odd": number % 2 == 1}, number % 4) for number in range(8)])
+    put(books, [Item(str(number), str(number), {"odd": number % 2 == 1}, number % 4) for number in range(8)])
     found = books.snapshot()
-    assert [found.ids[row] for row in found.popular(3, None)] == ["3", "7", "2"]
-    assert [found.ids[row] for row in found.popular(9, found.allowed({"odd": False}, [2]))] == ["6", "0", "4"]
+    assert [found.ids[row] for row in found.most_popular(3, None)] == ["3", "7", "2"]
+    assert [found.ids[row] for row in found.most_popular(9, found.filter_mask({"odd": False}, [2]))] == ["6", "0", "4"]
 
 
 def test_a_catalogue_is_made_once(path: Path) -> None:
     with closing(Catalogue(path)) as books:
-        put(books, [Entry("1", "Emma")])
-        assert not create(path, DIGEST, WIDTH, [Entry("2", "Dune")], {"2": vector_of("Dune")})
+        put(books, [Item("1", "Emma")])
+        assert not create_catalogue(path, DIGEST, WIDTH, [Item("2", "Dune")], {"2": vector_of("Dune")})
         assert content(books.snapshot()) == {"1": "Emma"}
     assert [item.name for item in path.parent.iterdir()] == ["books"]
 
 
 def test_one_that_is_made_with_items_has_them_all_or_is_not_there(tmp_path: Path) -> None:
-    entries = [Entry("1", "Emma"), Entry("2", "Dune")]
+    entries = [Item("1", "Emma"), Item("2", "Dune")]
     with pytest.raises(VectorsMissingError):
-        create(tmp_path / "books", DIGEST, WIDTH, entries, {"1": vector_of("Emma")})
+        create_catalogue(tmp_path / "books", DIGEST, WIDTH, entries, {"1": vector_of("Emma")})
     assert list(tmp_path.iterdir()) == []
-    assert create(
+    assert create_catalogue(
         tmp_path / "books", DIGEST, WIDTH, entries, {entry.item_id: vector_of(entry.text) for entry in entries}
     )
     with closing(Catalogue(tmp_path / "books")) as books:
@@ -250,28 +252,28 @@ def test_one_that_is_made_with_items_has_them_all_or_is_not_there(tmp_path: Path
 
 def test_one_that_was_removed_takes_no_edits_and_its_successor_is_another(path: Path) -> None:
     with closing(Catalogue(path)) as books:
-        put(books, [Entry("1", "Emma")])
-        remove(path)
-        assert books.moved
-        with pytest.raises(GoneError):
-            put(books, [Entry("2", "Dune")])
-        create(path, DIGEST, WIDTH)
-        assert books.moved
-        with pytest.raises(GoneError):
-            put(books, [Entry("2", "Dune")])
+        put(books, [Item("1", "Emma")])
+        remove_catalogue(path)
+        assert books.was_replaced
+        with pytest.raises(CatalogueRemovedError):
+            put(books, [Item("2", "Dune")])
+        create_catalogue(path, DIGEST, WIDTH)
+        assert books.was_replaced
+        with pytest.raises(CatalogueRemovedError):
+            put(books, [Item("2", "Dune")])
     with closing(Catalogue(path)) as successor:
         assert content(successor.snapshot()) == {}
-        put(successor, [Entry("3", "Ulysses")])
+        put(successor, [Item("3", "Ulysses")])
         assert content(successor.snapshot()) == {"3": "Ulysses"}
     assert [item.name for item in path.parent.iterdir()] == ["books"]
-    with pytest.raises(GoneError):
-        remove(path.with_name("none"))
+    with pytest.raises(CatalogueRemovedError):
+        remove_catalogue(path.with_name("none"))
 
 
 @pytest.mark.parametrize("broken", ["database", "format", "vectors short", "vectors gone"])
 def test_what_is_broken_is_refused_with_a_line(path: Path, broken: str) -> None:
     with closing(Catalogue(path)) as books:
-        put(books, [Entry("1", "Emma"), Entry("2", "Dune")])
+        put(books, [Item("1", "Emma"), Item("2", "Dune")])
     if broken == "database":
         (path / "items.sqlite").write_bytes(b"no database, but long enough to be one" * 100)
     elif broken == "format":
@@ -289,18 +291,18 @@ def test_what_is_broken_is_refused_with_a_line(path: Path, broken: str) -> None:
 def test_names_are_those_of_folders_anywhere(tmp_path: Path) -> None:
     good = ["books", "图书", "a-b_c.d", "x" * 128]
     bad = ["", ".", "..", ".books", "-books", "a/b", "a b", "a\x00b", "x" * 129, "书" * 43, "a\ud800"]
-    assert [name for name in [*good, *bad] if is_name(name)] == good
+    assert [name for name in [*good, *bad] if is_valid_name(name)] == good
     for name in good[:3]:
-        create(tmp_path / name, DIGEST, WIDTH)
+        create_catalogue(tmp_path / name, DIGEST, WIDTH)
     (tmp_path / "no catalogue").mkdir()
     (tmp_path / "empty").mkdir()
-    assert names_in(tmp_path) == sorted(good[:3])
-    assert names_in(tmp_path / "missing") == []
+    assert list_names(tmp_path) == sorted(good[:3])
+    assert list_names(tmp_path / "missing") == []
 
 
 def test_a_catalogue_holds_what_json_can(books: Catalogue) -> None:
     texts = ["", " ", "\x00", "\U0001f600", "a" * 10_000, "'; DROP TABLE items; --", json.dumps({"a": 1})]
-    put(books, [Entry(f"{number}{text[:3]}", text, {text[:20]: text}) for number, text in enumerate(texts)])
+    put(books, [Item(f"{number}{text[:3]}", text, {text[:20]: text}) for number, text in enumerate(texts)])
     assert sorted(content(books.snapshot()).values()) == sorted(texts)
 
 
@@ -308,5 +310,5 @@ def test_a_thousand_items_cost_one_transaction_and_one_sync(path: Path, monkeypa
     calls: list[Any] = []
     monkeypatch.setattr(os, "fsync", lambda file: calls.append(file))
     with closing(Catalogue(path)) as books:
-        put(books, [Entry(str(number), str(number)) for number in range(1000)])
+        put(books, [Item(str(number), str(number)) for number in range(1000)])
         assert len(calls) == 1

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.data.augmentation import compose, epoch, named_before
-from models.data.classification import Dataset, Example, key, read, without_leaks
+from models.data.augmentation import concatenate_pair, make_epoch, entities_before
+from models.data.classification import Dataset, Example, deduplication_key, read, remove_leaks
 
 THREE = ("negative", "neutral", "positive")
 
@@ -39,18 +39,18 @@ def test_a_label_that_a_set_cannot_have_is_named_with_its_line(tmp_path: Path) -
 def test_training_keeps_no_text_of_any_validation_set() -> None:
     train = [example("Acme  soars! https://t.co/1", "positive"), example("Acme falls", "negative")]
     held_out = [example("ACME soars", "positive", dataset="tweets")]
-    assert without_leaks(train, held_out) == train[1:]
+    assert remove_leaks(train, held_out) == train[1:]
 
 
 def test_copies_differ_in_case_width_links_and_punctuation_only() -> None:
-    assert key("Ａcme, UP 5%! http://x.y/z") == key("acme up 5")
-    assert key("acme up 5") != key("acme up 6")
+    assert deduplication_key("Ａcme, UP 5%! http://x.y/z") == deduplication_key("acme up 5")
+    assert deduplication_key("acme up 5") != deduplication_key("acme up 6")
 
 
 def test_a_made_row_holds_both_texts_and_takes_the_label_of_its_target() -> None:
     rows = [example("Acme soars", "positive", "Acme"), example("Beta plunges", "negative", "Beta")]
     for seed in range(40):
-        made = compose(random.Random(seed), rows)
+        made = concatenate_pair(random.Random(seed), rows)
         assert made.entity is not None
         assert "soars" in made.text
         assert "plunges" in made.text
@@ -61,17 +61,17 @@ def test_a_made_row_holds_both_texts_and_takes_the_label_of_its_target() -> None
 def test_a_title_that_names_its_company_first_is_about_that_company() -> None:
     texts = ("永吉股份：拟减持", "晚间公告：永吉：减持", "上涨", "某某某某某某公司：减持")
     rows = [example(text, "negative") for text in texts]
-    assert [row.entity for row in named_before(rows, "：")] == ["永吉股份", "晚间公告"]
-    assert named_before(rows, None) == []
+    assert [row.entity for row in entities_before(rows, "：")] == ["永吉股份", "晚间公告"]
+    assert entities_before(rows, None) == []
 
 
 def test_an_epoch_follows_from_its_seed_and_goes_on_where_the_one_before_stopped() -> None:
     rows = [example(f"text {number}", "neutral") for number in range(100)]
     sets = [Dataset("news", "en", THREE, "MIT", share=0.3)]
-    epochs = [epoch(rows, sets, seed=1, number=number, augment=0.0) for number in range(4)]
+    epochs = [make_epoch(rows, sets, seed=1, number=number, augment=0.0) for number in range(4)]
     assert [len(part) for part in epochs] == [30] * 4
-    assert epochs[0] == epoch(rows, sets, seed=1, number=0, augment=0.0)
-    assert epochs[0] != epoch(rows, sets, seed=2, number=0, augment=0.0)
+    assert epochs[0] == make_epoch(rows, sets, seed=1, number=0, augment=0.0)
+    assert epochs[0] != make_epoch(rows, sets, seed=2, number=0, augment=0.0)
     seen = Counter(row.text for part in epochs for row in part)
     assert sorted(seen.values()) == [1] * 80 + [2] * 20
 
@@ -79,5 +79,5 @@ def test_an_epoch_follows_from_its_seed_and_goes_on_where_the_one_before_stopped
 def test_a_share_over_one_repeats_rows_evenly() -> None:
     rows = [example(f"text {number}", "neutral") for number in range(10)]
     sets = [Dataset("news", "en", THREE, "MIT", share=2.5)]
-    seen = Counter(row.text for row in epoch(rows, sets, seed=1, number=0, augment=0.0))
+    seen = Counter(row.text for row in make_epoch(rows, sets, seed=1, number=0, augment=0.0))
     assert sorted(seen.values()) == [2] * 5 + [3] * 5

@@ -15,9 +15,9 @@ from models.data.interactions import (
     hold_out_last,
     read_movielens,
     read_online_retail,
-    removed_items,
-    trail_of,
-    with_items_removed,
+    draw_removed_items,
+    sequence_of,
+    remove_items,
 )
 
 
@@ -25,7 +25,9 @@ def purchases(*users: list[list[int]], items: int = 6) -> Interactions:
     """Each user's baskets, a day apart."""
     names = tuple(str(item) for item in range(items))
     trails = {
-        f"u{number}": trail_of([(86400.0 * day, dict.fromkeys(basket, np.nan)) for day, basket in enumerate(baskets)])
+        f"u{number}": sequence_of(
+            [(86400.0 * day, dict.fromkeys(basket, np.nan)) for day, basket in enumerate(baskets)]
+        )
         for number, baskets in enumerate(users)
     }
     return Interactions("purchase", names, names, trails)
@@ -92,16 +94,16 @@ def test_the_inner_split_never_sees_the_last_basket() -> None:
 
 def test_what_the_user_had_and_what_is_new_are_asked_apart() -> None:
     split = hold_out_last(purchases([[0, 1], [1, 2]], [[3], [3]], [[4], [5]]))
-    assert (split.again().users, lists(split.again().targets)) == (("u0", "u1"), [[1], [3]])
-    assert (split.new().users, lists(split.new().targets)) == (("u0", "u2"), [[2], [5]])
-    assert split.new().training is split.training
+    assert (split.repeat_targets().users, lists(split.repeat_targets().targets)) == (("u0", "u1"), [[1], [3]])
+    assert (split.novel_targets().users, lists(split.novel_targets().targets)) == (("u0", "u2"), [[2], [5]])
+    assert split.novel_targets().training is split.training
 
 
 def test_removed_items_are_in_no_history_and_are_all_that_is_asked_for() -> None:
     users: list[list[list[int]]] = [[[item, 9], [item, 9, (item + 1) % 9]] for item in range(9)]
-    removed = removed_items(10, 0.3, seed=4)
+    removed = draw_removed_items(10, 0.3, seed=4)
     assert len(removed) == 3
-    split = with_items_removed(hold_out_last(purchases(*users, items=10)), removed)
+    split = remove_items(hold_out_last(purchases(*users, items=10)), removed)
     for trail in split.training.users.values():
         assert not np.isin(trail.items, removed).any()
     assert split.users
@@ -112,14 +114,14 @@ def test_removed_items_are_in_no_history_and_are_all_that_is_asked_for() -> None
 @pytest.mark.parametrize("one", [0, 1])
 def test_a_user_left_without_history_is_not_asked(one: int) -> None:
     interactions = purchases([[0], [0, 1]], [[1], [0]], items=2)
-    split = with_items_removed(hold_out_last(interactions), np.asarray([one]))
+    split = remove_items(hold_out_last(interactions), np.asarray([one]))
     assert split.users == (("u1",), ("u0",))[one]
     assert lists(split.targets) == [[one]]
     assert set(split.training.users) == set(split.users)
 
 
 def test_baskets_count_from_zero_after_some_are_taken() -> None:
-    trail = trail_of([(0.0, {0: np.nan}), (1.0, {1: np.nan, 2: np.nan}), (2.0, {3: np.nan})])
+    trail = sequence_of([(0.0, {0: np.nan}), (1.0, {1: np.nan, 2: np.nan}), (2.0, {3: np.nan})])
     assert trail.take(trail.items > 0).baskets.tolist() == [0, 0, 1]
 
 

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.bundle import Bundle, load
-from models.evaluation.attention_analysis import Findings, HeadRole, find, measures
-from models.evaluation.influential_words import Known, kind_of
-from models.explain.explainer import explainer_of
+from models.bundle import Bundle, load_bundle
+from models.evaluation.attention_analysis import AttentionAnalysis, HeadRole, analyze, head_measures
+from models.evaluation.influential_words import LabelledInstance, kind_of
+from models.explain.explainer import open_explainer
 from tests.support.tiny_bundle import HEADS, LAYERS, tiny_bundle
 
 ROWS = [
@@ -18,17 +18,17 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.fixture(scope="module")
-def found(bundle: Bundle) -> Findings:
-    explainer = explainer_of(bundle)
-    rows = [Known(explainer.text(text), label) for text, label in ROWS]
-    return find(bundle.graph, explainer, rows, lambda _: None)
+def found(bundle: Bundle) -> AttentionAnalysis:
+    explainer = open_explainer(bundle)
+    rows = [LabelledInstance(explainer.text_instance(text), label) for text, label in ROWS]
+    return analyze(bundle.graph, explainer, rows, lambda _: None)
 
 
-def test_texts_are_counted(found: Findings) -> None:
+def test_texts_are_counted(found: AttentionAnalysis) -> None:
     assert (found.texts, found.labelled) == (24, 18)
     assert 0 < found.wrong < 18
     assert all(one.row.label not in (None, one.answer) for one in found.mistakes)
@@ -36,12 +36,12 @@ def test_texts_are_counted(found: Findings) -> None:
     assert sure == sorted(sure, reverse=True)
 
 
-def test_driving_words_are_the_means_of_their_weights(bundle: Bundle, found: Findings) -> None:
-    explainer = explainer_of(bundle)
+def test_driving_words_are_the_means_of_their_weights(bundle: Bundle, found: AttentionAnalysis) -> None:
+    explainer = open_explainer(bundle)
     weights = []
     label = next(label for label, own in found.driving.items() if any(one.word == "up" for one in own))
     for text, _ in ROWS:
-        explanation = explainer.explain(explainer.text(text))
+        explanation = explainer.explain(explainer.text_instance(text))
         if explanation.target == label and text.startswith("up"):
             weights.append(sum(word.weight for word in explanation.text.words[:2]))
     (up,) = [one for one in found.driving[label] if one.word == "up"]
@@ -49,7 +49,7 @@ def test_driving_words_are_the_means_of_their_weights(bundle: Bundle, found: Fin
     assert up.weight == pytest.approx(np.mean(weights), abs=1e-5)
 
 
-def test_every_head_is_measured_and_masked(found: Findings) -> None:
+def test_every_head_is_measured_and_masked(found: AttentionAnalysis) -> None:
     places = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
     assert [role.place for role in found.roles] == places
     assert [one.heads for one in found.single] == [(), *((place,) for place in places)]
@@ -63,7 +63,7 @@ def test_measures_of_known_attention() -> None:
     even, own, before = np.full((4, 4), 0.25), np.eye(4), np.eye(4, k=-1)
     before[0, 0] = 1
     uncommon = np.asarray([False, True, False, False])
-    got = measures(np.stack([even, own, before]).astype(np.float32), uncommon)
+    got = head_measures(np.stack([even, own, before]).astype(np.float32), uncommon)
     np.testing.assert_allclose(got[0], [1, 1.25, 0.25, 3 / 16, 3 / 16, 0.5, 0.25], atol=1e-5)
     np.testing.assert_allclose(got[1], [0, 0, 1, 0, 0, 0.5, 0.25], atol=1e-5)
     np.testing.assert_allclose(got[2], [0, 0.75, 0.25, 0.75, 0, 0.5, 0.25], atol=1e-5)

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.evaluation.classification import measure, table, write
-from models.export.parity import ROUNDED, Drift, DriftError, batch_change, check, drift
-from models.prediction.calibration import Scaling
-from models.prediction.calibration_fit import Answers
-from models.runtime.offline import rows_of
+from models.evaluation.classification import report_dataset, classification_table, write_classification
+from models.export.parity import ROUNDED, Parity, ParityError, batch_change, check_parity, measure_parity
+from models.prediction.calibration import LogitScaling
+from models.prediction.calibration_fit import ValidationPredictions
+from models.runtime.offline import infer_all
 from models.tasks import SENTIMENT
-from models.text.encoding import Batch, Tokens
+from models.text.encoding import Batch, Encoding
 
-EVEN = {"en": Scaling(1.0, 0.0, (0.0, 0.0, 0.0))}
+EVEN = {"en": LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0))}
 
 
 class Lengths:
@@ -30,11 +30,13 @@ class Lengths:
         return np.stack([lengths, 0 * lengths, -lengths], axis=1).astype(np.float32)
 
 
-def texts(*lengths: int) -> list[Tokens]:
-    return [Tokens(np.zeros(n, np.int64), np.zeros(n, np.int64), False, "en") for n in lengths]
+def texts(*lengths: int) -> list[Encoding]:
+    return [Encoding(np.zeros(n, np.int64), np.zeros(n, np.int64), False, "en") for n in lengths]
 
 
-def answers(rows: list[tuple[str, str]], among: tuple[int, ...] = (0, 1, 2), rival: int | None = None) -> Answers:
+def answers(
+    rows: list[tuple[str, str]], among: tuple[int, ...] = (0, 1, 2), rival: int | None = None
+) -> ValidationPredictions:
     """Rows of (label, answer); `rival` is a label that comes second in every row."""
     labels = np.asarray([SENTIMENT.labels.index(label) for label, _ in rows])
     logits = np.zeros((len(rows), 3), np.float32)
@@ -42,18 +44,20 @@ def answers(rows: list[tuple[str, str]], among: tuple[int, ...] = (0, 1, 2), riv
         logits[row, SENTIMENT.labels.index(answer)] = 2
     if rival is not None:
         logits[:, rival] += 1
-    return Answers("news", "en", logits, labels, among, np.full(len(rows), "en"), np.zeros(len(rows), bool))
+    return ValidationPredictions(
+        "news", "en", logits, labels, among, np.full(len(rows), "en"), np.zeros(len(rows), bool)
+    )
 
 
 def test_logits_come_back_in_the_order_of_the_texts() -> None:
     runtime = Lengths()
     lengths = [300, 5, 90, 700, 7, 5, 250]
-    assert rows_of(runtime, texts(*lengths), pad=1)[:, 0].tolist() == lengths
+    assert infer_all(runtime, texts(*lengths), pad=1)[:, 0].tolist() == lengths
     assert max(runtime.sizes) <= 1024
 
 
 def test_figures_of_a_set_with_three_labels() -> None:
-    found = measure(
+    found = report_dataset(
         answers([("negative", "negative"), ("neutral", "neutral"), ("positive", "neutral"), ("positive", "positive")]),
         EVEN,
         SENTIMENT,
@@ -66,13 +70,15 @@ def test_figures_of_a_set_with_three_labels() -> None:
 
 def test_a_neutral_answer_is_wrong_on_a_set_with_two_labels_but_not_among_its_two() -> None:
     rows = [("negative", "neutral"), ("negative", "negative")]
-    found = measure(answers(rows, among=(0, 2), rival=0), EVEN, SENTIMENT)
+    found = report_dataset(answers(rows, among=(0, 2), rival=0), EVEN, SENTIMENT)
     assert (found.accuracy, found.accuracy_among) == (0.5, 1.0)
-    assert "between its two labels" in table([found])
+    assert "between its two labels" in classification_table([found])
 
 
 def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
-    write([measure(answers([("neutral", "neutral")]), EVEN, SENTIMENT)], SENTIMENT, tmp_path / "new")
+    write_classification(
+        [report_dataset(answers([("neutral", "neutral")]), EVEN, SENTIMENT)], SENTIMENT, tmp_path / "new"
+    )
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
         "confusion.png",
         "evaluation.json",
@@ -85,7 +91,7 @@ def test_drift_counts_changed_labels_and_lost_f1() -> None:
         [("negative", "negative"), ("neutral", "neutral"), ("positive", "positive"), ("neutral", "neutral")]
     )
     other = answers([("negative", "negative"), ("neutral", "neutral"), ("positive", "neutral"), ("neutral", "neutral")])
-    found = drift([truth, truth], [truth, other], 0.0, SENTIMENT)
+    found = measure_parity([truth, truth], [truth, other], 0.0, SENTIMENT)
     assert found.agreement == 7 / 8
     assert found.f1_loss == pytest.approx(1 - (1 + 0.8 + 0) / 3)
 
@@ -97,9 +103,9 @@ def test_a_score_that_depends_on_its_batch_is_measured() -> None:
 
 @pytest.mark.parametrize(
     ("found", "reason"),
-    [(Drift(0.98, 0, 0), "agree"), (Drift(1, 0.004, 0), "macro-F1"), (Drift(1, 0, 0.002), "batch")],
+    [(Parity(0.98, 0, 0), "agree"), (Parity(1, 0.004, 0), "macro-F1"), (Parity(1, 0, 0.002), "batch")],
 )
-def test_a_graph_that_drifts_is_refused(found: Drift, reason: str) -> None:
-    check("good", Drift(0.985, 0.003, 0.001), ROUNDED)
-    with pytest.raises(DriftError, match=reason):
-        check("bad", found, ROUNDED)
+def test_a_graph_that_drifts_is_refused(found: Parity, reason: str) -> None:
+    check_parity("good", Parity(0.985, 0.003, 0.001), ROUNDED)
+    with pytest.raises(ParityError, match=reason):
+        check_parity("bad", found, ROUNDED)

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.evaluation.ranking_metrics import NO_ITEM, best_first, by_user, coverage, measure, places, without
+from models.evaluation.ranking_metrics import (
+    NO_ITEM,
+    sort_by_score,
+    per_user_metrics,
+    coverage,
+    measure_rankings,
+    target_ranks,
+    drop_items,
+)
 
 
 def items(*numbers: int) -> NDArray[np.int64]:
@@ -17,7 +25,7 @@ RANKINGS = np.asarray([[3, 1, 0, 2, 4], [0, 1, 2, 3, 4]])
 
 
 def test_two_relevant_items_of_which_one_is_among_the_first() -> None:
-    found = by_user(RANKINGS, [items(1, 4), items(2)], 2)
+    found = per_user_metrics(RANKINGS, [items(1, 4), items(2)], 2)
     assert found.hit.tolist() == [1, 0]
     assert found.recall.tolist() == [0.5, 0]
     ideal = 1 + 1 / math.log2(3)
@@ -26,18 +34,18 @@ def test_two_relevant_items_of_which_one_is_among_the_first() -> None:
 
 
 def test_the_ideal_has_no_more_than_k_items() -> None:
-    found = by_user(RANKINGS[:1], [items(3, 1, 0, 2)], 2)
+    found = per_user_metrics(RANKINGS[:1], [items(3, 1, 0, 2)], 2)
     assert found.ndcg == pytest.approx([1])
     assert found.recall == pytest.approx([0.5])
 
 
 def test_the_ideal_has_no_more_items_than_are_relevant() -> None:
-    assert by_user(RANKINGS[:1], [items(3)], 5).ndcg == pytest.approx([1])
-    assert by_user(RANKINGS[:1], [items(0)], 5).ndcg == pytest.approx([1 / math.log2(4)])
+    assert per_user_metrics(RANKINGS[:1], [items(3)], 5).ndcg == pytest.approx([1])
+    assert per_user_metrics(RANKINGS[:1], [items(0)], 5).ndcg == pytest.approx([1 / math.log2(4)])
 
 
 def test_means_are_over_users_not_over_relevant_items() -> None:
-    found = measure(RANKINGS, [items(3, 1, 2, 4), items(4)], items=8, k=2)
+    found = measure_rankings(RANKINGS, [items(3, 1, 2, 4), items(4)], items=8, k=2)
     assert (found.users, found.k) == (2, 2)
     assert found.hit_rate == 0.5
     assert found.recall == pytest.approx(0.25)
@@ -46,48 +54,48 @@ def test_means_are_over_users_not_over_relevant_items() -> None:
 
 
 def test_an_item_that_is_not_ranked_counts_as_never_found() -> None:
-    found = by_user(RANKINGS[:, :3], [items(4), items(4, 2)], 3)
+    found = per_user_metrics(RANKINGS[:, :3], [items(4), items(4, 2)], 3)
     assert found.reciprocal_rank == pytest.approx([0, 1 / 3])
     assert found.recall == pytest.approx([0, 0.5])
 
 
 def test_the_fill_of_a_short_ranking_is_no_item() -> None:
     short = np.asarray([[2, NO_ITEM, NO_ITEM], [1, 0, NO_ITEM]])
-    assert by_user(short, [items(0), items(0)], 3).hit.tolist() == [0, 1]
+    assert per_user_metrics(short, [items(0), items(0)], 3).hit.tolist() == [0, 1]
     assert coverage(short, items=4, k=3) == pytest.approx(3 / 4)
 
 
 def test_places_are_those_of_the_users_targets_in_order() -> None:
-    users, place = places(RANKINGS, [items(2, 3), items()])
+    users, place = target_ranks(RANKINGS, [items(2, 3), items()])
     assert (users.tolist(), place.tolist()) == ([0, 0], [3, 0])
 
 
 def test_a_users_own_items_are_taken_out_of_the_ranking() -> None:
-    left = without(RANKINGS, [items(3, 0), items()])
+    left = drop_items(RANKINGS, [items(3, 0), items()])
     assert left.tolist() == [[1, 2, 4, NO_ITEM, NO_ITEM], [0, 1, 2, 3, 4]]
-    assert without(left, [items(2, 3), items(0)]).tolist() == [[1, 4, *[NO_ITEM] * 3], [1, 2, 3, 4, NO_ITEM]]
+    assert drop_items(left, [items(2, 3), items(0)]).tolist() == [[1, 4, *[NO_ITEM] * 3], [1, 2, 3, 4, NO_ITEM]]
 
 
 def test_scores_become_rankings_with_ties_in_the_items_order() -> None:
     scores = np.asarray([[0.5, 2, 0.5, -np.inf]])
-    assert best_first(scores).tolist() == [[1, 0, 2, NO_ITEM]]
+    assert sort_by_score(scores).tolist() == [[1, 0, 2, NO_ITEM]]
 
 
 def test_a_user_without_a_target_is_refused() -> None:
     with pytest.raises(ValueError, match="user 1 has no target"):
-        by_user(RANKINGS, [items(1), items()], 2)
+        per_user_metrics(RANKINGS, [items(1), items()], 2)
 
 
 def test_rankings_of_other_users_are_refused() -> None:
     with pytest.raises(ValueError, match="2 rankings for 1 users"):
-        measure(RANKINGS, [items(1)], items=5)
+        measure_rankings(RANKINGS, [items(1)], items=5)
 
 
 def test_random_rankings_agree_with_the_definitions_written_out() -> None:
     chance = np.random.default_rng(0)
     rankings = np.stack([chance.permutation(30) for _ in range(40)])
     targets = [chance.choice(30, chance.integers(1, 15), replace=False) for _ in range(40)]
-    found = by_user(rankings, targets, 10)
+    found = per_user_metrics(rankings, targets, 10)
     for user, (row, own) in enumerate(zip(rankings.tolist(), targets, strict=True)):
         relevant = [item in own for item in row]
         gain = sum(1 / math.log2(place + 2) for place in range(10) if relevant[place])

@@ -9,31 +9,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle import SHIPPED, Bundle, load
+from models.bundle import SHIPPED, Bundle, load_bundle
 from models.data.classification import Dataset
 from models.evaluation.explanation_samples import texts
-from models.evaluation.faithfulness import measure
-from models.evaluation.faithfulness import write as write_faithfulness
+from models.evaluation.faithfulness import measure_faithfulness
+from models.evaluation.faithfulness import write_faithfulness as write_faithfulness
 from models.evaluation.stability import (
     CHANGES,
     FP32,
-    Alike,
-    alike,
+    StabilityReport,
+    rank_agreement,
     correlation,
     in_fp32,
-    other_case,
-    other_end,
+    change_case,
+    toggle_final_period,
     over_sets,
-    stability,
-    table,
-    wider_space,
+    measure_stability,
+    stability_table,
+    widen_white_space,
 )
-from models.evaluation.stability import write as write_stability
-from models.explain.explainer import METHODS, explainer_of
-from models.export.card_explanations import record, with_section
-from models.graph.builder import build, write
-from models.graph.convert import rewritten
-from models.graph.writer import Storage
+from models.evaluation.stability import write_stability as write_stability
+from models.explain.explainer import METHODS, open_explainer
+from models.export.card_explanations import record_faithfulness, with_section
+from models.graph.builder import build_graph, save_graph
+from models.graph.convert import convert_graph
+from models.graph.writer import Precision
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
@@ -44,15 +44,15 @@ LABELS = ("negative", "neutral", "positive")
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.fixture(scope="module")
-def measured(bundle: Bundle, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Alike]:
-    explainer = explainer_of(bundle)
+def measured(bundle: Bundle, data: Path, tmp_path_factory: pytest.TempPathFactory) -> list[StabilityReport]:
+    explainer = open_explainer(bundle)
     exact = in_fp32(bundle, tmp_path_factory.mktemp("fp32"))
     ask = partial(texts, explainer, data, [Dataset(name, "en", LABELS, "MIT") for name in ("news", "reviews_zh")])
-    return list(stability(explainer, exact, lambda change: ask(change=change), rows=4))
+    return list(measure_stability(explainer, exact, lambda change: ask(change=change), rows=4))
 
 
 def test_correlation_is_that_of_ranks() -> None:
@@ -67,10 +67,10 @@ def test_words_are_compared_as_far_as_both_have_them() -> None:
         (np.asarray([3.0, 1, 2]), np.asarray([30.0, 10, 20, 90])),
         (np.asarray([3.0, 1, 2, 9]), np.asarray([1.0, 2, 3])),
     ]
-    found = alike("news", "period", "occlusion", 4, pairs)
+    found = rank_agreement("news", "period", "occlusion", 4, pairs)
     assert (found.kept, found.heaviest) == (0.5, 0.5)
     assert found.correlation == pytest.approx((1 - 0.5) / 2)
-    nothing = alike("news", "case", "occlusion", 0, [])
+    nothing = rank_agreement("news", "case", "occlusion", 0, [])
     assert np.isnan([nothing.kept, nothing.correlation, nothing.heaviest]).all()
 
 
@@ -86,17 +86,21 @@ def test_words_are_compared_as_far_as_both_have_them() -> None:
     ],
 )
 def test_changes_keep_every_word_and_the_entity(text: str, entity: str | None, case: str, end: str, space: str) -> None:
-    assert (other_case(text, entity), other_end(text, entity), wider_space(text, entity)) == (case, end, space)
+    assert (change_case(text, entity), toggle_final_period(text, entity), widen_white_space(text, entity)) == (
+        case,
+        end,
+        space,
+    )
 
 
-def test_every_method_is_compared_under_every_difference(measured: list[Alike]) -> None:
+def test_every_method_is_compared_under_every_difference(measured: list[StabilityReport]) -> None:
     both, differences = ("news", "reviews_zh"), (FP32, *CHANGES)
     found = {(row.dataset, row.difference, row.method) for row in measured}
     assert found == set(product(both, differences, METHODS))
     assert {row.rows for row in measured if row.difference == FP32} == {4}
 
 
-def test_rounding_moves_weights_little(measured: list[Alike]) -> None:
+def test_rounding_moves_weights_little(measured: list[StabilityReport]) -> None:
     means = {(row.method, row.difference): row for row in over_sets(measured)}
     for method in METHODS:
         assert 0.8 < means[method, FP32].correlation <= 1 + 1e-9
@@ -104,15 +108,15 @@ def test_rounding_moves_weights_little(measured: list[Alike]) -> None:
 
 
 def test_white_space_is_nothing_to_the_shipped_model() -> None:
-    bundle = load(SHIPPED)
+    bundle = load_bundle(SHIPPED)
     tokenizer = Tokenizer.from_bundle(bundle)
     for text, entity in (("Shares of Acme Co up.", "Acme Co"), ("股价 大涨", None)):
-        before, after = (tokenizer.encode(own, entity) for own in (text, wider_space(text, entity)))
-        assert (before.ids.tolist(), before.types.tolist()) == (after.ids.tolist(), after.types.tolist())
+        before, after = (tokenizer.encode(own, entity) for own in (text, widen_white_space(text, entity)))
+        assert (before.ids.tolist(), before.token_types.tolist()) == (after.ids.tolist(), after.token_types.tolist())
 
 
-def test_the_table_has_a_row_for_each_method_and_a_column_for_each_difference(measured: list[Alike]) -> None:
-    lines = table(measured).splitlines()
+def test_the_table_has_a_row_for_each_method_and_a_column_for_each_difference(measured: list[StabilityReport]) -> None:
+    lines = stability_table(measured).splitlines()
     assert lines[0] == "| rank correlation (same heaviest word) | fp32 | case | period | white space |"
     assert [line.split(" | ")[0] for line in lines[2 : 2 + len(METHODS)]] == [f"| {method}" for method in METHODS]
     assert "fp32 8 texts, 100.0%" in lines[-1]
@@ -120,7 +124,7 @@ def test_the_table_has_a_row_for_each_method_and_a_column_for_each_difference(me
 
 @pytest.mark.parametrize("storage", ["int8", "mixed", "fp32"])
 @pytest.mark.parametrize("learned", [False, True])
-def test_a_graph_in_fp32_is_that_of_the_weights_it_stores(tmp_path: Path, storage: Storage, learned: bool) -> None:
+def test_a_graph_in_fp32_is_that_of_the_weights_it_stores(tmp_path: Path, storage: Precision, learned: bool) -> None:
     given = weights()
     if learned:
         rounded = [name for name in given if name.endswith(("query.weight", "dense.weight"))]
@@ -128,12 +132,16 @@ def test_a_graph_in_fp32_is_that_of_the_weights_it_stores(tmp_path: Path, storag
         given |= {name.replace(".weight", ".log_step"): step for name in rounded}
     for name, kind in (("own", storage), ("fp32", "fp32"), ("read", None)):
         (tmp_path / name).mkdir()
-        graph = rewritten(tmp_path / "own" / "g.onnx", "fp32") if kind is None else build(given, HEADS, 1e-12, kind)
-        write(graph, tmp_path / name / "g.onnx")
+        graph = (
+            convert_graph(tmp_path / "own" / "g.onnx", "fp32")
+            if kind is None
+            else build_graph(given, HEADS, 1e-12, kind)
+        )
+        save_graph(graph, tmp_path / name / "g.onnx")
     path = tmp_path / "tokenizer"
     path.mkdir()
     tokenizer = Tokenizer(tiny_bundle(path) / "tokenizer.json", 512)
-    batch = collate([tokenizer.encode("shares fall 股票"), tokenizer.encode("up")], tokenizer.pad)
+    batch = collate([tokenizer.encode("shares fall 股票"), tokenizer.encode("up")], tokenizer.pad_id)
     own, exact, read = (OnnxRuntime(tmp_path / name / "g.onnx").run(batch) for name in ("own", "fp32", "read"))
     far, near = np.abs(own - exact).max(), np.abs(read - exact).max()
     # What a graph stores is rounded once; what it computes with 8 bits is rounded on top of that.
@@ -143,25 +151,29 @@ def test_a_graph_in_fp32_is_that_of_the_weights_it_stores(tmp_path: Path, storag
 
 
 def test_a_graph_that_cannot_be_read_back_is_refused(tmp_path: Path) -> None:
-    write(build(weights(), HEADS, 1e-12, "fp16"), tmp_path / "g.onnx")
+    save_graph(build_graph(weights(), HEADS, 1e-12, "fp16"), tmp_path / "g.onnx")
     with pytest.raises(ValueError, match="no Attention with q_num_heads"):
-        rewritten(tmp_path / "g.onnx", "fp32")
+        convert_graph(tmp_path / "g.onnx", "fp32")
 
 
 def test_a_card_tells_of_explanations_and_the_bundle_stays_whole(
-    bundle: Bundle, data: Path, measured: list[Alike], tmp_path: Path
+    bundle: Bundle, data: Path, measured: list[StabilityReport], tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
-    explainer = explainer_of(bundle)
+    explainer = open_explainer(bundle)
     asked = texts(explainer, data, [Dataset("news", "en", LABELS, "MIT")])
-    write_faithfulness(list(measure(explainer, asked, rows=2)), "words", folder)
+    write_faithfulness(list(measure_faithfulness(explainer, asked, rows=2)), "words", folder)
     write_stability(measured, folder)
-    own = load(tiny_bundle(tmp_path))
-    once = record(own, "sentiment", 2, folder)
-    again = record(once, "sentiment", 3, folder)
-    assert load(own.path) == again
+    own = load_bundle(tiny_bundle(tmp_path))
+    once = record_faithfulness(own, "sentiment", 2, folder)
+    again = record_faithfulness(once, "sentiment", 3, folder)
+    assert load_bundle(own.path) == again
     assert once.digest != own.digest
-    assert (again.encoder, again.metrics, again.calibration) == (own.encoder, own.metrics, own.calibration)
+    assert (again.encoder_digest, again.metrics, again.calibration) == (
+        own.encoder_digest,
+        own.metrics,
+        own.calibration,
+    )
     card = (own.path / "CARD.md").read_text(encoding="utf-8")
     assert card.count("## Explanations: sentiment") == 1
     assert "--rows 3`" in card
@@ -170,13 +182,13 @@ def test_a_card_tells_of_explanations_and_the_bundle_stays_whole(
 
 
 def test_the_card_of_a_recommender_says_it_of_histories_and_catalogues_stay(tmp_path: Path) -> None:
-    own, folder = load(tiny_recommend_bundle(tmp_path)), tmp_path / "measured"
+    own, folder = load_bundle(tiny_recommend_bundle(tmp_path)), tmp_path / "measured"
     folder.mkdir()
     (folder / "faithfulness.md").write_text("| both_ends |\n")
     (folder / "curves.png").write_bytes(b"\x89PNG")
-    told = record(own, "recommend", 7, folder)
+    told = record_faithfulness(own, "recommend", 7, folder)
     assert told.digest != own.digest
-    assert told.model == own.model
+    assert told.model_digest == own.model_digest
     card = (own.path / "CARD.md").read_text(encoding="utf-8")
     assert "without the items that a method weighs most" in card
     assert "up to 7 histories of at most 64 parts" in card

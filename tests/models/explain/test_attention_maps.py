@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from models.bundle import EMBEDDINGS, GRAPH, SHIPPED, load
-from models.explain.attention_maps import MapRuntime, Maps
-from models.graph.builder import build
-from models.graph.protobuf import fields, with_outputs
+from models.bundle import EMBEDDINGS, GRAPH, SHIPPED, load_bundle
+from models.explain.attention_maps import AttentionMapRuntime, AttentionMaps
+from models.graph.builder import build_graph
+from models.graph.protobuf import read_fields, with_outputs
 from models.networks.encoder import Classifier, graph_weights
 from models.runtime.onnx import OnnxRuntime
-from models.text.encoding import Batch, Tokens, collate
+from models.text.encoding import Batch, Encoding, collate
 from models.text.tokenizer import Tokenizer
 from tests.support.tiny_bundle import HEADS, LAYERS, graph_for_gpus, tiny_bundle
 
@@ -25,19 +25,19 @@ TEXTS = ("Shares of Acme plunge after profit warning", "股价涨停，大涨50%
 @pytest.fixture(scope="module")
 def batch() -> Batch:
     tokenizer = Tokenizer(SHIPPED / "tokenizer.json", 512)
-    return collate([tokenizer.encode(text) for text in TEXTS], tokenizer.pad)
+    return collate([tokenizer.encode(text) for text in TEXTS], tokenizer.pad_id)
 
 
 @pytest.fixture(scope="module")
-def maps(batch: Batch) -> Maps:
-    return MapRuntime(load(SHIPPED).graph).run(batch)
+def maps(batch: Batch) -> AttentionMaps:
+    return AttentionMapRuntime(load_bundle(SHIPPED).graph).run(batch)
 
 
-def test_the_answers_are_those_of_the_graph_that_serves_bit_for_bit(batch: Batch, maps: Maps) -> None:
+def test_the_answers_are_those_of_the_graph_that_serves_bit_for_bit(batch: Batch, maps: AttentionMaps) -> None:
     np.testing.assert_array_equal(maps.logits, OnnxRuntime(SHIPPED / GRAPH).run(batch))
 
 
-def test_every_token_shares_out_its_attention_among_the_text_s_tokens(batch: Batch, maps: Maps) -> None:
+def test_every_token_shares_out_its_attention_among_the_text_s_tokens(batch: Batch, maps: AttentionMaps) -> None:
     assert maps.layers == 8
     for layer in range(maps.layers):
         attention = maps.attention(layer)
@@ -48,10 +48,10 @@ def test_every_token_shares_out_its_attention_among_the_text_s_tokens(batch: Bat
             assert (attention[row, :, :, length:] == 0).all()
 
 
-def test_a_text_has_the_same_maps_alone_and_among_others(batch: Batch, maps: Maps) -> None:
+def test_a_text_has_the_same_maps_alone_and_among_others(batch: Batch, maps: AttentionMaps) -> None:
     length = int(batch.mask[0].sum())
-    alone = MapRuntime(SHIPPED / GRAPH).run(
-        Batch(*(part[:1, :length] for part in (batch.ids, batch.mask, batch.types)))
+    alone = AttentionMapRuntime(SHIPPED / GRAPH).run(
+        Batch(*(part[:1, :length] for part in (batch.ids, batch.mask, batch.token_types)))
     )
     own = maps.of(0)
     np.testing.assert_allclose(own.attention(7), alone.attention(7), atol=1e-4)
@@ -80,22 +80,22 @@ def random_batch() -> Batch:
 
 
 def random_texts(rng: np.random.Generator, lengths: Iterable[int]) -> Batch:
-    return collate([Tokens(rng.integers(5, 200, n), np.zeros(n, np.int64), False, "en") for n in lengths], pad=1)
+    return collate([Encoding(rng.integers(5, 200, n), np.zeros(n, np.int64), False, "en") for n in lengths], pad=1)
 
 
-def maps_in(network: Classifier, batch: Batch, folder: Path) -> Maps:
+def maps_in(network: Classifier, batch: Batch, folder: Path) -> AttentionMaps:
     path = folder / "fp32.onnx"
-    onnx.save(build(graph_weights(network), heads=4, epsilon=1e-12, storage="fp32"), str(path))
-    return MapRuntime(path).run(batch)
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage="fp32"), str(path))
+    return AttentionMapRuntime(path).run(batch)
 
 
 def test_the_maps_of_two_hundred_texts_are_those_of_torch(network: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "fp32.onnx"
-    onnx.save(build(graph_weights(network), heads=4, epsilon=1e-12, storage="fp32"), str(path))
-    runtime, rng = MapRuntime(path), np.random.default_rng(4)
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage="fp32"), str(path))
+    runtime, rng = AttentionMapRuntime(path), np.random.default_rng(4)
     for _ in range(20):
         batch = random_texts(rng, rng.integers(1, 41, 10))
-        maps, (ids, mask, types) = runtime.run(batch), map(torch.from_numpy, (batch.ids, batch.mask, batch.types))
+        maps, (ids, mask, types) = runtime.run(batch), map(torch.from_numpy, (batch.ids, batch.mask, batch.token_types))
         with torch.no_grad():
             told = network.encoder(ids, mask, types, output_attentions=True).attentions
         assert maps.layers == len(told) == 3
@@ -113,7 +113,7 @@ def test_the_heads_together_give_what_torch_adds_to_the_state(
     seen: list[torch.Tensor] = []
     hook = layer.output.dense.register_forward_hook(lambda _, __, out: seen.append(out - layer.output.dense.bias))
     with torch.no_grad():
-        network(*map(torch.from_numpy, (random_batch.ids, random_batch.mask, random_batch.types)))
+        network(*map(torch.from_numpy, (random_batch.ids, random_batch.mask, random_batch.token_types)))
     hook.remove()
     given = np.einsum("bhij,bhjp,hpw->biw", maps.attention(0), maps.values[0], maps.mixing[0])
     np.testing.assert_allclose(given, seen[0].numpy(), atol=1e-4)
@@ -122,8 +122,8 @@ def test_the_heads_together_give_what_torch_adds_to_the_state(
 @pytest.mark.parametrize("storage", ["int8", "mixed", "fp32"])
 def test_every_storage_of_a_cpu_graph_has_the_same_mixing(network: Classifier, storage: str, tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"
-    onnx.save(build(graph_weights(network), heads=4, epsilon=1e-12, storage=storage), str(path))  # type: ignore[arg-type]
-    mixing = MapRuntime(path)._mixing
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage=storage), str(path))  # type: ignore[arg-type]
+    mixing = AttentionMapRuntime(path)._mixing
     expected = graph_weights(network)["encoder.encoder.layer.2.attention.output.dense.weight"].T
     np.testing.assert_allclose(mixing[2].reshape(32, 32), expected, atol=0.02 if storage == "int8" else 1e-3)
 
@@ -132,13 +132,13 @@ def test_a_bundle_has_maps_where_its_embeddings_lie_beside_the_graph(tmp_path: P
     path = tiny_bundle(tmp_path)
     assert (path / EMBEDDINGS).exists()
     ids = np.arange(4, 12)[None, :]
-    maps = MapRuntime(path / GRAPH).run(Batch(ids, np.ones_like(ids), np.zeros_like(ids)))
+    maps = AttentionMapRuntime(path / GRAPH).run(Batch(ids, np.ones_like(ids), np.zeros_like(ids)))
     assert maps.queries.shape == (LAYERS, 1, HEADS, 8, 8)
 
 
 def test_a_graph_for_gpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no attention that maps can be taken of"):
-        MapRuntime(graph_for_gpus(tmp_path))
+        AttentionMapRuntime(graph_for_gpus(tmp_path))
 
 
 def test_outputs_are_appended_as_onnx_itself_reads_them() -> None:
@@ -149,4 +149,4 @@ def test_outputs_are_appended_as_onnx_itself_reads_them() -> None:
 
 def test_what_is_no_protobuf_message_is_refused() -> None:
     with pytest.raises(ValueError, match="no protobuf message"):
-        list(fields(memoryview(b"\x0b\x01")))
+        list(read_fields(memoryview(b"\x0b\x01")))

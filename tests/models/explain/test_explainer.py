@@ -8,20 +8,28 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.bundle import SHIPPED, load
-from models.explain.attention_maps import MapRuntime
-from models.explain.attribution import attention, both_ends, occlusion, readers, rollout, shapley, value_norm
-from models.explain.explainer import AUTO, METHODS, Explainer, Explanation, MethodName, Result
+from models.bundle import SHIPPED, load_bundle
+from models.explain.attention_maps import AttentionMapRuntime
+from models.explain.attribution import (
+    attention_attribution,
+    two_sided_occlusion,
+    occlusion,
+    pooling_weights,
+    rollout,
+    shapley,
+    value_norm,
+)
+from models.explain.explainer import DEFAULT_METHOD, METHODS, Explainer, Explanation, MethodName, Result
 from models.explain.gradients import Gradients
-from models.explain.instance import parts_of
-from models.explain.methods import OFFERED
-from models.prediction.calibration import probabilities, scaling_of
+from models.explain.instance import features_of
+from models.explain.methods import SUPPORTED_METHODS
+from models.prediction.calibration import probabilities, find_scaling
 from models.runtime.onnx import OnnxRuntime
-from models.text.encoding import Batch, Tokens, collate
+from models.text.encoding import Batch, Encoding, collate
 from models.text.tokenizer import EmptyTextError, Tokenizer
-from models.text.words import LINKED, Words
+from models.text.words import LINK_WORD, WordSpans
 
-BUNDLE = load(SHIPPED)
+BUNDLE = load_bundle(SHIPPED)
 TOKENIZER = Tokenizer.from_bundle(BUNDLE)
 RUNTIME = OnnxRuntime(BUNDLE.graph)
 EXPLAINER = Explainer(BUNDLE, TOKENIZER, RUNTIME)
@@ -49,13 +57,15 @@ def bare(text: str) -> str:
     return "".join(c for c in unicodedata.normalize("NFKD", text) if c.isalnum())
 
 
-def explain(text: str, entity: str | None = None, method: MethodName = AUTO, target: str | None = None) -> Explanation:
-    return EXPLAINER.explain(EXPLAINER.text(text, entity, target), method)
+def explain(
+    text: str, entity: str | None = None, method: MethodName = DEFAULT_METHOD, target: str | None = None
+) -> Explanation:
+    return EXPLAINER.explain(EXPLAINER.text_instance(text, entity, target), method)
 
 
-def read(text: str, entity: str | None = None) -> tuple[Tokens, Words]:
-    reading = TOKENIZER.words(text, entity)
-    (words,) = reading.passages
+def read(text: str, entity: str | None = None) -> tuple[Encoding, WordSpans]:
+    reading = TOKENIZER.encode_with_words(text, entity)
+    (words,) = reading.segments
     return reading.tokens, words
 
 
@@ -82,11 +92,11 @@ def test_the_tokens_of_a_word_are_made_of_its_characters() -> None:
     for text in texts(2000):
         tokens, words = read(text)
         for place in range(1, tokens.length - 1):
-            own = [span for span, places in zip(words.spans, words.places, strict=True) if place in places]
+            own = [span for span, places in zip(words.spans, words.token_positions, strict=True) if place in places]
             said = "".join(text[start:end] for start, end in own)
             piece = TOKENIZER._tokenizer.id_to_token(int(tokens.ids[place])) or ""
             assert own or piece == "▁", (text, place)
-            assert piece == "<unk>" or LINKED.search(said) or bare(piece) in bare(said), (text, piece, said)
+            assert piece == "<unk>" or LINK_WORD.search(said) or bare(piece) in bare(said), (text, piece, said)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +116,12 @@ def test_words_are_those_that_a_reader_sees(text: str, expected: list[str]) -> N
 
 
 def weights_of(explanation: Explanation) -> NDArray[np.float64]:
-    return np.asarray([weight.weight for weight in explanation.passages[0].words])
+    return np.asarray([weight.weight for weight in explanation.segments[0].words])
 
 
-def probability(tokens: Tokens, whole: Tokens, label: int) -> float:
-    scaling = scaling_of(BUNDLE.calibration, whole.language, whole.targeted)
-    return float(probabilities(RUNTIME.run(collate([tokens], TOKENIZER.pad)), scaling)[0, label])
+def probability(tokens: Encoding, whole: Encoding, label: int) -> float:
+    scaling = find_scaling(BUNDLE.calibration, whole.language, whole.has_entity)
+    return float(probabilities(RUNTIME.run(collate([tokens], TOKENIZER.pad_id)), scaling)[0, label])
 
 
 @pytest.mark.parametrize(
@@ -121,14 +131,14 @@ def probability(tokens: Tokens, whole: Tokens, label: int) -> float:
 def test_occlusion_is_what_taking_each_word_away_by_hand_changes(text: str, entity: str | None) -> None:
     tokens, words = read(text, entity)
     found = explain(text, entity, "occlusion", "positive")
-    for number, places in enumerate(words.places):
-        if found.passages[0].words[number].named:
-            assert found.passages[0].words[number].weight == 0
+    for number, places in enumerate(words.token_positions):
+        if found.segments[0].words[number].is_entity:
+            assert found.segments[0].words[number].weight == 0
             continue
         left = [place for place in range(tokens.length) if place not in places]
-        fewer = Tokens(tokens.ids[left], tokens.types[left], False, tokens.language)
+        fewer = Encoding(tokens.ids[left], tokens.token_types[left], False, tokens.language)
         change = probability(tokens, tokens, 2) - probability(fewer, tokens, 2)
-        assert found.passages[0].words[number].weight == pytest.approx(change, abs=1e-5)
+        assert found.segments[0].words[number].weight == pytest.approx(change, abs=1e-5)
 
 
 def toy(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -141,7 +151,7 @@ def toy(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
     ("weigh", "expected"),
     [
         (occlusion, [0, 0, -1, 2, 2]),
-        (both_ends, [1.5, 1.5, -1, 1, 1]),
+        (two_sided_occlusion, [1.5, 1.5, -1, 1, 1]),
         (lambda value, parts: shapley(value, parts, 10), [1.5, 1.5, -1, 1, 1]),
     ],
 )
@@ -152,9 +162,9 @@ def test_each_method_divides_what_words_say_as_it_is_defined(
 
 
 def test_shapley_values_sum_to_what_the_whole_text_says_beyond_none_of_it() -> None:
-    question = EXPLAINER.text(NEWS)
-    parts = len(question.parts)
-    ends = question.probability(np.asarray([[True] * parts, [False] * parts]))
+    question = EXPLAINER.text_instance(NEWS)
+    parts = len(question.features)
+    ends = question.score(np.asarray([[True] * parts, [False] * parts]))
     assert weights_of(explain(NEWS, method="shapley")).sum() == pytest.approx(ends[0] - ends[1], abs=1e-6)
 
 
@@ -170,9 +180,9 @@ def test_shapley_values_sum_to_what_the_whole_text_says_beyond_none_of_it() -> N
 def test_integrated_gradients_are_complete(text: str, entity: str | None) -> None:
     gradients = Gradients(BUNDLE.graph)
     for target in BUNDLE.task.labels:
-        question = EXPLAINER.text(text, entity, target)
-        (nothing, whole), _ = question.slopes(gradients, np.asarray([1e-9, 1.0]))
-        assert EXPLAINER.weigh(question, "integrated_gradients").sum() == pytest.approx(
+        question = EXPLAINER.text_instance(text, entity, target)
+        (nothing, whole), _ = question.score_gradients(gradients, np.asarray([1e-9, 1.0]))
+        assert EXPLAINER.attribute(question, "integrated_gradients").sum() == pytest.approx(
             whole - nothing, rel=0.01, abs=2e-4
         )
         assert whole == pytest.approx(question.scores[target], abs=0.05)
@@ -189,7 +199,7 @@ def test_gradients_are_taken_in_steps_that_can_be_given_up() -> None:
 
     explainer = Explainer(BUNDLE, TOKENIZER, RUNTIME, step)
     with pytest.raises(TimeoutError):
-        explainer.weigh(explainer.text("Profit warning. " * 40), "integrated_gradients")
+        explainer.attribute(explainer.text_instance("Profit warning. " * 40), "integrated_gradients")
     assert len(steps) == 4
 
 
@@ -206,7 +216,7 @@ def test_a_word_speaks_for_one_label_and_against_another() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_shares_of_attention_are_those_of_the_tokens(method: MethodName) -> None:
     found = explain("平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份", method)
-    assert [found.passages[0].words[place].named for place in (0, 11, 14, 15)] == [False, True, True, False]
+    assert [found.segments[0].words[place].is_entity for place in (0, 11, 14, 15)] == [False, True, True, False]
     weights = weights_of(found)
     assert np.isfinite(weights).all()
     if not METHODS[method].signed:
@@ -218,8 +228,8 @@ def test_shares_of_attention_are_those_of_the_tokens(method: MethodName) -> None
 @pytest.mark.parametrize("entity", [None, "Acme"])
 def test_shares_of_attention_are_those_of_the_published_methods(entity: str | None) -> None:
     tokens = TOKENIZER.encode(NEWS, entity)
-    maps = MapRuntime(BUNDLE.graph).run(collate([tokens], TOKENIZER.pad))
-    read = tokens.types / tokens.types.sum() if entity else np.full(tokens.length, 1 / tokens.length)
+    maps = AttentionMapRuntime(BUNDLE.graph).run(collate([tokens], TOKENIZER.pad_id))
+    read = tokens.token_types / tokens.token_types.sum() if entity else np.full(tokens.length, 1 / tokens.length)
     along, norms, last = np.eye(tokens.length), np.zeros(tokens.length), np.zeros((tokens.length, tokens.length))
     for layer in range(maps.layers):
         last = maps.attention(layer)[0].mean(axis=0)
@@ -227,8 +237,8 @@ def test_shares_of_attention_are_those_of_the_published_methods(entity: str | No
         given = np.einsum("htp,hpw->htw", maps.values[layer, 0], maps.mixing[layer])
         carried = np.einsum("hij,hj->ij", maps.attention(layer)[0], np.sqrt((given**2).sum(axis=-1)))
         norms += read @ (carried / carried.sum(axis=1, keepdims=True)) / maps.layers
-    own = readers(tokens)
-    np.testing.assert_allclose(attention(maps, own), read @ last, atol=1e-6)
+    own = pooling_weights(tokens)
+    np.testing.assert_allclose(attention_attribution(maps, own), read @ last, atol=1e-6)
     np.testing.assert_allclose(rollout(maps, own), read @ along, atol=1e-6)
     np.testing.assert_allclose(value_norm(maps, own), norms, atol=1e-6)
 
@@ -238,19 +248,19 @@ def test_shares_of_attention_are_those_of_the_published_methods(entity: str | No
 def test_texts_of_one_token_or_of_none_that_is_known_are_explained(text: str, method: MethodName) -> None:
     found = explain(text, method=method)
     assert np.isfinite(weights_of(found)).all()
-    assert found.passages[0].read == (0, len(text))
+    assert found.segments[0].read_span == (0, len(text))
 
 
 def test_a_text_that_is_all_entity_rests_on_nothing_else() -> None:
     found = explain("Acme", "Acme")
-    assert found.parts == 0
-    assert [(weight.weight, weight.named) for weight in found.passages[0].words] == [(0, True)]
+    assert found.features == 0
+    assert [(weight.weight, weight.is_entity) for weight in found.segments[0].words] == [(0, True)]
 
 
 def test_attention_alone_is_not_offered_as_an_explanation() -> None:
     for task in ("sentiment", "intent", "replies"):
-        assert AUTO in OFFERED[task]
-        assert set(OFFERED[task]) <= set(METHODS) - {"attention", "rollout"}
+        assert DEFAULT_METHOD in SUPPORTED_METHODS[task]
+        assert set(SUPPORTED_METHODS[task]) <= set(METHODS) - {"attention", "rollout"}
 
 
 def test_nothing_readable_is_refused() -> None:
@@ -273,12 +283,12 @@ def test_an_over_long_text_says_what_was_read_and_is_weighed_in_bounded_time() -
     text = " " + "Profit warning hits the shares. " * 120
     runtime = Counting()
     explainer = Explainer(BUNDLE, TOKENIZER, runtime)
-    found = explainer.explain(explainer.text(text), "occlusion")
+    found = explainer.explain(explainer.text_instance(text), "occlusion")
     assert found.truncated
-    assert found.passages[0].read[0] <= 1
-    assert 500 < found.passages[0].read[1] < len(text)
-    assert found.passages[0].words[-1].end <= found.passages[0].read[1]
-    assert found.parts < len(found.passages[0].words) < len(TOKENIZER.encode(text[:2000]).ids) * 2
+    assert found.segments[0].read_span[0] <= 1
+    assert 500 < found.segments[0].read_span[1] < len(text)
+    assert found.segments[0].words[-1].end <= found.segments[0].read_span[1]
+    assert found.features < len(found.segments[0].words) < len(TOKENIZER.encode(text[:2000]).ids) * 2
     assert runtime.read <= 16_384 + 2 * 512
 
 
@@ -286,20 +296,20 @@ def test_an_over_long_text_is_read_around_its_entity() -> None:
     text = "word " * 900 + "Zorg plunges " + "word " * 900
     _, words = read(text, "Zorg")
     assert words.read[0] > 0
-    assert [text[start:end] for word, (start, end) in enumerate(words.spans) if words.named(word)] == ["Zorg"]
+    assert [text[start:end] for word, (start, end) in enumerate(words.spans) if words.is_entity(word)] == ["Zorg"]
 
 
 def test_words_that_share_a_token_are_taken_away_together_and_share_the_weight() -> None:
     _, words = read("股价 up 50%")
-    parts = [[words_of("股价 up 50%")[word] for word in part.words] for part in parts_of([words], 99)]
+    parts = [[words_of("股价 up 50%")[word] for word in part.words] for part in features_of([words], 99)]
     assert parts == [["股", "价"], ["up"], ["50", "%"]]
     weights = weights_of(explain("股价 up 50%"))
     assert weights[0] == weights[1] != 0
     assert weights[3] == weights[4] != 0
-    whole = EXPLAINER.weigh(EXPLAINER.text("股价 up 50%"), "both_ends")
+    whole = EXPLAINER.attribute(EXPLAINER.text_instance("股价 up 50%"), "both_ends")
     np.testing.assert_allclose([weights[:2].sum(), weights[2], weights[3:].sum()], whole)
 
 
 def test_neighbours_go_together_where_parts_are_limited() -> None:
     _, words = read("a b c d e f g")
-    assert [len(part.words) for part in parts_of([words], 3)] == [3, 3, 1]
+    assert [len(part.words) for part in features_of([words], 3)] == [3, 3, 1]

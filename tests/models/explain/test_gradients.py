@@ -12,23 +12,23 @@ import torch
 from numpy.typing import NDArray
 from transformers import BertConfig, BertModel
 
-from models.bundle import SHIPPED_INTENT, load
-from models.explain.attribution import INCOMPLETE, MOST_POINTS, integrated_gradients
-from models.explain.explainer import explainer_of
+from models.bundle import SHIPPED_INTENT, load_bundle
+from models.explain.attribution import COMPLETENESS_TOLERANCE, MAX_POINTS, integrated_gradients
+from models.explain.explainer import open_explainer
 from models.explain.gradients import Gradients
-from models.explain.score_functions import Answer, Fitting, Intents, Labelled
-from models.graph.builder import build, write
-from models.graph.convert import rewritten
+from models.explain.score_functions import ScoreFunction, ReplyScore, IntentConfidences, LabelProbabilities
+from models.graph.builder import build_graph, save_graph
+from models.graph.convert import convert_graph
 from models.graph.names import LOG_STEP
-from models.graph.weights import stored_in, weights_of
-from models.graph.writer import Storage
+from models.graph.weights import read_graph_weights, dequantize
+from models.graph.writer import Precision
 from models.networks.encoder import Classifier, graph_weights
-from models.networks.quantization import inputs_of, quantize_encoder, set_steps
-from models.prediction.calibration import Scaling
-from models.prediction.intent_head import heads_of
+from models.networks.quantization import record_inputs, quantize_encoder, set_steps
+from models.prediction.calibration import LogitScaling
+from models.prediction.intent_head import load_bundle_heads
 from models.prediction.reply_ranker import RANKER, load_ranker
 from models.runtime.onnx import OnnxRuntime
-from models.text.encoding import Tokens, collate
+from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Turn
 from tests.support.tiny_bundle import graph_for_gpus
 
@@ -52,27 +52,27 @@ def network() -> Classifier:
     return Classifier(encoder, width=WIDTH, labels=3).eval()
 
 
-def tokens_of(types: list[int]) -> Tokens:
+def tokens_of(types: list[int]) -> Encoding:
     ids = np.random.default_rng(1).integers(5, 200, len(types))
-    return Tokens(ids, np.asarray(types), False, "en")
+    return Encoding(ids, np.asarray(types), False, "en")
 
 
 PLAIN = tokens_of([0] * LENGTH)
 NAMED = tokens_of([0, 0, 1, 1, 0, 0, 0, 0, 0])
 
 
-def gradients_of(network: Classifier, storage: Storage, folder: Path) -> Gradients:
-    write(build(graph_weights(network), HEADS, 1e-12, storage), folder / "g.onnx")
+def gradients_of(network: Classifier, storage: Precision, folder: Path) -> Gradients:
+    save_graph(build_graph(graph_weights(network), HEADS, 1e-12, storage), folder / "g.onnx")
     return Gradients(folder / "g.onnx")
 
 
 def cut_inputs(network: Classifier, folder: Path) -> None:
     """As the graph in the folder cuts what its linear layers read, and with its weights."""
-    weights = weights_of(stored_in(folder / "g.onnx").tensors)
+    weights = dequantize(read_graph_weights(folder / "g.onnx").tensors)
     network.load_state_dict(
         {name: torch.from_numpy(value) for name, value in weights.items() if LOG_STEP not in name}, strict=False
     )
-    for group, zero in inputs_of(network):
+    for group, zero in record_inputs(network):
         owner, name = group[0]
         lowest, highest = -zero * STEP, (255 - zero) * STEP
         for owner, name in group:
@@ -83,7 +83,7 @@ def cut_inputs(network: Classifier, folder: Path) -> None:
 
 @pytest.mark.parametrize("cut", [False, True], ids=["plain", "cut"])
 @pytest.mark.parametrize("tokens", [PLAIN, NAMED], ids=["whole", "entity"])
-def test_rows_and_gradients_are_torch_s(network: Classifier, tokens: Tokens, cut: bool, tmp_path: Path) -> None:
+def test_rows_and_gradients_are_torch_s(network: Classifier, tokens: Encoding, cut: bool, tmp_path: Path) -> None:
     gates = np.random.default_rng(2).uniform(0.05, 1, (5, LENGTH)).astype(np.float32)
     slope = np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)
     if cut:
@@ -97,27 +97,27 @@ def test_rows_and_gradients_are_torch_s(network: Classifier, tokens: Tokens, cut
     passed = gradients.run(tokens, gates)
 
     opened = torch.from_numpy(gates).requires_grad_()
-    ids, types = (torch.from_numpy(part).expand(5, -1) for part in (tokens.ids, tokens.types))
+    ids, types = (torch.from_numpy(part).expand(5, -1) for part in (tokens.ids, tokens.token_types))
     openness = opened.log()[:, None, None, :].expand(-1, 1, LENGTH, -1)
     states = network.encoder(input_ids=ids, attention_mask=openness, token_type_ids=types).last_hidden_state
-    readers = types * opened if tokens.targeted else opened
+    readers = types * opened if tokens.has_entity else opened
     rows = network.head((readers[:, None, :] @ states)[:, 0] / readers.sum(dim=1, keepdim=True))
     np.testing.assert_allclose(passed.rows, rows.detach().numpy(), atol=1e-4)
     rows.backward(torch.from_numpy(slope))
     assert opened.grad is not None
-    np.testing.assert_allclose(passed.back(slope), opened.grad.numpy(), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(passed.backward(slope), opened.grad.numpy(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("storage", ["fp32", "mixed", "int8"])
 @pytest.mark.parametrize("learned", [False, True], ids=["plain", "steps"])
 def test_it_is_the_graph_s_own_network_in_fp32(
-    network: Classifier, storage: Storage, learned: bool, tmp_path: Path
+    network: Classifier, storage: Precision, learned: bool, tmp_path: Path
 ) -> None:
     if learned:  # so small that inputs are cut
         quantize_encoder(network)
         set_steps(network, [STEP] * 12)
     gradients = gradients_of(network, storage, tmp_path)
-    onnx.save(rewritten(tmp_path / "g.onnx", "fp32"), str(tmp_path / "plain.onnx"))
+    onnx.save(convert_graph(tmp_path / "g.onnx", "fp32"), str(tmp_path / "plain.onnx"))
     expected = OnnxRuntime(tmp_path / "plain.onnx").run(collate([PLAIN], pad=1))
     # Weights in whole steps were stored in 16 bits by `mixed`, and the other graph puts them into steps again.
     near = 2e-3 if learned and storage == "mixed" else 1e-4
@@ -128,7 +128,7 @@ def test_a_gate_that_is_shut_takes_its_token_out(network: Classifier, tmp_path: 
     gradients = gradients_of(network, "fp32", tmp_path)
     gates = np.ones((1, LENGTH), np.float32)
     gates[:, 6:] = 1e-9
-    shorter = Tokens(PLAIN.ids[:6], PLAIN.types[:6], False, "en")
+    shorter = Encoding(PLAIN.ids[:6], PLAIN.token_types[:6], False, "en")
     expected = gradients.run(shorter, np.ones((1, 6), np.float32)).rows
     np.testing.assert_allclose(gradients.run(PLAIN, gates).rows, expected, atol=1e-4)
 
@@ -138,27 +138,27 @@ def test_a_graph_for_gpus_is_refused(tmp_path: Path) -> None:
         Gradients(graph_for_gpus(tmp_path))
 
 
-def answers() -> list[Answer]:
-    bundle = load(SHIPPED_INTENT)
+def answers() -> list[ScoreFunction]:
+    bundle = load_bundle(SHIPPED_INTENT)
     ranker = load_ranker(bundle.path / RANKER)
-    placed = ranker.place(np.random.default_rng(5).normal(size=(1, len(ranker.reply))).astype(np.float32))[0]
+    placed = ranker.project_replies(np.random.default_rng(5).normal(size=(1, len(ranker.reply))).astype(np.float32))[0]
     return [
-        Labelled(Scaling(1.3, 0.0, (0.0, 0.0, 0.0))),
-        Labelled(Scaling(0.7, 0.4, (0.1, -0.2, 0.0))),
-        Intents(heads_of(bundle.path, bundle.encoder)["dstc11"]),
-        Fitting(ranker, placed),
+        LabelProbabilities(LogitScaling(1.3, 0.0, (0.0, 0.0, 0.0))),
+        LabelProbabilities(LogitScaling(0.7, 0.4, (0.1, -0.2, 0.0))),
+        IntentConfidences(load_bundle_heads(bundle.path, bundle.encoder_digest)["dstc11"]),
+        ReplyScore(ranker, placed),
     ]
 
 
 @pytest.mark.parametrize("number", range(4))
 def test_the_slope_of_an_answer_is_that_of_small_differences(number: int) -> None:
     answer = answers()[number]
-    width = 3 if isinstance(answer, Labelled) else 384
+    width = 3 if isinstance(answer, LabelProbabilities) else 384
     rng = np.random.default_rng(6)
     rows = rng.normal(size=(4, width)).astype(np.float32)
     labels = answer(rows).shape[1]
     for label in {0, labels - 1}:
-        slopes = answer.slope(rows, label)
+        slopes = answer.gradient(rows, label)
         for _ in range(3):
             way = rng.normal(size=rows.shape).astype(np.float32) * np.float32(2e-3)
             change = (answer(rows + way) - answer(rows - way))[:, label] / 2
@@ -166,12 +166,12 @@ def test_the_slope_of_an_answer_is_that_of_small_differences(number: int) -> Non
 
 
 def test_a_turn_is_the_sum_of_its_words() -> None:
-    bundle = load(SHIPPED_INTENT)
-    explainer = explainer_of(bundle)
+    bundle = load_bundle(SHIPPED_INTENT)
+    explainer = open_explainer(bundle)
     turns = (Turn("customer", "I lost my card"), Turn("agent", "Which one?"), Turn("customer", "the blue one 蓝色"))
-    question = explainer.intent(turns, heads_of(bundle.path, bundle.encoder)["banking77"])
-    found = explainer.explain(question, "integrated_gradients").passages
-    asked = explainer.weigh(question.by_passage(), "integrated_gradients")
+    question = explainer.intent_instance(turns, load_bundle_heads(bundle.path, bundle.encoder_digest)["banking77"])
+    found = explainer.explain(question, "integrated_gradients").segments
+    asked = explainer.attribute(question.with_segments_as_features(), "integrated_gradients")
     assert len(found) == 3
     for passage, expected in zip(found, asked, strict=True):
         assert passage.weight == pytest.approx(sum(word.weight for word in passage.words))
@@ -194,7 +194,7 @@ def test_the_way_is_halved_where_weights_are_not_complete_and_not_for_ever() -> 
         asked.extend(shares)
         return np.maximum(shares - 0.7, 0), (shares > 0.7)[:, None].astype(float)
 
-    assert integrated_gradients(bent).sum() == pytest.approx(0.3, rel=INCOMPLETE)
+    assert integrated_gradients(bent).sum() == pytest.approx(0.3, rel=COMPLETENESS_TOLERANCE)
     near = [share for share in asked if 0.6 < share < 0.8]
     assert len(near) > 0.4 * len(asked)
 
@@ -204,4 +204,4 @@ def test_the_way_is_halved_where_weights_are_not_complete_and_not_for_ever() -> 
 
     asked.clear()
     assert integrated_gradients(jump).sum() == 0
-    assert MOST_POINTS < len(asked) < 3 * MOST_POINTS
+    assert MAX_POINTS < len(asked) < 3 * MAX_POINTS

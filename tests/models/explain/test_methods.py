@@ -11,19 +11,19 @@ from models.bundle import CARD, SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
 from models.evaluation.faithfulness import RANDOM
 from models.explain import explainer as explain
 from models.explain import history as explain_history
-from models.explain.explainer import AUTO
-from models.explain.methods import LEAST_TIMES, OFFERED, Explained
+from models.explain.explainer import DEFAULT_METHOD
+from models.explain.methods import MIN_TIMES_RANDOM, SUPPORTED_METHODS, ExplainableTask
 
-CARDS: dict[Explained, Path] = {
+CARDS: dict[ExplainableTask, Path] = {
     "sentiment": SHIPPED / CARD,
     "intent": SHIPPED_INTENT / CARD,
     "replies": SHIPPED_INTENT / CARD,
     "recommend": SHIPPED_RECOMMEND / CARD,
 }
-TEXTS, HISTORIES = {*explain.METHODS, RANDOM}, {*explain_history.METHODS, RANDOM}
+TEXTS, HISTORIES = {*explain.METHODS, RANDOM}, {*explain_history.HISTORY_METHODS, RANDOM}
 
 
-def measured(task: Explained) -> dict[str, tuple[float, float]]:
+def measured(task: ExplainableTask) -> dict[str, tuple[float, float]]:
     """Of each method, its comprehensiveness and how many times random that is; nothing where no card has it."""
     _, _, section = CARDS[task].read_text(encoding="utf-8").partition(f"\n## Explanations: {task}\n")
     table = section.partition("\n## ")[0].partition("| times random |")[2].partition("\n\n")[0]
@@ -39,16 +39,16 @@ def test_the_card_of_sentiment_tells_of_explanations() -> None:
 
 
 @pytest.mark.parametrize("task", MEASURED)
-def test_a_method_is_offered_where_it_was_measured_to_be_three_times_random(task: Explained) -> None:
+def test_a_method_is_offered_where_it_was_measured_to_be_three_times_random(task: ExplainableTask) -> None:
     found = measured(task)
     assert set(found) == (HISTORIES if task == "recommend" else TEXTS)
-    worth = {name for name, (_, times) in found.items() if times >= LEAST_TIMES}
+    worth = {name for name, (_, times) in found.items() if times >= MIN_TIMES_RANDOM}
     # Of texts attention alone can be asked for as a map, by its own name, and is no way of weighing.
-    assert worth - (set() if task == "recommend" else {"attention"}) == set(OFFERED[task])
+    assert worth - (set() if task == "recommend" else {"attention"}) == set(SUPPORTED_METHODS[task])
 
 
 @pytest.mark.parametrize("task", MEASURED)
-def test_the_usual_method_beats_random_three_times_and_attention_of_the_last_layer(task: Explained) -> None:
+def test_the_usual_method_beats_random_three_times_and_attention_of_the_last_layer(task: ExplainableTask) -> None:
     found = measured(task)
-    assert found[AUTO][1] >= LEAST_TIMES
-    assert found[AUTO][0] > found["attention"][0]
+    assert found[DEFAULT_METHOD][1] >= MIN_TIMES_RANDOM
+    assert found[DEFAULT_METHOD][0] > found["attention"][0]

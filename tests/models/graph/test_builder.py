@@ -9,14 +9,14 @@ import torch
 from transformers import BertConfig, BertModel
 
 from models.export.torch_runtime import TorchRuntime
-from models.graph.builder import build
-from models.graph.writer import Storage, quantize
+from models.graph.builder import build_graph
+from models.graph.writer import Precision, quantize
 from models.networks.encoder import Classifier, graph_weights
 from models.runtime.onnx import OnnxRuntime
-from models.text.encoding import Batch, Tokens, collate
+from models.text.encoding import Batch, Encoding, collate
 
 PAD, WORDS = 1, 200
-CLOSE: dict[Storage, float] = {"fp32": 1e-5, "int8": 0.2, "mixed": 0.1, "fp16": 0.02}
+CLOSE: dict[Precision, float] = {"fp32": 1e-5, "int8": 0.2, "mixed": 0.1, "fp16": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +36,26 @@ def network() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def tokens() -> list[Tokens]:
+def tokens() -> list[Encoding]:
     """Texts of 3 to 40 tokens; every other one names a target."""
     rng = np.random.default_rng(4)
     found = []
     for number, length in enumerate(rng.integers(3, 40, 24)):
         types = np.zeros(length, np.int64)
         types[1 : 1 + number % 2] = 1
-        found.append(Tokens(rng.integers(5, WORDS, length), types, False, "en"))
+        found.append(Encoding(rng.integers(5, WORDS, length), types, False, "en"))
     return found
 
 
-def runtime(network: Classifier, storage: Storage, folder: Path) -> OnnxRuntime:
+def runtime(network: Classifier, storage: Precision, folder: Path) -> OnnxRuntime:
     path = folder / f"{storage}.onnx"
-    onnx.save(build(graph_weights(network), heads=4, epsilon=1e-12, storage=storage), str(path))
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage=storage), str(path))
     return OnnxRuntime(path)
 
 
 @pytest.mark.parametrize("storage", CLOSE)
 def test_the_graph_answers_as_the_network_does(
-    network: Classifier, tokens: list[Tokens], storage: Storage, tmp_path: Path
+    network: Classifier, tokens: list[Encoding], storage: Precision, tmp_path: Path
 ) -> None:
     batch = collate(tokens, PAD)
     expected = TorchRuntime(network).run(batch)
@@ -65,7 +65,7 @@ def test_the_graph_answers_as_the_network_does(
 
 @pytest.mark.parametrize("storage", CLOSE)
 def test_a_text_is_answered_the_same_alone_and_among_others(
-    network: Classifier, tokens: list[Tokens], storage: Storage, tmp_path: Path
+    network: Classifier, tokens: list[Encoding], storage: Precision, tmp_path: Path
 ) -> None:
     graph = runtime(network, storage, tmp_path)
     together = graph.run(collate(tokens, PAD))

@@ -11,22 +11,22 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from models.export.torch_runtime import TorchRuntime
-from models.graph.builder import EMBEDDING_LEVELS, build
+from models.graph.builder import EMBEDDING_LEVELS, build_graph
 from models.graph.names import WORD_EMBEDDINGS
 from models.graph.weights import GELU_ZERO, SIGNED_ZERO
-from models.graph.writer import WEIGHT_LEVELS, Storage, quantize
+from models.graph.writer import WEIGHT_LEVELS, Precision, quantize
 from models.networks.encoder import Classifier, graph_weights, keep_layers
 from models.networks.quantization import (
-    LearnedRounding,
-    RoundedLinear,
+    LearnedStepQuantization,
+    QuantizedLinear,
     fit_steps,
-    fitted_step,
+    fit_step,
     quantize_encoder,
-    rounded_rows,
+    round_rows,
     set_steps,
 )
 from models.runtime.onnx import OnnxRuntime
-from models.text.encoding import Batch, Tokens, collate
+from models.text.encoding import Batch, Encoding, collate
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def network() -> Classifier:
 def texts() -> Batch:
     rng = np.random.default_rng(6)
     lengths = rng.integers(3, 30, 16)
-    return collate([Tokens(rng.integers(5, 100, n), np.zeros(n, np.int64), False, "en") for n in lengths], 1)
+    return collate([Encoding(rng.integers(5, 100, n), np.zeros(n, np.int64), False, "en") for n in lengths], 1)
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +55,23 @@ def student(network: Classifier, texts: Batch) -> Classifier:
     """Rounded, with steps so small that the largest values are cut."""
     rounded = deepcopy(network)
     steps = fit_steps(
-        rounded, [(torch.from_numpy(texts.ids), torch.from_numpy(texts.mask), torch.from_numpy(texts.types))]
+        rounded, [(torch.from_numpy(texts.ids), torch.from_numpy(texts.mask), torch.from_numpy(texts.token_types))]
     )
     quantize_encoder(rounded)
     set_steps(rounded, [step / 2 for step in steps])
     words = rounded.get_parameter(WORD_EMBEDDINGS)
-    words.data = rounded_rows(words.data, EMBEDDING_LEVELS)
+    words.data = round_rows(words.data, EMBEDDING_LEVELS)
     return rounded.eval()
 
 
 @pytest.mark.parametrize("storage", ["int8", "mixed", "fp32", "fp16"])
 def test_the_graphs_of_a_student_compute_what_it_was_trained_with(
-    network: Classifier, student: Classifier, texts: Batch, storage: Storage, tmp_path: Path
+    network: Classifier, student: Classifier, texts: Batch, storage: Precision, tmp_path: Path
 ) -> None:
     """Several times nearer to the rounded network than the plain one is, the 8-bit graph by ten times."""
-    onnx.save(build(graph_weights(student), heads=4, epsilon=1e-12, storage=storage), str(tmp_path / "graph.onnx"))
+    onnx.save(
+        build_graph(graph_weights(student), heads=4, epsilon=1e-12, storage=storage), str(tmp_path / "graph.onnx")
+    )
     answered = OnnxRuntime(tmp_path / "graph.onnx").run(texts)
     near = np.abs(answered - TorchRuntime(student).run(texts)).mean()
     far = np.abs(TorchRuntime(network).run(texts) - TorchRuntime(student).run(texts)).mean()
@@ -79,7 +81,7 @@ def test_the_graphs_of_a_student_compute_what_it_was_trained_with(
 def test_the_8_bit_graph_of_a_network_without_steps_rounds_each_token_by_its_own_size(
     network: Classifier, texts: Batch, tmp_path: Path
 ) -> None:
-    onnx.save(build(graph_weights(network), heads=4, epsilon=1e-12, storage="int8"), str(tmp_path / "graph.onnx"))
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage="int8"), str(tmp_path / "graph.onnx"))
     plain = TorchRuntime(network).run(texts)
     assert np.abs(OnnxRuntime(tmp_path / "graph.onnx").run(texts) - plain).mean() < 0.1 * np.ptp(plain)
 
@@ -101,13 +103,13 @@ def test_layers_that_read_the_same_input_share_its_step(student: Classifier) -> 
 def test_weights_are_rounded_in_torch_as_in_the_graph() -> None:
     value = torch.randn(7, 40, generator=torch.Generator().manual_seed(1))
     whole, scale = quantize(value.numpy(), axis=1, levels=WEIGHT_LEVELS)
-    np.testing.assert_allclose(rounded_rows(value, WEIGHT_LEVELS).numpy(), whole * scale[:, None], atol=1e-6)
+    np.testing.assert_allclose(round_rows(value, WEIGHT_LEVELS).numpy(), whole * scale[:, None], atol=1e-6)
 
 
 def test_the_first_step_weighs_what_it_cuts_against_what_it_blurs() -> None:
     value = torch.randn(400_000, generator=torch.Generator().manual_seed(2)).pow(3)
     peak = float(value.abs().max())
-    step = fitted_step(value, SIGNED_ZERO)
+    step = fit_step(value, SIGNED_ZERO)
     assert step < 0.9 * peak / 127
     whole, cut = (float((rounding(value, one, SIGNED_ZERO) - value).square().sum()) for one in (peak / 127, step))
     assert cut < whole
@@ -115,13 +117,13 @@ def test_the_first_step_weighs_what_it_cuts_against_what_it_blurs() -> None:
 
 def test_after_a_gelu_the_range_holds_all_that_is_below_zero() -> None:
     value = nn.functional.gelu(torch.linspace(-6, 6, 4001))
-    step = fitted_step(value, GELU_ZERO)
+    step = fit_step(value, GELU_ZERO)
     rounded = rounding(value, step, GELU_ZERO)
     assert float((rounded - value).abs().max()) <= step / 2 + 1e-6
 
 
 def rounding(value: torch.Tensor, step: float, zero: int) -> torch.Tensor:
-    whole: torch.Tensor = LearnedRounding.apply(value, torch.tensor(step).log(), -zero, 255 - zero)  # type: ignore[no-untyped-call]
+    whole: torch.Tensor = LearnedStepQuantization.apply(value, torch.tensor(step).log(), -zero, 255 - zero)  # type: ignore[no-untyped-call]
     return whole * step
 
 
@@ -130,7 +132,7 @@ def test_a_step_learns_from_what_is_rounded_and_from_what_is_cut() -> None:
     for peak in (1.0, 3.0):
         value = torch.linspace(-peak, peak, 301) + 0.001
         log_step = torch.tensor(2.0 / 255).log().requires_grad_()
-        whole = LearnedRounding.apply(value, log_step, -128, 127)  # type: ignore[no-untyped-call]
+        whole = LearnedStepQuantization.apply(value, log_step, -128, 127)  # type: ignore[no-untyped-call]
         torch.autograd.backward((whole * log_step.detach().exp() - value).square().sum())
         assert log_step.grad is not None
         if peak == 3.0:
@@ -141,7 +143,7 @@ def test_a_step_learns_from_what_is_rounded_and_from_what_is_cut() -> None:
 
 def test_gradients_pass_the_rounding_where_nothing_is_cut() -> None:
     plain = nn.Linear(8, 4)
-    layer = RoundedLinear(plain, nn.Parameter(torch.tensor(0.02).log()), SIGNED_ZERO)
+    layer = QuantizedLinear(plain, nn.Parameter(torch.tensor(0.02).log()), SIGNED_ZERO)
     hidden = torch.randn(3, 8, generator=torch.Generator().manual_seed(3))
     hidden[0, 0] = 9.0
     hidden.requires_grad_()
@@ -155,7 +157,7 @@ def test_gradients_pass_the_rounding_where_nothing_is_cut() -> None:
 
 def test_a_layer_multiplies_whole_numbers_so_that_nothing_is_lost_in_16_bits() -> None:
     chance = torch.Generator().manual_seed(4)
-    layer = RoundedLinear(nn.Linear(64, 8), nn.Parameter(torch.tensor(0.02).log()), SIGNED_ZERO).eval()
+    layer = QuantizedLinear(nn.Linear(64, 8), nn.Parameter(torch.tensor(0.02).log()), SIGNED_ZERO).eval()
     hidden = torch.randn(50, 64, generator=chance)
     with torch.no_grad():
         exact = layer(hidden)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.prediction.calibration import Scaling, calibrated, probabilities, question_of, scaling_of
+from models.prediction.calibration import LogitScaling, calibrate_logits, probabilities, calibration_key, find_scaling
 from models.prediction.sentiment import polarity
 
 
@@ -12,29 +12,29 @@ def test_polarity_is_the_positive_minus_the_negative_share() -> None:
 
 
 def test_each_language_has_its_own_scaling() -> None:
-    calibration = {"en": Scaling(1.0, 0.0, (0.0, 0.0, 0.0)), "zh": Scaling(4.0, 0.0, (0.0, 0.0, 3.0))}
+    calibration = {"en": LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0)), "zh": LogitScaling(4.0, 0.0, (0.0, 0.0, 3.0))}
     logits = np.asarray([[2.0, 0.0, 0.0]] * 3, np.float32)
-    scores = calibrated(logits, [calibration[language] for language in ("en", "zh", "en")])
+    scores = calibrate_logits(logits, [calibration[language] for language in ("en", "zh", "en")])
     np.testing.assert_allclose(scores.sum(axis=1), 1)
     assert scores.argmax(axis=1).tolist() == [0, 2, 0]
     np.testing.assert_array_equal(scores[1], probabilities(logits[1], calibration["zh"]))
 
 
 def test_texts_about_an_entity_have_their_own_scaling_where_there_is_one() -> None:
-    plain, own = Scaling(1.0, 0.0, (0.0, 0.0, 0.0)), Scaling(2.0, 0.0, (0.0, 0.0, 0.0))
-    calibration = {"en": plain, "zh": plain, question_of("en", True): own}
-    assert scaling_of(calibration, "en", True) is own
-    assert scaling_of(calibration, "en", False) is plain
-    assert scaling_of(calibration, "zh", True) is plain
+    plain, own = LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0)), LogitScaling(2.0, 0.0, (0.0, 0.0, 0.0))
+    calibration = {"en": plain, "zh": plain, calibration_key("en", True): own}
+    assert find_scaling(calibration, "en", True) is own
+    assert find_scaling(calibration, "en", False) is plain
+    assert find_scaling(calibration, "zh", True) is plain
 
 
 def test_logits_that_are_not_finite_spoil_their_own_row_alone() -> None:
-    plain = Scaling(1.0, 0.0, (0.0, 0.0, 0.0))
+    plain = LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0))
     logits = np.asarray([[np.nan, 0, 0], [1, 2, 3], [np.inf, 0, 0], [-np.inf, 0, 0]], np.float32)
-    scores = calibrated(logits, [plain] * 4)
+    scores = calibrate_logits(logits, [plain] * 4)
     assert [bool(np.isfinite(row).all()) for row in scores] == [False, True, False, False]
 
 
 def test_extreme_logits_give_no_nan() -> None:
-    scores = probabilities(np.asarray([[1e4, -1e4, 0.0]], np.float32), Scaling(0.5, 0.0, (0.0, 0.0, 0.0)))
+    scores = probabilities(np.asarray([[1e4, -1e4, 0.0]], np.float32), LogitScaling(0.5, 0.0, (0.0, 0.0, 0.0)))
     assert scores.tolist() == [[1.0, 0.0, 0.0]]

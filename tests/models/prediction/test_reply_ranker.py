@@ -5,18 +5,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.prediction.reply_ranker import Ranker, ReplySet, load_ranker, load_replies, save_ranker, save_replies
-from models.prediction.tensor_file import HeadError
+from models.prediction.reply_ranker import ReplyRanker, ReplySet, load_ranker, load_replies, save_ranker, save_replies
+from models.prediction.tensor_file import ArtifactError
 
 RNG = np.random.default_rng(3)
-RANKER = Ranker(
+RANKER = ReplyRanker(
     RNG.normal(0, 1, (12, 12)).astype(np.float32), RNG.normal(0, 1, (12, 12)).astype(np.float32), 6.0, -1.0, 0.2
 )
 VECTORS = RNG.normal(0, 1, (30, 12)).astype(np.float32)
 
 
 def test_scores_order_replies_by_the_cosine_of_the_projections() -> None:
-    placed = RANKER.place(VECTORS)
+    placed = RANKER.project_replies(VECTORS)
     scores = RANKER.scores(VECTORS[4], placed)
     said, offered = VECTORS[4] @ RANKER.dialogue, VECTORS @ RANKER.reply
     cosines = offered @ said / np.linalg.norm(offered, axis=1) / np.linalg.norm(said)
@@ -27,22 +27,24 @@ def test_scores_order_replies_by_the_cosine_of_the_projections() -> None:
 def test_ranker_and_reply_sets_come_back_as_they_were_saved(tmp_path: Path) -> None:
     save_ranker(RANKER, tmp_path / "ranker.safetensors")
     loaded = load_ranker(tmp_path / "ranker.safetensors")
-    assert (loaded.slope, loaded.offset, loaded.least) == (6.0, -1.0, 0.2)
+    assert (loaded.slope, loaded.offset, loaded.min_score) == (6.0, -1.0, 0.2)
     np.testing.assert_array_equal(loaded.dialogue, RANKER.dialogue)
-    replies = ReplySet("mine", "e" * 64, tuple(f"回复 {number}" for number in range(30)), RANKER.place(VECTORS))
+    replies = ReplySet(
+        "mine", "e" * 64, tuple(f"回复 {number}" for number in range(30)), RANKER.project_replies(VECTORS)
+    )
     save_replies(replies, tmp_path / "mine.replies.safetensors")
     back = load_replies(tmp_path / "mine.replies.safetensors", "e" * 64)
     assert (back.name, back.texts) == (replies.name, replies.texts)
-    np.testing.assert_array_equal(back.placed, replies.placed)
+    np.testing.assert_array_equal(back.projected, replies.projected)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.replies.safetensors"
-    save_replies(ReplySet("mine", "e" * 64, ("a", "b"), RANKER.place(VECTORS[:2])), path)
-    with pytest.raises(HeadError, match="another encoder"):
+    save_replies(ReplySet("mine", "e" * 64, ("a", "b"), RANKER.project_replies(VECTORS[:2])), path)
+    with pytest.raises(ArtifactError, match="another encoder"):
         load_replies(path, "f" * 64)
-    with pytest.raises(HeadError, match="not a file of the kind"):
+    with pytest.raises(ArtifactError, match="not a file of the kind"):
         load_ranker(path)
-    save_replies(ReplySet("mine", "e" * 64, ("a", "b"), RANKER.place(VECTORS[:3])), path)
-    with pytest.raises(HeadError, match="do not fit"):
+    save_replies(ReplySet("mine", "e" * 64, ("a", "b"), RANKER.project_replies(VECTORS[:3])), path)
+    with pytest.raises(ArtifactError, match="do not fit"):
         load_replies(path, "e" * 64)

@@ -10,18 +10,28 @@ import pytest
 import torch
 from scipy.special import erf, logit
 
-from models.bundle import BundleError, load
-from models.catalogue.top_k import best
-from models.networks.recommender import Histories, HistoryNetwork, LogSumExp, Shape
-from models.ranking.bundle_files import WEIGHTS, catalogue_of, load_recommender
-from models.ranking.candidates import preselected
-from models.ranking.events import AGES, DISLIKE, KINDS, PLACES, UNKNOWN_AGE, History, age_of, kinds_of, place_of
-from models.ranking.numpy_layers import gelu, raised
-from models.ranking.recommender import RANKED, Recommender
+from models.bundle import BundleError, load_bundle
+from models.catalogue.top_k import top_k
+from models.networks.recommender import HistoryBatch, HistoryNetwork, LogSumExp, Shape
+from models.ranking.bundle_files import WEIGHTS, load_own_catalogue, load_recommender
+from models.ranking.candidates import preselect
+from models.ranking.events import (
+    AGES,
+    DISLIKE,
+    EVENT_TYPES,
+    POSITION_BUCKETS,
+    UNKNOWN_AGE,
+    History,
+    age_bucket,
+    event_types,
+    position_bucket,
+)
+from models.ranking.numpy_layers import gelu, softmax_terms
+from models.ranking.recommender import MAX_RERANKED, Recommender
 from tests.support.tiny_bundle import CATALOGUE, CATALOGUE_ITEMS, tiny_recommend_bundle
 
 ITEMS, WIDTH = 60, 24
-BOUGHT = KINDS.index("purchase")
+BOUGHT = EVENT_TYPES.index("purchase")
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +61,7 @@ def recommender(network: HistoryNetwork) -> Recommender:
 
 @pytest.fixture(scope="module")
 def vectors(recommender: Recommender, texts: torch.Tensor) -> np.ndarray:
-    return recommender.place(texts.numpy(), [str(number) for number in range(ITEMS)])
+    return recommender.item_vectors(texts.numpy(), [str(number) for number in range(ITEMS)])
 
 
 def history(vectors: np.ndarray, items: list[int], days: list[float], kinds: list[int] | None = None) -> History:
@@ -64,12 +74,12 @@ def test_numpy_gives_what_the_network_gives(
     network: HistoryNetwork, recommender: Recommender, texts: torch.Tensor, vectors: np.ndarray
 ) -> None:
     items, days = [3, 5, 3, 9], [400.0, 30.0, 3.0, 0.0]
-    ages = np.append(age_of(np.asarray(days)), 0)
-    batch = Histories(
+    ages = np.append(age_bucket(np.asarray(days)), 0)
+    batch = HistoryBatch(
         torch.tensor([[*items, -1]]),
         torch.full((1, 5), BOUGHT),
         torch.from_numpy(ages)[None],
-        torch.from_numpy(np.append(place_of(4), 0))[None],
+        torch.from_numpy(np.append(position_bucket(4), 0))[None],
     )
     with torch.inference_mode():
         placed = network.item_vectors(texts, network.known)
@@ -96,11 +106,11 @@ def test_weights_are_by_how_much_a_score_falls_without_the_event(recommender: Re
     weights = dict(recommender._w) | {"eyes": np.asarray([1.0, 0.0], np.float32)}
     one = Recommender(weights, "shop", recommender.ids)
     whole = history(vectors, [3, 5, 9], [9.0, 3.0, 0.0])
-    _, shown = one._reading.read(whole)
+    _, shown = one._reading.encode(whole)
     liked = np.ones(3, bool)
-    (look,) = one._attention.attended(shown, whole, liked, vectors, np.arange(ITEMS))
+    (look,) = one._attention.attend(shown, whole, liked, vectors, np.arange(ITEMS))
     kept = np.asarray([True, False, True])
-    (fewer,) = one._attention.attended(shown[kept], whole.where(kept), liked[kept], vectors, np.arange(ITEMS))
+    (fewer,) = one._attention.attend(shown[kept], whole.select(kept), liked[kept], vectors, np.arange(ITEMS))
     parts = look.weights(np.arange(ITEMS))
     np.testing.assert_allclose(fewer.added - look.added, np.log1p(-parts[:, 1]), atol=1e-4)
 
@@ -108,7 +118,7 @@ def test_weights_are_by_how_much_a_score_falls_without_the_event(recommender: Re
 def test_neighbours_speak_for_what_is_new_to_the_user_once_for_each_item(
     recommender: Recommender, vectors: np.ndarray
 ) -> None:
-    numbers, neighbours = np.arange(ITEMS), recommender.neighbours
+    numbers, neighbours = np.arange(ITEMS), recommender.item_neighbours
     whole = history(vectors, [3, 5, 3], [9.0, 3.0, 0.0])
     plain, heard = (recommender.rank(whole, vectors, numbers, ITEMS, trained=one) for one in (None, numbers))
     before, after = (dict(zip(one.order, logit(one.scores.astype(float)), strict=True)) for one in (plain, heard))
@@ -128,8 +138,8 @@ def test_neighbours_speak_for_what_is_new_to_the_user_once_for_each_item(
 def test_what_neighbours_say_does_not_fade_in_older_bundles(recommender: Recommender) -> None:
     older = {name: value for name, value in recommender._w.items() if name != "fade"}
     own, liked = np.asarray([3, 5]), np.ones(2, bool)
-    found, faded = (one.neighbours.say(own, liked) for one in (Recommender(older, "shop", {}), recommender))
-    neighbours = recommender.neighbours
+    found, faded = (one.item_neighbours.scores(own, liked) for one in (Recommender(older, "shop", {}), recommender))
+    neighbours = recommender.item_neighbours
     expected = np.zeros(ITEMS)
     for item in own:
         expected[neighbours.numbers[item]] += neighbours.weights[item]
@@ -142,8 +152,8 @@ def test_unknown_items_have_no_neighbours(recommender: Recommender, vectors: np.
     numbers, none = np.arange(ITEMS), np.full(ITEMS, -1)
     whole = history(vectors, [3, 5], [3.0, 0.0])
     plain = recommender.rank(whole, vectors, numbers, ITEMS)
-    for events, candidates in ((whole.trained, none), (none[:2], numbers)):
-        one = replace(whole, trained=events)
+    for events, candidates in ((whole.training_indices, none), (none[:2], numbers)):
+        one = replace(whole, training_indices=events)
         found = recommender.rank(one, vectors, numbers, ITEMS, trained=candidates)
         np.testing.assert_array_equal(found.order, plain.order)
         np.testing.assert_array_equal(found.scores, plain.scores)
@@ -154,8 +164,8 @@ def test_numbers_of_trained_items_are_found_anew_for_another_list(
 ) -> None:
     first, second = ["3", "", "x"], ["5", None]
     for _ in range(2):
-        assert recommender.trained(first, vectors[:3]).tolist() == [3, -1, -1]
-        assert recommender.trained(second, vectors[:2]).tolist() == [5, -1]
+        assert recommender.cached_training_indices(first, vectors[:3]).tolist() == [3, -1, -1]
+        assert recommender.cached_training_indices(second, vectors[:2]).tolist() == [5, -1]
 
 
 def test_weights_of_a_row_sum_to_less_than_one(recommender: Recommender, vectors: np.ndarray) -> None:
@@ -190,13 +200,13 @@ def test_candidates_left_out_are_not_ranked(recommender: Recommender, vectors: n
 def test_own_items_are_ranked_among_many(recommender: Recommender, vectors: np.ndarray) -> None:
     """However low the taste alone would put it, an item that comes again is looked at with its own attention."""
     chance = np.random.default_rng(7)
-    many = chance.normal(size=(20 * RANKED, WIDTH)).astype(np.float32)
-    taste, _ = recommender._reading.read(history(vectors, [3], [0.0]))
+    many = chance.normal(size=(20 * MAX_RERANKED, WIDTH)).astype(np.float32)
+    taste, _ = recommender._reading.encode(history(vectors, [3], [0.0]))
     many[50] = -taste
     numbers = np.arange(len(many))
-    chosen = preselected(many @ taste, numbers, np.asarray([50]), RANKED)
+    chosen = preselect(many @ taste, numbers, np.asarray([50]), MAX_RERANKED)
     assert 50 in chosen
-    assert len(chosen) == RANKED + 1
+    assert len(chosen) == MAX_RERANKED + 1
 
 
 def test_unknown_number_is_nobodys_again(recommender: Recommender, vectors: np.ndarray) -> None:
@@ -205,9 +215,9 @@ def test_unknown_number_is_nobodys_again(recommender: Recommender, vectors: np.n
     foreign = History(plain.vectors, np.asarray([-1]), plain.kinds, plain.ages)
     same = np.full(2, -1)
     liked, asked = np.ones(1, bool), vectors[[3, 4]]
-    _, shown = recommender._reading.read(plain)
-    (known,) = recommender._attention.attended(shown, plain, liked, asked, np.asarray([3, 4]))
-    (unknown,) = recommender._attention.attended(shown, foreign, liked, asked, same)
+    _, shown = recommender._reading.encode(plain)
+    (known,) = recommender._attention.attend(shown, plain, liked, asked, np.asarray([3, 4]))
+    (unknown,) = recommender._attention.attend(shown, foreign, liked, asked, same)
     assert unknown.added[0] < known.added[0] - 0.1
     assert unknown.added[1] == known.added[1]
 
@@ -218,42 +228,42 @@ def test_empty_history_is_refused(recommender: Recommender, vectors: np.ndarray)
 
 
 def test_ages_and_places_are_buckets() -> None:
-    assert age_of(np.asarray([np.nan]))[0] == UNKNOWN_AGE
-    ages = age_of(np.asarray([0.0, 0.05, 1.0, 30.0, 365.0, 1e6]))
+    assert age_bucket(np.asarray([np.nan]))[0] == UNKNOWN_AGE
+    ages = age_bucket(np.asarray([0.0, 0.05, 1.0, 30.0, 365.0, 1e6]))
     assert (np.diff(ages) > 0).all()
     assert ages.max() < UNKNOWN_AGE < AGES
     for events in (300, 50, 1):
-        places = place_of(events)
+        places = position_bucket(events)
         assert len(places) == events
         assert places[-1] == 0
         assert (np.diff(places) <= 0).all()
-        assert places.max() < PLACES
+        assert places.max() < POSITION_BUCKETS
 
 
 def test_low_rating_is_no_like() -> None:
-    kinds = kinds_of("rating", np.asarray([1.0, 3.0, 5.0], np.float32))
-    assert [KINDS[kind] for kind in kinds] == ["other", "like", "like"]
+    kinds = event_types("rating", np.asarray([1.0, 3.0, 5.0], np.float32))
+    assert [EVENT_TYPES[kind] for kind in kinds] == ["other", "like", "like"]
 
 
 def test_known_id_changes_a_vector_and_an_unknown_one_does_not(recommender: Recommender, texts: torch.Tensor) -> None:
     raw = texts.numpy()[:2]
-    known, unknown, none = (recommender.place(raw, ids) for ids in (["0", "1"], ["x", "y"], [None, None]))
+    known, unknown, none = (recommender.item_vectors(raw, ids) for ids in (["0", "1"], ["x", "y"], [None, None]))
     assert np.abs(known - none).max() > 0.01
     np.testing.assert_array_equal(unknown, none)
 
 
 def test_bundle_gives_its_recommender_and_its_catalogue(tmp_path: Path) -> None:
-    bundle = load(tiny_recommend_bundle(tmp_path))
+    bundle = load_bundle(tiny_recommend_bundle(tmp_path))
     recommender = load_recommender(bundle)
-    name, items, vectors = catalogue_of(bundle)
-    assert name == recommender.catalogue == CATALOGUE
+    name, items, vectors = load_own_catalogue(bundle)
+    assert name == recommender.catalogue_name == CATALOGUE
     assert items == list(CATALOGUE_ITEMS)
     assert vectors.shape == (len(items), recommender.width)
 
 
 def test_bundle_without_history_weights_is_refused(tmp_path: Path) -> None:
     path = tiny_recommend_bundle(tmp_path)
-    bundle = load(path)
+    bundle = load_bundle(path)
     (path / WEIGHTS).write_bytes(b"nothing")
     with pytest.raises(BundleError, match="no history model"):
         load_recommender(bundle)
@@ -269,16 +279,16 @@ def test_the_best_of_many_are_the_best(count: int, spread: str) -> None:
         scores[:] = 1
     elif spread == "left out":
         scores[500:] = -np.inf
-    found = best(scores, RANKED)
-    assert len(set(found.tolist())) == RANKED
-    assert sorted(scores[found]) == sorted(np.sort(scores)[-RANKED:])
+    found = top_k(scores, MAX_RERANKED)
+    assert len(set(found.tolist())) == MAX_RERANKED
+    assert sorted(scores[found]) == sorted(np.sort(scores)[-MAX_RERANKED:])
 
 
 def test_without_numbers_a_place_is_the_number() -> None:
     scores, own = np.arange(2_000, dtype=np.float32), np.asarray([-1, 7, 7, 2_500])
     expected = [7, *range(1_600, 2_000)]
-    assert preselected(scores, None, own, RANKED).tolist() == expected
-    assert preselected(scores, np.arange(2_000), own, RANKED).tolist() == expected
+    assert preselect(scores, None, own, MAX_RERANKED).tolist() == expected
+    assert preselect(scores, np.arange(2_000), own, MAX_RERANKED).tolist() == expected
 
 
 def test_gelu_is_by_erf() -> None:
@@ -289,5 +299,5 @@ def test_gelu_is_by_erf() -> None:
 
 def test_softmax_of_large_values_is_finite() -> None:
     values = np.asarray([[1000.0, -1000.0], [1001.0, -1000.0]], np.float32)
-    found, total = raised(values)
+    found, total = softmax_terms(values)
     np.testing.assert_allclose(found / total, [[1 / (1 + np.e), 0.5], [np.e / (1 + np.e), 0.5]], rtol=1e-6)

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from models.bundle import Bundle, load
+from models.bundle import Bundle, load_bundle
 from models.runtime.auto import open_runtime
 from models.runtime.onnx import PROVIDERS, OnnxRuntime
 from tests.support.tiny_bundle import tiny_bundle
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 def test_a_device_that_is_not_there_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

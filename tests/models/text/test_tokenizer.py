@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from models.text.encoding import collate
-from models.text.language import language_of
+from models.text.language import detect_language
 from models.text.tokenizer import EmptyTextError, Tokenizer, adapt_tokenizer
 from tests.support.tiny_bundle import PIECES, write_tokenizer
 
@@ -21,7 +21,7 @@ def read(tokenizer: Tokenizer, text: str, entity: str | None = None) -> tuple[li
     """All pieces, and those that are marked as the target."""
     tokens = tokenizer.encode(text, entity)
     pieces = [PIECES[number] for number in tokens.ids]
-    return pieces, [piece for piece, kind in zip(pieces, tokens.types, strict=True) if kind]
+    return pieces, [piece for piece, kind in zip(pieces, tokens.token_types, strict=True) if kind]
 
 
 def test_a_text_stands_between_its_special_pieces(tokenizer: Tokenizer) -> None:
@@ -84,17 +84,17 @@ def test_a_text_without_anything_readable_is_refused(tokenizer: Tokenizer, text:
 
 
 def test_the_language_is_that_of_the_script_that_carries_the_text() -> None:
-    assert language_of("Shares of Acme plunge") == "en"
-    assert language_of("平安银行股价上涨") == "zh"
-    assert language_of("AAPL 大涨 10%") == "zh"
-    assert language_of("Alibaba (阿里) beats every estimate in a strong quarter") == "en"
+    assert detect_language("Shares of Acme plunge") == "en"
+    assert detect_language("平安银行股价上涨") == "zh"
+    assert detect_language("AAPL 大涨 10%") == "zh"
+    assert detect_language("Alibaba (阿里) beats every estimate in a strong quarter") == "en"
 
 
 def test_a_batch_is_padded_to_its_longest_text(tokenizer: Tokenizer) -> None:
-    batch = collate([tokenizer.encode("a"), tokenizer.encode("abc", "b")], tokenizer.pad)
-    assert batch.ids.shape == batch.mask.shape == batch.types.shape == (2, 10)
+    batch = collate([tokenizer.encode("a"), tokenizer.encode("abc", "b")], tokenizer.pad_id)
+    assert batch.ids.shape == batch.mask.shape == batch.token_types.shape == (2, 10)
     assert batch.mask.sum(axis=1).tolist() == [4, 10]
-    assert set(batch.ids[0, 4:].tolist()) == {tokenizer.pad}
+    assert set(batch.ids[0, 4:].tolist()) == {tokenizer.pad_id}
 
 
 def test_an_adapted_tokenizer_reads_every_link_as_one_word(tmp_path: Path) -> None:

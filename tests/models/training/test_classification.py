@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from models.bundle import load
-from models.evaluation.classification import evaluate, metrics_of
-from models.export.classification import export
-from models.export.parity import DriftError
-from models.training.classification import CONFIGS, config_of, read_config, train
-from models.training.losses import absent_loss, loss_of
+from models.bundle import load_bundle
+from models.evaluation.classification import evaluate_classifier, metrics_of
+from models.export.classification import export_classifier
+from models.export.parity import ParityError
+from models.training.classification import CONFIGS, config_of, read_config, train_classifier
+from models.training.losses import expectation_regularization, masked_cross_entropy
 from models.training.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
 from tests.models.conftest import CONFIG
 
@@ -24,7 +24,7 @@ def test_a_two_label_row_moves_only_the_two_labels_it_was_chosen_among() -> None
     logits = torch.zeros(2, 3, requires_grad=True)
     among = torch.tensor([[True, False, True], [True, True, True]])
     zeros = torch.zeros(2)
-    torch.autograd.backward(loss_of(logits, torch.tensor([0, 0]), among, zeros, zeros))
+    torch.autograd.backward(masked_cross_entropy(logits, torch.tensor([0, 0]), among, zeros, zeros))
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([-0.25, 0.0, 0.25])
     assert logits.grad[1].tolist() == pytest.approx([-1 / 3, 1 / 6, 1 / 6])
@@ -34,29 +34,32 @@ def test_two_label_rows_are_held_to_the_expected_share_of_the_third_label_togeth
     among = torch.tensor([[True, False, True]] * 2 + [[True, True, True]])
     share = torch.tensor([0.25, 0.25, 0.0])
     sure, half, free = [0.0, -20.0, 0.0], [0.0, math.log(2.0), 0.0], [0.0, 9.0, 0.0]
-    assert float(absent_loss(torch.tensor([sure, half, free]), among, share)) == pytest.approx(0, abs=1e-6)
-    assert float(absent_loss(torch.tensor([half, half, free]), among, share)) > 0.05
-    assert float(absent_loss(torch.tensor([sure, sure, free]), among, share)) > 0.05
-    assert float(absent_loss(torch.tensor([free]), among[2:], share[2:])) == 0
+    assert float(expectation_regularization(torch.tensor([sure, half, free]), among, share)) == pytest.approx(
+        0, abs=1e-6
+    )
+    assert float(expectation_regularization(torch.tensor([half, half, free]), among, share)) > 0.05
+    assert float(expectation_regularization(torch.tensor([sure, sure, free]), among, share)) > 0.05
+    assert float(expectation_regularization(torch.tensor([free]), among[2:], share[2:])) == 0
 
 
 def test_noisy_rows_are_pulled_towards_their_neighbours_and_the_own_answer() -> None:
     logits = torch.tensor([[0.0, 0.0, 4.0]])
     label, among = torch.tensor([0]), torch.ones(1, 3, dtype=torch.bool)
     plain, smooth, boot = (
-        loss_of(logits, label, among, torch.tensor([s]), torch.tensor([b])) for s, b in ((0, 0), (0.3, 0), (0, 0.3))
+        masked_cross_entropy(logits, label, among, torch.tensor([s]), torch.tensor([b]))
+        for s, b in ((0, 0), (0.3, 0), (0, 0.3))
     )
     assert plain > smooth > boot
 
 
 def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path, data: Path, tmp_path: Path) -> None:
-    bundle = export(run, data, tmp_path / "sentiment", "1.2.3", "int8", teacher=None, say=lambda line: None)
+    bundle = export_classifier(run, data, tmp_path / "sentiment", "1.2.3", "int8", teacher=None, say=lambda line: None)
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
     assert figures["companies", "accuracy"] > 0.9
     assert figures["reviews_zh", "accuracy"] > 0.9
-    assert metrics_of("sentiment", evaluate(bundle, data)) == bundle.metrics
-    assert load(bundle.path).digest == bundle.digest
+    assert metrics_of("sentiment", evaluate_classifier(bundle, data)) == bundle.metrics
+    assert load_bundle(bundle.path).digest == bundle.digest
     assert "news" in (bundle.path / "CARD.md").read_text(encoding="utf-8")
 
 
@@ -67,15 +70,15 @@ def test_an_export_that_drifts_writes_no_bundle(
         return np.zeros(value.shape, np.int8), np.ones(value.shape[1 - axis], np.float32)
 
     monkeypatch.setattr("models.graph.builder.quantize", lossy)
-    with pytest.raises(DriftError):
-        export(run, data, tmp_path / "sentiment", "1", "mixed", teacher=None, say=lambda line: None)
+    with pytest.raises(ParityError):
+        export_classifier(run, data, tmp_path / "sentiment", "1", "mixed", teacher=None, say=lambda line: None)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_killed_run_resumes_to_the_same_weights(
     base: Path, data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = Trainer.advance
+    advance = Trainer.train_step
 
     def killed(self: Trainer, rows: list[object]) -> float:
         if self.step == 13:
@@ -85,17 +88,17 @@ def test_a_killed_run_resumes_to_the_same_weights(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "advance", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(CONFIG, str(base), data, tmp_path)
+            train_classifier(CONFIG, str(base), data, tmp_path)
     assert (tmp_path / CHECKPOINT).exists()
     assert not (tmp_path / WEIGHTS).exists()
-    train(CONFIG, str(base), data, tmp_path)
+    train_classifier(CONFIG, str(base), data, tmp_path)
     whole, resumed = load_file(run / WEIGHTS), load_file(tmp_path / WEIGHTS)
     for name, tensor in whole.items():
         torch.testing.assert_close(resumed[name], tensor, msg=name)
 
 
 def test_frozen_word_embeddings_stay_as_they_were(base: Path, data: Path, tmp_path: Path) -> None:
-    train(replace(CONFIG, epochs=1, freeze_embeddings=True), str(base), data, tmp_path)
+    train_classifier(replace(CONFIG, epochs=1, freeze_embeddings=True), str(base), data, tmp_path)
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / WEIGHTS)
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(before[name], after[f"encoder.{name}"])

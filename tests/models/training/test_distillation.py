@@ -9,29 +9,36 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import TOKENIZER, Bundle, load
+from models.bundle import TOKENIZER, Bundle, load_bundle
 from models.data.classification import Dataset
-from models.evaluation.classification import answer, evaluate, measure, metrics_of
-from models.export.card_classification import compared
-from models.export.classification import export
+from models.evaluation.classification import predict_validation, evaluate_classifier, report_dataset, metrics_of
+from models.export.card_classification import compare_with_teacher
+from models.export.classification import export_classifier
 from models.export.parity import plain
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import EMBEDDING_LEVELS
 from models.graph.names import WORD_EMBEDDINGS
 from models.graph.writer import quantize
 from models.networks.encoder import encoder_layers
-from models.networks.student import student_of
+from models.networks.student import make_student
 from models.tasks import TASKS
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from models.training.classification import CONFIGS, Row, labelled_loss, load_run, load_weights
-from models.training.distillation import Distillation, Taught, corrupt, distill, distillation_of, read_distillation
-from models.training.losses import softened_loss, states_loss
-from models.training.trainer import WEIGHTS, ConfigError, Feed, Inputs
+from models.training.distillation import (
+    Distillation,
+    DistillationObjective,
+    swap_tokens,
+    distill_classifier,
+    distillation_of,
+    read_distillation,
+)
+from models.training.losses import soft_target_loss, hidden_state_loss
+from models.training.trainer import WEIGHTS, ConfigError, DeviceCollator, Inputs
 from tests.models.conftest import CONFIG, WORDS
 
 EIGHT = [
-    Tokens(np.arange(start, start + 8), np.zeros(8, np.int64), truncated=False, language="en") for start in (4, 12)
+    Encoding(np.arange(start, start + 8), np.zeros(8, np.int64), truncated=False, language="en") for start in (4, 12)
 ]
 TEXTS = Dataset("headlines", "en", (), "MIT")
 STUDENT = Distillation(
@@ -58,25 +65,27 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def student(run: Path, data: Path, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return distill(STUDENT, run, data, texts, tmp_path_factory.mktemp("student"))
+    return distill_classifier(STUDENT, run, data, texts, tmp_path_factory.mktemp("student"))
 
 
 @pytest.fixture(scope="module")
 def teacher(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundles") / "teacher"
-    return export(run, data, out, "1.0.0", "fp32", teacher=None, say=lambda line: None)
+    return export_classifier(run, data, out, "1.0.0", "fp32", teacher=None, say=lambda line: None)
 
 
 def test_a_student_of_fewer_layers_answers_as_well_and_its_card_says_what_it_is(
     student: Path, teacher: Bundle, data: Path, tmp_path: Path
 ) -> None:
-    bundle = export(student, data, tmp_path / "small", "2.0.0", "int8", teacher=teacher, say=lambda line: None)
+    bundle = export_classifier(
+        student, data, tmp_path / "small", "2.0.0", "int8", teacher=teacher, say=lambda line: None
+    )
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
     assert figures["companies", "accuracy"] > 0.9
     assert bundle.graph.stat().st_size < teacher.graph.stat().st_size
-    assert load(bundle.path).digest == bundle.digest
-    assert metrics_of("small", evaluate(bundle, data)) == bundle.metrics
+    assert load_bundle(bundle.path).digest == bundle.digest
+    assert metrics_of("small", evaluate_classifier(bundle, data)) == bundle.metrics
     card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
     assert "its 1 layers began as the layers 2 of" in card
     assert "heed distill sentiment" in card
@@ -86,7 +95,7 @@ def test_a_student_of_fewer_layers_answers_as_well_and_its_card_says_what_it_is(
 
 def test_the_card_sets_the_student_beside_its_teacher(teacher: Bundle) -> None:
     worse = tuple(replace(metric, value=metric.value / 2) for metric in teacher.metrics)
-    text = compared(replace(teacher, metrics=worse), teacher)
+    text = compare_with_teacher(replace(teacher, metrics=worse), teacher)
     known = [metric.value for metric in teacher.metrics if metric.name == "macro_f1"]
     for name, value in zip((*(row.name for row in CONFIG.datasets), "mean"), (*known, sum(known) / 3), strict=True):
         assert f"| {name} | {value:.3f} | {value / 2:.3f} | -{value / 2:.3f} |" in text
@@ -96,13 +105,15 @@ def test_each_layer_follows_the_one_it_began_as(run: Path) -> None:
     """A student of all layers, not yet trained and not rounded, has nothing to learn from its teacher."""
     network = load_weights(run, load_run(run), TASKS["sentiment"])
     config = replace(STUDENT, layers=(0, 1), labels_weight=0.0)
-    feed = Feed(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
+    feed = DeviceCollator(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
     rows = [Row(tokens, None, (False,) * 3, 0, 0, 0) for tokens in EIGHT]
-    assert float(Taught(deepcopy(network), network, config, feed)(rows).detach()) == pytest.approx(0, abs=1e-6)
+    assert float(DistillationObjective(deepcopy(network), network, config, feed)(rows).detach()) == pytest.approx(
+        0, abs=1e-6
+    )
     damaged = deepcopy(network)
     with torch.no_grad():
         damaged.head.weight.mul_(-1)
-    assert float(Taught(damaged, network, config, feed)(rows).detach()) > 0.1
+    assert float(DistillationObjective(damaged, network, config, feed)(rows).detach()) > 0.1
 
 
 def test_only_the_words_of_some_texts_are_swapped_and_only_for_words_of_the_batch() -> None:
@@ -111,7 +122,7 @@ def test_only_the_words_of_some_texts_are_swapped_and_only_for_words_of_the_batc
     ids[:, 4], ids[:, 5:] = 2, 1  # the last piece, and padding
     mask, types = (ids != 1).long(), torch.zeros_like(ids)
     types[:, 2] = 1
-    swapped, whole = corrupt(Inputs(ids, mask, types), share=0.5, tokens=0.4)
+    swapped, whole = swap_tokens(Inputs(ids, mask, types), share=0.5, tokens=0.4)
     moved = swapped != ids
     assert not moved[:, [0, 2, 4, 5, 6]].any()
     assert not moved[whole].any()
@@ -122,12 +133,12 @@ def test_only_the_words_of_some_texts_are_swapped_and_only_for_words_of_the_batc
 
 def test_texts_with_swapped_words_keep_no_label(run: Path) -> None:
     network = load_weights(run, load_run(run), TASKS["sentiment"])
-    feed = Feed(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
+    feed = DeviceCollator(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
     rows = {label: [Row(tokens, label, (True,) * 3, 0, 0, 0) for tokens in EIGHT] for label in (0, 2)}
     for share, matters in ((0.0, True), (1.0, False)):
         config = replace(STUDENT, layers=(0, 1), corrupted=share, corrupted_tokens=0.0)
         first, other = (
-            float(Taught(deepcopy(network).eval(), network, config, feed)(labelled).detach())
+            float(DistillationObjective(deepcopy(network).eval(), network, config, feed)(labelled).detach())
             for labelled in rows.values()
         )
         assert (first != other) is matters
@@ -140,23 +151,23 @@ def test_the_run_says_which_layers_of_the_base_are_left(student: Path) -> None:
 
 def test_a_student_can_teach_in_its_turn(student: Path, data: Path, texts: Path, tmp_path: Path) -> None:
     config = replace(STUDENT, layers=(0,), training=replace(STUDENT.training, epochs=0.1))
-    assert load_run(distill(config, student, data, texts, tmp_path)).layers == (1,)
+    assert load_run(distill_classifier(config, student, data, texts, tmp_path)).layers == (1,)
 
 
 def test_the_teacher_alone_teaches_when_labels_count_for_nothing(
     run: Path, data: Path, texts: Path, tmp_path: Path
 ) -> None:
     config = replace(STUDENT, labels_weight=0.0)
-    out = distill(config, run, data, texts, tmp_path)
+    out = distill_classifier(config, run, data, texts, tmp_path)
     task = TASKS["sentiment"]
     runtime = TorchRuntime(load_weights(out, load_run(out), task))
-    (rows,) = answer(runtime, Tokenizer(out / TOKENIZER, 64), task, data, CONFIG.datasets[:1])
-    assert measure(rows, plain(rows, 3), task).accuracy > 0.9
+    (rows,) = predict_validation(runtime, Tokenizer(out / TOKENIZER, 64), task, data, CONFIG.datasets[:1])
+    assert report_dataset(rows, plain(rows, 3), task).accuracy > 0.9
 
 
 def test_the_teacher_stays_as_it_was(run: Path, data: Path, texts: Path, tmp_path: Path) -> None:
     before = (run / WEIGHTS).read_bytes()
-    distill(replace(STUDENT, training=replace(STUDENT.training, epochs=0.1)), run, data, texts, tmp_path)
+    distill_classifier(replace(STUDENT, training=replace(STUDENT.training, epochs=0.1)), run, data, texts, tmp_path)
     assert (run / WEIGHTS).read_bytes() == before
 
 
@@ -172,15 +183,15 @@ def test_a_student_has_no_dropout(run: Path) -> None:
     network = load_weights(run, load_run(run), TASKS["sentiment"]).train()
     ids = torch.arange(4, 20).reshape(2, 8)
     mask, types = torch.ones_like(ids), torch.zeros_like(ids)
-    network = student_of(network, (0,), [(ids, mask, types)]).train()
+    network = make_student(network, (0,), [(ids, mask, types)]).train()
     assert torch.equal(network(ids, mask, types), network(ids, mask, types))
 
 
 def test_the_softened_loss_is_nothing_for_equal_answers_and_keeps_its_size_at_any_temperature() -> None:
     target = torch.tensor([[2.0, 0.0, -1.0]])
-    assert float(softened_loss(target, target, 2.0)) == pytest.approx(0, abs=1e-6)
+    assert float(soft_target_loss(target, target, 2.0)) == pytest.approx(0, abs=1e-6)
     other = target + torch.tensor([[0.05, 0.0, 0.0]])
-    warm, hot = (float(softened_loss(other, target, temperature)) for temperature in (20.0, 40.0))
+    warm, hot = (float(soft_target_loss(other, target, temperature)) for temperature in (20.0, 40.0))
     assert warm == pytest.approx(hot, rel=0.1)
     assert warm > 0
 
@@ -188,9 +199,9 @@ def test_the_softened_loss_is_nothing_for_equal_answers_and_keeps_its_size_at_an
 def test_padding_does_not_count_among_the_states() -> None:
     own, shown = torch.ones(1, 3, 2), torch.full((1, 3, 2), 2.0)
     mask = torch.tensor([[1, 1, 0]])
-    assert float(states_loss(own, shown, mask)) == pytest.approx(0.25)
+    assert float(hidden_state_loss(own, shown, mask)) == pytest.approx(0.25)
     own[0, 2] = 99.0
-    assert float(states_loss(own, shown, mask)) == pytest.approx(0.25)
+    assert float(hidden_state_loss(own, shown, mask)) == pytest.approx(0.25)
 
 
 def test_a_text_without_a_label_adds_nothing_to_the_labels_loss(run: Path) -> None:

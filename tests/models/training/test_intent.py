@@ -15,7 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from models.bundle import TOKENIZER, load, save
+from models.bundle import TOKENIZER, load_bundle, save_bundle
 from models.data.dialogues import (
     SHARED_INTENTS,
     LabelSet,
@@ -23,27 +23,27 @@ from models.data.dialogues import (
     all_templates,
     read_exchanges,
     read_utterances,
-    spoken,
-    without_held_out,
+    fill_template,
+    remove_held_out,
 )
 from models.evaluation.intent import evaluate_intents, intents_table
 from models.export.card_intent import heads_said, with_heads
 from models.export.intent import export_intents
-from models.export.parity import DriftError
-from models.networks.intent import OUTSIDE, ReplyRow, margin_loss
-from models.prediction.intent_head import HEADS, SUFFIX, heads_of, judge, load_head, save_head
+from models.export.parity import ParityError
+from models.networks.intent import OUT_OF_SCOPE, ReplyRow, margin_loss
+from models.prediction.intent_head import HEADS, SUFFIX, load_bundle_heads, predict_intents, load_head, save_head
 from models.prediction.reply_ranker import RANKER, load_ranker
-from models.runtime.offline import open_reader
+from models.runtime.offline import open_text_encoder
 from models.text.tokenizer import Tokenizer, Turn
 from models.training.intent import distill_intents, load_intent_run, train_intents
 from models.training.intent_batches import (
     IntentConfig,
     IntentDistillation,
-    Planner,
-    candidates,
-    gather,
+    BatchPlanner,
+    reply_candidates,
+    load_training_data,
     read_intent_config,
-    with_examples,
+    add_user_examples,
 )
 from models.training.trainer import ConfigError
 from service.cli.main import app
@@ -68,7 +68,7 @@ CONFIG = IntentConfig(
     unrelated=0.1,
     compiled=False,
     label_sets=(
-        LabelSet("wishes", "wishes", "texts", "en", "MIT", outside="oos"),
+        LabelSet("wishes", "wishes", "texts", "en", "MIT", out_of_scope_label="oos"),
         LabelSet("talk", "talk", "multidogo", "en", "MIT"),
     ),
     reply_sets=(ReplySet("star", "star", "star", "en", "MIT"),),
@@ -144,10 +144,10 @@ def test_a_student_becomes_a_bundle_that_reads_intents_context_and_replies(
 ) -> None:
     said: list[str] = []
     bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=said.append)
-    assert load(bundle.path).digest == bundle.digest
-    heads = heads_of(bundle.path, bundle.encoder)
+    assert load_bundle(bundle.path).digest == bundle.digest
+    heads = load_bundle_heads(bundle.path, bundle.encoder_digest)
     assert heads["wishes"].labels == ("find", "pay", "stop")
-    ranker, reader = load_ranker(bundle.path / RANKER), open_reader(bundle)
+    ranker, reader = load_ranker(bundle.path / RANKER), open_text_encoder(bundle)
     measured = evaluate_intents(heads, ranker, reader, sets, CONFIG.label_sets, CONFIG.reply_sets)
     wishes, talk = measured.intents
     assert wishes.accuracy > 0.9
@@ -174,27 +174,27 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     old = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
     head = old.path / HEADS / f"wishes{SUFFIX}"
     made = head.read_bytes()
-    save_head(replace(load_head(head, old.encoder), temperature=9.0), head)
+    save_head(replace(load_head(head, old.encoder_digest), temperature=9.0), head)
     aged = old.path / "CARD.md"
     said = aged.read_text(encoding="utf-8")
     assert heads_said() in said
     aged.write_text(said.replace(heads_said(), "- Heads are\n  something older.\n"), encoding="utf-8")
-    save(old.path, old)
+    save_bundle(old.path, old)
     monkeypatch.setattr("models.export.intent.shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
     heed("export", old.path, "--data", sets, "--out", old.path, "--version", "1.1.0")
-    new = load(old.path)
-    assert (new.version, new.encoder, new.metrics) == ("1.1.0", old.encoder, old.metrics)
+    new = load_bundle(old.path)
+    assert (new.version, new.encoder_digest, new.metrics) == ("1.1.0", old.encoder_digest, old.metrics)
     assert head.read_bytes() == made
     card = (new.path / "CARD.md").read_text(encoding="utf-8")
     assert card.startswith("# intent 1.1.0\n")
-    heads, ranker = heads_of(new.path, new.encoder), load_ranker(new.path / RANKER)
-    measured = evaluate_intents(heads, ranker, open_reader(new), sets, CONFIG.label_sets, CONFIG.reply_sets)
+    heads, ranker = load_bundle_heads(new.path, new.encoder_digest), load_ranker(new.path / RANKER)
+    measured = evaluate_intents(heads, ranker, open_text_encoder(new), sets, CONFIG.label_sets, CONFIG.reply_sets)
     assert intents_table(measured) in card
     assert card == said.replace("# intent 1.0.0\n", "# intent 1.1.0\n")
     talk = (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns
     again = ("export", new.path, "--data", sets, "--out", new.path, "--version", "1.1.0")
     heed(*again, "--head", "wishes")
-    assert load(new.path).digest == new.digest
+    assert load_bundle(new.path).digest == new.digest
     assert (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns == talk
     refused = CliRunner().invoke(app, [str(one) for one in (*again, "--head", "moods")])
     assert (refused.exit_code, "its heads are wishes, talk, not moods" in refused.output) == (1, True)
@@ -219,11 +219,13 @@ def test_intents_of_ones_own_are_learned_with_the_encoder_and_answered_by_the_bu
     said = heed(*own, "--base", base, "--out", run, "--config", config)
     assert f"heed export {run} --data {sets}" in " ".join(said.split())
     heed("export", run, "--data", sets, "--out", tmp_path / "intent")
-    bundle = load(tmp_path / "intent")
-    mine = heads_of(bundle.path, bundle.encoder)["mine"]
+    bundle = load_bundle(tmp_path / "intent")
+    mine = load_bundle_heads(bundle.path, bundle.encoder_digest)["mine"]
     assert mine.labels == ("open", "shut")
-    vectors = open_reader(bundle).dialogues([(Turn("customer", text),) for text in ("BCDE open", "KKMP shut")])
-    assert judge(mine, vectors).confidences.argmax(axis=1).tolist() == [0, 1]
+    vectors = open_text_encoder(bundle).encode_dialogues(
+        [(Turn("customer", text),) for text in ("BCDE open", "KKMP shut")]
+    )
+    assert predict_intents(mine, vectors).confidences.argmax(axis=1).tolist() == [0, 1]
 
 
 def heed(*arguments: str | Path) -> str:
@@ -248,8 +250,8 @@ def as_toml(config: IntentConfig, student: IntentDistillation) -> str:
 def test_a_graph_that_drifts_is_refused_and_nothing_is_written(
     student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.export.intent.LEAST_COSINE", 1.01)
-    with pytest.raises(DriftError, match="mean cosine"):
+    monkeypatch.setattr("models.export.intent.MIN_COSINE", 1.01)
+    with pytest.raises(ParityError, match="mean cosine"):
         export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
     assert not list(tmp_path.iterdir())
 
@@ -263,12 +265,12 @@ def test_a_teams_own_examples_become_one_more_label_set(sets: Path, tmp_path: Pa
     file = tmp_path / "my.jsonl"
     rows = [{"text": f"{word} {number}", "label": word} for number in range(20) for word in ("open", "shut")]
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    config = with_examples(CONFIG, "mine", file)
-    material = gather(config, sets)
+    config = add_user_examples(CONFIG, "mine", file)
+    material = load_training_data(config, sets)
     assert material.labels["mine"] == ("open", "shut")
     assert len(material.held_out["mine"]) == 4
     with pytest.raises(ConfigError, match="already"):
-        with_examples(CONFIG, "talk", file)
+        add_user_examples(CONFIG, "talk", file)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +287,7 @@ def test_too_few_examples_to_teach_an_encoder_are_refused_before_it_is_taught(
     file = tmp_path / "my.jsonl"
     file.write_text("\n".join(json.dumps({"text": label, "label": label}) for label in labels), encoding="utf-8")
     with pytest.raises(ConfigError, match=says):
-        with_examples(CONFIG, "mine", file)
+        add_user_examples(CONFIG, "mine", file)
 
 
 def test_the_folder_says_what_was_trained(teacher: Path, student: Path) -> None:
@@ -300,7 +302,7 @@ def test_dialogues_are_read_with_what_came_before(sets: Path) -> None:
     assert [len(row.turns) for row in rows[:3]] == [1, 2, 3]  # the empty sentence is left out
     assert [row.label for row in rows[:3]] == ["bank/pay", "bank/againpay", "contentonly"]
     assert "contentonly" in SHARED_INTENTS
-    assert {row.part for row in rows} == {"bank", "shop"}
+    assert {row.split for row in rows} == {"bank", "shop"}
     assert None in {row.label for row in read_utterances(sets, CONFIG.label_sets[0], "train")}
 
 
@@ -319,20 +321,20 @@ def test_replies_follow_their_dialogues_own_templates(sets: Path) -> None:
     assert exchanges[0].options == ("I pay amount now", "I stop it")
     assert len(exchanges) == 30  # what follows no template is no reply to learn
     assert all_templates(sets, CONFIG.reply_sets[0]) == ["I pay amount now", "I stop it", "never"]
-    assert spoken("{a_b:s} is\n{c} ") == "a b is c"
+    assert fill_template("{a_b:s} is\n{c} ") == "a b is c"
 
 
 def test_rows_that_are_held_out_are_not_trained_on(sets: Path) -> None:
     rows = read_utterances(sets, CONFIG.label_sets[0], "validation")
     twin = replace(rows[0], turns=(Turn("customer", rows[0].turns[0].text.upper() + "!"),))
-    assert without_held_out([twin, *rows[1:3]], rows[:1]) == rows[1:3]
+    assert remove_held_out([twin, *rows[1:3]], rows[:1]) == rows[1:3]
 
 
 def test_the_margin_makes_a_right_answer_harder_and_a_stranger_is_to_be_far_from_all() -> None:
     cosines = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.1, 0.1], [0.9, 0.1, 0.1]])
     near, even, loud = (
         float(margin_loss(cosines[row : row + 1], torch.tensor([label])))
-        for row, label in ((0, 0), (1, OUTSIDE), (2, OUTSIDE))
+        for row, label in ((0, 0), (1, OUT_OF_SCOPE), (2, OUT_OF_SCOPE))
     )
     plain = float(torch.nn.functional.cross_entropy(24.0 * cosines[:1], torch.tensor([0])))
     assert near > plain
@@ -341,9 +343,9 @@ def test_the_margin_makes_a_right_answer_harder_and_a_stranger_is_to_be_far_from
 
 
 def test_each_reply_of_a_batch_is_a_candidate_once(teacher: Path, sets: Path) -> None:
-    planner = Planner(CONFIG, Tokenizer(teacher / TOKENIZER, 64), gather(CONFIG, sets))
+    planner = BatchPlanner(CONFIG, Tokenizer(teacher / TOKENIZER, 64), load_training_data(CONFIG, sets))
     batch = next(batch for batch in planner.batches() if isinstance(batch[0], ReplyRow))
-    texts, right = candidates(batch)
+    texts, right = reply_candidates(batch)
     keys = [tokens.ids.tobytes() for tokens in texts]
     assert len(set(keys)) == len(keys)
     assert [keys[place] for place in right] == [row.reply.ids.tobytes() for row in batch]

@@ -15,39 +15,39 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from models.bundle import load
-from models.data.interactions import held_out, removed_items, with_items_removed
-from models.evaluation.ranking_metrics import best_first, measure
+from models.bundle import load_bundle
+from models.data.interactions import load_held_out, draw_removed_items, remove_items
+from models.evaluation.ranking_metrics import sort_by_score, measure_rankings
 from models.evaluation.recommendation import evaluate_recommender, recommend_table, taken_in, write_recommender
 from models.export import recommendation as exporting
-from models.export.parity import DriftError
+from models.export.parity import ParityError
 from models.export.recommendation import export_recommend
 from models.networks.recommender import AS_TRAINED
-from models.prediction.calibration_fit import calibration_error
-from models.ranking.bundle_files import catalogue_of, load_recommender
-from models.ranking.cold_start import Worth, nearest_of
-from models.ranking.events import KINDS, History
+from models.prediction.calibration_fit import expected_calibration_error
+from models.ranking.bundle_files import load_own_catalogue, load_recommender
+from models.ranking.cold_start import ColdStartWeights, decode_cold_index
+from models.ranking.events import EVENT_TYPES, History
 from models.training.classification import CONFIGS
 from models.training.history_network import (
     FOLDS,
-    HistorySchedule,
+    HistoryConfig,
     near_apart,
-    neighbours_apart,
+    fit_neighbours_by_fold,
     scores_of,
-    train_histories,
+    train_history_network,
 )
-from models.training.item_encoder import ItemSchedule, companions
-from models.training.item_neighbours import NeighbourSchedule
+from models.training.item_encoder import ItemEncoderConfig, co_occurrence
+from models.training.item_neighbours import NeighbourConfig
 from models.training.recommendation import (
     VECTORS,
-    KeptTexts,
+    AnchorTexts,
     RecommendConfig,
     centred,
     load_recommend_run,
     read_recommend_config,
     train_recommend,
 )
-from models.training.score_weights import with_scales
+from models.training.score_weights import choose_score_weights
 from models.training.trainer import ConfigError
 
 FAMILIES = ("cup", "hat", "pen", "bag")
@@ -55,7 +55,7 @@ COLOURS = tuple("abcdefgh")
 CONFIG = RecommendConfig(
     removed=0.1,
     removed_seed=7,
-    items=ItemSchedule(
+    items=ItemEncoderConfig(
         seed=3,
         epochs=4,
         batch_tokens=600,
@@ -76,7 +76,7 @@ CONFIG = RecommendConfig(
         keep_weight=1.0,
         kept_rows=2,
     ),
-    histories=HistorySchedule(
+    histories=HistoryConfig(
         seed=0,
         epochs=6,
         batch_examples=16,
@@ -87,13 +87,13 @@ CONFIG = RecommendConfig(
         id_dropout=0.3,
         halves=0.2,
         often=1.0,
-        neighbours=NeighbourSchedule(weight=1.0, ridge=1.0, kept=8),
+        neighbours=NeighbourConfig(weight=1.0, ridge=1.0, kept=8),
         steps_of_user=10,
         inner=16,
         eye=8,
         find_newcomers=True,
     ),
-    kept=(KeptTexts("zh", 5),),
+    kept=(AnchorTexts("zh", 5),),
 )
 
 
@@ -138,19 +138,19 @@ def bundle(run: Path, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_what_a_user_takes_next_is_learned(bundle: Path, shop: Path) -> None:
-    found = evaluate_recommender(load(bundle), shop)
-    split = held_out(shop)
+    found = evaluate_recommender(load_bundle(bundle), shop)
+    split = load_held_out(shop)
     popular = np.bincount(np.concatenate([trail.items for trail in split.training.users.values()]), minlength=32)
     everyone = np.tile(popular.astype(np.float64), (len(split.users), 1))
-    assert found.every.ndcg > measure(best_first(everyone), split.targets, 32).ndcg + 0.3
+    assert found.every.ndcg > measure_rankings(sort_by_score(everyone), split.targets, 32).ndcg + 0.3
     assert found.again.ndcg > 0.4
     assert found.calibration_error < 0.1
     assert found.deletion.named > found.deletion.random
 
 
 def test_bundle_holds_the_shop_as_its_catalogue(bundle: Path) -> None:
-    loaded = load(bundle)
-    name, items, vectors = catalogue_of(loaded)
+    loaded = load_bundle(bundle)
+    name, items, vectors = load_own_catalogue(loaded)
     assert name == "online_retail"
     assert (items[3].item_id, items[3].text, items[3].attributes) == ("i3", "d cup", {"price": 3.5})
     assert sum(item.popularity for item in items) > 80
@@ -159,7 +159,7 @@ def test_bundle_holds_the_shop_as_its_catalogue(bundle: Path) -> None:
 
 
 def test_figures_are_in_the_card_and_in_the_files(bundle: Path, shop: Path, tmp_path: Path) -> None:
-    loaded = load(bundle)
+    loaded = load_bundle(bundle)
     found = evaluate_recommender(loaded, shop)
     write_recommender(found, tmp_path)
     assert recommend_table(found) in (bundle / "CARD.md").read_text(encoding="utf-8")
@@ -172,7 +172,7 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
     out.mkdir()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "LEAST_COSINE", 1.1)
-        with pytest.raises(DriftError, match="mean cosine"):
+        with pytest.raises(ParityError, match="mean cosine"):
             export_recommend(run, shop, out, "0.0.1", lambda line: None)
     assert list(tmp_path.iterdir()) == [out]
     assert list(out.iterdir()) == []
@@ -182,18 +182,18 @@ def test_run_tells_how_it_was_made(run: Path, base: Path) -> None:
     found = load_recommend_run(run)
     assert found.base == str(base)
     newcomers = found.config.histories.newcomers
-    assert isinstance(newcomers, Worth)
+    assert isinstance(newcomers, ColdStartWeights)
     assert found.config == replace(CONFIG, histories=replace(CONFIG.histories, newcomers=newcomers))
 
 
 def test_an_item_added_later_is_told_what_its_like_are_told(run: Path, bundle: Path) -> None:
-    recommender, (_, items, vectors) = load_recommender(load(bundle)), catalogue_of(load(bundle))
+    recommender, (_, items, vectors) = load_recommender(load_bundle(bundle)), load_own_catalogue(load_bundle(bundle))
     added = (vectors - load_file(run / "history.safetensors")["ids.weight"])[[9]]  # that of the text alone
-    (number,) = recommender.numbers(["added later"], added)
-    assert items[nearest_of(number)].text == "b hat"
+    (number,) = recommender.training_indices(["added later"], added)
+    assert items[decode_cold_index(number)].text == "b hat"
     numbers, taken = np.append(np.arange(32), number), np.asarray([10])
     history = History(
-        vectors[taken], taken, np.asarray([KINDS.index("purchase")]), np.asarray([0.0], np.float32), taken
+        vectors[taken], taken, np.asarray([EVENT_TYPES.index("purchase")]), np.asarray([0.0], np.float32), taken
     )
     every = np.concatenate([vectors, added])
     told, untold = (
@@ -202,7 +202,7 @@ def test_an_item_added_later_is_told_what_its_like_are_told(run: Path, bundle: P
     assert told[32] != untold[32]
     worth = load_recommend_run(run).config.histories.newcomers
     assert worth is not None
-    assert f"is told {worth.always:.2f}, {worth.said:.2f} times" in (bundle / "CARD.md").read_text(encoding="utf-8")
+    assert f"is told {worth.bias:.2f}, {worth.neighbours:.2f} times" in (bundle / "CARD.md").read_text(encoding="utf-8")
     np.testing.assert_array_equal(told[:32], untold[:32])
 
 
@@ -223,7 +223,9 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
     config = replace(CONFIG, histories=replace(CONFIG.histories, epochs=1, choose_scales=True, find_newcomers=False))
     train_recommend(config, str(base), shop, shop, own, lambda line: None)
     told = load_recommend_run(own).config.histories
-    assert told == with_scales(held_out(shop).training, centred(_vectors(run)), config.histories, lambda line: None)
+    assert told == choose_score_weights(
+        load_held_out(shop).training, centred(_vectors(run)), config.histories, lambda line: None
+    )
     assert told.scales != AS_TRAINED
     assert float(load_file(own / "history.safetensors")["often"][0]) == told.often * told.scales.often
     with pytest.MonkeyPatch.context() as patched:
@@ -236,9 +238,9 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
 
 def test_item_that_was_removed_is_neither_known_nor_predicted_in_training(run: Path, shop: Path) -> None:
     texts = centred(_vectors(run))
-    removed = removed_items(len(texts), 0.1, 7)
-    split = with_items_removed(held_out(shop), removed)
-    network = train_histories(split.training, texts, CONFIG.histories, lambda line: None)
+    removed = draw_removed_items(len(texts), 0.1, 7)
+    split = remove_items(load_held_out(shop), removed)
+    network = train_history_network(split.training, texts, CONFIG.histories, lambda line: None)
     assert (network.known[removed] == 0).all()
     assert network.known.sum() == len(texts) - len(removed)
     scores = scores_of(network, texts, split, CONFIG.histories)
@@ -247,9 +249,9 @@ def test_item_that_was_removed_is_neither_known_nor_predicted_in_training(run: P
 
 @pytest.mark.parametrize("change", ["use_text", "use_ids", "use_time", "use_candidates"])
 def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
-    split, schedule = held_out(shop), replace(CONFIG.histories, epochs=1, **{change: False})  # type: ignore[arg-type]
+    split, schedule = load_held_out(shop), replace(CONFIG.histories, epochs=1, **{change: False})  # type: ignore[arg-type]
     texts = _vectors(run)
-    network = train_histories(split.training, texts, schedule, lambda line: None)
+    network = train_history_network(split.training, texts, schedule, lambda line: None)
     plain = scores_of(network, texts, split, schedule)
     assert np.isfinite(plain).all()
     if change == "use_text":
@@ -264,11 +266,11 @@ def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
 def test_with_residual_the_network_learns_beside_what_is_not_learned(
     run: Path, shop: Path, often: float, weight: float
 ) -> None:
-    split, texts = held_out(shop), centred(_vectors(run))
+    split, texts = load_held_out(shop), centred(_vectors(run))
     neighbours = replace(CONFIG.histories.neighbours, weight=weight)
     schedule = replace(CONFIG.histories, epochs=1, often=often, neighbours=neighbours)
     plain, beside = (
-        train_histories(split.training, texts, replace(schedule, residual=residual), lambda line: None)
+        train_history_network(split.training, texts, replace(schedule, residual=residual), lambda line: None)
         for residual in (False, True)
     )
     assert plain.often == beside.often == often
@@ -278,11 +280,13 @@ def test_with_residual_the_network_learns_beside_what_is_not_learned(
 
 def test_what_neighbours_say_in_training_is_found_without_the_user(shop: Path) -> None:
     """Only the first user knows that 0 and 31 go together, so that nothing says so in their own fold."""
-    training = held_out(shop).training
+    training = load_held_out(shop).training
     first, *others = training.users.items()
     trail = first[1]
     odd = replace(trail, items=np.where(np.arange(len(trail)) % 2, 0, 31))
-    apart = neighbours_apart(replace(training, users=dict([(first[0], odd), *others])), CONFIG.histories.neighbours)
+    apart = fit_neighbours_by_fold(
+        replace(training, users=dict([(first[0], odd), *others])), CONFIG.histories.neighbours
+    )
     items = torch.tensor([[31, -1]] * 2)
     own, other = near_apart(items, [0, 1], apart, fade=1.0)[:, 0]
     assert abs(float(own)) < 1e-6
@@ -291,7 +295,7 @@ def test_what_neighbours_say_in_training_is_found_without_the_user(shop: Path) -
 
 
 def test_companions_are_who_stands_beside_whom() -> None:
-    found = companions([np.asarray([0, 1]), np.asarray([0, 1, 2]), np.asarray([3])], 4).toarray()
+    found = co_occurrence([np.asarray([0, 1]), np.asarray([0, 1, 2]), np.asarray([3])], 4).toarray()
     np.testing.assert_allclose(found[0], [0, 0.75, 0.25, 0])
     np.testing.assert_allclose(found[2], [0.5, 0.5, 0, 0])
     np.testing.assert_allclose(found[3], 0)
@@ -300,8 +304,8 @@ def test_companions_are_who_stands_beside_whom() -> None:
 def test_calibration_error_is_the_distance_from_what_happened() -> None:
     rankings, scores = np.asarray([[0, 1], [0, 1]]), np.full(4, 0.5, np.float32)
     half, every = (taken_in(rankings, [np.asarray(own)] * 2).ravel() for own in ([0], [0, 1]))
-    assert calibration_error(scores, half) == pytest.approx(0)
-    assert calibration_error(scores, every) == pytest.approx(0.5)
+    assert expected_calibration_error(scores, half) == pytest.approx(0)
+    assert expected_calibration_error(scores, every) == pytest.approx(0.5)
 
 
 def test_shipped_configuration_is_read_and_a_wrong_one_is_named(tmp_path: Path) -> None:

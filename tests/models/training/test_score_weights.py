@@ -8,17 +8,22 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.interactions import Interactions, Split, hold_out_last, trail_of
-from models.networks.recommender import Scales
-from models.training.history_network import HistorySchedule, scores_of, train_histories
-from models.training.item_neighbours import NeighbourSchedule
-from models.training.score_weights import best_scales, every_scale, parts_of, with_scales
+from models.data.interactions import Interactions, Split, hold_out_last, sequence_of
+from models.networks.recommender import ScoreWeights
+from models.training.history_network import HistoryConfig, scores_of, train_history_network
+from models.training.item_neighbours import NeighbourConfig
+from models.training.score_weights import (
+    search_score_weights,
+    score_weight_grid,
+    score_components,
+    choose_score_weights,
+)
 
 ITEMS = 12
 TEXTS = np.eye(ITEMS, 8, dtype=np.float32) + 0.1
-SCHEDULE = HistorySchedule(
+SCHEDULE = HistoryConfig(
     seed=0, epochs=2, batch_examples=4, events=8, rate=1e-2, weight_decay=0.0, dropout=0.0, id_dropout=0.0, halves=0.0,
-    often=1.5, neighbours=NeighbourSchedule(weight=2.0, ridge=1.0, kept=ITEMS), steps_of_user=4, choose_scales=True,
+    often=1.5, neighbours=NeighbourConfig(weight=2.0, ridge=1.0, kept=ITEMS), steps_of_user=4, choose_scales=True,
     inner=8, layers=1, heads=2, eyes=2, eye=4,
 )  # fmt: skip
 
@@ -27,7 +32,7 @@ SCHEDULE = HistorySchedule(
 def interactions() -> Interactions:
     chance = np.random.default_rng(0)
     users = {
-        f"u{user}": trail_of((float(day), {int(item): np.nan}) for day, item in enumerate(chance.choice(ITEMS, 6)))
+        f"u{user}": sequence_of((float(day), {int(item): np.nan}) for day, item in enumerate(chance.choice(ITEMS, 6)))
         for user in range(20)
     }
     return Interactions("purchase", tuple(map(str, range(ITEMS))), tuple(map(str, range(ITEMS))), users)
@@ -49,47 +54,52 @@ def noise(split: Split) -> np.ndarray:
 def test_a_part_that_harms_counts_so_little_that_the_others_decide(interactions: Interactions, harmful: str) -> None:
     split = hold_out_last(interactions)
     parts = {name: telling(split, 0.5) for name in ("attention", "neighbours", "often")} | {harmful: noise(split) * 3}
-    found = best_scales(parts, split)
+    found = search_score_weights(parts, split)
     assert getattr(found, harmful) < 0.6
     assert max(found.attention, found.neighbours) == 1
 
 
 def test_nothing_is_changed_where_it_gains_nothing(interactions: Interactions) -> None:
     split = hold_out_last(interactions)
-    assert best_scales({name: telling(split, 1) for name in ("attention", "neighbours", "often")}, split) == Scales()
+    assert (
+        search_score_weights({name: telling(split, 1) for name in ("attention", "neighbours", "often")}, split)
+        == ScoreWeights()
+    )
 
 
 def test_no_part_is_ever_left_out_for_an_item_may_be_known_to_one_alone() -> None:
-    every = list(every_scale())
+    every = list(score_weight_grid())
     assert len(set(every)) == len(every)
     assert min(min(one.attention, one.neighbours, one.often) for one in every) > 0
 
 
 def test_a_rescaled_network_scores_by_its_parts_multiplied(interactions: Interactions) -> None:
     split = hold_out_last(interactions)
-    network = train_histories(split.training, TEXTS, SCHEDULE, lambda line: None)
-    parts = parts_of(network, TEXTS, split, SCHEDULE)
+    network = train_history_network(split.training, TEXTS, SCHEDULE, lambda line: None)
+    parts = score_components(network, TEXTS, split, SCHEDULE)
     assert all(np.ptp(part) > 0.1 for part in parts.values())
     np.testing.assert_allclose(sum(parts.values()), scores_of(network, TEXTS, split, SCHEDULE), atol=1e-5)
-    scales = Scales(attention=0.25, neighbours=0.5, often=4.0)
-    again = train_histories(split.training, TEXTS, replace(SCHEDULE, scales=scales), lambda line: None)
+    scales = ScoreWeights(attention=0.25, neighbours=0.5, often=4.0)
+    again = train_history_network(split.training, TEXTS, replace(SCHEDULE, scales=scales), lambda line: None)
     expected = 0.25 * parts["attention"] + 0.5 * parts["neighbours"] + 4 * parts["often"]
     np.testing.assert_allclose(scores_of(again, TEXTS, split, SCHEDULE), expected, atol=1e-5)
 
 
 def test_scales_are_those_that_are_best_for_a_network_without_the_last_baskets(interactions: Interactions) -> None:
     said: list[str] = []
-    found = with_scales(interactions, TEXTS, replace(SCHEDULE, scales=Scales(often=3.0)), said.append)
+    found = choose_score_weights(interactions, TEXTS, replace(SCHEDULE, scales=ScoreWeights(often=3.0)), said.append)
     split = hold_out_last(interactions)
-    network = train_histories(split.training, TEXTS, SCHEDULE, lambda line: None)
-    assert found == replace(SCHEDULE, scales=best_scales(parts_of(network, TEXTS, split, SCHEDULE), split))
-    assert found.scales != Scales()
+    network = train_history_network(split.training, TEXTS, SCHEDULE, lambda line: None)
+    assert found == replace(
+        SCHEDULE, scales=search_score_weights(score_components(network, TEXTS, split, SCHEDULE), split)
+    )
+    assert found.scales != ScoreWeights()
     assert str(found.scales) in said[-1]
 
 
 def test_nothing_is_trained_to_choose_what_is_not_to_be_chosen(interactions: Interactions) -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    kept = replace(SCHEDULE, choose_scales=False, scales=Scales(often=3.0))
-    assert with_scales(interactions, TEXTS, kept, pytest.fail) is kept
+    kept = replace(SCHEDULE, choose_scales=False, scales=ScoreWeights(often=3.0))
+    assert choose_score_weights(interactions, TEXTS, kept, pytest.fail) is kept
     assert torch.get_rng_state().equal(before)

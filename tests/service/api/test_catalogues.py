@@ -18,21 +18,21 @@ import httpx
 import numpy as np
 import pytest
 
-from models.bundle import CARD, Bundle, load, save
-from models.catalogue.folder import create, remove
-from models.catalogue.items import Entry
+from models.bundle import CARD, Bundle, load_bundle, save_bundle
+from models.catalogue.folder import create_catalogue, remove_catalogue
+from models.catalogue.items import Item
 from models.catalogue.store import Catalogue
 from models.ranking.bundle_files import load_recommender
 from models.ranking.recommender import Recommender
-from models.runtime.offline import open_reader
+from models.runtime.offline import open_text_encoder
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
-from service.inference.cache import Cache
+from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
-from service.inference.ranking_engine import TASK, Recommending
-from service.registry.catalogues import Catalogues, placed
+from service.inference.ranking_engine import TASK, RankingEngine
+from service.registry.catalogues import CatalogueRegistry, item_vectors
 from service.schemas.catalogue import MAX_ITEM_CHARS, MAX_REMOVED, CatalogueEdited, CatalogueInfo, CatalogueList
 from service.schemas.wire import MAX_INPUTS
 from service.settings import Settings
@@ -48,7 +48,7 @@ ITEM = {"item_id": "1", "text": "abc"}
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def recommender(bundle: Bundle) -> Recommender:
 @dataclass(frozen=True)
 class Shop:
     client: httpx.AsyncClient
-    catalogues: Catalogues
+    catalogues: CatalogueRegistry
     folder: Path
     engine: Engine
 
@@ -75,8 +75,8 @@ class Shop:
         return [one["outcome"] if "outcome" in one else one["error"]["code"] for one in answer.json()["results"]]
 
     async def texts(self, name: str) -> dict[str, str]:
-        found = await self.catalogues.current(name)
-        return {item_id: found.texts[row] for item_id, row in found.number_of.items()}
+        found = await self.catalogues.snapshot(name)
+        return {item_id: found.texts[row] for item_id, row in found.row_by_id.items()}
 
 
 @asynccontextmanager
@@ -85,12 +85,12 @@ async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settin
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
-    catalogues = Catalogues(bundle, recommender, shelf)
+    catalogues = CatalogueRegistry(bundle, recommender, shelf)
     app = create_app(
-        {"recommend": Cache(engine, 0, task)},
+        {"recommend": CachedPredictor(engine, 0, task)},
         Settings(**settings),
         metrics,
-        rankings=Rankings(Recommending(recommender, metrics.task(TASK)), catalogues),
+        rankings=Rankings(RankingEngine(recommender, metrics.task(TASK)), catalogues),
     )
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
@@ -99,7 +99,7 @@ async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settin
 
 @pytest.fixture
 async def shop(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Shop]:
-    create(tmp_path / "shelf" / "catalogues" / "books", bundle.model, WIDTH)
+    create_catalogue(tmp_path / "shelf" / "catalogues" / "books", bundle.model_digest, WIDTH)
     async with serving(bundle, tmp_path / "shelf", metrics) as running:
         yield running
 
@@ -118,7 +118,7 @@ async def test_items_are_added_changed_and_removed_in_the_order_they_came(shop: 
             {"item_id": "1", "outcome": "added", "truncated": False},
             {"item_id": "茶", "outcome": "added", "truncated": False},
         ],
-        "catalogue": {"name": "books", "count": 2, "version": 1, "digest": bundle.model},
+        "catalogue": {"name": "books", "count": 2, "version": 1, "digest": bundle.model_digest},
     }
     assert timings["infer"] > 0
     changed = [{"item_id": "茶", "text": "手机质量", "attributes": {"price": 4, "none": None}}, ITEM]
@@ -130,9 +130,9 @@ async def test_items_are_added_changed_and_removed_in_the_order_they_came(shop: 
 async def test_an_item_is_where_its_text_is_embedded(shop: Shop, bundle: Bundle, recommender: Recommender) -> None:
     texts = ["abc", "上下", "aabb", "x" * 500]
     await shop.outcomes("books", [{"item_id": text[:4], "text": text} for text in texts])
-    expected = recommender.place(open_reader(bundle).texts(texts), [None] * 4)
-    found = await shop.catalogues.current("books")
-    np.testing.assert_allclose(found.vectors[[found.number_of[text[:4]] for text in texts]], expected, atol=1e-5)
+    expected = recommender.item_vectors(open_text_encoder(bundle).encode_texts(texts), [None] * 4)
+    found = await shop.catalogues.snapshot("books")
+    np.testing.assert_allclose(found.vectors[[found.row_by_id[text[:4]] for text in texts]], expected, atol=1e-5)
 
 
 async def test_what_was_learned_of_an_id_counts_in_the_models_own_catalogue_alone(
@@ -141,8 +141,8 @@ async def test_what_was_learned_of_an_id_counts_in_the_models_own_catalogue_alon
     known = CATALOGUE_ITEMS[0]
     for name in ("books", CATALOGUE):
         await shop.outcomes(name, [{"item_id": known.item_id, "text": "xyz"}, {"item_id": "other", "text": "xyz"}])
-        found = await shop.catalogues.current(name)
-        same = np.allclose(found.vectors[found.number_of[known.item_id]], found.vectors[found.number_of["other"]])
+        found = await shop.catalogues.snapshot(name)
+        same = np.allclose(found.vectors[found.row_by_id[known.item_id]], found.vectors[found.row_by_id["other"]])
         assert same == (name == "books")
 
 
@@ -246,7 +246,7 @@ async def test_two_callers_at_once_both_get_what_they_asked_for(shop: Shop) -> N
     answers = await asyncio.gather(*(shop.outcomes("books", items) for items in edits))
     assert answers == [["added"] * 5] * 12
     assert len(await shop.texts("books")) == 60
-    assert (await shop.catalogues.current("books")).version == 12
+    assert (await shop.catalogues.snapshot("books")).version == 12
 
 
 async def test_a_full_disk_is_a_problem_of_its_own_and_changes_nothing(shop: Shop) -> None:
@@ -268,9 +268,9 @@ async def test_a_full_disk_is_a_problem_of_its_own_and_changes_nothing(shop: Sho
 
 async def test_writers_that_never_end_are_a_problem_that_passes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("models.catalogue.store.BUSY_S", 0.1)
-    remove(shop.folder / "books")
-    create(shop.folder / "books", (await shop.catalogues.current(CATALOGUE)).digest, WIDTH)
-    await shop.catalogues.current("books")
+    remove_catalogue(shop.folder / "books")
+    create_catalogue(shop.folder / "books", (await shop.catalogues.snapshot(CATALOGUE)).digest, WIDTH)
+    await shop.catalogues.snapshot("books")
     with closing(sqlite3.connect(shop.folder / "books" / "items.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert_problem(await shop.put("books", [ITEM]), 503, "catalogue_busy")
@@ -282,14 +282,14 @@ async def test_writers_that_never_end_are_a_problem_that_passes(shop: Shop, monk
 
 
 async def test_catalogues_are_listed_with_what_is_wrong_with_them(shop: Shop, bundle: Bundle) -> None:
-    create(shop.folder / "old", "b" * 64, WIDTH)
-    create(shop.folder / "broken", bundle.model, WIDTH)
+    create_catalogue(shop.folder / "old", "b" * 64, WIDTH)
+    create_catalogue(shop.folder / "broken", bundle.model_digest, WIDTH)
     (shop.folder / "broken" / "items.sqlite").write_bytes(b"no database" * 1000)
     answer = await shop.client.get("/v1/catalogues")
     CatalogueList.model_validate_json(answer.content)
     found = {one["name"]: one for one in answer.json()["catalogues"]}
     assert sorted(found) == sorted(["books", "broken", "old", CATALOGUE])
-    assert found["books"] == {"name": "books", "count": 0, "version": 0, "digest": bundle.model}
+    assert found["books"] == {"name": "books", "count": 0, "version": 0, "digest": bundle.model_digest}
     assert found[CATALOGUE]["count"] == len(CATALOGUE_ITEMS)
     assert (found["old"]["error"]["code"], found["broken"]["error"]["code"]) == (
         "catalogue_outdated",
@@ -303,18 +303,18 @@ async def test_catalogues_are_listed_with_what_is_wrong_with_them(shop: Shop, bu
 async def test_another_models_catalogue_is_refused_with_the_command_and_the_others_serve_on(
     shop: Shop, bundle: Bundle
 ) -> None:
-    create(shop.folder / "old", "b" * 64, WIDTH, [Entry("1", "abc")], {"1": np.ones(WIDTH, np.float32)})
+    create_catalogue(shop.folder / "old", "b" * 64, WIDTH, [Item("1", "abc")], {"1": np.ones(WIDTH, np.float32)})
     for answer in (await shop.put("old", [ITEM]), await shop.client.get("/v1/catalogues/old")):
         assert_problem(answer, 409, "catalogue_outdated")
         assert answer.json()["detail"].endswith("heed catalogue rebuild old.")
     assert await shop.outcomes("books", [ITEM]) == ["added"]
     with closing(Catalogue(shop.folder / "old")) as elsewhere:
-        elsewhere.renew(bundle.model, WIDTH, {"1": ("abc", np.zeros(WIDTH, np.float32))})
+        elsewhere.replace_vectors(bundle.model_digest, WIDTH, {"1": ("abc", np.zeros(WIDTH, np.float32))})
     assert await shop.outcomes("old", [ITEM]) == ["unchanged"]
 
 
 async def test_what_is_broken_is_tried_again_when_it_has_changed(shop: Shop, bundle: Bundle) -> None:
-    create(shop.folder / "broken", bundle.model, WIDTH)
+    create_catalogue(shop.folder / "broken", bundle.model_digest, WIDTH)
     file = shop.folder / "broken" / "items.sqlite"
     whole = file.read_bytes()
     file.write_bytes(b"no database" * 1000)
@@ -330,15 +330,15 @@ async def test_what_is_broken_is_tried_again_when_it_has_changed(shop: Shop, bun
 async def test_what_others_do_is_seen_by_the_next_request(shop: Shop, bundle: Bundle) -> None:
     vectors = {"1": np.ones(WIDTH, np.float32)}
     with closing(Catalogue(shop.folder / "books")) as elsewhere:
-        elsewhere.edit(bundle.model, [Entry("1", "abc")], vectors)
+        elsewhere.edit(bundle.model_digest, [Item("1", "abc")], vectors)
         assert await shop.texts("books") == {"1": "abc"}
-        elsewhere.edit(bundle.model, [], {}, ["1"])
+        elsewhere.edit(bundle.model_digest, [], {}, ["1"])
         assert await shop.texts("books") == {}
-    create(shop.folder / "later", bundle.model, WIDTH, [Entry("1", "later")], vectors)
+    create_catalogue(shop.folder / "later", bundle.model_digest, WIDTH, [Item("1", "later")], vectors)
     assert await shop.texts("later") == {"1": "later"}
-    remove(shop.folder / "later")
+    remove_catalogue(shop.folder / "later")
     assert_problem(await shop.client.get("/v1/catalogues/later"), 404, "not_found")
-    create(shop.folder / "later", bundle.model, WIDTH, [Entry("1", "again")], vectors)
+    create_catalogue(shop.folder / "later", bundle.model_digest, WIDTH, [Item("1", "again")], vectors)
     assert await shop.texts("later") == {"1": "again"}
 
 
@@ -346,8 +346,8 @@ async def test_a_request_that_is_given_up_leaves_nothing_stale(shop: Shop, bundl
     """The thread that reads the newest state goes on without its caller, and the next one must not miss it."""
     with closing(Catalogue(shop.folder / "books")) as elsewhere:
         for number in range(20):
-            elsewhere.edit(bundle.model, [Entry(str(number), "abc")], {str(number): np.ones(WIDTH, np.float32)})
-            given_up = asyncio.ensure_future(shop.catalogues.current("books"))
+            elsewhere.edit(bundle.model_digest, [Item(str(number), "abc")], {str(number): np.ones(WIDTH, np.float32)})
+            given_up = asyncio.ensure_future(shop.catalogues.snapshot("books"))
             await asyncio.sleep(0)
             given_up.cancel()
             await asyncio.sleep(0.01)
@@ -355,10 +355,10 @@ async def test_a_request_that_is_given_up_leaves_nothing_stale(shop: Shop, bundl
 
 
 async def test_looking_for_news_is_cheap(shop: Shop) -> None:
-    await shop.catalogues.current(CATALOGUE)
+    await shop.catalogues.snapshot(CATALOGUE)
     started_s = time.perf_counter()
     for _ in range(200):
-        await shop.catalogues.current(CATALOGUE)
+        await shop.catalogues.snapshot(CATALOGUE)
     assert (time.perf_counter() - started_s) / 200 < 0.002
 
 
@@ -370,8 +370,8 @@ async def test_the_models_own_catalogue_is_there_and_edits_of_it_stay(
 ) -> None:
     async with serving(bundle, tmp_path, metrics) as shop:
         assert await shop.texts(CATALOGUE) == {item.item_id: item.text for item in CATALOGUE_ITEMS}
-        found = await shop.catalogues.current(CATALOGUE)
-        assert found.allowed({"price": {"lte": 2}, "kind": "上"}).sum() == 2  # type: ignore[union-attr]
+        found = await shop.catalogues.snapshot(CATALOGUE)
+        assert found.filter_mask({"price": {"lte": 2}, "kind": "上"}).sum() == 2  # type: ignore[union-attr]
         assert await shop.outcomes(CATALOGUE, [], [CATALOGUE_ITEMS[0].item_id]) == ["removed"]
     async with serving(bundle, tmp_path, metrics) as again:
         assert len(await again.texts(CATALOGUE)) == len(CATALOGUE_ITEMS) - 1
@@ -385,7 +385,7 @@ def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     manifest = folder / "recommend" / "bundle.json"
     fewer = f'"max_tokens": {bundle.max_tokens - 1}'
     manifest.write_text(re.sub(r'"max_tokens": \d+', fewer, manifest.read_text()))
-    return load(folder / "recommend")
+    return load_bundle(folder / "recommend")
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["as shipped", "edited"])
@@ -400,7 +400,7 @@ async def test_a_new_model_brings_its_catalogue_unless_the_old_one_was_edited(
         if edited:
             assert_problem(answer, 409, "catalogue_outdated")
         else:
-            assert answer.json()["digest"] == successor.model
+            assert answer.json()["digest"] == successor.model_digest
 
 
 async def test_a_bundle_that_only_says_more_of_its_model_keeps_edited_catalogues(
@@ -408,7 +408,7 @@ async def test_a_bundle_that_only_says_more_of_its_model_keeps_edited_catalogues
 ) -> None:
     shutil.copytree(bundle.path, tmp_path / "recommend")
     (tmp_path / "recommend" / CARD).write_text("Measured again.\n", encoding="utf-8")
-    told = save(tmp_path / "recommend", replace(bundle, version="0.0.2"))
+    told = save_bundle(tmp_path / "recommend", replace(bundle, version="0.0.2"))
     assert told.digest != bundle.digest
     async with serving(bundle, tmp_path, metrics) as shop:
         await shop.outcomes(CATALOGUE, [ITEM])
@@ -420,9 +420,9 @@ async def test_a_bundle_that_only_says_more_of_its_model_keeps_edited_catalogues
 async def test_replicas_that_start_together_place_it_once(
     bundle: Bundle, recommender: Recommender, tmp_path: Path
 ) -> None:
-    replicas = [Catalogues(bundle, recommender, tmp_path) for _ in range(4)]
+    replicas = [CatalogueRegistry(bundle, recommender, tmp_path) for _ in range(4)]
     await asyncio.gather(*(one.start() for one in replicas))
-    counts = [(await one.current(CATALOGUE)).count for one in replicas]
+    counts = [(await one.snapshot(CATALOGUE)).count for one in replicas]
     assert counts == [len(CATALOGUE_ITEMS)] * 4
     assert [path.name for path in (tmp_path / "catalogues").iterdir()] == [CATALOGUE]
     for one in replicas:
@@ -452,17 +452,17 @@ def no_room(size: int = 4_096) -> Iterator[None]:
 async def test_a_shelf_without_room_for_it_is_said_and_does_not_stop_the_service(
     bundle: Bundle, recommender: Recommender, tmp_path: Path
 ) -> None:
-    catalogues = Catalogues(bundle, recommender, tmp_path)
+    catalogues = CatalogueRegistry(bundle, recommender, tmp_path)
     with no_room():
         await catalogues.start()
         with pytest.raises(Exception, match="no room on its disk") as refused:
-            await catalogues.current(CATALOGUE)
+            await catalogues.snapshot(CATALOGUE)
     assert type(refused.value).__name__ == "CatalogueUnusable"
     await catalogues.stop()
 
 
 def test_placed_gives_a_vector_for_each_id(recommender: Recommender) -> None:
     raw = np.eye(WIDTH, dtype=np.float32)[:2]
-    found = placed(recommender, "books", ["a", "b"], raw)
+    found = item_vectors(recommender, "books", ["a", "b"], raw)
     assert list(found) == ["a", "b"]
-    np.testing.assert_array_equal(found["b"], recommender.place(raw, [None, None])[1])
+    np.testing.assert_array_equal(found["b"], recommender.item_vectors(raw, [None, None])[1])

@@ -13,20 +13,20 @@ import httpx
 import numpy as np
 import pytest
 
-from models.bundle import SHIPPED_INTENT, Bundle, load
+from models.bundle import SHIPPED_INTENT, Bundle, load_bundle
 from models.explain.explainer import METHODS
-from models.explain.methods import OFFERED, Explained
-from models.prediction.intent_head import judge
+from models.explain.methods import SUPPORTED_METHODS, ExplainableTask
+from models.prediction.intent_head import predict_intents
 from models.prediction.reply_ranker import ReplySet, save_replies
-from models.runtime.offline import open_reader
+from models.runtime.offline import open_text_encoder
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer, Turn
 from service.api.gateway import create_app
-from service.explanation.worker import Explaining, Source
-from service.inference.cache import Cache
+from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
-from service.registry.heads import Shelf
+from service.registry.heads import HeadRegistry
 from service.schemas.explain import MAX_COMPARED, MAX_EXPLAINED, ExplainIntentResponse, ExplainRepliesResponse
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -49,13 +49,13 @@ CANDIDATES = ["aaaa", "bbbb", "1234"]
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_intent_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_intent_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @dataclass(frozen=True)
 class Explains:
     client: httpx.AsyncClient
-    shelf: Shelf
+    shelf: HeadRegistry
 
     async def intent(self, inputs: Any, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         return await self.client.post(INTENT, json={"inputs": inputs, **more}, headers=headers)
@@ -64,21 +64,23 @@ class Explains:
         return await self.client.post(REPLIES, json={"turns": DIALOGUE, **body})
 
 
-def app_of(bundle: Bundle, shelf: Shelf, metrics: Metrics, explains: bool) -> Any:
+def app_of(bundle: Bundle, shelf: HeadRegistry, metrics: Metrics, explains: bool) -> Any:
     task = metrics.task("intent")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    explaining = Explaining({"intent": Source(bundle, tokenizer)}, lambda: engine.busy) if explains else None
+    explaining = (
+        ExplanationWorker({"intent": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy) if explains else None
+    )
     labels = "letters" if "letters" in shelf.heads else "banking77"
-    return create_app({"intent": Cache(engine, 0, task)}, Settings(labels=labels), metrics, shelf, explaining)
+    return create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(labels=labels), metrics, shelf, explaining)
 
 
 @pytest.fixture
 async def explains(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Explains]:
-    ranker, texts = Shelf(bundle, None).ranker, tuple(letter * 5 for letter in "abcdefg" * 20)
-    placed = ranker.place(open_reader(bundle).texts(texts))
-    save_replies(ReplySet("support", bundle.encoder, texts, placed), tmp_path / "support.replies.safetensors")
-    shelf = Shelf(bundle, tmp_path)
+    ranker, texts = HeadRegistry(bundle, None).ranker, tuple(letter * 5 for letter in "abcdefg" * 20)
+    placed = ranker.project_replies(open_text_encoder(bundle).encode_texts(texts))
+    save_replies(ReplySet("support", bundle.encoder_digest, texts, placed), tmp_path / "support.replies.safetensors")
+    shelf = HeadRegistry(bundle, tmp_path)
     app = app_of(bundle, shelf, metrics, explains=True)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
@@ -134,12 +136,12 @@ async def test_occlusion_is_what_taking_each_word_and_turn_away_by_hand_changes(
 
     def confidence(hidden: set[int]) -> float:
         left = [place for place in range(tokens.length) if place not in hidden]
-        kinds = np.asarray([tokens.types[left]])
+        kinds = np.asarray([tokens.token_types[left]])
         rows = runtime.run(Batch(np.asarray([tokens.ids[left]]), np.ones_like(kinds), kinds))
-        return float(judge(head, rows).confidences[0, head.labels.index("a")])
+        return float(predict_intents(head, rows).confidences[0, head.labels.index("a")])
 
     tokens, _ = tokenizer.encode_dialogue(said[-1]["text"], TURNS[:-1])
-    pieces = tokenizer.pieces(tokens)
+    pieces = tokenizer.token_strings(tokens)
     # The tiny tokenizer has a piece a character: the last of each word's are its own, and the space before it.
     place = len(pieces) - 2
     whole = confidence(set())
@@ -177,7 +179,8 @@ def asked(explains: Explains, task: str, method: str) -> Awaitable[Any]:
 
 
 @pytest.mark.parametrize(
-    ("task", "method"), [(task, method) for task in ("intent", "replies") for method in ("auto", *OFFERED[task])]
+    ("task", "method"),
+    [(task, method) for task in ("intent", "replies") for method in ("auto", *SUPPORTED_METHODS[task])],
 )
 async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains, task: str, method: str) -> None:
     (found,) = results(await asked(explains, task, method))
@@ -188,12 +191,12 @@ async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains,
 
 @pytest.mark.parametrize("task", ["intent", "replies"])
 async def test_a_method_that_was_measured_not_to_be_worth_it_is_refused_naming_the_others(
-    explains: Explains, task: Explained
+    explains: Explains, task: ExplainableTask
 ) -> None:
-    for method in set(METHODS) - {*OFFERED[task], "attention"}:
+    for method in set(METHODS) - {*SUPPORTED_METHODS[task], "attention"}:
         answer = await asked(explains, task, method)
         assert_problem(answer, 422, "invalid_request", "/method")
-        assert all(f"'{offered}'" in answer.json()["detail"] for offered in ("auto", *OFFERED[task]))
+        assert all(f"'{offered}'" in answer.json()["detail"] for offered in ("auto", *SUPPORTED_METHODS[task]))
 
 
 async def test_attention_of_a_dialogue_is_shown(explains: Explains) -> None:
@@ -309,7 +312,7 @@ async def test_malformed_bodies_are_refused_as_everywhere(explains: Explains) ->
 
 
 async def test_where_the_model_is_elsewhere_nothing_is_explained(bundle: Bundle, metrics: Metrics) -> None:
-    app = app_of(bundle, Shelf(bundle, None), metrics, explains=False)
+    app = app_of(bundle, HeadRegistry(bundle, None), metrics, explains=False)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         assert_problem(await client.post(INTENT, json={"inputs": "ab"}), 404, "not_found")
@@ -318,8 +321,8 @@ async def test_where_the_model_is_elsewhere_nothing_is_explained(bundle: Bundle,
 
 
 async def test_the_shipped_model_rests_on_the_words_anyone_would_name(metrics: Metrics) -> None:
-    bundle = load(SHIPPED_INTENT)
-    app = app_of(bundle, Shelf(bundle, None), metrics, explains=True)
+    bundle = load_bundle(SHIPPED_INTENT)
+    app = app_of(bundle, HeadRegistry(bundle, None), metrics, explains=True)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         turns = [

@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
-from models.ranking.events import MOST_EVENTS, History
+from models.ranking.events import MAX_EVENTS, History
 from models.ranking.recommender import Recommender
 from service.schemas.explain import MAX_EXPLAINED
 from service.schemas.explain_recommend import ExplainRecommendResponse
@@ -186,9 +186,9 @@ async def test_malformed_bodies_are_refused_as_everywhere(shop: Shop) -> None:
 
 
 async def test_of_ten_thousand_events_the_newest_are_weighed(shop: Shop) -> None:
-    history = [event("item-a3"), event("item-b2")] * 4_872 + [event("item-c1")] * MOST_EVENTS
+    history = [event("item-a3"), event("item-b2")] * 4_872 + [event("item-c1")] * MAX_EVENTS
     found = await explain(shop, {"history": history})
-    assert (found["history_used"], found["history_dropped"]) == (MOST_EVENTS, 9_744)
+    assert (found["history_used"], found["history_dropped"]) == (MAX_EVENTS, 9_744)
     assert [one["item_id"] for one in found["history"]] == ["item-c1"]
     assert found["history"][0]["history_indexes"] == list(range(9_744, 10_000))
 

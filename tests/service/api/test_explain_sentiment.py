@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.bundle import SHIPPED, Bundle, load
+from models.bundle import SHIPPED, Bundle, load_bundle
 from models.explain import attention_maps as maps
-from models.explain.methods import OFFERED
+from models.explain.methods import SUPPORTED_METHODS
 from models.graph import weights as stored
 from models.runtime.onnx import OnnxRuntime
 from models.tasks import SENTIMENT
@@ -29,9 +29,9 @@ from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer
 from service.api.gateway import create_app
 from service.errors import NotReady
-from service.explanation.request import Ask, Explained, Wanted
-from service.explanation.worker import Explaining, Source
-from service.inference.cache import Cache
+from service.explanation.request import InstanceFactory, TextExplanation, ExplanationRequest
+from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
 from service.schemas.explain import MAX_EXPLAINED, MAX_MAP_NUMBERS, MAX_PACKED_NUMBERS, ExplainResponse
 from service.settings import Settings
@@ -43,19 +43,19 @@ from tests.support.tiny_bundle import HEADS, LAYERS, tiny_bundle
 pytestmark = pytest.mark.anyio
 
 PATH = "/v1/explain/sentiment"
-ASK: Ask = lambda explainer: explainer.text("ab")  # noqa: E731
+ASK: InstanceFactory = lambda explainer: explainer.text_instance("ab")  # noqa: E731
 NEWS = "Shares of Acme plunge after profit warning"
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @dataclass(frozen=True)
 class Explains:
     client: httpx.AsyncClient
-    explaining: Explaining
+    explaining: ExplanationWorker
     engine: Engine
 
     async def ask(self, inputs: Any, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
@@ -77,8 +77,8 @@ async def serving(bundle: Bundle, metrics: Metrics) -> AsyncIterator[Explains]:
     task = metrics.task("sentiment")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    explaining = Explaining({"sentiment": Source(bundle, tokenizer)}, lambda: engine.busy)
-    app = create_app({"sentiment": Cache(engine, 0, task)}, Settings(), metrics, None, explaining)
+    explaining = ExplanationWorker({"sentiment": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy)
+    app = create_app({"sentiment": CachedPredictor(engine, 0, task)}, Settings(), metrics, None, explaining)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         yield Explains(client, explaining, engine)
@@ -142,7 +142,7 @@ async def test_a_target_turns_the_weights_to_it(explains: Explains) -> None:
     np.testing.assert_allclose(sums, 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["auto", *OFFERED["sentiment"]])
+@pytest.mark.parametrize("method", ["auto", *SUPPORTED_METHODS["sentiment"]])
 async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains, method: str) -> None:
     (one,) = shown(await explains.ask("ab cd 利润", method=method))
     assert one["method"] == ("both_ends" if method == "auto" else method)
@@ -223,7 +223,7 @@ async def test_without_maps_there_is_no_file_of_arrays(explains: Explains) -> No
 
 
 @pytest.mark.parametrize("text", ["x", "‰‰‰ ‰", "🙂", "<s>"])
-@pytest.mark.parametrize("method", OFFERED["sentiment"])
+@pytest.mark.parametrize("method", SUPPORTED_METHODS["sentiment"])
 async def test_texts_of_one_word_or_of_nothing_known_are_explained(explains: Explains, text: str, method: str) -> None:
     (one,) = shown(await explains.ask(text, method=method))
     assert "".join(word["text"] for word in one["words"]) == text.replace(" ", "")
@@ -455,24 +455,24 @@ async def test_it_pauses_while_plain_texts_are_answered(bundle: Bundle, monkeypa
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     steps = 2  # the text itself, and what is left of it
     for busy in (True, False):
-        source = {"sentiment": Source(bundle, tokenizer)}
-        explaining = Explaining(source, {True: lambda: True, False: lambda: False}[busy])
-        found = await explaining.explain("sentiment", [ASK], Wanted(), time.monotonic() + 60)
-        assert isinstance(found.outcomes[0], Explained)
+        source = {"sentiment": ExplainableModel(bundle, tokenizer)}
+        explaining = ExplanationWorker(source, {True: lambda: True, False: lambda: False}[busy])
+        found = await explaining.explain("sentiment", [ASK], ExplanationRequest(), time.monotonic() + 60)
+        assert isinstance(found.outcomes[0], TextExplanation)
         assert not busy or found.explain_s > steps * 9 * 0.02
         await explaining.stop()
 
 
 async def test_once_stopped_it_refuses(bundle: Bundle) -> None:
-    source = Source(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens))
-    explaining = Explaining({"sentiment": source}, lambda: False)
+    source = ExplainableModel(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens))
+    explaining = ExplanationWorker({"sentiment": source}, lambda: False)
     await explaining.stop()
     with pytest.raises(NotReady):
-        await explaining.explain("sentiment", [ASK], Wanted(), time.monotonic() + 60)
+        await explaining.explain("sentiment", [ASK], ExplanationRequest(), time.monotonic() + 60)
 
 
 async def test_the_shipped_model_rests_on_the_words_anyone_would_name(metrics: Metrics) -> None:
-    async with serving(load(SHIPPED), metrics) as shipped:
+    async with serving(load_bundle(SHIPPED), metrics) as shipped:
         inputs = [NEWS, "公司利润大增，股价上涨", {"text": "Stock A soars while B plunges", "entity": "B"}]
         english, chinese, towards = shown(await shipped.ask(inputs, {"X-Request-Timeout-Ms": "60000"}))
         heaviest = max(english["words"], key=lambda word: word["weight"])

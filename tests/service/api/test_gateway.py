@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from service.api.gateway import create_app
-from service.inference.cache import Cache
+from service.inference.cache import CachedPredictor
 from service.schemas.sentiment import SentimentResponse, SentimentResult
 from service.schemas.wire import FailedItem
 from service.settings import Settings
@@ -206,7 +206,7 @@ async def test_past_the_deadline_is_504(tmp_path: Path, metrics: Metrics) -> Non
 async def test_is_alive_but_not_ready_until_the_models_are_warm(tmp_path: Path, metrics: Metrics) -> None:
     async with serving(tmp_path, metrics) as service:
         engine = fakes.engine(tmp_path, metrics, fakes.FirstWord())
-        cold_predictor = Cache(engine, 0, metrics.task("sentiment"))
+        cold_predictor = CachedPredictor(engine, 0, metrics.task("sentiment"))
         cold = create_app({"sentiment": cold_predictor}, Settings(), metrics)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(cold), base_url="http://heed") as client:
             assert (await client.get("/healthz")).json() == {"status": "ok"}

@@ -13,16 +13,16 @@ from typing import Any
 import httpx
 import pytest
 
-from models.bundle import Bundle, load
+from models.bundle import Bundle, load_bundle
 from models.prediction.intent_head import save_head
-from models.prediction.reply_ranker import Ranker, ReplySet, save_replies
-from models.runtime.offline import open_reader
+from models.prediction.reply_ranker import ReplyRanker, ReplySet, save_replies
+from models.runtime.offline import open_text_encoder
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
 from service.api.gateway import create_app
-from service.inference.cache import Cache
+from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
-from service.registry.heads import Shelf
+from service.registry.heads import HeadRegistry
 from service.schemas.intent import IntentResponse, RepliesResponse
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -37,7 +37,7 @@ CUSTOMER, AGENT = "customer", "agent"
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_intent_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_intent_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Intents:
     client: httpx.AsyncClient
     folder: Path
     bundle: Bundle
-    shelf: Shelf
+    shelf: HeadRegistry
 
     async def intent(self, inputs: Any, **more: Any) -> httpx.Response:
         return await self.client.post("/v1/intent", json={"inputs": inputs, **more})
@@ -66,8 +66,8 @@ async def serving(bundle: Bundle, folder: Path, metrics: Metrics) -> AsyncIterat
     task = metrics.task("intent")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    shelf = Shelf(bundle, folder)
-    app = create_app({"intent": Cache(engine, 0, task)}, Settings(labels="letters"), metrics, shelf)
+    shelf = HeadRegistry(bundle, folder)
+    app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(labels="letters"), metrics, shelf)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         yield Intents(client, folder, bundle, shelf)
@@ -186,7 +186,7 @@ async def test_candidates_are_ranked(intents: Intents) -> None:
     assert scores == sorted(scores, reverse=True)
     assert all(candidates[one["index"]] == one["text"] for one in body["results"])
     assert body["turns_used"] == 2
-    assert body["no_good_reply"] is (scores[0] < intents.shelf.ranker.least)
+    assert body["no_good_reply"] is (scores[0] < intents.shelf.ranker.min_score)
     for threshold, none_good in ((0, False), (1, True)):
         again = await intents.replies(turns=[turn(CUSTOMER, "hello")], candidates=candidates, threshold=threshold)
         assert again.json()["no_good_reply"] is none_good
@@ -198,13 +198,13 @@ async def test_many_replies_are_scored_beside_the_event_loop_and_alike(
     asked: dict[str, Any] = {"turns": [turn(CUSTOMER, "hello")], "candidates": ["good bye", "hello there", "what"]}
     inline = (await intents.replies(**asked)).json()["results"]
     scoring: list[str] = []
-    scores = Ranker.scores
+    scores = ReplyRanker.scores
 
-    def watched(self: Ranker, *given: Any) -> Any:
+    def watched(self: ReplyRanker, *given: Any) -> Any:
         scoring.append(threading.current_thread().name)
         return scores(self, *given)
 
-    monkeypatch.setattr(Ranker, "scores", watched)
+    monkeypatch.setattr(ReplyRanker, "scores", watched)
     monkeypatch.setattr("service.api.replies._INLINE_REPLIES", 2)
     assert (await intents.replies(**asked)).json()["results"] == inline
     assert scoring != [threading.main_thread().name]
@@ -212,8 +212,10 @@ async def test_many_replies_are_scored_beside_the_event_loop_and_alike(
 
 async def test_a_reply_set_answers_as_its_replies_sent_along_do(intents: Intents) -> None:
     texts = tuple(f"{letter * 5} {number}" for letter in "abcdef" for number in range(140))
-    ranker, reader = intents.shelf.ranker, open_reader(intents.bundle)
-    replies = ReplySet("support", intents.bundle.encoder, texts, ranker.place(reader.texts(texts)))
+    ranker, reader = intents.shelf.ranker, open_text_encoder(intents.bundle)
+    replies = ReplySet(
+        "support", intents.bundle.encoder_digest, texts, ranker.project_replies(reader.encode_texts(texts))
+    )
     save_replies(replies, intents.folder / "support.replies.safetensors")
     async with asyncio.timeout(60):
         while "support" not in intents.shelf.reply_sets:
@@ -268,7 +270,8 @@ async def test_models_tell_the_label_sets_and_reply_sets(intents: Intents) -> No
 async def test_heads_that_come_and_go_fail_no_request_and_mix_no_labels(intents: Intents) -> None:
     """Half of the callers ask a set that is always there, half one that changes between two sets of intents."""
     versions = [
-        tiny_head("mine", starts, open_reader(intents.bundle), intents.bundle.encoder) for starts in ("xy", "uv")
+        tiny_head("mine", starts, open_text_encoder(intents.bundle), intents.bundle.encoder_digest)
+        for starts in ("xy", "uv")
     ]
     path = intents.folder / "mine.head.safetensors"
     going = True

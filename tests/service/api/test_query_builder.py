@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from models.catalogue.folder import create
+from models.catalogue.folder import create_catalogue
 from service.errors import InvalidRequest, Problem
 from service.http.body import parse
 from service.registry.catalogues import FOLDER
-from service.schemas.recommend import MAX_RANKED_CANDIDATES, Named, RecommendRequest, User, quick
+from service.schemas.recommend import MAX_RANKED_CANDIDATES, CandidateIds, RecommendRequest, User, fast_parser
 from service.schemas.wire import MAX_ID_CHARS
 from tests.support.recommender_app import BOUGHT, Shop, event
 from tests.support.service_app import JSON, assert_problem
@@ -170,7 +170,7 @@ async def test_an_unknown_catalogue_is_not_found(shop: Shop) -> None:
 
 
 async def test_a_catalogue_of_another_model_is_refused(shop: Shop) -> None:
-    create(shop.folder / FOLDER / "old", "0" * 64, WIDTH)
+    create_catalogue(shop.folder / FOLDER / "old", "0" * 64, WIDTH)
     user = {"history": [], "catalogue": "old"}
     assert_problem(await shop.send(user), 409, "catalogue_outdated")
     good, bad = (await shop.send([{"history": [BOUGHT]}, user])).json()["results"]
@@ -203,7 +203,7 @@ async def test_malformed_bodies_are_refused_as_everywhere(shop: Shop) -> None:
 def test_a_wrong_candidate_among_plain_ones_is_found_either_way(wrong: object) -> None:
     body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}, wrong, {"item_id": "b"}]}}).encode()
     with pytest.raises(ValueError, match="candidates"):
-        quick(body)
+        fast_parser(body)
     with pytest.raises(InvalidRequest) as refused:
         parse(RecommendRequest, body)
     assert refused.value.pointer is not None
@@ -217,7 +217,7 @@ def test_both_ways_give_the_same_request() -> None:
         user = {"history": history, "candidates": candidates, "filter": {"price": {"lt": 5e22}}, "id": "u"}
         for inputs in (user, [user, user]):
             body = json.dumps({"inputs": inputs}).encode()
-            assert spelled(quick(body)) == spelled(parse(RecommendRequest, body))
+            assert spelled(fast_parser(body)) == spelled(parse(RecommendRequest, body))
 
 
 def spelled(request: RecommendRequest) -> list[dict[str, object]]:
@@ -227,9 +227,9 @@ def spelled(request: RecommendRequest) -> list[dict[str, object]]:
 
 def test_candidates_that_are_ids_alone_are_these() -> None:
     body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}, {"item_id": "b"}]}}).encode()
-    request = quick(body.replace(b'"a"', b'"old", "item_id": "a"'))
+    request = fast_parser(body.replace(b'"a"', b'"old", "item_id": "a"'))
     assert isinstance(request.inputs, User)
-    assert isinstance(request.inputs.candidates, Named)
+    assert isinstance(request.inputs.candidates, CandidateIds)
     assert request.inputs.candidates.ids == ["a", "b"]
     assert list(request.inputs.candidates[1:]) == [{"item_id": "b"}]
 
@@ -257,7 +257,7 @@ def test_candidates_that_are_ids_alone_are_these() -> None:
 def test_what_one_way_refuses_the_other_does(old: bytes, new: bytes) -> None:
     body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}]}}).encode().replace(old, new)
     with pytest.raises(ValueError, match=r"."):
-        quick(body)
+        fast_parser(body)
     with pytest.raises(Problem):
         parse(RecommendRequest, body)
 
@@ -268,6 +268,6 @@ def test_too_many_candidates_are_refused_either_way() -> None:
         body = json.dumps({"inputs": {"history": [], "candidates": given}}).encode()
         if given is candidates:
             with pytest.raises(ValueError, match="at most"):
-                quick(body)
+                fast_parser(body)
         else:
-            assert spelled(quick(body)) == spelled(parse(RecommendRequest, body))
+            assert spelled(fast_parser(body)) == spelled(parse(RecommendRequest, body))

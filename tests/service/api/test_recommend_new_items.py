@@ -11,12 +11,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from scipy.special import logit
 
-from models.bundle import MANIFEST, Bundle, digest_of, load
-from models.catalogue.folder import create
-from models.catalogue.items import Entry
-from models.prediction.normalize import unit
-from models.ranking.bundle_files import WEIGHTS, catalogue_of
-from models.ranking.cold_start import SHARES, kin_of
+from models.bundle import MANIFEST, Bundle, file_digest, load_bundle
+from models.catalogue.folder import create_catalogue
+from models.catalogue.items import Item
+from models.prediction.normalize import l2_normalize
+from models.ranking.bundle_files import WEIGHTS, load_own_catalogue
+from models.ranking.cold_start import SHARES, find_nearest_items
 from service.registry.catalogues import FOLDER
 from service.telemetry.metrics import Metrics
 from tests.support import recommender_app as shops
@@ -35,15 +35,15 @@ SLOPE = 0.5
 async def welcoming(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Shop]:
     """As `shop`, of a bundle that knows of newcomers."""
     path = tiny_recommend_bundle(tmp_path)
-    weights, vectors = load_file(path / WEIGHTS), catalogue_of(load(path))[2]
+    weights, vectors = load_file(path / WEIGHTS), load_own_catalogue(load_bundle(path))[2]
     known = np.ones(len(vectors), np.bool_)
     weights |= {"newcomers": np.asarray([ALWAYS, 0.0, TAKEN], np.float32)}
-    weights |= {"kin": kin_of(unit(vectors - weights["ids.weight"]), known)}
+    weights |= {"kin": find_nearest_items(l2_normalize(vectors - weights["ids.weight"]), known)}
     save_file(weights, path / WEIGHTS)
     manifest = json.loads((path / MANIFEST).read_text())
-    manifest["files"][WEIGHTS] = digest_of(path / WEIGHTS)
+    manifest["files"][WEIGHTS] = file_digest(path / WEIGHTS)
     (path / MANIFEST).write_text(json.dumps(manifest))
-    async with shops.serving(load(path), tmp_path / "other shelf", metrics) as running:
+    async with shops.serving(load_bundle(path), tmp_path / "other shelf", metrics) as running:
         yield running
 
 
@@ -147,8 +147,8 @@ async def test_a_wrong_number_of_newcomers_is_refused(shop: Shop, wanted: object
 async def test_where_nobody_took_anything_newcomers_are_all_items(shop: Shop, recommend_bundle: Bundle) -> None:
     """In a catalogue that the model was not trained with."""
     vectors = dict(zip(("o-1", "o-2", "o-3"), np.eye(3, WIDTH, dtype=np.float32), strict=True))
-    entries = [Entry(name, text) for name, text in zip(vectors, ("aaaa", "bbbb", "cccc"), strict=True)]
-    create(shop.folder / FOLDER / "other", recommend_bundle.model, WIDTH, entries, vectors)
+    entries = [Item(name, text) for name, text in zip(vectors, ("aaaa", "bbbb", "cccc"), strict=True)]
+    create_catalogue(shop.folder / FOLDER / "other", recommend_bundle.model_digest, WIDTH, entries, vectors)
     history = [{"item_id": "o-2", "event": "view"}]
     plain, found = [await shop.ask(history, catalogue="other", top_k=2, newcomers=wanted) for wanted in (0, 2)]
     assert found == plain

@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from models.bundle import Bundle, load
-from models.catalogue.folder import create
-from models.catalogue.items import Entry, Vector
+from models.bundle import Bundle, load_bundle
+from models.catalogue.folder import create_catalogue
+from models.catalogue.items import Item, Vector
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import Catalogue
 from models.ranking.bundle_files import load_recommender
-from models.runtime.offline import Reader, open_reader
+from models.runtime.offline import TextEncoder, open_text_encoder
 from service.cli import catalogue_import
 from service.cli.main import app
-from service.registry.catalogues import placed
+from service.registry.catalogues import item_vectors
 from tests.support.tiny_bundle import CATALOGUE, CATALOGUE_ITEMS, tiny_recommend_bundle
 
 LINES: list[dict[str, Any]] = [
@@ -38,7 +38,7 @@ LINES: list[dict[str, Any]] = [
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
+    return load_bundle(tiny_recommend_bundle(tmp_path_factory.mktemp("bundle")))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
     manifest = folder / "recommend" / "bundle.json"
     fewer = f'"max_tokens": {bundle.max_tokens - 1}'
     manifest.write_text(re.sub(r'"max_tokens": \d+', fewer, manifest.read_text()))
-    return load(folder / "recommend")
+    return load_bundle(folder / "recommend")
 
 
 @pytest.fixture
@@ -79,10 +79,10 @@ def test_a_file_becomes_a_catalogue(bundle: Bundle, shelf: Path, tmp_path: Path)
     code, said, _ = run(bundle, "add", "books", str(written(tmp_path, LINES)))
     assert (code, said) == (0, "books: 3 added, 0 changed, 0 unchanged; 3 items. A running service has them now.\n")
     books = found(shelf, "books")
-    assert [books.ids[row] for row in books.popular(1, None)] == ["茶-3"]
-    assert books.allowed({"price": {"lt": 5}}).sum() == 1  # type: ignore[union-attr]
+    assert [books.ids[row] for row in books.most_popular(1, None)] == ["茶-3"]
+    assert books.filter_mask({"price": {"lt": 5}}).sum() == 1  # type: ignore[union-attr]
     texts = [line["text"] for line in LINES]
-    expected = load_recommender(bundle).place(open_reader(bundle).texts(texts), [None] * 3)
+    expected = load_recommender(bundle).item_vectors(open_text_encoder(bundle).encode_texts(texts), [None] * 3)
     np.testing.assert_allclose(books.vectors, expected, atol=1e-5)
 
 
@@ -91,13 +91,13 @@ def test_what_is_there_is_not_embedded_again(
 ) -> None:
     run(bundle, "add", "books", str(written(tmp_path, LINES)))
     read: list[str] = []
-    embed = Reader.texts
+    embed = TextEncoder.encode_texts
 
-    def texts(self: Reader, rows: Sequence[str]) -> Vector:
+    def texts(self: TextEncoder, rows: Sequence[str]) -> Vector:
         read.extend(rows)
         return embed(self, rows)
 
-    monkeypatch.setattr(Reader, "texts", texts)
+    monkeypatch.setattr(TextEncoder, "texts", texts)
     lines = [
         LINES[0] | {"popularity": 3},
         LINES[1],
@@ -129,7 +129,7 @@ def test_lines_that_cannot_be_used_are_named_and_left_out(bundle: Bundle, shelf:
     code, said, complaints = run(bundle, "add", "books", str(path))
     assert code == 1
     assert said.startswith("books: 3 added")
-    assert sorted(found(shelf, "books").number_of) == sorted(["22138", "茶-3", "last"])
+    assert sorted(found(shelf, "books").row_by_id) == sorted(["22138", "茶-3", "last"])
     numbers = [line.split(":")[1] for line in complaints.splitlines() if "items.jsonl, line" in line]
     assert numbers == [f" items.jsonl, line {number}" for number in range(4, 12)]
     assert "line 7: the item '22138' is in line 1 already" in complaints
@@ -181,7 +181,7 @@ def test_catalogues_are_listed_with_what_is_wrong_with_them(
 ) -> None:
     run(bundle, "add", "books", str(written(tmp_path, LINES)))
     run(successor, "add", "other", str(written(tmp_path, LINES)))
-    create(shelf / "catalogues" / "broken", bundle.model, 4)
+    create_catalogue(shelf / "catalogues" / "broken", bundle.model_digest, 4)
     (shelf / "catalogues" / "broken" / "items.sqlite").write_bytes(b"no database" * 1000)
     code, said, _ = run(bundle, "list")
     lines = said.splitlines()
@@ -203,7 +203,7 @@ def test_a_catalogue_of_another_model_is_refused_until_it_is_rebuilt(
     code, said, _ = run(successor, "rebuild", "books")
     assert (code, said) == (0, "books: 3 items embedded again. A running service of this model has them now.\n")
     after = found(shelf, "books")
-    assert (after.digest, after.number_of) == (successor.model, before.number_of)
+    assert (after.digest, after.row_by_id) == (successor.model_digest, before.row_by_id)
     np.testing.assert_allclose(after.vectors, before.vectors, atol=1e-5)
     assert run(successor, "rebuild", "books")[1] == "books is by this model already.\n"
     assert run(successor, "add", "books", path)[1].startswith("books: 0 added, 0 changed, 3 unchanged")
@@ -213,25 +213,25 @@ def test_what_is_edited_during_a_rebuild_is_kept(
     bundle: Bundle, successor: Bundle, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(bundle, "add", "books", str(written(tmp_path, LINES)))
-    renew = Catalogue.renew
-    recommender, reader = load_recommender(bundle), open_reader(bundle)
-    edits = iter([([Entry("22138", "changed")], []), ([Entry("new", "added")], ["85123A"])])
+    renew = Catalogue.replace_vectors
+    recommender, reader = load_recommender(bundle), open_text_encoder(bundle)
+    edits = iter([([Item("22138", "changed")], []), ([Item("new", "added")], ["85123A"])])
 
     def disturbed(self: Catalogue, digest: str, width: int, made: Mapping[str, tuple[str, Vector]]) -> None:
         for entries, removed in edits:
-            texts = reader.texts([entry.text for entry in entries])
-            vectors = placed(recommender, "books", [entry.item_id for entry in entries], texts)
-            self.edit(bundle.model, entries, vectors, removed)
+            texts = reader.encode_texts([entry.text for entry in entries])
+            vectors = item_vectors(recommender, "books", [entry.item_id for entry in entries], texts)
+            self.edit(bundle.model_digest, entries, vectors, removed)
             break
         renew(self, digest, width, made)
 
     monkeypatch.setattr(Catalogue, "renew", disturbed)
     assert run(successor, "rebuild", "books")[0] == 0
     after = found(shelf, "books")
-    texts = {item_id: after.texts[row] for item_id, row in after.number_of.items()}
+    texts = {item_id: after.texts[row] for item_id, row in after.row_by_id.items()}
     assert texts == {"22138": "changed", "new": "added", "茶-3": LINES[1]["text"]}
-    expected = recommender.place(reader.texts(list(texts.values())), [None] * 3)
-    np.testing.assert_allclose(after.vectors[list(after.number_of.values())], expected, atol=1e-5)
+    expected = recommender.item_vectors(reader.encode_texts(list(texts.values())), [None] * 3)
+    np.testing.assert_allclose(after.vectors[list(after.row_by_id.values())], expected, atol=1e-5)
 
 
 def test_the_models_own_catalogue_is_added_to_as_it_is_shipped_and_ids_count_in_it(
@@ -244,7 +244,7 @@ def test_the_models_own_catalogue_is_added_to_as_it_is_shipped_and_ids_count_in_
     assert said.startswith("books: 2 added, 0 changed")
     own, books = found(shelf, CATALOGUE), found(shelf, "books")
     assert (own.count, books.count) == (len(CATALOGUE_ITEMS) + 1, 2)
-    vectors = own.vectors[[own.number_of["new"], own.number_of[CATALOGUE_ITEMS[0].item_id]]]
+    vectors = own.vectors[[own.row_by_id["new"], own.row_by_id[CATALOGUE_ITEMS[0].item_id]]]
     assert not np.allclose(vectors[0], vectors[1])
     np.testing.assert_allclose(books.vectors[0], books.vectors[1])
     np.testing.assert_allclose(vectors[0], books.vectors[0], atol=1e-6)
@@ -275,6 +275,6 @@ def test_what_cannot_work_is_refused_before_anything_is_read(
 def test_a_large_catalogue_is_indexed_before_a_service_needs_it(
     bundle: Bundle, shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("models.catalogue.vector_index.INDEXED", len(LINES) - 1)
+    monkeypatch.setattr("models.catalogue.vector_index.MIN_INDEX_ROWS", len(LINES) - 1)
     assert run(bundle, "add", "books", str(written(tmp_path, LINES)))[0] == 0
     assert (shelf / "catalogues" / "books" / "vectors.f32.index").is_file()

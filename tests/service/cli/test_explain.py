@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models.explain.explainer import METHODS
-from models.explain.methods import OFFERED
+from models.explain.methods import SUPPORTED_METHODS
 from service.cli.main import app
 from tests.support.tiny_bundle import tiny_bundle
 
@@ -41,12 +41,12 @@ def test_the_target_and_the_method_are_those_asked_for(bundle: Path) -> None:
     assert "occlusion: " in shown
 
 
-@pytest.mark.parametrize("method", ["auto", *OFFERED["sentiment"]])
+@pytest.mark.parametrize("method", ["auto", *SUPPORTED_METHODS["sentiment"]])
 def test_every_method_that_is_offered_can_be_asked_for(bundle: Path, method: str) -> None:
     assert run("up", "--bundle", str(bundle), "--method", method)[0] == 0
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in OFFERED["sentiment"]])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in SUPPORTED_METHODS["sentiment"]])
 def test_a_method_that_does_not_beat_chance_cannot_be_asked_for(bundle: Path, method: str) -> None:
     assert run("up", "--bundle", str(bundle), "--method", method)[0] == 2
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.bundle import load
+from models.bundle import load_bundle
 from service.cli.main import app
 from tests.support.tiny_bundle import tiny_bundle, tiny_intent_bundle
 
@@ -30,17 +30,17 @@ def run(*arguments: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("stable_rows", [0, 1])
 def test_figures_are_printed_written_and_put_into_the_card(data: Path, tmp_path: Path, stable_rows: int) -> None:
-    bundle, out = load(tiny_bundle(tmp_path)), tmp_path / "out"
+    bundle, out = load_bundle(tiny_bundle(tmp_path)), tmp_path / "out"
     code, shown = run(
         "sentiment",
         *("--data", str(data), "--bundle", str(bundle.path), "--out", str(out)),
         *("--rows", "2", "--stable-rows", str(stable_rows), "--card"),
     )
     assert code == 0, shown
-    after = load(bundle.path)
+    after = load_bundle(bundle.path)
     card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
     assert after.digest != bundle.digest
-    assert after.encoder == bundle.encoder
+    assert after.encoder_digest == bundle.encoder_digest
     for table in ("faithfulness.md", *["stability.md"] * stable_rows):
         text = (out / table).read_text(encoding="utf-8")
         assert text in shown
@@ -50,12 +50,12 @@ def test_figures_are_printed_written_and_put_into_the_card(data: Path, tmp_path:
 
 
 def test_without_being_asked_for_it_the_bundle_is_left_alone(data: Path, tmp_path: Path) -> None:
-    bundle = load(tiny_bundle(tmp_path))
+    bundle = load_bundle(tiny_bundle(tmp_path))
     code, shown = run(
         *("--data", str(data), "--bundle", str(bundle.path), "--out", str(tmp_path / "out"), "--stable-rows", "0")
     )
     assert code == 0, shown
-    assert load(bundle.path) == bundle
+    assert load_bundle(bundle.path) == bundle
 
 
 def test_what_cannot_be_measured_is_refused_with_one_line(data: Path, tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from models.explain.explainer import Explanation, MethodName, Passage, Weight
-from service.cli.render_explanation import heaviest, page, terminal
+from models.explain.explainer import Explanation, MethodName, SegmentAttribution, WordAttribution
+from service.cli.render_explanation import strongest_words, explanation_page, terminal_text
 
 TEXT = ' <b>"up"</b> & Acme \x1b[31m{down}'
 SCORES = {"negative": 0.1, "neutral": 0.2, "positive": 0.7}
@@ -14,11 +14,13 @@ SCORES = {"negative": 0.1, "neutral": 0.2, "positive": 0.7}
 def explanation(signed: bool = True, truncated: bool = False) -> Explanation:
     words = {"up": 0.5, "Acme": 0.0, "down": -0.25}
     weights = tuple(
-        Weight(TEXT.index(word), TEXT.index(word) + len(word), weight if signed else abs(weight), word == "Acme")
+        WordAttribution(
+            TEXT.index(word), TEXT.index(word) + len(word), weight if signed else abs(weight), word == "Acme"
+        )
         for word, weight in words.items()
     )
     method: MethodName = "both_ends" if signed else "rollout"
-    passage = Passage(weights, (0, len(TEXT)), None)
+    passage = SegmentAttribution(weights, (0, len(TEXT)), None)
     return Explanation(method, signed, "positive", SCORES, (passage,), 3, truncated)
 
 
@@ -43,7 +45,7 @@ class Shown(HTMLParser):
 
 def test_the_page_shows_the_text_as_it_is_and_runs_none_of_it() -> None:
     shown = Shown()
-    shown.feed(page(TEXT, explanation()))
+    shown.feed(explanation_page(TEXT, explanation()))
     assert shown.text == TEXT
     assert not {"b", "script", "img", "link"} & set(shown.tags)
     assert not any("://" in (value or "") for _, value in shown.attributes)
@@ -51,7 +53,7 @@ def test_the_page_shows_the_text_as_it_is_and_runs_none_of_it() -> None:
 
 
 def test_the_page_is_green_for_the_target_and_red_against_it() -> None:
-    written = page(TEXT, explanation())
+    written = explanation_page(TEXT, explanation())
     assert '<span style="background:rgb(38,162,105)" title="+0.500">up</span>' in written
     assert '<span style="background:rgb(240,141,146)" title="-0.250">down</span>' in written
     assert '<span class="named"' in written
@@ -59,18 +61,18 @@ def test_the_page_is_green_for_the_target_and_red_against_it() -> None:
 
 
 def test_shares_of_attention_have_a_colour_of_their_own() -> None:
-    written = page(TEXT, explanation(signed=False))
+    written = explanation_page(TEXT, explanation(signed=False))
     assert "background:rgb(53,132,228)" in written
     assert "neither for nor against" in written
 
 
 @pytest.mark.parametrize("truncated", [False, True])
 def test_a_page_says_what_was_not_read(truncated: bool) -> None:
-    assert ("were read" in page(TEXT, explanation(truncated=truncated))) is truncated
+    assert ("were read" in explanation_page(TEXT, explanation(truncated=truncated))) is truncated
 
 
 def test_a_text_cannot_steer_the_terminal() -> None:
-    shown = terminal(TEXT, explanation())
+    shown = terminal_text(TEXT, explanation())
     assert "\x1b" not in shown.plain
     assert shown.plain == TEXT.replace("\x1b", "\ufffd")
     assert [(shown.plain[span.start : span.end], str(span.style)) for span in shown.spans] == [
@@ -81,4 +83,4 @@ def test_a_text_cannot_steer_the_terminal() -> None:
 
 
 def test_the_heaviest_words_are_named_for_who_sees_no_colours() -> None:
-    assert heaviest(TEXT, explanation(), 2) == "up +0.500, down -0.250"
+    assert strongest_words(TEXT, explanation(), 2) == "up +0.500, down -0.250"

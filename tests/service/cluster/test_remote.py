@@ -19,12 +19,12 @@ from ray.serve.exceptions import DeploymentUnavailableError
 
 from service.api.gateway import create_app
 from service.cluster import remote as remote_module
-from service.cluster.remote import CALLS_PER_REPLICA, Remote
-from service.cluster.remote_call import Counted, Part, Reply
+from service.cluster.remote import CALLS_PER_REPLICA, RemotePredictor
+from service.cluster.remote_call import EngineCounts, RemoteRequest, RemoteResponse
 from service.errors import DeadlineExceeded, EmptyText, NotReady, Overloaded, Problem, ReplicaLost
-from service.inference.batch_policy import Limits
-from service.inference.cache import Cache
-from service.inference.predictor import Answer, Item, Rated, Timings
+from service.inference.batch_policy import BatchLimits
+from service.inference.cache import CachedPredictor
+from service.inference.predictor import PredictionBatch, Item, Classification, Timings
 from service.settings import Settings
 from service.telemetry.batch_report import BatchReport
 from service.telemetry.metrics import Metrics
@@ -34,8 +34,8 @@ from tests.support.service_app import assert_problem
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(batch_tokens=2048, batch_items=16, queue_tokens=2048)
-NOTHING = Counted((), ())
+LIMITS = BatchLimits(batch_tokens=2048, batch_items=16, queue_tokens=2048)
+NOTHING = EngineCounts((), ())
 PATIENCE_S = 30.0  # a caller that hangs fails its test
 REQUEST: ContextVar[str] = ContextVar("REQUEST", default="none")
 
@@ -43,13 +43,13 @@ REQUEST: ContextVar[str] = ContextVar("REQUEST", default="none")
 class Response:
     """A call under way, as Serve's handle returns it; the test decides what becomes of it."""
 
-    def __init__(self, parts: Sequence[Part]) -> None:
+    def __init__(self, parts: Sequence[RemoteRequest]) -> None:
         self.parts = parts
-        self.outcome: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.outcome: asyncio.Future[RemoteResponse] = asyncio.get_running_loop().create_future()
         self.cancelled = False
         self.context = REQUEST.get()
 
-    def __await__(self) -> Generator[Any, None, Reply]:
+    def __await__(self) -> Generator[Any, None, RemoteResponse]:
         return self.outcome.__await__()
 
     def cancel(self) -> None:
@@ -59,14 +59,14 @@ class Response:
     def texts(self) -> list[str]:
         return [item.text for part in self.parts for item in part.items]
 
-    def reply(self, counted: Counted = NOTHING, digest: str = "f" * 64) -> None:
-        self.outcome.set_result(Reply(tuple(answered(part) for part in self.parts), counted, digest))
+    def reply(self, counted: EngineCounts = NOTHING, digest: str = "f" * 64) -> None:
+        self.outcome.set_result(RemoteResponse(tuple(answered(part) for part in self.parts), counted, digest))
 
 
-def answered(part: Part) -> Answer:
+def answered(part: RemoteRequest) -> PredictionBatch:
     """Each text comes back as its own label."""
-    outcomes = tuple(Rated(3, False, 1, {item.text: 1.0}) for item in part.items)
-    return Answer(outcomes, Timings(0.001, 0.002, 0.003))
+    outcomes = tuple(Classification(3, False, 1, {item.text: 1.0}) for item in part.items)
+    return PredictionBatch(outcomes, Timings(0.001, 0.002, 0.003))
 
 
 class Handle:
@@ -81,7 +81,7 @@ class Handle:
     def predict(self) -> Handle:
         return self
 
-    def remote(self, parts: Sequence[Part]) -> Response:
+    def remote(self, parts: Sequence[RemoteRequest]) -> Response:
         if self.failure:
             raise self.failure
         self.sent.append(Response(parts))
@@ -101,8 +101,8 @@ def handle() -> Handle:
 
 
 @pytest.fixture
-async def remote(tmp_path: Path, metrics: Metrics, handle: Handle) -> AsyncIterator[Remote]:
-    made = Remote(
+async def remote(tmp_path: Path, metrics: Metrics, handle: Handle) -> AsyncIterator[RemotePredictor]:
+    made = RemotePredictor(
         fakes.bundle(tmp_path), handle, handle.count, LIMITS, metrics.task("sentiment"), metrics.calls("sentiment")
     )
     await made.start()
@@ -134,28 +134,30 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def ask(remote: Remote, *texts: str, **more: Any) -> asyncio.Task[Answer]:
+async def ask(remote: RemotePredictor, *texts: str, **more: Any) -> asyncio.Task[PredictionBatch]:
     task = asyncio.create_task(remote.predict([Item(text) for text in texts], **more))
     await settled()
     return task
 
 
-def labels(answer: Answer) -> list[str]:
+def labels(answer: PredictionBatch) -> list[str]:
     return [fakes.told(one) for one in answer.outcomes]
 
 
-async def busy(remote: Remote, handle: Handle) -> list[asyncio.Task[Answer]]:
+async def busy(remote: RemotePredictor, handle: Handle) -> list[asyncio.Task[PredictionBatch]]:
     """As many calls as there may be, one text each."""
     return [await ask(remote, f"busy {number}") for number in range(CALLS_PER_REPLICA * handle.replicas)]
 
 
-async def problem(task: asyncio.Task[Answer]) -> Problem:
+async def problem(task: asyncio.Task[PredictionBatch]) -> Problem:
     with pytest.raises(Problem) as raised:
         await asyncio.wait_for(task, PATIENCE_S)
     return raised.value
 
 
-async def test_an_idle_model_is_asked_at_once_and_a_busy_one_in_one_call(remote: Remote, handle: Handle) -> None:
+async def test_an_idle_model_is_asked_at_once_and_a_busy_one_in_one_call(
+    remote: RemotePredictor, handle: Handle
+) -> None:
     first = await busy(remote, handle)
     assert [response.texts for response in handle.sent] == [["busy 0"], ["busy 1"], ["busy 2"], ["busy 3"]]
     rest = [await ask(remote, f"a {number}", f"b {number}") for number in range(20)]
@@ -170,7 +172,7 @@ async def test_an_idle_model_is_asked_at_once_and_a_busy_one_in_one_call(remote:
     assert len(handle.sent) == 5
 
 
-async def test_what_comes_together_leaves_together(remote: Remote, handle: Handle) -> None:
+async def test_what_comes_together_leaves_together(remote: RemotePredictor, handle: Handle) -> None:
     tasks = [asyncio.create_task(remote.predict([Item(f"{number}")])) for number in range(9)]
     await settled()
     assert [len(response.parts) for response in handle.sent] == [9]
@@ -178,7 +180,7 @@ async def test_what_comes_together_leaves_together(remote: Remote, handle: Handl
     assert [labels(await task) for task in tasks] == [[f"{number}"] for number in range(9)]
 
 
-async def test_each_part_crosses_with_its_own_flag_and_its_own_time(remote: Remote, handle: Handle) -> None:
+async def test_each_part_crosses_with_its_own_flag_and_its_own_time(remote: RemotePredictor, handle: Handle) -> None:
     first = await busy(remote, handle)
     now_s = time.monotonic()
     tasks = [
@@ -198,7 +200,7 @@ async def test_each_part_crosses_with_its_own_flag_and_its_own_time(remote: Remo
 
 
 @pytest.mark.parametrize("handle", [Handle(3)])
-async def test_replicas_share_what_waits_but_no_less_than_a_batch_each(remote: Remote, handle: Handle) -> None:
+async def test_replicas_share_what_waits_but_no_less_than_a_batch_each(remote: RemotePredictor, handle: Handle) -> None:
     first = await busy(remote, handle)
     tasks = [await ask(remote, f"{number}") for number in range(90)]
     for response in handle.sent[:6]:
@@ -209,7 +211,7 @@ async def test_replicas_share_what_waits_but_no_less_than_a_batch_each(remote: R
         await asyncio.gather(*first, *tasks)
 
 
-async def test_a_request_is_never_divided(remote: Remote, handle: Handle) -> None:
+async def test_a_request_is_never_divided(remote: RemotePredictor, handle: Handle) -> None:
     handle.replicas = 2
     tasks = [asyncio.create_task(remote.predict([Item("good")] * size)) for size in (1, 256, 1)]
     await settled()
@@ -218,7 +220,7 @@ async def test_a_request_is_never_divided(remote: Remote, handle: Handle) -> Non
         await asyncio.gather(*tasks)
 
 
-async def test_another_replica_means_more_calls(remote: Remote, handle: Handle) -> None:
+async def test_another_replica_means_more_calls(remote: RemotePredictor, handle: Handle) -> None:
     first = await busy(remote, handle)
     waiting = [await ask(remote, "good") for _ in range(4)]
     assert len(handle.sent) == CALLS_PER_REPLICA
@@ -229,7 +231,9 @@ async def test_another_replica_means_more_calls(remote: Remote, handle: Handle) 
         await asyncio.gather(*first, *waiting, *more)
 
 
-async def test_more_than_may_wait_is_refused_and_told_when_to_come_back(remote: Remote, handle: Handle) -> None:
+async def test_more_than_may_wait_is_refused_and_told_when_to_come_back(
+    remote: RemotePredictor, handle: Handle
+) -> None:
     first = await busy(remote, handle)
     await asyncio.sleep(0.1)  # so that at most 360 tokens a second are measured
     handle.sent[0].reply()
@@ -247,13 +251,13 @@ async def test_more_than_may_wait_is_refused_and_told_when_to_come_back(remote: 
         await asyncio.gather(*first, *waiting)
 
 
-async def test_more_than_ever_may_wait_is_accepted_while_nothing_waits(remote: Remote, handle: Handle) -> None:
+async def test_more_than_ever_may_wait_is_accepted_while_nothing_waits(remote: RemotePredictor, handle: Handle) -> None:
     tasks = [*await busy(remote, handle), await ask(remote, *["x" * 1000] * 5)]
     async with answering(handle):
         await asyncio.gather(*tasks)
 
 
-async def slowly(remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
+async def slowly(remote: RemotePredictor, handle: Handle, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits is measured, by a clock that stands still afterwards: 103 tokens a second."""
     now_s = 0.0
     monkeypatch.setattr(remote_module, "time", SimpleNamespace(monotonic=lambda: now_s))
@@ -264,7 +268,7 @@ async def slowly(remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
 
 
 async def test_what_would_come_back_too_late_is_refused_at_the_door(
-    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+    remote: RemotePredictor, handle: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await slowly(remote, handle, monkeypatch)
     large = await ask(remote, "x" * 500, deadline_s=2.0)  # 4.9 s of work, but nothing is ahead of it
@@ -277,11 +281,11 @@ async def test_what_would_come_back_too_late_is_refused_at_the_door(
 
 
 async def test_what_the_replica_refuses_is_not_taken_for_work(
-    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+    remote: RemotePredictor, handle: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await slowly(remote, handle, monkeypatch)
     refused, large = await ask(remote, "x" * 500), await ask(remote, "x" * 500)
-    handle.sent[1].outcome.set_result(Reply((Overloaded("Full.", retry_after_s=1),), NOTHING, "f" * 64))
+    handle.sent[1].outcome.set_result(RemoteResponse((Overloaded("Full.", retry_after_s=1),), NOTHING, "f" * 64))
     await problem(refused)
     assert type(await problem(await ask(remote, "x" * 50, deadline_s=7.0))) is Overloaded
     async with answering(handle):
@@ -289,7 +293,7 @@ async def test_what_the_replica_refuses_is_not_taken_for_work(
 
 
 async def test_without_a_replica_nobody_is_refused_by_how_fast_it_was(
-    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+    remote: RemotePredictor, handle: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await slowly(remote, handle, monkeypatch)
     large = await ask(remote, "x" * 500)
@@ -300,7 +304,7 @@ async def test_without_a_replica_nobody_is_refused_by_how_fast_it_was(
 
 
 async def test_a_call_that_broke_off_is_no_longer_ahead_of_anybody(
-    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+    remote: RemotePredictor, handle: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await slowly(remote, handle, monkeypatch)
     large = await ask(remote, "x" * 500)
@@ -311,7 +315,7 @@ async def test_a_call_that_broke_off_is_no_longer_ahead_of_anybody(
 
 
 async def test_who_went_away_is_no_longer_ahead_of_anybody(
-    remote: Remote, handle: Handle, monkeypatch: pytest.MonkeyPatch
+    remote: RemotePredictor, handle: Handle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await slowly(remote, handle, monkeypatch)
     first = await busy(remote, handle)
@@ -323,7 +327,9 @@ async def test_who_went_away_is_no_longer_ahead_of_anybody(
         await asyncio.gather(*first, stays)
 
 
-async def test_the_time_a_caller_states_crosses_with_its_part(remote: Remote, handle: Handle, metrics: Metrics) -> None:
+async def test_the_time_a_caller_states_crosses_with_its_part(
+    remote: RemotePredictor, handle: Handle, metrics: Metrics
+) -> None:
     app = create_app({"sentiment": remote}, Settings(), metrics)
     async with (
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed") as client,
@@ -336,7 +342,7 @@ async def test_the_time_a_caller_states_crosses_with_its_part(remote: Remote, ha
     assert 6 < capped <= 10 - 2 * 0.05
 
 
-async def test_texts_without_letters_count_too(remote: Remote, handle: Handle) -> None:
+async def test_texts_without_letters_count_too(remote: RemotePredictor, handle: Handle) -> None:
     first = await busy(remote, handle)
     waiting = [await ask(remote, *[""] * 600)]
     waiting.append(await ask(remote, *[""] * 60))
@@ -345,7 +351,9 @@ async def test_texts_without_letters_count_too(remote: Remote, handle: Handle) -
         await asyncio.gather(*first, *waiting)
 
 
-async def test_who_goes_away_while_it_waits_is_never_sent(remote: Remote, handle: Handle, metrics: Metrics) -> None:
+async def test_who_goes_away_while_it_waits_is_never_sent(
+    remote: RemotePredictor, handle: Handle, metrics: Metrics
+) -> None:
     first = await busy(remote, handle)
     gone, stays = await ask(remote, "gone", "gone"), await ask(remote, "stays")
     assert samples(metrics)["heed_queue_depth", "sentiment"] == 3
@@ -358,7 +366,7 @@ async def test_who_goes_away_while_it_waits_is_never_sent(remote: Remote, handle
     assert handle.sent[-1].texts == ["stays"]
 
 
-async def test_a_call_is_withdrawn_once_nobody_waits_for_any_of_it(remote: Remote, handle: Handle) -> None:
+async def test_a_call_is_withdrawn_once_nobody_waits_for_any_of_it(remote: RemotePredictor, handle: Handle) -> None:
     tasks = [asyncio.create_task(remote.predict([Item(f"{number}")])) for number in range(2)]
     await settled()
     (sent,) = handle.sent
@@ -371,7 +379,7 @@ async def test_a_call_is_withdrawn_once_nobody_waits_for_any_of_it(remote: Remot
     assert (await asyncio.gather(*tasks, return_exceptions=True)) != []
 
 
-async def test_a_late_request_lets_go_of_its_call(remote: Remote, handle: Handle) -> None:
+async def test_a_late_request_lets_go_of_its_call(remote: RemotePredictor, handle: Handle) -> None:
     blocked = [await ask(remote, "good", deadline_s=time.monotonic() + 0.05) for _ in range(CALLS_PER_REPLICA)]
     waiting = await ask(remote, "still wanted")
     assert {type(await problem(task)) for task in blocked} == {NotReady}
@@ -379,7 +387,9 @@ async def test_a_late_request_lets_go_of_its_call(remote: Remote, handle: Handle
         assert labels(await waiting) == ["still wanted"]
 
 
-async def test_without_a_replica_requests_wait_until_their_deadline_for_one(remote: Remote, handle: Handle) -> None:
+async def test_without_a_replica_requests_wait_until_their_deadline_for_one(
+    remote: RemotePredictor, handle: Handle
+) -> None:
     handle.replicas = 0
     assert not remote.ready
     assert remote.healthy
@@ -398,10 +408,10 @@ async def test_without_a_replica_requests_wait_until_their_deadline_for_one(remo
 
 
 async def test_who_asks_for_the_same_meanwhile_is_told_the_same(
-    remote: Remote, handle: Handle, metrics: Metrics
+    remote: RemotePredictor, handle: Handle, metrics: Metrics
 ) -> None:
     handle.replicas = 0
-    cache = Cache(remote, 0, metrics.task("sentiment"))
+    cache = CachedPredictor(remote, 0, metrics.task("sentiment"))
     now_s = time.monotonic()
     tasks = [
         asyncio.create_task(cache.predict([Item("same")], deadline_s=now_s + seconds)) for seconds in (0.2, 0.3, 0.4)
@@ -412,7 +422,7 @@ async def test_who_asks_for_the_same_meanwhile_is_told_the_same(
 
 
 async def test_a_gateway_without_a_replica_lives_and_says_not_ready(
-    remote: Remote, handle: Handle, metrics: Metrics
+    remote: RemotePredictor, handle: Handle, metrics: Metrics
 ) -> None:
     handle.replicas = 0
     app = create_app({"sentiment": remote}, Settings(request_timeout_s=0.1), metrics)
@@ -423,7 +433,7 @@ async def test_a_gateway_without_a_replica_lives_and_says_not_ready(
         assert (await client.get("/v1/models")).json()["models"][0]["version"] == "1.2.3"
 
 
-async def test_a_model_that_answers_others_is_late_and_not_away(remote: Remote, handle: Handle) -> None:
+async def test_a_model_that_answers_others_is_late_and_not_away(remote: RemotePredictor, handle: Handle) -> None:
     slow = await ask(remote, "slow", deadline_s=time.monotonic() + 1.0)
     other = await ask(remote, "other")
     handle.sent[1].reply()
@@ -431,7 +441,7 @@ async def test_a_model_that_answers_others_is_late_and_not_away(remote: Remote, 
     assert type(await problem(slow)) is DeadlineExceeded
 
 
-async def test_late_after_the_last_replica_went_is_not_ready(remote: Remote, handle: Handle) -> None:
+async def test_late_after_the_last_replica_went_is_not_ready(remote: RemotePredictor, handle: Handle) -> None:
     late = await ask(remote, "late", deadline_s=time.monotonic() + 0.5)
     other = await ask(remote, "other")
     handle.sent[1].reply()
@@ -453,7 +463,7 @@ async def test_late_after_the_last_replica_went_is_not_ready(remote: Remote, han
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else value.__name__,
 )
 async def test_a_call_that_breaks_off_ends_its_callers_at_once_and_nobody_else(
-    remote: Remote, handle: Handle, failure: BaseException, expected: type[Problem]
+    remote: RemotePredictor, handle: Handle, failure: BaseException, expected: type[Problem]
 ) -> None:
     together = [asyncio.create_task(remote.predict([Item("good")])) for _ in range(3)]
     await settled()
@@ -468,34 +478,36 @@ async def test_a_call_that_breaks_off_ends_its_callers_at_once_and_nobody_else(
         assert labels(await remote.predict([Item("next")])) == ["next"]
 
 
-async def test_a_handle_that_refuses_to_send_leaves_nobody_waiting(remote: Remote, handle: Handle) -> None:
+async def test_a_handle_that_refuses_to_send_leaves_nobody_waiting(remote: RemotePredictor, handle: Handle) -> None:
     handle.failure = RuntimeError("no")
     assert type(await problem(await ask(remote, "good"))) is Problem
 
 
-async def test_a_reply_of_the_wrong_length_leaves_nobody_waiting(remote: Remote, handle: Handle) -> None:
+async def test_a_reply_of_the_wrong_length_leaves_nobody_waiting(remote: RemotePredictor, handle: Handle) -> None:
     tasks = [asyncio.create_task(remote.predict([Item("good")])) for _ in range(2)]
     await settled()
-    handle.sent[0].outcome.set_result(Reply((answered(handle.sent[0].parts[0]),), NOTHING, "f" * 64))
+    handle.sent[0].outcome.set_result(RemoteResponse((answered(handle.sent[0].parts[0]),), NOTHING, "f" * 64))
     assert type(await problem(tasks[1])) is Problem
 
 
-async def test_a_problem_of_one_part_is_raised_to_its_caller_alone(remote: Remote, handle: Handle) -> None:
+async def test_a_problem_of_one_part_is_raised_to_its_caller_alone(remote: RemotePredictor, handle: Handle) -> None:
     tasks = [asyncio.create_task(remote.predict([Item("good")])) for _ in range(2)]
     await settled()
-    partly = Answer((EmptyText("Empty."),), Timings(0, 0, 0))
-    handle.sent[0].outcome.set_result(Reply((Overloaded("Full.", retry_after_s=3), partly), NOTHING, "f" * 64))
+    partly = PredictionBatch((EmptyText("Empty."),), Timings(0, 0, 0))
+    handle.sent[0].outcome.set_result(RemoteResponse((Overloaded("Full.", retry_after_s=3), partly), NOTHING, "f" * 64))
     assert (await problem(tasks[0])).headers == {"Retry-After": "3"}
     assert labels(await tasks[1]) == ["empty_text"]
 
 
-async def test_answers_of_another_bundle_are_not_given_this_ones_name(remote: Remote, handle: Handle) -> None:
+async def test_answers_of_another_bundle_are_not_given_this_ones_name(remote: RemotePredictor, handle: Handle) -> None:
     task = await ask(remote, "good")
     handle.sent[0].reply(digest="0" * 64)
     assert type(await problem(task)) is NotReady
 
 
-async def test_stopping_finishes_what_was_accepted_and_refuses_the_rest(remote: Remote, handle: Handle) -> None:
+async def test_stopping_finishes_what_was_accepted_and_refuses_the_rest(
+    remote: RemotePredictor, handle: Handle
+) -> None:
     accepted = [*await busy(remote, handle), await ask(remote, "waits")]
     stopping = asyncio.create_task(remote.stop())
     await settled()
@@ -507,7 +519,7 @@ async def test_stopping_finishes_what_was_accepted_and_refuses_the_rest(remote: 
         assert labels((await asyncio.gather(*accepted))[-1]) == ["waits"]
 
 
-async def test_a_call_belongs_to_no_request(remote: Remote, handle: Handle) -> None:
+async def test_a_call_belongs_to_no_request(remote: RemotePredictor, handle: Handle) -> None:
     """Serve finds in the context which request a call is made for, and ends the call with that request's client."""
     REQUEST.set("mine")
     task = await ask(remote, "good")
@@ -516,7 +528,7 @@ async def test_a_call_belongs_to_no_request(remote: Remote, handle: Handle) -> N
     await task
 
 
-async def test_the_times_add_up_to_what_the_caller_waited(remote: Remote, handle: Handle) -> None:
+async def test_the_times_add_up_to_what_the_caller_waited(remote: RemotePredictor, handle: Handle) -> None:
     started_s = time.monotonic()
     task = await ask(remote, "good")
     await asyncio.sleep(0.1)
@@ -527,10 +539,12 @@ async def test_the_times_add_up_to_what_the_caller_waited(remote: Remote, handle
     assert 0.1 <= sum((timings.tokenize_s, timings.queue_s, timings.infer_s)) <= total_s
 
 
-async def test_what_the_replica_counted_is_counted_here(remote: Remote, handle: Handle, metrics: Metrics) -> None:
+async def test_what_the_replica_counted_is_counted_here(
+    remote: RemotePredictor, handle: Handle, metrics: Metrics
+) -> None:
     task = await ask(remote, "good", "bad")
     report = BatchReport(queued_s=(0.1, 0.2), tokens=8, padded_tokens=10, infer_s=0.5)
-    handle.sent[0].reply(Counted((report,), (0.01,)))
+    handle.sent[0].reply(EngineCounts((report,), (0.01,)))
     await task
     found = samples(metrics)
     assert found["heed_tokenize_seconds_count", "sentiment"] == 1

@@ -11,10 +11,10 @@ import pytest
 
 from models.bundle import Bundle
 from models.text.tokenizer import Tokenizer
-from service.cluster.remote_call import Part, Reply, Tally, answer
+from service.cluster.remote_call import RemoteRequest, RemoteResponse, CountBuffer, answer_requests
 from service.errors import Overloaded, Problem
 from service.inference.engine import Engine
-from service.inference.predictor import Answer, Item
+from service.inference.predictor import PredictionBatch, Item
 from tests.support import fake_model as fakes
 
 pytestmark = pytest.mark.anyio
@@ -24,13 +24,13 @@ class Replica:
     def __init__(self, folder: Path) -> None:
         self.runtime = fakes.FirstWord()
         self.bundle: Bundle = fakes.bundle(folder)
-        self.tally = Tally()
+        self.tally = CountBuffer()
         tokenizer = Tokenizer(fakes.tokenizer_file(folder), self.bundle.max_tokens)
         self.engine = Engine(self.bundle, tokenizer, self.runtime, fakes.LIMITS, self.tally)
 
-    async def call(self, *parts: Part) -> Reply:
-        crossed: Sequence[Part] = pickle.loads(pickle.dumps(parts))
-        reply: Reply = pickle.loads(pickle.dumps(await answer(self.engine, self.tally, crossed)))
+    async def call(self, *parts: RemoteRequest) -> RemoteResponse:
+        crossed: Sequence[RemoteRequest] = pickle.loads(pickle.dumps(parts))
+        reply: RemoteResponse = pickle.loads(pickle.dumps(await answer_requests(self.engine, self.tally, crossed)))
         return reply
 
 
@@ -43,11 +43,11 @@ async def replica(tmp_path: Path) -> AsyncIterator[Replica]:
     await made.engine.stop()
 
 
-def part(*texts: str, truncate: bool = True, remaining_s: float = float("inf")) -> Part:
-    return Part(tuple(Item(text) for text in texts), truncate, remaining_s)
+def part(*texts: str, truncate: bool = True, remaining_s: float = float("inf")) -> RemoteRequest:
+    return RemoteRequest(tuple(Item(text) for text in texts), truncate, remaining_s)
 
 
-def described(outcome: Answer | Problem) -> list[str] | str:
+def described(outcome: PredictionBatch | Problem) -> list[str] | str:
     if isinstance(outcome, Problem):
         return outcome.code
     return [fakes.told(one) for one in outcome.outcomes]
@@ -99,14 +99,16 @@ class Faulty:
 
     async def stop(self) -> None: ...
 
-    async def predict(self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")) -> Answer:
+    async def predict(
+        self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")
+    ) -> PredictionBatch:
         if items[0].text == "full":
             raise Overloaded("Full.", retry_after_s=9)
         raise ValueError("secret")
 
 
 async def test_what_is_wrong_with_one_part_is_that_parts_alone(tmp_path: Path) -> None:
-    reply = await answer(Faulty(fakes.bundle(tmp_path)), Tally(), [part("full"), part("broken")])
+    reply = await answer_requests(Faulty(fakes.bundle(tmp_path)), CountBuffer(), [part("full"), part("broken")])
     full, broken = reply.answers
     assert isinstance(full, Overloaded)
     assert full.headers == {"Retry-After": "9"}
@@ -115,8 +117,8 @@ async def test_what_is_wrong_with_one_part_is_that_parts_alone(tmp_path: Path) -
 
 
 async def test_a_reply_carries_what_was_counted_since_the_last_one(replica: Replica) -> None:
-    first = (await replica.call(part("good", "bad", ""))).counted
+    first = (await replica.call(part("good", "bad", ""))).counts
     assert sum(len(batch.queued_s) for batch in first.batches) == 2  # and nothing of the warming up
     assert len(first.tokenized_s) == 1
-    second = (await replica.call(part("good"))).counted
+    second = (await replica.call(part("good"))).counts
     assert len(second.batches) == 1

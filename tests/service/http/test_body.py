@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import Problem
-from service.http.body import parse, pointer
+from service.http.body import parse, json_pointer
 from service.schemas.sentiment import SentimentRequest
 from service.telemetry.metrics import Metrics
 from tests.support.service_app import JSON, Service, assert_problem, serving
@@ -78,8 +78,8 @@ def test_a_wrong_value_is_pointed_at_in_the_callers_own_document(body: bytes, pl
 
 
 def test_a_pointer_is_short_and_can_be_sent_whatever_the_key() -> None:
-    assert len(pointer(("x" * 10_000,))) <= 200
-    assert pointer(("\ud800",)).encode() == b"/?"
+    assert len(json_pointer(("x" * 10_000,))) <= 200
+    assert json_pointer(("\ud800",)).encode() == b"/?"
 
 
 @pytest.mark.parametrize("escape", ["", ', "z": "\\ud800"'], ids=["plain", "with a surrogate"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.inference.batch_policy import Limits, next_batch
+from service.inference.batch_policy import BatchLimits, next_batch
 
-LIMITS = Limits(batch_tokens=64, batch_items=4, queue_tokens=1000)
+LIMITS = BatchLimits(batch_tokens=64, batch_items=4, queue_tokens=1000)
 unhurried = settings(deadline=None)  # how long one example takes depends on the machine
 lengths = st.lists(st.integers(1, 64), min_size=1, max_size=60)
 
@@ -40,11 +40,11 @@ def test_every_text_is_in_one_batch_exactly(waiting: list[int]) -> None:
 
 
 def test_texts_of_near_length_go_together() -> None:
-    assert next_batch([10, 60, 11, 30, 10, 9], Limits(512, 16, 1000)) == [0, 2, 4, 5]
+    assert next_batch([10, 60, 11, 30, 10, 9], BatchLimits(512, 16, 1000)) == [0, 2, 4, 5]
 
 
 def test_the_nearest_in_length_goes_before_the_older() -> None:
-    assert next_batch([20, 21, 19, 20], Limits(512, 2, 1000)) == [0, 3]
+    assert next_batch([20, 21, 19, 20], BatchLimits(512, 2, 1000)) == [0, 3]
 
 
 def test_among_equals_the_older_goes_first() -> None:

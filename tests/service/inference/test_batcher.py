@@ -15,23 +15,23 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
 from service.inference import batcher as batching
-from service.inference.batch_policy import Inferred, Limits
+from service.inference.batch_policy import InferenceResult, BatchLimits
 from service.inference.batcher import Batcher
 from service.telemetry.batch_report import BatchReport
 
 pytestmark = pytest.mark.anyio
 
-LIMITS = Limits(batch_tokens=64, batch_items=4, queue_tokens=1000)
+LIMITS = BatchLimits(batch_tokens=64, batch_items=4, queue_tokens=1000)
 POISON = 666
 
 
-def text(length: int, number: int = 0) -> Tokens:
+def text(length: int, number: int = 0) -> Encoding:
     ids = np.zeros(length, np.int64)
     ids[0] = number
-    return Tokens(ids, np.zeros(length, np.int64), truncated=False, language="en")
+    return Encoding(ids, np.zeros(length, np.int64), truncated=False, language="en")
 
 
 class Model:
@@ -45,7 +45,7 @@ class Model:
         self.failure: BaseException | None = None
         self.rows_lost = 0
 
-    def infer(self, texts: Sequence[Tokens]) -> NDArray[np.float64]:
+    def infer(self, texts: Sequence[Encoding]) -> NDArray[np.float64]:
         numbers = [int(one.ids[0]) for one in texts]
         self.batches.append(numbers)
         self.entered.set()
@@ -64,13 +64,13 @@ class Model:
 
 
 class Running:
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: BatchLimits) -> None:
         self.model = Model()
         self.reports: list[BatchReport] = []
         self.depths = [0]
         self.batcher = Batcher(self.model.infer, limits, self.reports.append, self.depths.append)
 
-    def begin(self, texts: Sequence[Tokens], deadline_s: float = float("inf")) -> asyncio.Task[Any]:
+    def begin(self, texts: Sequence[Encoding], deadline_s: float = float("inf")) -> asyncio.Task[Any]:
         return asyncio.ensure_future(self.batcher.run(texts, deadline_s))
 
     async def busy(self) -> asyncio.Task[Any]:
@@ -87,7 +87,7 @@ class Running:
 
 
 @asynccontextmanager
-async def running(limits: Limits = LIMITS) -> AsyncIterator[Running]:
+async def running(limits: BatchLimits = LIMITS) -> AsyncIterator[Running]:
     faults: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
     run = Running(limits)
@@ -110,8 +110,8 @@ async def slowly(run: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     await first
 
 
-def number(outcome: Inferred[NDArray[np.float64]] | Problem) -> int:
-    assert isinstance(outcome, Inferred)
+def number(outcome: InferenceResult[NDArray[np.float64]] | Problem) -> int:
+    assert isinstance(outcome, InferenceResult)
     return int(outcome.row[0])
 
 
@@ -120,9 +120,9 @@ def number(outcome: Inferred[NDArray[np.float64]] | Problem) -> int:
 
 async def test_each_text_gets_its_own_scores_in_order() -> None:
     texts = [text(1 + (number * 37) % 50, number) for number in range(200)]
-    async with running(Limits(64, 4, 100_000)) as run:
+    async with running(BatchLimits(64, 4, 100_000)) as run:
         outcomes = await run.batcher.run(texts)
-    assert [outcome.row.tolist() for outcome in outcomes if isinstance(outcome, Inferred)] == [
+    assert [outcome.row.tolist() for outcome in outcomes if isinstance(outcome, InferenceResult)] == [
         [number, one.length] for number, one in enumerate(texts)
     ]
 
@@ -176,7 +176,7 @@ async def test_a_text_over_the_budget_is_refused_at_the_door_and_its_neighbours_
 
 
 async def test_a_text_over_the_budget_runs_alone_where_such_texts_are_taken() -> None:
-    async with running(Limits(64, 4, 1000, text_tokens=100)) as run:
+    async with running(BatchLimits(64, 4, 1000, text_tokens=100)) as run:
         first = await run.busy()
         waiting = run.begin([text(100, 1), text(101, 2), text(100, 3)])
         await run.waiting(2)
@@ -270,7 +270,7 @@ async def test_what_the_model_is_at_ends_at_its_deadline_too() -> None:
 
 
 async def test_a_full_queue_refuses_all_of_a_request_and_keeps_nothing_of_it() -> None:
-    async with running(Limits(64, 4, queue_tokens=20)) as run:
+    async with running(BatchLimits(64, 4, queue_tokens=20)) as run:
         first = await run.busy()
         waiting = run.begin([text(15, 1)])
         await run.waiting(1)
@@ -285,7 +285,7 @@ async def test_a_full_queue_refuses_all_of_a_request_and_keeps_nothing_of_it() -
 
 
 async def test_what_was_taken_out_makes_room() -> None:
-    async with running(Limits(64, 4, queue_tokens=20)) as run:
+    async with running(BatchLimits(64, 4, queue_tokens=20)) as run:
         first = await run.busy()
         gone, stays = run.begin([text(10, 1)]), run.begin([text(10, 2)])
         await run.waiting(2)
@@ -299,13 +299,13 @@ async def test_what_was_taken_out_makes_room() -> None:
 
 
 async def test_a_request_larger_than_the_queue_is_taken_when_nothing_waits() -> None:
-    async with running(Limits(64, 4, queue_tokens=20)) as run:
+    async with running(BatchLimits(64, 4, queue_tokens=20)) as run:
         outcomes = await run.batcher.run([text(10, number) for number in range(9)])
     assert [number(outcome) for outcome in outcomes] == list(range(9))
 
 
 async def test_retry_after_is_what_waits_over_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with running(Limits(64, 4, queue_tokens=40)) as run:
+    async with running(BatchLimits(64, 4, queue_tokens=40)) as run:
         await slowly(run, monkeypatch)
         second = await run.busy()
         waiting = run.begin([text(33, 1)])
@@ -490,7 +490,7 @@ async def test_what_waits_can_be_any_work_that_has_a_length_and_a_row_anything()
     batcher.start()
     outcomes = await batcher.run([Sum((1, 2)), Sum((3,) * 65), Sum((4, 5, 6))])
     await batcher.stop()
-    assert [one.row for one in outcomes if isinstance(one, Inferred)] == ["3", "15"]
+    assert [one.row for one in outcomes if isinstance(one, InferenceResult)] == ["3", "15"]
     assert isinstance(outcomes[1], TextTooLong)
     assert outcomes[1].detail == "This sum is longer than can be run."
 
@@ -534,18 +534,18 @@ async def test_texts_run_here_are_answered_and_reported_like_others(monkeypatch:
     async with running() as run:
         threads, infer = [], run.model.infer
 
-        def traced(texts: Sequence[Tokens]) -> NDArray[np.float64]:
+        def traced(texts: Sequence[Encoding]) -> NDArray[np.float64]:
             threads.append(threading.get_ident())
             return infer(texts)
 
         monkeypatch.setattr(run.batcher, "_infer", traced)
         busy: list[bool] = []
         monkeypatch.setattr(run.batcher, "_report", lambda report: busy.append(run.batcher.busy))
-        found = run.batcher.run_here([text(3, 1), text(3, POISON), text(9, 2)])
+        found = run.batcher.run_inline([text(3, 1), text(3, POISON), text(9, 2)])
         assert threads == [threading.get_ident()] * 3
         first, failed, last = found
-        assert isinstance(first, Inferred)
-        assert isinstance(last, Inferred)
+        assert isinstance(first, InferenceResult)
+        assert isinstance(last, InferenceResult)
         assert (first.row.tolist(), last.row.tolist()) == ([1, 3], [2, 9])
         assert isinstance(failed, InferenceFailed)
         assert len(busy) == 2
@@ -553,7 +553,7 @@ async def test_texts_run_here_are_answered_and_reported_like_others(monkeypatch:
         assert not run.batcher.busy
         monkeypatch.undo()
         (other,) = await run.batcher.run([text(4, 7)])
-        assert isinstance(other, Inferred)
+        assert isinstance(other, InferenceResult)
         assert run.reports[-1].tokens == 4
 
 
@@ -561,14 +561,14 @@ async def test_nothing_runs_here_that_would_not_run_at_all() -> None:
     async with running() as run:
         await run.batcher.stop()
         with pytest.raises(NotReady):
-            run.batcher.run_here([text(3)])
+            run.batcher.run_inline([text(3)])
         assert not run.model.seen
 
 
 async def test_what_ends_the_thread_ends_the_batcher_here_too() -> None:
     async with running() as run:
         run.model.failure = SystemExit()
-        found = run.batcher.run_here([text(3, 1), text(3, 2)])
+        found = run.batcher.run_inline([text(3, 1), text(3, 2)])
         assert [type(one) for one in found] == [NotReady, NotReady]
         assert run.model.seen == [1]
         assert not run.batcher.healthy

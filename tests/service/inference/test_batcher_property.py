@@ -13,17 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Problem, TextTooLong
-from service.inference.batch_policy import Inferred, Limits
+from service.inference.batch_policy import InferenceResult, BatchLimits
 from tests.service.inference.test_batcher import POISON, Running, running, text
 
-LIMITS = Limits(batch_tokens=64, batch_items=4, queue_tokens=400)
+LIMITS = BatchLimits(batch_tokens=64, batch_items=4, queue_tokens=400)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    texts: tuple[Tokens, ...]
+    texts: tuple[Encoding, ...]
     expired: bool
     cancelled: bool
 
@@ -67,7 +67,7 @@ async def drive(plan: list[Request], held: bool) -> None:
     assert run.depths[-1] == 0
 
 
-def check(request: Request, ended: list[Inferred[NDArray[np.float64]] | Problem] | BaseException) -> None:
+def check(request: Request, ended: list[InferenceResult[NDArray[np.float64]] | Problem] | BaseException) -> None:
     if isinstance(ended, BaseException):
         assert isinstance(ended, Overloaded) or (request.cancelled and isinstance(ended, asyncio.CancelledError))
         return
@@ -79,7 +79,7 @@ def check(request: Request, ended: list[Inferred[NDArray[np.float64]] | Problem]
         elif own.ids[0] == POISON:
             assert isinstance(outcome, InferenceFailed)
         else:
-            assert isinstance(outcome, Inferred)
+            assert isinstance(outcome, InferenceResult)
             assert outcome.row.tolist() == [own.ids[0], own.length]
 
 

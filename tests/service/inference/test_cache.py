@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import DeadlineExceeded, EmptyText, InferenceFailed, Overloaded
-from service.inference.cache import Cache, key_of
+from service.inference.cache import CachedPredictor, key_of
 from service.inference.engine import Engine
-from service.inference.predictor import Item, Rated
+from service.inference.predictor import Item, Classification
 from service.telemetry.metrics import Metrics
 from tests.support import fake_model as fakes
 
@@ -37,13 +37,13 @@ async def engine(tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord) -> 
 
 
 @pytest.fixture
-def cache(engine: Engine, metrics: Metrics) -> Cache:
-    return Cache(engine, 2, metrics.task("sentiment"))
+def cache(engine: Engine, metrics: Metrics) -> CachedPredictor:
+    return CachedPredictor(engine, 2, metrics.task("sentiment"))
 
 
 @pytest.fixture
-def sharing(engine: Engine, metrics: Metrics) -> Cache:
-    return Cache(engine, 0, metrics.task("sentiment"))
+def sharing(engine: Engine, metrics: Metrics) -> CachedPredictor:
+    return CachedPredictor(engine, 0, metrics.task("sentiment"))
 
 
 def counted(metrics: Metrics, name: str) -> float:
@@ -51,7 +51,7 @@ def counted(metrics: Metrics, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
-async def hold(runtime: fakes.FirstWord, cache: Cache, *items: Item) -> asyncio.Task[object]:
+async def hold(runtime: fakes.FirstWord, cache: CachedPredictor, *items: Item) -> asyncio.Task[object]:
     """Let one call reach the model and keep it there."""
     runtime.gate.clear()
     runtime.entered.clear()
@@ -67,7 +67,7 @@ async def begun(task: asyncio.Task[object]) -> None:
 
 
 async def test_identical_texts_under_way_are_computed_once(
-    sharing: Cache, runtime: fakes.FirstWord, metrics: Metrics
+    sharing: CachedPredictor, runtime: fakes.FirstWord, metrics: Metrics
 ) -> None:
     first = await hold(runtime, sharing, GOOD)
     others = [asyncio.ensure_future(sharing.predict([GOOD])) for _ in range(5)]
@@ -76,7 +76,7 @@ async def test_identical_texts_under_way_are_computed_once(
     answers = [await other for other in others]
     await first
     outcomes = [answer.outcomes[0] for answer in answers]
-    assert isinstance(outcomes[0], Rated)
+    assert isinstance(outcomes[0], Classification)
     assert outcomes[0].label == "positive"
     assert outcomes == [outcomes[0]] * 5
     assert len(runtime.batches) == 1
@@ -87,23 +87,23 @@ async def test_identical_texts_under_way_are_computed_once(
 
 
 async def test_a_text_twice_in_one_request_is_computed_once_and_answered_twice(
-    sharing: Cache, runtime: fakes.FirstWord, metrics: Metrics
+    sharing: CachedPredictor, runtime: fakes.FirstWord, metrics: Metrics
 ) -> None:
     answer = await sharing.predict([GOOD, BAD, GOOD, Item(" "), Item(" ")])
-    labels = [o.label if isinstance(o, Rated) else type(o) for o in answer.outcomes]
+    labels = [o.label if isinstance(o, Classification) else type(o) for o in answer.outcomes]
     assert labels == ["positive", "negative", "positive", EmptyText, EmptyText]
     assert len(runtime.batches) == 2
     assert counted(metrics, "heed_items_shared_total") == 1
 
 
-async def test_nothing_is_kept_unless_asked_for(sharing: Cache, runtime: fakes.FirstWord) -> None:
+async def test_nothing_is_kept_unless_asked_for(sharing: CachedPredictor, runtime: fakes.FirstWord) -> None:
     await sharing.predict([GOOD])
     await sharing.predict([GOOD])
     assert len(runtime.batches) == 2
 
 
 async def test_the_cache_answers_repeats_and_forgets_the_least_recent(
-    cache: Cache, runtime: fakes.FirstWord, metrics: Metrics
+    cache: CachedPredictor, runtime: fakes.FirstWord, metrics: Metrics
 ) -> None:
     first = await cache.predict([GOOD, BAD])
     again = await cache.predict([GOOD])
@@ -119,7 +119,7 @@ async def test_the_cache_answers_repeats_and_forgets_the_least_recent(
     assert counted(metrics, "heed_cache_entries") == 2
 
 
-async def test_failures_are_not_kept(cache: Cache, runtime: fakes.FirstWord) -> None:
+async def test_failures_are_not_kept(cache: CachedPredictor, runtime: fakes.FirstWord) -> None:
     for _ in range(2):
         answer = await cache.predict([Item("poison")])
         assert isinstance(answer.outcomes[0], InferenceFailed)
@@ -137,7 +137,7 @@ async def test_the_text_the_entity_and_the_truncation_make_the_question() -> Non
 
 
 async def test_when_the_first_caller_goes_away_the_others_are_still_answered(
-    sharing: Cache, runtime: fakes.FirstWord
+    sharing: CachedPredictor, runtime: fakes.FirstWord
 ) -> None:
     holding = await hold(runtime, sharing, FINE)
     first: asyncio.Task[object] = asyncio.ensure_future(sharing.predict([GOOD]))
@@ -147,12 +147,12 @@ async def test_when_the_first_caller_goes_away_the_others_are_still_answered(
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     runtime.gate.set()
-    assert isinstance((await second).outcomes[0], Rated)
+    assert isinstance((await second).outcomes[0], Classification)
     await holding
 
 
 async def test_a_hurried_first_caller_does_not_take_the_others_with_it(
-    sharing: Cache, runtime: fakes.FirstWord
+    sharing: CachedPredictor, runtime: fakes.FirstWord
 ) -> None:
     holding = await hold(runtime, sharing, FINE)
     hurried = asyncio.ensure_future(sharing.predict([GOOD], deadline_s=time.monotonic() + 0.05))
@@ -160,11 +160,11 @@ async def test_a_hurried_first_caller_does_not_take_the_others_with_it(
     patient = asyncio.ensure_future(sharing.predict([GOOD]))
     assert isinstance((await hurried).outcomes[0], DeadlineExceeded)
     runtime.gate.set()
-    assert isinstance((await patient).outcomes[0], Rated)
+    assert isinstance((await patient).outcomes[0], Classification)
     await holding
 
 
-async def test_a_hurried_follower_gets_its_own_deadline(sharing: Cache, runtime: fakes.FirstWord) -> None:
+async def test_a_hurried_follower_gets_its_own_deadline(sharing: CachedPredictor, runtime: fakes.FirstWord) -> None:
     holding = await hold(runtime, sharing, GOOD)
     hurried = await sharing.predict([GOOD], deadline_s=time.monotonic() + 0.05)
     assert isinstance(hurried.outcomes[0], DeadlineExceeded)
@@ -177,7 +177,7 @@ async def test_a_refused_first_caller_leaves_nothing_behind(
 ) -> None:
     engine = fakes.engine(tmp_path, metrics, runtime, replace(fakes.LIMITS, queue_tokens=8))
     await engine.start()
-    cache = Cache(engine, 0, metrics.task("sentiment"))
+    cache = CachedPredictor(engine, 0, metrics.task("sentiment"))
     holding = await hold(runtime, cache, FINE)
     waiting: asyncio.Task[object] = asyncio.ensure_future(cache.predict([Item("good " * 8)]))
     await begun(waiting)
@@ -185,5 +185,5 @@ async def test_a_refused_first_caller_leaves_nothing_behind(
         await cache.predict([BAD])
     runtime.gate.set()
     await asyncio.gather(holding, waiting)
-    assert isinstance((await cache.predict([BAD])).outcomes[0], Rated)
+    assert isinstance((await cache.predict([BAD])).outcomes[0], Classification)
     await engine.stop()

@@ -13,15 +13,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from models.bundle import load
-from models.prediction.calibration import Scaling, question_of
+from models.bundle import load_bundle
+from models.prediction.calibration import LogitScaling, calibration_key
 from models.runtime.onnx import OnnxRuntime
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from service.errors import InferenceFailed, NotReady, Overloaded, Problem
 from service.inference import batcher as batching
 from service.inference.engine import Engine
-from service.inference.predictor import Answered, Item, Rated
+from service.inference.predictor import Prediction, Item, Classification
 from service.telemetry.metrics import Metrics
 from tests.service.telemetry.test_metrics import samples
 from tests.support import fake_model as fakes
@@ -35,7 +35,7 @@ class Watched(Tokenizer):
 
     threads: set[str]
 
-    def encode(self, text: str, entity: str | None = None) -> Tokens:
+    def encode(self, text: str, entity: str | None = None) -> Encoding:
         self.threads.add(threading.current_thread().name)
         return super().encode(text, entity)
 
@@ -60,7 +60,7 @@ async def started(engine: Engine, runtime: fakes.FirstWord) -> AsyncIterator[Eng
         await engine.stop()
 
 
-def described(outcomes: tuple[Answered | Problem, ...]) -> list[str]:
+def described(outcomes: tuple[Prediction | Problem, ...]) -> list[str]:
     return [fakes.told(one) for one in outcomes]
 
 
@@ -69,7 +69,7 @@ async def test_answers_in_order(engine: Engine, runtime: fakes.FirstWord) -> Non
         answer = await engine.predict([Item("bad news"), Item("good"), Item("so so day", entity="day")])
     assert described(answer.outcomes) == ["negative", "positive", "neutral"]
     first = answer.outcomes[0]
-    assert isinstance(first, Rated)
+    assert isinstance(first, Classification)
     assert (first.tokens, first.truncated) == (4, False)
     assert answer.timings.tokenize_s > 0
     assert answer.timings.infer_s > 0
@@ -94,8 +94,8 @@ async def test_a_long_text_is_shortened_and_says_so_or_is_refused(engine: Engine
     async with started(engine, runtime):
         shortened, short = (await engine.predict(long)).outcomes
         refused = await engine.predict(long, truncate=False)
-    assert isinstance(shortened, Rated)
-    assert isinstance(short, Rated)
+    assert isinstance(shortened, Classification)
+    assert isinstance(short, Classification)
     assert (shortened.truncated, shortened.tokens, short.truncated) == (True, 512, False)
     assert described(refused.outcomes) == ["text_too_long", "positive"]
 
@@ -229,7 +229,7 @@ async def test_a_dead_inference_thread_is_unhealthy(engine: Engine, runtime: fak
 async def test_a_language_without_its_own_calibration_gets_the_first(
     tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord
 ) -> None:
-    scaling = Scaling(1.0, 0.0, (0.0, 9.0, 0.0))
+    scaling = LogitScaling(1.0, 0.0, (0.0, 9.0, 0.0))
     bundle = dataclasses.replace(fakes.bundle(tmp_path), languages=("en",), calibration={"en": scaling})
     engine = fakes.engine(tmp_path, metrics, runtime, bundle=bundle)
     async with started(engine, runtime):
@@ -239,7 +239,7 @@ async def test_a_language_without_its_own_calibration_gets_the_first(
 async def test_a_text_about_an_entity_gets_the_calibration_for_entities(
     engine: Engine, runtime: fakes.FirstWord
 ) -> None:
-    loud = {**engine.bundle.calibration, question_of("en", True): Scaling(1.0, 0.0, (0.0, 90.0, 0.0))}
+    loud = {**engine.bundle.calibration, calibration_key("en", True): LogitScaling(1.0, 0.0, (0.0, 90.0, 0.0))}
     engine.bundle = dataclasses.replace(engine.bundle, calibration=loud)
     async with started(engine, runtime):
         answer = await engine.predict([Item("good day"), Item("good day", "day"), Item("good day")])
@@ -270,7 +270,7 @@ async def held(engine: Engine, runtime: fakes.FirstWord) -> asyncio.Task[object]
 
 @pytest.fixture
 def real(tmp_path: Path, metrics: Metrics) -> Engine:
-    bundle = load(tiny_bundle(tmp_path))
+    bundle = load_bundle(tiny_bundle(tmp_path))
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     shorter_than_a_text = dataclasses.replace(fakes.LIMITS, batch_tokens=160)
     return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), shorter_than_a_text, metrics.task("sentiment"))
@@ -283,8 +283,8 @@ async def test_a_real_model_answers_alike_alone_and_among_others(real: Engine) -
     alone = [(await real.predict([Item(text)])).outcomes[0] for text in texts]
     await real.stop()
     for one, other in zip(together, alone, strict=True):
-        assert isinstance(one, Rated)
-        assert isinstance(other, Rated)
+        assert isinstance(one, Classification)
+        assert isinstance(other, Classification)
         assert one.label == other.label
         assert list(one.scores.values()) == pytest.approx(list(other.scores.values()), abs=1e-3)
 
@@ -293,5 +293,5 @@ async def test_a_real_model_shortens_a_word_of_a_megabyte(real: Engine) -> None:
     await real.start()
     (outcome,) = (await real.predict([Item("a" * 2**20)])).outcomes
     await real.stop()
-    assert isinstance(outcome, Rated)
+    assert isinstance(outcome, Classification)
     assert (outcome.truncated, outcome.tokens) == (True, 512)

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.bundle import load
-from models.runtime.cuda import BoundRuntime, shapes
+from models.bundle import load_bundle
+from models.runtime.cuda import CudaRuntime, batch_shapes
 from models.text.encoding import Batch
 from service import settings
 from service.cluster.local import environment
-from service.inference.batch_policy import Limits
+from service.inference.batch_policy import BatchLimits
 from service.tuning import gpu_batches as budget
-from service.tuning.gpu_batches import LENGTHS, MOST_TOKENS, PADDING, prepare, tokens_per_s, warm
+from service.tuning.gpu_batches import LENGTHS, MAX_TOKENS, PADDING, measure_batch_limits, tokens_per_s, warm_up
 from tests.support.tiny_bundle import tiny_bundle
 
-GIVEN = Limits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
+GIVEN = BatchLimits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
 BOTH = {"batch_tokens", "batch_items"}
 
 
@@ -44,44 +44,44 @@ def test_the_rate_is_that_of_as_many_tokens_in_texts_of_each_length(monkeypatch:
     assert set(device.shapes) == {(4096 // length, length) for length in LENGTHS}
 
 
-@pytest.mark.parametrize(("start_s", "expected"), [(1e-7, 2048), (0.002, 16_384), (10.0, MOST_TOKENS)])
+@pytest.mark.parametrize(("start_s", "expected"), [(1e-7, 2048), (0.002, 16_384), (10.0, MAX_TOKENS)])
 def test_a_budget_grows_while_larger_batches_pay(
     monkeypatch: pytest.MonkeyPatch, start_s: float, expected: int
 ) -> None:
     """2 ms for a start, 4 microseconds for a token: 32,768 tokens are faster by 1.5 %, which may be noise."""
     device = Device(monkeypatch, start_s, 4e-6)
-    assert prepare(device, GIVEN, BOTH, 512).batch_tokens == expected
+    assert measure_batch_limits(device, GIVEN, BOTH, 512).batch_tokens == expected
 
 
 def test_what_is_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, 0.01, 1e-6)
-    assert prepare(device, GIVEN, set(), 512) == replace(GIVEN, padding=PADDING)
-    measured = prepare(device, GIVEN, {"batch_tokens"}, 512)
+    assert measure_batch_limits(device, GIVEN, set(), 512) == replace(GIVEN, padding=PADDING)
+    measured = measure_batch_limits(device, GIVEN, {"batch_tokens"}, 512)
     assert measured.batch_tokens > GIVEN.batch_tokens
     assert (measured.batch_items, measured.queue_tokens) == (16, 65_536)
-    assert prepare(device, GIVEN, {"batch_items"}, 512).batch_items == 2048 // 16
+    assert measure_batch_limits(device, GIVEN, {"batch_items"}, 512).batch_items == 2048 // 16
 
 
 def test_every_shape_is_run_once_the_largest_first(monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device(monkeypatch, 0.01, 1e-6)
-    warm(device, GIVEN, 500)
-    assert device.shapes == list(shapes(500, GIVEN.batch_tokens, GIVEN.batch_items))
+    warm_up(device, GIVEN, 500)
+    assert device.shapes == list(batch_shapes(500, GIVEN.batch_tokens, GIVEN.batch_items))
 
 
 def test_it_measures_a_real_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bundle = load(tiny_bundle(tmp_path))
-    monkeypatch.setattr(budget, "MOST_TOKENS", 4096)
+    bundle = load_bundle(tiny_bundle(tmp_path))
+    monkeypatch.setattr(budget, "MAX_TOKENS", 4096)
     monkeypatch.setattr(budget, "_SECONDS", 0.001)
-    found = prepare(BoundRuntime(bundle.graph, device="cpu"), GIVEN, BOTH, bundle.max_tokens)
+    found = measure_batch_limits(CudaRuntime(bundle.graph, device="cpu"), GIVEN, BOTH, bundle.max_tokens)
     assert found.batch_tokens in (2048, 4096)
     assert found.batch_items == found.batch_tokens // 16
 
 
 def test_only_on_a_gpu_and_only_what_is_not_set_is_measured(tmp_path: Path) -> None:
-    assert settings.load(device="cpu").to_measure == set()
-    assert settings.load(device="cuda", batch_tokens=4096).to_measure == {"batch_items"}
-    unset = settings.load(device="cuda")
+    assert settings.load_settings(device="cpu").to_measure == set()
+    assert settings.load_settings(device="cuda", batch_tokens=4096).to_measure == {"batch_items"}
+    unset = settings.load_settings(device="cuda")
     assert pickle.loads(pickle.dumps(unset)).to_measure == BOTH  # as Serve hands it to a replica
     inherited = environment(unset, tmp_path, {})
     assert not {"HEED_BATCH_TOKENS", "HEED_BATCH_ITEMS"} & set(inherited)
-    assert environment(settings.load(device="cuda", batch_items=64), tmp_path, {})["HEED_BATCH_ITEMS"] == "64"
+    assert environment(settings.load_settings(device="cuda", batch_items=64), tmp_path, {})["HEED_BATCH_ITEMS"] == "64"

@@ -18,18 +18,26 @@ from numpy.typing import NDArray
 
 from models import bundle as bundles
 from models.text.encoding import Batch as TokenBatch
-from models.text.encoding import Tokens
+from models.text.encoding import Encoding
 from service import settings
 from service.errors import InferenceFailed
-from service.inference.batch_policy import Limits
-from service.tuning.search import climb, doubling, least
-from service.tuning.throughput import LONGEST, SHORTEST, Layout, Replicas, ThroughputError, lengths, measure
+from service.inference.batch_policy import BatchLimits
+from service.tuning.search import search_while_gaining, doubling, smallest_near_best
+from service.tuning.throughput import (
+    MAX_LENGTH,
+    MIN_LENGTH,
+    Layout,
+    ReplicaProcesses,
+    ThroughputError,
+    lengths,
+    measure,
+)
 from service.tuning.tuner import (
     CLUSTER_BYTES,
-    LEAST_TOKENS,
+    MIN_TOKENS,
     SERVING_BYTES,
     Batch,
-    Trials,
+    TuningRun,
     TuneError,
     busy,
     fitting,
@@ -47,17 +55,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_least_is_taken_of_what_is_as_fast_but_for_noise() -> None:
-    assert least([(1, 50.0), (2, 98.0), (4, 100.0), (8, 99.0)]) == 2
-    assert least([(1, 50.0), (2, 96.0), (4, 100.0), (8, 99.0)]) == 4
-    assert least([(1, 100.0)]) == 1
+    assert smallest_near_best([(1, 50.0), (2, 98.0), (4, 100.0), (8, 99.0)]) == 2
+    assert smallest_near_best([(1, 50.0), (2, 96.0), (4, 100.0), (8, 99.0)]) == 4
+    assert smallest_near_best([(1, 100.0)]) == 1
 
 
 def test_trying_stops_when_nothing_is_gained_twice() -> None:
     rates = {1: 100.0, 2: 150.0, 4: 153.0, 8: 154.0, 16: 500.0}
-    assert climb(rates, rates.__getitem__) == [(1, 100.0), (2, 150.0), (4, 153.0), (8, 154.0)]
-    assert climb([4, 8, 16], rates.__getitem__, [(2, 150.0)]) == [(2, 150.0), (4, 153.0), (8, 154.0)]
+    assert search_while_gaining(rates, rates.__getitem__) == [(1, 100.0), (2, 150.0), (4, 153.0), (8, 154.0)]
+    assert search_while_gaining([4, 8, 16], rates.__getitem__, [(2, 150.0)]) == [(2, 150.0), (4, 153.0), (8, 154.0)]
     disturbed = {1: 100.0, 2: 50.0, 4: 150.0, 8: 200.0}
-    assert climb(disturbed, disturbed.__getitem__)[-1] == (8, 200.0)
+    assert search_while_gaining(disturbed, disturbed.__getitem__)[-1] == (8, 200.0)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +107,8 @@ def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lengths_are_the_same_every_time_many_short_and_few_long() -> None:
     found = lengths(512)
     assert found == lengths(512)
-    assert SHORTEST <= min(found) < 10
-    assert 240 < max(found) <= LONGEST
+    assert MIN_LENGTH <= min(found) < 10
+    assert 240 < max(found) <= MAX_LENGTH
     assert sum(length <= 16 for length in found) == pytest.approx(sum(length > 128 for length in found), abs=3)
     assert max(lengths(100)) <= 100
 
@@ -118,19 +126,19 @@ class Sleeping:
         return np.zeros((len(batch.ids), 3), np.float32)
 
 
-def tokens(*sizes: int) -> Sequence[Tokens]:
-    return [Tokens(np.zeros(size, np.int64), np.zeros(size, np.int64), False, "en") for size in sizes]
+def tokens(*sizes: int) -> Sequence[Encoding]:
+    return [Encoding(np.zeros(size, np.int64), np.zeros(size, np.int64), False, "en") for size in sizes]
 
 
 def test_the_rate_is_that_of_full_batches_within_their_limits() -> None:
     runtime = Sleeping(0.02)
-    rate = asyncio.run(measure(runtime, 1, tokens(10), 32, Limits(80, 16, 1 << 40), 0.4))
+    rate = asyncio.run(measure(runtime, 1, tokens(10), 32, BatchLimits(80, 16, 1 << 40), 0.4))
     assert set(runtime.sizes[1:-2]) == {8}  # the last ones end what was withdrawn meanwhile
     assert 0 < rate <= 80 / 0.02
 
 
 def test_a_batch_that_takes_longer_than_there_is_time_is_measured_all_the_same() -> None:
-    rate = asyncio.run(measure(Sleeping(0.2), 1, tokens(10), 4, Limits(512, 4, 1 << 40), 0.01))
+    rate = asyncio.run(measure(Sleeping(0.2), 1, tokens(10), 4, BatchLimits(512, 4, 1 << 40), 0.01))
     assert 0 < rate <= 40 / 0.2
 
 
@@ -140,12 +148,12 @@ def test_a_model_that_fails_is_no_rate() -> None:
             raise RuntimeError("secret")
 
     with pytest.raises(InferenceFailed):
-        asyncio.run(measure(Failing(0), 1, tokens(10), 4, Limits(512, 4, 1 << 40), 0.1))
+        asyncio.run(measure(Failing(0), 1, tokens(10), 4, BatchLimits(512, 4, 1 << 40), 0.1))
 
 
 def test_replicas_are_measured_and_end_with_the_block(tiny: Path) -> None:
     before = set(psutil.Process().children())
-    with Replicas(tiny, Layout(2, 1), "cpu") as started:
+    with ReplicaProcesses(tiny, Layout(2, 1), "cpu") as started:
         assert started.tokens_per_s(512, 4, 0.2) > 0
         assert 20e6 < started.pss_bytes < 1e9
         assert len(set(psutil.Process().children()) - before) == 2
@@ -154,7 +162,7 @@ def test_replicas_are_measured_and_end_with_the_block(tiny: Path) -> None:
 
 def test_a_process_that_dies_is_an_error(tiny: Path) -> None:
     others = set(psutil.Process().children())
-    with Replicas(tiny, Layout(1, 1), "cpu") as started:
+    with ReplicaProcesses(tiny, Layout(1, 1), "cpu") as started:
         (child,) = set(psutil.Process().children()) - others
         child.kill()
         with pytest.raises(ThroughputError, match="ended by itself"):
@@ -162,26 +170,26 @@ def test_a_process_that_dies_is_an_error(tiny: Path) -> None:
 
 
 def test_what_cannot_run_on_a_gpu_says_so(tiny: Path) -> None:
-    with pytest.raises(ThroughputError, match="cuda"), Replicas(tiny, Layout(1, 1), "cuda"):
+    with pytest.raises(ThroughputError, match="cuda"), ReplicaProcesses(tiny, Layout(1, 1), "cuda"):
         pass
 
 
 def test_without_room_for_one_replica_nothing_is_proposed(tiny: Path) -> None:
-    trials = Trials(bundles.load(tiny), settings.load(bundle=tiny), 0.1, lambda _: None)
+    trials = TuningRun(bundles.load_bundle(tiny), settings.load_settings(bundle=tiny), 0.1, lambda _: None)
     with pytest.raises(TuneError, match="MiB of memory are free"):
         tune(trials, 2, CLUSTER_BYTES)
 
 
-class Scaling(Trials):
+class Scaling(TuningRun):
     """Twice the replicas are twice as fast, and larger batches gain nothing."""
 
-    def rate(self, started: Replicas, layout: Layout, batch: Batch) -> float:
+    def rate(self, started: ReplicaProcesses, layout: Layout, batch: Batch) -> float:
         return float(layout.replicas)
 
 
 def test_memory_bounds_the_replicas_that_would_be_faster(tiny: Path) -> None:
     said: list[str] = []
-    trials = Scaling(bundles.load(tiny), settings.load(bundle=tiny), 0.1, said.append)
+    trials = Scaling(bundles.load_bundle(tiny), settings.load_settings(bundle=tiny), 0.1, said.append)
     assert tune(trials, 2, 1 << 40)["replicas"] == 2
     assert said == []
     assert tune(trials, 2, CLUSTER_BYTES + int(1.5 * (SERVING_BYTES + 100e6)))["replicas"] == 1
@@ -189,19 +197,23 @@ def test_memory_bounds_the_replicas_that_would_be_faster(tiny: Path) -> None:
 
 
 def test_the_smallest_batch_is_chosen_when_larger_ones_gain_nothing(tiny: Path) -> None:
-    found = tune(Scaling(bundles.load(tiny), settings.load(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40)
-    assert found == {"replicas": 1, "threads": 1, "batch_tokens": LEAST_TOKENS["cpu"], "batch_items": 1}
+    found = tune(
+        Scaling(bundles.load_bundle(tiny), settings.load_settings(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40
+    )
+    assert found == {"replicas": 1, "threads": 1, "batch_tokens": MIN_TOKENS["cpu"], "batch_items": 1}
 
 
 class Crowded(Scaling):
     """Batches are faster up to 160 padded tokens and 4 texts."""
 
-    def rate(self, started: Replicas, layout: Layout, batch: Batch) -> float:
+    def rate(self, started: ReplicaProcesses, layout: Layout, batch: Batch) -> float:
         return min(batch.tokens, 160) * min(batch.items, 4) / (2 if batch.tokens > 160 else 1)
 
 
 def test_tokens_are_chosen_before_texts(tiny: Path) -> None:
-    found = tune(Crowded(bundles.load(tiny), settings.load(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40)
+    found = tune(
+        Crowded(bundles.load_bundle(tiny), settings.load_settings(bundle=tiny), 0.1, lambda _: None), 1, 1 << 40
+    )
     assert (found["batch_tokens"], found["batch_items"]) == (160, 4)
 
 
