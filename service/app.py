@@ -30,8 +30,8 @@ from service.api.recommend import Rankings
 from service.cluster import local as cluster
 from service.cluster import ray_workarounds
 from service.cluster.remote import CALLS_PER_REPLICA, RemotePredictor
-from service.cluster.remote_call import RemoteRequest, RemoteResponse, CountBuffer, answer_requests
-from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.cluster.remote_call import CountBuffer, RemoteRequest, RemoteResponse, answer_requests
+from service.explanation.worker import ExplainableModel, ExplanationWorker
 from service.inference.assembly import batch_limits, open_engine
 from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine, EngineMetrics

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from types import MappingProxyType
 
-from models.catalogue.database import SCHEMA_SQL, connect, catalogue_errors
+from models.catalogue.database import SCHEMA_SQL, catalogue_errors, connect
 from models.catalogue.items import Item, Vector
 from models.catalogue.store import DATABASE, FORMAT, Catalogue
 from models.files import sync_folder

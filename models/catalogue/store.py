@@ -22,17 +22,17 @@ from pathlib import Path
 from models.catalogue import compaction, vector_file
 from models.catalogue.compaction import MIN_DEAD_ROWS
 from models.catalogue.database import (
-    SELECT_ALL_SQL,
     BUSY_S,
-    UPSERT_SQL,
+    SELECT_ALL_SQL,
     SELECT_SINCE_SQL,
+    UPSERT_SQL,
     State,
-    connect,
-    save_state,
-    read_state,
     catalogue_errors,
+    connect,
+    read_state,
+    save_state,
 )
-from models.catalogue.errors import CatalogueError, EditError, CatalogueRemovedError, VectorsMissingError, check_digest
+from models.catalogue.errors import CatalogueError, CatalogueRemovedError, EditError, VectorsMissingError, check_digest
 from models.catalogue.items import MAX_ATTRIBUTES, Content, EditResult, Item, Outcome, Vector, edit_outcome, stacked
 from models.catalogue.snapshot import Change, Snapshot, empty_snapshot
 from models.catalogue.vector_index import VectorIndex

@@ -14,17 +14,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.head_ablation import AblationResult, HeadIndex, Texts, ablate_each_head, ablate_cumulatively
+from models.evaluation.head_ablation import AblationResult, HeadIndex, Texts, ablate_cumulatively, ablate_each_head
 from models.evaluation.influential_words import (
     MAX_MISTAKES,
     Confusion,
+    ExplainedText,
     InfluentialWord,
     LabelledInstance,
-    ExplainedText,
-    kind_shares,
     confusions,
     influential_words,
     kind_of,
+    kind_shares,
     shares,
     words_of,
 )

@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix, f1_score
 from models.bundle import Bundle, Metric
 from models.data.classification import Dataset, Example, read
 from models.prediction.calibration import Calibration
-from models.prediction.calibration_fit import ValidationPredictions, expected_calibration_error, calibrate
+from models.prediction.calibration_fit import ValidationPredictions, calibrate, expected_calibration_error
 from models.runtime.auto import open_runtime
 from models.runtime.offline import infer_all
 from models.runtime.protocol import Device, Runtime

@@ -17,8 +17,8 @@ from sklearn.model_selection import KFold
 
 from models.bundle import Bundle, Metric
 from models.data.dialogues import (
-    ReplyExample,
     LabelSet,
+    ReplyExample,
     ReplySet,
     Utterance,
     all_templates,
@@ -27,9 +27,9 @@ from models.data.dialogues import (
     shipped_sets,
 )
 from models.prediction.calibration import log_softmax, scale_logits
-from models.prediction.calibration_fit import expected_calibration_error, expected_error_by_chance, chosen
+from models.prediction.calibration_fit import chosen, expected_calibration_error, expected_error_by_chance
 from models.prediction.intent_head import IntentHead, load_bundle_heads, predict_intents
-from models.prediction.intent_head_fit import FOLDS, logits_and_distances, fit_temperature
+from models.prediction.intent_head_fit import FOLDS, fit_temperature, logits_and_distances
 from models.prediction.reply_ranker import RANKER, ReplyRanker, load_ranker
 from models.runtime.offline import TextEncoder, open_text_encoder
 from models.runtime.protocol import Device

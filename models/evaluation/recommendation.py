@@ -16,7 +16,7 @@ from scipy.special import logit
 from threadpoolctl import threadpool_limits
 
 from models.bundle import Bundle, Metric
-from models.data.interactions import DAY_S, RETAIL, Items, Split, InteractionSequence, load_held_out
+from models.data.interactions import DAY_S, RETAIL, InteractionSequence, Items, Split, load_held_out
 from models.evaluation.ranking_metrics import NO_ITEM, RankingMetrics, measure_rankings
 from models.prediction.calibration_fit import expected_calibration_error
 from models.ranking.bundle_files import load_own_catalogue, load_recommender

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.stats import rankdata
 
 from models.bundle import GRAPH, Bundle
-from models.evaluation.explanation_samples import InstancesBySet, Change, unchanged
+from models.evaluation.explanation_samples import Change, InstancesBySet, unchanged
 from models.evaluation.faithfulness import rankable
 from models.explain.explainer import METHODS, Explainer, MethodName, attribute_to_words
 from models.explain.instance import Instance

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.graph.names import layer_names
-from models.graph.protobuf import INPUT, find_attributes, read_constants, read_graph, find_nodes, with_outputs
+from models.graph.protobuf import INPUT, find_attributes, find_nodes, read_constants, read_graph, with_outputs
 from models.graph.weights import matrix
 from models.runtime.onnx import open_session
 from models.text.encoding import Batch

@@ -22,17 +22,17 @@ from models.explain.attention_maps import AttentionMapRuntime, AttentionMaps
 from models.explain.attribution import (
     PERMUTATIONS,
     attention_attribution,
-    two_sided_occlusion,
     integrated_gradients,
     occlusion,
     pooling_weights,
     rollout,
     shapley,
+    two_sided_occlusion,
     value_norm,
 )
 from models.explain.gradients import Gradients
 from models.explain.instance import Instance, make_instance
-from models.explain.score_functions import ScoreFunction, ReplyScore, IntentConfidences, LabelProbabilities
+from models.explain.score_functions import IntentConfidences, LabelProbabilities, ReplyScore, ScoreFunction
 from models.prediction.intent_head import IntentHead
 from models.prediction.reply_ranker import ReplyRanker
 from models.runtime.offline import infer_all

@@ -22,9 +22,9 @@ from models.graph.names import (
     HEAD,
     HEAD_WEIGHT,
     LOG_STEP,
-    WORDS_FP32,
     POSITION_EMBEDDINGS,
     TYPE_EMBEDDINGS,
+    WORDS_FP32,
     WORDS_INT8,
     WORDS_SCALE,
     LayerNames,
@@ -34,8 +34,8 @@ from models.graph.weights import (
     ACTIVATION_LEVELS,
     GELU_ZERO,
     SIGNED_ZERO,
-    read_graph_weights,
     dequantize,
+    read_graph_weights,
     word_embeddings,
 )
 from models.text.encoding import Encoding

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.explain.attribution import PERMUTATIONS, two_sided_occlusion, occlusion, shapley
+from models.explain.attribution import PERMUTATIONS, occlusion, shapley, two_sided_occlusion
 from models.explain.methods import HistoryMethod
 from models.ranking.events import History
 from models.ranking.recommender import Recommender

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from models.prediction.calibration import MIN_ENTROPY, LogitScaling, entropy, log_softmax, probabilities, scale_logits
 from models.prediction.intent_head import IntentHead, confidences
-from models.prediction.normalize import normalize_centered, l2_normalize
+from models.prediction.normalize import l2_normalize, normalize_centered
 from models.prediction.reply_ranker import ReplyRanker
 
 Rows = NDArray[np.float32]

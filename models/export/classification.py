@@ -13,10 +13,10 @@ from pathlib import Path
 
 from models.bundle import GRAPH, TOKENIZER, Bundle, Source
 from models.data.classification import Dataset, read
-from models.evaluation.classification import CONFUSION, predict_validation, draw_confusion, report_dataset, metrics_of
+from models.evaluation.classification import CONFUSION, draw_confusion, metrics_of, predict_validation, report_dataset
 from models.export.card_classification import render_classifier_card
 from models.export.parity import BATCH, HALVED, ROUNDED, Parity, batch_change, check_parity, measure_parity
-from models.export.staging import make_manifest, publish, open_runtimes, staging, write_graph
+from models.export.staging import make_manifest, open_runtimes, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
 from models.graph.writer import Precision
 from models.prediction.calibration_fit import ValidationPredictions, cross_fitted_errors, fit_calibration

@@ -17,14 +17,14 @@ from sklearn.linear_model import LogisticRegression
 
 from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, BundleError, Manifest, Source, file_digest, load_bundle
 from models.data.dialogues import (
-    ReplyExample,
     LabelSet,
+    ReplyExample,
     ReplySet,
     Utterance,
     read_exchanges,
     read_utterances,
-    shipped_sets,
     remove_held_out,
+    shipped_sets,
 )
 from models.evaluation.intent import evaluate_intents, metrics_of_intents
 from models.export.card_intent import render_intent_card, with_heads

@@ -27,7 +27,7 @@ from models.export.torch_runtime import TorchRuntime
 from models.networks.encoder import Embedder
 from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import WEIGHTS as HISTORY_WEIGHTS
-from models.ranking.bundle_files import training_index_by_id, save_items
+from models.ranking.bundle_files import save_items, training_index_by_id
 from models.ranking.recommender import Recommender
 from models.runtime.offline import TextEncoder
 from models.runtime.onnx import OnnxRuntime

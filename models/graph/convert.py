@@ -12,7 +12,7 @@ import onnx
 
 from models.graph.builder import build_graph
 from models.graph.names import WORD_EMBEDDINGS
-from models.graph.weights import read_graph_weights, dequantize, word_embeddings
+from models.graph.weights import dequantize, read_graph_weights, word_embeddings
 from models.graph.writer import Precision
 
 

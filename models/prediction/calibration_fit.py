@@ -16,10 +16,10 @@ from models.prediction.calibration import (
     Calibration,
     LogitScaling,
     calibrate_logits,
-    entropy,
-    log_softmax,
     calibration_key,
+    entropy,
     find_scaling,
+    log_softmax,
 )
 
 BINS = 15

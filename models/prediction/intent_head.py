@@ -34,7 +34,8 @@ class IntentHead:
     """`encoder` is the digest of the graph whose vectors it reads; arrays are fp32.
 
     `center` (width,) is taken off a vector, which is then brought to length 1. `weight` (labels, width), `bias`
-    (labels,), `temperature` and `power` (of `models.prediction.calibration.LogitScaling`) give the confidences; `whiten`
+    (labels,), `temperature` and `power` (of `models.prediction.calibration.LogitScaling`) give the confidences;
+    `whiten`
     (width, rank) and
     `means` (labels, rank) and `groups` (groups, rank) the distances; `belonging` (quantiles,) are the distances of
     held-out texts that belong, rising. A text is out of scope when its score is above `threshold`. `figures` are

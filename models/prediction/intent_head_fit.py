@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 
 from models.prediction.calibration import log_softmax, scale_logits
-from models.prediction.calibration_fit import expected_calibration_error, chosen
+from models.prediction.calibration_fit import chosen, expected_calibration_error
 from models.prediction.intent_head import IntentHead, out_of_scope_distances
 from models.prediction.normalize import normalize_centered
 from models.prediction.tensor_file import ArtifactError

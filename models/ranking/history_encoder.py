@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.catalogue.projections import ProjectionView
 from models.ranking.events import History, age_bucket, position_bucket
-from models.ranking.numpy_layers import gelu, softmax_terms, normalize_centered_rows
+from models.ranking.numpy_layers import gelu, normalize_centered_rows, softmax_terms
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]

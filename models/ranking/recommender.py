@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from models.catalogue.projections import ProjectionView, ItemProjections
+from models.catalogue.projections import ItemProjections, ProjectionView
 from models.catalogue.vector_index import VectorIndex
 from models.ranking.candidate_attention import CandidateAttention
 from models.ranking.candidates import is_in, preselect
-from models.ranking.cold_start import ColdStart, ColdStartWeights, find_nearest_known, encode_cold_index
+from models.ranking.cold_start import ColdStart, ColdStartWeights, encode_cold_index, find_nearest_known
 from models.ranking.events import DISLIKE, EVENT_TYPES, History
 from models.ranking.history_encoder import HistoryEncoder
 from models.ranking.item_neighbours import ItemNeighbours

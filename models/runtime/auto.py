@@ -14,24 +14,23 @@ from models.runtime.protocol import Device
 if TYPE_CHECKING:
     from models.runtime.onnx import OnnxRuntime
 
-_EXTRAS: dict[Device, str] = {"cpu": "cpu", "cuda": "gpu"}
+_PACKAGES: dict[Device, tuple[str, ...]] = {"cpu": ("onnxruntime",), "cuda": ("onnxruntime", "onnx")}
 
 
 def require_runtime(device: Device) -> None:
-    """Raise RuntimeError, with the command that mends it, when nothing is installed that runs on the device."""
-    try:
+    """Raise RuntimeError, with the command that mends it, when nothing is installed that runs on the device.
+
+    For a CPU it does not import ONNX Runtime, which takes time and leaves a file in the folder for temporary files.
+    """
+    for package in _PACKAGES[device]:
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:  # a folder that was left behind has a spec without an origin
+            extra = {"cpu": "cpu", "cuda": "gpu"}[device]
+            raise RuntimeError(f"{package} is missing; to run on {device}: pip install 'heed[{extra}]'")
+    if device != "cpu":
         from models.runtime.onnx import check_device
-    except ModuleNotFoundError as error:
-        if error.name != "onnxruntime":
-            raise
-        raise RuntimeError(_missing("ONNX Runtime", device)) from None
-    check_device(device)
-    if device == "cuda" and find_spec("onnx") is None:
-        raise RuntimeError(_missing("onnx", device))
 
-
-def _missing(package: str, device: Device) -> str:
-    return f"{package} is missing; to run on {device}: pip install 'heed[{_EXTRAS[device]}]'"
+        check_device(device)
 
 
 def open_runtime(bundle: Bundle, threads: int = 1, device: Device = "cpu") -> OnnxRuntime:

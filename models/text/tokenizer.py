@@ -18,7 +18,7 @@ import numpy as np
 import tokenizers
 
 from models.text.encoding import Encoding
-from models.text.language import has_text, detect_language
+from models.text.language import detect_language, has_text
 from models.text.words import LINK_PATTERN, WordSpans, split_words
 
 CHARACTERS_PER_TOKEN = 16

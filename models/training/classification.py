@@ -34,8 +34,8 @@ from models.training.trainer import (
     WEIGHTS,
     ConfigError,
     DeviceCollator,
-    TrainingConfig,
     Trainer,
+    TrainingConfig,
     batch_by_length,
     choose_device,
 )

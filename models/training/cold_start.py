@@ -18,7 +18,7 @@ from scipy.special import logsumexp
 
 from models.data.interactions import Interactions, Items, Split, hold_out_last, remove_items
 from models.ranking.cold_start import ColdStartWeights
-from models.training.history_network import HistoryConfig, scores_of, cold_start_scores, train_history_network
+from models.training.history_network import HistoryConfig, cold_start_scores, scores_of, train_history_network
 
 Array = NDArray[np.float32]
 

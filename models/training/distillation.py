@@ -38,7 +38,7 @@ from models.training.classification import (
     sample_validation,
     save_run,
 )
-from models.training.losses import soft_target_loss, hidden_state_loss
+from models.training.losses import hidden_state_loss, soft_target_loss
 from models.training.trainer import ConfigError, DeviceCollator, Inputs, Trainer, choose_device
 
 

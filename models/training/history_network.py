@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.data.interactions import DAY_S, Interactions, Split, InteractionSequence
+from models.data.interactions import DAY_S, Interactions, InteractionSequence, Split
 from models.networks.recommender import (
     AS_TRAINED,
     NEVER,
@@ -30,7 +30,7 @@ from models.networks.recommender import (
     near,
 )
 from models.prediction.normalize import l2_normalize
-from models.ranking.cold_start import ColdStart, ColdStartWeights, find_nearest_items, encode_cold_index
+from models.ranking.cold_start import ColdStart, ColdStartWeights, encode_cold_index, find_nearest_items
 from models.ranking.events import MAX_EVENTS, age_bucket, event_types, position_bucket
 from models.ranking.item_neighbours import ItemNeighbours
 from models.training.item_neighbours import NeighbourConfig, fit_item_neighbours

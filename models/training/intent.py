@@ -27,13 +27,13 @@ from models.networks.student import FITTED_BATCHES, States, compile_states, make
 from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.intent_batches import (
+    BatchPlanner,
     IntentConfig,
     IntentDistillation,
     IntentTrainingData,
-    BatchPlanner,
-    reply_candidates,
-    load_training_data,
     intent_config_of,
+    load_training_data,
+    reply_candidates,
 )
 from models.training.losses import direction_loss, hidden_state_loss
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Inputs, Trainer, choose_device

@@ -15,14 +15,14 @@ from typing import Any
 
 from models.data.augmentation import sample_epoch
 from models.data.dialogues import (
-    ReplyExample,
     LabelSet,
+    ReplyExample,
     ReplySet,
     Utterance,
+    add_context,
+    parse_sets,
     read_exchanges,
     read_utterances,
-    parse_sets,
-    add_context,
     remove_held_out,
 )
 from models.data.user_files import DataError

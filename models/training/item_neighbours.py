@@ -10,7 +10,7 @@ from math import exp, inf
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.interactions import Items, InteractionSequence
+from models.data.interactions import InteractionSequence, Items
 from models.ranking.item_neighbours import ItemNeighbours
 
 

@@ -22,7 +22,7 @@ from scipy.sparse import csr_matrix
 from torch.nn.functional import normalize
 
 from models.bundle import TOKENIZER
-from models.data.interactions import Interactions, Items, load_held_out, draw_removed_items
+from models.data.interactions import Interactions, Items, draw_removed_items, load_held_out
 from models.networks.encoder import Embedder, base_file, load_base_encoder
 from models.networks.quantization import load_trained
 from models.networks.recommender import ScoreWeights
@@ -32,9 +32,9 @@ from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.cold_start import fit_cold_start
 from models.training.history_network import HistoryConfig, train_history_network
 from models.training.item_encoder import (
+    AnchorText,
     CoOccurrenceObjective,
     ItemEncoderConfig,
-    AnchorText,
     batches_of,
     co_occurrence,
     embed,

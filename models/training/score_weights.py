@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.interactions import Interactions, Split, hold_out_last
-from models.evaluation.ranking_metrics import sort_by_score, measure_rankings
+from models.evaluation.ranking_metrics import measure_rankings, sort_by_score
 from models.networks.recommender import AS_TRAINED, HistoryNetwork, ScoreWeights
 from models.training.history_network import HistoryConfig, scores_of, train_history_network
 

@@ -16,7 +16,7 @@ from models.catalogue.snapshot import Snapshot
 from service.errors import CatalogueBusy, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s, path_parameter
-from service.http.responses import results_response, error_of, json_response, problem_responses
+from service.http.responses import error_of, json_response, problem_responses, results_response
 from service.inference.predictor import Embedding, Item, Predictor, Timings
 from service.registry.catalogues import CatalogueRegistry
 from service.schemas.catalogue import CatalogueEdit, CatalogueEdited, CatalogueInfo, CatalogueItem, CatalogueList

@@ -10,21 +10,21 @@ from fastapi import FastAPI, Request, Response
 from models.prediction.intent_head import IntentHead, predict_intents
 from models.text.tokenizer import Turn
 from service.api.explanations import (
-    require_worker,
-    method_fields,
     accepts_npz,
     explanation_response,
-    turn_weights,
+    method_fields,
     parse_request,
+    require_worker,
+    turn_weights,
 )
-from service.api.intent import item_of, find_by_name
+from service.api.intent import find_by_name, item_of
 from service.api.intent import turns_of as spoken
-from service.errors import InvalidRequest, Problem, ExplanationTooLarge
+from service.errors import ExplanationTooLarge, InvalidRequest, Problem
 from service.explanation.request import InstanceFactory, Outcome
 from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import failed_item, id_of, as_list, raise_if_all_failed
+from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed
 from service.inference.predictor import Item, Predictor
 from service.registry.heads import HeadRegistry
 from service.schemas.explain import (

@@ -11,15 +11,15 @@ from fastapi import FastAPI, Request, Response
 
 from models.explain.history import DEFAULT_HISTORY_METHOD
 from models.explain.methods import HistoryMethod
-from service.api.explanations import require_worker, explanation_response
-from service.api.recommend import Rankings, PredictionsByText, item_at, item_id_and_text, build_queries, is_truncated
-from service.errors import Problem, ExplanationTooLarge
+from service.api.explanations import explanation_response, require_worker
+from service.api.recommend import PredictionsByText, Rankings, build_queries, is_truncated, item_at, item_id_and_text
+from service.errors import ExplanationTooLarge, Problem
 from service.explanation.history import history_job
 from service.explanation.request import HistoryExplanation, ItemWeight
 from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import failed_item, as_list, raise_if_all_failed
+from service.http.responses import as_list, failed_item, raise_if_all_failed
 from service.inference.predictor import Predictor
 from service.inference.ranking_query import RankingQuery
 from service.schemas.explain import MAX_EXPLAINED

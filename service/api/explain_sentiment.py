@@ -6,19 +6,19 @@ from fastapi import FastAPI, Request, Response
 
 from models.text.language import has_text
 from service.api.explanations import (
-    word_weight,
-    require_worker,
-    method_fields,
     accepts_npz,
     explanation_response,
+    method_fields,
     parse_request,
+    require_worker,
+    word_weight,
 )
 from service.errors import InvalidRequest, Problem
 from service.explanation.request import InstanceFactory, Outcome
 from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import failed_item, id_of, as_list, raise_if_all_failed
+from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed
 from service.inference.predictor import Predictor
 from service.schemas.explain import ExplainRequest, ExplainResponse
 from service.schemas.sentiment import SentimentItem

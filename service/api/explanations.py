@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 from fastapi import Request, Response
 
-from service.errors import NotFound, ExplanationTooLarge
-from service.explanation.request import Attention, TextExplanation, ExplanationBatch, ExplanationRequest
+from service.errors import ExplanationTooLarge, NotFound
+from service.explanation.request import Attention, ExplanationBatch, ExplanationRequest, TextExplanation
 from service.explanation.worker import ExplanationWorker
 from service.http.responses import milliseconds
 from service.inference.predictor import Predictor

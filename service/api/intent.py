@@ -18,8 +18,8 @@ from models.text.tokenizer import Turn
 from service.errors import NotFound, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import results_response, failed_item, id_of, as_list, raise_if_all_failed
-from service.inference.predictor import Prediction, Embedding, Item, Predictor
+from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed, results_response
+from service.inference.predictor import Embedding, Item, Prediction, Predictor
 from service.registry.heads import HeadRegistry
 from service.schemas.intent import DialogueTurn, IntentItem, IntentRequest, IntentResponse
 from service.settings import Settings

@@ -11,7 +11,7 @@ from service.http.responses import problem_responses
 from service.inference.predictor import Predictor
 from service.inference.ranking_engine import RankingEngine
 from service.registry.heads import HeadRegistry
-from service.schemas.operations import Health, ModelLimits, MetricInfo, ModelInfo, ModelList
+from service.schemas.operations import Health, MetricInfo, ModelInfo, ModelLimits, ModelList
 from service.schemas.wire import MAX_INPUTS
 from service.settings import Settings
 from service.telemetry.metrics import CONTENT_TYPE, Metrics

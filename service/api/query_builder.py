@@ -19,8 +19,8 @@ import numpy as np
 from models.catalogue.snapshot import Snapshot
 from models.ranking.events import DISLIKE, EVENT_TYPES, MAX_EVENTS, NEUTRAL
 from service.errors import InvalidRequest, UnknownItem
-from service.inference.ranking_query import Numbers, RankingQuery, InlineItem
-from service.schemas.recommend import Candidate, HistoryEvent, CandidateIds, User
+from service.inference.ranking_query import InlineItem, Numbers, RankingQuery
+from service.schemas.recommend import Candidate, CandidateIds, HistoryEvent, User
 
 AHEAD_S = 86_400.0
 """How far in the future an event may be: clocks differ, and so do days."""

@@ -18,8 +18,8 @@ from service.api.query_builder import build_query
 from service.errors import EmptyText, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import results_response, failed_item, as_list, raise_if_all_failed
-from service.inference.predictor import Prediction, Embedding, Item, Predictor, Timings
+from service.http.responses import as_list, failed_item, raise_if_all_failed, results_response
+from service.inference.predictor import Embedding, Item, Prediction, Predictor, Timings
 from service.inference.ranking import Ranking
 from service.inference.ranking_engine import RankingEngine
 from service.inference.ranking_query import RankingQuery

@@ -6,12 +6,12 @@ from functools import partial
 import numpy as np
 from fastapi import FastAPI, Request, Response
 
-from service.api.intent import MAX_INLINE_REPLIES, run_in_thread_if, find_by_name, turns_of
+from service.api.intent import MAX_INLINE_REPLIES, find_by_name, run_in_thread_if, turns_of
 from service.errors import EmptyText, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
 from service.http.responses import results_response
-from service.inference.predictor import Prediction, Embedding, Item, Predictor
+from service.inference.predictor import Embedding, Item, Prediction, Predictor
 from service.registry.heads import HeadRegistry
 from service.schemas.intent import RepliesRequest, RepliesResponse
 from service.settings import Settings

@@ -8,8 +8,8 @@ from models.prediction.sentiment import polarity
 from service.errors import Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
-from service.http.responses import results_response, failed_item, id_of, as_list, raise_if_all_failed
-from service.inference.predictor import Prediction, Item, Predictor, Classification
+from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed, results_response
+from service.inference.predictor import Classification, Item, Prediction, Predictor
 from service.schemas.sentiment import SentimentItem, SentimentRequest, SentimentResponse
 from service.settings import Settings
 

@@ -15,7 +15,7 @@ from service.cli.exit import fail, say
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
-    from models.evaluation.explanation_samples import InstancesBySet, Change, TaskName
+    from models.evaluation.explanation_samples import Change, InstancesBySet, TaskName
     from models.evaluation.faithfulness import FaithfulnessReport
     from models.explain.explainer import Explainer
 

@@ -10,7 +10,7 @@ from html import escape
 
 from models.evaluation.attention_analysis import AttentionAnalysis, HeadRole
 from models.evaluation.head_ablation import AblationResult
-from models.evaluation.influential_words import MIN_TEXTS, MIN_MEAN_WEIGHT, InfluentialWord, ExplainedText
+from models.evaluation.influential_words import MIN_MEAN_WEIGHT, MIN_TEXTS, ExplainedText, InfluentialWord
 from service.cli.render_explanation import coloured_words
 
 PAGE = """<!doctype html>

@@ -10,7 +10,7 @@ import typer
 
 from models.tasks import TASKS
 from service.cli.exit import fail, say, stop_on_signals
-from service.cluster.local import Cluster, ClusterError, check_port_is_free, check_folder
+from service.cluster.local import Cluster, ClusterError, check_folder, check_port_is_free
 from service.settings import Settings, SettingsError
 
 _OPTIONS = {"host": "--host", "port": "--port", "sentiment_bundle": "--bundle", "replicas": "--replicas"}
@@ -82,7 +82,7 @@ def tune(
     from models.bundle import BundleError, load_bundle
     from service import settings
     from service.tuning.throughput import ThroughputError
-    from service.tuning.tuner import HEADER, TuningRun, TuneError, busy, free_memory_bytes, usable_cores
+    from service.tuning.tuner import HEADER, TuneError, TuningRun, busy, free_memory_bytes, usable_cores
     from service.tuning.tuner import tune as measure
 
     stop_on_signals()

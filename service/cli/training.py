@@ -64,7 +64,7 @@ def train(
     from models.training.classification import CONFIGS, read_config
     from models.training.classification import train_classifier as fine_tune
     from models.training.intent import train_intents
-    from models.training.intent_batches import read_intent_config, add_user_examples
+    from models.training.intent_batches import add_user_examples, read_intent_config
     from models.training.recommendation import read_recommend_config, train_recommend
     from models.training.trainer import ConfigError
 
@@ -172,8 +172,8 @@ def evaluate(
 ) -> None:
     """Measure a bundle on the validation files, as it serves."""
     from models.bundle import SHIPPED_BUNDLES, BundleError, load_bundle
-    from models.evaluation.classification import evaluate_classifier as measure
     from models.evaluation.classification import classification_table, write_classification
+    from models.evaluation.classification import evaluate_classifier as measure
     from models.evaluation.intent import evaluate_intent_bundle, intents_table, write_intents
     from models.evaluation.recommendation import evaluate_recommender, recommend_table, write_recommender
     from models.prediction.tensor_file import ArtifactError

@@ -59,8 +59,8 @@ class RayChangedError(RuntimeError):
 
         workaround, missing = self.args
         return (
-            f"Ray {version('ray')} differs from Ray {RAY_VERSION}: {missing}. Install ray[serve]=={RAY_VERSION}, or"
-            f" mend `{workaround}` in service/cluster/ray_workarounds.py"
+            f"Ray {version('ray')} is not as Heed expects it: {missing}. Install ray[serve]=={RAY_VERSION}, or mend"
+            f" `{workaround}` in service/cluster/ray_workarounds.py"
         )
 
 

@@ -24,7 +24,7 @@ from service.cluster.remote_call import EngineCounts, RemoteRequest, RemoteRespo
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem, ReplicaLost, from_unknown
 from service.inference.admission import ThroughputEstimator, work_budget_s
 from service.inference.batch_policy import BatchLimits
-from service.inference.predictor import PredictionBatch, Prediction, Item
+from service.inference.predictor import Item, Prediction, PredictionBatch
 from service.telemetry.metrics import CallMetrics, TaskMetrics
 
 # Texts that a replica has in two calls end in one batch, so their replies leave together; two more calls must be there

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import Problem, from_unknown
-from service.inference.predictor import PredictionBatch, Item, Predictor
+from service.inference.predictor import Item, PredictionBatch, Predictor
 from service.telemetry.batch_report import BatchReport
 
 # Reports leave with every reply. Only when all callers give up on their calls can they pile up, and then the newest do.

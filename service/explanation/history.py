@@ -8,7 +8,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from models.explain.history import make_history_instance, attribute_history
+from models.explain.history import attribute_history, make_history_instance
 from models.explain.methods import HistoryMethod
 from models.ranking.events import History
 from models.ranking.recommender import Recommender

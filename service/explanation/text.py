@@ -14,14 +14,14 @@ from models.explain.attribution import pooling_weights, rollout
 from models.explain.explainer import DEFAULT_METHOD, Explainer, attribute_to_features, explanation_of
 from models.explain.instance import Instance
 from models.text.tokenizer import EmptyTextError
-from service.errors import EmptyText, InferenceFailed, InvalidRequest, Problem, ExplanationTooLarge
+from service.errors import EmptyText, ExplanationTooLarge, InferenceFailed, InvalidRequest, Problem
 from service.explanation.request import (
-    InstanceFactory,
     Attention,
-    TextExplanation,
     ExplanationCancelled,
-    Outcome,
     ExplanationRequest,
+    InstanceFactory,
+    Outcome,
+    TextExplanation,
 )
 
 _log = structlog.get_logger(__name__)

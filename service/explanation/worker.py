@@ -25,15 +25,15 @@ from models.bundle import Bundle
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem
-from service.explanation.pacing import Pacer, Job, remaining_s
+from service.explanation.pacing import Job, Pacer, remaining_s
 from service.explanation.request import (
+    AnyExplanation,
+    ExplanationBatch,
+    ExplanationCancelled,
+    ExplanationRequest,
+    HistoryExplanation,
     InstanceFactory,
     TextExplanation,
-    ExplanationBatch,
-    AnyExplanation,
-    ExplanationCancelled,
-    HistoryExplanation,
-    ExplanationRequest,
 )
 from service.inference.priority import lower_thread_priority
 

@@ -21,8 +21,8 @@ import structlog
 
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
 from service.inference.admission import ThroughputEstimator
-from service.inference.batch_policy import InferenceResult, BatchLimits, Sized, next_batch
-from service.inference.callers import Caller, wait_until_done, complete, QueuedItem
+from service.inference.batch_policy import BatchLimits, InferenceResult, Sized, next_batch
+from service.inference.callers import Caller, QueuedItem, complete, wait_until_done
 from service.telemetry.batch_report import BatchReport
 
 _log = structlog.get_logger(__name__)

@@ -15,7 +15,7 @@ from hashlib import blake2b
 
 from models.bundle import Bundle
 from service.errors import DeadlineExceeded, Problem
-from service.inference.predictor import PredictionBatch, Prediction, Item, Predictor, Timings
+from service.inference.predictor import Item, Prediction, PredictionBatch, Predictor, Timings
 from service.telemetry.metrics import TaskMetrics
 
 _KEY_BYTES = 16

@@ -24,9 +24,9 @@ from models.text.encoding import Encoding, collate
 from models.text.language import has_text
 from models.text.tokenizer import EmptyTextError, Tokenizer
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong
-from service.inference.batch_policy import InferenceResult, BatchLimits
+from service.inference.batch_policy import BatchLimits, InferenceResult
 from service.inference.batcher import Batcher
-from service.inference.predictor import PredictionBatch, Prediction, Embedding, Item, Classification, Timings
+from service.inference.predictor import Classification, Embedding, Item, Prediction, PredictionBatch, Timings
 from service.telemetry.batch_report import BatchReport
 
 # Beyond either, tokenising would hold up the event loop for more than a few milliseconds.

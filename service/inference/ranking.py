@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue.attributes import FilterError
-from models.catalogue.projections import ProjectionView, ItemProjections
+from models.catalogue.projections import ItemProjections, ProjectionView
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.vector_index import MIN_INDEX_ROWS, VectorIndex
 from models.ranking.events import History

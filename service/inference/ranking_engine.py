@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 from models.ranking.recommender import Recommender
 from service.errors import Problem
-from service.inference.batch_policy import InferenceResult, BatchLimits
+from service.inference.batch_policy import BatchLimits, InferenceResult
 from service.inference.batcher import Batcher
 from service.inference.predictor import Timings
 from service.inference.ranking import Ranking, _is_small, rank_query

@@ -21,9 +21,9 @@ from models.bundle import Bundle
 from models.catalogue.errors import (
     BusyError,
     CatalogueError,
-    EditError,
-    DiskFullError,
     CatalogueRemovedError,
+    DiskFullError,
+    EditError,
     OutdatedError,
     VectorsMissingError,
     check_digest,

@@ -19,7 +19,7 @@ from models.runtime.cuda import batch_shapes
 from models.runtime.protocol import Runtime
 from models.text.encoding import Batch
 from service.inference.batch_policy import BatchLimits
-from service.tuning.search import search_while_gaining, doubling, smallest_near_best
+from service.tuning.search import doubling, search_while_gaining, smallest_near_best
 
 _log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from models.bundle import Bundle
 from service.settings import Settings
-from service.tuning.search import search_while_gaining, doubling, smallest_near_best
+from service.tuning.search import doubling, search_while_gaining, smallest_near_best
 from service.tuning.throughput import CONCURRENCY, MAX_LENGTH, MIN_LENGTH, Layout, ReplicaProcesses
 
 MIN_TOKENS = {"cpu": 40, "cuda": 512}

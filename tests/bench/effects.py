@@ -114,7 +114,7 @@ class _Twice:
     async def stop(self) -> None: ...
 
     async def predict(self, items: Any, *_more: object) -> Any:
-        from service.inference.predictor import PredictionBatch, Classification, Timings
+        from service.inference.predictor import Classification, PredictionBatch, Timings
 
         self.texts += len(items)
         for _ in range(2):

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from models.bundle import SHIPPED, Bundle, BundleError, load_bundle
 from models.export.torch_runtime import TorchRuntime
-from models.runtime.cuda import CudaRuntime, to_fp16, pad_to_shape, padded_shape
+from models.runtime.cuda import CudaRuntime, pad_to_shape, padded_shape, to_fp16
 from models.runtime.offline import infer_all
 from models.runtime.onnx import PROVIDERS, OnnxRuntime
 from models.runtime.protocol import Device, Runtime

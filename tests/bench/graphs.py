@@ -25,7 +25,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from models.bundle import TOKENIZER, external_locations
 from models.data.classification import read
-from models.evaluation.classification import predict_validation, encode_examples, report_dataset
+from models.evaluation.classification import encode_examples, predict_validation, report_dataset
 from models.export.parity import batch_change, plain
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import LOG_STEP

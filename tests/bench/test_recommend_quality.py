@@ -14,8 +14,8 @@ from models.data.interactions import (
     Split,
     hold_out_last,
     read_online_retail,
-    sequence_of,
     remove_items,
+    sequence_of,
 )
 from models.prediction.normalize import l2_normalize
 from models.ranking.cold_start import ColdStartWeights

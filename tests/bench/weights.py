@@ -17,8 +17,8 @@ from models.graph.weights import (
     ACTIVATION_LEVELS,
     GELU_ZERO,
     SIGNED_ZERO,
-    read_graph_weights,
     dequantize,
+    read_graph_weights,
     word_embeddings,
 )
 from models.networks.encoder import Classifier

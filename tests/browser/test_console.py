@@ -14,7 +14,7 @@ import pytest
 
 from models.bundle import SHIPPED, load_bundle
 from service.api.gateway import create_app
-from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.explanation.worker import ExplainableModel, ExplanationWorker
 from service.inference.cache import CachedPredictor
 from service.registry.heads import HeadRegistry
 from service.settings import Settings

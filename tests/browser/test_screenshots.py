@@ -18,7 +18,7 @@ from models.bundle import SHIPPED, SHIPPED_INTENT, SHIPPED_RECOMMEND
 from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
-from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.explanation.worker import ExplainableModel, ExplanationWorker
 from service.inference.cache import CachedPredictor
 from service.inference.ranking_engine import TASK, RankingEngine
 from service.registry.catalogues import CatalogueRegistry

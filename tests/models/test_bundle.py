@@ -16,10 +16,10 @@ from models.bundle import (
     GRAPH,
     MANIFEST,
     BundleError,
-    load_unverified,
-    file_digest,
     external_locations,
+    file_digest,
     load_bundle,
+    load_unverified,
 )
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import WORDS_INT8

@@ -14,7 +14,7 @@ from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
 from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
-from service.inference.predictor import PredictionBatch, Item, Classification
+from service.inference.predictor import Classification, Item, PredictionBatch
 from service.telemetry.metrics import Metrics
 from tests.support import fake_model as fakes
 

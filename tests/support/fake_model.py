@@ -22,7 +22,7 @@ from models.text.tokenizer import Tokenizer
 from service.errors import Problem
 from service.inference.batch_policy import BatchLimits
 from service.inference.engine import Engine
-from service.inference.predictor import Prediction, Classification
+from service.inference.predictor import Classification, Prediction
 from service.telemetry.metrics import Metrics
 
 VOCABULARY = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "good": 4, "bad": 5, "poison": 6, "nan": 7, "fine": 8}

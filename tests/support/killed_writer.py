@@ -1,4 +1,5 @@
-"""Edits of a catalogue by a process that is killed again and again: `python -m tests.support.killed_writer FOLDER EDITS SEED`.
+"""Edits of a catalogue by a process that is killed again and again: `python -m tests.support.killed_writer FOLDER
+EDITS SEED`.
 
 A child makes one edit after the other and acknowledges each on a pipe; after a random time it is killed with SIGKILL,
 and what is on disk is compared with what was acknowledged. The edit that was under way is there as a whole or not at

@@ -68,7 +68,7 @@ def test_a_service_without_a_runtime(bundle: Path) -> None:
         [sys.executable, "-c", code, "serve", "--bundle", str(bundle)], capture_output=True, text=True, timeout=60
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "heed: ONNX Runtime is missing; to run on cpu: pip install 'heed[cpu]'\n"
+    assert done.stderr == "heed: onnxruntime is missing; to run on cpu: pip install 'heed[cpu]'\n"
 
 
 @pytest.mark.parametrize("below", ["", "heads"])

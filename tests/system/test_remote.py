@@ -12,7 +12,7 @@ import pytest
 from models.bundle import load_bundle as load_bundle
 from service.cluster.remote_call import CountBuffer
 from service.inference.assembly import open_engine
-from service.inference.predictor import PredictionBatch, Item, Classification
+from service.inference.predictor import Classification, Item, PredictionBatch
 from service.settings import Settings
 from tests.support.local_service import Reply, Service, at_once, counted, exposed, free_port, listening, load
 from tests.support.two_nodes import PATIENCE_S, TIMEOUT_S, Nodes

@@ -17,10 +17,10 @@ from models.bundle import load_bundle
 from models.data.interactions import (
     Interactions,
     Split,
+    draw_removed_items,
     hold_out_last,
     read_movielens,
     read_online_retail,
-    draw_removed_items,
     remove_items,
 )
 from models.runtime.offline import open_text_encoder

@@ -15,7 +15,7 @@ from models.evaluation.recommendation import measure_recommender
 from models.networks.recommender import HistoryNetwork
 from models.ranking.bundle_files import load_own_catalogue, load_recommender
 from models.training.cold_start import fit_cold_start
-from models.training.history_network import HistoryConfig, scores_of, cold_start_scores, train_history_network
+from models.training.history_network import HistoryConfig, cold_start_scores, scores_of, train_history_network
 from models.training.score_weights import choose_score_weights
 from tests.bench.recommend_quality.methods import Method, directly
 from tests.bench.recommend_quality.simple import Rankings

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.data.interactions import Items, Split
-from models.evaluation.ranking_metrics import NO_ITEM, measure_rankings, drop_items
+from models.evaluation.ranking_metrics import NO_ITEM, drop_items, measure_rankings
 from tests.bench.recommend_quality.simple import Rankings
 
 AT_LEAST = (0, 1, 2, 3, 4, 5)

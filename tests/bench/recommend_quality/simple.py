@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.interactions import Interactions, Split, InteractionSequence
+from models.data.interactions import Interactions, InteractionSequence, Split
 from models.evaluation.ranking_metrics import sort_by_score
 
 DAY_S = 86_400.0

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.interactions import Split, hold_out_last
-from models.evaluation.ranking_metrics import RankingMetrics, measure_rankings, drop_items
+from models.evaluation.ranking_metrics import RankingMetrics, drop_items, measure_rankings
 from tests.bench.recommend_quality.methods import Method, Setting
 from tests.bench.recommend_quality.simple import Rankings
 

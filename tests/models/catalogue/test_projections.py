@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.bundle import load_bundle
-from models.catalogue.projections import Array, ProjectionCache, ProjectionView, ItemProjections
+from models.catalogue.projections import Array, ItemProjections, ProjectionCache, ProjectionView
 from models.ranking.bundle_files import load_recommender
 from models.ranking.events import DISLIKE, EVENT_TYPES, History
 from models.ranking.recommender import MAX_RERANKED, Recommender

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.catalogue.errors import CatalogueError, EditError, CatalogueRemovedError, OutdatedError, VectorsMissingError
+from models.catalogue.errors import CatalogueError, CatalogueRemovedError, EditError, OutdatedError, VectorsMissingError
 from models.catalogue.folder import create_catalogue, is_valid_name, list_names, remove_catalogue
 from models.catalogue.items import MAX_ATTRIBUTES, EditResult, Item, Vector
 from models.catalogue.snapshot import Snapshot

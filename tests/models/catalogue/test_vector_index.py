@@ -17,8 +17,8 @@ from models.catalogue.vector_index import (
     SUFFIX,
     VectorIndex,
     build_index,
-    load_or_build,
     load_index,
+    load_or_build,
     save_index,
 )
 from models.ranking.bundle_files import load_recommender

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models.data.augmentation import concatenate_pair, make_epoch, entities_before
+from models.data.augmentation import concatenate_pair, entities_before, make_epoch
 from models.data.classification import Dataset, Example, deduplication_key, read, remove_leaks
 
 THREE = ("negative", "neutral", "positive")

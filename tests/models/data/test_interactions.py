@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from models.data.interactions import (
     MOVIELENS,
     Interactions,
+    draw_removed_items,
     hold_out_last,
     read_movielens,
     read_online_retail,
-    draw_removed_items,
-    sequence_of,
     remove_items,
+    sequence_of,
 )
 
 

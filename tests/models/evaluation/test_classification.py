@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.evaluation.classification import report_dataset, classification_table, write_classification
+from models.evaluation.classification import classification_table, report_dataset, write_classification
 from models.export.parity import ROUNDED, Parity, ParityError, batch_change, check_parity, measure_parity
 from models.prediction.calibration import LogitScaling
 from models.prediction.calibration_fit import ValidationPredictions

@@ -18,12 +18,12 @@ from models.evaluation.faithfulness import (
     RANDOM,
     FaithfulnessReport,
     area,
-    perturbation_curves,
+    faithfulness_table,
     heaviest_first,
     measure_faithfulness,
     over_sets,
+    perturbation_curves,
     summary,
-    faithfulness_table,
     write_faithfulness,
 )
 from models.explain.explainer import METHODS, open_explainer

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from models.bundle import SHIPPED, Bundle, load_bundle
-from models.evaluation.head_ablation import AblatedRuntime, Texts, ablate_each_head, ablate_cumulatively
+from models.evaluation.head_ablation import AblatedRuntime, Texts, ablate_cumulatively, ablate_each_head
 from models.explain.explainer import Explainer
 from models.prediction.calibration import LogitScaling, probabilities
 from models.runtime.onnx import OnnxRuntime

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from models.evaluation.ranking_metrics import (
     NO_ITEM,
-    sort_by_score,
-    per_user_metrics,
     coverage,
-    measure_rankings,
-    target_ranks,
     drop_items,
+    measure_rankings,
+    per_user_metrics,
+    sort_by_score,
+    target_ranks,
 )
 
 

@@ -18,14 +18,14 @@ from models.evaluation.stability import (
     CHANGES,
     FP32,
     StabilityReport,
-    rank_agreement,
+    change_case,
     correlation,
     in_fp32,
-    change_case,
-    toggle_final_period,
-    over_sets,
     measure_stability,
+    over_sets,
+    rank_agreement,
     stability_table,
+    toggle_final_period,
     widen_white_space,
 )
 from models.evaluation.stability import write_stability as write_stability

@@ -12,18 +12,18 @@ from models.bundle import SHIPPED, load_bundle
 from models.explain.attention_maps import AttentionMapRuntime
 from models.explain.attribution import (
     attention_attribution,
-    two_sided_occlusion,
     occlusion,
     pooling_weights,
     rollout,
     shapley,
+    two_sided_occlusion,
     value_norm,
 )
 from models.explain.explainer import DEFAULT_METHOD, METHODS, Explainer, Explanation, MethodName, Result
 from models.explain.gradients import Gradients
 from models.explain.instance import features_of
 from models.explain.methods import SUPPORTED_METHODS
-from models.prediction.calibration import probabilities, find_scaling
+from models.prediction.calibration import find_scaling, probabilities
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
 from models.text.tokenizer import EmptyTextError, Tokenizer

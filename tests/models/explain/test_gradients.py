@@ -16,14 +16,14 @@ from models.bundle import SHIPPED_INTENT, load_bundle
 from models.explain.attribution import COMPLETENESS_TOLERANCE, MAX_POINTS, integrated_gradients
 from models.explain.explainer import open_explainer
 from models.explain.gradients import Gradients
-from models.explain.score_functions import ScoreFunction, ReplyScore, IntentConfidences, LabelProbabilities
+from models.explain.score_functions import IntentConfidences, LabelProbabilities, ReplyScore, ScoreFunction
 from models.graph.builder import build_graph, save_graph
 from models.graph.convert import convert_graph
 from models.graph.names import LOG_STEP
-from models.graph.weights import read_graph_weights, dequantize
+from models.graph.weights import dequantize, read_graph_weights
 from models.graph.writer import Precision
 from models.networks.encoder import Classifier, graph_weights
-from models.networks.quantization import record_inputs, quantize_encoder, set_steps
+from models.networks.quantization import quantize_encoder, record_inputs, set_steps
 from models.prediction.calibration import LogitScaling
 from models.prediction.intent_head import load_bundle_heads
 from models.prediction.reply_ranker import RANKER, load_ranker

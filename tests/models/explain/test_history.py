@@ -14,8 +14,8 @@ from models.explain.history import (
     HISTORY_METHODS,
     STEP_EVENTS,
     HistoryInstance,
-    make_history_instance,
     attribute_history,
+    make_history_instance,
 )
 from models.explain.methods import HistoryMethod
 from models.ranking.bundle_files import load_own_catalogue, load_recommender

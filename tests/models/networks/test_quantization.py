@@ -19,8 +19,8 @@ from models.networks.encoder import Classifier, graph_weights, keep_layers
 from models.networks.quantization import (
     LearnedStepQuantization,
     QuantizedLinear,
-    fit_steps,
     fit_step,
+    fit_steps,
     quantize_encoder,
     round_rows,
     set_steps,

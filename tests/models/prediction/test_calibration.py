@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.prediction.calibration import LogitScaling, calibrate_logits, probabilities, calibration_key, find_scaling
+from models.prediction.calibration import LogitScaling, calibrate_logits, calibration_key, find_scaling, probabilities
 from models.prediction.sentiment import polarity
 
 

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from models.prediction.calibration import calibration_key
 from models.prediction.calibration_fit import (
     ValidationPredictions,
-    expected_calibration_error,
-    expected_error_by_chance,
+    calibrate,
     chosen,
     cross_fitted_errors,
+    expected_calibration_error,
+    expected_error_by_chance,
     fit_calibration,
-    calibrate,
 )
 
 

@@ -11,16 +11,16 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from models.prediction.calibration import entropy, log_softmax
-from models.prediction.intent_head import TENSORS, IntentHead, predict_intents, load_head, empirical_cdf, save_head
+from models.prediction.intent_head import TENSORS, IntentHead, empirical_cdf, load_head, predict_intents, save_head
 from models.prediction.intent_head_fit import (
     GROUPS,
     MAX_GROUPS,
     Examples,
     FitReport,
-    fit_uncalibrated,
     cluster_centroids,
     fit_intent_head,
     fit_temperature,
+    fit_uncalibrated,
 )
 from models.prediction.normalize import normalize_centered
 from models.prediction.tensor_file import ArtifactError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logit
 
-from models.data.interactions import Interactions, Split, hold_out_last, draw_removed_items, sequence_of, remove_items
+from models.data.interactions import Interactions, Split, draw_removed_items, hold_out_last, remove_items, sequence_of
 from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import training_index_by_id
 from models.ranking.cold_start import (
@@ -16,20 +16,20 @@ from models.ranking.cold_start import (
     SHARES,
     ColdStart,
     ColdStartWeights,
-    find_nearest_items,
-    find_nearest_known,
     decode_cold_index,
     encode_cold_index,
+    find_nearest_items,
+    find_nearest_known,
 )
 from models.ranking.events import History
 from models.ranking.item_neighbours import ItemNeighbours
 from models.ranking.recommender import SCALE, Recommender
-from models.training.cold_start import maximum_likelihood_weights, fit_cold_start
+from models.training.cold_start import fit_cold_start, maximum_likelihood_weights
 from models.training.history_network import (
     HistoryConfig,
+    cold_start_scores,
     history_input,
     scores_of,
-    cold_start_scores,
     train_history_network,
 )
 from models.training.item_neighbours import NeighbourConfig

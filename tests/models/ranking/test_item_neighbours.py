@@ -9,7 +9,7 @@ import pytest
 
 from models.data.interactions import InteractionSequence, sequence_of
 from models.ranking.item_neighbours import ItemNeighbours
-from models.training.item_neighbours import NeighbourConfig, decayed_counts, fit_item_weights, fit_item_neighbours
+from models.training.item_neighbours import NeighbourConfig, decayed_counts, fit_item_neighbours, fit_item_weights
 
 ITEMS, RIDGE = 7, 2.0
 

@@ -17,10 +17,10 @@ from models.runtime.cuda import (
     LENGTHS,
     ROWS,
     CudaRuntime,
-    to_fp16,
+    batch_shapes,
     pad_to_shape,
     padded_shape,
-    batch_shapes,
+    to_fp16,
 )
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate

@@ -59,4 +59,4 @@ def test_a_missing_runtime_is_named_with_the_command_that_mends_it(device: str, 
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == f"ONNX Runtime is missing; to run on {device}: pip install 'heed[{extra}]'\n"
+    assert done.stdout == f"onnxruntime is missing; to run on {device}: pip install 'heed[{extra}]'\n"

@@ -11,7 +11,7 @@ import torch
 
 from models.bundle import TOKENIZER, Bundle, load_bundle
 from models.data.classification import Dataset
-from models.evaluation.classification import predict_validation, evaluate_classifier, report_dataset, metrics_of
+from models.evaluation.classification import evaluate_classifier, metrics_of, predict_validation, report_dataset
 from models.export.card_classification import compare_with_teacher
 from models.export.classification import export_classifier
 from models.export.parity import plain
@@ -28,12 +28,12 @@ from models.training.classification import CONFIGS, Row, labelled_loss, load_run
 from models.training.distillation import (
     Distillation,
     DistillationObjective,
-    swap_tokens,
     distill_classifier,
     distillation_of,
     read_distillation,
+    swap_tokens,
 )
-from models.training.losses import soft_target_loss, hidden_state_loss
+from models.training.losses import hidden_state_loss, soft_target_loss
 from models.training.trainer import WEIGHTS, ConfigError, DeviceCollator, Inputs
 from tests.models.conftest import CONFIG, WORDS
 

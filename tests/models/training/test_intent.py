@@ -21,9 +21,9 @@ from models.data.dialogues import (
     LabelSet,
     ReplySet,
     all_templates,
+    fill_template,
     read_exchanges,
     read_utterances,
-    fill_template,
     remove_held_out,
 )
 from models.evaluation.intent import evaluate_intents, intents_table
@@ -31,19 +31,19 @@ from models.export.card_intent import heads_said, with_heads
 from models.export.intent import export_intents
 from models.export.parity import ParityError
 from models.networks.intent import OUT_OF_SCOPE, ReplyRow, margin_loss
-from models.prediction.intent_head import HEADS, SUFFIX, load_bundle_heads, predict_intents, load_head, save_head
+from models.prediction.intent_head import HEADS, SUFFIX, load_bundle_heads, load_head, predict_intents, save_head
 from models.prediction.reply_ranker import RANKER, load_ranker
 from models.runtime.offline import open_text_encoder
 from models.text.tokenizer import Tokenizer, Turn
 from models.training.intent import distill_intents, load_intent_run, train_intents
 from models.training.intent_batches import (
+    BatchPlanner,
     IntentConfig,
     IntentDistillation,
-    BatchPlanner,
-    reply_candidates,
+    add_user_examples,
     load_training_data,
     read_intent_config,
-    add_user_examples,
+    reply_candidates,
 )
 from models.training.trainer import ConfigError
 from service.cli.main import app

@@ -16,8 +16,8 @@ import torch
 from safetensors.numpy import load_file
 
 from models.bundle import load_bundle
-from models.data.interactions import load_held_out, draw_removed_items, remove_items
-from models.evaluation.ranking_metrics import sort_by_score, measure_rankings
+from models.data.interactions import draw_removed_items, load_held_out, remove_items
+from models.evaluation.ranking_metrics import measure_rankings, sort_by_score
 from models.evaluation.recommendation import evaluate_recommender, recommend_table, taken_in, write_recommender
 from models.export import recommendation as exporting
 from models.export.parity import ParityError
@@ -31,8 +31,8 @@ from models.training.classification import CONFIGS
 from models.training.history_network import (
     FOLDS,
     HistoryConfig,
-    near_apart,
     fit_neighbours_by_fold,
+    near_apart,
     scores_of,
     train_history_network,
 )

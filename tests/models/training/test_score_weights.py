@@ -13,10 +13,10 @@ from models.networks.recommender import ScoreWeights
 from models.training.history_network import HistoryConfig, scores_of, train_history_network
 from models.training.item_neighbours import NeighbourConfig
 from models.training.score_weights import (
-    search_score_weights,
-    score_weight_grid,
-    score_components,
     choose_score_weights,
+    score_components,
+    score_weight_grid,
+    search_score_weights,
 )
 
 ITEMS = 12

@@ -23,7 +23,7 @@ from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer, Turn
 from service.api.gateway import create_app
-from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.explanation.worker import ExplainableModel, ExplanationWorker
 from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
 from service.registry.heads import HeadRegistry

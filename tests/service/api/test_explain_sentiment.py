@@ -29,8 +29,8 @@ from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer
 from service.api.gateway import create_app
 from service.errors import NotReady
-from service.explanation.request import InstanceFactory, TextExplanation, ExplanationRequest
-from service.explanation.worker import ExplanationWorker, ExplainableModel
+from service.explanation.request import ExplanationRequest, InstanceFactory, TextExplanation
+from service.explanation.worker import ExplainableModel, ExplanationWorker
 from service.inference.cache import CachedPredictor
 from service.inference.engine import Engine
 from service.schemas.explain import MAX_EXPLAINED, MAX_MAP_NUMBERS, MAX_PACKED_NUMBERS, ExplainResponse

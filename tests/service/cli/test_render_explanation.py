@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 from models.explain.explainer import Explanation, MethodName, SegmentAttribution, WordAttribution
-from service.cli.render_explanation import strongest_words, explanation_page, terminal_text
+from service.cli.render_explanation import explanation_page, strongest_words, terminal_text
 
 TEXT = ' <b>"up"</b> & Acme \x1b[31m{down}'
 SCORES = {"negative": 0.1, "neutral": 0.2, "positive": 0.7}

@@ -24,7 +24,7 @@ from service.cluster.remote_call import EngineCounts, RemoteRequest, RemoteRespo
 from service.errors import DeadlineExceeded, EmptyText, NotReady, Overloaded, Problem, ReplicaLost
 from service.inference.batch_policy import BatchLimits
 from service.inference.cache import CachedPredictor
-from service.inference.predictor import PredictionBatch, Item, Classification, Timings
+from service.inference.predictor import Classification, Item, PredictionBatch, Timings
 from service.settings import Settings
 from service.telemetry.batch_report import BatchReport
 from service.telemetry.metrics import Metrics

@@ -11,10 +11,10 @@ import pytest
 
 from models.bundle import Bundle
 from models.text.tokenizer import Tokenizer
-from service.cluster.remote_call import RemoteRequest, RemoteResponse, CountBuffer, answer_requests
+from service.cluster.remote_call import CountBuffer, RemoteRequest, RemoteResponse, answer_requests
 from service.errors import Overloaded, Problem
 from service.inference.engine import Engine
-from service.inference.predictor import PredictionBatch, Item
+from service.inference.predictor import Item, PredictionBatch
 from tests.support import fake_model as fakes
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import Problem
-from service.http.body import parse, json_pointer
+from service.http.body import json_pointer, parse
 from service.schemas.sentiment import SentimentRequest
 from service.telemetry.metrics import Metrics
 from tests.support.service_app import JSON, Service, assert_problem, serving

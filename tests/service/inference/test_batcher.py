@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from models.text.encoding import Encoding
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, Problem, TextTooLong
 from service.inference import batcher as batching
-from service.inference.batch_policy import InferenceResult, BatchLimits
+from service.inference.batch_policy import BatchLimits, InferenceResult
 from service.inference.batcher import Batcher
 from service.telemetry.batch_report import BatchReport
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.text.encoding import Encoding
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, Problem, TextTooLong
-from service.inference.batch_policy import InferenceResult, BatchLimits
+from service.inference.batch_policy import BatchLimits, InferenceResult
 from tests.service.inference.test_batcher import POISON, Running, running, text
 
 LIMITS = BatchLimits(batch_tokens=64, batch_items=4, queue_tokens=400)

@@ -11,7 +11,7 @@ import pytest
 from service.errors import DeadlineExceeded, EmptyText, InferenceFailed, Overloaded
 from service.inference.cache import CachedPredictor, key_of
 from service.inference.engine import Engine
-from service.inference.predictor import Item, Classification
+from service.inference.predictor import Classification, Item
 from service.telemetry.metrics import Metrics
 from tests.support import fake_model as fakes
 

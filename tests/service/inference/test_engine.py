@@ -21,7 +21,7 @@ from models.text.tokenizer import Tokenizer
 from service.errors import InferenceFailed, NotReady, Overloaded, Problem
 from service.inference import batcher as batching
 from service.inference.engine import Engine
-from service.inference.predictor import Prediction, Item, Classification
+from service.inference.predictor import Classification, Item, Prediction
 from service.telemetry.metrics import Metrics
 from tests.service.telemetry.test_metrics import samples
 from tests.support import fake_model as fakes

@@ -22,7 +22,7 @@ from models.text.encoding import Encoding
 from service import settings
 from service.errors import InferenceFailed
 from service.inference.batch_policy import BatchLimits
-from service.tuning.search import search_while_gaining, doubling, smallest_near_best
+from service.tuning.search import doubling, search_while_gaining, smallest_near_best
 from service.tuning.throughput import (
     MAX_LENGTH,
     MIN_LENGTH,
@@ -37,8 +37,8 @@ from service.tuning.tuner import (
     MIN_TOKENS,
     SERVING_BYTES,
     Batch,
-    TuningRun,
     TuneError,
+    TuningRun,
     busy,
     fitting,
     layouts,
