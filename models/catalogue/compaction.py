@@ -31,7 +31,7 @@ def compact(
 ) -> bool:
     """Take dead rows out of the vectors when there are so many that it pays; whether it did."""
     with _rewriting(folder, writing) as (state, file):
-        if state.rows - state.active <= max(min_dead_rows, _DEAD_SHARE * state.rows):
+        if state.rows - state.live <= max(min_dead_rows, _DEAD_SHARE * state.rows):
             return False
         lines = database.execute(SELECT_ALL_SQL).fetchall()
         rows = vector_file.map_vectors(folder / state.file, state.rows, state.width)

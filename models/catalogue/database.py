@@ -50,7 +50,7 @@ class State:
     version: int
     file: str
     rows: int
-    active: int
+    live: int
 
 
 def read_state(connection: sqlite3.Connection) -> State:

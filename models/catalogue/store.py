@@ -130,12 +130,12 @@ class Catalogue:
                     UPSERT_SQL, [*lines, *((item_id, None, "", "{}", 0.0, version) for item_id in gone)]
                 )
                 self._learn_names({name for entry in entries for name in entry.attributes})
-                live = state.active + len(given.keys() - old.keys()) - len(gone)
-                state = replace(state, version=version, rows=state.rows + len(fresh), active=live)
+                live = state.live + len(given.keys() - old.keys()) - len(gone)
+                state = replace(state, version=version, rows=state.rows + len(fresh), live=live)
                 save_state(self._writer, state)
         outcomes: list[Outcome] = [edit_outcome(old.get(item_id), given[item_id]) for item_id in given]
         outcomes += ["removed" if item_id in old else "unchanged" for item_id in removed]
-        return EditResult(tuple(outcomes), state.version, state.active)
+        return EditResult(tuple(outcomes), state.version, state.live)
 
     def delete(self, version: int | None = None) -> bool:
         """Take the catalogue away for good, or only while it is of this version; whether it did.

@@ -69,7 +69,7 @@ class LabelSet:
     language: str
     licence: str
     share: float = 1.0
-    out_of_scope_label: str | None = None
+    outside: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,7 @@ def read_utterances(root: Path, source: LabelSet, part: str) -> list[Utterance]:
         return [one for row in rows for one in _sentences(row, source.name)]
     named = shared_label if source.kind == "dstc11" else str
     return [
-        Utterance(
-            (Turn("customer", row["text"]),), None if label == source.out_of_scope_label else named(label), source.name
-        )
+        Utterance((Turn("customer", row["text"]),), None if label == source.outside else named(label), source.name)
         for row in rows
         if has_text(row["text"])
         for label in (row["label"],)

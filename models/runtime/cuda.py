@@ -119,8 +119,8 @@ def pad_to_shape(batch: Batch, shape: tuple[int, int]) -> dict[str, NDArray[np.i
     """With zeros; a row that stands for no text has one token, because attention over none is not a number."""
     found = {name: np.zeros(shape, np.int64) for name in INPUTS}
     rows, length = batch.ids.shape
-    for name in INPUTS:
-        found[name][:rows, :length] = getattr(batch, name)
+    for name, values in zip(INPUTS, (batch.ids, batch.mask, batch.token_types), strict=True):
+        found[name][:rows, :length] = values
     found["mask"][rows:, 0] = 1
     return found
 

@@ -9,10 +9,11 @@ import gzip
 import json
 import random
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,6 +47,9 @@ from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, T
 HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
 MAX_KEPT_TOKENS = 24
 """Characters of a kept text, near the length of an item's."""
+
+COLD_START_KEYS = ("always", "said", "taken")
+"""Keys of `training.json` for the bias, neighbours and taken of `ColdStartWeights`."""
 
 NEAREST = 20
 
@@ -95,13 +99,31 @@ def _config_of(content: dict[str, object]) -> RecommendConfig:
     texts = tuple(AnchorTexts(**one) for one in kept)
     neighbours, scales = NeighbourConfig(**histories["neighbours"]), ScoreWeights(**histories.get("scales", {}))
     newcomers = histories.get("newcomers")
-    found = {"neighbours": neighbours, "scales": scales, "newcomers": newcomers and ColdStartWeights(**newcomers)}
+    found = {
+        "neighbours": neighbours,
+        "scales": scales,
+        "newcomers": newcomers and _cold_start_weights(newcomers),
+    }
     return RecommendConfig(
         items=ItemEncoderConfig(**items),
         histories=HistoryConfig(**{**histories, **found}),
         kept=texts,
         **own,  # type: ignore[arg-type]
     )
+
+
+def _cold_start_weights(content: Mapping[str, float]) -> ColdStartWeights:
+    bias, neighbours, taken = (content[key] for key in COLD_START_KEYS)
+    return ColdStartWeights(bias=bias, neighbours=neighbours, taken=taken)
+
+
+def _content_of(config: RecommendConfig) -> dict[str, Any]:
+    """Return the configuration as `training.json` holds it."""
+    content = asdict(config)
+    if (weights := config.histories.newcomers) is not None:
+        values = (weights.bias, weights.neighbours, weights.taken)
+        content["histories"]["newcomers"] = dict(zip(COLD_START_KEYS, values, strict=True))
+    return content
 
 
 def train_recommend(
@@ -122,7 +144,7 @@ def train_recommend(
     histories = fit_cold_start(interactions, centred(vectors), histories, removed, say)
     network = train_history_network(interactions, centred(vectors), histories, say)
     save_file({name: value.clone() for name, value in network.state_dict().items()}, out / HISTORY)
-    content = {"task": "recommend", "base": base, "config": asdict(replace(config, histories=histories))}
+    content = {"task": "recommend", "base": base, "config": _content_of(replace(config, histories=histories))}
     (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
     return out
 

@@ -141,7 +141,7 @@ def test_intents_and_replies_are_measured_as_texts_are(
 ) -> None:
     bundle = load_bundle(tiny_intent_bundle(tmp_path_factory.mktemp("bundle")))
     explainer, heads = open_explainer(bundle), load_bundle_heads(bundle.path, bundle.encoder_digest)
-    sources = [LabelSet(name, name, "texts", "en", "MIT", out_of_scope_label="oos") for name in ("letters", "absent")]
+    sources = [LabelSet(name, name, "texts", "en", "MIT", outside="oos") for name in ("letters", "absent")]
     ranker = load_ranker(bundle.path / RANKER)
     sets = [
         *intents(explainer, dialogues, sources, heads),

@@ -68,7 +68,7 @@ CONFIG = IntentConfig(
     unrelated=0.1,
     compiled=False,
     label_sets=(
-        LabelSet("wishes", "wishes", "texts", "en", "MIT", out_of_scope_label="oos"),
+        LabelSet("wishes", "wishes", "texts", "en", "MIT", outside="oos"),
         LabelSet("talk", "talk", "multidogo", "en", "MIT"),
     ),
     reply_sets=(ReplySet("star", "star", "star", "en", "MIT"),),
