@@ -87,11 +87,11 @@ class GatewayDeployment:
             metrics.bundle(task, served.name, served.version, served.digest)
             caches[task] = CachedPredictor(predictor, chosen.cache_entries, metrics.task(task))
             if task == "intent":
-                shelf = HeadRegistry(served, chosen.shelf)
+                shelf = HeadRegistry(served, chosen.data_dir)
             if task == "recommend":
                 recommender = load_recommender(served)
                 engine = RankingEngine(recommender, metrics.task(TASK))
-                rankings = Rankings(engine, CatalogueRegistry(served, recommender, chosen.shelf))
+                rankings = Rankings(engine, CatalogueRegistry(served, recommender, chosen.data_dir))
         self._vital: list[Predictor | RankingEngine] = [*self._predictors, *([rankings.engine] if rankings else [])]
         explaining = _explaining(self._predictors, rankings.engine if rankings else None)
         self._gateway = create_app(caches, chosen, metrics, shelf, explaining, rankings)

@@ -68,7 +68,7 @@ class BodyTooLarge(Problem):
 
 
 class ExplanationTooLarge(Problem):
-    status, code, title = 413, "too_much_to_explain", "Too much to explain"
+    status, code, title = 413, "explanation_too_large", "Explanation too large"
 
 
 class UnsupportedMediaType(Problem):

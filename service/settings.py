@@ -55,7 +55,7 @@ def _metrics_dir(earlier: dict[str, Any]) -> Path:
     return Path(tempfile.gettempdir()) / f"heed-metrics-{os.getuid()}-{earlier.get('port', 0)}"
 
 
-def _shelf() -> Path:
+def _data_dir() -> Path:
     return Path.home() / ".local" / "share" / "heed"
 
 
@@ -83,11 +83,11 @@ class Settings(_TaskBundles):
 
     host: Annotated[str, Field(min_length=1, description="address to listen on")] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535, description="port to listen on")] = 8000
-    labels: Annotated[str, Field(min_length=1, description="intents that are meant when a request names none")] = (
+    label_set: Annotated[str, Field(min_length=1, description="intents that are meant when a request names none")] = (
         "banking77"
     )
-    shelf: Annotated[Path | None, Field(description="folder of a team's own heads, reply sets and catalogues")] = Field(
-        default_factory=_shelf
+    data_dir: Annotated[Path | None, Field(description="folder of a team's own heads, reply sets and catalogues")] = (
+        Field(default_factory=_data_dir)
     )
     replicas: Annotated[int, Field(ge=1, le=256, description="gateways; inline, each has a copy of the model")] = Field(
         default_factory=_cores
@@ -131,7 +131,7 @@ class Settings(_TaskBundles):
         """The settings of a batch that nobody has made, on a GPU, where the defaults of a CPU would be slow."""
         return {"batch_tokens", "batch_items"} - self.model_fields_set if self.device == "cuda" else set()
 
-    @field_validator(*(f"{task}_bundle" for task in SHIPPED_BUNDLES), "shelf", mode="before")
+    @field_validator(*(f"{task}_bundle" for task in SHIPPED_BUNDLES), "data_dir", mode="before")
     @classmethod
     def _none_when_empty(cls, value: object) -> object:
         return None if isinstance(value, str) and value.lower() in ("", "none") else value

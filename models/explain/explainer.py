@@ -45,7 +45,9 @@ GRADIENT_TOKENS = 256
 """To take gradients of at once."""
 
 Result = TypeVar("Result")
-MethodName = Literal["occlusion", "both_ends", "shapley", "integrated_gradients", "value_norm", "rollout", "attention"]
+MethodName = Literal[
+    "occlusion", "two_sided_occlusion", "shapley", "integrated_gradients", "value_norm", "rollout", "attention"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +60,14 @@ class Method:
 
 METHODS: dict[MethodName, Method] = {
     "occlusion": Method(True, "what is lost when a word alone is taken away"),
-    "both_ends": Method(True, "what a word changes in the whole text and on its own, the mean of both"),
+    "two_sided_occlusion": Method(True, "what a word changes in the whole text and on its own, the mean of both"),
     "shapley": Method(True, "what a word changes in the mean over texts that keep other words in random order"),
     "integrated_gradients": Method(True, "how fast the answer changes with a word, in the mean as all come in"),
     "value_norm": Method(False, "attention times the length of what it carries, the mean over layers"),
     "rollout": Method(False, "attention followed through all layers"),
     "attention": Method(False, "attention of the last layer"),
 }
-DEFAULT_METHOD: MethodName = "both_ends"
+DEFAULT_METHOD: MethodName = "two_sided_occlusion"
 """Nearly as faithful as Shapley values, in a fraction of their time."""
 
 
@@ -164,7 +166,7 @@ class Explainer:
         count = len(question.features)
         if method == "occlusion":
             return occlusion(question.score, count)
-        if method == "both_ends":
+        if method == "two_sided_occlusion":
             return two_sided_occlusion(question.score, count)
         if method == "shapley":
             return shapley(question.score, count, PERMUTATIONS)

@@ -21,12 +21,12 @@ from models.ranking.events import History
 from models.ranking.recommender import Recommender
 
 HISTORY_METHODS: dict[HistoryMethod, str] = {
-    "both_ends": "what an item changes in the whole history and on its own, the mean of both",
+    "two_sided_occlusion": "what an item changes in the whole history and on its own, the mean of both",
     "occlusion": "what is lost without the item",
     "shapley": "what an item changes in the mean over histories that keep other items in random order",
     "attention": "the item's part of what the history adds to the recommended one's score, by attention and neighbours",
 }
-DEFAULT_HISTORY_METHOD: HistoryMethod = "both_ends"
+DEFAULT_HISTORY_METHOD: HistoryMethod = "two_sided_occlusion"
 
 STEP_EVENTS = 4_096
 """To read at once, of several variants of a history."""
@@ -98,6 +98,6 @@ def attribute_history(question: HistoryInstance, method: HistoryMethod) -> NDArr
         return np.asarray([question.shares[list(places)].sum() for places in question.features], np.float64)
     if method == "occlusion":
         return occlusion(question.score, count)
-    if method == "both_ends":
+    if method == "two_sided_occlusion":
         return two_sided_occlusion(question.score, count)
     return shapley(question.score, count, PERMUTATIONS)

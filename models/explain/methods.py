@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Final, Literal, get_args
 
-SentimentMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients", "value_norm"]
-IntentMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients", "value_norm"]
-ReplyMethod = Literal["both_ends", "occlusion", "shapley", "integrated_gradients"]
-HistoryMethod = Literal["both_ends", "occlusion", "shapley", "attention"]
+SentimentMethod = Literal["two_sided_occlusion", "occlusion", "shapley", "integrated_gradients", "value_norm"]
+IntentMethod = Literal["two_sided_occlusion", "occlusion", "shapley", "integrated_gradients", "value_norm"]
+ReplyMethod = Literal["two_sided_occlusion", "occlusion", "shapley", "integrated_gradients"]
+HistoryMethod = Literal["two_sided_occlusion", "occlusion", "shapley", "attention"]
 """Of recommendations."""
 
 ExplainableTask = Literal["sentiment", "intent", "replies", "recommend"]

@@ -100,7 +100,7 @@ def fit_intent_head(
     encoder: str,
     examples: Examples,
     held_out: Examples | None = None,
-    rejected: float = REJECTION_RATE,
+    rejection_rate: float = REJECTION_RATE,
 ) -> tuple[IntentHead, FitReport]:
     """A head of the examples; raises HeadError when no head can be made of them.
 
@@ -134,7 +134,7 @@ def fit_intent_head(
         temperature=temperature,
         power=power,
         belonging=belonging.astype(np.float32),
-        threshold=1 - rejected,
+        threshold=1 - rejection_rate,
         figures=figures,
     )
     return head, report

@@ -67,8 +67,8 @@ def load_ranker(path: Path) -> ReplyRanker:
     """Raises ArtifactError."""
     about, tensors = read_tensors(path, RANKER_FORMAT)
     try:
-        values = {name: float(about[name]) for name in ("slope", "offset", "least")}
-        return ReplyRanker(dialogue=tensors["dialogue"], reply=tensors["reply"], **values)
+        slope, offset, min_score = (float(about[name]) for name in ("slope", "offset", "least"))
+        return ReplyRanker(tensors["dialogue"], tensors["reply"], slope, offset, min_score)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path.name}: it cannot be read ({error!r})") from error
 

@@ -50,7 +50,7 @@ def add_explain_intent(
         """Which turns and words speak for the intent of a dialogue, or of each of up to 16, or for one asked about."""
         due_s = deadline_s(given, settings)
         request = await body.read(given)
-        head: IntentHead = find_by_name(shelf.heads, request.labels or settings.labels, "/labels", "label set")
+        head: IntentHead = find_by_name(shelf.heads, request.label_set or settings.label_set, "/label_set", "label set")
         if request.target is not None and request.target not in head.labels:
             reason = f"The label set {head.name} has no such intent; /v1/models lists those that it has."
             raise InvalidRequest(reason, pointer="/target")
@@ -61,7 +61,7 @@ def add_explain_intent(
         found = await require_worker(explaining, "intent").explain("intent", asks, wanted, due_s)
         raise_if_all_failed(found.outcomes, request.inputs)
         results = [_result(head, *one) for one in zip(inputs, items, found.outcomes, strict=True)]
-        return await explanation_response(given, predictor, results, found, labels=head.name)
+        return await explanation_response(given, predictor, results, found, label_set=head.name)
 
     add_hot_route(app, "/v1/explain/intent", explain, ExplainIntentRequest, ExplainIntentResponse, 404)
 
@@ -78,7 +78,7 @@ def add_explain_replies(
         turns = spoken(request.turns)
         if request.reply_set is not None:
             chosen = find_by_name(shelf.reply_sets, request.reply_set, "/reply_set", "reply set")
-            texts, placed = chosen.texts, chosen.placed
+            texts, placed = chosen.texts, chosen.projected
         else:
             texts, placed = tuple(request.candidates or ()), None
         target = request.target

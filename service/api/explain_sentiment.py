@@ -64,8 +64,8 @@ def _result(given: str | SentimentItem, outcome: Outcome) -> dict[str, Any]:
         "label": max(found.scores, key=found.scores.__getitem__),
         "scores": found.scores,
         "target": found.target,
-        "words": [word_weight(text, word) | {"named": word.is_entity} for word in passage.words],
-        "read": {"start": passage.read_span[0], "end": passage.read_span[1]},
+        "words": [word_weight(text, word) | {"is_entity": word.is_entity} for word in passage.words],
+        "read_span": {"start": passage.read_span[0], "end": passage.read_span[1]},
         **method_fields(outcome),
         "id": id_of(given),
     }

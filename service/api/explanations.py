@@ -114,7 +114,7 @@ def turn_weights(texts: Sequence[str], outcome: TextExplanation) -> dict[str, An
             "turn": place,
             "weight": passage.weight,
             "words": [word_weight(texts[place], word) for word in passage.words],
-            "read": {"start": passage.read_span[0], "end": passage.read_span[1]},
+            "read_span": {"start": passage.read_span[0], "end": passage.read_span[1]},
         }
         for place, passage in enumerate(outcome.explanation.segments, dropped)
     ]

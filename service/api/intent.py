@@ -37,7 +37,7 @@ def add_intent(app: FastAPI, predictor: Predictor, shelf: HeadRegistry, settings
         """What a customer wants at the newest turn of a dialogue, or of up to 256, and whether it is in scope."""
         due_s = deadline_s(given, settings)
         request = await body.read(given)
-        head = find_by_name(shelf.heads, request.labels or settings.labels, "/labels", "label set")
+        head = find_by_name(shelf.heads, request.label_set or settings.label_set, "/label_set", "label set")
         inputs = as_list(request.inputs)
         items, kept = zip(*map(item_of, inputs), strict=True)
         answer = await predictor.predict(items, request.truncate, due_s)
@@ -45,7 +45,7 @@ def add_intent(app: FastAPI, predictor: Predictor, shelf: HeadRegistry, settings
         threshold = head.threshold if request.threshold is None else request.threshold
         work = partial(_results, head, inputs, kept, answer.outcomes, request.top_k, threshold)
         results = await run_in_thread_if(work, len(inputs) > _INLINE_DIALOGUES)
-        return results_response(predictor, results, answer.timings, labels=head.name)
+        return results_response(predictor, results, answer.timings, label_set=head.name)
 
     add_hot_route(app, "/v1/intent", intent, IntentRequest, IntentResponse, 404)
 

@@ -70,7 +70,7 @@ class QueryBuilder:
             excluded=self._owned() if self._user.exclude_history else np.empty(0, np.int64),
             filter=self._user.filter or None,
             top_k=self._user.top_k,
-            min_new_items=self._user.newcomers,
+            min_new_items=self._user.min_new_items,
             dropped=len(history) - len(places) - skipped,
             skipped=skipped,
             candidates_skipped=self._candidates_skipped,

@@ -170,7 +170,7 @@ def _items(question: RankingQuery, ranking: Ranking) -> list[dict[str, Any]]:
                 "rank": rank,
                 **item_at(question, place),
                 "score": score,
-                "because": [
+                "reasons": [
                     {"history_index": question.history_positions[reason.event], "weight": reason.weight}
                     for reason in because
                 ],

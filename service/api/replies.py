@@ -33,7 +33,7 @@ def add_replies(app: FastAPI, predictor: Predictor, shelf: HeadRegistry, setting
         dialogue, *others = (_embedded(outcome, number) for number, outcome in enumerate(answer.outcomes))
         if chosen:
             texts: Sequence[str] = chosen.texts
-            placed = chosen.placed
+            placed = chosen.projected
         else:
             texts = candidates
             placed = shelf.ranker.project_replies(np.stack([one.vector for one in others]))

@@ -26,7 +26,7 @@ catalogue = typer.Typer(no_args_is_help=True, help="Items that the service recom
 _SHOWN = 20
 
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue.")]
-_Shelf = Annotated[Path | None, typer.Option(help="Folder that holds the catalogues (HEED_SHELF).", file_okay=False)]
+_Shelf = Annotated[Path | None, typer.Option(help="Folder that holds the catalogues (HEED_DATA_DIR).", file_okay=False)]
 _Bundle = Annotated[
     Path | None, typer.Option(help="Folder of the recommendation model (HEED_RECOMMEND_BUNDLE, the shipped one).")
 ]
@@ -41,7 +41,7 @@ def add(
             help="A JSON object a line: item_id, text, attributes, popularity.", exists=True, dir_okay=False
         ),
     ],
-    shelf: _Shelf = None,
+    data_dir: _Shelf = None,
     bundle: _Bundle = None,
 ) -> None:
     """Embed items and serve them; items of the same id are replaced, others stay.
@@ -54,7 +54,7 @@ def add(
 
     if not is_valid_name(name):
         fail(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
-    folder = _folder(shelf)
+    folder = _folder(data_dir)
     items, faults = read_items(file)
     for fault in faults[:_SHOWN]:
         print(f"heed: {file.name}, {fault}", file=sys.stderr)
@@ -81,13 +81,13 @@ def add(
 
 
 @catalogue.command("list")
-def list_catalogues(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
+def list_catalogues(data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every catalogue that a request can name, and what is wrong with the others."""
     from models.catalogue.errors import CatalogueError, check_digest
     from models.catalogue.folder import list_names
     from models.catalogue.store import Catalogue
 
-    folder, loaded = _folder(shelf), _loaded(bundle)
+    folder, loaded = _folder(data_dir), _loaded(bundle)
     for name in list_names(folder):
         try:
             with closing(Catalogue(folder / name)) as opened:
@@ -99,11 +99,11 @@ def list_catalogues(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
 
 
 @catalogue.command("rebuild")
-def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
+def rebuild(name: _Name, data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
     """Embed all items again, by the model that serves now; what is edited meanwhile is kept."""
     from models.catalogue.errors import CatalogueError, VectorsMissingError
 
-    folder, loaded = _folder(shelf), _loaded(bundle)
+    folder, loaded = _folder(data_dir), _loaded(bundle)
     stop_on_signals()
     try:
         with closing(_existing(folder, name)) as opened, progress_bar() as progress:
@@ -132,12 +132,12 @@ def rebuild(name: _Name, shelf: _Shelf = None, bundle: _Bundle = None) -> None:
 
 
 @catalogue.command("remove")
-def remove_catalogue(name: _Name, shelf: _Shelf = None) -> None:
+def remove_catalogue(name: _Name, data_dir: _Shelf = None) -> None:
     """Delete a catalogue and its items; the model's own comes back, as shipped, when the service starts."""
     from models.catalogue.errors import CatalogueError
 
     try:
-        with closing(_existing(_folder(shelf), name)) as opened:
+        with closing(_existing(_folder(data_dir), name)) as opened:
             opened.delete()
     except CatalogueError as error:
         fail(error)
@@ -154,15 +154,15 @@ def _finished(opened: Catalogue, embedder: Embedder) -> int:
     return found.count
 
 
-def _folder(shelf: Path | None) -> Path:
+def _folder(data_dir: Path | None) -> Path:
     from service.registry.catalogues import FOLDER
 
     try:
-        chosen = settings.load_settings(shelf=shelf and shelf.resolve()).shelf
+        chosen = settings.load_settings(data_dir=data_dir and data_dir.resolve()).data_dir
     except settings.SettingsError as error:
         fail(error, 2)
     if chosen is None:
-        fail("HEED_SHELF is none: there is no folder for catalogues", 2)
+        fail("HEED_DATA_DIR is none: there is no folder for catalogues", 2)
     return chosen / FOLDER
 
 

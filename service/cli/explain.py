@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 def explain_intent(
     text: Annotated[str, typer.Argument(help="What a customer says.")],
-    labels: Annotated[
-        str | None, typer.Option(help="Label set, of the bundle or of a team's own (HEED_LABELS, banking77).")
+    label_set: Annotated[
+        str | None, typer.Option(help="Label set, of the bundle or of a team's own (HEED_LABEL_SET, banking77).")
     ] = None,
     bundle: Annotated[Path | None, typer.Option(help="Folder of the intent model (HEED_INTENT_BUNDLE).")] = None,
-    shelf: Annotated[Path | None, typer.Option(help="Folder with a team's own label sets (HEED_SHELF).")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Folder with a team's own label sets (HEED_DATA_DIR).")] = None,
     method: Annotated[
         Literal["auto", IntentMethod],
         typer.Option(help="How words are weighed; auto is the one measured to be best for its time."),
@@ -43,14 +43,16 @@ def explain_intent(
 
     require_utf_8(text)
     try:
-        chosen = settings.load_settings(labels=labels, intent_bundle=bundle and bundle.resolve(), shelf=shelf)
+        chosen = settings.load_settings(
+            label_set=label_set, intent_bundle=bundle and bundle.resolve(), data_dir=data_dir
+        )
         loaded = load_bundle(chosen.bundles.get("intent", SHIPPED_INTENT))
         if loaded.task.name != "intent":
             fail(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        heads = HeadRegistry(loaded, chosen.shelf).all_heads()
-        if chosen.labels not in heads:
-            fail(f"there is no label set {chosen.labels!r}; there are {', '.join(sorted(heads))}", 2)
-        head = heads[chosen.labels]
+        heads = HeadRegistry(loaded, chosen.data_dir).all_heads()
+        if chosen.label_set not in heads:
+            fail(f"there is no label set {chosen.label_set!r}; there are {', '.join(sorted(heads))}", 2)
+        head = heads[chosen.label_set]
         if target is not None and target not in head.labels:
             fail(f"the target {target!r} is none of the {len(head.labels)} intents of {head.name}", 2)
         explainer = open_explainer(loaded)
@@ -145,7 +147,7 @@ def explain_report(
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.html.")],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
-    labels: Annotated[
+    label_set: Annotated[
         str | None, typer.Option(help="Of a bundle of intents: one of its label sets, or the file of a head.")
     ] = None,
     rows: Annotated[int, typer.Option(help="Texts to explain, drawn of all.", min=1)] = 2000,
@@ -157,12 +159,12 @@ def explain_report(
     from service.cli import render_report as report
 
     try:
-        loaded = load_bundle(bundle or (SHIPPED_INTENT if labels else SHIPPED))
+        loaded = load_bundle(bundle or (SHIPPED_INTENT if label_set else SHIPPED))
         explainer = open_explainer(loaded)
         if loaded.task.labels:
             title, known = loaded.name, _known_texts(explainer, loaded, data, rows)
         else:
-            head = _head(loaded, labels)
+            head = _head(loaded, label_set)
             title, known = f"{loaded.name}, {head.name}", _known_dialogues(explainer, head, data, rows)
         found = analyze(loaded.graph, explainer, known, say)
         out.mkdir(parents=True, exist_ok=True)
@@ -191,13 +193,13 @@ def _known_dialogues(explainer: Explainer, head: IntentHead, data: Path, rows: i
     return [LabelledInstance(explainer.intent_instance(row.turns, head), row.label) for row in dialogues]
 
 
-def _head(bundle: Bundle, labels: str | None) -> IntentHead:
+def _head(bundle: Bundle, label_set: str | None) -> IntentHead:
     from models.prediction.intent_head import SUFFIX, load_bundle_heads, load_head
 
     own = load_bundle_heads(bundle.path, bundle.encoder_digest)
-    if labels is not None and labels.endswith(SUFFIX):
-        return load_head(Path(labels), bundle.encoder_digest)
-    if labels not in own:
+    if label_set is not None and label_set.endswith(SUFFIX):
+        return load_head(Path(label_set), bundle.encoder_digest)
+    if label_set not in own:
         named = ", ".join(own) or "it has none of its own"
-        fail(f"name a label set of {bundle.name} with --labels ({named}), or the file of a head (*{SUFFIX})", 2)
-    return own[labels]
+        fail(f"name a label set of {bundle.name} with --label-set ({named}), or the file of a head (*{SUFFIX})", 2)
+    return own[label_set]

@@ -36,8 +36,8 @@ def explain_recommend(
         Literal["auto", HistoryMethod] | None,
         typer.Option(help="How the history is weighed; auto is the one measured to be best for its time."),
     ] = None,
-    shelf: Annotated[
-        Path | None, typer.Option(help="Folder with a catalogue that the file names (HEED_SHELF).", file_okay=False)
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder with a catalogue that the file names (HEED_DATA_DIR).", file_okay=False)
     ] = None,
 ) -> None:
     """Show which items of a history a recommendation rests on: green speaks for it, red against it."""
@@ -53,7 +53,7 @@ def explain_recommend(
             fail(f"{loaded.name} is a model of {loaded.task.name}", 2)
         chosen = method or named
         # One explanation needs no GPU, whatever the service runs on.
-        configured = settings.load_settings(shelf=shelf and shelf.resolve(), device="cpu")
+        configured = settings.load_settings(data_dir=data_dir and data_dir.resolve(), device="cpu")
         asked = user if target is None else user.model_copy(update={"target": target})
         found = asyncio.run(
             _explained(loaded, asked, DEFAULT_HISTORY_METHOD if chosen == "auto" else chosen, configured)
@@ -104,7 +104,7 @@ async def _explained(
 
     engine = open_engine(bundle, configured, CountBuffer())
     recommender = load_recommender(bundle)
-    catalogues = CatalogueRegistry(bundle, recommender, configured.shelf if user.catalogue else None)
+    catalogues = CatalogueRegistry(bundle, recommender, configured.data_dir if user.catalogue else None)
     await engine.start()
     await catalogues.start()
     try:

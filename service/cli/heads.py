@@ -15,22 +15,24 @@ from service.cli.exit import fail
 heads = typer.Typer(no_args_is_help=True, help="Sets of intents that the service answers with.")
 replies = typer.Typer(no_args_is_help=True, help="Sets of replies that the service ranks.")
 
-_Shelf = Annotated[Path | None, typer.Option(help="Folder of heads and reply sets (HEED_SHELF).", file_okay=False)]
+_Shelf = Annotated[Path | None, typer.Option(help="Folder of heads and reply sets (HEED_DATA_DIR).", file_okay=False)]
 _Bundle = Annotated[Path | None, typer.Option(help="Folder of the intent model (HEED_INTENT_BUNDLE, the shipped one).")]
 _SERVED = "A running service has it within two seconds."
 
 
 @heads.command("add")
 def add_head(
-    file: Annotated[Path, typer.Argument(help="What `heed train intent --labels` wrote.", exists=True, dir_okay=False)],
-    shelf: _Shelf = None,
+    file: Annotated[
+        Path, typer.Argument(help="What `heed train intent --label-set` wrote.", exists=True, dir_okay=False)
+    ],
+    data_dir: _Shelf = None,
     bundle: _Bundle = None,
 ) -> None:
     """Serve a head; one of the same name is replaced."""
     from models.prediction.intent_head import SUFFIX, load_head
     from models.prediction.tensor_file import ArtifactError
 
-    folder, loaded = open_data_dir(shelf, bundle)
+    folder, loaded = open_data_dir(data_dir, bundle)
     try:
         head = load_head(file, loaded.encoder_digest)
     except ArtifactError as error:
@@ -45,12 +47,12 @@ def add_head(
 
 
 @heads.command("list")
-def list_heads(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
+def list_heads(data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every label set a request can name."""
     from models.prediction.intent_head import HEADS, SUFFIX, load_head
     from models.prediction.tensor_file import ArtifactError
 
-    folder, loaded = open_data_dir(shelf, bundle)
+    folder, loaded = open_data_dir(data_dir, bundle)
     for source in (loaded.path / HEADS, folder):
         for path in sorted(source.glob(f"*{SUFFIX}")):
             try:
@@ -62,18 +64,18 @@ def list_heads(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
 
 
 @heads.command("remove")
-def remove_head(name: Annotated[str, typer.Argument(help="Name of the label set.")], shelf: _Shelf = None) -> None:
+def remove_head(name: Annotated[str, typer.Argument(help="Name of the label set.")], data_dir: _Shelf = None) -> None:
     """Serve a head no longer."""
     from models.prediction.intent_head import SUFFIX
 
-    _remove(name, SUFFIX, shelf)
+    _remove(name, SUFFIX, data_dir)
 
 
 @replies.command("add")
 def add_replies(
     name: Annotated[str, typer.Argument(help="Name of the reply set.")],
     file: Annotated[Path, typer.Argument(help="Replies, a line each, or .jsonl with a text each.", dir_okay=False)],
-    shelf: _Shelf = None,
+    data_dir: _Shelf = None,
     bundle: _Bundle = None,
 ) -> None:
     """Embed replies once and serve them; a set of the same name is replaced."""
@@ -82,7 +84,7 @@ def add_replies(
     from models.prediction.tensor_file import ArtifactError
     from models.runtime.offline import open_text_encoder
 
-    folder, loaded = open_data_dir(shelf, bundle)
+    folder, loaded = open_data_dir(data_dir, bundle)
     check_name(name)
     try:
         texts = read_replies(file)
@@ -95,12 +97,12 @@ def add_replies(
 
 
 @replies.command("list")
-def list_replies(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
+def list_replies(data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every reply set a request can name."""
     from models.prediction.reply_ranker import SET_SUFFIX, load_replies
     from models.prediction.tensor_file import ArtifactError
 
-    folder, loaded = open_data_dir(shelf, bundle)
+    folder, loaded = open_data_dir(data_dir, bundle)
     for path in sorted(folder.glob(f"*{SET_SUFFIX}")):
         try:
             found = load_replies(path, loaded.encoder_digest)
@@ -110,14 +112,16 @@ def list_replies(shelf: _Shelf = None, bundle: _Bundle = None) -> None:
 
 
 @replies.command("remove")
-def remove_replies(name: Annotated[str, typer.Argument(help="Name of the reply set.")], shelf: _Shelf = None) -> None:
+def remove_replies(
+    name: Annotated[str, typer.Argument(help="Name of the reply set.")], data_dir: _Shelf = None
+) -> None:
     """Serve a reply set no longer."""
     from models.prediction.reply_ranker import SET_SUFFIX
 
-    _remove(name, SET_SUFFIX, shelf)
+    _remove(name, SET_SUFFIX, data_dir)
 
 
-def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejected: float) -> None:
+def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejection_rate: float) -> None:
     """Make a head of a team's own examples, and say how good it is."""
     from models.data.user_files import DataError, read_examples
     from models.prediction.intent_head import save_head
@@ -134,7 +138,7 @@ def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejected: 
         vectors = open_text_encoder(loaded).encode_dialogues([turns for turns, _ in rows])
         languages = sorted({detect_language(turns[-1].text) for turns, _ in rows})
         examples = Examples(vectors, tuple(label for _, label in rows))
-        head, report = fit_intent_head(name, languages, loaded.encoder_digest, examples, rejected=rejected)
+        head, report = fit_intent_head(name, languages, loaded.encoder_digest, examples, rejection_rate=rejection_rate)
     except (DataError, ArtifactError, BundleError, settings.SettingsError) as error:
         fail(error)
     save_head(head, out)
@@ -155,16 +159,18 @@ def check_name(name: str) -> None:
         fail(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
 
 
-def open_data_dir(shelf: Path | None, bundle: Path | None) -> tuple[Path, Bundle]:
+def open_data_dir(data_dir: Path | None, bundle: Path | None) -> tuple[Path, Bundle]:
     """The folder, made if missing, and the intent model."""
     try:
-        chosen = settings.load_settings(shelf=shelf and shelf.resolve(), intent_bundle=bundle and bundle.resolve())
+        chosen = settings.load_settings(
+            data_dir=data_dir and data_dir.resolve(), intent_bundle=bundle and bundle.resolve()
+        )
     except settings.SettingsError as error:
         fail(error, 2)
-    if chosen.shelf is None:
-        fail("HEED_SHELF is none: there is no folder for heads and reply sets", 2)
-    chosen.shelf.mkdir(parents=True, exist_ok=True)
-    return chosen.shelf, _loaded(chosen.bundles.get("intent"))
+    if chosen.data_dir is None:
+        fail("HEED_DATA_DIR is none: there is no folder for heads and reply sets", 2)
+    chosen.data_dir.mkdir(parents=True, exist_ok=True)
+    return chosen.data_dir, _loaded(chosen.bundles.get("intent"))
 
 
 def _loaded(bundle: Path | None) -> Bundle:
@@ -182,10 +188,10 @@ def _own_names(bundle: Path) -> set[str]:
     return {path.name.removesuffix(SUFFIX) for path in (bundle / HEADS).glob(f"*{SUFFIX}")}
 
 
-def _remove(name: str, suffix: str, shelf: Path | None) -> None:
-    chosen = settings.load_settings(shelf=shelf and shelf.resolve())
-    path = (chosen.shelf or Path()) / f"{name}{suffix}"
+def _remove(name: str, suffix: str, data_dir: Path | None) -> None:
+    chosen = settings.load_settings(data_dir=data_dir and data_dir.resolve())
+    path = (chosen.data_dir or Path()) / f"{name}{suffix}"
     if not path.is_file():
-        fail(f"there is no {name} in {chosen.shelf}")
+        fail(f"there is no {name} in {chosen.data_dir}")
     path.unlink()
     print(f"{name} is removed.")

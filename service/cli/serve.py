@@ -39,8 +39,8 @@ def serve(
         fail(error if given.get(error.name) is None else error.of_option(_OPTIONS[error.name]), 2)
     try:
         require_runtime(chosen.device)
-        if chosen.shelf is not None and {"intent", "recommend"} & chosen.bundles.keys():
-            check_folder(chosen.shelf)
+        if chosen.data_dir is not None and {"intent", "recommend"} & chosen.bundles.keys():
+            check_folder(chosen.data_dir)
         names = _verified(chosen)
         check_port_is_free(chosen.host, chosen.port)
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
@@ -62,9 +62,11 @@ def _verified(chosen: Settings) -> list[str]:
         if bundle.task.name != task:
             raise BundleError(f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}")
         if task == "intent":
-            known = HeadRegistry(bundle, chosen.shelf).all_heads()
-            if chosen.labels not in known:
-                raise BundleError(f"HEED_LABELS={chosen.labels}: there are the label sets {', '.join(sorted(known))}")
+            known = HeadRegistry(bundle, chosen.data_dir).all_heads()
+            if chosen.label_set not in known:
+                raise BundleError(
+                    f"HEED_LABEL_SET={chosen.label_set}: there are the label sets {', '.join(sorted(known))}"
+                )
         if task == "recommend":
             load_recommender(bundle)
         names.append(f"{bundle.name} {bundle.version}")

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import click
 import typer
 
 from models.tasks import TASKS
 from service.cli.exit import fail
 from service.cli.heads import train_head
 
-_TASK = click.Choice([*TASKS])
-_DISTILLED = click.Choice([name for name in TASKS if name != "recommend"])
+
+def _task_argument(description: str, *names: str) -> Any:
+    def parse(value: str) -> str:
+        if value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}")
+        return value
+
+    return typer.Argument(help=description, parser=parse, metavar="|".join(names))
+
+
+_DISTILLED = [name for name in TASKS if name != "recommend"]
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="What to learn.", click_type=_TASK)],
+    task: Annotated[str, _task_argument("What to learn.", *TASKS)],
     data: Annotated[
-        Path, typer.Option(help="Folder with a folder for each data set; with --labels a .jsonl.", exists=True)
+        Path, typer.Option(help="Folder with a folder for each data set; with --label-set a .jsonl.", exists=True)
     ],
     base: Annotated[
         str | None, typer.Option(help="Encoder to start from: a folder in the transformers format, or a hub name.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for weights, checkpoints and TensorBoard files; with --labels a file.")
+        Path | None,
+        typer.Option(help="Folder for weights, checkpoints and TensorBoard files; with --label-set a file."),
     ] = None,
     config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
-    labels: Annotated[
+    label_set: Annotated[
         str | None, typer.Option(help="Intent: learn intents of your own, under this name, on the model as it is.")
     ] = None,
-    bundle: Annotated[Path | None, typer.Option(help="With --labels: the intent model (HEED_INTENT_BUNDLE).")] = None,
+    bundle: Annotated[
+        Path | None, typer.Option(help="With --label-set: the intent model (HEED_INTENT_BUNDLE).")
+    ] = None,
     full: Annotated[
         bool,
-        typer.Option(help="With --labels: teach the encoder too, from --base with the sets of --sets, into --out."),
+        typer.Option(help="With --label-set: teach the encoder too, from --base with the sets of --sets, into --out."),
     ] = False,
     sets: Annotated[
         Path | None, typer.Option(help="With --full: folder of the configuration's data sets.", file_okay=False)
@@ -42,19 +53,19 @@ def train(
     texts: Annotated[
         Path | None, typer.Option(help="Recommend: folder with the texts that are no items.", file_okay=False)
     ] = None,
-    rejected: Annotated[
-        float, typer.Option(help="With --labels: share of texts in scope to turn away.", min=0.0, max=0.5)
+    rejection_rate: Annotated[
+        float, typer.Option(help="With --label-set: share of texts in scope to turn away.", min=0.0, max=0.5)
     ] = 0.05,
 ) -> None:
     """Fine-tune a model; run again after a kill, it goes on from its newest checkpoint.
 
-    heed train intent --labels my-team --data my.jsonl takes seconds and no torch: it learns a head on the model.
+    heed train intent --label-set my-team --data my.jsonl takes seconds and no torch: it learns a head on the model.
     """
-    if labels is not None:
+    if label_set is not None:
         if task != "intent":
-            fail("--labels is for intents: heed train intent --labels NAME --data FILE", 2)
+            fail("--label-set is for intents: heed train intent --label-set NAME --data FILE", 2)
         if not full:
-            train_head(labels, data, out or Path(f"{labels}.head.safetensors"), bundle, rejected)
+            train_head(label_set, data, out or Path(f"{label_set}.head.safetensors"), bundle, rejection_rate)
             return
         if sets is None:
             fail("--sets is needed to teach the encoder too", 2)
@@ -76,9 +87,9 @@ def train(
             if texts is None:
                 fail("--texts is needed to train a recommender", 2)
             train_recommend(read_recommend_config(path), base, data, texts, out)
-        elif labels is not None and sets is not None:
+        elif label_set is not None and sets is not None:
             data, own = sets, data
-            train_intents(add_user_examples(read_intent_config(path)[0], labels, own), base, data, out)
+            train_intents(add_user_examples(read_intent_config(path)[0], label_set, own), base, data, out)
         else:
             train_intents(read_intent_config(path)[0], base, data, out)
     except (ConfigError, DataError, OSError) as error:
@@ -87,7 +98,7 @@ def train(
 
 
 def distill(
-    task: Annotated[str, typer.Argument(help="What the model answers.", click_type=_DISTILLED)],
+    task: Annotated[str, _task_argument("What the model answers.", *_DISTILLED)],
     teacher: Annotated[Path, typer.Option(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard files.")],
@@ -159,7 +170,7 @@ def export(
 
 
 def evaluate(
-    task: Annotated[str, typer.Argument(help="Which model.", click_type=_TASK)] = "sentiment",
+    task: Annotated[str, _task_argument("Which model.", *TASKS)] = "sentiment",
     *,
     data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
     bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,

@@ -102,7 +102,7 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder for a team's own files in which none could be kept."""
     reason = _unusable(folder)
     if reason:
-        raise ClusterError(f"HEED_SHELF={folder}: {reason}; name another folder, or none to do without")
+        raise ClusterError(f"HEED_DATA_DIR={folder}: {reason}; name another folder, or none to do without")
 
 
 def _unusable(folder: Path) -> str:

@@ -122,7 +122,7 @@ class Batcher(Generic[Work, Row]):
             call.left = len(admitted)
             self._admit(admitted, deadline_s)
             try:
-                await wait_until_done(call.ended, deadline_s)
+                await wait_until_done(call.ended, deadline_s - time.monotonic())
             finally:
                 self._withdraw(admitted)
         return [item.outcome or self._expired() for item in items]

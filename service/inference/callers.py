@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import math
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -43,12 +43,12 @@ def complete(item: QueuedItem[Work, Row], outcome: InferenceResult[Row] | Proble
             item.call.ended.set_result(None)
 
 
-async def wait_until_done(call: asyncio.Future[None], deadline_s: float) -> None:
-    """When the call has ended, which it has by the deadline."""
-    if deadline_s == float("inf"):
+async def wait_until_done(call: asyncio.Future[None], left_s: float) -> None:
+    """Wait until the call has ended, at most `left_s` seconds."""
+    if left_s == math.inf:
         await call
         return
-    timer = asyncio.get_running_loop().call_later(max(0.0, deadline_s - time.monotonic()), wake, call)
+    timer = asyncio.get_running_loop().call_later(max(0.0, left_s), wake, call)
     try:
         await call
     finally:

@@ -50,7 +50,7 @@ from service.registry.file_watch import Stamp, stamp_of
 from service.registry.index_builder import IndexBuilder
 
 FOLDER = "catalogues"
-"""Of the shelf."""
+"""The folder of catalogues in the data directory."""
 
 _BUSY_S, _BROKEN_S = 1.0, 30.0
 _TRIES = 3
@@ -120,7 +120,7 @@ class CatalogueRegistry:
     ) -> EditResult:
         """As `Catalogue.edit`, begun by `due_s` on the monotonic clock; raises VectorsMissingError or a Problem."""
         if self._temporary is not None:
-            raise CatalogueReadOnly("HEED_SHELF is none: there is no folder that edits could be kept in.")
+            raise CatalogueReadOnly("HEED_DATA_DIR is none: there is no folder that edits could be kept in.")
         held = await self._holding(name, None)
         try:
             async with asyncio.timeout(max(0.0, due_s - time.monotonic())):

@@ -107,7 +107,7 @@ class ExplainIntentRequest(ExplainOptions):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"inputs": "where is my card?", "labels": "banking77", "target": "lost_or_stolen_card"},
+                {"inputs": "where is my card?", "label_set": "banking77", "target": "lost_or_stolen_card"},
                 {
                     "inputs": {
                         "id": "c-9",
@@ -124,8 +124,8 @@ class ExplainIntentRequest(ExplainOptions):
 
     method: Annotated[Literal["auto", IntentMethod, "attention"], HOW] = "auto"
     inputs: IntentInputs
-    labels: Annotated[
-        str | None, Field(max_length=MAX_NAME_CHARS, description="which intents; HEED_LABELS if not given")
+    label_set: Annotated[
+        str | None, Field(max_length=MAX_NAME_CHARS, description="which intents; HEED_LABEL_SET if not given")
     ] = None
     target: Annotated[
         str | None,
@@ -167,7 +167,7 @@ class WordWeight(WireModel):
     start: Annotated[int, Field(ge=0, description="in characters of the text (Unicode code points)")]
     end: Annotated[int, Field(ge=0)]
     weight: Annotated[float, Field(description="points of the target's probability; unsigned: a share of attention")]
-    named: Annotated[bool, Field(description="part of the entity asked about, which is never taken away: weight 0")]
+    is_entity: Annotated[bool, Field(description="part of the entity asked about, which is never taken away: weight 0")]
 
 
 class TurnWord(WireModel):
@@ -188,7 +188,7 @@ class TurnWeights(WireModel):
         float | None, Field(description="of the turn as a whole, by the same method; null where no other was read")
     ]
     words: list[TurnWord]
-    read: Annotated[Span, Field(description="the part of the turn's text that was read")]
+    read_span: Annotated[Span, Field(description="the part of the turn's text that was read")]
 
 
 class AttentionMaps(WireModel):
@@ -222,7 +222,7 @@ class ExplainResult(ExplanationFields):
     scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
     target: Label
     words: list[WordWeight]
-    read: Annotated[Span, Field(description="the part of the text that was read and explained")]
+    read_span: Annotated[Span, Field(description="the part of the text that was read and explained")]
     id: str | None
 
 
@@ -265,7 +265,7 @@ class ExplainIntentResponse(WireModel):
     model: str
     version: str
     results: list[ExplainIntentResult | FailedItem]
-    labels: Annotated[str, Field(description="the label set that was asked")]
+    label_set: Annotated[str, Field(description="the label set that was asked")]
     timings_ms: ExplainTimings
 
 

@@ -104,7 +104,7 @@ class IntentRequest(WireModel):
                             ],
                         },
                     ],
-                    "labels": "banking77",
+                    "label_set": "banking77",
                     "top_k": 3,
                     "threshold": None,
                 }
@@ -113,8 +113,8 @@ class IntentRequest(WireModel):
     )
 
     inputs: IntentInputs
-    labels: Annotated[
-        str | None, Field(max_length=MAX_NAME_CHARS, description="which intents; HEED_LABELS if not given")
+    label_set: Annotated[
+        str | None, Field(max_length=MAX_NAME_CHARS, description="which intents; HEED_LABEL_SET if not given")
     ] = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="intents in the ranking")] = 3
     threshold: Annotated[
@@ -200,7 +200,7 @@ class IntentResponse(WireModel):
     model: str
     version: str
     results: list[IntentResult | FailedItem]
-    labels: Annotated[str, Field(description="the label set that was asked")]
+    label_set: Annotated[str, Field(description="the label set that was asked")]
     timings_ms: Timings
 
 

@@ -125,7 +125,7 @@ class User(WireModel):
         Field(max_length=MAX_NAME_CHARS, description="where ids are looked up; the model's own if not given"),
     ] = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="items to return")] = 10
-    newcomers: Annotated[
+    min_new_items: Annotated[
         int,
         Field(
             ge=0,
@@ -233,7 +233,7 @@ class RecommendedItem(WireModel):
     candidate_index: Annotated[int | None, Field(description="place among the candidates; null without any")]
     text: str
     score: Annotated[float, Field(ge=0, le=1, description="calibrated: how likely it is to be in the next purchase")]
-    because: Annotated[list[Reason], Field(max_length=3, description="the events it leans on most, the first the most")]
+    reasons: Annotated[list[Reason], Field(max_length=3, description="the events it leans on most, the first the most")]
 
 
 class RecommendResult(WireModel):

@@ -11,9 +11,9 @@ let newest = 0;
 
 export function start(intent, shared) {
   share = shared;
-  $("labels").append(el("option", { value: "" }, "the service's own choice"));
+  $("label-set").append(el("option", { value: "" }, "the service's own choice"));
   for (const [name, labels] of Object.entries(intent?.label_sets ?? {}))
-    $("labels").append(el("option", { value: name }, `${name} (${labels.length} intents)`));
+    $("label-set").append(el("option", { value: name }, `${name} (${labels.length} intents)`));
   $("reply-set").append(el("option", { value: "" }, "those below"), ...(intent?.reply_sets ?? []).map((name) => el("option", { value: name }, name)));
   $("candidates").value = SAMPLE.join("\n");
   $("reply-set").addEventListener("change", () => { $("candidates-field").hidden = $("reply-set").value !== ""; });
@@ -31,21 +31,21 @@ export function forget() {
 }
 
 export function choose(name) {
-  $("labels-field").hidden = name !== "intent";
+  $("label-set-field").hidden = name !== "intent";
   $("replies-fields").hidden = name !== "replies";
 }
 
 export function current() {
   const said = JSON.stringify(turns().map((turn) => [turn.speaker, turn.text]));
-  if (task() === "intent") return { task: "intent", labels: $("labels").value, turns: said };
+  if (task() === "intent") return { task: "intent", label_set: $("label-set").value, turns: said };
   const named = $("reply-set").value;
   return { task: "replies", set: named, candidates: named ? "" : $("candidates").value, turns: said };
 }
 
 export function restore(given) {
-  $("labels").value = given.get("labels") ?? "";
+  $("label-set").value = given.get("label_set") ?? "";
   $("reply-set").value = given.get("set") ?? "";
-  for (const id of ["labels", "reply-set"]) if ($(id).selectedIndex < 0) $(id).selectedIndex = 0;
+  for (const id of ["label-set", "reply-set"]) if ($(id).selectedIndex < 0) $(id).selectedIndex = 0;
   $("candidates-field").hidden = $("reply-set").value !== "";
   if (given.get("candidates")) $("candidates").value = given.get("candidates");
   const read = parsed(given.get("turns"));
@@ -102,16 +102,16 @@ function explained(name, score, kind, explain) {
 }
 
 async function askIntent(own) {
-  const labels = $("labels").value;
+  const labelSet = $("label-set").value;
   const said = turns();
-  const request = { inputs: { turns: said }, top_k: 10, ...(labels ? { labels } : {}) };
+  const request = { inputs: { turns: said }, top_k: 10, ...(labelSet ? { label_set: labelSet } : {}) };
   const answer = await post("/v1/intent", request);
   if (own !== newest) return;
   const found = answer.results[0];
-  const counted = `Of ${answer.labels}: ${found.turns_used} turns read, ${found.turns_dropped} left out, ${found.tokens} tokens.`;
+  const counted = `Of ${answer.label_set}: ${found.turns_used} turns read, ${found.turns_dropped} left out, ${found.tokens} tokens.`;
   const words = el("div");
   const why = (target) => {
-    const explain = { inputs: { turns: said }, labels: answer.labels, target };
+    const explain = { inputs: { turns: said }, label_set: answer.label_set, target };
     shown(["/v1/intent", request], ["/v1/explain/intent", explain]);
     return weigh("/v1/explain/intent", explain, counted, words, (one) => ofDialogue(said, one, one.target, "confidence"));
   };

@@ -4,7 +4,7 @@ import { bar, el, signed } from "./dom.js";
 
 const HEAVIEST = 8;
 
-const kindOf = (word, found) => (word.named ? "named" : !found.signed ? "seen" : word.weight < 0 ? "against" : "for");
+const kindOf = (word, found) => (word.is_entity ? "named" : !found.signed ? "seen" : word.weight < 0 ? "against" : "for");
 
 /** Where no word weighs anything to speak of, the heaviest is not to look as if it did. */
 const peakOf = (words, found) => Math.max(...words.map((word) => Math.abs(word.weight)), found.signed ? 0.05 : 1e-9);
@@ -17,7 +17,7 @@ function coloured(text, { words, read }, found, peak, marks) {
   let place = read.start;
   if (place > 0) shown.append(el("span", { class: "unread", title: "not read" }, slice(0, place)));
   for (const word of words) {
-    const title = word.named ? "the entity that is asked about" : `${word.text}: ${signed(word.weight)}`;
+    const title = word.is_entity ? "the entity that is asked about" : `${word.text}: ${signed(word.weight)}`;
     const mark = el("span", { class: kindOf(word, found), title }, slice(word.start, word.end));
     mark.style.setProperty("--share", Math.abs(word.weight) / peak);
     marks.set(word, mark);
@@ -30,7 +30,7 @@ function coloured(text, { words, read }, found, peak, marks) {
 }
 
 function heaviest(words, found, peak, marks) {
-  const first = words.filter((word) => !word.named).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, HEAVIEST);
+  const first = words.filter((word) => !word.is_entity).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, HEAVIEST);
   return first.map((word) => {
     const row = bar(word.text, Math.abs(word.weight) / peak, signed(word.weight), kindOf(word, found));
     row.addEventListener("pointerenter", () => marks.get(word).classList.add("here"));

@@ -69,7 +69,7 @@ def scores(_: Path) -> object:
 
     scaling = predict.LogitScaling(1.0, 1.0, (0.0, 0.0, 0.0))
     with patch.object(predict, "probabilities", wraps=predict.probabilities) as probabilities:
-        found = vars(engine)["calibrated"](np.array([[0, 1, 2], [2, 1, 0]], np.float32), [scaling, scaling])
+        found = vars(engine)["calibrate_logits"](np.array([[0, 1, 2], [2, 1, 0]], np.float32), [scaling, scaling])
     return [np.round(found, 2).tolist(), [len(call.args[0]) for call in probabilities.call_args_list]]
 
 

@@ -343,7 +343,7 @@ def test_a_network_is_trained_once_and_newcomers_are_told(split: Split) -> None:
     assert (first[:, 0] == 3).all()
     assert (Trained(texts, schedule).rank(removed)[:, 0] != 3).all()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tests.bench.recommend_quality.heed.train_histories", None)
+        patched.setattr("tests.bench.recommend_quality.heed.train_history_network", None)
         assert (heed.rank(replace(removed, targets=removed.targets[::-1])) == first).all()
 
 

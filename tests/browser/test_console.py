@@ -36,7 +36,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         sources = {one.bundle.task.name: ExplainableModel(one.bundle, one.tokenizer) for one in engines}
         explaining = ExplanationWorker(sources, lambda: any(one.busy for one in engines))
         shelf = HeadRegistry(engines[1].bundle, folder / "shelf")
-        with listening(create_app(predictors, Settings(labels="letters"), metrics, shelf, explaining)) as found:
+        with listening(create_app(predictors, Settings(label_set="letters"), metrics, shelf, explaining)) as found:
             yield found
 
 
@@ -174,7 +174,7 @@ def told(answer: dict[str, Any]) -> list[list[tuple[str, str]]]:
 def test_a_dialogue_gets_its_intents_and_the_words_that_speak_for_them(page: Any, address: str) -> None:
     page.goto("/")
     page.check("input[value=intent]")
-    page.select_option("#labels", "letters")
+    page.select_option("#label-set", "letters")
     say(page, "hello", "yes?", "bbbbbb")
     page.click("#dialogue-form button.primary")
     page.wait_for_selector(".said")
@@ -189,7 +189,7 @@ def test_a_dialogue_gets_its_intents_and_the_words_that_speak_for_them(page: Any
     turns = [turn | {"speaker": {"c": "customer", "a": "agent"}[turn["speaker"]]} for turn in turns]
     page.get_by_role("button", name="Why a", exact=True).click()
     page.get_by_role("heading", name="What speaks for a", exact=True).wait_for()
-    asked = {"inputs": {"turns": turns}, "labels": "letters", "target": "a"}
+    asked = {"inputs": {"turns": turns}, "label_set": "letters", "target": "a"}
     assert coloured(page) == told(httpx.post(f"{address}/v1/explain/intent", json=asked, timeout=60).json())
     assert "/v1/explain/intent" in page.text_content("#try-curl pre")
 

@@ -175,7 +175,7 @@ async def test_a_short_ranking_is_made_in_the_event_loop_and_others_in_their_thr
             assert (await shop.send(users)).status_code == 200
             assert Elsewhere.where == where
         with monkeypatch.context() as patched:
-            patched.setattr(service.inference.ranking, "INDEXED", 0)
+            patched.setattr(service.inference.ranking, "MIN_INDEX_ROWS", 0)
             Elsewhere.where.clear()
             assert (await shop.send([short])).status_code == 200
             assert Elsewhere.where == {TASK}, "of a large catalogue"

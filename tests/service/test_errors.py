@@ -28,7 +28,7 @@ STABLE = {
     ("catalogue_outdated", 409),
     ("catalogue_read_only", 409),
     ("body_too_large", 413),
-    ("too_much_to_explain", 413),
+    ("explanation_too_large", 413),
     ("unsupported_media_type", 415),
     ("invalid_request", 422),
     ("empty_text", 422),

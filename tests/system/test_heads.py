@@ -31,7 +31,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(bundle: Path, intents: Path, shelf: Path) -> Iterator[Service]:
-    chosen = {"HEED_INTENT_BUNDLE": str(intents), "HEED_SHELF": str(shelf), "HEED_LABELS": "letters"}
+    chosen = {"HEED_INTENT_BUNDLE": str(intents), "HEED_DATA_DIR": str(shelf), "HEED_LABEL_SET": "letters"}
     started = Service(bundle, free_port(), environment=chosen)
     yield started
     started.stop()
@@ -52,7 +52,7 @@ def until(true: Callable[[], bool]) -> None:
 
 def intents_of(service: Service, name: str) -> set[frozenset[str]]:
     """What is told of a label set, nothing where it is not known; asked often enough to reach both replicas."""
-    replies = at_once(service.port, [{"inputs": "xxx", "labels": name, "top_k": 9}] * 32, 8, "/v1/intent")
+    replies = at_once(service.port, [{"inputs": "xxx", "label_set": name, "top_k": 9}] * 32, 8, "/v1/intent")
     assert {reply.status for reply in replies} <= {200, 404}
     rankings = [reply.json["results"][0]["ranking"] if reply.status == 200 else [] for reply in replies]
     return {frozenset(one["intent"] for one in ranking) for ranking in rankings}
@@ -63,9 +63,9 @@ def test_from_a_file_of_examples_to_answers(serving: Service, intents: Path, she
     examples = tmp_path / "my.jsonl"
     examples.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     head = tmp_path / "my-team.head.safetensors"
-    told = heed("train", "intent", "--labels", "my-team", "--data", examples, "--out", head, "--bundle", intents)
+    told = heed("train", "intent", "--label-set", "my-team", "--data", examples, "--out", head, "--bundle", intents)
     assert "4 intents, cross-validated: accuracy" in told
-    places = ("--shelf", shelf, "--bundle", intents)
+    places = ("--data-dir", shelf, "--bundle", intents)
     assert "my-team: 4 intents" in heed("heads", "add", head, *places)
     assert [line.split(":")[0] for line in heed("heads", "list", *places).splitlines()] == [
         "digits",
@@ -73,23 +73,23 @@ def test_from_a_file_of_examples_to_answers(serving: Service, intents: Path, she
         "my-team",
     ]
     until(lambda: intents_of(serving, "my-team") == {frozenset(f"intent-{letter}" for letter in "klmn")})
-    answer = serving.client.post({"inputs": "mmmm", "labels": "my-team"}, "/v1/intent").json
+    answer = serving.client.post({"inputs": "mmmm", "label_set": "my-team"}, "/v1/intent").json
     assert answer["results"][0]["ranking"][0]["intent"] == "intent-m"
-    heed("heads", "remove", "my-team", "--shelf", shelf)
+    heed("heads", "remove", "my-team", "--data-dir", shelf)
     until(lambda: intents_of(serving, "my-team") == {frozenset()})
 
 
 def test_replies_are_added_and_ranked(serving: Service, intents: Path, shelf: Path, tmp_path: Path) -> None:
     file = tmp_path / "replies.txt"
     file.write_text("aaaa\nbbbb\n股票上涨\n", encoding="utf-8")
-    places = ("--shelf", shelf, "--bundle", intents)
+    places = ("--data-dir", shelf, "--bundle", intents)
     assert "support: 3 replies" in heed("replies", "add", "support", file, *places)
     assert heed("replies", "list", *places).strip() == "support: 3 replies"
     body = {"turns": [{"speaker": "customer", "text": "bbb"}], "reply_set": "support"}
     until(lambda: {reply.status for reply in at_once(serving.port, [body] * 32, 8, "/v1/replies")} == {200})
     answer = serving.client.post(body, "/v1/replies").json
     assert {one["text"] for one in answer["results"]} == {"aaaa", "bbbb", "股票上涨"}
-    heed("replies", "remove", "support", "--shelf", shelf)
+    heed("replies", "remove", "support", "--data-dir", shelf)
 
 
 def test_twenty_changes_under_load_fail_no_request_and_mix_no_labels(
@@ -100,7 +100,7 @@ def test_twenty_changes_under_load_fail_no_request_and_mix_no_labels(
     path = shelf / "mine.head.safetensors"
 
     def content(number: int) -> object:
-        return {"inputs": [f"aaa {number}", "xxxx"], "labels": "letters" if number % 2 else "mine", "top_k": 5}
+        return {"inputs": [f"aaa {number}", "xxxx"], "label_set": "letters" if number % 2 else "mine", "top_k": 5}
 
     with load(serving.port, 32, content, "/v1/intent") as found:
         for number in range(20):
@@ -115,7 +115,7 @@ def test_twenty_changes_under_load_fail_no_request_and_mix_no_labels(
     replies = [reply for reply in found if isinstance(reply, Reply)]
     assert len(replies) == len(found)
     answered = {
-        (reply.json.get("labels"), frozenset(one["intent"] for one in result["ranking"]))
+        (reply.json.get("label_set"), frozenset(one["intent"] for one in result["ranking"]))
         for reply in replies
         if reply.status == 200
         for result in reply.json["results"]
@@ -123,4 +123,4 @@ def test_twenty_changes_under_load_fail_no_request_and_mix_no_labels(
     assert answered == {("letters", frozenset("abc")), ("mine", frozenset("uv")), ("mine", frozenset("xyz"))}
     refused = [reply for reply in replies if reply.status != 200]
     assert {reply.status for reply in refused} == {404}  # only of the set that was away
-    assert all(reply.json["pointer"] == "/labels" for reply in refused)
+    assert all(reply.json["pointer"] == "/label_set" for reply in refused)

@@ -19,7 +19,7 @@ BOUGHT = {"item_id": "item-a3", "event": "purchase"}
 @pytest.fixture(scope="module")
 def serving(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     recommend = tiny_recommend_bundle(tmp_path_factory.mktemp("items"))
-    chosen = {"HEED_RECOMMEND_BUNDLE": str(recommend), "HEED_SHELF": str(tmp_path_factory.mktemp("shelf"))}
+    chosen = {"HEED_RECOMMEND_BUNDLE": str(recommend), "HEED_DATA_DIR": str(tmp_path_factory.mktemp("shelf"))}
     started = Service(bundle, free_port(), environment=chosen)
     yield started
     started.stop()

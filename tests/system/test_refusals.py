@@ -75,13 +75,13 @@ def test_a_service_without_a_runtime(bundle: Path) -> None:
 def test_a_data_folder_that_is_a_file(bundle: Path, tmp_path: Path, below: str) -> None:
     file = tmp_path / "data"
     file.touch()
-    environment = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_SHELF": str(file / below)}
+    environment = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_DATA_DIR": str(file / below)}
     expect_one_line(refused("--bundle", str(bundle), environment=environment), f"{file} is no folder", "none")
 
 
 def test_a_data_folder_in_which_nothing_can_be_written(bundle: Path) -> None:
     """In /proc not even root can."""
-    environment = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_SHELF": "/proc/heed"}
+    environment = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_DATA_DIR": "/proc/heed"}
     expect_one_line(refused("--bundle", str(bundle), environment=environment), "/proc/heed: it cannot be written to")
 
 

@@ -176,26 +176,26 @@ def _one_at_a_time(batches: Any) -> None:
 
 def _every_text_computed(cache: Any) -> None:
     """Answered texts are still counted, because the benchmark reads the count."""
-    answered = _found(cache, "Answered")
-    _found(_found(cache, "Cache"), "_count")
+    answered = _found(cache, "Prediction")
+    _found(_found(cache, "CachedPredictor"), "_count")
 
     async def predict(self: Any, items: Any, truncate: bool = True, deadline_s: float = math.inf) -> Any:
-        answer = await self._behind.predict(items, truncate, deadline_s)
+        answer = await self._predictor.predict(items, truncate, deadline_s)
         self._count(answer.outcomes, sum(isinstance(one, answered) for one in answer.outcomes), cached=0)
         return answer
 
-    _replace(cache.Cache, "predict", predict)
+    _replace(cache.CachedPredictor, "predict", predict)
 
 
 def _calibrated_one_by_one(engine: Any) -> None:
     from numpy import concatenate
 
-    together = _found(engine, "calibrated")
+    together = _found(engine, "calibrate_logits")
 
-    def calibrated(logits: Any, scalings: Sequence[Any]) -> Any:
+    def calibrate_logits(logits: Any, scalings: Sequence[Any]) -> Any:
         return concatenate([together(logits[row : row + 1], [scaling]) for row, scaling in enumerate(scalings)])
 
-    _replace(engine, "calibrated", calibrated)
+    _replace(engine, "calibrate_logits", calibrate_logits)
 
 
 def _with_arena(runtime: Any) -> None:
@@ -218,8 +218,8 @@ def _one_request_a_call(remote: Any) -> None:
         self._remove(oldest)
         return (oldest,)
 
-    _found(_found(remote, "Remote"), "_remove")
-    _replace(remote.Remote, "_gather", _gather)
+    _found(_found(remote, "RemotePredictor"), "_remove")
+    _replace(remote.RemotePredictor, "_gather", _gather)
     _replace(remote, "CALLS_PER_REPLICA", 1 << 20)
 
 

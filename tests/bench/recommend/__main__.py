@@ -93,7 +93,7 @@ def run(bundle: Path, shelf: Path, rounds: int, seconds: float, replicas: int) -
     loaded = load_bundle(bundle)
     recommender = load_recommender(loaded)
     place_large(shelf / FOLDER, loaded, recommender)
-    chosen = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_SHELF": str(shelf)}
+    chosen = {"HEED_RECOMMEND_BUNDLE": str(bundle), "HEED_DATA_DIR": str(shelf)}
     service = Service(SHIPPED, free_port(), replicas, chosen)
     try:
         url = f"http://127.0.0.1:{service.port}/v1/recommend"

@@ -56,7 +56,7 @@ def test_rows_are_projected_once_and_those_that_came_later_too(recommender: Reco
     derived = ProjectionCache()
     for rows in (100, 100, 130, 100, 130):
         found, expected = derived.of(vectors[:rows], counted), recommender.project(vectors[:rows])
-        for name in ("coordinates", "asked", "entered"):
+        for name in ("coordinates", "queries", "inputs"):
             np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
     assert made == [100, 30]
 

@@ -135,7 +135,7 @@ def test_another_process_sees_an_edit_at_once_and_notices_it_cheaply(path: Path)
         assert content(reader.snapshot()) == {}
         assert not reader.has_changes
         put(writer, [Item("1", "Emma")])
-        assert reader.changed
+        assert reader.has_changes
         assert content(reader.snapshot()) == {"1": "Emma"}
         assert not reader.changed
 

@@ -102,7 +102,7 @@ def test_few_vectors_are_one_list_in_which_nothing_is_missed(
         exact, near = (recommender.rank(one, vectors, None, 100, allowed, index=how) for how in (None, whole))
         assert exact.order.tolist() == near.order.tolist()
         np.testing.assert_array_equal(near.scores, exact.scores)
-    monkeypatch.setattr(vector_index, "DIVIDED", ROWS - 1)
+    monkeypatch.setattr(vector_index, "MIN_INVERTED_ROWS", ROWS - 1)
     assert len(build_index(vectors, *recommender.query_subspace(vectors)).centres) > 1
 
 
@@ -166,7 +166,7 @@ def test_it_is_built_once_and_anew_when_much_came_after(
         built.append(len(vectors))
         return build_index(vectors, basis, tastes, list_rows)
 
-    monkeypatch.setattr(vector_index, "build", counted)
+    monkeypatch.setattr(vector_index, "build_index", counted)
     threads = [
         threading.Thread(target=load_or_build, args=(tmp_path, FILE, vectors[:5_000], *how, LIST_ROWS)) for _ in "abc"
     ]

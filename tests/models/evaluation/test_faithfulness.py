@@ -38,7 +38,7 @@ def question(weights: list[float]) -> Any:
     def probability(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
         return np.asarray(kept @ np.asarray(weights))
 
-    return SimpleNamespace(probability=probability)
+    return SimpleNamespace(score=probability)
 
 
 TEN = [0.5, 0.2, 0.1, 0.1, 0.05, 0.05, 0.0, 0.0, 0.0, 0.0]
@@ -106,7 +106,7 @@ def test_methods_that_ask_the_model_beat_chance_even_on_a_network_that_learned_n
     measured: list[FaithfulnessReport],
 ) -> None:
     means = {row.method: row for row in over_sets(measured)}
-    for method in ("occlusion", "both_ends", "shapley"):
+    for method in ("occlusion", "two_sided_occlusion", "shapley"):
         assert means[method].comprehensiveness > means[RANDOM].comprehensiveness + 0.02
         assert means[method].deletion_area < means[RANDOM].deletion_area
 

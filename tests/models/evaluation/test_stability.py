@@ -177,14 +177,14 @@ def test_a_card_tells_of_explanations_and_the_bundle_stays_whole(
     card = (own.path / "CARD.md").read_text(encoding="utf-8")
     assert card.count("## Explanations: sentiment") == 1
     assert "--rows 3`" in card
-    assert "| both_ends |" in card
+    assert "| two_sided_occlusion |" in card
     assert (own.path / "explanations_sentiment.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_card_of_a_recommender_says_it_of_histories_and_catalogues_stay(tmp_path: Path) -> None:
     own, folder = load_bundle(tiny_recommend_bundle(tmp_path)), tmp_path / "measured"
     folder.mkdir()
-    (folder / "faithfulness.md").write_text("| both_ends |\n")
+    (folder / "faithfulness.md").write_text("| two_sided_occlusion |\n")
     (folder / "curves.png").write_bytes(b"\x89PNG")
     told = record_faithfulness(own, "recommend", 7, folder)
     assert told.digest != own.digest

@@ -306,7 +306,7 @@ def test_words_that_share_a_token_are_taken_away_together_and_share_the_weight()
     weights = weights_of(explain("股价 up 50%"))
     assert weights[0] == weights[1] != 0
     assert weights[3] == weights[4] != 0
-    whole = EXPLAINER.attribute(EXPLAINER.text_instance("股价 up 50%"), "both_ends")
+    whole = EXPLAINER.attribute(EXPLAINER.text_instance("股价 up 50%"), "two_sided_occlusion")
     np.testing.assert_allclose([weights[:2].sum(), weights[2], weights[3:].sum()], whole)
 
 

@@ -162,5 +162,5 @@ def test_heaviest_items_are_worth_more_than_random_ones(recommender: Recommender
         for row in over_sets(list(measure_methods(attribute_history, HISTORY_METHODS, [("letters", iter(asked))], 20)))
     }
     assert set(found) == {*HISTORY_METHODS, RANDOM}
-    assert found["both_ends"].comprehensiveness > 1.5 * found[RANDOM].comprehensiveness
-    assert found["both_ends"].deletion_area < found[RANDOM].deletion_area
+    assert found["two_sided_occlusion"].comprehensiveness > 1.5 * found[RANDOM].comprehensiveness
+    assert found["two_sided_occlusion"].deletion_area < found[RANDOM].deletion_area

@@ -20,6 +20,8 @@ CARDS: dict[ExplainableTask, Path] = {
     "replies": SHIPPED_INTENT / CARD,
     "recommend": SHIPPED_RECOMMEND / CARD,
 }
+# Names of methods in cards that were written before the methods had their present names.
+EARLIER_NAMES = {"both_ends": "two_sided_occlusion"}
 TEXTS, HISTORIES = {*explain.METHODS, RANDOM}, {*explain_history.HISTORY_METHODS, RANDOM}
 
 
@@ -28,7 +30,7 @@ def measured(task: ExplainableTask) -> dict[str, tuple[float, float]]:
     _, _, section = CARDS[task].read_text(encoding="utf-8").partition(f"\n## Explanations: {task}\n")
     table = section.partition("\n## ")[0].partition("| times random |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| (\w+) \| ([\d.]+) \| ([\d.]+) \|", table, re.MULTILINE)
-    return {name: (float(loss), float(times)) for name, loss, times in rows}
+    return {EARLIER_NAMES.get(name, name): (float(loss), float(times)) for name, loss, times in rows}
 
 
 MEASURED = [task for task in CARDS if measured(task)]

@@ -178,7 +178,7 @@ def test_the_likeliest_worth_is_a_maximum() -> None:
         return float(log_softmax(given, axis=1)[np.arange(300), np.concatenate(targets)].mean())
 
     best = maximum_likelihood_weights(scores, new, said, taken, split)
-    for name in ("always", "said", "taken"):
+    for name in ("bias", "neighbours", "taken"):
         for step in (-0.1, 0.1):
             assert likelihood(best) > likelihood(replace(best, **{name: getattr(best, name) + step}))
     assert best.bias == pytest.approx(0.8, abs=0.35)

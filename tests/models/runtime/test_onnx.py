@@ -12,7 +12,7 @@ from models.runtime.auto import open_runtime
 from models.runtime.onnx import PROVIDERS, OnnxRuntime
 from tests.support.tiny_bundle import tiny_bundle
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def test_a_killed_run_resumes_to_the_same_weights(
         return advance(self, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "advance", killed)
+        patched.setattr(Trainer, "train_step", killed)
         with pytest.raises(KeyboardInterrupt):
             train_classifier(CONFIG, str(base), data, tmp_path)
     assert (tmp_path / CHECKPOINT).exists()

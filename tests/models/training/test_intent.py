@@ -215,7 +215,7 @@ def test_intents_of_ones_own_are_learned_with_the_encoder_and_answered_by_the_bu
     ]
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     config.write_text(as_toml(replace(CONFIG, epochs=0.1), STUDENT), encoding="utf-8")
-    own = ("train", "intent", "--labels", "mine", "--data", file, "--full", "--sets", sets)
+    own = ("train", "intent", "--label-set", "mine", "--data", file, "--full", "--sets", sets)
     said = heed(*own, "--base", base, "--out", run, "--config", config)
     assert f"heed export {run} --data {sets}" in " ".join(said.split())
     heed("export", run, "--data", sets, "--out", tmp_path / "intent")

@@ -133,7 +133,7 @@ def run(base: Path, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def bundle(run: Path, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("bundles") / "recommend"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(exporting, "LEAST_COSINE", 0.8)  # random weights round badly
+        patched.setattr(exporting, "MIN_COSINE", 0.8)  # random weights round badly
         return export_recommend(run, shop, out, "0.0.1", lambda line: None).path
 
 
@@ -171,7 +171,7 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
     out = tmp_path / "recommend"
     out.mkdir()
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(exporting, "LEAST_COSINE", 1.1)
+        patched.setattr(exporting, "MIN_COSINE", 1.1)
         with pytest.raises(ParityError, match="mean cosine"):
             export_recommend(run, shop, out, "0.0.1", lambda line: None)
     assert list(tmp_path.iterdir()) == [out]
@@ -229,7 +229,7 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
     assert told.scales != AS_TRAINED
     assert float(load_file(own / "history.safetensors")["often"][0]) == told.often * told.scales.often
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(exporting, "LEAST_COSINE", 0.8)
+        patched.setattr(exporting, "MIN_COSINE", 0.8)
         made = export_recommend(own, shop, tmp_path / "recommend", "0.0.1", lambda line: None).path
     said = f"attention was multiplied by {told.scales.attention}, neighbours by {told.scales.neighbours}"
     assert said in (made / "CARD.md").read_text(encoding="utf-8")

@@ -72,7 +72,9 @@ def app_of(bundle: Bundle, shelf: HeadRegistry, metrics: Metrics, explains: bool
         ExplanationWorker({"intent": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy) if explains else None
     )
     labels = "letters" if "letters" in shelf.heads else "banking77"
-    return create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(labels=labels), metrics, shelf, explaining)
+    return create_app(
+        {"intent": CachedPredictor(engine, 0, task)}, Settings(label_set=labels), metrics, shelf, explaining
+    )
 
 
 @pytest.fixture
@@ -89,7 +91,7 @@ async def explains(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIte
 
 def results(answer: httpx.Response) -> list[dict[str, Any]]:
     assert answer.status_code == 200, answer.text
-    kind = ExplainIntentResponse if "labels" in answer.json() else ExplainRepliesResponse
+    kind = ExplainIntentResponse if "label_set" in answer.json() else ExplainRepliesResponse
     kind.model_validate_json(answer.content)
     found: list[dict[str, Any]] = answer.json()["results"]
     return found
@@ -103,17 +105,17 @@ def assert_words_are_of(turns: list[dict[str, Any]], sent: list[dict[str, str]])
 
 
 async def test_words_and_turns_of_a_dialogue_are_weighed(explains: Explains) -> None:
-    (one,) = results(await explains.intent({"turns": DIALOGUE, "id": "c-9"}, labels="letters"))
+    (one,) = results(await explains.intent({"turns": DIALOGUE, "id": "c-9"}, label_set="letters"))
     assert [turn["turn"] for turn in one["turns"]] == [0, 1, 2]
     assert_words_are_of(one["turns"], DIALOGUE)
     assert all(any(word["weight"] for word in turn["words"]) for turn in one["turns"])
     assert all(turn["weight"] for turn in one["turns"])
-    assert (one["method"], one["signed"], one["turns_dropped"], one["id"]) == ("both_ends", True, 0, "c-9")
+    assert (one["method"], one["signed"], one["turns_dropped"], one["id"]) == ("two_sided_occlusion", True, 0, "c-9")
 
 
 async def test_what_is_explained_is_what_is_served(explains: Explains) -> None:
     inputs = ["aaaa", {"turns": DIALOGUE}, "股票上涨"]
-    answer = await explains.client.post("/v1/intent", json={"inputs": inputs, "labels": "letters"})
+    answer = await explains.client.post("/v1/intent", json={"inputs": inputs, "label_set": "letters"})
     for one, own in zip(results(await explains.intent(inputs)), answer.json()["results"], strict=True):
         assert (one["intent"], one["out_of_scope"], one["tokens"]) == (
             own["intent"],
@@ -184,7 +186,7 @@ def asked(explains: Explains, task: str, method: str) -> Awaitable[Any]:
 )
 async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains, task: str, method: str) -> None:
     (found,) = results(await asked(explains, task, method))
-    assert found["method"] == ("both_ends" if method == "auto" else method)
+    assert found["method"] == ("two_sided_occlusion" if method == "auto" else method)
     assert found["signed"] is (method != "value_norm")
     assert all(turn["weight"] is not None for turn in found["turns"])
 
@@ -210,7 +212,7 @@ async def test_attention_of_a_dialogue_is_shown(explains: Explains) -> None:
         assert 0 < turn["weight"] <= sum(word["weight"] for word in turn["words"]) + 1e-5
     packed = await explains.intent({"turns": DIALOGUE}, {"Accept": "application/x-npz"}, **asked)
     file = np.load(io.BytesIO(packed.content), allow_pickle=False)
-    assert json.loads(str(file["answer"]))["labels"] == "letters"
+    assert json.loads(str(file["answer"]))["label_set"] == "letters"
     np.testing.assert_allclose(file["weights_0"], one["attention"]["weights"], atol=1e-6)
 
 
@@ -224,7 +226,7 @@ async def test_turns_that_did_not_fit_are_counted(explains: Explains) -> None:
         await explains.intent({"turns": [DIALOGUE[0], {"speaker": "customer", "text": "ab " * 2000}]}, PATIENCE)
     )
     assert (two["truncated"], two["turns_dropped"], [turn["turn"] for turn in two["turns"]]) == (True, 1, [1])
-    assert two["turns"][0]["words"][-1]["end"] <= two["turns"][0]["read"]["end"] < 6000
+    assert two["turns"][0]["words"][-1]["end"] <= two["turns"][0]["read_span"]["end"] < 6000
 
 
 async def test_the_best_reply_is_explained_or_the_one_asked_about(explains: Explains) -> None:
@@ -289,20 +291,20 @@ async def test_bad_input_is_named(explains: Explains, path: str, more: dict[str,
 
 
 async def test_what_is_not_there_is_named(explains: Explains) -> None:
-    assert_problem(await explains.intent("ab", labels="nope"), 404, "not_found", "/labels")
+    assert_problem(await explains.intent("ab", label_set="nope"), 404, "not_found", "/label_set")
     assert_problem(await explains.reply(reply_set="nope"), 404, "not_found", "/reply_set")
 
 
 async def test_too_much_is_refused_with_the_limit(explains: Explains) -> None:
-    assert_problem(await explains.intent(["a"] * (MAX_EXPLAINED + 1)), 413, "too_much_to_explain", "/inputs")
+    assert_problem(await explains.intent(["a"] * (MAX_EXPLAINED + 1)), 413, "explanation_too_large", "/inputs")
     many = [f"a{number}" for number in range(MAX_COMPARED + 1)]
     refused = await explains.reply(candidates=many)
-    assert_problem(refused, 413, "too_much_to_explain", "/candidates")
+    assert_problem(refused, 413, "explanation_too_large", "/candidates")
     assert str(MAX_COMPARED) in refused.json()["detail"]
     assert results(await explains.reply(candidates=many, target=MAX_COMPARED))[0]["target"]["index"] == MAX_COMPARED
     long = [{"speaker": "customer", "text": "a" * 3000}]
     answer = await explains.reply(turns=long, candidates=["a"], method="attention", layers=[0, 1] * 9)
-    assert_problem(answer, 413, "too_much_to_explain", "/turns")
+    assert_problem(answer, 413, "explanation_too_large", "/turns")
 
 
 async def test_malformed_bodies_are_refused_as_everywhere(explains: Explains) -> None:
@@ -330,7 +332,7 @@ async def test_the_shipped_model_rests_on_the_words_anyone_would_name(metrics: M
             {"speaker": "agent", "text": "I am sorry. What can I do?"},
             {"speaker": "customer", "text": "please order me another one"},
         ]
-        body = {"inputs": ["where is my card?", {"turns": turns}], "labels": "banking77"}
+        body = {"inputs": ["where is my card?", {"turns": turns}], "label_set": "banking77"}
         where, lost = results(await client.post(INTENT, json=body, headers=PATIENCE))
         *_, second, first = sorted(where["turns"][0]["words"], key=lambda word: float(word["weight"]))
         assert (where["target"], {first["text"], second["text"]}) == ("card_arrival", {"where", "card"})

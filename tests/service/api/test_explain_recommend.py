@@ -56,7 +56,7 @@ async def test_the_first_ranked_item_is_explained_with_the_score_that_it_is_serv
     found = await explain(shop, user)
     first = {name: served["items"][0][name] for name in ("item_id", "candidate_index", "text")}
     assert found["target"] == {**first, "score": pytest.approx(served["items"][0]["score"], abs=1e-6)}
-    assert (found["method"], found["id"], found["catalogue"]) == ("both_ends", "u-9", "letters")
+    assert (found["method"], found["id"], found["catalogue"]) == ("two_sided_occlusion", "u-9", "letters")
     assert (found["history_used"], found["history_dropped"], found["history_skipped"]) == (5, 0, 0)
     assert [(one["history_indexes"], one["item_id"], one["text"]) for one in found["history"]] == [
         ([0, 2], "item-a3", "aaa"),
@@ -79,7 +79,7 @@ async def test_occlusion_is_what_asking_without_the_item_changes(shop: Shop, tar
 
 async def test_what_was_disliked_speaks_against_what_is_like_it(shop: Shop) -> None:
     history = [event("item-a3", "dislike"), event("item-b2")]
-    for method in ("both_ends", "occlusion", "shapley", "attention"):
+    for method in ("two_sided_occlusion", "occlusion", "shapley", "attention"):
         found = await explain(shop, {"history": history, "target": "item-a3"}, method=method)
         weights = {one["item_id"]: one["weight"] for one in found["history"]}
         assert weights["item-a3"] < 0, method
@@ -90,7 +90,7 @@ async def test_attention_weighs_what_because_names(shop: Shop) -> None:
     served = (await shop.ask([BOUGHT, event("item-b2")]))["items"][0]
     found = await explain(shop, {"history": [BOUGHT, event("item-b2")]}, method="attention")
     weights = {one["history_indexes"][0]: one["weight"] for one in found["history"]}
-    assert {reason["history_index"]: pytest.approx(reason["weight"]) for reason in served["because"]}.items() <= (
+    assert {reason["history_index"]: pytest.approx(reason["weight"]) for reason in served["reasons"]}.items() <= (
         weights.items()
     )
 
@@ -162,7 +162,7 @@ async def test_bad_ways_to_explain_are_named(shop: Shop, more: dict[str, Any]) -
 
 async def test_too_much_is_refused_with_the_limit(shop: Shop) -> None:
     refused = await send(shop, [{"history": [BOUGHT]}] * (MAX_EXPLAINED + 1))
-    assert_problem(refused, 413, "too_much_to_explain", "/inputs")
+    assert_problem(refused, 413, "explanation_too_large", "/inputs")
     assert str(MAX_EXPLAINED) in refused.json()["detail"]
 
 

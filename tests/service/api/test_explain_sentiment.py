@@ -115,11 +115,11 @@ async def test_texts_are_explained_in_order(explains: Explains) -> None:
     inputs = ["ab cd", {"text": "公司利润增长 now", "entity": "公司", "id": "n-17"}]
     first, second = shown(await explains.ask(inputs))
     assert [(word["text"], word["start"], word["end"]) for word in first["words"]] == [("ab", 0, 2), ("cd", 3, 5)]
-    assert (first["method"], first["signed"], first["id"], second["id"]) == ("both_ends", True, None, "n-17")
+    assert (first["method"], first["signed"], first["id"], second["id"]) == ("two_sided_occlusion", True, None, "n-17")
     assert first["target"] == first["label"] == max(first["scores"], key=first["scores"].__getitem__)
-    assert (first["truncated"], first["read"], "attention" in first) == (False, {"start": 0, "end": 5}, False)
+    assert (first["truncated"], first["read_span"], "attention" in first) == (False, {"start": 0, "end": 5}, False)
     assert any(word["weight"] for word in first["words"])
-    named = [word for word in second["words"] if word["named"]]
+    named = [word for word in second["words"] if word["is_entity"]]
     assert "".join(word["text"] for word in named) == "公司"
     assert {word["weight"] for word in named} == {0.0}
 
@@ -145,7 +145,7 @@ async def test_a_target_turns_the_weights_to_it(explains: Explains) -> None:
 @pytest.mark.parametrize("method", ["auto", *SUPPORTED_METHODS["sentiment"]])
 async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains, method: str) -> None:
     (one,) = shown(await explains.ask("ab cd 利润", method=method))
-    assert one["method"] == ("both_ends" if method == "auto" else method)
+    assert one["method"] == ("two_sided_occlusion" if method == "auto" else method)
     assert one["signed"] is (method != "value_norm")
 
 
@@ -211,10 +211,10 @@ async def test_maps_come_as_a_file_of_arrays_that_says_the_same(explains: Explai
 async def test_a_file_of_arrays_may_be_larger_and_has_its_limit(explains: Explains) -> None:
     asked: dict[str, Any] = {"method": "attention", "layers": [0, 1], "heads": "all"}
     accept = {"Accept": "application/x-npz"}
-    assert_problem(await explains.ask("a" * 300, **asked), 413, "too_much_to_explain", "/inputs")
+    assert_problem(await explains.ask("a" * 300, **asked), 413, "explanation_too_large", "/inputs")
     assert (await explains.ask("a" * 300, accept, **asked)).status_code == 200
     refused = await explains.ask("a" * 3000, accept, **(asked | {"layers": [0, 1, 0]}))
-    assert_problem(refused, 413, "too_much_to_explain", "/inputs")
+    assert_problem(refused, 413, "explanation_too_large", "/inputs")
     assert f"over {MAX_PACKED_NUMBERS} numbers" in refused.json()["detail"]
 
 
@@ -231,13 +231,13 @@ async def test_texts_of_one_word_or_of_nothing_known_are_explained(explains: Exp
 
 async def test_a_text_that_is_all_entity_has_nothing_to_weigh(explains: Explains) -> None:
     (one,) = shown(await explains.ask({"text": "Acme", "entity": "Acme"}))
-    assert [(word["named"], word["weight"]) for word in one["words"]] == [(True, 0.0)]
+    assert [(word["is_entity"], word["weight"]) for word in one["words"]] == [(True, 0.0)]
 
 
 async def test_an_over_long_text_says_what_was_covered(explains: Explains) -> None:
     (one,) = shown(await explains.ask(" ab" * 2000))
     assert one["truncated"] is True
-    assert one["words"][-1]["end"] <= one["read"]["end"] < 6000
+    assert one["words"][-1]["end"] <= one["read_span"]["end"] < 6000
     assert one["tokens"] == 512
 
 
@@ -292,8 +292,8 @@ async def test_bad_input_is_named(explains: Explains, more: dict[str, Any], poin
 async def test_a_graph_that_shows_no_attention_is_explained_without(
     explains: Explains, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(maps, "attentions", lambda graph: iter(()))
-    monkeypatch.setattr(stored, "attributes", lambda graph, operator, name: iter(()))
+    monkeypatch.setattr(maps, "find_attention_nodes", lambda graph: iter(()))
+    monkeypatch.setattr(stored, "find_attributes", lambda graph, operator, name: iter(()))
     for more in ({"method": "attention", "layers": [0]}, {"method": "value_norm"}, {"method": "integrated_gradients"}):
         assert_problem(await explains.ask("ab", **more), 422, "invalid_request", "/method")
     shown(await explains.ask("ab"))
@@ -317,7 +317,7 @@ async def test_too_much_is_refused_with_the_limit(
     explains: Explains, inputs: Any, more: dict[str, Any], limit: str
 ) -> None:
     answer = await explains.ask(inputs, method="attention" if more else "auto", **more)
-    assert_problem(answer, 413, "too_much_to_explain", "/inputs")
+    assert_problem(answer, 413, "explanation_too_large", "/inputs")
     assert limit in answer.json()["detail"]
 
 

@@ -67,7 +67,7 @@ async def serving(bundle: Bundle, folder: Path, metrics: Metrics) -> AsyncIterat
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     shelf = HeadRegistry(bundle, folder)
-    app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(labels="letters"), metrics, shelf)
+    app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(label_set="letters"), metrics, shelf)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         yield Intents(client, folder, bundle, shelf)
@@ -83,7 +83,7 @@ async def test_texts_and_dialogues_get_intents_in_order(intents: Intents) -> Non
     assert answer.status_code == 200, answer.text
     body = answer.json()
     IntentResponse.model_validate_json(answer.content)
-    assert (body["model"], body["labels"]) == ("intent", "letters")
+    assert (body["model"], body["label_set"]) == ("intent", "letters")
     first, second, third = body["results"]
     assert [one["ranking"][0]["intent"] for one in (first, third)] == ["a", "c"]
     assert [one["id"] for one in body["results"]] == [None, "c-9", "c-10"]
@@ -96,11 +96,11 @@ async def test_texts_and_dialogues_get_intents_in_order(intents: Intents) -> Non
 
 
 async def test_the_label_set_can_be_named(intents: Intents) -> None:
-    body = (await intents.intent("2222", labels="digits")).json()
-    assert body["labels"] == "digits"
+    body = (await intents.intent("2222", label_set="digits")).json()
+    assert body["label_set"] == "digits"
     assert body["results"][0]["ranking"][0]["intent"] == "2"
-    refused = await intents.intent("2222", labels="nope")
-    assert_problem(refused, 404, "not_found", "/labels")
+    refused = await intents.intent("2222", label_set="nope")
+    assert_problem(refused, 404, "not_found", "/label_set")
     assert "digits, letters" in refused.json()["detail"]
 
 
@@ -166,7 +166,7 @@ async def test_one_bad_item_leaves_its_neighbours_unharmed(intents: Intents) -> 
         ({"inputs": "a", "threshold": -0.1}, "/threshold"),
         ({"inputs": "a", "top_k": 0}, "/top_k"),
         ({"inputs": "a", "top_k": 10_000}, "/top_k"),
-        ({"inputs": "a", "labels": 3}, "/labels"),
+        ({"inputs": "a", "label_set": 3}, "/label_set"),
         ({"inputs": ["a"] * 257}, "/inputs"),
         ({"inputs": "a", "label": "letters"}, "/label"),
     ],
@@ -205,7 +205,7 @@ async def test_many_replies_are_scored_beside_the_event_loop_and_alike(
         return scores(self, *given)
 
     monkeypatch.setattr(ReplyRanker, "scores", watched)
-    monkeypatch.setattr("service.api.replies._INLINE_REPLIES", 2)
+    monkeypatch.setattr("service.api.replies.MAX_INLINE_REPLIES", 2)
     assert (await intents.replies(**asked)).json()["results"] == inline
     assert scoring != [threading.main_thread().name]
 
@@ -279,7 +279,7 @@ async def test_heads_that_come_and_go_fail_no_request_and_mix_no_labels(intents:
     async def ask(labels: str) -> list[tuple[int, frozenset[str]]]:
         found = []
         while going:
-            answer = await intents.intent(["aaaa", "xxxx"], labels=labels)
+            answer = await intents.intent(["aaaa", "xxxx"], label_set=labels)
             named = {r["intent"] for one in answer.json().get("results", ()) for r in one["ranking"]}
             found.append((answer.status_code, frozenset(named)))
             await asyncio.sleep(0.005)  # a refusal waits for nothing, and would keep all others from running

@@ -44,7 +44,7 @@ async def test_unknown_ids_can_be_skipped_and_are_counted(shop: Shop) -> None:
     result = await shop.ask(history, candidates=candidates, on_unknown="skip")
     assert (result["history_used"], result["history_skipped"], result["candidates_skipped"]) == (1, 2, 1)
     assert {item["candidate_index"] for item in result["items"]} == {1, 2}
-    assert all(reason["history_index"] == 1 for item in result["items"] for reason in item["because"])
+    assert all(reason["history_index"] == 1 for item in result["items"] for reason in item["reasons"])
     nothing = await shop.ask([event("nope")], on_unknown="skip")
     assert (nothing["cold_start"], nothing["history_skipped"]) == (True, 1)
     nobody = await shop.ask([BOUGHT], candidates=[{"item_id": "x"}], on_unknown="skip")

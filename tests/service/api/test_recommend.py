@@ -72,7 +72,7 @@ async def test_a_text_goes_for_every_mention_of_its_id(shop: Shop) -> None:
         [viewed | {"text": "bbb"}, BOUGHT], candidates=[{"item_id": "new", "text": "bbb"}, {"item_id": "item-c1"}]
     )
     assert once == twice
-    (reason,) = [one for item in once["items"] if item["item_id"] == "new" for one in item["because"][:1]]
+    (reason,) = [one for item in once["items"] if item["item_id"] == "new" for one in item["reasons"][:1]]
     assert reason["history_index"] == 0  # the same item, which the tiny model heeds most
 
 
@@ -95,7 +95,7 @@ async def test_because_names_events_as_they_were_sent(shop: Shop) -> None:
     history = [event("item-c1", days_ago=1), event("item-a3", days_ago=9), event("item-b2", days_ago=5)]
     for place, one in enumerate(history):
         result = await shop.ask(history, candidates=[{"item_id": one["item_id"]}])
-        because = result["items"][0]["because"]
+        because = result["items"][0]["reasons"]
         assert because[0]["history_index"] == place
         weights = [reason["weight"] for reason in because]
         assert weights == sorted(weights, reverse=True)
@@ -107,7 +107,7 @@ async def test_because_names_events_as_they_were_sent(shop: Shop) -> None:
 async def test_small_weights_are_no_reasons(shop: Shop) -> None:
     history = [event(item.item_id) for item in CATALOGUE_ITEMS] * 6
     result = await shop.ask(history, top_k=40)
-    reasons = [reason["weight"] for item in result["items"] for reason in item["because"]]
+    reasons = [reason["weight"] for item in result["items"] for reason in item["reasons"]]
     assert len(reasons) < 40 * 3
     assert all(weight >= 0.02 for weight in reasons)
 
@@ -118,8 +118,8 @@ async def test_events_are_sorted_by_their_times(shop: Shop) -> None:
     one, other = await shop.ask(history, top_k=40), await shop.ask(sent, top_k=40)
     assert scores(one) == pytest.approx(scores(other), abs=1e-4)
     for item, again in zip(one["items"], other["items"], strict=True):
-        named = [history[reason["history_index"]] for reason in item["because"]]
-        assert named == [sent[reason["history_index"]] for reason in again["because"]]
+        named = [history[reason["history_index"]] for reason in item["reasons"]]
+        assert named == [sent[reason["history_index"]] for reason in again["reasons"]]
 
 
 async def test_times_count_and_without_them_the_order_as_sent(shop: Shop) -> None:
@@ -144,7 +144,7 @@ async def test_the_newest_256_events_are_read(shop: Shop) -> None:
     assert (alone["history_used"], alone["history_dropped"]) == (256, 0)
     assert scores(result) == pytest.approx(scores(alone), abs=1e-4)
     for item in result["items"]:
-        assert all(mixed[reason["history_index"]] in newer for reason in item["because"])
+        assert all(mixed[reason["history_index"]] in newer for reason in item["reasons"])
 
 
 async def test_ten_thousand_events_are_taken_and_no_more(shop: Shop) -> None:
@@ -163,8 +163,8 @@ async def test_a_low_rating_is_a_dislike(shop: Shop) -> None:
     ]
     assert liked["score"] > disliked["score"]
     assert disliked == said
-    assert [reason["history_index"] for reason in liked["because"]][:1] == [1]
-    assert 1 not in [reason["history_index"] for reason in disliked["because"]]
+    assert [reason["history_index"] for reason in liked["reasons"]][:1] == [1]
+    assert 1 not in [reason["history_index"] for reason in disliked["reasons"]]
     neutral = (await shop.ask([event("item-c1", "view"), event("item-a3", "like")], candidates=asked))["items"][0]
     assert neutral == liked
     (at_three,) = (await shop.ask([event("item-c1", "view"), event("item-a3", "rating", value=3)], candidates=asked))[
@@ -194,7 +194,7 @@ async def test_no_history_gives_what_is_popular_and_says_so(shop: Shop) -> None:
     assert result["cold_start"] is True
     assert [popularity[str(one)] for one in ids(result)] == sorted(popularity.values(), reverse=True)[:12]
     assert scores(result) == {one: pytest.approx(popularity[str(one)] / total) for one in ids(result)}
-    assert [item["because"] for item in result["items"]] == [[]] * 12
+    assert [item["reasons"] for item in result["items"]] == [[]] * 12
     assert [item["rank"] for item in result["items"]] == list(range(1, 13))
 
 

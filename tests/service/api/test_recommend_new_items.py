@@ -70,7 +70,7 @@ async def test_what_the_user_took_speaks_for_newcomers_like_it(shop: Shop, welco
         plain, told = [await one.ask(history, candidates=candidates) for one in (shop, welcoming)]
         gained = logit(told["items"][0]["score"]) - logit(plain["items"][0]["score"])
         assert gained == pytest.approx(SLOPE * (ALWAYS + more), abs=1e-2)
-        assert told["items"][0]["because"][0]["history_index"] == 0
+        assert told["items"][0]["reasons"][0]["history_index"] == 0
 
 
 async def test_a_newcomer_in_the_history_says_nothing_and_is_none_any_more(shop: Shop, welcoming: Shop) -> None:
@@ -94,7 +94,7 @@ async def test_so_many_newcomers_as_are_asked_for_take_the_last_places(shop: Sho
         known = [item_id for item_id in by_score if not str(item_id).startswith("new")]
         assert (by_score.index(new[0]) < 5, by_score.index(new[1]) < 5) == (one is welcoming, False)
         for top_k, wanted in ((5, 0), (5, 1), (5, 2), (5, 3), (2, 2), (1, 1), (2, 50), (5, 50), (100, 2)):
-            found = await one.ask([BOUGHT], top_k=top_k, newcomers=wanted)
+            found = await one.ask([BOUGHT], top_k=top_k, min_new_items=wanted)
             among = len([item_id for item_id in by_score[:top_k] if item_id in new])
             taken = new[: max(among, min(wanted, top_k))]
             assert ids(found) == sorted(taken + known[: top_k - len(taken)], key=by_score.index)
@@ -102,14 +102,14 @@ async def test_so_many_newcomers_as_are_asked_for_take_the_last_places(shop: Sho
                 told = everything[item["item_id"]]
                 assert item["rank"] == rank
                 assert item["score"] == pytest.approx(told["score"], rel=1e-5)
-                assert [why["history_index"] for why in item["because"]] == [
-                    why["history_index"] for why in told["because"]
+                assert [why["history_index"] for why in item["reasons"]] == [
+                    why["history_index"] for why in told["reasons"]
                 ]
 
 
 async def test_what_is_explained_is_ranked_first_whatever_number_of_newcomers_is_asked_for(shop: Shop) -> None:
     candidates = [{"item_id": "item-c1"}, *NEW]
-    asked = {"inputs": {"history": [BOUGHT], "candidates": candidates, "newcomers": 1}}
+    asked = {"inputs": {"history": [BOUGHT], "candidates": candidates, "min_new_items": 1}}
     explained = await shop.client.post("/v1/explain/recommend", json=asked)
     assert explained.status_code == 200, explained.text
     first = (await shop.ask([BOUGHT], candidates=candidates))["items"][0]
@@ -121,27 +121,27 @@ async def test_newcomers_are_asked_for_among_candidates_texts_and_what_a_filter_
     items = [{**one, "attributes": {"price": 2 + place}} for place, one in enumerate(NEW)]
     await shop.client.put(f"/v1/catalogues/{CATALOGUE}/items", json={"items": items})
     history = [BOUGHT, {"item_id": "new-1", "event": "view"}]
-    cheap = await shop.ask(history, top_k=4, newcomers=4, filter={"price": {"lt": 4}})
+    cheap = await shop.ask(history, top_k=4, min_new_items=4, filter={"price": {"lt": 4}})
     assert "new-2" in ids(cheap)
     assert "new-3" not in ids(cheap)
     every = [{"item_id": one.item_id} for one in CATALOGUE_ITEMS]
     candidates = [*every, {"text": "ccbb"}, {"item_id": "new-1"}, {"item_id": "new-3"}]
-    found = await shop.ask(history, candidates=candidates, top_k=3, newcomers=2)
+    found = await shop.ask(history, candidates=candidates, top_k=3, min_new_items=2)
     assert {item["candidate_index"] for item in found["items"]} >= {len(every), len(every) + 2}
 
 
 async def test_without_a_history_newcomers_come_by_popularity(shop: Shop) -> None:
     items = [{**one, "popularity": place} for place, one in enumerate(NEW)]
     await shop.client.put(f"/v1/catalogues/{CATALOGUE}/items", json={"items": items})
-    plain, found = [ids(await shop.ask([], top_k=3, newcomers=wanted)) for wanted in (0, 2)]
+    plain, found = [ids(await shop.ask([], top_k=3, min_new_items=wanted)) for wanted in (0, 2)]
     assert not {"new-1", "new-2", "new-3"} & set(plain)
     assert set(found) == {plain[0], "new-3", "new-2"}
 
 
 @pytest.mark.parametrize("wanted", [-1, 1.5, "2", 10_000, None, True])
 async def test_a_wrong_number_of_newcomers_is_refused(shop: Shop, wanted: object) -> None:
-    answer = await shop.client.post("/v1/recommend", json={"inputs": {"history": [BOUGHT], "newcomers": wanted}})
-    assert_problem(answer, 422, "invalid_request", "/inputs/newcomers")
+    answer = await shop.client.post("/v1/recommend", json={"inputs": {"history": [BOUGHT], "min_new_items": wanted}})
+    assert_problem(answer, 422, "invalid_request", "/inputs/min_new_items")
 
 
 async def test_where_nobody_took_anything_newcomers_are_all_items(shop: Shop, recommend_bundle: Bundle) -> None:
@@ -150,5 +150,5 @@ async def test_where_nobody_took_anything_newcomers_are_all_items(shop: Shop, re
     entries = [Item(name, text) for name, text in zip(vectors, ("aaaa", "bbbb", "cccc"), strict=True)]
     create_catalogue(shop.folder / FOLDER / "other", recommend_bundle.model_digest, WIDTH, entries, vectors)
     history = [{"item_id": "o-2", "event": "view"}]
-    plain, found = [await shop.ask(history, catalogue="other", top_k=2, newcomers=wanted) for wanted in (0, 2)]
+    plain, found = [await shop.ask(history, catalogue="other", top_k=2, min_new_items=wanted) for wanted in (0, 2)]
     assert found == plain

@@ -54,7 +54,7 @@ def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("HEED_SHELF", str(tmp_path / "shelf"))
+    monkeypatch.setenv("HEED_DATA_DIR", str(tmp_path / "shelf"))
     return tmp_path / "shelf"
 
 
@@ -97,7 +97,7 @@ def test_what_is_there_is_not_embedded_again(
         read.extend(rows)
         return embed(self, rows)
 
-    monkeypatch.setattr(TextEncoder, "texts", texts)
+    monkeypatch.setattr(TextEncoder, "encode_texts", texts)
     lines = [
         LINES[0] | {"popularity": 3},
         LINES[1],
@@ -225,7 +225,7 @@ def test_what_is_edited_during_a_rebuild_is_kept(
             break
         renew(self, digest, width, made)
 
-    monkeypatch.setattr(Catalogue, "renew", disturbed)
+    monkeypatch.setattr(Catalogue, "replace_vectors", disturbed)
     assert run(successor, "rebuild", "books")[0] == 0
     after = found(shelf, "books")
     texts = {item_id: after.texts[row] for item_id, row in after.row_by_id.items()}
@@ -267,8 +267,8 @@ def test_what_cannot_work_is_refused_before_anything_is_read(
     assert run(bundle, "add", "books", str(tmp_path / "none.jsonl"))[0] == 2
     monkeypatch.setenv("HEED_RECOMMEND_BUNDLE", "none")
     assert "HEED_RECOMMEND_BUNDLE is none" in run(None, "add", "books", path)[2]
-    monkeypatch.setenv("HEED_SHELF", "none")
-    assert "HEED_SHELF is none" in run(bundle, "add", "books", path)[2]
+    monkeypatch.setenv("HEED_DATA_DIR", "none")
+    assert "HEED_DATA_DIR is none" in run(bundle, "add", "books", path)[2]
     assert not shelf.exists()
 
 

@@ -16,12 +16,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(bundle: Path, *arguments: str) -> tuple[int, str]:
     shelf = str(bundle.parent / "shelf")
-    result = CliRunner().invoke(app, ["explain", "intent", *arguments, "--bundle", str(bundle), "--shelf", shelf])
+    result = CliRunner().invoke(app, ["explain", "intent", *arguments, "--bundle", str(bundle), "--data-dir", shelf])
     return result.exit_code, result.output
 
 
 def test_the_likeliest_intent_is_shown_with_the_weights_of_the_words(bundle: Path) -> None:
-    code, shown = run(bundle, "bbbb bb", "--labels", "letters")
+    code, shown = run(bundle, "bbbb bb", "--label-set", "letters")
     assert code == 0, shown
     intent, confidence = shown.splitlines()[0].split(": ")
     assert intent == "b"
@@ -31,7 +31,7 @@ def test_the_likeliest_intent_is_shown_with_the_weights_of_the_words(bundle: Pat
 
 
 def test_the_label_set_may_come_from_the_environment(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HEED_LABELS", "digits")
+    monkeypatch.setenv("HEED_LABEL_SET", "digits")
     code, shown = run(bundle, "1111", "--target", "2", "--method", "occlusion")
     assert code == 0, shown
     assert shown.startswith("2: ")
@@ -39,17 +39,17 @@ def test_the_label_set_may_come_from_the_environment(bundle: Path, monkeypatch: 
 
 
 def test_a_page_is_written(bundle: Path, tmp_path: Path) -> None:
-    assert run(bundle, "aa <i>", "--labels", "letters", "--html", str(tmp_path / "page.html"))[0] == 0
+    assert run(bundle, "aa <i>", "--label-set", "letters", "--html", str(tmp_path / "page.html"))[0] == 0
     assert "<i>" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [
-        ([" ", "--labels", "letters"], "the text is empty", 1),
-        (["aa", "--labels", "nope"], "there is no label set 'nope'; there are digits, letters", 2),
-        (["aa", "--labels", "letters", "--target", "z"], "none of the 3 intents of letters", 2),
-        (["\udcff", "--labels", "letters"], "is not in UTF-8", 2),
+        ([" ", "--label-set", "letters"], "the text is empty", 1),
+        (["aa", "--label-set", "nope"], "there is no label set 'nope'; there are digits, letters", 2),
+        (["aa", "--label-set", "letters", "--target", "z"], "none of the 3 intents of letters", 2),
+        (["\udcff", "--label-set", "letters"], "is not in UTF-8", 2),
     ],
 )
 def test_what_cannot_be_explained_is_refused_with_one_line(

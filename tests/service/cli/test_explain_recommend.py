@@ -40,7 +40,7 @@ def test_the_items_of_a_history_are_shown_with_their_weights(explain: Any) -> No
     assert lines[0].endswith("item-a3 aaa  purchase, cart")
     assert "\x1b" not in shown
     assert any("[b]x" in line for line in lines)
-    assert lines[3].startswith("both_ends: ")
+    assert lines[3].startswith("two_sided_occlusion: ")
 
 
 def test_a_whole_body_names_the_method_and_an_option_wins(explain: Any) -> None:
@@ -70,7 +70,7 @@ def test_a_whole_body_names_the_method_and_an_option_wins(explain: Any) -> None:
 def test_what_cannot_be_explained_is_refused_with_one_line(
     explain: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: Any, said: str
 ) -> None:
-    monkeypatch.setenv("HEED_SHELF", str(tmp_path / "shelf"))
+    monkeypatch.setenv("HEED_DATA_DIR", str(tmp_path / "shelf"))
     code, shown = explain(body)
     assert (code, shown.count("\n")) == (2, 1), shown
     assert said in shown

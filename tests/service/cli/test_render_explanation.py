@@ -19,7 +19,7 @@ def explanation(signed: bool = True, truncated: bool = False) -> Explanation:
         )
         for word, weight in words.items()
     )
-    method: MethodName = "both_ends" if signed else "rollout"
+    method: MethodName = "two_sided_occlusion" if signed else "rollout"
     passage = SegmentAttribution(weights, (0, len(TEXT)), None)
     return Explanation(method, signed, "positive", SCORES, (passage,), 3, truncated)
 

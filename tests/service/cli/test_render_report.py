@@ -106,7 +106,7 @@ def test_intents_are_told_of_by_the_words_of_all_turns(intents: Path, tmp_path: 
         {"turns": [before, {"speaker": "customer", "text": f"{letter * 3} bb"}], "label": label}
         for letter, label in (("a", "a"), ("b", "a"), ("c", "b")) * 3
     ]
-    code, shown = report(intents, rows, tmp_path, more=["--labels", "letters"])
+    code, shown = report(intents, rows, tmp_path, more=["--label-set", "letters"])
     assert code == 0, shown
     page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<h1>intent, letters 0.0.1 on texts.jsonl</h1>" in page
@@ -120,7 +120,7 @@ def test_intents_are_told_of_by_the_words_of_all_turns(intents: Path, tmp_path: 
 
 def test_a_head_of_ones_own_is_told_of(intents: Path, tmp_path: Path) -> None:
     head = intents / "heads" / "digits.head.safetensors"
-    code, shown = report(intents, [{"text": "111"}, {"text": "4"}], tmp_path, more=["--labels", str(head)])
+    code, shown = report(intents, [{"text": "111"}, {"text": "4"}], tmp_path, more=["--label-set", str(head)])
     assert code == 0, shown
     assert "intent, digits" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
 
@@ -128,12 +128,12 @@ def test_a_head_of_ones_own_is_told_of(intents: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "rows", "said", "code"),
     [
-        ([], [{"text": "a"}], "name a label set of intent with --labels (digits, letters)", 2),
-        (["--labels", "none"], [{"text": "a"}], "(digits, letters)", 2),
-        (["--labels", "none.head.safetensors"], [{"text": "a"}], "none.head.safetensors: it cannot be read", 1),
-        (["--labels", "letters"], [{"text": "a", "label": "z"}], "line 1: its label 'z' is none of a, b, c", 1),
-        (["--labels", "letters"], [{"turns": []}], "line 1: it has no turn of the customer", 1),
-        (["--labels", "letters"], [], "it holds no texts", 1),
+        ([], [{"text": "a"}], "name a label set of intent with --label-set (digits, letters)", 2),
+        (["--label-set", "none"], [{"text": "a"}], "(digits, letters)", 2),
+        (["--label-set", "none.head.safetensors"], [{"text": "a"}], "none.head.safetensors: it cannot be read", 1),
+        (["--label-set", "letters"], [{"text": "a", "label": "z"}], "line 1: its label 'z' is none of a, b, c", 1),
+        (["--label-set", "letters"], [{"turns": []}], "line 1: it has no turn of the customer", 1),
+        (["--label-set", "letters"], [], "it holds no texts", 1),
     ],
 )
 def test_what_intents_cannot_be_told_of_is_refused_with_one_line(

@@ -42,7 +42,7 @@ FILE = f"vectors.f32{SUFFIX}"
 
 @pytest.fixture(autouse=True)
 def divided(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_index, "DIVIDED", getattr(request, "param", INDEXED))
+    monkeypatch.setattr(vector_index, "MIN_INVERTED_ROWS", getattr(request, "param", INDEXED))
     monkeypatch.setattr(vector_index, "_LIST_ROWS", 16)
 
 
@@ -135,10 +135,10 @@ async def test_newcomers_are_found_whatever_lists_they_are_in(
     catalogues: CatalogueRegistry, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As if the model had been trained with all of the catalogue but every 101st item."""
-    monkeypatch.setattr(recommender, "catalogue", "large")
+    monkeypatch.setattr(recommender, "catalogue_name", "large")
     known = {f"i{number}": number % 30 for number in range(ITEMS) if number % 101}
     monkeypatch.setattr(recommender, "ids", known)
-    question = asked(await current(catalogues), newcomers=20, top_k=25)
+    question = asked(await current(catalogues), min_new_items=20, top_k=25)
     assert question.index is not None
     asked_for: list[bool] = []
     nearest = VectorIndex.search
@@ -147,7 +147,7 @@ async def test_newcomers_are_found_whatever_lists_they_are_in(
         asked_for.append(True)
         return nearest(index, *given)
 
-    monkeypatch.setattr(VectorIndex, "nearest", counted)
+    monkeypatch.setattr(VectorIndex, "search", counted)
     found = names(recommender, question)
     assert found == names(recommender, exact(question))
     assert len(set(found) - set(known)) == 20
@@ -192,7 +192,7 @@ async def test_ids_and_texts_of_a_small_catalogue_are_ranked_by_their_vectors(
     rng = np.random.default_rng(3)
     question = question.with_vectors([rng.normal(size=WIDTH).astype(np.float32) for _ in question.inline_items])
     found = rank_query(recommender, question)
-    monkeypatch.setattr(ranking, "INDEXED", 0)
+    monkeypatch.setattr(ranking, "MIN_INDEX_ROWS", 0)
     expected = rank_query(recommender, question)
     assert isinstance(found, Ranking)
     assert isinstance(expected, Ranking)
