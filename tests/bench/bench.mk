@@ -10,7 +10,7 @@ bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of th
 	$(TEST)/bin/python -m tests.bench.footprint
 
 bench-explain: $(TEST)/installed ## Measure what explaining costs plain requests, through HAProxy (ARGS=--help: options; seven minutes)
-	$(TEST)/bin/python -m tests.bench.explaining $(ARGS)
+	$(TEST)/bin/python -m tests.bench.explanations $(ARGS)
 
 bench-noise: $(TEST)/installed ## Measure what the handling of noisy labels gains (BASE=encoder DATA=data sets; an hour)
 	$(TEST)/bin/python -m tests.bench.noise --base $(BASE) --data $(DATA)
@@ -25,7 +25,7 @@ bench-graphs: $(TEST)/installed ## Compare the ways to store and multiply traine
 	$(TEST)/bin/python -m tests.bench.graphs --run $(RUN) --data $(DATA)
 
 bench-serve: wrk $(TEST)/installed $(PEERS)/installed $(PEERS)-older/installed ## Measure Heed beside its peers (DATA=folder of data sets, ARGS=--help: options)
-	$(TEST)/bin/python -m tests.bench.serve $(if $(DATA),--data $(DATA)) $(ARGS)
+	$(TEST)/bin/python -m tests.bench.serving $(if $(DATA),--data $(DATA)) $(ARGS)
 
 bench-ablation: wrk $(TEST)/installed ## Measure what each lever of speed is worth (DATA=folder of data sets, ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.ablation $(if $(DATA),--data $(DATA)) $(ARGS)
@@ -34,7 +34,7 @@ bench-gpu: $(GPU)/installed ## Measure the engine on this machine's GPU (DATA=fo
 	$(GPU)/bin/python -m tests.bench.gpu $(if $(DATA),--data $(DATA)) $(ARGS)
 
 bench-serve-gpu: wrk $(GPU)/installed ## Measure Heed as it serves on this machine's GPU (DATA=folder of data sets, ARGS=--help: options)
-	$(GPU)/bin/python -m tests.bench.serve --contenders heed-gpu --workloads short-1 short-64 short-512 mixed-64 batch-32-64 --data $(DATA) $(ARGS)
+	$(GPU)/bin/python -m tests.bench.serving --contenders heed-gpu --workloads short-1 short-64 short-512 mixed-64 batch-32-64 --data $(DATA) $(ARGS)
 
 bench-recommend-quality: $(TEST)/installed $(RECOMMENDERS)/installed ## Measure recommendations, and other methods' (BASE=encoder DATA=recommend data sets, ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.recommend_quality --base $(BASE) --data $(DATA) $(ARGS)
@@ -49,13 +49,13 @@ wrk:
 	@$(PIP) --constraint requirements/gpu.txt --editable '.[gpu,train,test]'
 	@touch $@
 
-$(PEERS)/installed: tests/bench/serve/requirements.txt
+$(PEERS)/installed: tests/bench/serving/requirements.txt
 	$(call venv,the peers of bench-serve)
 	@$(PIP) torch==2.13.0
 	@$(PIP) --requirement $<
 	@touch $@
 
-$(PEERS)-older/installed: tests/bench/serve/requirements-older.txt
+$(PEERS)-older/installed: tests/bench/serving/requirements-older.txt
 	$(call venv,the peers that need older libraries)
 	@$(PIP) --requirement $<
 	@touch $@

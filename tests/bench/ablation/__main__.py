@@ -31,13 +31,15 @@ from models.bundle import SHIPPED, Bundle, load_bundle
 from models.text.tokenizer import Tokenizer
 from tests.bench.ablation import patches, report
 from tests.bench.ablation.levers import LEVERS, Lever
-from tests.bench.serve import answers, texts, versions
-from tests.bench.serve.contenders import Contender, Machine
-from tests.bench.serve.load import MISSING, LoadError, wrk_version
-from tests.bench.serve.report import About, line
-from tests.bench.serve.tree import NotStartedError, adopt_orphans
-from tests.bench.serve.turn import CHECKED, Measurement, Questions, Turn
-from tests.bench.serve.workloads import WORKLOADS, Workload, chosen
+from tests.bench.harness import versions
+from tests.bench.harness.closed_loop import MISSING, LoadError, wrk_version
+from tests.bench.harness.processes import NotStartedError, adopt_orphans
+from tests.bench.serving import expected_labels as answers
+from tests.bench.serving import texts
+from tests.bench.serving.contenders import Contender, Machine
+from tests.bench.serving.report import About, line
+from tests.bench.serving.session import CHECKED, Measurement, Questions, Turn
+from tests.bench.serving.workloads import WORKLOADS, Workload, chosen
 from tests.support.local_service import command_of, free_port
 
 _TEXTS = 512

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tests.bench.ablation import patches
-from tests.bench.serve.contenders import INLINE, REMOTE, Contender
+from tests.bench.serving.contenders import INLINE, REMOTE, Contender
 
 _SITE = Path(__file__).parent / "site"
 _ROOT = Path(__file__).parents[3]

@@ -10,12 +10,12 @@ from statistics import median
 import numpy as np
 
 from tests.bench.ablation.levers import Lever
-from tests.bench.serve.contenders import Contender
-from tests.bench.serve.figures import Round
-from tests.bench.serve.report import About, Medians
-from tests.bench.serve.turn import Measurement
-from tests.bench.serve.versions import machine
-from tests.bench.serve.workloads import WORKLOADS, Workload
+from tests.bench.harness.versions import machine
+from tests.bench.serving.contenders import Contender
+from tests.bench.serving.report import About, Medians
+from tests.bench.serving.session import Measurement
+from tests.bench.serving.targets import Round
+from tests.bench.serving.workloads import WORKLOADS, Workload
 
 Idle = Mapping[str, Sequence[float]]
 """By contender, one a turn: cores that all its processes used while nothing was asked."""

@@ -25,8 +25,9 @@ from models.bundle import SHIPPED, SHIPPED_RECOMMEND, load_bundle
 from models.catalogue.store import Catalogue
 from models.ranking.bundle_files import load_recommender
 from service.registry.catalogues import FOLDER
+from tests.bench.harness.closed_loop import MISSING, Load, LoadError, closed_loop, wrk_version
+from tests.bench.recommend.bare_ranking import Limit, measure
 from tests.bench.recommend.indexed import ITEMS
-from tests.bench.recommend.limit import Limit, measure
 from tests.bench.recommend.users import (
     CANDIDATES,
     EVENTS,
@@ -39,7 +40,6 @@ from tests.bench.recommend.users import (
     users,
 )
 from tests.bench.recommend_quality.methods import PYTHON
-from tests.bench.serve.load import MISSING, Load, LoadError, closed_loop, wrk_version
 from tests.support.local_service import Service, free_port
 
 MOST, LEAST = 1.5, 0.75

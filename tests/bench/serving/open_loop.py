@@ -14,7 +14,7 @@ from itertools import cycle
 
 from httptools import HttpParserError, HttpResponseParser
 
-from tests.bench.serve.load import Load, percentile_ms
+from tests.bench.harness.closed_loop import Load, percentile_ms
 
 _LAST_S = 0.01  # how often is looked, once all requests have left, whether the last was answered
 

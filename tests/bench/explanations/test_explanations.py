@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.bench.explaining import Phase, Round, answered, slower, table, verdicts
+from tests.bench.explanations.__main__ import Phase, Round, answered, slower, table, verdicts
 from tests.support.local_service import Reply
 
 

@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.bench.serve.contenders import Contender
-from tests.bench.serve.load import wrk_version
+from tests.bench.harness.closed_loop import wrk_version
+from tests.bench.serving.contenders import Contender
 
 _ASK = """
 import importlib.metadata, json, sys

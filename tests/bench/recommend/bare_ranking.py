@@ -48,7 +48,7 @@ class Limit:
 
 
 def measure(bundle: Path, shelf: Path, work: Work, processes: int, seconds: float) -> Limit:
-    command = [sys.executable, "-m", "tests.bench.recommend.limit", str(bundle), str(shelf), work, str(seconds)]
+    command = [sys.executable, "-m", "tests.bench.recommend.bare_ranking", str(bundle), str(shelf), work, str(seconds)]
     environment = {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")}
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)

@@ -9,7 +9,7 @@ from models.prediction.calibration import calibrate_logits, find_scaling
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
-from tests.bench.serve.contenders import Answers
+from tests.bench.serving.contenders import Answers
 
 
 def expected(bundle: Bundle, texts: Sequence[str]) -> Mapping[Answers, Sequence[str]]:

@@ -23,7 +23,7 @@ from service.inference.engine import Engine
 from service.inference.predictor import Item
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.bench.serve.load import percentile_ms
+from tests.bench.harness.closed_loop import percentile_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Alone:
 def measure(bundle: Path, texts: Sequence[str], seconds: float) -> Alone:
     with tempfile.TemporaryDirectory() as folder:
         asked = json.dumps([str(bundle), folder, list(texts), seconds])
-        command = [sys.executable, "-m", "tests.bench.serve.alone"]
+        command = [sys.executable, "-m", "tests.bench.serving.engine_only"]
         done = subprocess.run(command, input=asked, stdout=subprocess.PIPE, text=True, check=True)
     return Alone(*json.loads(done.stdout.splitlines()[-1]))
 

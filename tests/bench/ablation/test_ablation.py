@@ -12,17 +12,17 @@ from types import ModuleType
 import pytest
 
 from tests.bench.ablation.__main__ import refuse_unpatched
+from tests.bench.ablation.lever_effects import EFFECTS
 from tests.bench.ablation.levers import LEVERS, Lever
 from tests.bench.ablation.patches import PATCHES, MovedError, Patch, mark
 from tests.bench.ablation.report import markdown, share
-from tests.bench.effects import EFFECTS
-from tests.bench.serve.contenders import INLINE, Machine
-from tests.bench.serve.report import About
-from tests.bench.serve.tree import NotStartedError
-from tests.bench.serve.turn import Measurement
-from tests.bench.serve.workloads import WORKLOADS
+from tests.bench.harness.processes import NotStartedError
+from tests.bench.serving.contenders import INLINE, Machine
+from tests.bench.serving.report import About
+from tests.bench.serving.session import Measurement
+from tests.bench.serving.workloads import WORKLOADS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BY_NAME = {lever.name: lever for lever in LEVERS}
 NEAR = BY_NAME["near-lengths"]
 PATCHED = [(name, module, patch) for name, patches in PATCHES.items() for module, patch in patches.items()]
@@ -38,7 +38,7 @@ def run(folder: Path, *command: str, lever: Lever | None = None) -> subprocess.C
 
 
 def effect(name: str, folder: Path, lever: Lever | None) -> object:
-    done = run(folder, "-m", "tests.bench.effects", name, str(folder), lever=lever)
+    done = run(folder, "-m", "tests.bench.ablation.lever_effects", name, str(folder), lever=lever)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

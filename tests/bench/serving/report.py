@@ -14,11 +14,11 @@ from statistics import median
 
 from matplotlib.figure import Figure as Picture
 
-from tests.bench.serve.contenders import ABSENT, CONTENDERS, Contender, Kind
-from tests.bench.serve.figures import FIGURES, Round
-from tests.bench.serve.turn import Measurement
-from tests.bench.serve.versions import machine
-from tests.bench.serve.workloads import WORKLOADS, Workload
+from tests.bench.harness.versions import machine
+from tests.bench.serving.contenders import ABSENT, CONTENDERS, Contender, Kind
+from tests.bench.serving.session import Measurement
+from tests.bench.serving.targets import FIGURES, Round
+from tests.bench.serving.workloads import WORKLOADS, Workload
 
 _COLOURS = {Kind.LIMIT: "#9a9a9a", Kind.HEED: "#c8401f", Kind.BATCHING: "#33658a", Kind.OTHER: "#86a8c4"}
 _PICTURED = [workload for workload in WORKLOADS if workload.name in ("short-64", "mixed-64")]

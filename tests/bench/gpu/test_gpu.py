@@ -19,8 +19,8 @@ from models.graph.names import LOG_STEP
 from models.runtime.cuda import to_fp16
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
-from tests.bench import gpu
-from tests.bench.weights import Shape, network_of
+from tests.bench.gpu import __main__ as gpu
+from tests.bench.harness.weights import Shape, network_of
 from tests.support.tiny_bundle import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_bundle, weights
 
 

@@ -38,8 +38,8 @@ from service.inference.batch_policy import BatchLimits
 from service.telemetry import logs
 from service.tuning import gpu_batches as budget
 from service.tuning import throughput
-from tests.bench.serve import texts
-from tests.bench.weights import Shape, network_of
+from tests.bench.harness.weights import Shape, network_of
+from tests.bench.serving import texts
 
 PLAIN_BATCH = 32
 TOGETHER = 32

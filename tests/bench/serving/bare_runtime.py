@@ -23,7 +23,7 @@ from models.bundle import load_bundle
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, collate
 from models.text.tokenizer import Tokenizer
-from tests.bench.footprint import pss_bytes
+from tests.bench.footprint.__main__ import pss_bytes
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
@@ -47,7 +47,7 @@ def measure(bundle: Path, texts: Sequence[str], processes: int, batch_size: int,
         json.dump(list(texts), file)
         file.flush()
         arguments = [str(bundle), file.name, str(batch_size), str(seconds)]
-        command = [sys.executable, "-m", "tests.bench.serve.limit", *arguments]
+        command = [sys.executable, "-m", "tests.bench.serving.bare_runtime", *arguments]
         started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(processes)]
         for process in started:
             _read(process)  # loaded and warm

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tests.bench.serve.contenders import CONTENDERS, Kind
-from tests.bench.serve.turn import Measurement
+from tests.bench.serving.contenders import CONTENDERS, Kind
+from tests.bench.serving.session import Measurement
 
 
 class Round:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.bench.footprint import pss_bytes
+from tests.bench.footprint.__main__ import pss_bytes
 
 _SET_CHILD_SUBREAPER = 36  # of prctl(2)
 _POLL_S = 0.1

@@ -41,7 +41,7 @@ from models.training.classification import CONFIGS
 from models.training.intent import IntentObjective, labels_loss
 from models.training.intent_batches import IntentConfig, read_intent_config
 from models.training.trainer import WEIGHTS, DeviceCollator, Trainer, batch_by_length, choose_device
-from tests.bench.upper import Known, UpperNetwork
+from tests.bench.harness.frozen_encoder import Known, UpperNetwork
 
 SEEDS = 3
 SHOTS = 10

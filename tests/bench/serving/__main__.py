@@ -19,12 +19,14 @@ from subprocess import SubprocessError
 
 from models.bundle import SHIPPED, Bundle, load_bundle
 from models.text.tokenizer import Tokenizer
-from tests.bench.serve import answers, report, texts, versions, workloads
-from tests.bench.serve.contenders import CONTENDERS, ON_GPU, Kind, Machine
-from tests.bench.serve.load import MISSING, LoadError, wrk_version
-from tests.bench.serve.tree import NotStartedError, adopt_orphans
-from tests.bench.serve.turn import CHECKED, Measurement, Questions, Turn
-from tests.bench.serve.workloads import WORKLOADS, Workload
+from tests.bench.harness import versions
+from tests.bench.harness.closed_loop import MISSING, LoadError, wrk_version
+from tests.bench.harness.processes import NotStartedError, adopt_orphans
+from tests.bench.serving import expected_labels as answers
+from tests.bench.serving import report, texts, workloads
+from tests.bench.serving.contenders import CONTENDERS, ON_GPU, Kind, Machine
+from tests.bench.serving.session import CHECKED, Measurement, Questions, Turn
+from tests.bench.serving.workloads import WORKLOADS, Workload
 from tests.support.local_service import free_port
 
 _TEXTS = 512

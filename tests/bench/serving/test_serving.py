@@ -17,14 +17,15 @@ import pytest
 
 from models.bundle import SHIPPED
 from models.text.tokenizer import Tokenizer
-from tests.bench.serve import arrivals, texts
-from tests.bench.serve.contenders import INLINE, Machine
-from tests.bench.serve.figures import Figure, Round
-from tests.bench.serve.load import http_request
-from tests.bench.serve.report import About, markdown
-from tests.bench.serve.tree import NotStartedError
-from tests.bench.serve.turn import Measurement, Questions, Turn
-from tests.bench.serve.workloads import CAPACITY, WORKLOADS, chosen
+from tests.bench.harness.closed_loop import http_request
+from tests.bench.harness.processes import NotStartedError
+from tests.bench.serving import open_loop as arrivals
+from tests.bench.serving import texts
+from tests.bench.serving.contenders import INLINE, Machine
+from tests.bench.serving.report import About, markdown
+from tests.bench.serving.session import Measurement, Questions, Turn
+from tests.bench.serving.targets import Figure, Round
+from tests.bench.serving.workloads import CAPACITY, WORKLOADS, chosen
 
 REQUESTS = [http_request("/predict", b"{}")]
 
