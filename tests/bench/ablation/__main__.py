@@ -34,8 +34,7 @@ from tests.bench.ablation.levers import LEVERS, Lever
 from tests.bench.harness import versions
 from tests.bench.harness.closed_loop import MISSING, LoadError, wrk_version
 from tests.bench.harness.processes import NotStartedError, adopt_orphans
-from tests.bench.serving import expected_labels as answers
-from tests.bench.serving import texts
+from tests.bench.serving import expected_labels, texts
 from tests.bench.serving.contenders import Contender, Machine
 from tests.bench.serving.report import About, line
 from tests.bench.serving.session import CHECKED, Measurement, Questions, Turn
@@ -69,7 +68,7 @@ def main() -> None:
     except (OSError, ValueError) as error:
         raise SystemExit(f"bench-ablation: {error}") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a turn that is cut off still ends its processes
-    _run(given, bundle, Questions(sets, answers.expected(bundle, sets["short"].texts[:CHECKED])))
+    _run(given, bundle, Questions(sets, expected_labels.expected(bundle, sets["short"].texts[:CHECKED])))
 
 
 def _run(given: argparse.Namespace, bundle: Bundle, questions: Questions) -> None:

@@ -22,8 +22,7 @@ from models.text.tokenizer import Tokenizer
 from tests.bench.harness import versions
 from tests.bench.harness.closed_loop import MISSING, LoadError, wrk_version
 from tests.bench.harness.processes import NotStartedError, adopt_orphans
-from tests.bench.serving import expected_labels as answers
-from tests.bench.serving import report, texts, workloads
+from tests.bench.serving import expected_labels, report, texts, workloads
 from tests.bench.serving.contenders import CONTENDERS, ON_GPU, Kind, Machine
 from tests.bench.serving.session import CHECKED, Measurement, Questions, Turn
 from tests.bench.serving.workloads import WORKLOADS, Workload
@@ -50,7 +49,7 @@ def main() -> None:
         raise SystemExit(f"bench-serve: {error}") from None
     adopt_orphans()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a turn that is cut off still ends its processes
-    _run(given, bundle, Questions(sets, answers.expected(bundle, sets["short"].texts[:CHECKED])))
+    _run(given, bundle, Questions(sets, expected_labels.expected(bundle, sets["short"].texts[:CHECKED])))
 
 
 def _run(given: argparse.Namespace, bundle: Bundle, questions: Questions) -> None:

@@ -16,9 +16,7 @@ from pathlib import Path
 from service.settings import Settings
 from tests.bench.harness.closed_loop import Load, LoadError, closed_loop, http_request
 from tests.bench.harness.processes import NotStartedError, Tree
-from tests.bench.serving import bare_runtime as limit
-from tests.bench.serving import engine_only as alone
-from tests.bench.serving import open_loop as arrivals
+from tests.bench.serving import bare_runtime, engine_only, open_loop
 from tests.bench.serving.contenders import PEERS, Answers, Contender, Kind, Machine
 from tests.bench.serving.texts import TextSet
 from tests.bench.serving.workloads import CAPACITY, Workload
@@ -95,14 +93,14 @@ class Turn:
         for workload in workloads:
             texts = self.questions.sets[workload.texts].texts
             if workload.connections == 1:
-                one = alone.measure(bundle, texts, self.seconds)
+                one = engine_only.measure(bundle, texts, self.seconds)
                 nan = math.nan
                 yield self._limit(workload, one.texts_per_s, one.p50_ms, one.p99_ms, nan, nan, "engine alone")
             elif workload.connections == 64:
                 if workload.texts not in sizes:
-                    sizes[workload.texts] = limit.best(bundle, texts, cores, self.seconds / 3).batch_size
+                    sizes[workload.texts] = bare_runtime.best(bundle, texts, cores, self.seconds / 3).batch_size
                 size = sizes[workload.texts]
-                best = limit.measure(bundle, texts, cores, size, self.seconds)
+                best = bare_runtime.measure(bundle, texts, cores, size, self.seconds)
                 rates = (best.texts_per_s, math.nan, math.nan, best.cpu_ms_per_text, best.pss_bytes)
                 yield self._limit(workload, *rates, f"batch size {size}")
 
@@ -171,7 +169,7 @@ class Turn:
         extra = f"{told}: {round(workload.deadline_s * 1000)}\r\n" if told else ""
         requests = [http_request(self.contender.path, body, extra) for body in bodies]
         rate = workload.load * capacity
-        return arrivals.measure(self.machine.port, requests, rate, self.seconds, workload.deadline_s)
+        return open_loop.measure(self.machine.port, requests, rate, self.seconds, workload.deadline_s)
 
     def _load(self, bodies: Sequence[bytes], connections: int, seconds: float) -> Load:
         url = f"http://127.0.0.1:{self.machine.port}{self.contender.path}"

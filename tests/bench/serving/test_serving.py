@@ -19,8 +19,7 @@ from models.bundle import SHIPPED
 from models.text.tokenizer import Tokenizer
 from tests.bench.harness.closed_loop import http_request
 from tests.bench.harness.processes import NotStartedError
-from tests.bench.serving import open_loop as arrivals
-from tests.bench.serving import texts
+from tests.bench.serving import open_loop, texts
 from tests.bench.serving.contenders import INLINE, Machine
 from tests.bench.serving.report import About, markdown
 from tests.bench.serving.session import Measurement, Questions, Turn
@@ -67,33 +66,33 @@ def server(
 
 def test_arrivals_keep_their_rate_beside_a_slow_server() -> None:
     with server(delay_s=0.2) as port:
-        found = arrivals.measure(port, REQUESTS, rate=50, seconds=0.6, deadline_s=5)
+        found = open_loop.measure(port, REQUESTS, rate=50, seconds=0.6, deadline_s=5)
     assert (found.answered, found.refused, found.broken, found.late) == (30, 0, 0, 0)
     assert found.p50_ms >= 200
 
 
 def test_an_answer_in_chunks_is_an_answer() -> None:
     with server(chunked=True) as port:
-        found = arrivals.measure(port, REQUESTS, rate=40, seconds=1, deadline_s=5)
+        found = open_loop.measure(port, REQUESTS, rate=40, seconds=1, deadline_s=5)
     assert (found.answered, found.broken, found.late) == (40, 0, 0)
 
 
 def test_a_stall_is_seen_by_every_request_that_was_due_in_it() -> None:
     with server(stall=(0.1, 0.7)) as port:
-        found = arrivals.measure(port, REQUESTS, rate=50, seconds=0.8, deadline_s=5)
+        found = open_loop.measure(port, REQUESTS, rate=50, seconds=0.8, deadline_s=5)
     assert found.p99_ms > 300
     assert found.p50_ms > 100
 
 
 def test_who_waits_longer_than_the_deadline_is_late() -> None:
     with server(delay_s=1.0) as port:
-        found = arrivals.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=0.2)
+        found = open_loop.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=0.2)
     assert (found.answered, found.late) == (0, 10)
 
 
 def test_a_refusal_is_no_answer() -> None:
     with server(status=429) as port:
-        found = arrivals.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=10)
+        found = open_loop.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=10)
     assert (found.answered, found.refused) == (0, 10)
 
 
