@@ -210,3 +210,19 @@ def test_an_answer_is_kept_when_its_keys_are_there_and_its_numbers_agree(
     printed: str, real: object, is_kept: bool
 ) -> None:
     assert (not list(commands.differences(json.loads(printed, parse_float=Decimal), real))) == is_kept
+
+
+# Files that CONTRIBUTING describes for work to come, and files of a user's own folder.
+NOT_IN_THE_REPOSITORY = re.compile(r"toxicity|dialects/|cli/stream\.py|^notes\.md$|^CARD\.md$")
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in DOCUMENTS if "results/" not in page.name], ids=lambda page: page.name
+)
+def test_every_file_that_a_page_names_exists(page: Document) -> None:
+    roots = [ROOT / name for name in ("", "models", "service", "docs", "tests", "models/configs")]
+    for name in re.findall(r"`([\w./-]+\.(?:py|toml|yaml|mk|md))`", page.path.read_text(encoding="utf-8")):
+        if NOT_IN_THE_REPOSITORY.search(name) or page.name == "CHANGELOG.md":
+            continue
+        alone = "/" not in name and any(ROOT.glob(f"*/**/{name}"))
+        assert alone or any((root / name).exists() for root in roots), f"{page.name} names {name}"
