@@ -262,7 +262,7 @@ def explanation_of(
             WordAttribution(start, end, weight, words.is_entity(word))
             for word, ((start, end), weight) in enumerate(zip(words.spans, own, strict=True))
         )
-        passages.append(SegmentAttribution(weighed, words.read, None if turns is None else float(turns[number])))
+        passages.append(SegmentAttribution(weighed, words.read_span, None if turns is None else float(turns[number])))
     return Explanation(
         method=method,
         signed=METHODS[method].signed,
