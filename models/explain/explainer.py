@@ -152,7 +152,7 @@ class Explainer:
         reading, best = self._dialogue(turns), 0
         if len(replies) > 1:
             (vector,) = infer_all(self._runtime, [reading.tokens], self._tokenizer.pad_id)
-            best = int(ranker.scores(vector, placed).argmax())
+            best = int(ranker.score_replies(vector, placed).argmax())
         return self._ask(reading, ReplyScore(ranker, placed[best]), (replies[best],), None)
 
     def rebind(self, question: Instance) -> Instance:
