@@ -16,7 +16,7 @@ from models.bundle import (
     GRAPH,
     MANIFEST,
     BundleError,
-    external_locations,
+    find_external_locations,
     file_digest,
     load_bundle,
     load_unverified,
@@ -75,7 +75,7 @@ def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
 
 
 def test_a_graph_takes_its_embeddings_from_a_file_beside_it(bundle: Path) -> None:
-    assert list(external_locations((bundle / GRAPH).read_bytes())) == [EMBEDDINGS]
+    assert list(find_external_locations((bundle / GRAPH).read_bytes())) == [EMBEDDINGS]
     (rows,) = [one for one in onnx.load(str(bundle / GRAPH)).graph.initializer if one.name == WORDS_INT8]
     assert rows.raw_data == (bundle / EMBEDDINGS).read_bytes()
 

@@ -49,7 +49,7 @@ def tokens() -> list[Encoding]:
 
 def runtime(network: Classifier, storage: Precision, folder: Path) -> OnnxRuntime:
     path = folder / f"{storage}.onnx"
-    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage=storage), str(path))
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision=storage), str(path))
     return OnnxRuntime(path)
 
 
