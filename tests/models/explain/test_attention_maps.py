@@ -80,7 +80,7 @@ def random_batch() -> Batch:
 
 
 def random_texts(rng: np.random.Generator, lengths: Iterable[int]) -> Batch:
-    return collate([Encoding(rng.integers(5, 200, n), np.zeros(n, np.int64), False, "en") for n in lengths], pad=1)
+    return collate([Encoding(rng.integers(5, 200, n), np.zeros(n, np.int64), False, "en") for n in lengths], pad_id=1)
 
 
 def maps_in(network: Classifier, batch: Batch, folder: Path) -> AttentionMaps:
