@@ -1,7 +1,8 @@
-"""A model on disk: a folder whose `bundle.json` lists every file with its digest. Save, verify, load.
+"""Bundles: saving, verifying and loading a model on disk.
 
-A bundle is refused as a whole, with one line that says why: nothing of it is opened before its digests hold.
-Needs no torch and no network. Knows nothing of how a model was trained.
+A bundle is a folder whose `bundle.json` lists every file with its digest. It is refused as a whole, with a message of a
+single line, and no file is opened before its digest is verified. Needs no torch and no network. Knows nothing of
+training.
 """
 
 from __future__ import annotations
@@ -30,23 +31,23 @@ SHIPPED_BUNDLES = {task.name: Path(__file__).parent / "bundles" / task.folder fo
 
 SHIPPED = SHIPPED_BUNDLES[SENTIMENT.name]
 SHIPPED_INTENT, SHIPPED_RECOMMEND = SHIPPED_BUNDLES[INTENT.name], SHIPPED_BUNDLES[RECOMMEND.name]
-SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
-"""What a bundle may hold; anything else, pickled weights above all, is refused."""
+ALLOWED_SUFFIXES = (".onnx", ".json", ".md", ".png", ".safetensors", ".data")
+"""The suffixes of files that a bundle may hold. Anything else is refused, pickled weights above all."""
 
 DOCUMENT_SUFFIXES = (".md", ".png")
-"""Of which is what is said of a model, and not the model."""
+"""The suffixes of files that describe the model and do not change its predictions."""
 
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
-"""How pickles and the zip archives that torch keeps them in begin."""
+"""The first bytes of pickles, and of the zip archives in which torch saves them."""
 
 
 class BundleError(Exception):
-    """A bundle that must not be served; the message is one line for the person who starts the service."""
+    """A bundle that must not be served. The message is a single line for the person who starts the service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One measured figure; `command` reproduces it."""
+    """A measured value; `command` reproduces it."""
 
     dataset: str
     language: str
@@ -57,7 +58,7 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A data set that the model was trained on."""
+    """A data set on which the model was trained."""
 
     name: str
     language: str
@@ -66,7 +67,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What `bundle.json` says of the model; `base` and `base_digest` name the encoder it was fine-tuned from."""
+    """The content of `bundle.json`; `base` and `base_digest` name the encoder from which the model was fine-tuned."""
 
     name: str
     version: str
@@ -82,10 +83,10 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class Bundle(Manifest):
-    """A verified bundle; `digest` is the SHA-256 of its manifest, which holds those of all other files.
+    """A bundle on disk; `digest` is the SHA-256 of its manifest, which holds the digests of all its files.
 
-    `encoder` is that of its graph: what heads and reply sets made with its vectors are held to. `model` is one of
-    all that computes, its files but for the card and its pictures: what catalogues are held to.
+    `encoder_digest` is that of its graph, and must match in heads and reply sets. `model_digest` covers all files but
+    the card and its pictures, and must match in catalogues.
     """
 
     path: Path
@@ -101,34 +102,35 @@ class Bundle(Manifest):
     def tokenizer(self) -> Path:
         return self.path / TOKENIZER
 
-    def scaling(self, language: str, targeted: bool) -> LogitScaling:
-        """A language that the bundle does not know is taken for its first."""
-        return find_scaling(self.calibration, language if language in self.languages else self.languages[0], targeted)
+    def scaling(self, language: str, has_entity: bool) -> LogitScaling:
+        """Return the scaling for a language; one that the bundle lacks is treated as its first language."""
+        known = language if language in self.languages else self.languages[0]
+        return find_scaling(self.calibration, known, has_entity)
 
 
 def load_bundle(path: Path) -> Bundle:
-    """Verify and read a bundle; raises BundleError when anything about it is not as its manifest says."""
-    bundle, digests = _describe(path.resolve())
+    """Verify and return a bundle; raises BundleError if anything differs from its manifest."""
+    bundle, digests = _read_unverified(path.resolve())
     verify_files(bundle.path, digests)
     verify_external_data(bundle.path, bundle.graph)
     return bundle
 
 
 def load_unverified(path: Path) -> Bundle:
-    """A bundle as its manifest says, for who names a model and never opens its files; raises BundleError."""
-    return _describe(path.resolve())[0]
+    """Return a bundle from its manifest alone, for callers that never open its other files; raises BundleError."""
+    return _read_unverified(path.resolve())[0]
 
 
-def _describe(path: Path) -> tuple[Bundle, dict[str, str]]:
-    """The bundle, unverified, and the digests of its files by name."""
+def _read_unverified(path: Path) -> tuple[Bundle, dict[str, str]]:
+    """Return the bundle, unverified, and the digests of its files by name."""
     if not (path / MANIFEST).is_file():
-        raise BundleError(f"no bundle at {path}: there is no {MANIFEST}; give the folder of a bundle with --bundle")
+        raise BundleError(f"no bundle at {path}: it has no {MANIFEST}; pass the folder of a bundle with --bundle")
     content = (path / MANIFEST).read_bytes()
     try:
         manifest = json.loads(content)
         if manifest["format"] != FORMAT:
             raise BundleError(
-                f"bundle {path.name}: format {manifest['format']} is not {FORMAT}, the one this Heed reads"
+                f"bundle {path.name}: format {manifest['format']} is not {FORMAT}; export it again with this Heed"
             )
         bundle = read_manifest(path, manifest, hashlib.sha256(content).hexdigest())
         return bundle, {str(name): str(digest) for name, digest in manifest["files"].items()}
@@ -137,12 +139,13 @@ def _describe(path: Path) -> tuple[Bundle, dict[str, str]]:
 
 
 def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
+    """Return the bundle of a parsed manifest; raises BundleError if its task, labels and calibration do not fit."""
     task = TASKS.get(manifest["task"])
     if task is None:
-        raise BundleError(f"bundle {path.name}: its task {manifest['task']!r} is none of {', '.join(TASKS)}")
+        raise BundleError(f"bundle {path.name}: its task {manifest['task']!r} is unknown; tasks are {', '.join(TASKS)}")
     if tuple(manifest["labels"]) != task.labels:
         raise BundleError(
-            f"bundle {path.name}: its labels {manifest['labels']} are not those of the task, {list(task.labels)}"
+            f"bundle {path.name}: its labels {manifest['labels']} differ from the task's, {list(task.labels)}"
         )
     calibration = {
         language: LogitScaling(
@@ -151,9 +154,9 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         for language, row in manifest["calibration"].items()
     }
     languages = tuple(manifest["languages"])
-    for question in (*languages, *calibration) if task.labels else ():
-        if question not in calibration or len(calibration[question].bias) != len(task.labels):
-            raise BundleError(f"bundle {path.name}: no calibration of {len(task.labels)} labels for {question}")
+    for key in (*languages, *calibration) if task.labels else ():
+        if key not in calibration or len(calibration[key].bias) != len(task.labels):
+            raise BundleError(f"bundle {path.name}: no calibration of {len(task.labels)} labels for {key}")
     return Bundle(
         path=path,
         digest=digest,
@@ -173,46 +176,48 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
 
 
 def model_digest(digests: dict[str, str], max_tokens: int) -> str:
-    """Of the digests of a bundle's files by name."""
-    computing = sorted(one for one in digests.items() if Path(one[0]).suffix not in DOCUMENT_SUFFIXES)
-    return hashlib.sha256(json.dumps([max_tokens, computing]).encode()).hexdigest()
+    """Return the digest of everything that computes: the token limit and all files but documents."""
+    files = sorted(item for item in digests.items() if Path(item[0]).suffix not in DOCUMENT_SUFFIXES)
+    return hashlib.sha256(json.dumps([max_tokens, files]).encode()).hexdigest()
 
 
 def verify_files(path: Path, digests: dict[str, str]) -> None:
-    """Every file is listed, every listed file is there and unchanged, and none is of a kind that can run code."""
+    """Raise BundleError unless files and manifest agree, no file was changed and no file can run code."""
     for name in (GRAPH, TOKENIZER, CARD):
         if name not in digests:
             raise BundleError(f"bundle {path.name}: {MANIFEST} lists no {name}; export it again")
     present = {str(file.relative_to(path)) for file in path.rglob("*") if not file.is_dir()} - {MANIFEST}
     for name in sorted(present | set(digests)):
-        if Path(name).suffix not in SUFFIXES:
-            raise BundleError(f"bundle {path.name}: {name} is not a kind of file a bundle may hold; remove it")
+        if Path(name).suffix not in ALLOWED_SUFFIXES:
+            raise BundleError(f"bundle {path.name}: {name} is not a kind of file that a bundle may hold; remove it")
         if name not in digests:
             raise BundleError(f"bundle {path.name}: {name} is not listed in {MANIFEST}; remove it or export again")
         file = path / name
         if not file.is_file() or file.is_symlink() or not file.resolve().is_relative_to(path):
-            raise BundleError(f"bundle {path.name}: {name} is missing, or leads out of the folder; export it again")
+            raise BundleError(f"bundle {path.name}: {name} is missing, or links out of the folder; export it again")
         if file_digest(file) != digests[name]:
             raise BundleError(f"bundle {path.name}: {name} was changed (its SHA-256 differs); copy or export it again")
         with file.open("rb") as opened:
             start = opened.read(9)
-            # A safetensors file begins with the length of its header, which may read like a pickle's first two bytes;
-            # the zeros after them are no pickle's.
+            # A safetensors file begins with the length of its header, which may look like a pickle's first two bytes.
+            # No pickle goes on with zeros.
             if start.startswith(PICKLE_MAGIC) and start[2:] != b"\0\0\0\0\0\0{":
-                raise BundleError(f"bundle {path.name}: {name} is a pickle under another name; a bundle holds none")
+                raise BundleError(f"bundle {path.name}: {name} is a pickle under another name; remove it")
 
 
 def verify_external_data(path: Path, graph: Path) -> None:
-    """Data that the graph keeps in other files must be files of this very folder."""
-    for location in external_locations(graph.read_bytes()):
+    """Raise BundleError unless all external data of the graph lie in files of the bundle's folder."""
+    for location in find_external_locations(graph.read_bytes()):
         file = path / (location or "")
         inside = location and not Path(location).is_absolute() and file.resolve().is_relative_to(path)
         if not inside or not file.is_file() or file.stat().st_nlink > 1:
-            raise BundleError(f"bundle {path.name}: {graph.name} takes data from {location!r}, outside the bundle")
+            raise BundleError(
+                f"bundle {path.name}: {graph.name} reads data from {location!r}, outside the bundle; export it again"
+            )
 
 
 def save_bundle(path: Path, manifest: Manifest) -> Bundle:
-    """Write the manifest of a folder that holds all other files, and return the bundle as `load` reads it."""
+    """Write the manifest of a folder that has all other files already, and return the verified bundle."""
     files = sorted(file for file in path.rglob("*") if file.is_file() and file.name != MANIFEST)
     content = {
         "format": FORMAT,
@@ -233,17 +238,18 @@ def save_bundle(path: Path, manifest: Manifest) -> Bundle:
 
 
 def file_digest(file: Path) -> str:
+    """Return the SHA-256 of a file."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
-def external_locations(model: bytes) -> Iterator[str | None]:
-    """Where an ONNX ModelProto keeps tensors outside itself; None for a mention that is not plainly an entry.
+def find_external_locations(model: bytes) -> Iterator[str | None]:
+    """Yield the locations of external tensors in an ONNX ModelProto, None for a mention that is not plainly an entry.
 
-    Read from the bytes, as the entry `{key: "location", value: V}` of TensorProto.external_data is written, because
-    the onnx package is not installed where Heed serves. A graph that has the word elsewhere is refused too.
+    The bytes are searched for the encoded entry `{key: "location", value: V}` of TensorProto.external_data, because the
+    onnx package is not installed in serving. A graph with the word anywhere else is refused too.
     """
-    for found in re.finditer(b"location", model):
-        start, end = found.span()
+    for match in re.finditer(b"location", model):
+        start, end = match.span()
         size = model[end + 1] if model[start - 2 : start] == b"\x0a\x08" and model[end : end + 1] == b"\x12" else 255
         yield model[end + 2 : end + 2 + size].decode("utf-8", "replace") if size < 128 else None

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all. Knows nothing of what they hold."""
+"""Files written atomically. Knows nothing of their content."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 
 @contextmanager
 def replace_atomically(path: Path, durable: bool = False) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place at the end; when the writing fails it is gone.
+    """Yield a temporary file that replaces `path` at the end, or is removed if the block raises.
 
-    It is hidden, of another ending, so that nobody takes it for the file. With `durable` what was written outlives a
-    power cut.
+    The temporary file is hidden and has another suffix, so that nobody reads it as the file. With `durable` the content
+    survives a power cut.
     """
-    part = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        yield part
+        yield temporary
         if durable:
-            with part.open("rb") as written:
-                os.fsync(written.fileno())
-        part.replace(path)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+        temporary.replace(path)
         if durable:
             sync_folder(path.parent)
     finally:
-        part.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 def sync_folder(path: Path) -> None:
-    """Make the names in a folder outlive a power cut too."""
+    """Flush the names in a folder to disk, so that they survive a power cut."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -1,6 +1,6 @@
-"""The tasks, each described here and nowhere else: its labels where they are fixed, its token limit, the figure it is
-judged by, its shipped bundle and an example of a request.
+"""The tasks, each described here and nowhere else.
 
+A task has its labels if they are fixed, a token limit, a headline metric, a shipped bundle and an example of a request.
 Knows nothing of networks, files or the wire.
 """
 
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["classification", "embedding"]
-"""A classifier's graph gives logits of fixed labels; an embedding model's graph gives vectors."""
+"""The kind of graph: a classifier returns logits of fixed labels, an embedding model returns vectors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """`folder` is the name of its shipped bundle's folder, `example` the body of a request, as JSON."""
+    """A task: `folder` is the name of its shipped bundle's folder, `example` the body of a request as JSON."""
 
     name: str
     kind: Kind
@@ -45,10 +45,10 @@ INTENT = Task(
     folder="intent",
     example='{"inputs": "where is my card?"}',
 )
-"""Its bundle gives vectors; the intents are those of the heads, and the replies those of a file or a request.
+"""The task whose graph returns vectors; intents come from heads, and replies from a file or a request.
 
-Dialogues are read up to 128 tokens, near the 96 of training: at 256 the reply that was given is first among those
-offered in 0.77 of cases, at 128 in 0.83.
+Dialogues are encoded up to 128 tokens, near the 96 of training. At that limit the true reply ranks first in 0.83 of
+cases, at 256 tokens in 0.77.
 """
 
 RECOMMEND = Task(
@@ -60,6 +60,6 @@ RECOMMEND = Task(
     folder="recommend",
     example='{"inputs": {"history": [{"text": "Regency cakestand 3 tier", "event": "purchase"}], "top_k": 5}}',
 )
-"""Its bundle gives vectors of items' texts, and has the history model beside them."""
+"""The task whose graph returns vectors of items' texts, with the history model in the same bundle."""
 
 TASKS = {task.name: task for task in (SENTIMENT, INTENT, RECOMMEND)}

@@ -27,7 +27,7 @@ from models.data.dialogues import (
     shipped_sets,
 )
 from models.prediction.calibration import log_softmax, scale_logits
-from models.prediction.calibration_fit import chosen, expected_calibration_error, expected_error_by_chance
+from models.prediction.calibration_fit import expected_calibration_error, expected_error_by_chance, top_confidences
 from models.prediction.intent_head import IntentHead, load_bundle_heads, predict_intents
 from models.prediction.intent_head_fit import FOLDS, fit_temperature, logits_and_distances
 from models.prediction.reply_ranker import RANKER, ReplyRanker, load_ranker
@@ -99,7 +99,7 @@ def measure_intents(head: IntentHead, vectors: NDArray[np.float32], rows: Sequen
         rows=len(rows),
         accuracy=float(np.mean([one == other for one, other in zip(truth, answers, strict=True)])),
         macro_f1=macro_f1(truth, answers),
-        ece=expected_calibration_error(*chosen(confidences, numbers)),
+        ece=expected_calibration_error(*top_confidences(confidences, numbers)),
         ece_crossfit=cross_fitted_error(logits_and_distances(head, vectors[inside])[0], numbers),
         ece_chance=expected_error_by_chance(confidences.max(axis=1)),
         rejected=float(outside[inside].mean()),
@@ -118,7 +118,7 @@ def cross_fitted_error(logits: NDArray[np.float64], numbers: NDArray[np.int64]) 
         confidences[own] = np.exp(
             log_softmax(scale_logits(logits[own], *fit_temperature(logits[known], numbers[known])))
         )
-    return expected_calibration_error(*chosen(confidences, numbers))
+    return expected_calibration_error(*top_confidences(confidences, numbers))
 
 
 def measure_context(
@@ -156,7 +156,7 @@ def measure_replies(
     place = {text: number for number, text in enumerate(templates)}
     firsts, ranks = [], []
     for one, vector in zip(exchanges, vectors, strict=True):
-        scores = ranker.scores(vector, placed)
+        scores = ranker.score_replies(vector, placed)
         right = scores[place[str(one.template)]]
         ranks.append(int((scores > right).sum()))
         if len(one.options) > 1:

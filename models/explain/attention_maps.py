@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.graph.names import layer_names
-from models.graph.protobuf import INPUT, find_attributes, find_nodes, read_constants, read_graph, with_outputs
-from models.graph.weights import matrix
+from models.graph.protobuf import INPUT, encode_outputs, find_attributes, find_nodes, read_constants, read_graph
+from models.graph.weights import dequantize_matrix
 from models.runtime.onnx import open_session
 from models.text.encoding import Batch
 
@@ -97,7 +97,7 @@ class AttentionMapRuntime:
             raise ValueError(f"{path.name} has no attention that maps can be taken of")
         self._mixing = output_projections(graph, path.parent, [attention.heads for attention in self._attentions])
         self._names = [name for own in self._attentions for name in (own.queries, own.keys, own.values)]
-        self._session: Any = open_session(path.read_bytes() + with_outputs(self._names), path.parent, threads)
+        self._session: Any = open_session(path.read_bytes() + encode_outputs(self._names), path.parent, threads)
 
     @property
     def layers(self) -> int:
@@ -133,5 +133,5 @@ def find_attention_nodes(graph: memoryview) -> Iterator[Attention]:
 def output_projections(graph: memoryview, folder: Path, heads: Sequence[int]) -> NDArray[np.float32]:
     """(layers, heads, part, width): of each layer the matrix that joins its heads, cut by head."""
     tensors = read_constants(graph, folder)
-    found = [matrix(tensors, layer_names(layer).attention_output) for layer in range(len(heads))]
+    found = [dequantize_matrix(tensors, layer_names(layer).attention_output) for layer in range(len(heads))]
     return np.stack([own.reshape(count, -1, own.shape[-1]) for own, count in zip(found, heads, strict=True)])

@@ -152,7 +152,7 @@ class Explainer:
         reading, best = self._dialogue(turns), 0
         if len(replies) > 1:
             (vector,) = infer_all(self._runtime, [reading.tokens], self._tokenizer.pad_id)
-            best = int(ranker.scores(vector, placed).argmax())
+            best = int(ranker.score_replies(vector, placed).argmax())
         return self._ask(reading, ReplyScore(ranker, placed[best]), (replies[best],), None)
 
     def rebind(self, question: Instance) -> Instance:
@@ -262,7 +262,7 @@ def explanation_of(
             WordAttribution(start, end, weight, words.is_entity(word))
             for word, ((start, end), weight) in enumerate(zip(words.spans, own, strict=True))
         )
-        passages.append(SegmentAttribution(weighed, words.read, None if turns is None else float(turns[number])))
+        passages.append(SegmentAttribution(weighed, words.read_span, None if turns is None else float(turns[number])))
     return Explanation(
         method=method,
         signed=METHODS[method].signed,

@@ -12,13 +12,13 @@ from models.bundle import Manifest
 from models.data.dialogues import LabelSet, ReplySet
 from models.evaluation.intent import COMMAND, IntentBundleReport, intents_table
 from models.export.card_template import load_template
-from models.prediction.intent_head_fit import GROUPS
+from models.prediction.intent_head_fit import MAX_GROUPS_PER_INTENT
 from models.training.intent import IntentRun
 
 
 def heads_said() -> str:
     """What heads are, as every such card says it."""
-    return load_template("intent_heads").substitute(groups=GROUPS)
+    return load_template("intent_heads").substitute(groups=MAX_GROUPS_PER_INTENT)
 
 
 def render_intent_card(

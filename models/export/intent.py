@@ -32,7 +32,7 @@ from models.export.parity import BATCH, MAX_BATCH_CHANGE, ParityError
 from models.export.staging import check_graphs, make_manifest, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
 from models.networks.intent import IntentNetwork
-from models.prediction.intent_head import HEADS, SUFFIX, IntentHead, load_bundle_heads, save_head
+from models.prediction.intent_head import HEADS_FOLDER, SUFFIX, IntentHead, load_bundle_heads, save_head
 from models.prediction.intent_head_fit import Examples, fit_intent_head
 from models.prediction.normalize import l2_normalize
 from models.prediction.reply_ranker import RANKER, ReplyRanker, load_ranker, save_ranker
@@ -93,7 +93,11 @@ def export_heads(
     encoder is the same file, so heads and reply sets that others made on it go on. Raises BundleError.
     """
     old = load_bundle(bundle)
-    own = {source.name: source for source in shipped_sets()[0] if (bundle / HEADS / f"{source.name}{SUFFIX}").is_file()}
+    own = {
+        source.name: source
+        for source in shipped_sets()[0]
+        if (bundle / HEADS_FOLDER / f"{source.name}{SUFFIX}").is_file()
+    }
     chosen = [own[name] for name in names or own if name in own]
     if not chosen or len(chosen) < len(names):
         raise BundleError(f"bundle {old.name}: its heads are {', '.join(own) or 'none'}, not {', '.join(names)}")
@@ -123,10 +127,10 @@ def make_heads(
     say: Callable[[str], None],
 ) -> None:
     """Of each label set, in the folder `bundle`; `rows` are their validation rows."""
-    (bundle / HEADS).mkdir(exist_ok=True)
+    (bundle / HEADS_FOLDER).mkdir(exist_ok=True)
     for source in label_sets:
         head, accuracy = fit_head(source, reader, data, rows, encoder)
-        save_head(head, bundle / HEADS / f"{source.name}{SUFFIX}")
+        save_head(head, bundle / HEADS_FOLDER / f"{source.name}{SUFFIX}")
         say(f"{source.name}: accuracy {accuracy:.4f}")
 
 

@@ -1,1 +1,1 @@
-"""The exported ONNX graph as a file: written, read back, converted."""
+"""The exported ONNX graph as a file: writing, reading and converting it."""

@@ -1,7 +1,7 @@
-"""A bundle's graph written anew from the weights that it stores, in another storage.
+"""Conversion of a bundle's graph: rebuilt in another precision from the weights that it stores.
 
-`fp32` answers without rounding on the way, which explanations are compared with; `fp16` is what serves on a GPU. So a
-bundle holds its weights once, whatever it runs on. Needs the onnx package.
+So a bundle holds its weights in a single file, whatever device runs it. Explanations are compared with the `fp32`
+graph, which does not round activations. GPUs serve the `fp16` graph. Needs the onnx package.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from models.graph.weights import dequantize, read_graph_weights, word_embeddings
 from models.graph.writer import Precision
 
 
-def convert_graph(graph: Path, storage: Precision) -> onnx.ModelProto:
-    """Of a graph written as `int8`, `mixed` or `fp32`; raises ValueError as `stored_in`."""
+def convert_graph(graph: Path, precision: Precision) -> onnx.ModelProto:
+    """Return an `int8`, `mixed` or `fp32` graph in another precision; raises ValueError as `read_graph_weights`."""
     stored = read_graph_weights(graph)
     weights = dequantize(stored.tensors) | {WORD_EMBEDDINGS: word_embeddings(stored.tensors)}
-    return build_graph(weights, stored.heads, stored.epsilon, storage)
+    return build_graph(weights, stored.heads, stored.epsilon, precision)

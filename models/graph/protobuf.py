@@ -1,7 +1,7 @@
-"""An ONNX file read, and given more outputs, without the onnx package: a protobuf message of nodes and constants.
+"""Reading an ONNX file, and adding outputs to it, without the onnx package.
 
-Serving does without that package, and what is asked of the file is little. Knows the numbers of the fields that are
-needed (onnx.proto), not what any graph means.
+An ONNX file is a protobuf message of nodes and constants. Serving needs little of it, so it does without that package.
+Knows the numbers of the needed fields (onnx.proto), not the meaning of any graph.
 """
 
 from __future__ import annotations
@@ -14,30 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 GRAPH, NODES, INITIALIZERS, OUTPUTS = 7, 1, 5, 12
-"""Numbers of fields: ModelProto.graph, and of GraphProto the three others."""
+"""Numbers of fields: ModelProto.graph, and three fields of GraphProto."""
 
 INPUT, OPERATOR, ATTRIBUTE = 1, 4, 5
-"""Of NodeProto."""
+"""Fields of NodeProto."""
 
 ATTRIBUTE_NAME, FLOAT, INTEGER = 1, 2, 3
-"""Of AttributeProto."""
+"""Fields of AttributeProto."""
 
 DIMENSIONS, KIND, NAME, RAW, EXTERNAL = 1, 2, 8, 9, 13
-"""Of TensorProto."""
+"""Fields of TensorProto."""
 
 KEY, VALUE = 1, 2
-"""Of StringStringEntryProto, in which TensorProto says where else its values are."""
+"""Fields of StringStringEntryProto, in which TensorProto names the file of its values."""
 
 KINDS: dict[int, type[np.number]] = {1: np.float32, 3: np.int8, 10: np.float16}
-"""TensorProto.DataType to numpy, of the matrices that `models.graph.builder` writes."""
+"""TensorProto.DataType to numpy, for the matrices that `models.graph.builder` writes."""
 
 VARINT, FIXED_64, BYTES, FIXED_32 = 0, 1, 2, 5
 
 
-def with_outputs(names: Sequence[str]) -> bytes:
-    """What to append to a ModelProto, so that its graph has these values as outputs too.
+def encode_outputs(names: Sequence[str]) -> bytes:
+    """Return the bytes that, appended to a ModelProto, make these values outputs of its graph.
 
-    A message that comes twice is merged, and its lists are joined (protobuf's encoding, "Last One Wins").
+    Protobuf merges a message that appears twice, and joins its lists (encoding, "Last One Wins").
     """
     outputs = b"".join(encode_field(OUTPUTS, encode_field(1, name.encode())) for name in names)
     return encode_field(GRAPH, outputs)
@@ -48,87 +48,94 @@ def encode_field(number: int, value: bytes) -> bytes:
 
 
 def encode_varint(value: int) -> bytes:
-    written = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        written.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes([*written, value])
+    return bytes([*encoded, value])
 
 
 def read_fields(message: memoryview) -> Iterator[tuple[int, Any]]:
-    """Number and value, a whole number or bytes, of each field of a protobuf message; ValueError when it is none."""
-    place = 0
-    while place < len(message):
-        tag, place = read_varint(message, place)
+    """Yield the number and the value, an integer or bytes, of each field of a protobuf message.
+
+    Raises:
+        ValueError: The bytes are no protobuf message.
+    """
+    position = 0
+    while position < len(message):
+        tag, position = read_varint(message, position)
         value: Any
         if tag & 7 == VARINT:
-            value, place = read_varint(message, place)
+            value, position = read_varint(message, position)
         else:
-            size, place = field_size(tag & 7, message, place)
-            value = message[place : place + size]
-            place += size
+            size, position = read_field_size(tag & 7, message, position)
+            value = message[position : position + size]
+            position += size
         yield tag >> 3, value
 
 
-def field_size(wire: int, message: memoryview, place: int) -> tuple[int, int]:
-    """How long a field's value is, and where it begins."""
+def read_field_size(wire: int, message: memoryview, position: int) -> tuple[int, int]:
+    """Return the size of a field's value, and the position where it begins."""
     if wire == BYTES:
-        return read_varint(message, place)
+        return read_varint(message, position)
     if wire not in (FIXED_32, FIXED_64):
         raise ValueError(f"no protobuf message: a field of the wire type {wire}")
-    return 4 if wire == FIXED_32 else 8, place
+    return 4 if wire == FIXED_32 else 8, position
 
 
-def read_varint(message: memoryview, place: int) -> tuple[int, int]:
-    """The number at `place`, and where the next field begins."""
+def read_varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Return the number at `position`, and the position after it."""
     value = shift = 0
     while True:
-        byte = message[place]
+        byte = message[position]
         value |= (byte & 0x7F) << shift
-        shift, place = shift + 7, place + 1
+        shift, position = shift + 7, position + 1
         if byte < 0x80:
-            return value, place
+            return value, position
 
 
 def read_graph(path: Path) -> memoryview:
-    """The GraphProto of a model's file."""
+    """Return the GraphProto of a model's file."""
     return next(value for number, value in read_fields(memoryview(path.read_bytes())) if number == GRAPH)
 
 
 def find_nodes(graph: memoryview, operator: str) -> Iterator[list[tuple[int, Any]]]:
-    """The fields of each node of this operator, in their order."""
+    """Yield the fields of each node of an operator, in order."""
     for number, value in read_fields(graph):
         if number == NODES and (OPERATOR, operator.encode()) in (node := list(read_fields(value))):
             yield node
 
 
 def find_attributes(graph: memoryview, operator: str, name: str) -> Iterator[float]:
-    """The number that each node of this operator has as this attribute."""
+    """Yield the number that each node of an operator has as an attribute."""
     for node in find_nodes(graph, operator):
         for number, value in node:
-            if number == ATTRIBUTE and (own := dict(read_fields(value)))[ATTRIBUTE_NAME] == name.encode():
-                yield own[INTEGER] if INTEGER in own else float(np.frombuffer(own[FLOAT], np.float32)[0])
+            if number == ATTRIBUTE and (attribute := dict(read_fields(value)))[ATTRIBUTE_NAME] == name.encode():
+                if INTEGER in attribute:
+                    yield attribute[INTEGER]
+                else:
+                    yield float(np.frombuffer(attribute[FLOAT], np.float32)[0])
 
 
 def read_initializers(graph: memoryview) -> dict[str, list[tuple[int, Any]]]:
-    """The fields of each, by its name."""
+    """Return the fields of each initializer by its name."""
     tensors = {}
     for number, value in read_fields(graph):
         if number == INITIALIZERS:
             tensor = list(read_fields(value))
-            name = next(bytes(part).decode() for own, part in tensor if own == NAME)
+            name = next(bytes(content).decode() for field, content in tensor if field == NAME)
             tensors[name] = tensor
     return tensors
 
 
 def read_constants(graph: memoryview, folder: Path) -> dict[str, NDArray[Any]]:
-    """The initializers of KINDS by name, as they are stored; what lies in another file, in `folder`, is mapped."""
-    found = {}
+    """Return the initializers of KINDS by name, as stored; values in another file of `folder` are memory-mapped."""
+    constants = {}
     for name, tensor in read_initializers(graph).items():
         if (kind := KINDS.get(next(value for number, value in tensor if number == KIND))) is not None:
             shape = [value for number, value in tensor if number == DIMENSIONS]
-            found[name] = read_tensor(tensor, folder, kind).reshape(shape)
-    return found
+            constants[name] = read_tensor(tensor, folder, kind).reshape(shape)
+    return constants
 
 
 def read_tensor(tensor: Sequence[tuple[int, Any]], folder: Path, kind: type[np.number]) -> NDArray[Any]:
@@ -136,5 +143,5 @@ def read_tensor(tensor: Sequence[tuple[int, Any]], folder: Path, kind: type[np.n
     if raw is not None:
         return np.frombuffer(raw, kind)
     entries = (dict(read_fields(value)) for number, value in tensor if number == EXTERNAL)
-    place = {bytes(entry[KEY]).decode(): bytes(entry[VALUE]).decode() for entry in entries}
-    return np.memmap(folder / place["location"], kind, "r")
+    external = {bytes(entry[KEY]).decode(): bytes(entry[VALUE]).decode() for entry in entries}
+    return np.memmap(folder / external["location"], kind, "r")

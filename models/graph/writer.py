@@ -1,4 +1,4 @@
-"""Nodes, constants and quantised matrices of an ONNX graph."""
+"""The writer of an ONNX graph: nodes, constants and quantised matrices."""
 
 from __future__ import annotations
 
@@ -14,112 +14,125 @@ from models.graph.names import HIGHEST, LOG_STEP, LOWEST, SCALE, STEP, WEIGHT_IN
 from models.graph.weights import ACTIVATION_LEVELS, GELU_ZERO, SIGNED_ZERO
 
 Precision = Literal["fp32", "int8", "mixed", "fp16"]
-FUSED = "com.microsoft"
+CONTRIB_DOMAIN = "com.microsoft"
+"""The domain of ONNX Runtime's contrib operators, which are fused."""
 
 WEIGHT_LEVELS = 63
-"""Of a weight's sign: 7 bits."""
+"""The levels on each side of zero for a weight: 7 bits."""
 
 SIGNED_LEVELS, GELU_LEVELS, GELU_MIN = 127, 239, 0.17
-"""Steps from a zero point up, and what is the least after a GELU."""
+"""Steps above each zero point, and the magnitude of the minimum of a GELU."""
 
 
 class GraphWriter:
-    """The nodes and constants of one graph while it is written."""
+    """The nodes and constants of a graph under construction. Methods that add a value return its name."""
 
-    def __init__(self, weights: Mapping[str, NDArray[np.float32]], storage: Precision) -> None:
-        self.weights, self.storage = weights, storage
-        self.real = np.float16 if storage == "fp16" else np.float32
-        self.real_type = TensorProto.FLOAT16 if storage == "fp16" else TensorProto.FLOAT
+    def __init__(self, weights: Mapping[str, NDArray[np.float32]], precision: Precision) -> None:
+        self.weights, self.precision = weights, precision
+        self.float_type = np.float16 if precision == "fp16" else np.float32
+        self.onnx_float_type = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.FLOAT
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self._kept: dict[str, str] = {}
+        self._constants: set[str] = set()
 
-    def node(self, kind: str, inputs: list[str], output: str = "", domain: str = "", **attributes: Any) -> str:
-        output = output or f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, domain=domain, **attributes))
+    def add_node(self, operator: str, inputs: list[str], output: str = "", domain: str = "", **attributes: Any) -> str:
+        output = output or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, inputs, [output], name=output, domain=domain, **attributes))
         return output
 
-    def split(self, value: str, parts: int) -> list[str]:
-        """Even parts of the last axis."""
-        outputs = [f"split_{len(self.nodes)}_{part}" for part in range(parts)]
+    def add_split(self, value: str, parts: int) -> list[str]:
+        """Split the last axis evenly."""
+        outputs = [f"split_{len(self.nodes)}_{index}" for index in range(parts)]
         self.nodes.append(helper.make_node("Split", [value], outputs, name=outputs[0], axis=-1, num_outputs=parts))
         return outputs
 
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        if name not in self._kept:
+    def add_constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add a constant, unless the graph has it already."""
+        if name not in self._constants:
             self.initializers.append(numpy_helper.from_array(value, name))
-            self._kept[name] = name
+            self._constants.add(name)
         return name
 
-    def integers(self, *values: int) -> str:
-        return self.constant("integers_" + "_".join(map(str, values)), np.asarray(values, np.int64))
+    def add_integers(self, *values: int) -> str:
+        return self.add_constant("integers_" + "_".join(map(str, values)), np.asarray(values, np.int64))
 
-    def vector(self, name: str) -> str:
-        return self.constant(name, self.weights[name].astype(self.real))
+    def add_vector(self, name: str) -> str:
+        return self.add_constant(name, self.weights[name].astype(self.float_type))
 
-    def scalar(self, name: str, value: float) -> str:
-        return self.constant(name, np.asarray(value, np.float32))
+    def add_scalar(self, name: str, value: float) -> str:
+        return self.add_constant(name, np.asarray(value, np.float32))
 
-    def matrix(self, name: str, value: NDArray[np.float32]) -> str:
-        """A weight matrix (inputs, outputs) to multiply in floating point."""
-        if self.storage == "mixed":
-            return self.node("Cast", [self.constant(name, value.astype(np.float16))], to=TensorProto.FLOAT)
-        return self.constant(name, value.astype(self.real))
+    def add_matrix(self, name: str, value: NDArray[np.float32]) -> str:
+        """Add a weight matrix (inputs, outputs) for a product in floating point."""
+        if self.precision == "mixed":
+            return self.add_node("Cast", [self.add_constant(name, value.astype(np.float16))], to=TensorProto.FLOAT)
+        return self.add_constant(name, value.astype(self.float_type))
 
-    def linear(self, name: str, hidden: str, zero: int = SIGNED_ZERO) -> str:
-        """`hidden` times the transposed weight, with the bias."""
-        bias = self.vector(f"{name}.bias")
-        return self.product(name, self.weights[f"{name}.weight"].T, bias, hidden, zero)
+    def add_linear(self, name: str, hidden: str, zero: int = SIGNED_ZERO) -> str:
+        """Add the product of `hidden` and the transposed weight, plus the bias."""
+        bias = self.add_vector(f"{name}.bias")
+        return self.add_product(name, self.weights[f"{name}.weight"].T, bias, hidden, zero)
 
-    def product(self, name: str, value: NDArray[np.float32], bias: str, hidden: str, zero: int) -> str:
-        """`hidden` (batch, length, inputs) times `value` (inputs, outputs) plus the bias, by the storage.
+    def add_product(self, name: str, value: NDArray[np.float32], bias: str, hidden: str, zero: int) -> str:
+        """Add `hidden` (batch, length, inputs) times `value` (inputs, outputs) plus the bias, by the precision.
 
-        `name` is that of the weight, or of the first of several that read the same input.
+        `name` is the name of the weight, or of the first of several weights with the same input.
         """
-        if self.storage != "int8":
-            bounded, weight = self.bounded(name, value, hidden, zero)
-            return self.node("Add", [self.node("MatMul", [bounded, weight]), bias])
-        whole, scale = quantize(value, axis=0, levels=WEIGHT_LEVELS)
-        stored = self.constant(f"{name}.{WEIGHT_INT8}", whole), self.constant(f"{name}.{SCALE}", scale)
+        if self.precision != "int8":
+            clipped, weight = self.add_clipped_inputs(name, value, hidden, zero)
+            return self.add_node("Add", [self.add_node("MatMul", [clipped, weight]), bias])
+        quantized, scale = quantize(value, axis=0, levels=WEIGHT_LEVELS)
+        stored = self.add_constant(f"{name}.{WEIGHT_INT8}", quantized), self.add_constant(f"{name}.{SCALE}", scale)
         if (log_step := self.weights.get(f"{name}.{LOG_STEP}")) is not None:
-            return self.rounded(hidden, *stored, self.scalar(f"{name}.{STEP}", float(np.exp(log_step))), zero, bias)
-        highest = self.gelu_peak(hidden) if zero == GELU_ZERO else self.signed_peak(hidden)
+            return self.add_int8_product(
+                hidden, *stored, self.add_scalar(f"{name}.{STEP}", float(np.exp(log_step))), zero, bias
+            )
+        highest = self.add_gelu_peak(hidden) if zero == GELU_ZERO else self.add_signed_peak(hidden)
         levels = GELU_LEVELS if zero == GELU_ZERO else SIGNED_LEVELS
-        step = self.scalar(f"step_{levels}", 1 / levels)
-        rows = self.rounded(self.node("Div", [hidden, highest]), *stored, step, zero, "")
-        return self.node("Add", [self.node("Mul", [rows, highest]), bias])
+        step = self.add_scalar(f"step_{levels}", 1 / levels)
+        rows = self.add_int8_product(self.add_node("Div", [hidden, highest]), *stored, step, zero, "")
+        return self.add_node("Add", [self.add_node("Mul", [rows, highest]), bias])
 
-    def rounded(self, hidden: str, whole: str, scale: str, step: str, zero: int, bias: str) -> str:
-        zero_point = self.constant(f"zero_{zero}", np.asarray(zero, np.uint8))
-        rounded = self.node("QuantizeLinear", [hidden, step, zero_point])
-        return self.node("MatMulIntegerToFloat", [rounded, whole, step, scale, zero_point, "", bias], domain=FUSED)
+    def add_int8_product(self, hidden: str, quantized: str, scale: str, step: str, zero: int, bias: str) -> str:
+        """Add the product of `hidden`, rounded to 8 bits by `step`, and the int8 weight `quantized`."""
+        zero_point = self.add_constant(f"zero_{zero}", np.asarray(zero, np.uint8))
+        rounded = self.add_node("QuantizeLinear", [hidden, step, zero_point])
+        return self.add_node(
+            "MatMulIntegerToFloat", [rounded, quantized, step, scale, zero_point, "", bias], domain=CONTRIB_DOMAIN
+        )
 
-    def bounded(self, name: str, value: NDArray[np.float32], hidden: str, zero: int) -> tuple[str, str]:
-        """Input and weight for floating point; of a network that learned steps, cut and rounded as it knows them."""
+    def add_clipped_inputs(self, name: str, value: NDArray[np.float32], hidden: str, zero: int) -> tuple[str, str]:
+        """Add input and weight of a product in floating point.
+
+        In a network that learned steps, the input is clipped and the weight rounded as in training.
+        """
         log_step = self.weights.get(f"{name}.{LOG_STEP}")
         if log_step is None:
-            return hidden, self.matrix(name, value)
+            return hidden, self.add_matrix(name, value)
         step = float(np.exp(log_step))
-        bounds = [
-            self.constant(f"{name}.{end}", np.asarray(step * level, self.real))
+        limits = [
+            self.add_constant(f"{name}.{end}", np.asarray(step * level, self.float_type))
             for end, level in ((LOWEST, -zero), (HIGHEST, ACTIVATION_LEVELS - zero))
         ]
-        whole, scale = quantize(value, axis=0, levels=WEIGHT_LEVELS)
-        return self.node("Clip", [hidden, *bounds]), self.matrix(name, whole * scale)
+        quantized, scale = quantize(value, axis=0, levels=WEIGHT_LEVELS)
+        return self.add_node("Clip", [hidden, *limits]), self.add_matrix(name, quantized * scale)
 
-    def signed_peak(self, hidden: str) -> str:
-        """Each token's largest magnitude."""
-        highest = self.node("ReduceMax", [self.node("Abs", [hidden]), self.integers(2)], keepdims=1)
-        return self.node("Max", [highest, self.scalar("least", 1e-12)])
+    def add_signed_peak(self, hidden: str) -> str:
+        """Add the largest magnitude of each token."""
+        highest = self.add_node("ReduceMax", [self.add_node("Abs", [hidden]), self.add_integers(2)], keepdims=1)
+        return self.add_node("Max", [highest, self.add_scalar("least", 1e-12)])
 
-    def gelu_peak(self, hidden: str) -> str:
-        """The same after a GELU: each token's maximum, since nothing is far below zero."""
-        highest = self.node("ReduceMax", [hidden, self.integers(2)], keepdims=1)
-        return self.node("Max", [highest, self.scalar("gelu_least", GELU_LEVELS * GELU_MIN / GELU_ZERO)])
+    def add_gelu_peak(self, hidden: str) -> str:
+        """Add the maximum of each token after a GELU, where no value is far below zero."""
+        highest = self.add_node("ReduceMax", [hidden, self.add_integers(2)], keepdims=1)
+        return self.add_node("Max", [highest, self.add_scalar("gelu_least", GELU_LEVELS * GELU_MIN / GELU_ZERO)])
 
 
 def quantize(value: NDArray[np.float32], axis: int, levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Symmetric: `whole * scale` is near `value`; one scale for each slice across `axis`, which is reduced."""
+    """Return int8 values and scales, so that `quantized * scale` is near `value` (symmetric quantisation).
+
+    There is a scale for each slice across `axis`, which is reduced.
+    """
     scale = np.maximum(np.abs(value).max(axis=axis), 1e-12) / levels
-    whole = np.rint(value / np.expand_dims(scale, axis)).clip(-levels, levels)
-    return whole.astype(np.int8), scale.astype(np.float32)
+    quantized = np.rint(value / np.expand_dims(scale, axis)).clip(-levels, levels)
+    return quantized.astype(np.int8), scale.astype(np.float32)

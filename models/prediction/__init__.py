@@ -1,1 +1,1 @@
-"""Encoder output to calibrated answers, and how that is fitted; never torch."""
+"""Encoder output to calibrated predictions, and the fitting of both. Never imports torch."""

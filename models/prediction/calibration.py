@@ -1,6 +1,6 @@
-"""Logits to a prediction: pure functions of arrays and a calibration.
+"""Calibration: logits to probabilities, by pure functions of arrays and a calibration.
 
-Knows no model and no file; the calibration is fitted by `models.prediction.calibration_fit` and carried by the bundle.
+Knows no model and no file. `models.prediction.calibration_fit` fits the calibration, and the bundle stores it.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_ENTROPY = 1e-3
-"""Keeps the temperature of a text the model is wholly sure of from vanishing."""
+"""The lower bound that keeps the temperature from vanishing where the model is certain."""
 
 
 @dataclass(frozen=True, slots=True)
 class LogitScaling:
-    """Calibrated logits are `logits / (temperature * entropy**power) + bias`; `bias` has one value a label.
+    """The scaling `logits / (temperature * entropy**power) + bias`; `bias` has a value for each label.
 
-    `entropy` is that of the plain softmax over its greatest possible value, in (0, 1]: texts the model is sure of and
-    texts it wavers over are seldom wrong by the same factor (Balanya et al. 2024, entropy-based temperature scaling).
-    With `power` 0 it is temperature scaling with biases (Guo et al. 2017).
+    `entropy` is that of the plain softmax divided by its maximum, in (0, 1]. Certain and uncertain texts rarely need
+    the same factor (entropy-based temperature scaling, Balanya et al. 2024). With `power` 0 this is temperature scaling
+    with biases (Guo et al. 2017).
     """
 
     temperature: float
@@ -30,34 +30,35 @@ class LogitScaling:
 
 
 Calibration = Mapping[str, LogitScaling]
-"""One scaling for each language, and where it could be fitted another for texts that are asked about an entity."""
+"""A scaling for each language and, where it could be fitted, a second for texts with an entity."""
 
 
-def calibration_key(language: str, targeted: bool) -> str:
-    """The name of a scaling in a calibration."""
-    return f"{language}, entity" if targeted else language
+def calibration_key(language: str, has_entity: bool) -> str:
+    """Return the name of a scaling in a calibration."""
+    return f"{language}, entity" if has_entity else language
 
 
-def find_scaling(calibration: Calibration, language: str, targeted: bool) -> LogitScaling:
-    return calibration.get(calibration_key(language, targeted)) or calibration[language]
+def find_scaling(calibration: Calibration, language: str, has_entity: bool) -> LogitScaling:
+    """Return the scaling of a language for texts with an entity if there is one, else that of the language."""
+    return calibration.get(calibration_key(language, has_entity)) or calibration[language]
 
 
 def probabilities(logits: NDArray[np.floating], scaling: LogitScaling) -> NDArray[np.float64]:
-    """Softmax over the last axis of the scaled logits, (..., labels)."""
+    """Return the softmax of the scaled logits over the last axis, (..., labels)."""
     scaled = scale_logits(logits.astype(np.float64), scaling.temperature, scaling.power)
     return np.exp(log_softmax(scaled + np.asarray(scaling.bias)))
 
 
 def scale_logits(logits: NDArray[np.float64], temperature: float, power: float) -> NDArray[np.float64]:
-    """Logits as `Scaling` scales them, without its bias."""
+    """Return the logits scaled as in `LogitScaling`, without the bias."""
     return logits / (temperature * entropy(logits)[..., None] ** power) if power else logits / temperature
 
 
 def entropy(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of the softmax, (..., labels) to (...): its share of the greatest possible, at least LEAST_ENTROPY."""
+    """Return the entropy of the softmax divided by its maximum, at least MIN_ENTROPY: (..., labels) to (...)."""
     logs = log_softmax(logits)
-    own = -(np.exp(logs) * logs).sum(axis=-1) / np.log(logits.shape[-1])
-    return np.asarray(np.maximum(own, MIN_ENTROPY))
+    normalized = -(np.exp(logs) * logs).sum(axis=-1) / np.log(logits.shape[-1])
+    return np.asarray(np.maximum(normalized, MIN_ENTROPY))
 
 
 def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -66,11 +67,11 @@ def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def calibrate_logits(logits: NDArray[np.float32], scalings: Sequence[LogitScaling]) -> NDArray[np.float64]:
-    """Probabilities (batch, labels), each row by its own scaling; NaN where a logit is not finite."""
+    """Return the probabilities (batch, labels) with a scaling for each row, NaN in rows with a logit not finite."""
     scores = np.empty(logits.shape)
     with np.errstate(invalid="ignore"):
         for scaling in set(scalings):
-            rows = [row for row, own in enumerate(scalings) if own == scaling]
+            rows = [row for row, row_scaling in enumerate(scalings) if row_scaling == scaling]
             scores[rows] = probabilities(logits[rows], scaling)
     scores[~np.isfinite(logits).all(axis=1)] = np.nan
     return scores

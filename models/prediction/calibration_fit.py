@@ -1,6 +1,7 @@
-"""Calibration: for each language, the scaling of the logits under which probabilities mean what they say.
+"""Fitting of calibrations, and measures of calibration error.
 
-Fitted on validation answers of the graph that serves. Knows logits and labels, no texts and no networks.
+A calibration is fitted on validation predictions of the graph that serves, with a scaling for each language. Knows
+logits and labels, no texts and no networks.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ from models.prediction.calibration import (
 
 BINS = 15
 DRAWS = 200
-"""Of right and wrong answers, for the error that chance alone leaves."""
+"""Simulated sets of correct and wrong predictions for the error expected by chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationPredictions:
-    """One validation set as a model answered it.
+    """A model's predictions for a validation set.
 
-    `logits` (rows, labels) fp32; `labels` (rows,) indices; `among` the indices of the labels that the set has;
-    `languages` (rows,) the language each text was served in, `targeted` (rows,) whether it was asked about an entity.
+    `logits` are (rows, labels) in fp32 and `labels` (rows,) indices. `label_choices` are the indices of the labels that
+    the set has. `languages` (rows,) are those in which the texts were served. `has_entity` (rows,) is True for texts
+    with an entity.
     """
 
     dataset: str
@@ -48,88 +50,85 @@ class ValidationPredictions:
         return calibration_key(self.language, bool(self.has_entity.all()))
 
 
-def fit_calibration(answers: Sequence[ValidationPredictions]) -> Calibration:
-    """For each language, and apart for sets about entities, the scaling of the least log loss, by sets of equal weight.
+def fit_calibration(predictions: Sequence[ValidationPredictions]) -> Calibration:
+    """Return the scaling with the lowest log loss for each language, separately for sets about entities.
 
-    A set that lacks a label is taken over the labels it has, as in training.
+    Sets have equal weight. A set that lacks a label is scored over the labels that it has, as in training.
     """
-    questions = sorted({answer.calibration_key for answer in answers})
-    return {question: fit_scaling([a for a in answers if a.calibration_key == question]) for question in questions}
+    keys = sorted({validation.calibration_key for validation in predictions})
+    return {key: fit_scaling([group for group in predictions if group.calibration_key == key]) for key in keys}
 
 
-def fit_scaling(answers: Sequence[ValidationPredictions]) -> LogitScaling:
-    logits = [answer.logits.astype(np.float64) for answer in answers]
+def fit_scaling(predictions: Sequence[ValidationPredictions]) -> LogitScaling:
+    """Return the scaling with the lowest log loss over sets of equal weight."""
+    logits = [validation.logits.astype(np.float64) for validation in predictions]
     entropies = [entropy(rows)[:, None] for rows in logits]
-    places = [np.searchsorted(answer.label_choices, answer.labels) for answer in answers]
+    targets = [np.searchsorted(validation.label_choices, validation.labels) for validation in predictions]
 
     def loss(parameters: NDArray[np.float64]) -> float:
         log_temperature, power, bias = parameters[0], parameters[1], np.append(parameters[2:], 0.0)
         total = 0.0
-        for answer, plain, own, place in zip(answers, logits, entropies, places, strict=True):
-            scores = log_softmax((plain / (np.exp(log_temperature) * own**power) + bias)[:, answer.label_choices])
-            total -= float(np.mean(scores[np.arange(len(place)), place]))
+        for validation, rows, row_entropies, target in zip(predictions, logits, entropies, targets, strict=True):
+            scaled = rows / (np.exp(log_temperature) * row_entropies**power) + bias
+            scores = log_softmax(scaled[:, validation.label_choices])
+            total -= float(np.mean(scores[np.arange(len(target)), target]))
         # A slight pull to plain temperature scaling: a set of a thousand rows cannot prove a small bias.
-        return total / len(answers) + 1e-3 * float(np.sum(parameters[1:] ** 2))
+        return total / len(predictions) + 1e-3 * float(np.sum(parameters[1:] ** 2))
 
-    best = minimize(loss, np.zeros(answers[0].logits.shape[1] + 1), method="BFGS")
+    best = minimize(loss, np.zeros(predictions[0].logits.shape[1] + 1), method="BFGS")
     temperature, power, *bias = (round(float(value), 6) for value in (np.exp(best.x[0]), *best.x[1:], 0.0))
     return LogitScaling(temperature, power, tuple(bias))
 
 
-def cross_fitted_errors(answers: Sequence[ValidationPredictions]) -> dict[str, float]:
-    """The calibration error of each set when every half of it is scaled by what the other halves taught."""
-    halves = [[select_fold(answer, start) for answer in answers] for start in (0, 1)]
-    fitted = [fit_calibration(half) for half in halves]
+def cross_fitted_errors(predictions: Sequence[ValidationPredictions]) -> dict[str, float]:
+    """Return the calibration error of each set, with each half scaled by a fit on the opposite halves."""
+    halves = [[select_fold(validation, start) for validation in predictions] for start in (0, 1)]
+    calibrations = [fit_calibration(half) for half in halves]
     errors = {}
     for first, second in zip(*halves, strict=True):
-        scores = np.concatenate([calibrate(first, fitted[1]), calibrate(second, fitted[0])])
-        errors[first.dataset] = expected_calibration_error(
-            *chosen(scores, np.concatenate([first.labels, second.labels]))
-        )
+        scores = np.concatenate([calibrate(first, calibrations[1]), calibrate(second, calibrations[0])])
+        labels = np.concatenate([first.labels, second.labels])
+        errors[first.dataset] = expected_calibration_error(*top_confidences(scores, labels))
     return errors
 
 
-def select_fold(answers: ValidationPredictions, start: int) -> ValidationPredictions:
-    """Every second row, from `start`."""
+def select_fold(predictions: ValidationPredictions, start: int) -> ValidationPredictions:
+    """Return every second row, from `start`."""
     return replace(
-        answers,
-        logits=answers.logits[start::2],
-        labels=answers.labels[start::2],
-        languages=answers.languages[start::2],
-        has_entity=answers.has_entity[start::2],
+        predictions,
+        logits=predictions.logits[start::2],
+        labels=predictions.labels[start::2],
+        languages=predictions.languages[start::2],
+        has_entity=predictions.has_entity[start::2],
     )
 
 
-def calibrate(answers: ValidationPredictions, calibration: Calibration) -> NDArray[np.float64]:
-    """Probabilities (rows, labels), each row scaled as its text is when it is served."""
-    asked = zip(answers.languages, answers.has_entity, strict=True)
-    return calibrate_logits(
-        answers.logits, [find_scaling(calibration, str(language), bool(own)) for language, own in asked]
-    )
+def calibrate(predictions: ValidationPredictions, calibration: Calibration) -> NDArray[np.float64]:
+    """Return probabilities (rows, labels), each row scaled as in serving."""
+    keys = zip(predictions.languages, predictions.has_entity, strict=True)
+    scalings = [find_scaling(calibration, str(language), bool(has_entity)) for language, has_entity in keys]
+    return calibrate_logits(predictions.logits, scalings)
 
 
-def expected_calibration_error(confidence: NDArray[np.floating], right: NDArray[np.bool_]) -> float:
-    """Expected calibration error of (rows,) confidences and whether each was right, 15 bins of equal width.
-
-    Naeini et al. 2015.
-    """
+def expected_calibration_error(confidence: NDArray[np.floating], correct: NDArray[np.bool_]) -> float:
+    """Return the expected calibration error of (rows,) confidences, in 15 bins of equal width (Naeini et al. 2015)."""
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    sums, hits = (np.bincount(bins, weights, BINS) for weights in (confidence, right.astype(float)))
+    sums, hits = (np.bincount(bins, weights, BINS) for weights in (confidence, correct.astype(float)))
     return float(np.abs(sums - hits).sum() / len(bins))
 
 
-def chosen(
+def top_confidences(
     probabilities: NDArray[np.float64], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Of (rows, labels) the confidence in each row's likeliest label, (rows,), and whether it is the right one."""
+    """Return the confidence in the top label of each row, (rows,), and a mask of the rows where it is correct."""
     return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
 def expected_error_by_chance(confidence: NDArray[np.float64]) -> float:
-    """What that error comes to, in the mean, where every answer is right exactly as often as its confidence says.
+    """Return the mean calibration error of predictions that are correct exactly as often as their confidences say.
 
-    No calibration can be seen to be better than that on so few rows (consistency resampling, Broecker and Smith 2007).
+    No calibration can be shown to be better on that number of rows (consistency resampling, Broecker and Smith 2007).
     """
-    chance = np.random.default_rng(0)
-    draws = (chance.random(len(confidence)) < confidence for _ in range(DRAWS))
-    return float(np.mean([expected_calibration_error(confidence, right) for right in draws]))
+    rng = np.random.default_rng(0)
+    draws = (rng.random(len(confidence)) < confidence for _ in range(DRAWS))
+    return float(np.mean([expected_calibration_error(confidence, correct) for correct in draws]))

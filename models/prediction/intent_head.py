@@ -1,11 +1,14 @@
-"""A head: a set of intents on the vectors of one encoder, in one file, and what it says of a vector.
+"""Intent heads: a set of intents on the vectors of an encoder, in a single file, and their predictions.
 
-Intents are told apart by a linear layer, and a text that is none of them by how far its vector is from all of theirs,
-set beside how far held-out texts are that do belong. That is the geometric mean of two distances: to the nearest mean
-of an intent (Lee et al. 2018, whose whitening is done in part), and to the nearest of a few groups of each intent's
-examples (as to the nearest example, Sun et al. 2022): the first is the steadier, the second sees what lies between the
-ways in which an intent is asked for. So every set of intents knows what is outside it, without examples of that. Needs
-numpy only; `models.prediction.intent_head_fit` makes heads.
+A linear layer separates the intents. A text is out of scope if its vector is far from all intents, compared with the
+distances of held-out texts that are in scope. The distance is the geometric mean of two:
+
+- to the nearest mean of an intent, in partly whitened space (Lee et al. 2018). It is the steadier of the two.
+- to the nearest of a few groups of each intent's examples, much as to the nearest example (Sun et al. 2022). It sees
+  the space between the different wordings of an intent.
+
+So out-of-scope detection needs no examples of texts that are out of scope. Needs numpy only.
+`models.prediction.intent_head_fit` fits heads.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ from models.prediction.tensor_file import ArtifactError, read_tensors, write_ten
 
 FORMAT = "heed-head-1"
 SUFFIX = ".head.safetensors"
-HEADS = "heads"
-"""The folder of a bundle's own heads."""
+HEADS_FOLDER = "heads"
+"""The folder of heads in a bundle."""
 
 MAX_LABELS = 1000
 TENSORS = ("center", "weight", "bias", "whiten", "means", "groups", "belonging")
@@ -31,16 +34,14 @@ TENSORS = ("center", "weight", "bias", "whiten", "means", "groups", "belonging")
 
 @dataclass(frozen=True, slots=True)
 class IntentHead:
-    """`encoder` is the digest of the graph whose vectors it reads; arrays are fp32.
+    """A set of intents on the vectors of the encoder whose graph has the digest `encoder`. Arrays are fp32.
 
-    `center` (width,) is taken off a vector, which is then brought to length 1. `weight` (labels, width), `bias`
-    (labels,), `temperature` and `power` (of `models.prediction.calibration.LogitScaling`) give the confidences;
-    `whiten`
-    (width, rank) and
-    `means` (labels, rank) and `groups` (groups, rank) the distances; `belonging` (quantiles,) are the distances of
-    held-out texts that belong, rising. A text is out of scope when its score is above `threshold`. `figures` are
-    measured ones, by name. `points` (labels + groups, rank), which are means and groups, and their `squares` are kept,
-    because every request needs them.
+    `center` (width,) is subtracted from a vector, which is then scaled to length 1. Confidences come from `weight`
+    (labels, width), `bias` (labels,), `temperature` and `power` (of `models.prediction.calibration.LogitScaling`).
+    Distances come from `whiten` (width, rank), `means` (labels, rank) and `groups` (groups, rank). `belonging`
+    (quantiles,) are the distances of held-out texts in scope, ascending. A text is out of scope if its score exceeds
+    `threshold`. `figures` are measured values by name. `points` (labels + groups, rank), the means and groups, and
+    their `squares` are stored because every request needs them.
     """
 
     name: str
@@ -68,10 +69,10 @@ class IntentHead:
 
 @dataclass(frozen=True, slots=True)
 class IntentPredictions:
-    """Of several vectors: `confidences` (texts, labels) sum to 1; `outside` (texts,) is from 0 to 1.
+    """Predictions for texts: `confidences` (texts, labels) sum to 1, `out_of_scope_scores` (texts,) are from 0 to 1.
 
-    `outside` 0.97 says that of the texts that do belong 97 % are nearer to an intent: the threshold 0.95 turns away one
-    in twenty of those.
+    At a score of 0.97, 97 % of the texts in scope are nearer to an intent. So the threshold 0.95 rejects a twentieth of
+    the texts in scope.
     """
 
     confidences: NDArray[np.float64]
@@ -79,43 +80,43 @@ class IntentPredictions:
 
 
 def predict_intents(head: IntentHead, vectors: NDArray[np.floating]) -> IntentPredictions:
-    """`vectors` (texts, width)."""
-    direction = normalize_centered(vectors, head.center)
+    """Return the confidences and out-of-scope scores of `vectors` (texts, width)."""
+    directions = normalize_centered(vectors, head.center)
     return IntentPredictions(
-        _confidences(head, direction), empirical_cdf(out_of_scope_distances(head, direction), head.belonging)
+        _confidences(head, directions), empirical_cdf(out_of_scope_distances(head, directions), head.belonging)
     )
 
 
 def confidences(head: IntentHead, vectors: NDArray[np.floating]) -> NDArray[np.float64]:
-    """(texts, labels): those of `judge`, without its distances."""
+    """Return the confidences (texts, labels) of `predict_intents`, without computing distances."""
     return _confidences(head, normalize_centered(vectors, head.center))
 
 
-def _confidences(head: IntentHead, direction: NDArray[np.float32]) -> NDArray[np.float64]:
-    logits = (direction @ head.weight.T + head.bias).astype(np.float64)
+def _confidences(head: IntentHead, directions: NDArray[np.float32]) -> NDArray[np.float64]:
+    logits = (directions @ head.weight.T + head.bias).astype(np.float64)
     return np.exp(log_softmax(scale_logits(logits, head.temperature, head.power)))
 
 
-def out_of_scope_distances(head: IntentHead, direction: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The smallest distance to a mean times that to a group, (texts,), in whitened space."""
-    place = direction @ head.whiten
-    squares = np.einsum("ij,ij->i", place, place)[:, None] - 2 * (place @ head.points.T) + head.squares
+def out_of_scope_distances(head: IntentHead, directions: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the smallest distance to a mean times the smallest to a group, (texts,), in whitened space."""
+    whitened = directions @ head.whiten
+    squares = np.einsum("ij,ij->i", whitened, whitened)[:, None] - 2 * (whitened @ head.points.T) + head.squares
     means, groups = np.split(squares, [len(head.means)], axis=1)
-    near = np.maximum(means.min(axis=1), 0) * np.maximum(groups.min(axis=1), 0)
-    return np.asarray(np.sqrt(near), np.float64)
+    product = np.maximum(means.min(axis=1), 0) * np.maximum(groups.min(axis=1), 0)
+    return np.asarray(np.sqrt(product), np.float64)
 
 
-def empirical_cdf(distance: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArray[np.float64]:
-    """The share of the texts that belong which are nearer; beyond the farthest of them it goes on rising towards 1."""
+def empirical_cdf(distances: NDArray[np.float64], belonging: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the share of the texts in scope that are nearer. Beyond the farthest of them it keeps rising towards 1."""
     known = belonging.astype(np.float64)
-    steps = np.linspace(0.0, 1.0 - 1.0 / len(known), len(known))
-    over = np.maximum(distance - known[-1], 0.0) / max(known[-1], 1e-9)
-    return np.asarray(np.interp(distance, known, steps) + (1.0 - steps[-1]) * (1 - np.exp(-over)))
+    shares = np.linspace(0.0, 1.0 - 1.0 / len(known), len(known))
+    excess = np.maximum(distances - known[-1], 0.0) / max(known[-1], 1e-9)
+    return np.asarray(np.interp(distances, known, shares) + (1.0 - shares[-1]) * (1 - np.exp(-excess)))
 
 
 def save_head(head: IntentHead, path: Path) -> None:
-    """At once or not at all."""
-    about = {
+    """Write the head to `path`, atomically."""
+    description = {
         "format": FORMAT,
         "name": head.name,
         "labels": list(head.labels),
@@ -127,25 +128,30 @@ def save_head(head: IntentHead, path: Path) -> None:
         "figures": head.figures,
     }
     tensors = {name: np.ascontiguousarray(getattr(head, name), np.float32) for name in TENSORS}
-    write_tensors(path, about, tensors)
+    write_tensors(path, description, tensors)
 
 
 def load_head(path: Path, encoder: str) -> IntentHead:
-    """Raises HeadError when the file is no head, or was made for an encoder of another digest than `encoder`."""
-    about, tensors = read_tensors(path, FORMAT)
-    tensors = {"groups": tensors["means"]} | tensors if "means" in tensors else tensors  # before 1.2.0: their own group
+    """Return the head in a file.
+
+    Raises:
+        ArtifactError: The file is no head, or the head belongs to an encoder with a digest other than `encoder`.
+    """
+    description, tensors = read_tensors(path, FORMAT)
+    if "means" in tensors:  # before 1.2.0 a head had no groups: its means stand for them
+        tensors = {"groups": tensors["means"]} | tensors
     if sorted(tensors) != sorted(TENSORS):
         raise ArtifactError(f"{path.name}: it lacks {', '.join(sorted(set(TENSORS) - set(tensors))) or 'nothing'}")
     try:
         head = IntentHead(
-            name=str(about["name"]),
-            labels=tuple(str(label) for label in about["labels"]),
-            languages=tuple(str(language) for language in about["languages"]),
-            encoder=str(about["encoder"]),
-            temperature=float(about["temperature"]),
-            power=float(about.get("power", 0.0)),  # heads made before 1.1.0 have none
-            threshold=float(about["threshold"]),
-            figures={str(name): float(value) for name, value in about["figures"].items()},
+            name=str(description["name"]),
+            labels=tuple(str(label) for label in description["labels"]),
+            languages=tuple(str(language) for language in description["languages"]),
+            encoder=str(description["encoder"]),
+            temperature=float(description["temperature"]),
+            power=float(description.get("power", 0.0)),  # heads from before 1.1.0 have none
+            threshold=float(description["threshold"]),
+            figures={str(name): float(value) for name, value in description["figures"].items()},
             **tensors,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -155,27 +161,28 @@ def load_head(path: Path, encoder: str) -> IntentHead:
 
 
 def load_bundle_heads(bundle: Path, encoder: str) -> dict[str, IntentHead]:
-    """A bundle's own, by name."""
-    heads = [load_head(path, encoder) for path in sorted((bundle / HEADS).glob(f"*{SUFFIX}"))]
+    """Return the heads of a bundle by name; raises as `load_head`."""
+    heads = [load_head(path, encoder) for path in sorted((bundle / HEADS_FOLDER).glob(f"*{SUFFIX}"))]
     return {head.name: head for head in heads}
 
 
 def validate(head: IntentHead, file: str, encoder: str) -> None:
+    """Raise ArtifactError if the head does not fit the encoder, or its labels and arrays do not fit each other."""
     if head.encoder != encoder:
         raise ArtifactError(
-            f"{file}: it was made for another encoder ({head.encoder[:12]}, this one is {encoder[:12]}); train it again"
+            f"{file}: it was fitted for another encoder ({head.encoder[:12]} instead of {encoder[:12]}); fit it again"
         )
     if not 2 <= len(head.labels) <= MAX_LABELS:
-        raise ArtifactError(f"{file}: it has {len(head.labels)} intents; 2 to {MAX_LABELS} are possible")
+        raise ArtifactError(f"{file}: it has {len(head.labels)} intents; a head needs 2 to {MAX_LABELS}")
     if len(set(head.labels)) < len(head.labels):
-        twice = next(label for label in head.labels if head.labels.count(label) > 1)
-        raise ArtifactError(f"{file}: the intent {twice!r} is there twice")
+        duplicate = next(label for label in head.labels if head.labels.count(label) > 1)
+        raise ArtifactError(f"{file}: the intent {duplicate!r} appears twice")
     if not all(label.strip() for label in head.labels):
         raise ArtifactError(f"{file}: an intent has no name")
     labels, width, (groups, rank) = len(head.labels), head.center.size, head.groups.shape
-    fitting = {"center": (width,), "weight": (labels, width), "bias": (labels,), "whiten": (width, rank)}
-    fitting |= {"means": (labels, rank), "groups": (groups, rank), "belonging": (head.belonging.size,)}
-    if any(getattr(head, name).shape != shape for name, shape in fitting.items()) or not head.belonging.size:
+    shapes = {"center": (width,), "weight": (labels, width), "bias": (labels,), "whiten": (width, rank)}
+    shapes |= {"means": (labels, rank), "groups": (groups, rank), "belonging": (head.belonging.size,)}
+    if any(getattr(head, name).shape != shape for name, shape in shapes.items()) or not head.belonging.size:
         raise ArtifactError(f"{file}: the shapes of its arrays do not fit each other")
     if not all(np.isfinite(getattr(head, name)).all() for name in TENSORS) or head.temperature <= 0:
-        raise ArtifactError(f"{file}: its arrays hold something that is no number")
+        raise ArtifactError(f"{file}: its arrays hold values that are not finite, or its temperature is not positive")

@@ -1,8 +1,8 @@
-"""Which reply fits a dialogue: two projections of one encoder's vectors, and sets of replies that are embedded once.
+"""Reply ranking: two projections of an encoder's vectors, and sets of replies that are embedded in advance.
 
 A reply's score is a logistic function of the cosine between the projected vectors (dual encoder, Henderson et al.
-2019), fitted on held-out dialogues: the probability that an agent gave this reply rather than another of the set. Needs
-numpy only.
+2019), fitted on held-out dialogues. It is the probability that an agent gave this reply rather than another of the set.
+Needs numpy only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SET_SUFFIX = ".replies.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class ReplyRanker:
-    """`dialogue` and `reply` are (width, rank); a best score under `least` is no good reply."""
+    """Projections `dialogue` and `reply` (width, rank). A best score under `min_score` means that no reply fits."""
 
     dialogue: NDArray[np.float32]
     reply: NDArray[np.float32]
@@ -32,24 +32,24 @@ class ReplyRanker:
     min_score: float
 
     def project_replies(self, vectors: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Of replies' vectors, (texts, width): what they are kept as, (texts, rank)."""
+        """Return the projections (texts, rank) of replies' vectors (texts, width)."""
         return l2_normalize(vectors @ self.reply)
 
-    def scores(self, vector: NDArray[np.floating], placed: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Of each placed reply after a dialogue with this vector, (width,): from 0 to 1."""
-        return self._fit(placed @ l2_normalize(vector @ self.dialogue))
+    def score_replies(self, vector: NDArray[np.floating], projected: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the score of each projected reply (texts, rank) after a dialogue with this vector (width,)."""
+        return self._scale_cosines(projected @ l2_normalize(vector @ self.dialogue))
 
-    def score_dialogues(self, vectors: NDArray[np.floating], placed: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Of one placed reply, (rank,), after each of several dialogues, (dialogues, width): (dialogues,)."""
-        return self._fit(l2_normalize(vectors @ self.dialogue) @ placed)
+    def score_dialogues(self, vectors: NDArray[np.floating], projected: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the score of a projected reply (rank,) after each dialogue with `vectors` (dialogues, width)."""
+        return self._scale_cosines(l2_normalize(vectors @ self.dialogue) @ projected)
 
-    def _fit(self, cosines: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _scale_cosines(self, cosines: NDArray[np.float32]) -> NDArray[np.float64]:
         return np.asarray(1 / (1 + np.exp(-(self.slope * cosines.astype(np.float64) + self.offset))))
 
 
 @dataclass(frozen=True, slots=True)
 class ReplySet:
-    """Replies of one name, in order; `placed` is (texts, rank), `encoder` the digest of what embedded them."""
+    """A named set of replies, in order: `projected` is (texts, rank), `encoder` the digest of the encoder's graph."""
 
     name: str
     encoder: str
@@ -58,45 +58,52 @@ class ReplySet:
 
 
 def save_ranker(ranker: ReplyRanker, path: Path) -> None:
-    about = {"format": RANKER_FORMAT, "slope": ranker.slope, "offset": ranker.offset, "least": ranker.min_score}
+    """Write the ranker to `path`, atomically."""
+    description = {"format": RANKER_FORMAT, "slope": ranker.slope, "offset": ranker.offset, "least": ranker.min_score}
     tensors = {name: np.ascontiguousarray(getattr(ranker, name), np.float32) for name in ("dialogue", "reply")}
-    write_tensors(path, about, tensors)
+    write_tensors(path, description, tensors)
 
 
 def load_ranker(path: Path) -> ReplyRanker:
-    """Raises ArtifactError."""
-    about, tensors = read_tensors(path, RANKER_FORMAT)
+    """Return the ranker in a file; raises ArtifactError if it cannot be read."""
+    description, tensors = read_tensors(path, RANKER_FORMAT)
     try:
-        slope, offset, min_score = (float(about[name]) for name in ("slope", "offset", "least"))
+        slope, offset, min_score = (float(description[name]) for name in ("slope", "offset", "least"))
         return ReplyRanker(tensors["dialogue"], tensors["reply"], slope, offset, min_score)
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path.name}: it cannot be read ({error!r})") from error
 
 
 def save_replies(replies: ReplySet, path: Path) -> None:
-    """At once or not at all."""
-    about = {
+    """Write the reply set to `path`, atomically."""
+    description = {
         "format": SET_FORMAT,
         "name": replies.name,
         "encoder": replies.encoder,
         "texts": list(replies.texts),
     }
     tensors = {"placed": np.ascontiguousarray(replies.projected, np.float32)}
-    write_tensors(path, about, tensors)
+    write_tensors(path, description, tensors)
 
 
 def load_replies(path: Path, encoder: str) -> ReplySet:
-    """Raises HeadError when the file is no reply set, or was made for another encoder."""
-    about, tensors = read_tensors(path, SET_FORMAT)
+    """Return the reply set in a file.
+
+    Raises:
+        ArtifactError: The file is no reply set, or the set belongs to an encoder with another digest.
+    """
+    description, tensors = read_tensors(path, SET_FORMAT)
     try:
-        found = ReplySet(str(about["name"]), str(about["encoder"]), tuple(map(str, about["texts"])), tensors["placed"])
+        name, digest, texts = (description[key] for key in ("name", "encoder", "texts"))
+        replies = ReplySet(str(name), str(digest), tuple(map(str, texts)), tensors["placed"])
     except (KeyError, TypeError, ValueError) as error:
         raise ArtifactError(f"{path.name}: it cannot be read ({error!r})") from error
-    if found.encoder != encoder:
+    if replies.encoder != encoder:
         raise ArtifactError(
-            f"{path.name}: it was made for another encoder ({found.encoder[:12]}, this one is {encoder[:12]}); "
+            f"{path.name}: it was embedded by another encoder ({replies.encoder[:12]} instead of {encoder[:12]}); "
             "add it again"
         )
-    if not found.texts or found.projected.shape[:1] != (len(found.texts),) or not np.isfinite(found.projected).all():
-        raise ArtifactError(f"{path.name}: its replies and vectors do not fit each other")
-    return found
+    count = len(replies.texts)
+    if not count or replies.projected.shape[:1] != (count,) or not np.isfinite(replies.projected).all():
+        raise ArtifactError(f"{path.name}: its replies and vectors do not fit each other; add it again")
+    return replies

@@ -1,1 +1,1 @@
-"""Runs a graph on a device."""
+"""Runtimes, which run a graph on a device."""

@@ -1,6 +1,6 @@
-"""Chooses the runtime for a bundle and a device, and says what is missing for it.
+"""The choice of the runtime for a bundle and a device, and the check that it is installed.
 
-Imports ONNX Runtime only inside functions, because its absence is one of the things that it reports.
+ONNX Runtime is imported only inside functions, because its absence is an error that this module reports.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _PACKAGES: dict[Device, tuple[str, ...]] = {"cpu": ("onnxruntime",), "cuda": ("o
 
 
 def require_runtime(device: Device) -> None:
-    """Raise RuntimeError, with the command that mends it, when nothing is installed that runs on the device.
+    """Raise RuntimeError, with the command that fixes it, if no runtime for the device is installed.
 
-    For a CPU it does not import ONNX Runtime, which takes time and leaves a file in the folder for temporary files.
+    For a CPU this does not import ONNX Runtime, which takes time and leaves a file in the folder for temporary files.
     """
     for package in _PACKAGES[device]:
         spec = find_spec(package)
-        if spec is None or spec.origin is None:  # a folder that was left behind has a spec without an origin
+        if spec is None or spec.origin is None:  # a leftover folder has a spec without an origin
             extra = {"cpu": "cpu", "cuda": "gpu"}[device]
             raise RuntimeError(f"{package} is missing; to run on {device}: pip install 'heed[{extra}]'")
     if device != "cpu":
@@ -34,13 +34,13 @@ def require_runtime(device: Device) -> None:
 
 
 def open_runtime(bundle: Bundle, threads: int = 1, device: Device = "cpu") -> OnnxRuntime:
-    """Return the bundle's graph for the device, loaded; raises RuntimeError when the device cannot be used."""
+    """Load the bundle's graph for the device; raises RuntimeError if the device cannot be used."""
     require_runtime(device)
     if device == "cpu":
         from models.runtime.onnx import OnnxRuntime
 
         return OnnxRuntime(bundle.graph, threads)
-    # Here and not above: it needs onnx, which serving on a CPU does without.
+    # Imported here because it needs onnx, which is not installed for serving on a CPU.
     from models.runtime.cuda import CudaRuntime
 
     return CudaRuntime(bundle.graph, threads, device)

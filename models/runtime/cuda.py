@@ -1,9 +1,8 @@
-"""The serving runtime on a GPU: a bundle's weights in 16 bits, in the operators that ONNX Runtime has fused for CUDA.
+"""The runtime for GPUs: a bundle's weights in 16 bits, in the operators that ONNX Runtime fuses for CUDA.
 
-Its attention (cuDNN's) is compiled for each shape at its first run in a thread, 70 ms on an H200. So batches are padded
-to few shapes, by rows as well as by length, and all run in one thread: whoever has run each once (a replica does before
-it answers) never waits for a compiler. Needs the extra `gpu`, whose onnx package writes the graph; knows sessions,
-nothing of texts.
+cuDNN compiles attention for each shape when it first runs in a thread, 70 ms on an H200. So batches are padded to few
+shapes, in rows and in length, and all run in the same thread. A replica runs each shape before it serves, so no request
+waits for the compiler. Needs the extra `gpu`, whose onnx package builds the graph. Knows sessions, nothing of texts.
 """
 
 from __future__ import annotations
@@ -25,50 +24,53 @@ from models.runtime.protocol import Device
 from models.text.encoding import Batch
 
 GPU_GRAPH_LABEL = "in 16 bits, for GPUs"
-"""What cards call that graph, which is no file of a bundle."""
+"""The name in model cards of the fp16 graph, which is no file of a bundle."""
 
 ROWS = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 LENGTHS = (*range(16, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
-"""Of the shapes; what is longer or more than the last of them keeps its own."""
+"""The rows and lengths of padded shapes. A batch beyond the last value is not padded."""
 
-CAPTURED_TOKENS = 4_096
-"""Of the shapes of up to so many tokens CUDA graphs are kept: starting their 350 kernels one by one takes longer than
-running them (1.1 and 0.4 ms for one text on an H200). Larger ones gain nothing by it."""
+MAX_CAPTURED_TOKENS = 4_096
+"""The limit of padded tokens up to which a shape is captured as a CUDA graph.
+
+For small shapes, launching 350 kernels takes longer than running them: 1.1 and 0.4 ms for a text on an H200. Larger
+shapes gain nothing.
+"""
 
 INPUTS = ("ids", "mask", "types")
 
 
 class CudaRuntime(OnnxRuntime):
-    """Runs the graph of a bundle in fp16; raises ValueError as `rewritten`, RuntimeError as OnnxRuntime."""
+    """The runtime of a bundle's graph in fp16; raises ValueError as `to_fp16`, RuntimeError as OnnxRuntime."""
 
     def __init__(self, graph: Path, threads: int = 1, device: Device = "cuda") -> None:
-        captures = {"enable_cuda_graph": "1"} if device == "cuda" else {}
-        super().__init__(to_fp16(graph), threads, device, **captures)
+        settings = {"enable_cuda_graph": "1"} if device == "cuda" else {}
+        super().__init__(to_fp16(graph), threads, device, **settings)
         self._device = device
         self._width = int(self._session.get_outputs()[0].shape[1])
         self._captured: dict[tuple[int, int], _CudaGraph] = {}
-        # ONNX Runtime keeps what was compiled and captured for each thread that came.
+        # ONNX Runtime stores compiled kernels and captured graphs for each thread.
         self._thread = ThreadPoolExecutor(1, "cuda")
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        """A row for each text: logits (batch, labels), or vectors (batch, width)."""
+        """Return a row for each text: logits (batch, labels) or vectors (batch, width)."""
         return self._thread.submit(self._run, batch).result()
 
     def _run(self, batch: Batch) -> NDArray[np.float32]:
         count = len(batch.ids)
         shape = padded_shape(*batch.ids.shape)
         feeds = pad_to_shape(batch, shape)
-        if shape[0] * shape[1] > CAPTURED_TOKENS:
+        if shape[0] * shape[1] > MAX_CAPTURED_TOKENS:
             rows: NDArray[np.float32] = self._session.run([self._output], feeds, _options(-1))[0]
             return rows[:count]
         if shape not in self._captured:
-            self._captured[shape] = _CudaGraph.of(self._session, self._device, feeds, (self._output, self._width))
+            self._captured[shape] = _CudaGraph.capture(self._session, self._device, feeds, (self._output, self._width))
         return self._captured[shape].run(feeds)[:count]
 
 
 @dataclass(frozen=True, slots=True)
 class _CudaGraph:
-    """A shape's inputs and rows at addresses of their own, as a CUDA graph needs them. On a CPU nothing is captured."""
+    """Inputs and rows of a shape at fixed addresses, as a CUDA graph needs them. On a CPU nothing is captured."""
 
     session: Any
     inputs: dict[str, Any]
@@ -77,19 +79,25 @@ class _CudaGraph:
     options: Any
 
     @classmethod
-    def of(
+    def capture(
         cls, session: Any, device: Device, feeds: dict[str, NDArray[np.int64]], output: tuple[str, int]
     ) -> _CudaGraph:
-        def value(array: NDArray[Any]) -> Any:
+        """Bind the arrays of a shape, whose CUDA graph is captured by the first run.
+
+        `output` is the name and the width of the output.
+        """
+
+        def to_device(array: NDArray[Any]) -> Any:
             return onnxruntime.OrtValue.ortvalue_from_numpy(array.copy(), device, 0)
 
-        rows, length = feeds["ids"].shape
-        inputs, found = {name: value(feeds[name]) for name in INPUTS}, value(np.zeros((rows, output[1]), np.float32))
+        count, length = feeds["ids"].shape
+        inputs = {name: to_device(feeds[name]) for name in INPUTS}
+        rows = to_device(np.zeros((count, output[1]), np.float32))
         binding = session.io_binding()
-        for name, one in inputs.items():
-            binding.bind_ortvalue_input(name, one)
-        binding.bind_ortvalue_output(output[0], found)
-        return cls(session, inputs, found, binding, _options(rows * (LENGTHS[-1] + 1) + length))
+        for name, value in inputs.items():
+            binding.bind_ortvalue_input(name, value)
+        binding.bind_ortvalue_output(output[0], rows)
+        return cls(session, inputs, rows, binding, _options(count * (LENGTHS[-1] + 1) + length))
 
     def run(self, feeds: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         for name, value in self.inputs.items():
@@ -99,16 +107,19 @@ class _CudaGraph:
 
 
 def to_fp16(graph: Path) -> bytes:
-    """The CPU graph of a bundle as a GPU runs it; raises ValueError as `rewritten`."""
+    """Return a bundle's CPU graph converted to fp16 for a GPU; raises ValueError as `convert_graph`."""
     return bytes(convert_graph(graph, "fp16").SerializeToString())
 
 
-def batch_shapes(longest: int, tokens: int, items: int) -> Iterator[tuple[int, int]]:
-    """What batches of up to so many padded tokens and items run in, the largest first; the longest text alone too."""
-    found = {padded_shape(1, longest)}
-    for length in range(1, longest + 1):
-        found |= {padded_shape(rows, length) for rows in range(1, min(items, tokens // length) + 1)}
-    return iter(sorted(found, key=lambda shape: -shape[0] * shape[1]))
+def batch_shapes(max_length: int, max_tokens: int, max_items: int) -> Iterator[tuple[int, int]]:
+    """Return the padded shapes of all batches within the limits, largest first.
+
+    They include the longest text alone, which may exceed `max_tokens`.
+    """
+    shapes = {padded_shape(1, max_length)}
+    for length in range(1, max_length + 1):
+        shapes |= {padded_shape(rows, length) for rows in range(1, min(max_items, max_tokens // length) + 1)}
+    return iter(sorted(shapes, key=lambda shape: -shape[0] * shape[1]))
 
 
 def padded_shape(rows: int, length: int) -> tuple[int, int]:
@@ -116,21 +127,22 @@ def padded_shape(rows: int, length: int) -> tuple[int, int]:
 
 
 def pad_to_shape(batch: Batch, shape: tuple[int, int]) -> dict[str, NDArray[np.int64]]:
-    """With zeros; a row that stands for no text has one token, because attention over none is not a number."""
-    found = {name: np.zeros(shape, np.int64) for name in INPUTS}
+    """Return the inputs padded with zeros. Empty rows get a token, because attention over no token is NaN."""
+    feeds = {name: np.zeros(shape, np.int64) for name in INPUTS}
     rows, length = batch.ids.shape
     for name, values in zip(INPUTS, (batch.ids, batch.mask, batch.token_types), strict=True):
-        found[name][:rows, :length] = values
-    found["mask"][rows:, 0] = 1
-    return found
+        feeds[name][:rows, :length] = values
+    feeds["mask"][rows:, 0] = 1
+    return feeds
 
 
-def round_up(steps: tuple[int, ...], number: int) -> int:
-    return steps[bisect_left(steps, number)] if number <= steps[-1] else number
+def round_up(steps: tuple[int, ...], count: int) -> int:
+    """Return the first step that is at least `count`, or `count` beyond the last."""
+    return steps[bisect_left(steps, count)] if count <= steps[-1] else count
 
 
-def _options(graph: int) -> Any:
-    """`graph` numbers the CUDA graph that is captured at its first run and replayed then; -1: none."""
+def _options(graph_id: int) -> Any:
+    """Return options for the CUDA graph `graph_id`, captured by its first run and then replayed; -1 is none."""
     options = onnxruntime.RunOptions()
-    options.add_run_config_entry("gpu_graph_id", str(graph))
+    options.add_run_config_entry("gpu_graph_id", str(graph_id))
     return options

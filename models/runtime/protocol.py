@@ -1,6 +1,6 @@
-"""What every runtime offers: one padded batch in, a row for each text out.
+"""The interface of runtimes: a padded batch in, a row for each text out.
 
-`models.runtime.onnx` and `cuda` serve, `models.export.torch_runtime` is what the exported graph is held to.
+`models.runtime.onnx` and `cuda` serve. `models.export.torch_runtime` is the reference for the exported graph.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from models.text.encoding import Batch
 
 class Runtime(Protocol):
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Logits (batch, labels), or vectors (batch, width). Blocks; not to be called from two threads at once."""
+        """Return logits (batch, labels) or vectors (batch, width). Blocks, and is not thread-safe."""
         ...
 
 

@@ -1,1 +1,1 @@
-"""Text in, encodings out; this room knows no model."""
+"""Text in, encodings out. This room knows no model."""

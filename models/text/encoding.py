@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One encoded text: `ids` and `types`, each of shape (length,)."""
+    """An encoded text: `ids` and `token_types`, each of shape (length,)."""
 
     ids: NDArray[np.int64]
     token_types: NDArray[np.int64]
@@ -24,25 +24,25 @@ class Encoding:
 
     @property
     def has_entity(self) -> bool:
-        """Whether the answer is to be about an entity."""
+        """True if the prediction is to be about an entity."""
         return bool(self.token_types.any())
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded texts: `ids`, `mask` and `types`, each of shape (batch, length)."""
+    """Padded encodings: `ids`, `mask` and `token_types`, each of shape (batch, length)."""
 
     ids: NDArray[np.int64]
     mask: NDArray[np.int64]
     token_types: NDArray[np.int64]
 
 
-def collate(items: Sequence[Encoding], pad: int) -> Batch:
-    """One batch, padded to its longest text."""
-    shape = (len(items), max(item.length for item in items))
-    ids, mask, types = np.full(shape, pad, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-    for row, item in enumerate(items):
-        ids[row, : item.length] = item.ids
-        types[row, : item.length] = item.token_types
-        mask[row, : item.length] = 1
+def collate(encodings: Sequence[Encoding], pad_id: int) -> Batch:
+    """Return a batch, padded to its longest encoding."""
+    shape = (len(encodings), max(encoding.length for encoding in encodings))
+    ids, mask, types = np.full(shape, pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+    for row, encoding in enumerate(encodings):
+        ids[row, : encoding.length] = encoding.ids
+        types[row, : encoding.length] = encoding.token_types
+        mask[row, : encoding.length] = 1
     return Batch(ids, mask, types)

@@ -1,4 +1,4 @@
-"""The language of a text, and whether it has any text at all."""
+"""Language detection, and the check for a text without visible characters."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ LATIN = re.compile("[A-Za-z]")
 
 
 def has_text(text: str) -> bool:
-    """Whether any character is more than white space, a control or an invisible format character."""
+    """Return True if any character is more than white space, a control or an invisible format character."""
     return any(not c.isspace() and unicodedata.category(c) not in ("Cc", "Cf") for c in text)
 
 
 def detect_language(text: str) -> str:
-    """`zh` when Chinese characters carry the text, else `en`; one Chinese character weighs about a short word."""
+    """Return `zh` if Chinese characters carry the text, else `en`.
+
+    A Chinese character counts about as much as a short English word, so it is weighed against four Latin letters.
+    """
     han = len(HAN.findall(text))
     return "zh" if han and han * 4 >= len(LATIN.findall(text)) else "en"

@@ -1,8 +1,7 @@
-"""Text to token ids, and a list of those to one padded batch.
+"""The tokenizer: texts and dialogues to token ids within the limit.
 
-Knows the tokenizer file, the token limit and how what is asked about is marked, by type 1 among tokens of type 0: a
-target entity where the text names it and where it is repeated after the text, the newest turn of a dialogue among
-those before it. Knows nothing of models.
+Token type 1 marks what a prediction is about, among tokens of type 0. In a text that is the target entity, where the
+text names it and where it is repeated after the text. In a dialogue it is the newest turn. Knows nothing of models.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from models.text.language import detect_language, has_text
 from models.text.words import LINK_PATTERN, WordSpans, split_words
 
 CHARACTERS_PER_TOKEN = 16
-"""How much text is read at first for each token of room; more is read only when that was too little."""
+"""Characters that the tokenizer reads first for each token of the limit. It reads more only if they are too few."""
 
 ENTITY_SHARE = 4
-"""An entity may take up to one part in this many of the token limit."""
+"""Divisor of the token limit that gives the limit of an entity."""
 
 LINK = {"type": "Replace", "pattern": {"Regex": LINK_PATTERN}, "content": "http"}
-"""A normaliser step: a shortened link is a dozen meaningless pieces, and says only that there is a link."""
+"""A normaliser step for links. A shortened link is a dozen meaningless tokens and shows only that there is a link."""
 
 Speaker = Literal["customer", "agent"]
 
@@ -40,19 +39,19 @@ class Turn:
 
 
 class EmptyTextError(ValueError):
-    """The text, or the entity, holds nothing that can be read."""
+    """A text or an entity without any visible character."""
 
 
 @dataclass(frozen=True, slots=True)
 class AlignedEncoding:
-    """Tokens, and what they are of: one text, or the turns of a dialogue that were read, oldest first."""
+    """Tokens aligned with the words of a text, or of the encoded turns of a dialogue, oldest first."""
 
     tokens: Encoding
     segments: tuple[WordSpans, ...]
 
 
 class TextBundle(Protocol):
-    """A bundle, as far as its texts go."""
+    """The fields of a bundle that a tokenizer needs."""
 
     @property
     def tokenizer(self) -> Path: ...
@@ -62,12 +61,12 @@ class TextBundle(Protocol):
 
 
 class Tokenizer:
-    """Encodes texts with a `tokenizer.json` of the tokenizers library that has `<s>`, `</s>` and `<pad>` pieces."""
+    """Encoder of texts by a `tokenizer.json` of the tokenizers library that has `<s>`, `</s>` and `<pad>`."""
 
     def __init__(self, path: Path, max_tokens: int) -> None:
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
-        self._begin, self._end, self.pad_id = (self._id(piece) for piece in ("<s>", "</s>", "<pad>"))
-        self._marks = {speaker: self._pieces(f"{speaker}:", 8).ids for speaker in get_args(Speaker)}
+        self._begin, self._end, self.pad_id = (self._token_id(token) for token in ("<s>", "</s>", "<pad>"))
+        self._speaker_ids = {speaker: self._tokenize(f"{speaker}:", 8).ids for speaker in get_args(Speaker)}
         self.max_tokens = max_tokens
 
     @classmethod
@@ -75,104 +74,115 @@ class Tokenizer:
         return cls(bundle.tokenizer, bundle.max_tokens)
 
     def encode(self, text: str, entity: str | None = None) -> Encoding:
-        """The text's tokens, at most `max_tokens`; raises EmptyTextError when nothing of it can be read.
+        """Return the text's tokens, at most `max_tokens`.
 
-        A text over the limit keeps its beginning, or, when the entity is first named beyond it, the part around
-        that mention. The time is bounded: no more of the text is read than fills the limit.
+        A text over the limit is cut after its beginning. If it first names the entity beyond the limit, the part around
+        that mention stays instead. The time is bounded: no more of the text is read than fills the limit.
+
+        Raises:
+            EmptyTextError: The text or the entity has no visible character.
         """
         return self._encode(text.strip(), entity)[0]
 
     def encode_with_words(self, text: str, entity: str | None = None) -> AlignedEncoding:
-        """The same tokens, and the words they are of; raises as `encode`."""
+        """Return the tokens of `encode` with the words of the text; raises as `encode`."""
         tokens, offsets = self._encode(text.strip(), entity)
         mentions = frozenset(np.flatnonzero(tokens.token_types).tolist())
         return AlignedEncoding(tokens, (align_words(text, offsets, 1, tokens.truncated, mentions),))
 
     def token_strings(self, tokens: Encoding) -> list[str]:
-        """What each token is, as the tokenizer writes it: `▁` stands for a space before it."""
-        return [str(self._tokenizer.id_to_token(number)) for number in tokens.ids.tolist()]
+        """Return each token as the tokenizer writes it: `▁` stands for a space before it."""
+        return [str(self._tokenizer.id_to_token(token_id)) for token_id in tokens.ids.tolist()]
 
     def _encode(self, text: str, entity: str | None) -> tuple[Encoding, list[tuple[int, int]]]:
-        """The tokens of a stripped text, and where in it each of those between `<s>` and `</s>` comes from."""
+        """Return the tokens of a stripped text, and the offsets in it of the tokens between `<s>` and `</s>`."""
         if not has_text(text):
             raise EmptyTextError("the text is empty")
         suffix: list[int] = []
         if entity is not None:
             if not has_text(entity):
                 raise EmptyTextError("the entity is empty")
-            suffix = self._pieces(entity.strip(), self.max_tokens // ENTITY_SHARE).ids
+            suffix = self._tokenize(entity.strip(), self.max_tokens // ENTITY_SHARE).ids
             suffix = [self._end, *suffix[: self.max_tokens // ENTITY_SHARE], self._end]
         room = self.max_tokens - 2 - len(suffix)
-        pieces = self._pieces(text, room)
-        types = entity_token_types(text, entity, pieces.offsets)
-        start = truncation_start(types, room)
+        pieces = self._tokenize(text, room)
+        text_types = entity_token_types(text, entity, pieces.offsets)
+        start = truncation_start(text_types, room)
         ids = [self._begin, *pieces.ids[start : start + room], self._end, *suffix]
-        kept = [0, *types[start : start + room], 0]
+        types = [0, *text_types[start : start + room], 0]
         if suffix:
-            kept += [0, *[1] * (len(suffix) - 2), 0]
+            types += [0, *[1] * (len(suffix) - 2), 0]
         tokens = Encoding(
-            np.asarray(ids, np.int64), np.asarray(kept, np.int64), len(pieces.ids) > room, detect_language(text[:2000])
+            np.asarray(ids, np.int64),
+            np.asarray(types, np.int64),
+            len(pieces.ids) > room,
+            detect_language(text[:2000]),
         )
         return tokens, pieces.offsets[start : start + room]
 
-    def encode_dialogue(self, newest_text: str, before: Sequence[Turn]) -> tuple[Encoding, int]:
-        """A dialogue's newest turn after those before it, and how many were read: the oldest give way to the limit.
+    def encode_dialogue(self, newest_text: str, context: Sequence[Turn]) -> tuple[Encoding, int]:
+        """Return the tokens of a dialogue, and the number of its turns that fit the limit.
 
-        Earlier turns are read whole or not at all, each after its speaker's name. The newest alone is as a text. Raises
-        EmptyTextError when nothing of it can be read. The time is bounded by the limit.
+        The newest turn comes last. Turns of the context are encoded whole, each after its speaker's name, and the
+        oldest are dropped first. Without context the tokens are those of a text. The limit bounds the time.
+
+        Raises:
+            EmptyTextError: The newest turn has no visible character.
         """
         newest, _ = self._encode(newest_text.strip(), None)
-        earlier = self._earlier(before, self.max_tokens - newest.length - 1)
-        return self._joined(newest, earlier), len(earlier) + 1
+        earlier = self._encode_context(context, self.max_tokens - newest.length - 1)
+        return self._join_turns(newest, earlier), len(earlier) + 1
 
-    def encode_dialogue_with_words(self, newest_text: str, before: Sequence[Turn]) -> AlignedEncoding:
-        """The same tokens, and the words of the turns that were read; raises as `encode_dialogue`."""
+    def encode_dialogue_with_words(self, newest_text: str, context: Sequence[Turn]) -> AlignedEncoding:
+        """Return the tokens of `encode_dialogue` with the words of the encoded turns; raises as `encode_dialogue`."""
         newest, newest_offsets = self._encode(newest_text.strip(), None)
-        earlier = self._earlier(before, self.max_tokens - newest.length - 1)
-        passages, place = [], 1
+        earlier = self._encode_context(context, self.max_tokens - newest.length - 1)
+        segments, position = [], 1
         for turn, pieces in earlier:
-            place += len(self._marks[turn.speaker])
-            passages.append(align_words(turn.text, pieces.offsets, place, False))
-            place += len(pieces.ids)
-        first = place + 1 if earlier else 1
-        passages.append(align_words(newest_text, newest_offsets, first, newest.truncated))
-        return AlignedEncoding(self._joined(newest, earlier), tuple(passages))
+            position += len(self._speaker_ids[turn.speaker])
+            segments.append(align_words(turn.text, pieces.offsets, position, False))
+            position += len(pieces.ids)
+        first = position + 1 if earlier else 1
+        segments.append(align_words(newest_text, newest_offsets, first, newest.truncated))
+        return AlignedEncoding(self._join_turns(newest, earlier), tuple(segments))
 
-    def _earlier(self, before: Sequence[Turn], room: int) -> list[tuple[Turn, tokenizers.Encoding]]:
-        """The newest of these turns that fit, with their pieces, oldest first."""
-        found: list[tuple[Turn, tokenizers.Encoding]] = []
-        for turn in reversed(before):
-            pieces = self._pieces(turn.text.strip(), max(room, 1))
-            room -= len(self._marks[turn.speaker]) + len(pieces.ids)
+    def _encode_context(self, context: Sequence[Turn], room: int) -> list[tuple[Turn, tokenizers.Encoding]]:
+        """Return the newest turns of the context that fit, with their tokens, oldest first."""
+        encoded: list[tuple[Turn, tokenizers.Encoding]] = []
+        for turn in reversed(context):
+            pieces = self._tokenize(turn.text.strip(), max(room, 1))
+            room -= len(self._speaker_ids[turn.speaker]) + len(pieces.ids)
             if room < 0:
                 break
-            found.append((turn, pieces))
-        return found[::-1]
+            encoded.append((turn, pieces))
+        return encoded[::-1]
 
-    def _joined(self, newest: Encoding, earlier: Sequence[tuple[Turn, tokenizers.Encoding]]) -> Encoding:
+    def _join_turns(self, newest: Encoding, earlier: Sequence[tuple[Turn, tokenizers.Encoding]]) -> Encoding:
         if not earlier:
             return newest
-        said = (number for turn, pieces in earlier for number in (*self._marks[turn.speaker], *pieces.ids))
-        context = [self._begin, *said, self._end]
+        context_ids = (
+            token_id for turn, pieces in earlier for token_id in (*self._speaker_ids[turn.speaker], *pieces.ids)
+        )
+        context = [self._begin, *context_ids, self._end]
         ids = np.asarray([*context, *newest.ids[1:]], np.int64)
         types = np.zeros(len(ids), np.int64)
         types[len(context) : -1] = 1
         return Encoding(ids, types, newest.truncated, newest.language)
 
-    def _pieces(self, text: str, room: int) -> tokenizers.Encoding:
+    def _tokenize(self, text: str, room: int) -> tokenizers.Encoding:
         characters = room * CHARACTERS_PER_TOKEN
         while True:
             pieces = self._tokenizer.encode(text[:characters], add_special_tokens=False)
-            # Twice the room, because the last pieces of a text that was cut are not those of the whole text.
+            # Twice the room, because the last tokens of a cut text differ from those of the whole text.
             if len(text) <= characters or len(pieces.ids) >= 2 * room:
                 return pieces
             characters *= 8
 
-    def _id(self, piece: str) -> int:
-        number = self._tokenizer.token_to_id(piece)
-        if number is None:
-            raise ValueError(f"the tokenizer has no piece {piece}")
-        return int(number)
+    def _token_id(self, token: str) -> int:
+        token_id = self._tokenizer.token_to_id(token)
+        if token_id is None:
+            raise ValueError(f"the tokenizer has no token {token}; use one that has <s>, </s> and <pad>")
+        return int(token_id)
 
 
 def align_words(
@@ -182,39 +192,40 @@ def align_words(
     truncated: bool,
     mentions: frozenset[int] = frozenset(),
 ) -> WordSpans:
-    """The words of a text that was stripped before it was encoded; `offsets` are those in the stripped text."""
-    before = len(text) - len(text.lstrip())
-    offsets = [(start + before, end + before) for start, end in offsets]
-    read = (offsets[0][0], offsets[-1][1]) if truncated else (0, len(text))
-    return split_words(text, read, offsets, first, mentions)
+    """Return the words of a text, which was stripped before encoding. `offsets` refer to the stripped text."""
+    stripped = len(text) - len(text.lstrip())
+    offsets = [(start + stripped, end + stripped) for start, end in offsets]
+    read_span = (offsets[0][0], offsets[-1][1]) if truncated else (0, len(text))
+    return split_words(text, read_span, offsets, first, mentions)
 
 
 def entity_token_types(text: str, entity: str | None, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """1 for each piece that overlaps a place where the text names the entity, as a whole word, in any case."""
+    """Return 1 for each token that overlaps a mention of the entity, a whole word in any case, else 0."""
     if entity is None:
         return [0] * len(offsets)
     name = entity.strip()
     before = r"(?<![A-Za-z0-9])" if name[:1].isascii() and name[:1].isalnum() else ""
     after = r"(?![A-Za-z0-9])" if name[-1:].isascii() and name[-1:].isalnum() else ""
-    read = offsets[-1][1] if offsets else 0
-    spans = [found.span() for found in re.finditer(before + re.escape(name) + after, text[:read], re.IGNORECASE)]
-    types, place = [], 0
+    text_end = offsets[-1][1] if offsets else 0
+    pattern = before + re.escape(name) + after
+    mentions = [match.span() for match in re.finditer(pattern, text[:text_end], re.IGNORECASE)]
+    types, mention = [], 0
     for start, end in offsets:
-        while place < len(spans) and spans[place][1] <= start:
-            place += 1
-        types.append(int(place < len(spans) and end > spans[place][0] and end > start))
+        while mention < len(mentions) and mentions[mention][1] <= start:
+            mention += 1
+        types.append(int(mention < len(mentions) and end > mentions[mention][0] and end > start))
     return types
 
 
 def truncation_start(types: Sequence[int], room: int) -> int:
-    """Where the kept part of a text begins: at 0, unless its target is first named beyond the room."""
+    """Return the index of the first token to keep: 0, unless the first mention of the entity is beyond the room."""
     if len(types) <= room or 1 in types[:room] or 1 not in types:
         return 0
     return min(types.index(1) - room // 2, len(types) - room)
 
 
 def adapt_tokenizer(source: Path, target: Path) -> None:
-    """Write a base encoder's `tokenizer.json` as Heed uses it: a link becomes one word before anything else."""
+    """Write a base encoder's `tokenizer.json` for Heed, with links replaced by a single word before any other step."""
     content = json.loads(source.read_text(encoding="utf-8"))
     steps = content["normalizer"]
     steps = steps["normalizers"] if steps and steps["type"] == "Sequence" else [step for step in [steps] if step]

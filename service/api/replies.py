@@ -37,7 +37,7 @@ def add_replies(app: FastAPI, predictor: Predictor, shelf: HeadRegistry, setting
         else:
             texts = candidates
             placed = shelf.ranker.project_replies(np.stack([one.vector for one in others]))
-        work = partial(shelf.ranker.scores, dialogue.vector, placed)
+        work = partial(shelf.ranker.score_replies, dialogue.vector, placed)
         scores = await run_in_thread_if(work, len(placed) > MAX_INLINE_REPLIES)
         best = np.argsort(-scores, kind="stable")[: request.top_k].tolist()
         results = [{"index": place, "text": texts[place], "score": float(scores[place])} for place in best]

@@ -49,11 +49,11 @@ def add_head(
 @heads.command("list")
 def list_heads(data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
     """Every label set a request can name."""
-    from models.prediction.intent_head import HEADS, SUFFIX, load_head
+    from models.prediction.intent_head import HEADS_FOLDER, SUFFIX, load_head
     from models.prediction.tensor_file import ArtifactError
 
     folder, loaded = open_data_dir(data_dir, bundle)
-    for source in (loaded.path / HEADS, folder):
+    for source in (loaded.path / HEADS_FOLDER, folder):
         for path in sorted(source.glob(f"*{SUFFIX}")):
             try:
                 head = load_head(path, loaded.encoder_digest)
@@ -183,9 +183,9 @@ def _loaded(bundle: Path | None) -> Bundle:
 
 
 def _own_names(bundle: Path) -> set[str]:
-    from models.prediction.intent_head import HEADS, SUFFIX
+    from models.prediction.intent_head import HEADS_FOLDER, SUFFIX
 
-    return {path.name.removesuffix(SUFFIX) for path in (bundle / HEADS).glob(f"*{SUFFIX}")}
+    return {path.name.removesuffix(SUFFIX) for path in (bundle / HEADS_FOLDER).glob(f"*{SUFFIX}")}
 
 
 def _remove(name: str, suffix: str, data_dir: Path | None) -> None:

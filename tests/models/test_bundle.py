@@ -16,8 +16,8 @@ from models.bundle import (
     GRAPH,
     MANIFEST,
     BundleError,
-    external_locations,
     file_digest,
+    find_external_locations,
     load_bundle,
     load_unverified,
 )
@@ -32,20 +32,20 @@ def bundle(tmp_path: Path) -> Path:
 
 
 def rewrite(bundle: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change the manifest, with the digests of the files as they are now."""
+    """Change the manifest, and update the digests of its files."""
     manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
     change(manifest)
     manifest["files"] = {name: file_digest(bundle / name) for name in manifest["files"] if (bundle / name).is_file()}
     (bundle / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 
-def refuses(bundle: Path, reason: str) -> None:
+def expect_refused(bundle: Path, reason: str) -> None:
     with pytest.raises(BundleError, match=reason) as caught:
         load_bundle(bundle)
     assert "\n" not in str(caught.value)
 
 
-def test_a_saved_bundle_loads_with_all_that_was_said_of_it(bundle: Path) -> None:
+def test_a_saved_bundle_loads_with_its_description(bundle: Path) -> None:
     loaded = load_bundle(bundle)
     assert (loaded.name, loaded.version, loaded.task.name) == ("sentiment", "0.0.1", "sentiment")
     assert loaded.calibration["zh"].temperature == 1.5
@@ -53,7 +53,7 @@ def test_a_saved_bundle_loads_with_all_that_was_said_of_it(bundle: Path) -> None
     assert len(loaded.digest) == 64
 
 
-def test_it_can_be_described_from_its_manifest_alone(bundle: Path) -> None:
+def test_a_bundle_is_described_from_its_manifest_alone(bundle: Path) -> None:
     loaded = load_bundle(bundle)
     (bundle / GRAPH).unlink()
     assert load_unverified(bundle) == loaded
@@ -63,7 +63,7 @@ def test_it_can_be_described_from_its_manifest_alone(bundle: Path) -> None:
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    refuses(tmp_path, "no bundle at")
+    expect_refused(tmp_path, "no bundle at")
 
 
 @pytest.mark.parametrize("name", [GRAPH, EMBEDDINGS])
@@ -71,24 +71,24 @@ def test_a_changed_byte_is_refused(bundle: Path, name: str) -> None:
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
-    refuses(bundle, f"{name} was changed")
+    expect_refused(bundle, f"{name} was changed")
 
 
-def test_a_graph_takes_its_embeddings_from_a_file_beside_it(bundle: Path) -> None:
-    assert list(external_locations((bundle / GRAPH).read_bytes())) == [EMBEDDINGS]
-    (rows,) = [one for one in onnx.load(str(bundle / GRAPH)).graph.initializer if one.name == WORDS_INT8]
+def test_a_graph_reads_its_embeddings_from_a_separate_file(bundle: Path) -> None:
+    assert list(find_external_locations((bundle / GRAPH).read_bytes())) == [EMBEDDINGS]
+    (rows,) = [tensor for tensor in onnx.load(str(bundle / GRAPH)).graph.initializer if tensor.name == WORDS_INT8]
     assert rows.raw_data == (bundle / EMBEDDINGS).read_bytes()
 
 
 def test_embeddings_outside_the_folder_are_refused(bundle: Path) -> None:
     shutil.copy(bundle / EMBEDDINGS, bundle.parent)
     model = onnx.load(str(bundle / GRAPH), load_external_data=False)
-    (rows,) = [one for one in model.graph.initializer if one.name == WORDS_INT8]
+    (rows,) = [tensor for tensor in model.graph.initializer if tensor.name == WORDS_INT8]
     (location,) = [entry for entry in rows.external_data if entry.key == "location"]
     location.value = f"../{EMBEDDINGS}"
     (bundle / GRAPH).write_bytes(model.SerializeToString())
     rewrite(bundle, lambda manifest: None)
-    refuses(bundle, f"{GRAPH} takes data from '../{EMBEDDINGS}', outside the bundle")
+    expect_refused(bundle, f"{GRAPH} reads data from '../{EMBEDDINGS}', outside the bundle")
 
 
 def test_graphs_of_two_models_cannot_share_a_folder(tmp_path: Path) -> None:
@@ -99,30 +99,28 @@ def test_graphs_of_two_models_cannot_share_a_folder(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_refused(bundle: Path) -> None:
     (bundle / GRAPH).unlink()
-    refuses(bundle, f"{GRAPH} is missing")
+    expect_refused(bundle, f"{GRAPH} is missing")
 
 
 def test_a_missing_label_is_refused(bundle: Path) -> None:
     rewrite(bundle, lambda manifest: manifest["labels"].remove("neutral"))
-    refuses(bundle, "labels")
+    expect_refused(bundle, "labels")
 
 
 @pytest.mark.parametrize("name", ["weights.pkl", "weights.pt", "weights.bin", "run.py"])
 def test_a_kind_of_file_that_can_run_code_is_refused(bundle: Path, name: str) -> None:
     (bundle / name).write_bytes(b"\x80\x04.")
-    refuses(bundle, f"{name} is not a kind of file")
+    expect_refused(bundle, f"{name} is not a kind of file that a bundle may hold")
 
 
 def test_a_pickle_under_another_name_is_refused(bundle: Path) -> None:
     (bundle / "more.data").write_bytes(b"\x80\x04.")
     rewrite(bundle, lambda manifest: manifest["files"].update({"more.data": ""}))
-    refuses(bundle, "pickle under another name")
+    expect_refused(bundle, "pickle under another name")
 
 
 @pytest.mark.parametrize("length", [0x280, 0x580])
-def test_safetensors_whose_header_is_as_long_as_a_pickles_first_bytes_say_are_not_refused(
-    bundle: Path, length: int
-) -> None:
+def test_safetensors_with_a_header_length_like_the_start_of_a_pickle_are_accepted(bundle: Path, length: int) -> None:
     header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     content = length.to_bytes(8, "little") + header.ljust(length) + bytes(4)
     assert load_tensors(content)["a"].shape == (1,)
@@ -134,14 +132,14 @@ def test_safetensors_whose_header_is_as_long_as_a_pickles_first_bytes_say_are_no
 
 def test_a_file_that_is_not_listed_is_refused(bundle: Path) -> None:
     (bundle / "more.json").write_text("{}")
-    refuses(bundle, r"more\.json is not listed")
+    expect_refused(bundle, r"more\.json is not listed")
 
 
 def test_a_link_out_of_the_folder_is_refused(bundle: Path) -> None:
     (bundle.parent / "card.md").write_text("other")
     (bundle / "CARD.md").unlink()
     (bundle / "CARD.md").symlink_to(bundle.parent / "card.md")
-    refuses(bundle, "leads out of the folder")
+    expect_refused(bundle, "links out of the folder")
 
 
 @pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname", "linked.data", "absent.data"])
@@ -157,15 +155,15 @@ def test_external_data_outside_the_folder_is_refused(bundle: Path, location: str
     tensor.external_data.add(key="location", value=location)
     (bundle / GRAPH).write_bytes(model.SerializeToString())
     rewrite(bundle, lambda manifest: None)
-    refuses(bundle, "outside the bundle")
+    expect_refused(bundle, "outside the bundle")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 2}', "null"])
 def test_a_manifest_that_cannot_be_read_is_refused(bundle: Path, content: str) -> None:
     (bundle / MANIFEST).write_text(content)
-    refuses(bundle, "cannot be read")
+    expect_refused(bundle, "cannot be read")
 
 
 def test_another_format_is_refused(bundle: Path) -> None:
     rewrite(bundle, lambda manifest: manifest.update(format=3))
-    refuses(bundle, "format 3")
+    expect_refused(bundle, "format 3")

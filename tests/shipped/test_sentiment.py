@@ -1,4 +1,4 @@
-"""What the shipped bundle must say. Behaviour that a user would check first, in both languages."""
+"""The shipped sentiment bundle does what a user would check first, in both languages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKENIZER = Tokenizer.from_bundle(BUNDLE)
 RUNTIME = OnnxRuntime(BUNDLE.graph, threads=2)
 
 
-def label_of(text: str, entity: str | None = None) -> str:
+def predict_label(text: str, entity: str | None = None) -> str:
     tokens = TOKENIZER.encode(text, entity)
     logits = RUNTIME.run(collate([tokens], TOKENIZER.pad_id))
     scaling = find_scaling(BUNDLE.calibration, tokens.language, tokens.has_entity)
@@ -37,8 +37,8 @@ def label_of(text: str, entity: str | None = None) -> str:
         ("太差了，用了两天就坏了，客服也不理人", "negative"),
     ],
 )
-def test_a_plain_text_is_read_as_anyone_would(text: str, label: str) -> None:
-    assert label_of(text) == label
+def test_a_plain_text_gets_the_obvious_label(text: str, label: str) -> None:
+    assert predict_label(text) == label
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def test_a_plain_text_is_read_as_anyone_would(text: str, label: str) -> None:
         ("平安银行：净利润大增；永吉股份：股东拟减持", "平安银行", "永吉股份"),
     ],
 )
-def test_each_entity_of_a_text_has_its_own_sentiment(text: str, up: str, down: str) -> None:
-    assert label_of(text, up) == "positive"
-    assert label_of(text, down) == "negative"
+def test_each_entity_of_a_text_has_a_separate_sentiment(text: str, up: str, down: str) -> None:
+    assert predict_label(text, up) == "positive"
+    assert predict_label(text, down) == "negative"
 
 
 def test_scores_do_not_depend_on_the_batch() -> None:
@@ -64,11 +64,11 @@ def test_scores_do_not_depend_on_the_batch() -> None:
     np.testing.assert_allclose(together, alone, atol=1e-4)
 
 
-def test_the_bundle_is_small_and_tells_its_figures() -> None:
+def test_the_bundle_is_small_and_its_card_states_its_metrics() -> None:
     assert sum(file.stat().st_size for file in SHIPPED.rglob("*")) <= 80_000_000
-    figures = {(metric.dataset, metric.name): metric.value for metric in BUNDLE.metrics}
+    metrics = {(metric.dataset, metric.name): metric.value for metric in BUNDLE.metrics}
     card = (SHIPPED / "CARD.md").read_text(encoding="utf-8")
     for name in ("sentfin", "sentfin_entities", "twitter_financial_news", "finfe_zh"):
-        assert f"{figures[name, 'macro_f1']:.3f}" in card
+        assert f"{metrics[name, 'macro_f1']:.3f}" in card
     assert "dequantised 4-bit" in card
     assert "research data, no stated licence" in card

@@ -104,7 +104,7 @@ def write_tokenizer(path: Path) -> None:
 def tiny_intent_bundle(folder: Path) -> Path:
     """The same encoder without a head, in a new folder `intent` of `folder`: two label sets of what first words say."""
     path = folder / "intent"
-    (path / heads.HEADS).mkdir(parents=True)
+    (path / heads.HEADS_FOLDER).mkdir(parents=True)
     write_tokenizer(path / TOKENIZER)
     body = {name: value for name, value in weights().items() if not name.startswith("head.")}
     save_graph(build_graph(body, HEADS, 1e-12, "int8"), path / GRAPH)
@@ -113,7 +113,7 @@ def tiny_intent_bundle(folder: Path) -> Path:
     reader = TextEncoder(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, INTENT.max_tokens))
     for name, starts in LABEL_SETS.items():
         head = tiny_head(name, starts, reader, encoder)
-        save_head(head, path / heads.HEADS / f"{name}{SUFFIX}")
+        save_head(head, path / heads.HEADS_FOLDER / f"{name}{SUFFIX}")
     rng = np.random.default_rng(8)
     projections = [
         np.eye(WIDTH, dtype=np.float32) + rng.normal(0, 0.05, (WIDTH, WIDTH)).astype(np.float32) for _ in "ab"

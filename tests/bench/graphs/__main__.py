@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
-from models.bundle import TOKENIZER, external_locations
+from models.bundle import TOKENIZER, find_external_locations
 from models.data.classification import read
 from models.evaluation.classification import encode_examples, predict_validation, report_dataset
 from models.export.parity import batch_change, plain
@@ -172,7 +172,7 @@ def seconds_of(graph: OnnxRuntime, batches: Sequence[Sequence[Encoding]], pad: i
 
 def megabytes(graph: Path) -> float:
     """With the embeddings that it keeps apart."""
-    apart = (graph.with_name(name) for name in external_locations(graph.read_bytes()) if name)
+    apart = (graph.with_name(name) for name in find_external_locations(graph.read_bytes()) if name)
     return sum(file.stat().st_size for file in (graph, *apart)) / 1e6
 
 

@@ -52,7 +52,7 @@ def answers(
 def test_logits_come_back_in_the_order_of_the_texts() -> None:
     runtime = Lengths()
     lengths = [300, 5, 90, 700, 7, 5, 250]
-    assert infer_all(runtime, texts(*lengths), pad=1)[:, 0].tolist() == lengths
+    assert infer_all(runtime, texts(*lengths), pad_id=1)[:, 0].tolist() == lengths
     assert max(runtime.sizes) <= 1024
 
 

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 from models.bundle import EMBEDDINGS, GRAPH, SHIPPED, load_bundle
 from models.explain.attention_maps import AttentionMapRuntime, AttentionMaps
 from models.graph.builder import build_graph
-from models.graph.protobuf import read_fields, with_outputs
+from models.graph.protobuf import encode_outputs, read_fields
 from models.networks.encoder import Classifier, graph_weights
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
@@ -80,18 +80,18 @@ def random_batch() -> Batch:
 
 
 def random_texts(rng: np.random.Generator, lengths: Iterable[int]) -> Batch:
-    return collate([Encoding(rng.integers(5, 200, n), np.zeros(n, np.int64), False, "en") for n in lengths], pad=1)
+    return collate([Encoding(rng.integers(5, 200, n), np.zeros(n, np.int64), False, "en") for n in lengths], pad_id=1)
 
 
 def maps_in(network: Classifier, batch: Batch, folder: Path) -> AttentionMaps:
     path = folder / "fp32.onnx"
-    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage="fp32"), str(path))
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision="fp32"), str(path))
     return AttentionMapRuntime(path).run(batch)
 
 
 def test_the_maps_of_two_hundred_texts_are_those_of_torch(network: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "fp32.onnx"
-    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage="fp32"), str(path))
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision="fp32"), str(path))
     runtime, rng = AttentionMapRuntime(path), np.random.default_rng(4)
     for _ in range(20):
         batch = random_texts(rng, rng.integers(1, 41, 10))
@@ -122,7 +122,7 @@ def test_the_heads_together_give_what_torch_adds_to_the_state(
 @pytest.mark.parametrize("storage", ["int8", "mixed", "fp32"])
 def test_every_storage_of_a_cpu_graph_has_the_same_mixing(network: Classifier, storage: str, tmp_path: Path) -> None:
     path = tmp_path / "graph.onnx"
-    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage=storage), str(path))  # type: ignore[arg-type]
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision=storage), str(path))  # type: ignore[arg-type]
     mixing = AttentionMapRuntime(path)._mixing
     expected = graph_weights(network)["encoder.encoder.layer.2.attention.output.dense.weight"].T
     np.testing.assert_allclose(mixing[2].reshape(32, 32), expected, atol=0.02 if storage == "int8" else 1e-3)
@@ -143,7 +143,7 @@ def test_a_graph_for_gpus_is_refused(tmp_path: Path) -> None:
 
 def test_outputs_are_appended_as_onnx_itself_reads_them() -> None:
     names = ["a" * 200, "split_19_1"]
-    model = onnx.load_from_string((SHIPPED / GRAPH).read_bytes() + with_outputs(names))
+    model = onnx.load_from_string((SHIPPED / GRAPH).read_bytes() + encode_outputs(names))
     assert [output.name for output in model.graph.output] == ["logits", *names]
 
 

@@ -295,7 +295,7 @@ def test_an_over_long_text_says_what_was_read_and_is_weighed_in_bounded_time() -
 def test_an_over_long_text_is_read_around_its_entity() -> None:
     text = "word " * 900 + "Zorg plunges " + "word " * 900
     _, words = read(text, "Zorg")
-    assert words.read[0] > 0
+    assert words.read_span[0] > 0
     assert [text[start:end] for word, (start, end) in enumerate(words.spans) if words.is_entity(word)] == ["Zorg"]
 
 

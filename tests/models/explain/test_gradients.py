@@ -118,7 +118,7 @@ def test_it_is_the_graph_s_own_network_in_fp32(
         set_steps(network, [STEP] * 12)
     gradients = gradients_of(network, storage, tmp_path)
     onnx.save(convert_graph(tmp_path / "g.onnx", "fp32"), str(tmp_path / "plain.onnx"))
-    expected = OnnxRuntime(tmp_path / "plain.onnx").run(collate([PLAIN], pad=1))
+    expected = OnnxRuntime(tmp_path / "plain.onnx").run(collate([PLAIN], pad_id=1))
     # Weights in whole steps were stored in 16 bits by `mixed`, and the other graph puts them into steps again.
     near = 2e-3 if learned and storage == "mixed" else 1e-4
     np.testing.assert_allclose(gradients.run(PLAIN, np.ones((1, LENGTH), np.float32)).rows, expected, atol=near)

@@ -15,15 +15,15 @@ from models.networks.encoder import Classifier, graph_weights
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
 
-PAD, WORDS = 1, 200
-CLOSE: dict[Precision, float] = {"fp32": 1e-5, "int8": 0.2, "mixed": 0.1, "fp16": 0.02}
+PAD_ID, VOCABULARY = 1, 200
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "int8": 0.2, "mixed": 0.1, "fp16": 0.02}
 
 
 @pytest.fixture(scope="module")
 def network() -> Classifier:
     torch.manual_seed(3)
     config = BertConfig(
-        vocab_size=WORDS,
+        vocab_size=VOCABULARY,
         hidden_size=32,
         num_hidden_layers=3,
         num_attention_heads=4,
@@ -37,58 +37,58 @@ def network() -> Classifier:
 
 @pytest.fixture(scope="module")
 def tokens() -> list[Encoding]:
-    """Texts of 3 to 40 tokens; every other one names a target."""
+    """Texts of 3 to 40 tokens; every second text names an entity."""
     rng = np.random.default_rng(4)
-    found = []
-    for number, length in enumerate(rng.integers(3, 40, 24)):
+    texts = []
+    for index, length in enumerate(rng.integers(3, 40, 24)):
         types = np.zeros(length, np.int64)
-        types[1 : 1 + number % 2] = 1
-        found.append(Encoding(rng.integers(5, WORDS, length), types, False, "en"))
-    return found
+        types[1 : 1 + index % 2] = 1
+        texts.append(Encoding(rng.integers(5, VOCABULARY, length), types, False, "en"))
+    return texts
 
 
-def runtime(network: Classifier, storage: Precision, folder: Path) -> OnnxRuntime:
-    path = folder / f"{storage}.onnx"
-    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage=storage), str(path))
+def runtime(network: Classifier, precision: Precision, folder: Path) -> OnnxRuntime:
+    path = folder / f"{precision}.onnx"
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision=precision), str(path))
     return OnnxRuntime(path)
 
 
-@pytest.mark.parametrize("storage", CLOSE)
-def test_the_graph_answers_as_the_network_does(
-    network: Classifier, tokens: list[Encoding], storage: Precision, tmp_path: Path
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_the_graph_equals_the_network(
+    network: Classifier, tokens: list[Encoding], precision: Precision, tmp_path: Path
 ) -> None:
-    batch = collate(tokens, PAD)
+    batch = collate(tokens, PAD_ID)
     expected = TorchRuntime(network).run(batch)
     assert np.ptp(expected) > 0.5
-    np.testing.assert_allclose(runtime(network, storage, tmp_path).run(batch), expected, atol=CLOSE[storage])
+    np.testing.assert_allclose(runtime(network, precision, tmp_path).run(batch), expected, atol=TOLERANCE[precision])
 
 
-@pytest.mark.parametrize("storage", CLOSE)
-def test_a_text_is_answered_the_same_alone_and_among_others(
-    network: Classifier, tokens: list[Encoding], storage: Precision, tmp_path: Path
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_a_prediction_does_not_depend_on_the_batch(
+    network: Classifier, tokens: list[Encoding], precision: Precision, tmp_path: Path
 ) -> None:
-    graph = runtime(network, storage, tmp_path)
-    together = graph.run(collate(tokens, PAD))
-    alone = np.concatenate([graph.run(collate([item], PAD)) for item in tokens])
-    np.testing.assert_allclose(together, alone, atol=1e-5 if storage != "fp16" else 2e-3)
+    graph = runtime(network, precision, tmp_path)
+    together = graph.run(collate(tokens, PAD_ID))
+    alone = np.concatenate([graph.run(collate([item], PAD_ID)) for item in tokens])
+    np.testing.assert_allclose(together, alone, atol=1e-5 if precision != "fp16" else 2e-3)
 
 
-def test_the_target_decides_which_tokens_are_read(network: Classifier) -> None:
+def test_the_entity_decides_which_tokens_are_pooled(network: Classifier) -> None:
     ids = np.arange(5, 15)[None, :]
     mask = np.ones_like(ids)
-    answers = []
-    for place in (1, 8):
+    logits = []
+    for position in (1, 8):
         types = np.zeros_like(ids)
-        types[0, place] = 1
-        answers.append(TorchRuntime(network).run(Batch(ids, mask, types)))
-    assert np.abs(answers[0] - answers[1]).max() > 0.05
+        types[0, position] = 1
+        logits.append(TorchRuntime(network).run(Batch(ids, mask, types)))
+    assert np.abs(logits[0] - logits[1]).max() > 0.05
 
 
-def test_eight_bits_keep_a_matrix_within_half_a_step_of_each_slice() -> None:
+def test_quantization_to_8_bits_is_off_by_at_most_half_a_step() -> None:
     value = np.random.default_rng(0).normal(size=(40, 7)).astype(np.float32) * np.logspace(-3, 3, 7, dtype=np.float32)
-    whole, scale = quantize(value, axis=0, levels=127)
-    assert whole.dtype == np.int8
-    assert (np.abs(whole * scale - value) <= scale / 2 * 1.001).all()
+    quantized, scale = quantize(value, axis=0, levels=127)
+    assert quantized.dtype == np.int8
+    assert (np.abs(quantized * scale - value) <= scale / 2 * 1.001).all()
 
 
 def test_the_int8_graph_is_stored_in_8_bits(network: Classifier, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_the_graphs_of_a_student_compute_what_it_was_trained_with(
 ) -> None:
     """Several times nearer to the rounded network than the plain one is, the 8-bit graph by ten times."""
     onnx.save(
-        build_graph(graph_weights(student), heads=4, epsilon=1e-12, storage=storage), str(tmp_path / "graph.onnx")
+        build_graph(graph_weights(student), heads=4, epsilon=1e-12, precision=storage), str(tmp_path / "graph.onnx")
     )
     answered = OnnxRuntime(tmp_path / "graph.onnx").run(texts)
     near = np.abs(answered - TorchRuntime(student).run(texts)).mean()
@@ -81,7 +81,7 @@ def test_the_graphs_of_a_student_compute_what_it_was_trained_with(
 def test_the_8_bit_graph_of_a_network_without_steps_rounds_each_token_by_its_own_size(
     network: Classifier, texts: Batch, tmp_path: Path
 ) -> None:
-    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, storage="int8"), str(tmp_path / "graph.onnx"))
+    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision="int8"), str(tmp_path / "graph.onnx"))
     plain = TorchRuntime(network).run(texts)
     assert np.abs(OnnxRuntime(tmp_path / "graph.onnx").run(texts) - plain).mean() < 0.1 * np.ptp(plain)
 

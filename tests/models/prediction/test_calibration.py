@@ -11,7 +11,7 @@ def test_polarity_is_the_positive_minus_the_negative_share() -> None:
     assert polarity({"negative": 0.7, "neutral": 0.1, "positive": 0.2}) == pytest.approx(-0.5)
 
 
-def test_each_language_has_its_own_scaling() -> None:
+def test_each_language_has_a_scaling() -> None:
     calibration = {"en": LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0)), "zh": LogitScaling(4.0, 0.0, (0.0, 0.0, 3.0))}
     logits = np.asarray([[2.0, 0.0, 0.0]] * 3, np.float32)
     scores = calibrate_logits(logits, [calibration[language] for language in ("en", "zh", "en")])
@@ -20,15 +20,15 @@ def test_each_language_has_its_own_scaling() -> None:
     np.testing.assert_array_equal(scores[1], probabilities(logits[1], calibration["zh"]))
 
 
-def test_texts_about_an_entity_have_their_own_scaling_where_there_is_one() -> None:
-    plain, own = LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0)), LogitScaling(2.0, 0.0, (0.0, 0.0, 0.0))
-    calibration = {"en": plain, "zh": plain, calibration_key("en", True): own}
-    assert find_scaling(calibration, "en", True) is own
+def test_texts_with_an_entity_use_a_separate_scaling_if_there_is_one() -> None:
+    plain, for_entities = LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0)), LogitScaling(2.0, 0.0, (0.0, 0.0, 0.0))
+    calibration = {"en": plain, "zh": plain, calibration_key("en", True): for_entities}
+    assert find_scaling(calibration, "en", True) is for_entities
     assert find_scaling(calibration, "en", False) is plain
     assert find_scaling(calibration, "zh", True) is plain
 
 
-def test_logits_that_are_not_finite_spoil_their_own_row_alone() -> None:
+def test_logits_that_are_not_finite_spoil_only_their_row() -> None:
     plain = LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0))
     logits = np.asarray([[np.nan, 0, 0], [1, 2, 3], [np.inf, 0, 0], [-np.inf, 0, 0]], np.float32)
     scores = calibrate_logits(logits, [plain] * 4)

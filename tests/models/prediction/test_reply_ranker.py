@@ -16,29 +16,26 @@ VECTORS = RNG.normal(0, 1, (30, 12)).astype(np.float32)
 
 
 def test_scores_order_replies_by_the_cosine_of_the_projections() -> None:
-    placed = RANKER.project_replies(VECTORS)
-    scores = RANKER.scores(VECTORS[4], placed)
-    said, offered = VECTORS[4] @ RANKER.dialogue, VECTORS @ RANKER.reply
-    cosines = offered @ said / np.linalg.norm(offered, axis=1) / np.linalg.norm(said)
+    scores = RANKER.score_replies(VECTORS[4], RANKER.project_replies(VECTORS))
+    dialogue, replies = VECTORS[4] @ RANKER.dialogue, VECTORS @ RANKER.reply
+    cosines = replies @ dialogue / np.linalg.norm(replies, axis=1) / np.linalg.norm(dialogue)
     assert np.argsort(scores).tolist() == np.argsort(cosines).tolist()
     np.testing.assert_allclose(scores, 1 / (1 + np.exp(1 - 6 * cosines)), atol=1e-5)
 
 
-def test_ranker_and_reply_sets_come_back_as_they_were_saved(tmp_path: Path) -> None:
+def test_a_saved_ranker_and_a_saved_reply_set_load_unchanged(tmp_path: Path) -> None:
     save_ranker(RANKER, tmp_path / "ranker.safetensors")
     loaded = load_ranker(tmp_path / "ranker.safetensors")
     assert (loaded.slope, loaded.offset, loaded.min_score) == (6.0, -1.0, 0.2)
     np.testing.assert_array_equal(loaded.dialogue, RANKER.dialogue)
-    replies = ReplySet(
-        "mine", "e" * 64, tuple(f"回复 {number}" for number in range(30)), RANKER.project_replies(VECTORS)
-    )
+    replies = ReplySet("mine", "e" * 64, tuple(f"回复 {index}" for index in range(30)), RANKER.project_replies(VECTORS))
     save_replies(replies, tmp_path / "mine.replies.safetensors")
-    back = load_replies(tmp_path / "mine.replies.safetensors", "e" * 64)
-    assert (back.name, back.texts) == (replies.name, replies.texts)
-    np.testing.assert_array_equal(back.projected, replies.projected)
+    reloaded = load_replies(tmp_path / "mine.replies.safetensors", "e" * 64)
+    assert (reloaded.name, reloaded.texts) == (replies.name, replies.texts)
+    np.testing.assert_array_equal(reloaded.projected, replies.projected)
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "mine.replies.safetensors"
     save_replies(ReplySet("mine", "e" * 64, ("a", "b"), RANKER.project_replies(VECTORS[:2])), path)
     with pytest.raises(ArtifactError, match="another encoder"):

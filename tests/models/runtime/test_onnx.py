@@ -20,7 +20,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
-def test_a_device_that_is_not_there_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_device_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     with pytest.raises(RuntimeError, match="cannot run on cuda"):
         OnnxRuntime(bundle.graph, device="cuda")
@@ -28,9 +28,9 @@ def test_a_device_that_is_not_there_is_refused(bundle: Bundle, monkeypatch: pyte
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_session_that_fell_back_to_the_cpu_is_refused(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the GPU's driver is missing, ONNX Runtime only logs it."""
+    """ONNX Runtime only logs that the GPU's driver is missing."""
     if PROVIDERS["cuda"][0] in onnxruntime.get_available_providers():
-        pytest.skip("here a session may have its device")
+        pytest.skip("a session may have a GPU here")
     with monkeypatch.context() as patched:
         patched.setattr(
             onnxruntime, "get_available_providers", lambda: [provider for provider, _ in PROVIDERS.values()]
@@ -40,7 +40,7 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(bundle: Bundle, monkeypa
             OnnxRuntime(bundle.graph, device="cuda")
 
 
-def test_a_device_gets_its_runtime(bundle: Bundle) -> None:
+def test_open_runtime_chooses_by_device(bundle: Bundle) -> None:
     assert type(open_runtime(bundle)) is OnnxRuntime
     if PROVIDERS["cuda"][0] not in onnxruntime.get_available_providers():
         with pytest.raises(RuntimeError, match="cannot run on cuda"):
@@ -48,8 +48,8 @@ def test_a_device_gets_its_runtime(bundle: Bundle) -> None:
 
 
 @pytest.mark.parametrize(("device", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
-def test_a_missing_runtime_is_named_with_the_command_that_mends_it(device: str, extra: str) -> None:
-    """In a process of its own, in which `onnxruntime` cannot be imported."""
+def test_a_missing_runtime_is_reported_with_the_command_that_fixes_it(device: str, extra: str) -> None:
+    """Run in a process where `onnxruntime` cannot be imported."""
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
         "from models.runtime.auto import require_runtime\n"
@@ -58,5 +58,5 @@ def test_a_missing_runtime_is_named_with_the_command_that_mends_it(device: str, 
         "except RuntimeError as error:\n"
         "    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout == f"onnxruntime is missing; to run on {device}: pip install 'heed[{extra}]'\n"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert process.stdout == f"onnxruntime is missing; to run on {device}: pip install 'heed[{extra}]'\n"

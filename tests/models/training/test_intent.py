@@ -31,7 +31,7 @@ from models.export.card_intent import heads_said, with_heads
 from models.export.intent import export_intents
 from models.export.parity import ParityError
 from models.networks.intent import OUT_OF_SCOPE, ReplyRow, margin_loss
-from models.prediction.intent_head import HEADS, SUFFIX, load_bundle_heads, load_head, predict_intents, save_head
+from models.prediction.intent_head import HEADS_FOLDER, SUFFIX, load_bundle_heads, load_head, predict_intents, save_head
 from models.prediction.reply_ranker import RANKER, load_ranker
 from models.runtime.offline import open_text_encoder
 from models.text.tokenizer import Tokenizer, Turn
@@ -172,7 +172,7 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
-    head = old.path / HEADS / f"wishes{SUFFIX}"
+    head = old.path / HEADS_FOLDER / f"wishes{SUFFIX}"
     made = head.read_bytes()
     save_head(replace(load_head(head, old.encoder_digest), temperature=9.0), head)
     aged = old.path / "CARD.md"
@@ -191,11 +191,11 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     measured = evaluate_intents(heads, ranker, open_text_encoder(new), sets, CONFIG.label_sets, CONFIG.reply_sets)
     assert intents_table(measured) in card
     assert card == said.replace("# intent 1.0.0\n", "# intent 1.1.0\n")
-    talk = (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns
+    talk = (new.path / HEADS_FOLDER / f"talk{SUFFIX}").stat().st_mtime_ns
     again = ("export", new.path, "--data", sets, "--out", new.path, "--version", "1.1.0")
     heed(*again, "--head", "wishes")
     assert load_bundle(new.path).digest == new.digest
-    assert (new.path / HEADS / f"talk{SUFFIX}").stat().st_mtime_ns == talk
+    assert (new.path / HEADS_FOLDER / f"talk{SUFFIX}").stat().st_mtime_ns == talk
     refused = CliRunner().invoke(app, [str(one) for one in (*again, "--head", "moods")])
     assert (refused.exit_code, "its heads are wishes, talk, not moods" in refused.output) == (1, True)
     with pytest.raises(ValueError, match="0 rows of figures for wishes"):

@@ -198,13 +198,13 @@ async def test_many_replies_are_scored_beside_the_event_loop_and_alike(
     asked: dict[str, Any] = {"turns": [turn(CUSTOMER, "hello")], "candidates": ["good bye", "hello there", "what"]}
     inline = (await intents.replies(**asked)).json()["results"]
     scoring: list[str] = []
-    scores = ReplyRanker.scores
+    scores = ReplyRanker.score_replies
 
     def watched(self: ReplyRanker, *given: Any) -> Any:
         scoring.append(threading.current_thread().name)
         return scores(self, *given)
 
-    monkeypatch.setattr(ReplyRanker, "scores", watched)
+    monkeypatch.setattr(ReplyRanker, "score_replies", watched)
     monkeypatch.setattr("service.api.replies.MAX_INLINE_REPLIES", 2)
     assert (await intents.replies(**asked)).json()["results"] == inline
     assert scoring != [threading.main_thread().name]
