@@ -92,7 +92,7 @@ def calls(folder: Path) -> object:
     async def ask() -> list[int]:
         handle, metrics = Handle(), Metrics(folder / "metrics")
         counts = (metrics.task("sentiment"), metrics.calls("sentiment"))
-        remote = RemotePredictor(fakes.bundle(folder), handle, handle.count, LIMITS, *counts)
+        remote = RemotePredictor(fakes.make_bundle(folder), handle, handle.count, LIMITS, *counts)
         await remote.start()
         async with answering(handle):
             await asyncio.gather(*(remote.predict([Item("good")]) for _ in range(6)))
