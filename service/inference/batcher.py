@@ -1,6 +1,6 @@
 """The batcher: items go in, and each gets a row of the model, on one thread that alone calls the model.
 
-It has no timer. An idle thread starts at once with whatever waits; while it is busy, more items gather. The batcher
+It has no timer. An idle thread immediately starts with whatever waits. While it is busy, more items gather. The batcher
 knows lengths, budgets and deadlines. It does not know the meaning of tokens, HTTP or metrics.
 `service.inference.batch_policy` chooses which items run together, and `service.inference.queue` holds the waiting ones.
 The rest makes sure that every caller ends, with its row or with a Problem. An item is usually a text, but any work

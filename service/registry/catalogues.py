@@ -196,7 +196,7 @@ class CatalogueRegistry:
         except CatalogueRemovedError:  # another replica is replacing it
             return
         except CatalogueError as error:
-            _log.error("the model's own catalogue cannot be placed", reason=str(error))
+            _log.error("the model's own catalogue cannot be copied", reason=str(error))
             self._unusable[self.default_name] = (stamp_of(path / DATABASE), f"The {error}.")
 
 

@@ -145,9 +145,9 @@ async def test_new_items_are_found_in_any_inverted_list(
         return search(index, *args)
 
     monkeypatch.setattr(VectorIndex, "search", counted_search)
-    found = ranked_ids(recommender, query)
-    assert found == ranked_ids(recommender, without_index(query))
-    assert len(set(found) - set(known)) == 20
+    ranked = ranked_ids(recommender, query)
+    assert ranked == ranked_ids(recommender, without_index(query))
+    assert len(set(ranked) - set(known)) == 20
     assert len(searches) == 1, "only for the whole catalogue"
 
 
@@ -187,13 +187,13 @@ async def test_cached_projections_of_a_small_catalogue_give_the_same_ranking(
     query = make_query(small, history=history, candidates=candidates, exclude_history=False, top_k=20)
     rng = np.random.default_rng(3)
     query = query.with_vectors([rng.normal(size=WIDTH).astype(np.float32) for _ in query.inline_items])
-    found = rank_query(recommender, query)
+    cached = rank_query(recommender, query)
     monkeypatch.setattr(ranking, "MIN_INDEX_ROWS", 0)
     expected = rank_query(recommender, query)
-    assert isinstance(found, Ranking)
+    assert isinstance(cached, Ranking)
     assert isinstance(expected, Ranking)
-    assert found.positions == expected.positions
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+    assert cached.positions == expected.positions
+    np.testing.assert_allclose(cached.scores, expected.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["small", "large"])
@@ -209,11 +209,11 @@ async def test_a_changed_item_is_ranked_by_its_new_vector(
     swapped = {first: -rows[row_by_id[first]], last: rows[row_by_id[first]]}
     await catalogues.edit(name, [Item(item_id, "changed") for item_id in swapped], swapped, [], np.inf)
     after = await indexed_snapshot(catalogues, name)
-    found = ranked_ids(recommender, make_query(after, top_k=100))
-    assert found[0] == last
-    assert first not in found
+    ranked = ranked_ids(recommender, make_query(after, top_k=100))
+    assert ranked[0] == last
+    assert first not in ranked
     with closing(Catalogue(folder / "catalogues" / name)) as fresh:
-        assert found == ranked_ids(recommender, make_query(fresh.snapshot(), top_k=100))
+        assert ranked == ranked_ids(recommender, make_query(fresh.snapshot(), top_k=100))
 
 
 async def test_an_edit_has_immediate_effect_and_removed_items_never_come_back(
