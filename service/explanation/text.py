@@ -20,8 +20,8 @@ from service.explanation.request import (
     ExplanationCancelled,
     ExplanationRequest,
     InstanceFactory,
-    TextOutcome,
     TextExplanation,
+    TextOutcome,
 )
 
 _log = structlog.get_logger(__name__)
