@@ -84,7 +84,7 @@ class GatewayDeployment:
         caches, shelf, rankings = {}, None, None
         for predictor in self._predictors:
             served, task = predictor.bundle, predictor.bundle.task.name
-            metrics.bundle(task, served.name, served.version, served.digest)
+            metrics.set_bundle(task, served.name, served.version, served.digest)
             caches[task] = CachedPredictor(predictor, chosen.cache_entries, metrics.task(task))
             if task == "intent":
                 shelf = HeadRegistry(served, chosen.data_dir)

@@ -20,7 +20,7 @@ from service.api.explanations import (
 from service.api.intent import find_by_name, item_of
 from service.api.intent import turns_of as spoken
 from service.errors import ExplanationTooLarge, InvalidRequest, Problem
-from service.explanation.request import InstanceFactory, Outcome
+from service.explanation.request import InstanceFactory, TextOutcome
 from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
@@ -119,7 +119,7 @@ def _about(item: Item, head: IntentHead, target: str | None) -> InstanceFactory:
     return lambda explainer: explainer.intent_instance(turns, head, target)
 
 
-def _result(head: IntentHead, given: Any, item: Item, outcome: Outcome) -> dict[str, Any]:
+def _result(head: IntentHead, given: Any, item: Item, outcome: TextOutcome) -> dict[str, Any]:
     """An ExplainIntentResult, or a FailedItem."""
     if isinstance(outcome, Problem):
         return failed_item(outcome, given)

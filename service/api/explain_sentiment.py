@@ -14,7 +14,7 @@ from service.api.explanations import (
     word_weight,
 )
 from service.errors import InvalidRequest, Problem
-from service.explanation.request import InstanceFactory, Outcome
+from service.explanation.request import InstanceFactory, TextOutcome
 from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, deadline_s
@@ -53,7 +53,7 @@ def _ask(given: str | SentimentItem, target: str | None) -> InstanceFactory | Pr
     return lambda explainer: explainer.text_instance(text, entity, target)
 
 
-def _result(given: str | SentimentItem, outcome: Outcome) -> dict[str, Any]:
+def _result(given: str | SentimentItem, outcome: TextOutcome) -> dict[str, Any]:
     """An ExplainResult, or a FailedItem."""
     if isinstance(outcome, Problem):
         return failed_item(outcome, given)

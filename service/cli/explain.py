@@ -49,7 +49,7 @@ def explain_intent(
         loaded = load_bundle(chosen.bundles.get("intent", SHIPPED_INTENT))
         if loaded.task.name != "intent":
             fail(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        heads = HeadRegistry(loaded, chosen.data_dir).all_heads()
+        heads = HeadRegistry(loaded, chosen.data_dir).scan_heads()
         if chosen.label_set not in heads:
             fail(f"there is no label set {chosen.label_set!r}; there are {', '.join(sorted(heads))}", 2)
         head = heads[chosen.label_set]

@@ -62,7 +62,7 @@ def _verified(chosen: Settings) -> list[str]:
         if bundle.task.name != task:
             raise BundleError(f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}")
         if task == "intent":
-            known = HeadRegistry(bundle, chosen.data_dir).all_heads()
+            known = HeadRegistry(bundle, chosen.data_dir).scan_heads()
             if chosen.label_set not in known:
                 raise BundleError(
                     f"HEED_LABEL_SET={chosen.label_set}: there are the label sets {', '.join(sorted(known))}"

@@ -170,7 +170,7 @@ class RemotePredictor:
     def _count(self, request: _Request, sign: int) -> None:
         self._waiting_items += sign * len(request.items)
         self._waiting_tokens += sign * request.tokens
-        self._metrics.depth(self._waiting_items)
+        self._metrics.set_depth(self._waiting_items)
 
     def _send(self) -> None:
         """Start calls while something waits and there may be more of them."""
@@ -239,11 +239,11 @@ class RemotePredictor:
         call.tokens = 0
 
     def _record(self, call: _Call, counted: EngineCounts, seconds: float) -> None:
-        self._call_metrics.call(sum(len(request.items) for request in call.requests), seconds)
+        self._call_metrics.record_call(sum(len(request.items) for request in call.requests), seconds)
         for tokenized_s in counted.tokenized_s:
-            self._metrics.tokenized(tokenized_s)
+            self._metrics.record_tokenization(tokenized_s)
         for report in counted.batches:
-            self._metrics.batch(report)
+            self._metrics.record_batch(report)
 
 
 def _fail(call: _Call, problem: Problem) -> None:

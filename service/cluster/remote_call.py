@@ -52,13 +52,13 @@ class CountBuffer:
         self._batches: deque[BatchReport] = deque(maxlen=_KEPT)
         self._tokenized_s: deque[float] = deque(maxlen=_KEPT)
 
-    def tokenized(self, seconds: float) -> None:
+    def record_tokenization(self, seconds: float) -> None:
         self._tokenized_s.append(seconds)
 
-    def depth(self, waiting: int) -> None:
+    def set_depth(self, waiting: int) -> None:
         """Not carried: it would be old when it arrived. What waits here is seen as time in the queue."""
 
-    def batch(self, report: BatchReport) -> None:
+    def record_batch(self, report: BatchReport) -> None:
         self._batches.append(report)
 
     def take(self) -> EngineCounts:

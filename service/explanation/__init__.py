@@ -1,1 +1,1 @@
-"""The explanation thread: low priority, paced, cancellable."""
+"""The explanation thread, with low priority, pauses and cancellation."""

@@ -1,4 +1,4 @@
-"""One recommendation explained, in the explanation thread."""
+"""The explanation of a recommendation, in the explanation thread."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,66 +25,70 @@ _FAILED = "The model failed on this history."
 
 
 def history_job(
-    recommender: Recommender, question: RankingQuery | Problem, target: str | None, method: HistoryMethod
+    recommender: Recommender, query: RankingQuery | Problem, target: str | None, method: HistoryMethod
 ) -> HistoryJob | Problem:
-    """The work of the thread, or what is wrong with the item already."""
-    if isinstance(question, Problem):
-        return question
-    if not len(question.items):
-        reason = "Without a known item in the history, items are ranked by popularity: there is nothing to explain."
+    """Return the work of the thread for one user, or the user's problem."""
+    if isinstance(query, Problem):
+        return query
+    if not len(query.items):
+        reason = "Without a known item in the history, items are ranked by popularity. There is nothing to explain."
         return InvalidRequest(reason, pointer="/history")
-    place = None
+    position = None
     if target is not None:
-        place = _place_of(question, target)
-        if place is None:
-            among = "among the candidates" if question.candidates is not None else f"in {question.snapshot.name}"
-            return UnknownItem(f"The target is not {among}.", pointer="/target")
-    return partial(_explained, recommender, question, place, method)
+        position = _find_position(query, target)
+        if position is None:
+            where = "among the candidates" if query.candidates is not None else f"in {query.snapshot.name}"
+            return UnknownItem(f"The target is not {where}.", pointer="/target")
+    return partial(_explain_position, recommender, query, position, method)
 
 
-def _place_of(question: RankingQuery, item_id: str) -> int | None:
-    """Of an item among the candidates, or its row; of an item that came with a text of its own, by its id too."""
-    row = question.snapshot.row_by_id.get(item_id)
-    if question.candidates is None:
-        return row
-    if row is None:
-        sent = (number for number, one in enumerate(question.inline_items) if one.item_id == item_id)
-        row = next((question.snapshot.rows + number for number in sent), None)
-    return None if row is None else next(iter(np.flatnonzero(question.candidates == row).tolist()), None)
+def _find_position(query: RankingQuery, item_id: str) -> int | None:
+    """Return the item's index among the candidates, or its row in the catalogue; inline items count by id too."""
+    number = query.snapshot.row_by_id.get(item_id)
+    if query.candidates is None:
+        return number
+    if number is None:
+        matches = (index for index, item in enumerate(query.inline_items) if item.item_id == item_id)
+        number = next((query.snapshot.rows + index for index in matches), None)
+    return None if number is None else next(iter(np.flatnonzero(query.candidates == number).tolist()), None)
 
 
-# What follows runs in the thread that explains.
+# The following function runs in the explanation thread.
 
 
-def _explained(
-    recommender: Recommender, question: RankingQuery, place: int | None, method: HistoryMethod, pace: Pacer
+def _explain_position(
+    recommender: Recommender, query: RankingQuery, position: int | None, method: HistoryMethod, pacer: Pacer
 ) -> HistoryExplanation | Problem:
-    """Of the candidate or row at `place`, of the one that is ranked first if it is None. Raises GivenUp."""
-    if place is None:
-        first = pace.step(lambda: rank_query(recommender, replace(question, top_k=1, min_new_items=0)))
-        if isinstance(first, Problem):
-            return first
-        if not first.positions:
-            return InvalidRequest("No item is left to be recommended, so none can be explained.", pointer="")
-        place = first.positions[0]
+    """Return the explanation of the candidate or row at `position`, or of the best one if it is None.
+
+    Raises:
+        ExplanationCancelled: The caller no longer waits.
+    """
+    if position is None:
+        ranking = pacer.step(lambda: rank_query(recommender, replace(query, top_k=1, min_new_items=0)))
+        if isinstance(ranking, Problem):
+            return ranking
+        if not ranking.positions:
+            return InvalidRequest("No item is left to recommend, so there is nothing to explain.", pointer="")
+        position = ranking.positions[0]
     try:
-        history, vectors, trained = ranking_inputs(recommender, question)
-        vector, number = vectors[[place]], place if question.candidates is None else int(question.candidates[place])
-        known = None if trained is None else trained[[place]]
+        history, vectors, trained = ranking_inputs(recommender, query)
+        vector, number = vectors[[position]], position if query.candidates is None else int(query.candidates[position])
+        known = None if trained is None else trained[[position]]
 
-        def scored(histories: Sequence[History]) -> NDArray[np.float32]:
-            return pace.step(lambda: recommender.score(histories, vector, np.asarray([number]), known)[:, 0])
+        def score(histories: Sequence[History]) -> NDArray[np.float32]:
+            return pacer.step(lambda: recommender.score(histories, vector, np.asarray([number]), known)[:, 0])
 
-        asked = make_history_instance(
-            recommender, history, vector[0], number, None if known is None else int(known[0]), scored
+        instance = make_history_instance(
+            recommender, history, vector[0], number, None if known is None else int(known[0]), score
         )
-        weights = attribute_history(asked, method)
+        weights = attribute_history(instance, method)
     except ExplanationCancelled:
         raise
-    except Exception as error:  # this history's problem, as where it is ranked
+    except Exception as error:  # it is this history's problem, as it is in the ranking engine
         _log.error("explaining failed", error=type(error).__name__)
         return InferenceFailed(_FAILED)
     if not np.isfinite(weights).all():
         return InferenceFailed(_FAILED)
-    items = zip(asked.features, weights.tolist(), strict=True)
-    return HistoryExplanation(place, asked.full_score, method, tuple(ItemWeight(*one) for one in items))
+    pairs = zip(instance.features, weights.tolist(), strict=True)
+    return HistoryExplanation(position, instance.full_score, method, tuple(ItemWeight(*pair) for pair in pairs))

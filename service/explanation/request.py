@@ -1,4 +1,4 @@
-"""What is asked of explanations, and what comes out: plain frozen data. Knows nothing of HTTP, threads or runtimes."""
+"""Requests for explanations and their results: plain frozen data, independent of HTTP, threads and runtimes."""
 
 from __future__ import annotations
 
@@ -19,21 +19,22 @@ if TYPE_CHECKING:
 
 
 InstanceFactory = Callable[["Explainer"], "Instance"]
-"""One item's question, made in that thread; raises EmptyTextError."""
+"""A function that makes the instance of an item. It runs in the explanation thread and may raise EmptyTextError."""
 
 Reduce = Literal["mean", "rollout"]
 
 
 class ExplanationCancelled(Exception):
-    """Nobody waits for this explanation any more."""
+    """The caller of this explanation no longer waits."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExplanationRequest:
-    """What is asked of every item. The method is the best one where none is named; no heads are all of them.
+    """The options for all items of a request.
 
-    Maps are shown of `layers`, reduced to one where `reduce` says so; a rollout is through all layers. `most_numbers`
-    bounds all maps that come back together; `pointer` is to what they are of.
+    Without a method, the default is used. Without heads, all heads are. Maps are returned for `layers`, and `reduce`
+    combines them into one. A rollout uses all layers. `max_numbers` bounds the size of all maps together, and `pointer`
+    points to the field with their texts.
     """
 
     method: MethodName | None = None
@@ -44,15 +45,16 @@ class ExplanationRequest:
     pointer: str = "/inputs"
 
     @property
-    def maps(self) -> bool:
+    def wants_maps(self) -> bool:
+        """Whether attention maps are returned."""
         return bool(self.layers) or self.reduce is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """`weights` (layers, heads, tokens, tokens): the share that each token (third axis) takes from each (fourth).
+    """Attention maps: `weights` (layers, heads, tokens, tokens) or, if reduced, (1, 1, tokens, tokens).
 
-    Reduced, there is one map: (1, 1, tokens, tokens). They are rounded to four places.
+    A weight is the share that a token (third axis) takes from another token (fourth axis), rounded to four decimals.
     """
 
     model_layers: int
@@ -66,7 +68,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class TextExplanation(Prediction):
-    """`row` is what the runtime gave for all that was read: logits, or a vector."""
+    """The explanation of a text or a dialogue. `row` is the runtime's output for it: logits, or a vector."""
 
     explanation: Explanation
     row: NDArray[np.float32]
@@ -75,7 +77,7 @@ class TextExplanation(Prediction):
 
 @dataclass(frozen=True, slots=True)
 class ItemWeight:
-    """Of one item of a history; `events` are places among the events that were read."""
+    """The weight of an item in a history. `events` are its indexes among the events that were read."""
 
     events: tuple[int, ...]
     weight: float
@@ -83,9 +85,10 @@ class ItemWeight:
 
 @dataclass(frozen=True, slots=True)
 class HistoryExplanation:
-    """`place` is that of the item explained, among a question's candidates or as a row of the catalogue.
+    """The explanation of a recommended item.
 
-    Weights are in the order in which the items came first.
+    `position` is the item's index among the candidates of the query, or its row in the catalogue. Weights are in the
+    order of the first events of their items.
     """
 
     position: int
@@ -94,13 +97,13 @@ class HistoryExplanation:
     weights: tuple[ItemWeight, ...]
 
 
-Outcome = TextExplanation | Problem
+TextOutcome = TextExplanation | Problem
 AnyExplanation = TypeVar("AnyExplanation", TextExplanation, HistoryExplanation)
 
 
 @dataclass(frozen=True, slots=True)
 class ExplanationBatch(Generic[AnyExplanation]):
-    """One outcome per item, in order."""
+    """One outcome per item, in order, with the times."""
 
     outcomes: tuple[AnyExplanation | Problem, ...]
     queue_s: float

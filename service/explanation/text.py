@@ -1,6 +1,6 @@
-"""In the thread that explains: one item's question to its outcome, by weights of words or by maps of attention.
+"""The explanation of a text or a dialogue, by word attributions or attention maps, in the explanation thread.
 
-What is wrong with one item is that item's problem; what is wrong with all of them is raised.
+A fault of one item is that item's problem. A fault of all of them is raised.
 """
 
 from __future__ import annotations
@@ -20,92 +20,107 @@ from service.explanation.request import (
     ExplanationCancelled,
     ExplanationRequest,
     InstanceFactory,
-    Outcome,
     TextExplanation,
+    TextOutcome,
 )
 
 _log = structlog.get_logger(__name__)
 
-_PLACES = 4  # of an attention weight
+_DECIMALS = 4  # of an attention weight
 _FAILED = "The model failed on this text."
 
 
-def explain_text(explainer: Explainer, ask: InstanceFactory, wanted: ExplanationRequest, left: int) -> Outcome:
-    """`left` is how many numbers its maps may have. Raises GivenUp, TooMuchToExplain."""
+def explain_text(
+    explainer: Explainer, make_instance: InstanceFactory, request: ExplanationRequest, max_numbers: int
+) -> TextOutcome:
+    """Return the explanation of an item, or its problem. Its maps may have at most `max_numbers` numbers.
+
+    Raises:
+        ExplanationCancelled: The caller no longer waits.
+        ExplanationTooLarge: The maps would have more numbers.
+    """
     try:
-        question = ask(explainer)
-        if not np.isfinite(list(question.scores.values())).all():
+        instance = make_instance(explainer)
+        if not np.isfinite(list(instance.scores.values())).all():
             return InferenceFailed(_FAILED)
-        return _weighed(explainer, question, wanted, left)
+        return _explain_instance(explainer, instance, request, max_numbers)
     except EmptyTextError:
         return EmptyText("The text holds nothing that can be read.", pointer="/text")
     except (ExplanationCancelled, Problem):
         raise
-    except Exception as error:  # of the runtime: this text's problem, as where it is answered
+    except Exception as error:  # an error of the runtime is this text's problem, as it is in the engine
         _log.error("explaining failed", error=type(error).__name__)
         return InferenceFailed(_FAILED)
 
 
-def check_graph(explainer: Explainer, wanted: ExplanationRequest) -> None:
-    """Raises InvalidRequest for maps or gradients that the model does not have."""
+def check_graph(explainer: Explainer, request: ExplanationRequest) -> None:
+    """Check that the graph has the requested maps or gradients.
+
+    Raises:
+        InvalidRequest: It has not.
+    """
     try:
-        if wanted.method == "integrated_gradients":
+        if request.method == "integrated_gradients":
             explainer.check_gradients()
-        if not wanted.maps and wanted.method != "value_norm":
+        if not request.wants_maps and request.method != "value_norm":
             return
         layers, heads = explainer.layers, explainer.heads
-    except ValueError:  # a graph written by an older export, or by another
-        raise InvalidRequest("The graph of this model does not show its attention.", pointer="/method") from None
-    for name, asked, there in (("layer", wanted.layers, layers), ("head", wanted.heads or (), heads)):
-        for place, number in enumerate(asked):
-            if number >= there:
-                reason = f"This model has {there} {name}s, 0 to {there - 1}."
-                raise InvalidRequest(reason, pointer=f"/{name}s/{place}")
+    except ValueError:  # an older or a foreign export wrote the graph
+        raise InvalidRequest(
+            "The graph of this model does not expose its attention. Choose another method.", pointer="/method"
+        ) from None
+    for name, requested, count in (("layer", request.layers, layers), ("head", request.heads or (), heads)):
+        for index, number in enumerate(requested):
+            if number >= count:
+                reason = f"This model has {count} {name}s, 0 to {count - 1}."
+                raise InvalidRequest(reason, pointer=f"/{name}s/{index}")
 
 
-def _weighed(explainer: Explainer, question: Instance, wanted: ExplanationRequest, left: int) -> Outcome:
-    method, attention = wanted.method or DEFAULT_METHOD, None
-    turns: NDArray[np.float64] | None
-    if wanted.maps:
-        attention, shares = _attention(explainer, question, wanted, left)
-        weights, turns = attribute_to_features(question, shares), None
-        if len(question.encoding.segments) > 1:
-            turns = attribute_to_features(question.with_segments_as_features(), shares)
+def _explain_instance(
+    explainer: Explainer, instance: Instance, request: ExplanationRequest, max_numbers: int
+) -> TextOutcome:
+    method, attention = request.method or DEFAULT_METHOD, None
+    turn_weights: NDArray[np.float64] | None
+    if request.wants_maps:
+        attention, shares = _attention(explainer, instance, request, max_numbers)
+        weights, turn_weights = attribute_to_features(instance, shares), None
+        if len(instance.encoding.segments) > 1:
+            turn_weights = attribute_to_features(instance.with_segments_as_features(), shares)
     else:
-        weights = explainer.attribute(question, method)
-        turns = explainer.attribute_turns(question, method, weights)
-    if not all(np.isfinite(found).all() for found in (weights, turns) if found is not None):
+        weights = explainer.attribute(instance, method)
+        turn_weights = explainer.attribute_turns(instance, method, weights)
+    if not all(np.isfinite(values).all() for values in (weights, turn_weights) if values is not None):
         return InferenceFailed(_FAILED)
-    explanation = explanation_of(question, method, weights, turns)
-    tokens, read = question.tokens, len(question.encoding.segments)
-    return TextExplanation(tokens.length, tokens.truncated, read, explanation, question.row, attention)
+    explanation = explanation_of(instance, method, weights, turn_weights)
+    tokens, turns = instance.tokens, len(instance.encoding.segments)
+    return TextExplanation(tokens.length, tokens.truncated, turns, explanation, instance.row, attention)
 
 
 def _attention(
-    explainer: Explainer, question: Instance, wanted: ExplanationRequest, left: int
+    explainer: Explainer, instance: Instance, request: ExplanationRequest, max_numbers: int
 ) -> tuple[Attention, NDArray[np.float32]]:
-    """The maps, and what the answer takes from each token by them, in the mean, (length,)."""
-    whole = wanted.reduce == "rollout"
-    layers = tuple(range(explainer.layers)) if whole else wanted.layers
-    heads = tuple(range(explainer.heads)) if wanted.heads is None else wanted.heads
-    length = question.tokens.length
-    shown = 1 if wanted.reduce else len(layers) * len(heads)
-    if shown * length**2 > left:
-        reason = f"The maps would be over {wanted.max_numbers} numbers, and one of this text is {length**2}; "
-        raise ExplanationTooLarge(reason + "ask for fewer texts, layers or heads.", pointer=wanted.pointer)
-    found = explainer.maps(question)
-    if whole:
-        weights = rollout(found, np.eye(length, dtype=np.float32))[None, None]
+    """Return the maps, and the mean share (length,) that the answer takes from each token."""
+    is_rollout = request.reduce == "rollout"
+    layers = tuple(range(explainer.layers)) if is_rollout else request.layers
+    heads = tuple(range(explainer.heads)) if request.heads is None else request.heads
+    length = instance.tokens.length
+    count = 1 if request.reduce else len(layers) * len(heads)
+    if count * length**2 > max_numbers:
+        reason = f"The maps would have over {request.max_numbers} numbers, and one map of this text has {length**2}. "
+        raise ExplanationTooLarge(reason + "Request fewer texts, layers or heads.", pointer=request.pointer)
+    maps = explainer.maps(instance)
+    if is_rollout:
+        weights = rollout(maps, np.eye(length, dtype=np.float32))[None, None]
     else:
-        weights = _maps(found, layers, heads)
-        if wanted.reduce == "mean":
+        weights = _select_maps(maps, layers, heads)
+        if request.reduce == "mean":
             weights = weights.mean(axis=(0, 1), keepdims=True)
-    shares = pooling_weights(question.tokens) @ weights.mean(axis=(0, 1))
-    # Rounded, and laid out as it is written, here and not in the event loop.
-    rounded = np.ascontiguousarray(weights.round(_PLACES))
-    pieces = tuple(explainer.token_strings(question))
-    return Attention(explainer.layers, explainer.heads, pieces, layers, heads, wanted.reduce, rounded), shares
+    shares = pooling_weights(instance.tokens) @ weights.mean(axis=(0, 1))
+    # Round, and make the layout that of the response, here and not in the event loop.
+    rounded = np.ascontiguousarray(weights.round(_DECIMALS))
+    tokens = tuple(explainer.token_strings(instance))
+    return Attention(explainer.layers, explainer.heads, tokens, layers, heads, request.reduce, rounded), shares
 
 
-def _maps(found: AttentionMaps, layers: tuple[int, ...], heads: tuple[int, ...]) -> NDArray[np.float32]:
-    return np.stack([found.attention(layer)[0][list(heads)] for layer in layers])
+def _select_maps(maps: AttentionMaps, layers: tuple[int, ...], heads: tuple[int, ...]) -> NDArray[np.float32]:
+    return np.stack([maps.attention(layer)[0][list(heads)] for layer in layers])

@@ -1,10 +1,13 @@
-"""Why the served models answer as they do: explanations on a thread of their own, which gives way to plain requests.
+"""The explanation worker: explanations of the served models, on a thread that gives way to plain requests.
 
-One request at a time, a few may wait, whichever model they ask about. The thread has sessions of its own, each opened
-by the first explanation of its model, so that a gateway which nobody asks for any is as light as before. Its priority
-is lower, and while plain texts are being answered it pauses after each of its steps for nine times as long as that
-took. Between two steps it looks whether its caller's time is over.
-Knows nothing of HTTP or of Ray.
+It handles one request at a time, of any model, and a few may wait. The thread has its own inference sessions. The first
+explanation of a model opens its session, so a gateway without explanations stays light. The thread has a lower
+priority. While plain requests are served, it pauses after each step for nine times the length of the step.
+
+Explaining is one long call into `models.explain`, which does not know threads, deadlines or load. So the worker passes
+it a runtime that wraps the real one, and control returns to this file before every call of the model. There the pacer
+checks the deadline, calls the real runtime and pauses. Without the wrapper, every explanation method would have to know
+the pacer. The module does not know HTTP or Ray.
 """
 
 from __future__ import annotations
@@ -42,161 +45,168 @@ if TYPE_CHECKING:
 
 
 MAX_WAITING = 4
-_MEMORY = 0.3  # of how long explanations take, for Retry-After: the share of the newest
+_SMOOTHING = 0.3  # weight of the newest duration in the mean duration of a request, for Retry-After
 _RESTART_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class ExplainableModel:
-    """A model whose answers can be explained, by its CPU graph."""
+    """A model whose answers can be explained with its CPU graph."""
 
     bundle: Bundle
     tokenizer: Tokenizer
 
 
 HistoryJob = Callable[[Pacer], HistoryExplanation | Problem]
-"""Explains one item's history in the thread, by steps of its pace."""
+"""A function that explains the history of a user in the thread, in steps of the pacer."""
 
 
 class ExplanationWorker:
-    """Explains the answers of models by task.
+    """The explanation thread and its queue; `models` are by task.
 
-    `busy` says whether plain texts are being answered; it is asked from the thread.
+    The thread calls `busy`, which returns whether plain requests are being served.
     """
 
-    def __init__(self, sources: Mapping[str, ExplainableModel], busy: Callable[[], bool]) -> None:
-        self._sources, self._pace = sources, Pacer(busy)
+    def __init__(self, models: Mapping[str, ExplainableModel], busy: Callable[[], bool]) -> None:
+        self._models, self._pacer = models, Pacer(busy)
         self._explainers: dict[str, Explainer] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain", initializer=lower_thread_priority)
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
         self._waiting = 0
-        self._usual_s = 1.0
+        self._mean_s = 1.0
         self._open = True
 
     async def stop(self) -> None:
-        """Refuse what is new, give up what is under way."""
+        """Refuse new requests and cancel the current one."""
         self._open = False
-        if (job := self._pace.job) is not None:
-            job.given_up.set()
+        if (job := self._pacer.job) is not None:
+            job.cancelled.set()
         await asyncio.to_thread(self._thread.shutdown)
 
     def explains(self, task: str) -> bool:
-        return task in self._sources
+        """Return whether the worker has the model of this task."""
+        return task in self._models
 
     async def explain(
-        self, task: str, asks: Sequence[InstanceFactory | Problem], wanted: ExplanationRequest, deadline_s: float
+        self, task: str, items: Sequence[InstanceFactory | Problem], request: ExplanationRequest, deadline_s: float
     ) -> ExplanationBatch[TextExplanation]:
-        """Each item's question, or the problem that it already has, by `deadline_s` on the monotonic clock.
+        """Explain each item, unless it has a problem already, by `deadline_s` on the monotonic clock.
 
-        What is not reached by then gets DeadlineExceeded, the rest stands. Raises Overloaded when too many wait,
-        NotReady once stopped, and InvalidRequest or TooMuchToExplain for all. Cancelling ends the work at its next
-        step.
+        Items that are not reached in time get DeadlineExceeded, and the others keep their outcomes. Cancelling ends the
+        work at its next step.
+
+        Raises:
+            Overloaded: Too many requests wait.
+            DeadlineExceeded: The deadline passed while other requests were explained.
+            NotReady: The worker has stopped.
+            InvalidRequest: The model has not what the request needs.
+            ExplanationTooLarge: The maps of the request would be too large.
         """
-        return await self._explanations(len(asks), deadline_s, partial(self._texts, task, asks, wanted))
+        return await self._run(len(items), deadline_s, partial(self._explain_texts, task, items, request))
 
     async def explain_histories(
-        self, asks: Sequence[HistoryJob | Problem], deadline_s: float
+        self, items: Sequence[HistoryJob | Problem], deadline_s: float
     ) -> ExplanationBatch[HistoryExplanation]:
-        """As `explain`, of what needs no model of texts any more."""
-        return await self._explanations(len(asks), deadline_s, partial(self._histories, asks))
+        """Explain histories, like `explain` for texts."""
+        return await self._run(len(items), deadline_s, partial(self._explain_histories, items))
 
-    async def _explanations(
+    async def _run(
         self, items: int, deadline_s: float, work_on: Callable[[Job[AnyExplanation]], None]
     ) -> ExplanationBatch[AnyExplanation]:
         started_s = time.monotonic()
-        await self._take_turn(deadline_s)
+        await self._wait_for_turn(deadline_s)
         job: Job[AnyExplanation] = Job(items, deadline_s)
-        begun_s = time.monotonic()
+        began_s = time.monotonic()
         try:
             if not self._open:
-                raise NotReady("ExplanationBatch have been stopped here.", retry_after_s=_RESTART_S)
-            self._pace.job = job
+                raise NotReady("Explanations have been stopped here.", retry_after_s=_RESTART_S)
+            self._pacer.job = job
             work = asyncio.get_running_loop().run_in_executor(self._thread, self._work, job, work_on)
         except BaseException:
-            self._turn.release()
+            self._lock.release()
             raise
-        # Not when this call ends: what it gives up may be in the middle of a step.
-        work.add_done_callback(lambda _: self._done(begun_s))
+        # The turn ends with the work, not with this call, because cancelled work may be in the middle of a step.
+        work.add_done_callback(lambda _: self._end_turn(began_s))
         try:
             await asyncio.wait([work], timeout=remaining_s(deadline_s))
         finally:
-            job.given_up.set()
+            job.cancelled.set()
         if work.done():
             work.result()
-        if job.refused is not None:
-            raise job.refused
-        return ExplanationBatch(job.answered(), begun_s - started_s, time.monotonic() - begun_s)
+        if job.problem is not None:
+            raise job.problem
+        return ExplanationBatch(job.all_outcomes(), began_s - started_s, time.monotonic() - began_s)
 
-    async def _take_turn(self, deadline_s: float) -> None:
+    async def _wait_for_turn(self, deadline_s: float) -> None:
         if self._waiting >= MAX_WAITING:
-            retry_s = self._usual_s * (self._waiting + 1)
-            raise Overloaded("As many explanations wait as may wait.", retry_after_s=retry_s)
+            retry_s = self._mean_s * (self._waiting + 1)
+            raise Overloaded("Too many explanations wait already.", retry_after_s=retry_s)
         self._waiting += 1
         try:
             async with asyncio.timeout(remaining_s(deadline_s)):
-                await self._turn.acquire()
+                await self._lock.acquire()
         except TimeoutError:
-            raise DeadlineExceeded("Other explanations took all the time there was.") from None
+            raise DeadlineExceeded("Other explanations took all the time of this request.") from None
         finally:
             self._waiting -= 1
 
-    def _done(self, begun_s: float) -> None:
-        self._usual_s += _MEMORY * (time.monotonic() - begun_s - self._usual_s)
-        self._pace.job = None
-        self._turn.release()
+    def _end_turn(self, began_s: float) -> None:
+        self._mean_s += _SMOOTHING * (time.monotonic() - began_s - self._mean_s)
+        self._pacer.job = None
+        self._lock.release()
 
-    # What follows runs in the thread.
+    # The following methods run in the explanation thread.
 
     def _work(self, job: Job[AnyExplanation], work_on: Callable[[Job[AnyExplanation]], None]) -> None:
         try:
-            if not job.over:
+            if not job.is_over:
                 work_on(job)
         except ExplanationCancelled:
             return
         except Problem as problem:
-            job.refused = problem
+            job.problem = problem
 
-    def _texts(
+    def _explain_texts(
         self,
         task: str,
-        asks: Sequence[InstanceFactory | Problem],
-        wanted: ExplanationRequest,
+        items: Sequence[InstanceFactory | Problem],
+        request: ExplanationRequest,
         job: Job[TextExplanation],
     ) -> None:
         from service.explanation.text import check_graph, explain_text
 
-        explainer = self._explainer(task)
-        check_graph(explainer, wanted)
-        left = wanted.max_numbers
-        for ask in asks:
-            outcome = ask if isinstance(ask, Problem) else explain_text(explainer, ask, wanted, left)
+        explainer = self._open_explainer(task)
+        check_graph(explainer, request)
+        max_numbers = request.max_numbers
+        for item in items:
+            outcome = item if isinstance(item, Problem) else explain_text(explainer, item, request, max_numbers)
             if isinstance(outcome, TextExplanation) and outcome.attention is not None:
-                left -= outcome.attention.weights.size
+                max_numbers -= outcome.attention.weights.size
             job.outcomes.append(outcome)
 
-    def _histories(self, asks: Sequence[HistoryJob | Problem], job: Job[HistoryExplanation]) -> None:
-        for ask in asks:
-            job.outcomes.append(ask if isinstance(ask, Problem) else ask(self._pace))
+    def _explain_histories(self, items: Sequence[HistoryJob | Problem], job: Job[HistoryExplanation]) -> None:
+        for item in items:
+            job.outcomes.append(item if isinstance(item, Problem) else item(self._pacer))
 
-    def _explainer(self, task: str) -> Explainer:
+    def _open_explainer(self, task: str) -> Explainer:
         from models.explain.explainer import Explainer
 
         if task not in self._explainers:
-            # As where rankings are made: threads of numpy's would spin on cores that others serve with.
+            # As in the ranking engine, more numpy threads would spin on cores that serve requests.
             threadpool_limits(1, user_api="blas")
-            source = self._sources[task]
-            runtime = _PacedRuntime(source.bundle, self._pace)
-            self._explainers[task] = Explainer(source.bundle, source.tokenizer, runtime, self._pace.step)
+            model = self._models[task]
+            runtime = _PacedRuntime(model.bundle, self._pacer)
+            self._explainers[task] = Explainer(model.bundle, model.tokenizer, runtime, self._pacer.step)
         return self._explainers[task]
 
 
 class _PacedRuntime:
-    """A runtime that makes way."""
+    """A runtime whose calls are steps of the pacer; the module's docstring says why."""
 
-    def __init__(self, bundle: Bundle, pace: Pacer) -> None:
+    def __init__(self, bundle: Bundle, pacer: Pacer) -> None:
         from models.runtime.onnx import OnnxRuntime
 
-        self._runtime, self._pace = OnnxRuntime(bundle.graph), pace
+        self._runtime, self._pacer = OnnxRuntime(bundle.graph), pacer
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        return self._pace.step(lambda: self._runtime.run(batch))
+        return self._pacer.step(lambda: self._runtime.run(batch))

@@ -70,4 +70,4 @@ class _RequestState:
             return
         self._counted = True
         route = getattr(self._scope.get("route"), "path", "other")
-        self._metrics.request(route, status, time.perf_counter() - self._started_s)
+        self._metrics.record_request(route, status, time.perf_counter() - self._started_s)

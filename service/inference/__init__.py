@@ -1,1 +1,1 @@
-"""From items to predictions in this process: no HTTP, no Ray."""
+"""From items to predictions in this process, without HTTP and without Ray."""

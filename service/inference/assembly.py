@@ -1,7 +1,7 @@
-"""Puts an engine together: tokenizer, runtime and limits for a bundle and the settings.
+"""Assembly of an engine: tokenizer, runtime and limits for a bundle and the settings.
 
-The only place in `service` that makes an engine. Gateways, model replicas, commands and measurements call it, so that
-they all run the same thing. ONNX Runtime is imported inside the functions: a gateway without a model loads none.
+This is the only module of `service` that makes an engine. Gateways, model replicas, commands and measurements call it,
+so all of them run the same engine. Functions import ONNX Runtime, because a gateway without a model must not load it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,21 @@ from service.inference.engine import Engine, EngineMetrics
 from service.settings import Settings
 
 MeasureBatches = Callable[[Runtime, BatchLimits, Set[str], int], BatchLimits]
-"""Runtime, limits, names of the limits that nobody has set, longest text in tokens: returns the limits to use."""
+"""A function of the runtime, the limits, the names of unset limits and the tokens of the longest text.
+
+It returns the limits to use.
+"""
 
 
 def open_engine(
     bundle: Bundle, settings: Settings, recorder: EngineMetrics, measure_batches: MeasureBatches | None = None
 ) -> Engine:
-    """Return an engine for the bundle that is loaded and not yet started.
+    """Return a loaded engine for the bundle that has not been started.
 
-    `measure_batches` runs before the engine is made, and the engine keeps the limits that it returns. Raises
-    RuntimeError when the device cannot be used.
+    `measure_batches` runs first, and the engine uses the limits that it returns.
+
+    Raises:
+        RuntimeError: The device cannot be used.
     """
     tokenizer, runtime = open_model(bundle, settings.threads, settings.device)
     limits = batch_limits(settings)
@@ -35,12 +40,16 @@ def open_engine(
 
 
 def open_model(bundle: Bundle, threads: int, device: Device) -> tuple[Tokenizer, Runtime]:
-    """Return what turns text into tokens and tokens into rows; raises RuntimeError when the device cannot be used."""
+    """Return the bundle's tokenizer and its runtime, loaded.
+
+    Raises:
+        RuntimeError: The device cannot be used.
+    """
     from models.runtime.auto import open_runtime
 
     return Tokenizer(bundle.tokenizer, bundle.max_tokens), open_runtime(bundle, threads, device)
 
 
 def batch_limits(settings: Settings) -> BatchLimits:
-    """Return the limits of batches and queue that the settings name."""
+    """Return the limits of batches and of the queue in the settings."""
     return BatchLimits(settings.batch_tokens, settings.batch_items, settings.queue_tokens)

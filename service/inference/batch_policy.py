@@ -1,4 +1,4 @@
-"""Which texts run together, and what is told of it: pure functions and values, of all work that has a length."""
+"""The choice of items that run together: pure functions and values, for any work that has a length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Row = TypeVar("Row")
 
 
 class Sized(Protocol):
-    """A text or other work; its length is what it costs, in any unit that all of a batcher's work is counted in."""
+    """A text or other work. Its length is its cost, in a unit that all work of a batcher shares."""
 
     @property
     def length(self) -> int: ...
@@ -18,29 +18,33 @@ class Sized(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    batch_tokens: int  # padded: longest text times number of texts, of several together
+    """The limits of batches and of the queue."""
+
+    batch_tokens: int  # padded, for batches of several texts: the longest text times the number of texts
     batch_items: int
     queue_tokens: int
-    text_tokens: int = 0  # a text of up to so many runs, alone, even where it is beyond the budget of a batch
+    text_tokens: int = 0  # a text of at most this length runs alone, even beyond the budget of a batch
     padding: float = 1.1  # padded over real tokens; on a CPU padding costs more than a larger batch gains
 
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult(Generic[Row]):
-    row: Row  # what the model gave for this text
+    """The model's row for one item, with its times."""
+
+    row: Row
     queue_s: float
     infer_s: float
 
 
 def next_batch(lengths: Sequence[int], limits: BatchLimits) -> list[int]:
-    """Which of the waiting texts (lengths, oldest first) to run together, as ascending positions.
+    """Return the ascending positions of the waiting texts to run together; `lengths` are oldest first.
 
-    The oldest is always in, so nothing starves; then those nearest to it in length join, while the padded tokens stay
-    within the budget and the padding within its bound.
+    The oldest is always included, so nothing starves. The texts nearest to it in length join while the padded tokens
+    stay within the budget and the padding stays within its bound.
     """
     anchor = lengths[0]
     chosen, longest, total = [0], anchor, anchor
-    for position in sorted(range(1, len(lengths)), key=lambda p: abs(lengths[p] - anchor)):
+    for position in sorted(range(1, len(lengths)), key=lambda position: abs(lengths[position] - anchor)):
         if len(chosen) == limits.batch_items:
             break
         peak = max(longest, lengths[position])

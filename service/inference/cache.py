@@ -1,8 +1,8 @@
-"""Less work: identical texts that are asked at the same time are computed once, and the last answers may be kept.
+"""A predictor in front of another that computes identical texts once and may keep the last answers.
 
-A predictor in front of another, and the place where every answered text is counted, wherever it was computed. What is
-shared is an answer, never a failure: a caller whose fellow ran out of time, went away or failed asks again itself.
-Knows nothing of HTTP, of Ray or of where the model runs.
+Concurrent requests for the same text share one computation. Callers share answers, never failures. If the caller that
+computes a text fails, times out or disconnects, the others compute it themselves. Every answered text is counted here,
+wherever it was computed. The module does not know HTTP, Ray or where the model runs.
 """
 
 from __future__ import annotations
@@ -19,24 +19,25 @@ from service.inference.predictor import Item, Prediction, PredictionBatch, Predi
 from service.telemetry.metrics import TaskMetrics
 
 _KEY_BYTES = 16
-_NOTHING = Timings(0.0, 0.0, 0.0)
+_NO_TIME = Timings(0.0, 0.0, 0.0)
 
-Key = bytes
-Outcome = Prediction | Problem
+_Key = bytes
+_Outcome = Prediction | Problem
 
 
 class CachedPredictor:
-    """Keeps up to `entries` answers of the predictor behind it, the least recently used go first; 0 keeps none.
+    """A cache of at most `max_entries` answers of the predictor behind it; 0 keeps none.
 
-    Answers belong to one bundle: this is made with its predictor and ends with it.
+    The least recently used answer is evicted first. Answers belong to one bundle, so the cache lives as long as its
+    predictor.
     """
 
-    def __init__(self, behind: Predictor, entries: int, metrics: TaskMetrics) -> None:
-        self._predictor = behind
-        self._entries = entries
+    def __init__(self, predictor: Predictor, max_entries: int, metrics: TaskMetrics) -> None:
+        self._predictor = predictor
+        self._max_entries = max_entries
         self._metrics = metrics
-        self._kept: OrderedDict[Key, Prediction] = OrderedDict()
-        self._in_flight: dict[Key, asyncio.Future[Prediction | None]] = {}
+        self._entries: OrderedDict[_Key, Prediction] = OrderedDict()
+        self._in_flight: dict[_Key, asyncio.Future[Prediction | None]] = {}
 
     @property
     def bundle(self) -> Bundle:
@@ -59,51 +60,54 @@ class CachedPredictor:
     async def predict(
         self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")
     ) -> PredictionBatch:
-        """As the predictor behind; what was not computed for this call took no time of tokenising or inference."""
-        keys = [key_of(item, truncate) for item in items]
-        wanted = dict(zip(keys, items, strict=True))
-        kept = self._take(wanted)
-        found: dict[Key, Outcome] = dict(kept)
-        timings, computed = _NOTHING, 0
-        while missing := {key: item for key, item in wanted.items() if key not in found}:
-            others = {key: self._in_flight[key] for key in missing if key in self._in_flight}
-            if own := {key: item for key, item in missing.items() if key not in others}:
-                timings = await self._compute(own, found, truncate, deadline_s)
-                computed += sum(isinstance(found[key], Prediction) for key in own)
-            if others:
-                waited_s = await self._join(others, found, deadline_s)
-                timings = timings if own else Timings(0.0, waited_s, 0.0)
-        outcomes = tuple(found[key] for key in keys)
-        self._count(outcomes, computed, cached=sum(key in kept for key in keys))
+        """Return outcomes as the predictor behind does.
+
+        Items that were not computed for this call add no time of tokenising or inference.
+        """
+        keys = [cache_key(item, truncate) for item in items]
+        items_by_key = dict(zip(keys, items, strict=True))
+        hits = self._look_up(items_by_key)
+        results: dict[_Key, _Outcome] = dict(hits)
+        timings, computed = _NO_TIME, 0
+        while missing := {key: item for key, item in items_by_key.items() if key not in results}:
+            in_flight = {key: self._in_flight[key] for key in missing if key in self._in_flight}
+            if to_compute := {key: item for key, item in missing.items() if key not in in_flight}:
+                timings = await self._compute(to_compute, results, truncate, deadline_s)
+                computed += sum(isinstance(results[key], Prediction) for key in to_compute)
+            if in_flight:
+                waited_s = await self._join(in_flight, results, deadline_s)
+                timings = timings if to_compute else Timings(0.0, waited_s, 0.0)
+        outcomes = tuple(results[key] for key in keys)
+        self._count(outcomes, computed, cached=sum(key in hits for key in keys))
         return PredictionBatch(outcomes, timings)
 
-    def _count(self, outcomes: Sequence[Outcome], computed: int, cached: int) -> None:
+    def _count(self, outcomes: Sequence[_Outcome], computed: int, cached: int) -> None:
         answered = sum(isinstance(outcome, Prediction) for outcome in outcomes)
         if cached:
-            self._metrics.cached(cached)
+            self._metrics.count_cached(cached)
         if shared := answered - computed - cached:
-            self._metrics.shared(shared)
-        self._metrics.outcomes("ok" if isinstance(outcome, Prediction) else outcome.code for outcome in outcomes)
+            self._metrics.count_shared(shared)
+        self._metrics.count_outcomes("ok" if isinstance(outcome, Prediction) else outcome.code for outcome in outcomes)
 
-    def _take(self, wanted: Mapping[Key, Item]) -> dict[Key, Prediction]:
-        hits = {key: self._kept[key] for key in wanted if key in self._kept}
+    def _look_up(self, items_by_key: Mapping[_Key, Item]) -> dict[_Key, Prediction]:
+        hits = {key: self._entries[key] for key in items_by_key if key in self._entries}
         for key in hits:
-            self._kept.move_to_end(key)
+            self._entries.move_to_end(key)
         return hits
 
     async def _compute(
-        self, own: Mapping[Key, Item], found: dict[Key, Outcome], truncate: bool, deadline_s: float
+        self, items_by_key: Mapping[_Key, Item], results: dict[_Key, _Outcome], truncate: bool, deadline_s: float
     ) -> Timings:
         loop = asyncio.get_running_loop()
-        promises = {key: loop.create_future() for key in own}
+        promises = {key: loop.create_future() for key in items_by_key}
         self._in_flight |= promises
         try:
-            answer = await self._predictor.predict(list(own.values()), truncate, deadline_s)
-            for key, outcome in zip(own, answer.outcomes, strict=True):
-                found[key] = outcome
+            answer = await self._predictor.predict(list(items_by_key.values()), truncate, deadline_s)
+            for key, outcome in zip(items_by_key, answer.outcomes, strict=True):
+                results[key] = outcome
                 if isinstance(outcome, Prediction):
                     promises[key].set_result(outcome)
-                    self._keep(key, outcome)
+                    self._store(key, outcome)
             return answer.timings
         finally:
             for key, promise in promises.items():
@@ -112,30 +116,33 @@ class CachedPredictor:
                     promise.set_result(None)
 
     async def _join(
-        self, others: Mapping[Key, asyncio.Future[Prediction | None]], found: dict[Key, Outcome], deadline_s: float
+        self,
+        in_flight: Mapping[_Key, asyncio.Future[Prediction | None]],
+        results: dict[_Key, _Outcome],
+        deadline_s: float,
     ) -> float:
-        """Wait for what other callers have under way; what they do not get stays missing."""
+        """Wait for the computations of other callers and return the seconds waited; their failures stay missing."""
         started_s = time.monotonic()
-        left_s = None if deadline_s == float("inf") else max(0.0, deadline_s - started_s)
-        await asyncio.wait(others.values(), timeout=left_s)
-        for key, promise in others.items():
+        remaining_s = None if deadline_s == float("inf") else max(0.0, deadline_s - started_s)
+        await asyncio.wait(in_flight.values(), timeout=remaining_s)
+        for key, promise in in_flight.items():
             if not promise.done():
-                found[key] = DeadlineExceeded("The text was not reached in time.")
+                results[key] = DeadlineExceeded("The text was not processed before its deadline.")
             elif (outcome := promise.result()) is not None:
-                found[key] = outcome
+                results[key] = outcome
         return time.monotonic() - started_s
 
-    def _keep(self, key: Key, outcome: Prediction) -> None:
-        if self._entries == 0:
+    def _store(self, key: _Key, outcome: Prediction) -> None:
+        if self._max_entries == 0:
             return
-        self._kept[key] = outcome
-        if len(self._kept) > self._entries:
-            self._kept.popitem(last=False)
-        self._metrics.cache_entries(len(self._kept))
+        self._entries[key] = outcome
+        if len(self._entries) > self._max_entries:
+            self._entries.popitem(last=False)
+        self._metrics.set_cache_entries(len(self._entries))
 
 
-def key_of(item: Item, truncate: bool) -> Key:
-    """Equal for equal questions: of fixed size, so that a long text costs no more room than a short one."""
+def cache_key(item: Item, truncate: bool) -> _Key:
+    """Return a digest that is equal for equal items, of fixed size, so that long texts need no more memory."""
     digest = blake2b(b"\x01" if truncate else b"\x00", digest_size=_KEY_BYTES)
     digest.update(len(item.text).to_bytes(8, "big"))
     digest.update(item.text.encode(errors="surrogatepass"))

@@ -1,7 +1,8 @@
-"""One model in this process: texts in, sentiments or vectors out.
+"""The engine: one model in this process, with texts in and class scores or vectors out.
 
-text → tokens → batcher → runtime → prediction, nothing calls back. What is wrong with one text is that text's Problem
-in the answer; what is wrong with the request, or with the service, is raised. Knows nothing of HTTP or of Ray.
+The path is text → tokens → batcher → runtime → prediction, and control never returns to an earlier step. A fault of
+one text is that text's Problem in the answer. A fault of the request or of the service is raised. The module does not
+know HTTP or Ray.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -29,11 +30,11 @@ from service.inference.batcher import Batcher
 from service.inference.predictor import Classification, Embedding, Item, Prediction, PredictionBatch, Timings
 from service.telemetry.batch_report import BatchReport
 
-# Beyond either, tokenising would hold up the event loop for more than a few milliseconds.
-_INLINE_ITEMS = 16
-_INLINE_CHARS = 16_000
+# Beyond either, tokenising would block the event loop for more than a few milliseconds.
+_MAX_INLINE_ITEMS = 16
+_MAX_INLINE_CHARS = 16_000
 
-_WARM_UP = (
+_WARM_UP_BATCHES = (
     ("ok",),
     ("Shares of Acme plunge after profit warning", "公司利润大增，股价上涨") * 4,
     ("up and down " * 600,),
@@ -48,42 +49,53 @@ class _Encoded:
 
 
 class EngineMetrics(Protocol):
-    """Who counts what an engine does: the metrics of its process, or what a call carries back to a gateway."""
+    """The receiver of an engine's counts: the metrics of its process, or a buffer that a call returns to a gateway."""
 
-    def tokenized(self, seconds: float) -> None: ...
+    def record_tokenization(self, seconds: float) -> None: ...
 
-    def depth(self, waiting: int) -> None: ...
+    def set_depth(self, waiting: int) -> None: ...
 
-    def batch(self, report: BatchReport) -> None: ...
+    def record_batch(self, report: BatchReport) -> None: ...
 
 
 class Engine:
-    """Call `start` in the event loop that calls `predict`; it returns when the model has answered real shapes."""
+    """A tokenizer, a runtime and a batcher for one bundle.
+
+    Call `start` in the event loop that calls `predict`. It returns when the model has answered inputs of real shapes.
+    """
 
     def __init__(
-        self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, limits: BatchLimits, metrics: EngineMetrics
+        self,
+        bundle: Bundle,
+        tokenizer: Tokenizer,
+        runtime: Runtime,
+        limits: BatchLimits,
+        metrics: EngineMetrics,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.bundle = bundle
         self.tokenizer = tokenizer
         self._runtime = runtime
         self._metrics = metrics
-        limits = replace(limits, text_tokens=bundle.max_tokens)  # what the bundle reads is never refused for its length
+        limits = replace(
+            limits, text_tokens=bundle.max_tokens
+        )  # no text that the bundle can read is refused as too long
         self._batcher: Batcher[Encoding, NDArray[np.floating]] = Batcher(
-            self._infer, limits, self._report, metrics.depth, name=f"{bundle.task.name}-inference"
+            self._infer, limits, self._report, metrics.set_depth, name=f"{bundle.task.name}-inference", clock=clock
         )
         self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix=f"{bundle.task.name}-tokenize")
         self._warm = False
 
     async def start(self) -> None:
         self._batcher.start()
-        for texts in _WARM_UP:
+        for texts in _WARM_UP_BATCHES:
             for outcome in await self._batcher.run([self.tokenizer.encode(text) for text in texts]):
                 if isinstance(outcome, Problem):
                     raise outcome
         self._warm = True
 
     async def stop(self) -> None:
-        """Refuse what is new, finish what was accepted."""
+        """Refuse new items and finish the accepted ones."""
         await self._batcher.stop()
         self._tokenizing.shutdown()
 
@@ -97,34 +109,38 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether any text waits or is being answered."""
+        """Whether any text waits or runs."""
         return self._batcher.busy
 
     async def predict(
         self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")
     ) -> PredictionBatch:
-        """The items' outcomes by `deadline_s` on the monotonic clock; raises NotReady or Overloaded for all of them.
+        """Return the outcomes of the items by `deadline_s` on the monotonic clock.
 
-        Cancelling withdraws what has not reached the model.
+        Cancelling withdraws the items that have not reached the model.
+
+        Raises:
+            NotReady: The engine has not started or has stopped.
+            Overloaded: The items would wait too long, or the queue is full.
         """
         if not self.ready:
             raise NotReady("The model is not ready.", retry_after_s=_LOADING_S)
-        self._batcher.check(deadline_s)  # before the work of tokenising: an overloaded service refuses most of all
+        self._batcher.check(deadline_s)  # before tokenising: an overloaded service refuses most requests
         started_s = time.perf_counter()
         encoded = await self._encode_all(items, truncate)
         tokenize_s = time.perf_counter() - started_s
-        self._metrics.tokenized(tokenize_s)
+        self._metrics.record_tokenization(tokenize_s)
         texts = [item for item in encoded if isinstance(item, _Encoded)]
         inferred = await self._batcher.run([item.tokens for item in texts], deadline_s)
-        predicted = iter([self._predicted(*pair) for pair in zip(texts, inferred, strict=True)])
-        outcomes = tuple(next(predicted) if isinstance(item, _Encoded) else item for item in encoded)
-        return PredictionBatch(outcomes, timings(tokenize_s, inferred))
+        predictions = iter([self._make_prediction(*pair) for pair in zip(texts, inferred, strict=True)])
+        outcomes = tuple(next(predictions) if isinstance(item, _Encoded) else item for item in encoded)
+        return PredictionBatch(outcomes, _make_timings(tokenize_s, inferred))
 
     async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[_Encoded | Problem]:
         def encode() -> list[_Encoded | Problem]:
             return [self._encode(item, truncate) for item in items]
 
-        if len(items) <= _INLINE_ITEMS and sum(map(_size, items)) <= _INLINE_CHARS:
+        if len(items) <= _MAX_INLINE_ITEMS and sum(map(_count_characters, items)) <= _MAX_INLINE_CHARS:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
@@ -143,38 +159,40 @@ class Engine:
         return _Encoded(tokens, turns)
 
     def _report(self, report: BatchReport) -> None:
-        if self._warm:  # what warms up is nobody's text
-            self._metrics.batch(report)
+        if self._warm:  # texts of the warm-up are not counted
+            self._metrics.record_batch(report)
 
     def _infer(self, texts: Sequence[Encoding]) -> NDArray[np.floating]:
-        """Calibrated here, a batch at a time: arrays of three numbers cost more than their arithmetic."""
+        """Return the calibrated rows of a batch.
+
+        The whole batch is calibrated here, because separate arrays of three numbers cost more than their arithmetic.
+        """
         rows = self._runtime.run(collate(texts, self.tokenizer.pad_id))
         return calibrate_logits(rows, [self._scaling(text) for text in texts]) if self.bundle.task.labels else rows
 
     def _scaling(self, text: Encoding) -> LogitScaling:
         return self.bundle.scaling(text.language, text.has_entity)
 
-    def _predicted(
+    def _make_prediction(
         self, encoded: _Encoded, inferred: InferenceResult[NDArray[np.floating]] | Problem
     ) -> Prediction | Problem:
         if isinstance(inferred, Problem):
             return inferred
         if not math.isfinite(inferred.row.sum()):
             return InferenceFailed("The model failed on this text.")
-        read = (encoded.tokens.length, encoded.tokens.truncated, encoded.turns)
+        extent = (encoded.tokens.length, encoded.tokens.truncated, encoded.turns)
         if labels := self.bundle.task.labels:
-            return Classification(*read, dict(zip(labels, inferred.row.tolist(), strict=True)))
-        return Embedding(*read, inferred.row.astype(np.float32, copy=False))
+            return Classification(*extent, dict(zip(labels, inferred.row.tolist(), strict=True)))
+        return Embedding(*extent, inferred.row.astype(np.float32, copy=False))
 
 
-def _size(item: Item) -> int:
+def _count_characters(item: Item) -> int:
     return len(item.text) + sum(len(turn.text) for turn in item.context)
 
 
-def timings(tokenize_s: float, inferred: Sequence[InferenceResult[Any] | Problem]) -> Timings:
-    """Of what was answered last."""
-    done = [
-        (one.queue_s + one.infer_s, one.queue_s, one.infer_s) for one in inferred if isinstance(one, InferenceResult)
-    ]
-    _, queue_s, infer_s = max(done, default=(0.0, 0.0, 0.0))
+def _make_timings(tokenize_s: float, inferred: Sequence[InferenceResult[Any] | Problem]) -> Timings:
+    """Return the timings of the text that was answered last."""
+    results = [result for result in inferred if isinstance(result, InferenceResult)]
+    times = [(result.queue_s + result.infer_s, result.queue_s, result.infer_s) for result in results]
+    _, queue_s, infer_s = max(times, default=(0.0, 0.0, 0.0))
     return Timings(tokenize_s, queue_s, infer_s)

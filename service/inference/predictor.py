@@ -1,7 +1,8 @@
-"""What the gateway asks of a model, wherever it runs: items in, one outcome for each out.
+"""The gateway's interface to a model, wherever the model runs: items in, one outcome per item out.
 
-`engine.Engine` answers in this process, `remote.Remote` across one hop; the gateway does not know which it has. What
-goes in and comes out is plain frozen data and can be pickled. Knows nothing of HTTP, of Ray or of batches.
+`inference.engine.Engine` answers in this process and `cluster.remote.RemotePredictor` across one hop. The gateway does
+not know which of them it has. Inputs and outputs are plain frozen data that can be pickled. The module does not know
+HTTP, Ray or batches.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from service.errors import Problem
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A text, which may be asked about an entity, or which may be the newest turn after those `before` it."""
+    """A text, possibly with an entity to judge, or the newest turn of a dialogue after the turns in `context`."""
 
     text: str
     entity: str | None = None
@@ -29,7 +30,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """`turns` is how many of a dialogue were read, its newest included."""
+    """The outcome of an item that was answered.
+
+    `turns` counts the turns of a dialogue that were read, the newest included.
+    """
 
     tokens: int
     truncated: bool
@@ -38,27 +42,28 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Classification(Prediction):
-    """The answer of a model with fixed labels; `scores` are calibrated probabilities by label and sum to 1."""
+    """The prediction of a model with fixed labels; `scores` are calibrated probabilities by label that sum to 1."""
 
     scores: dict[str, float]
 
     @property
     def label(self) -> str:
+        """The label with the highest score."""
         return max(self.scores, key=self.scores.__getitem__)
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding(Prediction):
-    """By a model that gives vectors, (width,)."""
+    """The prediction of a model that returns vectors, (width,)."""
 
     vector: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Queue and infer are those of the text that was answered last, so that the three add up to the whole.
+    """The times of a request. Queue and infer belong to the text that was answered last, so the three add up.
 
-    Across a hop, queue is all that is neither tokenising nor inferring: gathering and both ways count as waiting.
+    Across a hop, queue is everything but tokenising and inferring: gathering and both ways count as waiting.
     """
 
     tokenize_s: float
@@ -68,16 +73,17 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class PredictionBatch:
-    """One outcome per item, in order."""
+    """One outcome per item, in order, with the times."""
 
     outcomes: tuple[Prediction | Problem, ...]
     timings: Timings
 
 
 class Predictor(Protocol):
-    """Call `start` in the event loop that calls `predict`; `stop` refuses what is new and finishes what was accepted.
+    """A model that answers items. Call `start` in the event loop that calls `predict`.
 
-    `ready` is whether it would answer now, `healthy` whether this process should live on.
+    `stop` refuses new items and finishes the accepted ones. `ready` is whether it would answer now, and `healthy`
+    whether this process should go on.
     """
 
     @property
@@ -96,8 +102,11 @@ class Predictor(Protocol):
     async def predict(
         self, items: Sequence[Item], truncate: bool = True, deadline_s: float = float("inf")
     ) -> PredictionBatch:
-        """The items' outcomes by `deadline_s` on the monotonic clock; raises a Problem that concerns all of them.
+        """Return the outcomes of the items by `deadline_s` on the monotonic clock.
 
-        Cancelling withdraws what has not reached the model.
+        Cancelling withdraws the items that have not reached the model.
+
+        Raises:
+            Problem: Something is wrong with the whole request.
         """
         ...

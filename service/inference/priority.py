@@ -1,4 +1,4 @@
-"""Threads that work beside what serves, and come after it."""
+"""The priority of background threads, which must not slow down serving."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ _NICENESS = 10
 
 
 def lower_thread_priority() -> None:
-    """Lower the priority of this thread: Linux has a niceness for each. Where that is refused, it stays as it is."""
+    """Lower the priority of the calling thread, where Linux has a niceness per thread.
+
+    If the system refuses, the priority does not change.
+    """
     thread = threading.get_native_id()
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)

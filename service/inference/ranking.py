@@ -1,4 +1,7 @@
-"""One query to one ranking, with reasons."""
+"""The ranking of one query, with reasons.
+
+Items are item numbers of the query: rows of its catalogue, followed by its inline items.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,14 @@ from models.ranking.recommender import Recommender
 from service.errors import InferenceFailed, InvalidRequest, Problem
 from service.inference.ranking_query import RankingQuery
 
-_REASONS = 3
+_MAX_REASONS = 3
 MIN_REASON_WEIGHT = 0.02
-"""Below it an event is not named as a reason."""
+"""Below this weight an event is not a reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """`event` is a place among the events that were read."""
+    """An event that raised the score of an item; `event` is its index among the events that were read."""
 
     event: int
     weight: float
@@ -32,7 +35,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """`places` are those of a question's candidates, or rows of the catalogue, the best first."""
+    """Ranked items, the best first; `positions` are indexes into the query's candidates, or rows of the catalogue."""
 
     positions: list[int]
     scores: list[float]
@@ -40,201 +43,215 @@ class Ranking:
 
 
 def prepare_projections(recommender: Recommender, snapshot: Snapshot) -> None:
-    """Make what rankings keep of a snapshot, before the first of them that would have to."""
+    """Compute what rankings cache for a snapshot, so that the first ranking does not have to."""
     if snapshot.name == recommender.catalogue_name:
         recommender.cached_training_indices(snapshot.ids, snapshot.vectors)
-    if _is_small(snapshot):
+    if is_small(snapshot):
         snapshot.derived.of(snapshot.vectors, recommender.project)
 
 
-def rank_query(recommender: Recommender, question: RankingQuery) -> Ranking | Problem:
-    """Without a history, what is popular; its scores are shares of all that was taken in the catalogue.
+def is_small(snapshot: Snapshot) -> bool:
+    """Return whether the catalogue is so small that caching the projections of all rows costs little."""
+    return snapshot.index is None and snapshot.rows <= MIN_INDEX_ROWS
 
-    Where the question asks for newcomers and too few are among the best, the best of them take the last places.
+
+def rank_query(recommender: Recommender, query: RankingQuery) -> Ranking | Problem:
+    """Return the best items for the query, or its problem.
+
+    Without a history, items are ranked by popularity, and scores are shares of the catalogue's total popularity. If
+    the ranking has fewer new items than the query demands, the best new items replace the last positions.
     """
     try:
-        allowed = _allowed(question)
+        allowed = _allowed_mask(query)
     except FilterError as error:
         keys = "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in error.path)
         return InvalidRequest(f"{error}.", pointer=f"/filter{keys}")
-    index = question.index
-    found = _best(recommender, question, allowed, index)
-    if not question.min_new_items or isinstance(found, Problem):
-        return found
-    new = _new(recommender, question)
-    if new is None or new[found.positions].sum() >= min(question.min_new_items, question.top_k):
-        return found
-    only = replace(question, top_k=min(question.min_new_items, question.top_k))
-    # Newcomers may be in lists that no taste looks through.
-    every = index if index is not None and index.exact else None
-    best = _best(recommender, only, new if allowed is None else new & allowed, every)
-    return best if isinstance(best, Problem) else _joined(found, best, new, question.top_k)
+    index = query.index
+    ranking = _rank_allowed(recommender, query, allowed, index)
+    if not query.min_new_items or isinstance(ranking, Problem):
+        return ranking
+    new = _new_item_mask(recommender, query)
+    if new is None or new[ranking.positions].sum() >= min(query.min_new_items, query.top_k):
+        return ranking
+    new_query = replace(query, top_k=min(query.min_new_items, query.top_k))
+    # New items may be in lists of the index that no user vector probes.
+    exact_index = index if index is not None and index.exact else None
+    new_ranking = _rank_allowed(recommender, new_query, new if allowed is None else new & allowed, exact_index)
+    return new_ranking if isinstance(new_ranking, Problem) else _merge(ranking, new_ranking, new, query.top_k)
 
 
-def _new(recommender: Recommender, question: RankingQuery) -> NDArray[np.bool_] | None:
-    """Of each candidate or row, whether it is a newcomer to the catalogue and to the user.
+def _new_item_mask(recommender: Recommender, query: RankingQuery) -> NDArray[np.bool_] | None:
+    """Return a mask (candidates,) of the cold items that are new to the user.
 
-    None in another's catalogue, where all are.
+    It is None if the catalogue is not the model's own, where every item is cold.
     """
-    trained = _candidates_trained(question, _trained(recommender, question, _sent(recommender, question)))
+    by_item = _training_indices(recommender, query, _inline_vectors(recommender, query))
+    trained = _candidate_training_indices(query, by_item)
     if trained is None:
         return None
-    numbers = np.arange(len(trained)) if question.candidates is None else question.candidates
-    return recommender.is_cold(trained) & ~np.isin(numbers, question.items)
+    numbers = np.arange(len(trained)) if query.candidates is None else query.candidates
+    return recommender.is_cold(trained) & ~np.isin(numbers, query.items)
 
 
-def _joined(found: Ranking, newcomers: Ranking, new: NDArray[np.bool_], top_k: int) -> Ranking:
-    """All the `newcomers`, and as many of the others found as there is place for; the greatest scores first."""
-    rows = [row for row in _rows(found) if not new[row[0]]][: top_k - len(newcomers.positions)] + _rows(newcomers)
+def _merge(ranking: Ranking, new_ranking: Ranking, new: NDArray[np.bool_], top_k: int) -> Ranking:
+    """Return all of `new_ranking` and the best known items of `ranking` that fit, by descending score."""
+    known_rows = [row for row in _rows(ranking) if not new[row[0]]]
+    rows = known_rows[: top_k - len(new_ranking.positions)] + _rows(new_ranking)
     rows.sort(key=itemgetter(1), reverse=True)
-    places, scores, because = (list(part) for part in zip(*rows, strict=True)) if rows else ([], [], [])
-    return Ranking(places, scores, because)
+    positions, scores, reasons = (list(column) for column in zip(*rows, strict=True)) if rows else ([], [], [])
+    return Ranking(positions, scores, reasons)
 
 
 def _rows(ranking: Ranking) -> list[tuple[int, float, list[Reason]]]:
     return list(zip(ranking.positions, ranking.scores, ranking.reasons, strict=True))
 
 
-def _best(
-    recommender: Recommender, question: RankingQuery, allowed: NDArray[np.bool_] | None, index: VectorIndex | None
+def _rank_allowed(
+    recommender: Recommender, query: RankingQuery, allowed: NDArray[np.bool_] | None, index: VectorIndex | None
 ) -> Ranking | Problem:
-    if not len(question.items):
-        return _popular(question, allowed)
-    return _ranked(recommender, question, allowed, index)
+    if not len(query.items):
+        return _rank_by_popularity(query, allowed)
+    return _rank_by_model(recommender, query, allowed, index)
 
 
-def _allowed(question: RankingQuery) -> NDArray[np.bool_] | None:
-    """Of each candidate or row; None when all are. What came as a text has no attributes, so it meets no filter."""
-    snapshot, candidates = question.snapshot, question.candidates
+def _allowed_mask(query: RankingQuery) -> NDArray[np.bool_] | None:
+    """Return a mask of the allowed candidates or rows, or None if all are allowed.
+
+    Inline items have no attributes, so they match no filter.
+    """
+    snapshot, candidates = query.snapshot, query.candidates
     if candidates is None:
-        inside = question.excluded[question.excluded < snapshot.rows]
-        return snapshot.filter_mask(question.filter, inside.tolist())
-    if question.filter is None:
-        return None if not len(question.excluded) else ~np.isin(candidates, question.excluded)
-    rows = snapshot.filter_mask(question.filter)
-    here = candidates < snapshot.rows
-    meets = here if rows is None else here & rows[np.where(here, candidates, 0)]
-    return meets & ~np.isin(candidates, question.excluded)
+        inside = query.excluded[query.excluded < snapshot.rows]
+        return snapshot.filter_mask(query.filter, inside.tolist())
+    if query.filter is None:
+        return None if not len(query.excluded) else ~np.isin(candidates, query.excluded)
+    rows = snapshot.filter_mask(query.filter)
+    in_catalogue = candidates < snapshot.rows
+    matches = in_catalogue if rows is None else in_catalogue & rows[np.where(in_catalogue, candidates, 0)]
+    return matches & ~np.isin(candidates, query.excluded)
 
 
-def _popular(question: RankingQuery, allowed: NDArray[np.bool_] | None) -> Ranking:
-    snapshot, candidates = question.snapshot, question.candidates
-    taken = snapshot.popularity
+def _rank_by_popularity(query: RankingQuery, allowed: NDArray[np.bool_] | None) -> Ranking:
+    snapshot, candidates = query.snapshot, query.candidates
+    popularity = snapshot.popularity
     if candidates is None:
-        best = snapshot.most_popular(question.top_k, allowed)
+        best = snapshot.most_popular(query.top_k, allowed)
     else:
-        taken = np.append(taken, 0.0)[np.minimum(candidates, snapshot.rows)]
-        places = np.arange(len(candidates)) if allowed is None else np.flatnonzero(allowed)
-        best = places[np.argsort(-taken[places], kind="stable")[: question.top_k]]
-    shares = taken[best] / max(snapshot.popularity.sum(), 1.0)
+        popularity = np.append(popularity, 0.0)[np.minimum(candidates, snapshot.rows)]
+        positions = np.arange(len(candidates)) if allowed is None else np.flatnonzero(allowed)
+        best = positions[np.argsort(-popularity[positions], kind="stable")[: query.top_k]]
+    shares = popularity[best] / max(snapshot.popularity.sum(), 1.0)
     return Ranking(best.tolist(), shares.tolist(), [[] for _ in best])
 
 
-def _ranked(
-    recommender: Recommender, question: RankingQuery, allowed: NDArray[np.bool_] | None, index: VectorIndex | None
+def _rank_by_model(
+    recommender: Recommender, query: RankingQuery, allowed: NDArray[np.bool_] | None, index: VectorIndex | None
 ) -> Ranking | Problem:
-    history, vectors, trained = _projected(recommender, question)
-    wanted = min(question.top_k, len(vectors) if allowed is None else int(allowed.sum()))
+    history, vectors, trained = _projected_inputs(recommender, query)
+    wanted = min(query.top_k, len(vectors) if allowed is None else int(allowed.sum()))
     if not wanted:
         return Ranking([], [], [])
-    found = recommender.rank(history, vectors, question.candidates, question.top_k, allowed, trained, index)
-    if len(found.order) < wanted:  # it leaves out what has no finite score
+    ranked = recommender.rank(history, vectors, query.candidates, query.top_k, allowed, trained, index)
+    if len(ranked.order) < wanted:  # items without a finite score are missing
         return InferenceFailed("The model failed on this history.")
-    return Ranking(found.order.tolist(), found.scores.tolist(), _because(found.weights))
+    return Ranking(ranked.order.tolist(), ranked.scores.tolist(), _reasons(ranked.weights))
 
 
 def ranking_inputs(
-    recommender: Recommender, question: RankingQuery
+    recommender: Recommender, query: RankingQuery
 ) -> tuple[History, NDArray[np.float32], NDArray[np.int64] | None]:
-    """The history, and the candidates' item vectors (candidates, width) and numbers as trained items (candidates,)."""
-    snapshot, candidates = question.snapshot, question.candidates
-    sent = _sent(recommender, question)
-    vectors = snapshot.vectors if candidates is None else _vectors(candidates, snapshot.vectors, sent)
-    history, trained = _history(recommender, question, _vectors(question.items, snapshot.vectors, sent), sent)
+    """Return the history, the candidates' item vectors (candidates, width) and training indices (candidates,)."""
+    snapshot, candidates = query.snapshot, query.candidates
+    inline = _inline_vectors(recommender, query)
+    vectors = snapshot.vectors if candidates is None else _select_vectors(candidates, snapshot.vectors, inline)
+    history, trained = _make_history(recommender, query, _select_vectors(query.items, snapshot.vectors, inline), inline)
     return history, vectors, trained
 
 
-def _projected(
-    recommender: Recommender, question: RankingQuery
+def _projected_inputs(
+    recommender: Recommender, query: RankingQuery
 ) -> tuple[History, NDArray[np.float32] | ProjectionView, NDArray[np.int64] | None]:
-    """The same with vectors projected, of a catalogue so small that keeping those of all rows costs little."""
-    snapshot, candidates = question.snapshot, question.candidates
-    if not _is_small(snapshot):
-        return ranking_inputs(recommender, question)
+    """Return the inputs of a ranking, with projected vectors if the catalogue is small."""
+    snapshot, candidates = query.snapshot, query.candidates
+    if not is_small(snapshot):
+        return ranking_inputs(recommender, query)
     items = snapshot.derived.of(snapshot.vectors, recommender.project)
-    placed = _sent(recommender, question)
-    sent = recommender.project(placed) if question.inline_items else items[:0]
-    history, trained = _history(recommender, question, _picked(question.items, items, sent), placed)
-    return history, ProjectionView(items) if candidates is None else _picked(candidates, items, sent), trained
+    inline = _inline_vectors(recommender, query)
+    projected = recommender.project(inline) if query.inline_items else items[:0]
+    history, trained = _make_history(recommender, query, _select_projections(query.items, items, projected), inline)
+    if candidates is None:
+        return history, ProjectionView(items), trained
+    return history, _select_projections(candidates, items, projected), trained
 
 
-def _is_small(snapshot: Snapshot) -> bool:
-    return snapshot.index is None and snapshot.rows <= MIN_INDEX_ROWS
-
-
-def _picked(numbers: NDArray[np.int64], items: ItemProjections, sent: ItemProjections) -> ProjectionView:
-    """Those with these numbers, of items of the catalogue and of those that came as a text."""
-    if not len(sent):
+def _select_projections(numbers: NDArray[np.int64], items: ItemProjections, inline: ItemProjections) -> ProjectionView:
+    """Return the projections of the numbered items, from those of the catalogue and of the inline items."""
+    if not len(inline):
         return ProjectionView(items, numbers)
     outside = numbers >= len(items)
     rows = np.where(outside, np.cumsum(outside) - 1 + np.sum(~outside), np.cumsum(~outside) - 1)
-    return ProjectionView(items[numbers[~outside]].followed_by(sent[numbers[outside] - len(items)]), rows)
+    return ProjectionView(items[numbers[~outside]].followed_by(inline[numbers[outside] - len(items)]), rows)
 
 
-def _history(
+def _make_history(
     recommender: Recommender,
-    question: RankingQuery,
+    query: RankingQuery,
     vectors: NDArray[np.float32] | ProjectionView,
-    sent: NDArray[np.float32],
+    inline: NDArray[np.float32],
 ) -> tuple[History, NDArray[np.int64] | None]:
-    """And the candidates' numbers as trained items; `sent` are the item vectors of what came as a text."""
-    trained = _trained(recommender, question, sent)
-    own = None if trained is None else trained[question.items]
-    history = History(vectors, question.items, question.kinds, question.ages, own)
-    return history, _candidates_trained(question, trained)
+    """Return the history and the candidates' training indices; `inline` holds the vectors of the inline items."""
+    by_item = _training_indices(recommender, query, inline)
+    trained = None if by_item is None else by_item[query.items]
+    history = History(vectors, query.items, query.kinds, query.ages, trained)
+    return history, _candidate_training_indices(query, by_item)
 
 
-def _candidates_trained(question: RankingQuery, trained: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
-    """Of each candidate or row, from those by item number."""
-    if trained is None:
+def _candidate_training_indices(query: RankingQuery, by_item: NDArray[np.int64] | None) -> NDArray[np.int64] | None:
+    """Return the training index of each candidate or row, from those by item number."""
+    if by_item is None:
         return None
-    return trained[: question.snapshot.rows] if question.candidates is None else trained[question.candidates]
+    return by_item[: query.snapshot.rows] if query.candidates is None else by_item[query.candidates]
 
 
-def _trained(recommender: Recommender, question: RankingQuery, sent: NDArray[np.float32]) -> NDArray[np.int64] | None:
-    """By item number, as the recommender numbers the items that it was trained with; None in another's catalogue."""
-    if question.snapshot.name != recommender.catalogue_name:
+def _training_indices(
+    recommender: Recommender, query: RankingQuery, inline: NDArray[np.float32]
+) -> NDArray[np.int64] | None:
+    """Return the training index by item number, or None if the catalogue is not the model's own."""
+    if query.snapshot.name != recommender.catalogue_name:
         return None
-    known = recommender.cached_training_indices(question.snapshot.ids, question.snapshot.vectors)
-    if not question.inline_items:
+    known = recommender.cached_training_indices(query.snapshot.ids, query.snapshot.vectors)
+    if not query.inline_items:
         return known
-    return np.concatenate([known, recommender.training_indices([one.item_id for one in question.inline_items], sent)])
+    return np.concatenate([known, recommender.training_indices([item.item_id for item in query.inline_items], inline)])
 
 
-def _sent(recommender: Recommender, question: RankingQuery) -> NDArray[np.float32]:
-    if not question.vectors:
+def _inline_vectors(recommender: Recommender, query: RankingQuery) -> NDArray[np.float32]:
+    """Return the item vectors of the inline items, (inline items, width)."""
+    if not query.vectors:
         return np.empty((0, recommender.width), np.float32)
-    own = question.snapshot.name == recommender.catalogue_name
-    ids = [one.item_id if own else None for one in question.inline_items]
-    return recommender.item_vectors(np.stack(question.vectors), ids)
+    is_own = query.snapshot.name == recommender.catalogue_name
+    ids = [item.item_id if is_own else None for item in query.inline_items]
+    return recommender.item_vectors(np.stack(query.vectors), ids)
 
 
-def _vectors(numbers: NDArray[np.int64], placed: NDArray[np.float32], sent: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(numbers, width) of items of the catalogue and of those that came as a text."""
-    if not len(sent):
-        return placed[numbers]
-    outside = numbers >= len(placed)
-    found = np.empty((len(numbers), sent.shape[1]), np.float32)
-    found[~outside] = placed[numbers[~outside]]
-    found[outside] = sent[numbers[outside] - len(placed)]
-    return found
+def _select_vectors(
+    numbers: NDArray[np.int64], stored: NDArray[np.float32], inline: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return the vectors (numbers, width) of the numbered items, from those of the catalogue and the inline items."""
+    if not len(inline):
+        return stored[numbers]
+    outside = numbers >= len(stored)
+    vectors = np.empty((len(numbers), inline.shape[1]), np.float32)
+    vectors[~outside] = stored[numbers[~outside]]
+    vectors[outside] = inline[numbers[outside] - len(stored)]
+    return vectors
 
 
-def _because(weights: NDArray[np.float32]) -> list[list[Reason]]:
-    """Of each ranked item the events it leans on most; those that speak against it are no reasons."""
-    best = np.argsort(-weights, axis=1)[:, :_REASONS]
+def _reasons(weights: NDArray[np.float32]) -> list[list[Reason]]:
+    """Return for each ranked item the events with the greatest weights; negative weights are no reasons."""
+    best = np.argsort(-weights, axis=1)[:, :_MAX_REASONS]
     shares = weights[np.arange(len(best))[:, None], best]
     return [
-        [Reason(event, share) for event, share in zip(events, parts, strict=True) if share >= MIN_REASON_WEIGHT]
-        for events, parts in zip(best.tolist(), shares.tolist(), strict=True)
+        [Reason(event, share) for event, share in zip(events, values, strict=True) if share >= MIN_REASON_WEIGHT]
+        for events, values in zip(best.tolist(), shares.tolist(), strict=True)
     ]

@@ -1,4 +1,4 @@
-"""A user's history and candidates as item numbers."""
+"""The ranking query: a user's history and candidates as item numbers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from numpy.typing import NDArray
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.vector_index import VectorIndex
 
-_READ_COST, _LOOK_COST = 40, 25  # of an event and of a candidate looked at closely, in products with one item vector
-_SENT_COST = 150  # of an item that came as a text, which is multiplied with the model's weights and all known items
-_FEW = 1_000
-"""Excluded items with which an index by lists can be asked: of more, it may have to leave out what it proposes."""
+# Costs in products with one item vector.
+_EVENT_COST = 40  # of an event of the history
+_RERANK_COST = 25  # of a candidate that is reranked
+_INLINE_COST = 150  # of an inline item, which is multiplied with the model's weights and all known items
+_MAX_INDEX_EXCLUDED = 1_000
+"""The maximum number of excluded items for an inverted index. With more, too many of its results may be excluded."""
 
 Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class InlineItem:
-    """An item that came as a text, and where in the user's document."""
+    """An item that the request sent as a text, with the pointer to it in the user's document."""
 
     item_id: str | None
     text: str
@@ -30,11 +32,12 @@ class InlineItem:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RankingQuery:
-    """Items are numbers: of the catalogue their rows, and from its last row on those of `sent`, in order.
+    """A query for one ranking. Items are numbers: rows of the catalogue, followed by the inline items in order.
 
-    `items`, `kinds`, `ages` and `places` (events,) are what will be read, oldest first; places are those in the history
-    as sent. `candidates` are numbers, each once, and `candidate_places` where each came first; None is the whole
-    catalogue. `vectors` are those of `sent`, by the encoder, once they are known.
+    `items`, `kinds`, `ages` and `history_positions` (events,) describe the events to read, oldest first. Positions are
+    those in the history of the request. `candidates` are distinct numbers, or None for the whole catalogue, and
+    `candidate_positions` tell where each came first. `vectors` are the encoder's vectors of the inline items, once they
+    are known.
     """
 
     snapshot: Snapshot
@@ -57,19 +60,23 @@ class RankingQuery:
 
     @property
     def index(self) -> VectorIndex | None:
-        """To be asked, of the whole catalogue; what a filter leaves may be in lists that no taste looks through."""
+        """The index to search, or None to score all rows.
+
+        Only the whole catalogue has one. Items that pass a filter may be in lists that no user vector probes.
+        """
         index = self.snapshot.index
         if index is None or self.candidates is not None:
             return None
-        return index if index.exact or (self.filter is None and len(self.excluded) <= _FEW) else None
+        return index if index.exact or (self.filter is None and len(self.excluded) <= _MAX_INDEX_EXCLUDED) else None
 
     @property
     def length(self) -> int:
-        """What answering costs, in products with one item vector."""
+        """The cost of the ranking, in products with one item vector."""
         candidates = self.snapshot.rows if self.candidates is None else len(self.candidates)
         products = candidates if self.index is None else self.index.cost(candidates)
-        once = products + _LOOK_COST * min(candidates, 4 * self.top_k) + _READ_COST * len(self.items)
-        return 1 + (once + _SENT_COST * len(self.inline_items)) * (2 if self.min_new_items else 1)
+        once = products + _RERANK_COST * min(candidates, 4 * self.top_k) + _EVENT_COST * len(self.items)
+        return 1 + (once + _INLINE_COST * len(self.inline_items)) * (2 if self.min_new_items else 1)
 
     def with_vectors(self, vectors: Sequence[NDArray[np.float32]]) -> RankingQuery:
+        """Return the query with the vectors of its inline items."""
         return replace(self, vectors=tuple(vectors))

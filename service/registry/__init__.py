@@ -1,1 +1,1 @@
-"""What is served now, reloaded from disk without a restart."""
+"""The heads, reply sets and catalogues in service, reloaded from disk without a restart."""

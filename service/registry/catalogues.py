@@ -1,8 +1,9 @@
-"""The catalogues that a running gateway ranks: those of a folder, and that of its model, which it puts there itself.
+"""The registry of catalogues that a running gateway ranks: those of a folder, and the model's own.
 
-Files are the truth and other processes edit them, so each request asks whether what is in memory is still the newest: a
-few system calls when it is. A catalogue that cannot be used is remembered with its reason, and the others serve on.
-Knows files and problems, nothing of HTTP.
+The gateway copies the model's own catalogue into the folder. The files are authoritative, and other processes edit
+them. So each request checks that the snapshot in memory is the newest, which costs a few system calls if it is. A
+catalogue that cannot be used is remembered with its reason, and the rest stays in service. The module knows files and
+problems but not HTTP.
 """
 
 from __future__ import annotations
@@ -52,36 +53,37 @@ from service.registry.index_builder import IndexBuilder
 FOLDER = "catalogues"
 """The folder of catalogues in the data directory."""
 
-_BUSY_S, _BROKEN_S = 1.0, 30.0
-_TRIES = 3
-_NAMED = 20
+_BUSY_RETRY_S, _BROKEN_RETRY_S = 1.0, 30.0
+_MAX_TRIES = 3
+_MAX_NAMES = 20  # in an error message
 _log = structlog.get_logger(__name__)
 
 
 class CatalogueRegistry:
-    """Without a folder the model's own catalogue is served from a temporary one, and cannot be edited.
+    """The catalogues of a data directory, opened when they are first requested.
 
-    Those of more than `indexed` rows get an index.
+    Without a folder, the model's own catalogue is served from a temporary folder and cannot be edited. A catalogue of
+    more than `max_unindexed` rows gets an index.
     """
 
     def __init__(
-        self, bundle: Bundle, recommender: Recommender, folder: Path | None, indexed: int = MIN_INDEX_ROWS
+        self, bundle: Bundle, recommender: Recommender, folder: Path | None, max_unindexed: int = MIN_INDEX_ROWS
     ) -> None:
         self.default_name = recommender.catalogue_name
         self._bundle = bundle
         self._recommender = recommender
-        self._indexed = indexed
+        self._max_unindexed = max_unindexed
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="heed-catalogues-")
             folder = Path(self._temporary.name)
         self._folder = folder / FOLDER
-        self._held: dict[str, _OpenCatalogue] = {}
-        self._refused: dict[str, tuple[Stamp | None, str]] = {}
+        self._opened: dict[str, _OpenCatalogue] = {}
+        self._unusable: dict[str, tuple[Stamp | None, str]] = {}
         self._opening = asyncio.Lock()
 
     async def start(self) -> None:
-        await asyncio.to_thread(self._place_own)
+        await asyncio.to_thread(self._copy_own_catalogue)
         for name in await asyncio.to_thread(list_names, self._folder):
             try:
                 await self.snapshot(name)
@@ -89,152 +91,165 @@ class CatalogueRegistry:
                 _log.error("catalogue cannot be used", catalogue=name, reason=problem.detail)
 
     async def stop(self) -> None:
-        held, self._held = list(self._held.values()), {}
-        for one in held:
-            await asyncio.to_thread(one.catalogue.close)
+        opened, self._opened = list(self._opened.values()), {}
+        for open_catalogue in opened:
+            await asyncio.to_thread(open_catalogue.catalogue.close)
         if self._temporary is not None:
             await asyncio.to_thread(self._temporary.cleanup)
 
     async def names(self) -> list[str]:
+        """Return the names of all catalogues in the folder."""
         return await asyncio.to_thread(list_names, self._folder)
 
     async def snapshot(self, name: str, pointer: str | None = None) -> Snapshot:
-        """With every edit, of any process, that was acknowledged before the call.
+        """Return a snapshot with every edit, of any process, that was acknowledged before the call.
 
-        Raises NotFound, with the pointer, CatalogueOutdated, CatalogueUnusable or CatalogueBusy.
+        Raises:
+            NotFound: There is no such catalogue. The problem has the pointer.
+            CatalogueOutdated: The catalogue was made by another model.
+            CatalogueUnusable: Its files cannot be used.
+            CatalogueBusy: Another process is replacing or locking it.
         """
-        for _ in range(_TRIES):
-            held = await self._holding(name, pointer)
+        for _ in range(_MAX_TRIES):
+            opened = await self._open(name, pointer)
             with _as_problems():
                 try:
-                    snapshot = await held.newest()
+                    snapshot = await opened.newest()
                     check_digest(name, snapshot.digest, self._bundle.model_digest)
                     return snapshot
                 except CatalogueError:
-                    if not held.catalogue.was_replaced:
+                    if not opened.catalogue.was_replaced:
                         raise
-        raise CatalogueBusy("The catalogue is being replaced.", retry_after_s=_BUSY_S)
+        raise CatalogueBusy("The catalogue is being replaced.", retry_after_s=_BUSY_RETRY_S)
 
     async def edit(
-        self, name: str, entries: Sequence[Item], vectors: Mapping[str, Vector], removed: Sequence[str], due_s: float
+        self, name: str, items: Sequence[Item], vectors: Mapping[str, Vector], removed: Sequence[str], deadline_s: float
     ) -> EditResult:
-        """As `Catalogue.edit`, begun by `due_s` on the monotonic clock; raises VectorsMissingError or a Problem."""
+        """Edit a catalogue like `Catalogue.edit`, starting by `deadline_s` on the monotonic clock.
+
+        Raises:
+            VectorsMissingError: Items with a new text have no vector.
+            Problem: The edit is impossible or came too late.
+        """
         if self._temporary is not None:
-            raise CatalogueReadOnly("HEED_DATA_DIR is none: there is no folder that edits could be kept in.")
-        held = await self._holding(name, None)
+            raise CatalogueReadOnly("HEED_DATA_DIR is none, so edits cannot be stored. Set it to a folder.")
+        opened = await self._open(name, None)
         try:
-            async with asyncio.timeout(max(0.0, due_s - time.monotonic())):
-                await held.writing.acquire()
+            async with asyncio.timeout(max(0.0, deadline_s - time.monotonic())):
+                await opened.write_lock.acquire()
         except TimeoutError:
-            raise DeadlineExceeded("The catalogue was being edited all the time.") from None
+            raise DeadlineExceeded("Other edits of the catalogue took all the time of this request.") from None
         try:
             with _as_problems():
                 return await asyncio.to_thread(
-                    _edited, held.catalogue, self._bundle.model_digest, entries, vectors, removed
+                    _edit_and_compact, opened.catalogue, self._bundle.model_digest, items, vectors, removed
                 )
         finally:
-            held.writing.release()
+            opened.write_lock.release()
 
     def item_vectors(self, name: str, ids: Sequence[str], raw: Sequence[Vector]) -> dict[str, Vector]:
-        """Item vectors by id, of the encoder's vectors of their texts."""
+        """Return item vectors by id, from the encoder's vectors of the texts."""
         return item_vectors(self._recommender, name, ids, np.stack(raw)) if ids else {}
 
-    async def _holding(self, name: str, pointer: str | None) -> _OpenCatalogue:
-        held = self._held.get(name)
-        if held is not None and not held.catalogue.was_replaced:
-            return held
+    async def _open(self, name: str, pointer: str | None) -> _OpenCatalogue:
+        opened = self._opened.get(name)
+        if opened is not None and not opened.catalogue.was_replaced:
+            return opened
         async with self._opening:
-            held = self._held.get(name)
-            if held is not None and held.catalogue.was_replaced:
-                del self._held[name]
-                await asyncio.to_thread(held.catalogue.close)
-                held = None
-            if held is None:
-                opened = await self._opened(name, pointer)
-                held = self._held[name] = _OpenCatalogue(opened, self._recommender, self._indexed)
-            return held
+            opened = self._opened.get(name)
+            if opened is not None and opened.catalogue.was_replaced:
+                del self._opened[name]
+                await asyncio.to_thread(opened.catalogue.close)
+                opened = None
+            if opened is None:
+                catalogue = await self._open_files(name, pointer)
+                opened = self._opened[name] = _OpenCatalogue(catalogue, self._recommender, self._max_unindexed)
+            return opened
 
-    async def _opened(self, name: str, pointer: str | None) -> Catalogue:
+    async def _open_files(self, name: str, pointer: str | None) -> Catalogue:
         path = self._folder / name
         stamp = stamp_of(path / DATABASE) if is_valid_name(name) else None
-        refused = self._refused.get(name)
-        if refused is not None and refused[0] == stamp:
-            raise CatalogueUnusable(refused[1], retry_after_s=_BROKEN_S)
+        unusable = self._unusable.get(name)
+        if unusable is not None and unusable[0] == stamp:
+            raise CatalogueUnusable(unusable[1], retry_after_s=_BROKEN_RETRY_S)
         try:
             if stamp is None:
                 raise CatalogueRemovedError(name)
             return await asyncio.to_thread(Catalogue, path)
         except CatalogueRemovedError:
             known = await self.names()
-            listed = ", ".join(known[:_NAMED]) + (", ..." if len(known) > _NAMED else "")
+            listed = ", ".join(known[:_MAX_NAMES]) + (", ..." if len(known) > _MAX_NAMES else "")
             raise NotFound(
-                f"There is no catalogue of this name; there are: {listed or 'none'}.", pointer=pointer
+                f"There is no catalogue of this name. Available: {listed or 'none'}.", pointer=pointer
             ) from None
         except BusyError as error:
-            raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_S) from error
+            raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
         except CatalogueError as error:
             _log.error("catalogue cannot be used", catalogue=name, reason=str(error))
-            self._refused[name] = (stamp, f"The {error}.")
-            raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_S) from error
+            self._unusable[name] = (stamp, f"The {error}.")
+            raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_RETRY_S) from error
 
-    def _place_own(self) -> None:
+    def _copy_own_catalogue(self) -> None:
         path = self._folder / self.default_name
         try:
             copy_own_catalogue(path, self._bundle, self._recommender)
-        except CatalogueRemovedError:  # another replica replaces it
+        except CatalogueRemovedError:  # another replica is replacing it
             return
         except CatalogueError as error:
-            _log.error("the model's own catalogue cannot be placed", reason=str(error))
-            self._refused[self.default_name] = (stamp_of(path / DATABASE), f"The {error}.")
+            _log.error("the model's own catalogue cannot be copied", reason=str(error))
+            self._unusable[self.default_name] = (stamp_of(path / DATABASE), f"The {error}.")
 
 
 def copy_own_catalogue(path: Path, bundle: Bundle, recommender: Recommender) -> None:
-    """Put the model's own catalogue there, unless there is one that is up to date or was edited."""
+    """Copy the model's own catalogue to the path, unless one is there that is up to date or was edited."""
     if (path / DATABASE).is_file():
-        with closing(Catalogue(path)) as there:
-            if there.snapshot().digest == bundle.model_digest or not there.delete(version=0):
+        with closing(Catalogue(path)) as catalogue:
+            if catalogue.snapshot().digest == bundle.model_digest or not catalogue.delete(version=0):
                 return
-    _, entries, vectors = load_own_catalogue(bundle)
-    rows = dict(zip((entry.item_id for entry in entries), vectors, strict=True))
-    create_catalogue(path, bundle.model_digest, recommender.width, entries, rows)
+    _, items, vectors = load_own_catalogue(bundle)
+    vectors_by_id = dict(zip((item.item_id for item in items), vectors, strict=True))
+    create_catalogue(path, bundle.model_digest, recommender.width, items, vectors_by_id)
 
 
 def item_vectors(recommender: Recommender, name: str, ids: Sequence[str], raw: Vector) -> dict[str, Vector]:
-    """Item vectors by id, of texts' vectors (ids, width); ids count in the model's own catalogue alone."""
+    """Return item vectors by id, from the encoder's vectors of the texts (ids, width).
+
+    Only in the model's own catalogue do ids refer to items of the training data.
+    """
     known: Sequence[str | None] = ids if name == recommender.catalogue_name else [None] * len(ids)
     return dict(zip(ids, recommender.item_vectors(raw, known), strict=True))
 
 
 class _OpenCatalogue:
-    """One open catalogue. Who waits for its newest state, or to write, waits in the event loop and in no thread."""
+    """An open catalogue. Readers and writers wait for its locks in the event loop and block no thread."""
 
-    def __init__(self, catalogue: Catalogue, recommender: Recommender, indexed: int) -> None:
+    def __init__(self, catalogue: Catalogue, recommender: Recommender, max_unindexed: int) -> None:
         self.catalogue, self._recommender = catalogue, recommender
-        self._indexing = IndexBuilder(catalogue, recommender, indexed)
-        self.reading, self.writing = asyncio.Lock(), asyncio.Lock()
+        self._index_builder = IndexBuilder(catalogue, recommender, max_unindexed)
+        self._read_lock, self.write_lock = asyncio.Lock(), asyncio.Lock()
 
     async def newest(self) -> Snapshot:
         if self.catalogue.has_changes:
-            async with self.reading:
+            async with self._read_lock:
                 if self.catalogue.has_changes:
                     await asyncio.to_thread(self._read)
         assert self.catalogue.latest_snapshot is not None
-        self._indexing.build_if_due(self.catalogue.latest_snapshot)
+        self._index_builder.build_if_due(self.catalogue.latest_snapshot)
         return self.catalogue.latest_snapshot
 
     def _read(self) -> None:
         prepare_projections(self._recommender, self.catalogue.snapshot())
 
 
-def _edited(
-    catalogue: Catalogue, digest: str, entries: Sequence[Item], vectors: Mapping[str, Vector], removed: Sequence[str]
+def _edit_and_compact(
+    catalogue: Catalogue, digest: str, items: Sequence[Item], vectors: Mapping[str, Vector], removed: Sequence[str]
 ) -> EditResult:
-    edited = catalogue.edit(digest, entries, vectors, removed)
+    result = catalogue.edit(digest, items, vectors, removed)
     try:
         catalogue.compact()
-    except CatalogueError as error:  # the edit is kept all the same
+    except CatalogueError as error:  # the edit is stored nevertheless
         _log.error("catalogue cannot be compacted", catalogue=catalogue.path.name, reason=str(error))
-    return edited
+    return result
 
 
 @contextmanager
@@ -248,10 +263,10 @@ def _as_problems() -> Iterator[None]:
     except DiskFullError as error:
         raise DiskFull(f"The {error}; nothing was changed.") from error
     except BusyError as error:
-        raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_S) from error
+        raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
     except EditError as error:
         raise InvalidRequest(f"Nothing was changed: {error}.", pointer="/items") from error
     except CatalogueRemovedError as error:
         raise NotFound(f"The {error}.") from error
     except CatalogueError as error:
-        raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_S) from error
+        raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_RETRY_S) from error

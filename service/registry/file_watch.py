@@ -1,4 +1,4 @@
-"""Which files changed since the last look."""
+"""Detection of files that changed since the last scan."""
 
 from __future__ import annotations
 
@@ -15,26 +15,29 @@ from models.prediction.tensor_file import ArtifactError
 
 _log = structlog.get_logger(__name__)
 
-Kept = TypeVar("Kept", IntentHead, ReplySet)
+Loaded = TypeVar("Loaded", IntentHead, ReplySet)
 Stamp = tuple[int, int, int]
 
 
 @dataclass(slots=True)
-class WatchedFiles(Generic[Kept]):
-    """Files of one kind, each loaded when it is new or has changed."""
+class WatchedFiles(Generic[Loaded]):
+    """Files with the same suffix, each loaded when it is new or has changed."""
 
     suffix: str
-    load: Callable[[Path], Kept]
+    load: Callable[[Path], Loaded]
     stamps: dict[Path, Stamp] = field(default_factory=dict)
-    loaded: dict[Path, Kept] = field(default_factory=dict)
+    loaded: dict[Path, Loaded] = field(default_factory=dict)
 
     def update(self, files: Iterable[Path]) -> bool:
-        """Whether anything is different now."""
-        named = [path for path in files if path.name.endswith(self.suffix) and path.name[0] != "."]
-        found = {path: stamp for path in named if (stamp := stamp_of(path))}
-        changed = [path for path, stamp in found.items() if stamp != self.stamps.get(path)]
-        gone = [path for path in self.loaded if path not in found]
-        self.stamps = found
+        """Load new and changed files, forget missing ones, and return whether anything changed.
+
+        A file that cannot be used is logged, and its predecessor stays.
+        """
+        matching = [path for path in files if path.name.endswith(self.suffix) and path.name[0] != "."]
+        stamps = {path: stamp for path in matching if (stamp := stamp_of(path))}
+        changed = [path for path, stamp in stamps.items() if stamp != self.stamps.get(path)]
+        gone = [path for path in self.loaded if path not in stamps]
+        self.stamps = stamps
         for path in gone:
             del self.loaded[path]
         for path in changed:
@@ -44,14 +47,15 @@ class WatchedFiles(Generic[Kept]):
                 _log.error("file cannot be used", reason=str(error))
         return bool(changed or gone)
 
-    def kept(self) -> Iterable[Kept]:
+    def values(self) -> Iterable[Loaded]:
+        """Return what was loaded from the files."""
         return self.loaded.values()
 
 
 def stamp_of(path: Path) -> Stamp | None:
-    """Return what changes whenever the file does, or None when there is no such file."""
+    """Return a value that changes whenever the file does, or None if there is no such file."""
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return (found.st_mtime_ns, found.st_size, found.st_ino)
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)

@@ -1,6 +1,6 @@
-"""Keeps the vector index of a large catalogue: built in a thread that gives way, beside what serves.
+"""The builder of a large catalogue's vector index, in a thread of low priority.
 
-Until it is there, and whenever it cannot be made, all products are taken.
+Without an index, because it is not ready or cannot be made, rankings compute all products.
 """
 
 from __future__ import annotations
@@ -16,37 +16,40 @@ from models.catalogue.vector_index import load_or_build
 from models.ranking.recommender import Recommender
 from service.inference.priority import lower_thread_priority
 
-_AGAIN_S = 600.0
-"""After a failure."""
+_RETRY_S = 600.0
+"""Seconds to wait after a failure."""
 
 _log = structlog.get_logger(__name__)
 
 
 class IndexBuilder:
-    """Of one catalogue; up to `indexed` rows there is no index."""
+    """The builder for one catalogue. A catalogue of at most `max_unindexed` rows gets no index."""
 
-    def __init__(self, catalogue: Catalogue, recommender: Recommender, indexed: int) -> None:
-        self._catalogue, self._recommender, self._indexed = catalogue, recommender, indexed
+    def __init__(self, catalogue: Catalogue, recommender: Recommender, max_unindexed: int) -> None:
+        self._catalogue, self._recommender, self._max_unindexed = catalogue, recommender, max_unindexed
         self._working = False
         self._failed, self._not_before_s = "", 0.0
 
     def build_if_due(self, snapshot: Snapshot) -> None:
-        """Begin what has to be done for this snapshot, the newest; takes no time. Called from one thread."""
+        """Start a build in the background if the snapshot, the newest, needs one.
+
+        Call it from one thread only.
+        """
         due = snapshot.index is None or snapshot.index.is_due(snapshot.rows)
         failed = snapshot.file == self._failed and time.monotonic() < self._not_before_s
-        if snapshot.rows <= self._indexed or not due or self._working or failed:
+        if snapshot.rows <= self._max_unindexed or not due or self._working or failed:
             return
         self._working = True
-        # A daemon, so that a service that stops does not wait for it: what it writes is whole or not there.
+        # A daemon thread, because a stopping service need not wait: the index file is complete or absent.
         threading.Thread(target=self._work, args=(snapshot,), name="index", daemon=True).start()
 
     def _work(self, snapshot: Snapshot) -> None:
         try:
             lower_thread_priority()
-            begun_s = time.monotonic()
-            basis, tastes = self._recommender.query_subspace(snapshot.vectors)
-            index = load_or_build(self._catalogue.path, snapshot.file, snapshot.vectors, basis, tastes)
-            if index.rows > snapshot.rows:  # by another process, of edits that were not read here yet
+            started_s = time.monotonic()
+            basis, user_vectors = self._recommender.query_subspace(snapshot.vectors)
+            index = load_or_build(self._catalogue.path, snapshot.file, snapshot.vectors, basis, user_vectors)
+            if index.rows > snapshot.rows:  # built by another process, with edits that were not read here yet
                 self._catalogue.snapshot()
             self._catalogue.attach_index(snapshot.file, index)
             _log.info(
@@ -55,10 +58,10 @@ class IndexBuilder:
                 rows=index.rows,
                 searched=f"1 list of {index.probes}",
                 recall=round(index.recall, 3),
-                seconds=round(time.monotonic() - begun_s, 1),
+                seconds=round(time.monotonic() - started_s, 1),
             )
         except Exception as error:
-            self._failed, self._not_before_s = snapshot.file, time.monotonic() + _AGAIN_S
+            self._failed, self._not_before_s = snapshot.file, time.monotonic() + _RETRY_S
             _log.error("catalogue cannot be indexed", catalogue=snapshot.name, reason=repr(error))
         finally:
             self._working = False

@@ -1,1 +1,1 @@
-"""What the service counts and logs."""
+"""The service's metrics and logs."""

@@ -1,4 +1,4 @@
-"""What one model call cost."""
+"""The cost of one call of the model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """One call of the model, for whoever counts."""
+    """The sizes and times of one call of the model."""
 
     queued_s: tuple[float, ...]  # one per text
     tokens: int  # without padding

@@ -1,6 +1,6 @@
-"""How the service logs: one JSON object a line on standard error, so that no value can forge a line.
+"""Logs of the service: one JSON object per line on standard error, so that no value can forge a line.
 
-Only our own words, types and numbers are logged, never a caller's text.
+The service logs only its own words, types and numbers, never a caller's text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import structlog
 
 
 def configure(level: str) -> None:
-    """Log events of `level` ("debug" to "error") and above; call once per process."""
+    """Log events of `level` ("debug" to "error") and above. Call this once per process."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

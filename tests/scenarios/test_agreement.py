@@ -1,4 +1,4 @@
-"""A text's scores are its own: alone, among others and from the cache, by the bundle that ships."""
+"""A text has the same scores alone, in a batch and from the cache, with the shipped bundle."""
 
 from __future__ import annotations
 
@@ -20,48 +20,48 @@ from tests.support import fake_model as fakes
 
 pytestmark = pytest.mark.anyio
 
-TEXTS, TOGETHER, CHANGE = 2_000, 32, 1e-3
+TEXTS, REQUEST_ITEMS, TOLERANCE = 2_000, 32, 1e-3
 WORDS = (
     *("shares", "profit", "rose", "fell", "Acme", "bank", "sharply", "service", "awful", "great", "not", "5%", "the"),
     *("股价", "上涨", "公司", "净利润", "下跌", "质量", "很好", "客服", "不", "，", "。", "减持", "!", "👍"),
 )
 
 
-def made_up() -> list[Item]:
-    chance = np.random.default_rng(11)
+def random_items() -> list[Item]:
+    rng = np.random.default_rng(11)
     items = []
     for number in range(TEXTS):
-        words = chance.choice(WORDS, size=int(2 ** chance.uniform(0, 4)))
+        words = rng.choice(WORDS, size=int(2 ** rng.uniform(0, 4)))
         items.append(Item(" ".join([*words, str(number)]), str(words[0]) if number % 7 == 0 else None))
     return items
 
 
-def scores(answers: Sequence[PredictionBatch]) -> NDArray[np.float64]:
+def all_scores(answers: Sequence[PredictionBatch]) -> NDArray[np.float64]:
     outcomes = [outcome for answer in answers for outcome in answer.outcomes]
     assert all(isinstance(outcome, Classification) for outcome in outcomes)
     return np.array([list(outcome.scores.values()) for outcome in outcomes if isinstance(outcome, Classification)])
 
 
-def batches(metrics: Metrics) -> float:
+def count_batches(metrics: Metrics) -> float:
     lines = metrics.render().decode().splitlines()
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith("heed_batch_items_count"))
 
 
-async def test_2000_texts_get_the_same_scores_alone_among_others_and_from_the_cache(metrics: Metrics) -> None:
+async def test_2000_texts_get_the_same_scores_alone_in_batches_and_from_the_cache(metrics: Metrics) -> None:
     bundle = load_bundle(SHIPPED)
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    # So large a budget, and so loose a bound on padding, that a batch is most of a request.
-    limits = replace(fakes.LIMITS, batch_tokens=4_096, batch_items=TOGETHER, queue_tokens=1 << 20, padding=8.0)
+    # The budget and the bound on padding are so large that a batch is most of a request.
+    limits = replace(fakes.LIMITS, batch_tokens=4_096, batch_items=REQUEST_ITEMS, queue_tokens=1 << 20, padding=8.0)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph, threads=2), limits, metrics.task("sentiment"))
     cache = CachedPredictor(engine, TEXTS, metrics.task("sentiment"))
-    items = made_up()
+    items = random_items()
     await cache.start()
-    alone = scores([await engine.predict([item]) for item in items])
-    requests = [items[start : start + TOGETHER] for start in range(0, TEXTS, TOGETHER)]
-    together = scores([await cache.predict(request) for request in requests])
-    computed = batches(metrics)
-    kept = scores([await cache.predict([item]) for item in reversed(items)])[::-1]
+    alone = all_scores([await engine.predict([item]) for item in items])
+    requests = [items[start : start + REQUEST_ITEMS] for start in range(0, TEXTS, REQUEST_ITEMS)]
+    together = all_scores([await cache.predict(request) for request in requests])
+    computed = count_batches(metrics)
+    cached = all_scores([await cache.predict([item]) for item in reversed(items)])[::-1]
     await cache.stop()
-    assert batches(metrics) == computed > len(requests) / 2
-    np.testing.assert_allclose(together, alone, atol=CHANGE)
-    np.testing.assert_array_equal(kept, together)
+    assert count_batches(metrics) == computed > len(requests) / 2
+    np.testing.assert_allclose(together, alone, atol=TOLERANCE)
+    np.testing.assert_array_equal(cached, together)

@@ -1,4 +1,4 @@
-"""The batcher at 150 % of what its model can do, in simulated time: what is answered is answered in time."""
+"""The batcher at 150 % of its model's capacity, in simulated time: its answers come in time."""
 
 from __future__ import annotations
 
@@ -6,82 +6,83 @@ import asyncio
 import math
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from types import SimpleNamespace
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from models.text.encoding import Encoding
 from service.errors import Problem
-from service.inference import batcher as batching
 from service.inference.batch_policy import BatchLimits
 from service.inference.batcher import Batcher
-from tests.service.inference.test_batcher import text
+from tests.support.batching import text
 
 LIMITS = BatchLimits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
 PATIENCE_S = 1.0
 SECONDS = 12.0
-LENGTHS = (8, 12, 16, 16, 20, 20, 24, 32)  # over and over
+LENGTHS = (8, 12, 16, 16, 20, 20, 24, 32)  # repeated
 TOKEN_S, BATCH_S = 1 / 4000, 0.002
-# Of full batches of texts of one length: more than anything else gets done.
+# Texts per second in full batches of equal lengths, an upper bound.
 CAPACITY = 16 / (BATCH_S + 16 * sum(LENGTHS) / len(LENGTHS) * TOKEN_S)
 
 
 class Simulation:
-    """The model holds the clock: while it works, time passes, and the texts that are due by then come."""
+    """A batcher whose model moves the clock. While it works, time passes, and the texts that are due arrive.
 
-    def __init__(self, stated: bool) -> None:
+    If `with_deadlines`, each text has a deadline.
+    """
+
+    def __init__(self, with_deadlines: bool) -> None:
         self.now_s = 0.0
         self.ended: Counter[str] = Counter()
-        self._stated = stated
-        self._batcher = Batcher(self._infer, LIMITS, lambda _: None, lambda _: None)
-        self._came = 0
+        self._with_deadlines = with_deadlines
+        self._batcher = Batcher(self._infer, LIMITS, lambda _: None, lambda _: None, clock=self.clock)
+        self._arrived = 0
         self._callers: set[asyncio.Task[None]] = set()
 
     def clock(self) -> float:
         return self.now_s
 
     async def run(self) -> None:
+        """Run the batcher until all requests have ended."""
         self._loop = asyncio.get_running_loop()
         self._batcher.start()
-        await self._come()
+        await self._arrive()
         while self.now_s < SECONDS or self._callers:
             await asyncio.wait(self._callers)
         await self._batcher.stop()
 
     @property
     def _due_s(self) -> float:
-        due_s = self._came / (1.5 * CAPACITY)
+        due_s = self._arrived / (1.5 * CAPACITY)
         return due_s if due_s < SECONDS else math.inf
 
     def _infer(self, texts: Sequence[Encoding]) -> NDArray[np.float64]:
-        self._until_done(self._settled())
-        end_s = self.now_s + BATCH_S + max(one.length for one in texts) * len(texts) * TOKEN_S
+        self._run_in_loop(self._settle())
+        end_s = self.now_s + BATCH_S + max(encoding.length for encoding in texts) * len(texts) * TOKEN_S
         while self._due_s <= end_s:
             self.now_s = self._due_s
-            self._until_done(self._come())
+            self._run_in_loop(self._arrive())
         self.now_s = end_s
         return np.zeros((len(texts), 3))
 
-    def _until_done(self, step: Coroutine[None, None, None]) -> None:
+    def _run_in_loop(self, step: Coroutine[None, None, None]) -> None:
         asyncio.run_coroutine_threadsafe(step, self._loop).result(60)
 
-    async def _settled(self) -> None:
-        """Whoever got an answer has seen it."""
+    async def _settle(self) -> None:
+        """Let callers process their answers."""
         for _ in range(10):
             await asyncio.sleep(0)
 
-    async def _come(self) -> None:
-        caller = asyncio.create_task(self._call(text(LENGTHS[self._came % len(LENGTHS)]), self.now_s + PATIENCE_S))
+    async def _arrive(self) -> None:
+        caller = asyncio.create_task(self._call(text(LENGTHS[self._arrived % len(LENGTHS)]), self.now_s + PATIENCE_S))
         self._callers.add(caller)
         caller.add_done_callback(self._callers.discard)
-        self._came += 1
-        await asyncio.sleep(0)  # in which it is refused, or waits
+        self._arrived += 1
+        await asyncio.sleep(0)  # until it is refused or waits
 
-    async def _call(self, given: Encoding, deadline_s: float) -> None:
+    async def _call(self, encoding: Encoding, deadline_s: float) -> None:
         try:
-            (outcome,) = await self._batcher.run([given], deadline_s if self._stated else math.inf)
+            (outcome,) = await self._batcher.run([encoding], deadline_s if self._with_deadlines else math.inf)
         except Problem as problem:
             self.ended[problem.code] += 1
             return
@@ -90,7 +91,7 @@ class Simulation:
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """Its timers follow the simulation."""
+    """An event loop whose timers follow the simulation."""
 
     simulation: Simulation
 
@@ -98,10 +99,9 @@ class Loop(asyncio.SelectorEventLoop):
         return self.simulation.now_s
 
 
-def simulated(stated: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[str], float]:
-    """How requests ended, and how many full batches could have answered meanwhile."""
-    simulation = Simulation(stated)
-    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=simulation.clock))
+def simulate(with_deadlines: bool) -> tuple[Counter[str], float]:
+    """Return how requests ended, and how many texts full batches could have answered meanwhile."""
+    simulation = Simulation(with_deadlines)
     loop = Loop()
     loop.simulation = simulation
     try:
@@ -111,14 +111,14 @@ def simulated(stated: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[Counter[st
     return simulation.ended, CAPACITY * simulation.now_s
 
 
-def test_who_says_how_long_it_waits_gets_all_that_the_model_can_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended, possible = simulated(True, monkeypatch)
+def test_with_deadlines_nearly_all_capacity_becomes_answers_in_time() -> None:
+    ended, possible = simulate(with_deadlines=True)
     assert ended["in time"] >= 0.95 * possible
     assert ended["late"] <= 0.01 * ended["in time"]
     assert ended["overloaded"] > ended["deadline_exceeded"]
 
 
-def test_without_that_most_answers_come_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended, possible = simulated(False, monkeypatch)
+def test_without_deadlines_most_answers_come_too_late() -> None:
+    ended, possible = simulate(with_deadlines=False)
     assert ended["in time"] <= 0.5 * possible
     assert ended["late"] > ended["in time"]

@@ -1,11 +1,12 @@
-"""A model whose answer can be told from the text, for tests of what is around a model.
+"""A model whose answers follow from the texts, for tests of the code around a model.
 
-The tokenizer is a real one with a word a piece; the runtime reads the first word: "good", "bad" or anything else.
+The tokenizer is a real one with one token per word. The runtime answers by the first word: "good", "bad" or another.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,14 +30,14 @@ VOCABULARY = {"<s>": 0, "</s>": 1, "<pad>": 2, "<unk>": 3, "good": 4, "bad": 5, 
 LIMITS = BatchLimits(batch_tokens=2048, batch_items=16, queue_tokens=65_536)
 
 
-def tokenizer_file(folder: Path) -> Path:
+def write_tokenizer_file(folder: Path) -> Path:
     raw = RawTokenizer(models.WordLevel(VOCABULARY, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.Whitespace()
     raw.save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
 
 
-def bundle(folder: Path) -> Bundle:
+def make_bundle(folder: Path) -> Bundle:
     return Bundle(
         path=folder,
         name="sentiment",
@@ -55,16 +56,19 @@ def bundle(folder: Path) -> Bundle:
     )
 
 
-def told(outcome: Prediction | Problem) -> str:
-    """The label of a text that was answered, the code of one that was not."""
+def label_or_code(outcome: Prediction | Problem) -> str:
+    """Return the label of a prediction, or the code of a problem."""
     if isinstance(outcome, Problem):
         return outcome.code
     assert isinstance(outcome, Classification)
     return outcome.label
 
 
-class FirstWord:
-    """Logits by the first word; "poison" anywhere makes the whole call fail, as a real runtime would."""
+class FakeRuntime:
+    """A runtime with logits by the first word. A text with "poison" fails its whole batch, as in a real runtime.
+
+    It waits while `gate` is closed, and sets `entered` when a batch arrives.
+    """
 
     def __init__(self) -> None:
         self.batches: list[Batch] = []
@@ -89,22 +93,21 @@ class FirstWord:
         return [4.0 * (word == VOCABULARY["bad"]), 1.0, 4.0 * (word == VOCABULARY["good"])]
 
 
-def engine(
+def make_engine(
     folder: Path,
     metrics: Metrics,
-    runtime: FirstWord,
+    runtime: FakeRuntime,
     limits: BatchLimits = LIMITS,
     *,
     bundle: Bundle | None = None,
     tokenizer: Tokenizer | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Engine:
     return Engine(
-        bundle or _bundle(folder),
-        tokenizer or Tokenizer(tokenizer_file(folder), SENTIMENT.max_tokens),
+        bundle or make_bundle(folder),
+        tokenizer or Tokenizer(write_tokenizer_file(folder), SENTIMENT.max_tokens),
         runtime,
         limits,
         metrics.task("sentiment"),
+        clock,
     )
-
-
-_bundle = bundle  # the argument above hides the name

@@ -29,7 +29,7 @@ class Service:
     app: FastAPI
     client: httpx.AsyncClient
     engine: Engine
-    runtime: fakes.FirstWord
+    runtime: fakes.FakeRuntime
     metrics: Metrics
 
     async def ask(self, inputs: Any, **more: Any) -> httpx.Response:
@@ -51,9 +51,9 @@ class Service:
 async def serving(
     folder: Path, metrics: Metrics, queue_tokens: int = 65_536, **settings: Any
 ) -> AsyncIterator[Service]:
-    runtime = fakes.FirstWord()
+    runtime = fakes.FakeRuntime()
     limits = dataclasses.replace(fakes.LIMITS, queue_tokens=queue_tokens)
-    engine = fakes.engine(folder, metrics, runtime, limits)
+    engine = fakes.make_engine(folder, metrics, runtime, limits)
     chosen = Settings(**settings)
     cache = CachedPredictor(engine, chosen.cache_entries, metrics.task("sentiment"))
     app = create_app({"sentiment": cache}, chosen, metrics)

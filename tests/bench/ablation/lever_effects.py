@@ -92,7 +92,7 @@ def calls(folder: Path) -> object:
     async def ask() -> list[int]:
         handle, metrics = Handle(), Metrics(folder / "metrics")
         counts = (metrics.task("sentiment"), metrics.calls("sentiment"))
-        remote = RemotePredictor(fakes.bundle(folder), handle, handle.count, LIMITS, *counts)
+        remote = RemotePredictor(fakes.make_bundle(folder), handle, handle.count, LIMITS, *counts)
         await remote.start()
         async with answering(handle):
             await asyncio.gather(*(remote.predict([Item("good")]) for _ in range(6)))
@@ -126,9 +126,9 @@ class _Twice:
 class _Counts:
     """Metrics that nobody reads."""
 
-    def outcomes(self, _: object) -> None: ...
+    def count_outcomes(self, _: object) -> None: ...
 
-    def shared(self, _: int) -> None: ...
+    def count_shared(self, _: int) -> None: ...
 
 
 Effect = Callable[[Path], object]

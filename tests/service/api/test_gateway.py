@@ -205,7 +205,7 @@ async def test_past_the_deadline_is_504(tmp_path: Path, metrics: Metrics) -> Non
 
 async def test_is_alive_but_not_ready_until_the_models_are_warm(tmp_path: Path, metrics: Metrics) -> None:
     async with serving(tmp_path, metrics) as service:
-        engine = fakes.engine(tmp_path, metrics, fakes.FirstWord())
+        engine = fakes.make_engine(tmp_path, metrics, fakes.FakeRuntime())
         cold_predictor = CachedPredictor(engine, 0, metrics.task("sentiment"))
         cold = create_app({"sentiment": cold_predictor}, Settings(), metrics)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(cold), base_url="http://heed") as client:

@@ -103,7 +103,7 @@ def handle() -> Handle:
 @pytest.fixture
 async def remote(tmp_path: Path, metrics: Metrics, handle: Handle) -> AsyncIterator[RemotePredictor]:
     made = RemotePredictor(
-        fakes.bundle(tmp_path), handle, handle.count, LIMITS, metrics.task("sentiment"), metrics.calls("sentiment")
+        fakes.make_bundle(tmp_path), handle, handle.count, LIMITS, metrics.task("sentiment"), metrics.calls("sentiment")
     )
     await made.start()
     yield made
@@ -141,7 +141,7 @@ async def ask(remote: RemotePredictor, *texts: str, **more: Any) -> asyncio.Task
 
 
 def labels(answer: PredictionBatch) -> list[str]:
-    return [fakes.told(one) for one in answer.outcomes]
+    return [fakes.label_or_code(one) for one in answer.outcomes]
 
 
 async def busy(remote: RemotePredictor, handle: Handle) -> list[asyncio.Task[PredictionBatch]]:

@@ -22,10 +22,10 @@ pytestmark = pytest.mark.anyio
 
 class Replica:
     def __init__(self, folder: Path) -> None:
-        self.runtime = fakes.FirstWord()
-        self.bundle: Bundle = fakes.bundle(folder)
+        self.runtime = fakes.FakeRuntime()
+        self.bundle: Bundle = fakes.make_bundle(folder)
         self.tally = CountBuffer()
-        tokenizer = Tokenizer(fakes.tokenizer_file(folder), self.bundle.max_tokens)
+        tokenizer = Tokenizer(fakes.write_tokenizer_file(folder), self.bundle.max_tokens)
         self.engine = Engine(self.bundle, tokenizer, self.runtime, fakes.LIMITS, self.tally)
 
     async def call(self, *parts: RemoteRequest) -> RemoteResponse:
@@ -50,7 +50,7 @@ def part(*texts: str, truncate: bool = True, remaining_s: float = float("inf")) 
 def described(outcome: PredictionBatch | Problem) -> list[str] | str:
     if isinstance(outcome, Problem):
         return outcome.code
-    return [fakes.told(one) for one in outcome.outcomes]
+    return [fakes.label_or_code(one) for one in outcome.outcomes]
 
 
 async def test_each_part_gets_its_own_answer_in_order(replica: Replica) -> None:
@@ -108,7 +108,7 @@ class Faulty:
 
 
 async def test_what_is_wrong_with_one_part_is_that_parts_alone(tmp_path: Path) -> None:
-    reply = await answer_requests(Faulty(fakes.bundle(tmp_path)), CountBuffer(), [part("full"), part("broken")])
+    reply = await answer_requests(Faulty(fakes.make_bundle(tmp_path)), CountBuffer(), [part("full"), part("broken")])
     full, broken = reply.answers
     assert isinstance(full, Overloaded)
     assert full.headers == {"Retry-After": "9"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import DeadlineExceeded, EmptyText, InferenceFailed, Overloaded
-from service.inference.cache import CachedPredictor, key_of
+from service.inference.cache import CachedPredictor, cache_key
 from service.inference.engine import Engine
 from service.inference.predictor import Classification, Item
 from service.telemetry.metrics import Metrics
@@ -21,14 +21,14 @@ GOOD, BAD, FINE = Item("good day"), Item("bad day"), Item("fine day")
 
 
 @pytest.fixture
-def runtime() -> fakes.FirstWord:
-    return fakes.FirstWord()
+def runtime() -> fakes.FakeRuntime:
+    return fakes.FakeRuntime()
 
 
 @pytest.fixture
-async def engine(tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord) -> AsyncIterator[Engine]:
-    limits = replace(fakes.LIMITS, batch_items=1)  # one row is one text: easy to count
-    engine = fakes.engine(tmp_path, metrics, runtime, limits)
+async def engine(tmp_path: Path, metrics: Metrics, runtime: fakes.FakeRuntime) -> AsyncIterator[Engine]:
+    limits = replace(fakes.LIMITS, batch_items=1)  # so that batches count texts
+    engine = fakes.make_engine(tmp_path, metrics, runtime, limits)
     await engine.start()
     runtime.batches.clear()
     yield engine
@@ -51,30 +51,30 @@ def counted(metrics: Metrics, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
-async def hold(runtime: fakes.FirstWord, cache: CachedPredictor, *items: Item) -> asyncio.Task[object]:
-    """Let one call reach the model and keep it there."""
+async def hold(runtime: fakes.FakeRuntime, cache: CachedPredictor, *items: Item) -> asyncio.Task[object]:
+    """Close the gate and let one call hold the model."""
     runtime.gate.clear()
     runtime.entered.clear()
-    first: asyncio.Task[object] = asyncio.ensure_future(cache.predict(items))
+    holding: asyncio.Task[object] = asyncio.ensure_future(cache.predict(items))
     assert await asyncio.to_thread(runtime.entered.wait, 60)
-    return first
+    return holding
 
 
-async def begun(task: asyncio.Task[object]) -> None:
+async def until_waiting(task: asyncio.Task[object]) -> None:
     for _ in range(10):
         await asyncio.sleep(0)
     assert not task.done()
 
 
-async def test_identical_texts_under_way_are_computed_once(
-    sharing: CachedPredictor, runtime: fakes.FirstWord, metrics: Metrics
+async def test_concurrent_identical_texts_are_computed_once(
+    sharing: CachedPredictor, runtime: fakes.FakeRuntime, metrics: Metrics
 ) -> None:
-    first = await hold(runtime, sharing, GOOD)
-    others = [asyncio.ensure_future(sharing.predict([GOOD])) for _ in range(5)]
-    await begun(others[0])
+    holding = await hold(runtime, sharing, GOOD)
+    followers = [asyncio.ensure_future(sharing.predict([GOOD])) for _ in range(5)]
+    await until_waiting(followers[0])
     runtime.gate.set()
-    answers = [await other for other in others]
-    await first
+    answers = [await follower for follower in followers]
+    await holding
     outcomes = [answer.outcomes[0] for answer in answers]
     assert isinstance(outcomes[0], Classification)
     assert outcomes[0].label == "positive"
@@ -86,31 +86,31 @@ async def test_identical_texts_under_way_are_computed_once(
     assert counted(metrics, "heed_items_total") == 6
 
 
-async def test_a_text_twice_in_one_request_is_computed_once_and_answered_twice(
-    sharing: CachedPredictor, runtime: fakes.FirstWord, metrics: Metrics
+async def test_a_repeated_text_of_a_request_is_computed_once_and_answered_twice(
+    sharing: CachedPredictor, runtime: fakes.FakeRuntime, metrics: Metrics
 ) -> None:
     answer = await sharing.predict([GOOD, BAD, GOOD, Item(" "), Item(" ")])
-    labels = [o.label if isinstance(o, Classification) else type(o) for o in answer.outcomes]
+    labels = [outcome.label if isinstance(outcome, Classification) else type(outcome) for outcome in answer.outcomes]
     assert labels == ["positive", "negative", "positive", EmptyText, EmptyText]
     assert len(runtime.batches) == 2
     assert counted(metrics, "heed_items_shared_total") == 1
 
 
-async def test_nothing_is_kept_unless_asked_for(sharing: CachedPredictor, runtime: fakes.FirstWord) -> None:
+async def test_a_cache_of_no_entries_keeps_nothing(sharing: CachedPredictor, runtime: fakes.FakeRuntime) -> None:
     await sharing.predict([GOOD])
     await sharing.predict([GOOD])
     assert len(runtime.batches) == 2
 
 
-async def test_the_cache_answers_repeats_and_forgets_the_least_recent(
-    cache: CachedPredictor, runtime: fakes.FirstWord, metrics: Metrics
+async def test_the_cache_answers_repeats_and_evicts_the_least_recently_used(
+    cache: CachedPredictor, runtime: fakes.FakeRuntime, metrics: Metrics
 ) -> None:
     first = await cache.predict([GOOD, BAD])
     again = await cache.predict([GOOD])
     assert again.outcomes == first.outcomes[:1]
     assert again.timings.infer_s == 0
     assert len(runtime.batches) == 2
-    await cache.predict([FINE])  # pushes out BAD, since GOOD was asked again
+    await cache.predict([FINE])  # evicts BAD, since GOOD was requested again
     await cache.predict([GOOD])
     assert len(runtime.batches) == 3
     await cache.predict([BAD])
@@ -119,31 +119,31 @@ async def test_the_cache_answers_repeats_and_forgets_the_least_recent(
     assert counted(metrics, "heed_cache_entries") == 2
 
 
-async def test_failures_are_not_kept(cache: CachedPredictor, runtime: fakes.FirstWord) -> None:
+async def test_failures_are_not_cached(cache: CachedPredictor, runtime: fakes.FakeRuntime) -> None:
     for _ in range(2):
         answer = await cache.predict([Item("poison")])
         assert isinstance(answer.outcomes[0], InferenceFailed)
     assert len(runtime.batches) == 2
 
 
-async def test_the_text_the_entity_and_the_truncation_make_the_question() -> None:
-    asked = [
-        key_of(item, truncate)
+async def test_the_key_depends_on_text_entity_and_truncation() -> None:
+    keys = [
+        cache_key(item, truncate)
         for item in (Item("ab"), Item("a", "b"), Item("a"), Item("ab", "c"), Item("a", "bc"), Item("a", ""))
         for truncate in (True, False)
     ]
-    assert len(set(asked)) == len(asked)
-    assert key_of(Item("a", "b"), True) == key_of(Item("a", "b"), True)
+    assert len(set(keys)) == len(keys)
+    assert cache_key(Item("a", "b"), True) == cache_key(Item("a", "b"), True)
 
 
-async def test_when_the_first_caller_goes_away_the_others_are_still_answered(
-    sharing: CachedPredictor, runtime: fakes.FirstWord
+async def test_other_callers_are_answered_if_the_first_disconnects(
+    sharing: CachedPredictor, runtime: fakes.FakeRuntime
 ) -> None:
     holding = await hold(runtime, sharing, FINE)
     first: asyncio.Task[object] = asyncio.ensure_future(sharing.predict([GOOD]))
-    await begun(first)
+    await until_waiting(first)
     second = asyncio.ensure_future(sharing.predict([GOOD]))
-    await begun(first)
+    await until_waiting(first)
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     runtime.gate.set()
@@ -151,8 +151,8 @@ async def test_when_the_first_caller_goes_away_the_others_are_still_answered(
     await holding
 
 
-async def test_a_hurried_first_caller_does_not_take_the_others_with_it(
-    sharing: CachedPredictor, runtime: fakes.FirstWord
+async def test_other_callers_are_answered_if_the_first_times_out(
+    sharing: CachedPredictor, runtime: fakes.FakeRuntime
 ) -> None:
     holding = await hold(runtime, sharing, FINE)
     hurried = asyncio.ensure_future(sharing.predict([GOOD], deadline_s=time.monotonic() + 0.05))
@@ -164,7 +164,7 @@ async def test_a_hurried_first_caller_does_not_take_the_others_with_it(
     await holding
 
 
-async def test_a_hurried_follower_gets_its_own_deadline(sharing: CachedPredictor, runtime: fakes.FirstWord) -> None:
+async def test_a_follower_has_a_deadline_of_its_own(sharing: CachedPredictor, runtime: fakes.FakeRuntime) -> None:
     holding = await hold(runtime, sharing, GOOD)
     hurried = await sharing.predict([GOOD], deadline_s=time.monotonic() + 0.05)
     assert isinstance(hurried.outcomes[0], DeadlineExceeded)
@@ -172,15 +172,15 @@ async def test_a_hurried_follower_gets_its_own_deadline(sharing: CachedPredictor
     await holding
 
 
-async def test_a_refused_first_caller_leaves_nothing_behind(
-    tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord
+async def test_a_text_can_be_computed_after_its_first_caller_was_refused(
+    tmp_path: Path, metrics: Metrics, runtime: fakes.FakeRuntime
 ) -> None:
-    engine = fakes.engine(tmp_path, metrics, runtime, replace(fakes.LIMITS, queue_tokens=8))
+    engine = fakes.make_engine(tmp_path, metrics, runtime, replace(fakes.LIMITS, queue_tokens=8))
     await engine.start()
     cache = CachedPredictor(engine, 0, metrics.task("sentiment"))
     holding = await hold(runtime, cache, FINE)
     waiting: asyncio.Task[object] = asyncio.ensure_future(cache.predict([Item("good " * 8)]))
-    await begun(waiting)
+    await until_waiting(waiting)
     with pytest.raises(Overloaded):
         await cache.predict([BAD])
     runtime.gate.set()

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import count
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +18,6 @@ from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from service.errors import InferenceFailed, NotReady, Overloaded, Problem
-from service.inference import batcher as batching
 from service.inference.engine import Engine
 from service.inference.predictor import Classification, Item, Prediction
 from service.telemetry.metrics import Metrics
@@ -30,8 +28,8 @@ from tests.support.tiny_bundle import tiny_bundle
 pytestmark = pytest.mark.anyio
 
 
-class Watched(Tokenizer):
-    """Remembers in which threads it was called."""
+class RecordingTokenizer(Tokenizer):
+    """A tokenizer that records the threads of its calls."""
 
     threads: set[str]
 
@@ -41,17 +39,17 @@ class Watched(Tokenizer):
 
 
 @pytest.fixture
-def runtime() -> fakes.FirstWord:
-    return fakes.FirstWord()
+def runtime() -> fakes.FakeRuntime:
+    return fakes.FakeRuntime()
 
 
 @pytest.fixture
-def engine(tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord) -> Engine:
-    return fakes.engine(tmp_path, metrics, runtime)
+def engine(tmp_path: Path, metrics: Metrics, runtime: fakes.FakeRuntime) -> Engine:
+    return fakes.make_engine(tmp_path, metrics, runtime)
 
 
 @asynccontextmanager
-async def started(engine: Engine, runtime: fakes.FirstWord) -> AsyncIterator[Engine]:
+async def started(engine: Engine, runtime: fakes.FakeRuntime) -> AsyncIterator[Engine]:
     await engine.start()
     try:
         yield engine
@@ -60,14 +58,14 @@ async def started(engine: Engine, runtime: fakes.FirstWord) -> AsyncIterator[Eng
         await engine.stop()
 
 
-def described(outcomes: tuple[Prediction | Problem, ...]) -> list[str]:
-    return [fakes.told(one) for one in outcomes]
+def labels_or_codes(outcomes: tuple[Prediction | Problem, ...]) -> list[str]:
+    return [fakes.label_or_code(outcome) for outcome in outcomes]
 
 
-async def test_answers_in_order(engine: Engine, runtime: fakes.FirstWord) -> None:
+async def test_texts_are_answered_in_order(engine: Engine, runtime: fakes.FakeRuntime) -> None:
     async with started(engine, runtime):
         answer = await engine.predict([Item("bad news"), Item("good"), Item("so so day", entity="day")])
-    assert described(answer.outcomes) == ["negative", "positive", "neutral"]
+    assert labels_or_codes(answer.outcomes) == ["negative", "positive", "neutral"]
     first = answer.outcomes[0]
     assert isinstance(first, Classification)
     assert (first.tokens, first.truncated) == (4, False)
@@ -75,11 +73,11 @@ async def test_answers_in_order(engine: Engine, runtime: fakes.FirstWord) -> Non
     assert answer.timings.infer_s > 0
 
 
-async def test_what_is_wrong_with_one_text_is_that_texts_alone(engine: Engine, runtime: fakes.FirstWord) -> None:
+async def test_a_fault_of_one_text_does_not_affect_the_others(engine: Engine, runtime: fakes.FakeRuntime) -> None:
     items = [Item("good"), Item(" \u200b\0"), Item("good", " "), Item("poison x"), Item("nan"), Item("bad")]
     async with started(engine, runtime):
         answer = await engine.predict(items)
-    assert described(answer.outcomes) == [
+    assert labels_or_codes(answer.outcomes) == [
         "positive",
         "empty_text",
         "invalid_request",
@@ -89,18 +87,18 @@ async def test_what_is_wrong_with_one_text_is_that_texts_alone(engine: Engine, r
     ]
 
 
-async def test_a_long_text_is_shortened_and_says_so_or_is_refused(engine: Engine, runtime: fakes.FirstWord) -> None:
-    long = [Item("good " * 600), Item("good")]
+async def test_a_long_text_is_truncated_or_refused(engine: Engine, runtime: fakes.FakeRuntime) -> None:
+    items = [Item("good " * 600), Item("good")]
     async with started(engine, runtime):
-        shortened, short = (await engine.predict(long)).outcomes
-        refused = await engine.predict(long, truncate=False)
-    assert isinstance(shortened, Classification)
+        truncated, short = (await engine.predict(items)).outcomes
+        refused = await engine.predict(items, truncate=False)
+    assert isinstance(truncated, Classification)
     assert isinstance(short, Classification)
-    assert (shortened.truncated, shortened.tokens, short.truncated) == (True, 512, False)
-    assert described(refused.outcomes) == ["text_too_long", "positive"]
+    assert (truncated.truncated, truncated.tokens, short.truncated) == (True, 512, False)
+    assert labels_or_codes(refused.outcomes) == ["text_too_long", "positive"]
 
 
-async def test_is_ready_once_it_has_answered_real_shapes(engine: Engine, runtime: fakes.FirstWord) -> None:
+async def test_an_engine_is_ready_after_answering_real_shapes(engine: Engine, runtime: fakes.FakeRuntime) -> None:
     assert not engine.ready
     with pytest.raises(NotReady):
         await engine.predict([Item("good")])
@@ -113,7 +111,7 @@ async def test_is_ready_once_it_has_answered_real_shapes(engine: Engine, runtime
     assert engine.healthy
 
 
-async def test_a_model_that_fails_while_warming_up_fails_the_start(engine: Engine, runtime: fakes.FirstWord) -> None:
+async def test_a_failing_warm_up_fails_the_start(engine: Engine, runtime: fakes.FakeRuntime) -> None:
     def refuse(_: object) -> None:
         raise RuntimeError
 
@@ -124,16 +122,16 @@ async def test_a_model_that_fails_while_warming_up_fails_the_start(engine: Engin
     await engine.stop()
 
 
-async def test_warming_up_is_not_counted(engine: Engine, runtime: fakes.FirstWord, metrics: Metrics) -> None:
+async def test_the_warm_up_is_not_counted(engine: Engine, runtime: fakes.FakeRuntime, metrics: Metrics) -> None:
     async with started(engine, runtime):
         assert samples(metrics)["heed_batch_items_sum", "sentiment"] == 0
         await engine.predict([Item("good"), Item("bad"), Item("")])
-        found = samples(metrics)
-    assert found["heed_batch_items_sum", "sentiment"] == 2
-    assert found["heed_tokenize_seconds_count", "sentiment"] == 1
+        values = samples(metrics)
+    assert values["heed_batch_items_sum", "sentiment"] == 2
+    assert values["heed_tokenize_seconds_count", "sentiment"] == 1
 
 
-async def test_the_model_runs_in_one_named_thread(engine: Engine, runtime: fakes.FirstWord) -> None:
+async def test_the_model_runs_in_one_named_thread(engine: Engine, runtime: fakes.FakeRuntime) -> None:
     names: set[str] = set()
     runtime.on_run = lambda _: names.add(threading.current_thread().name)
     async with started(engine, runtime):
@@ -146,21 +144,21 @@ async def test_the_model_runs_in_one_named_thread(engine: Engine, runtime: fakes
     [([Item("good")] * 16, True), ([Item("good")] * 17, False), ([Item("x" * 16_001)], False)],
     ids=["few", "many", "long"],
 )
-async def test_large_requests_are_tokenized_outside_of_the_event_loop(
-    tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord, items: list[Item], inline: bool
+async def test_only_large_requests_are_tokenized_outside_the_event_loop(
+    tmp_path: Path, metrics: Metrics, runtime: fakes.FakeRuntime, items: list[Item], inline: bool
 ) -> None:
-    watched = Watched(fakes.tokenizer_file(tmp_path), 512)
-    engine = fakes.engine(tmp_path, metrics, runtime, tokenizer=watched)
-    watched.threads = set()
+    tokenizer = RecordingTokenizer(fakes.write_tokenizer_file(tmp_path), 512)
+    engine = fakes.make_engine(tmp_path, metrics, runtime, tokenizer=tokenizer)
+    tokenizer.threads = set()
     async with started(engine, runtime):
-        watched.threads = set()
+        tokenizer.threads = set()
         await engine.predict(items)
-    assert (watched.threads == {threading.current_thread().name}) is inline
+    assert (tokenizer.threads == {threading.current_thread().name}) is inline
 
 
-async def test_cancelling_withdraws_what_waits(engine: Engine, runtime: fakes.FirstWord, metrics: Metrics) -> None:
+async def test_cancelling_withdraws_waiting_texts(engine: Engine, runtime: fakes.FakeRuntime, metrics: Metrics) -> None:
     async with started(engine, runtime):
-        first = await held(engine, runtime)
+        holding = await hold(engine, runtime)
         waiting = asyncio.ensure_future(engine.predict([Item("bad"), Item("fine")]))
         await asyncio.sleep(0)
         waiting.cancel()
@@ -168,130 +166,129 @@ async def test_cancelling_withdraws_what_waits(engine: Engine, runtime: fakes.Fi
             await waiting
         runtime.batches.clear()
         runtime.gate.set()
-        await first
+        await holding
     assert len(runtime.batches) == 1
     assert samples(metrics)["heed_queue_depth", "sentiment"] == 0
 
 
-async def test_past_the_deadline_every_text_says_so(engine: Engine, runtime: fakes.FirstWord) -> None:
+async def test_after_the_deadline_every_text_gets_deadline_exceeded(engine: Engine, runtime: fakes.FakeRuntime) -> None:
     async with started(engine, runtime):
-        first = await held(engine, runtime)
+        holding = await hold(engine, runtime)
         answer = await engine.predict([Item("bad"), Item("")], deadline_s=time.monotonic() + 0.02)
-        assert described(answer.outcomes) == ["deadline_exceeded", "empty_text"]
+        assert labels_or_codes(answer.outcomes) == ["deadline_exceeded", "empty_text"]
         runtime.gate.set()
-        await first
+        await holding
 
 
-async def test_a_full_queue_refuses_the_request(tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord) -> None:
+async def test_a_full_queue_refuses_a_request(tmp_path: Path, metrics: Metrics, runtime: fakes.FakeRuntime) -> None:
     limits = dataclasses.replace(fakes.LIMITS, queue_tokens=3)
-    engine = fakes.engine(tmp_path, metrics, runtime, limits)
+    engine = fakes.make_engine(tmp_path, metrics, runtime, limits)
     async with started(engine, runtime):
-        first = await held(engine, runtime)
+        holding = await hold(engine, runtime)
         waiting = asyncio.ensure_future(engine.predict([Item("good")]))
         await asyncio.sleep(0)
         with pytest.raises(Overloaded):
             await engine.predict([Item("good")])
         runtime.gate.set()
-        await asyncio.gather(first, waiting)
+        await asyncio.gather(holding, waiting)
 
 
-async def test_what_waits_too_long_is_refused_before_it_is_tokenized(
-    tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord, monkeypatch: pytest.MonkeyPatch
+async def test_a_request_that_would_be_late_is_refused_before_it_is_tokenized(
+    tmp_path: Path, metrics: Metrics, runtime: fakes.FakeRuntime
 ) -> None:
-    clock = count(0.0, 100.0)  # every look at it is 100 s later, so warming up is slow
+    times = count(0.0, 100.0)  # each reading is 100 s later, so the warm-up is slow
     now_s = 0.0
-    monkeypatch.setattr(batching, "time", SimpleNamespace(monotonic=lambda: now_s or next(clock)))
-    watched = Watched(fakes.tokenizer_file(tmp_path), 512)
-    watched.threads = set()
-    engine = fakes.engine(tmp_path, metrics, runtime, tokenizer=watched)
+    tokenizer = RecordingTokenizer(fakes.write_tokenizer_file(tmp_path), 512)
+    tokenizer.threads = set()
+    engine = fakes.make_engine(tmp_path, metrics, runtime, tokenizer=tokenizer, clock=lambda: now_s or next(times))
     async with started(engine, runtime):
-        first = await held(engine, runtime)
-        watched.threads = set()
-        now_s = next(clock)
+        holding = await hold(engine, runtime)
+        tokenizer.threads = set()
+        now_s = next(times)
         with pytest.raises(Overloaded):
             await engine.predict([Item("good")], deadline_s=now_s + 0.1)
-        assert watched.threads == set()
+        assert tokenizer.threads == set()
         runtime.gate.set()
-        await first
+        await holding
 
 
-async def test_a_dead_inference_thread_is_unhealthy(engine: Engine, runtime: fakes.FirstWord) -> None:
+async def test_a_dead_inference_thread_is_unhealthy(engine: Engine, runtime: fakes.FakeRuntime) -> None:
     def die(_: object) -> None:
         raise SystemExit
 
     async with started(engine, runtime):
         runtime.on_run = die
-        assert described((await engine.predict([Item("good")])).outcomes) == ["not_ready"]
+        assert labels_or_codes((await engine.predict([Item("good")])).outcomes) == ["not_ready"]
         assert not engine.healthy
         assert not engine.ready
 
 
-async def test_a_language_without_its_own_calibration_gets_the_first(
-    tmp_path: Path, metrics: Metrics, runtime: fakes.FirstWord
+async def test_a_language_without_a_calibration_gets_the_first(
+    tmp_path: Path, metrics: Metrics, runtime: fakes.FakeRuntime
 ) -> None:
     scaling = LogitScaling(1.0, 0.0, (0.0, 9.0, 0.0))
-    bundle = dataclasses.replace(fakes.bundle(tmp_path), languages=("en",), calibration={"en": scaling})
-    engine = fakes.engine(tmp_path, metrics, runtime, bundle=bundle)
+    bundle = dataclasses.replace(fakes.make_bundle(tmp_path), languages=("en",), calibration={"en": scaling})
+    engine = fakes.make_engine(tmp_path, metrics, runtime, bundle=bundle)
     async with started(engine, runtime):
-        assert described((await engine.predict([Item("坏消息")])).outcomes) == ["neutral"]
+        assert labels_or_codes((await engine.predict([Item("坏消息")])).outcomes) == ["neutral"]
 
 
-async def test_a_text_about_an_entity_gets_the_calibration_for_entities(
-    engine: Engine, runtime: fakes.FirstWord
+async def test_a_text_with_an_entity_gets_the_calibration_for_entities(
+    engine: Engine, runtime: fakes.FakeRuntime
 ) -> None:
-    loud = {**engine.bundle.calibration, calibration_key("en", True): LogitScaling(1.0, 0.0, (0.0, 90.0, 0.0))}
-    engine.bundle = dataclasses.replace(engine.bundle, calibration=loud)
+    calibration = {**engine.bundle.calibration, calibration_key("en", True): LogitScaling(1.0, 0.0, (0.0, 90.0, 0.0))}
+    engine.bundle = dataclasses.replace(engine.bundle, calibration=calibration)
     async with started(engine, runtime):
         answer = await engine.predict([Item("good day"), Item("good day", "day"), Item("good day")])
-    assert described(answer.outcomes) == ["positive", "neutral", "positive"]
+    assert labels_or_codes(answer.outcomes) == ["positive", "neutral", "positive"]
 
 
-async def test_a_text_is_answered_alike_alone_and_among_others(engine: Engine, runtime: fakes.FirstWord) -> None:
+async def test_a_text_gets_the_same_answer_alone_and_in_a_batch(engine: Engine, runtime: fakes.FakeRuntime) -> None:
     words = ["good", "bad", "fine"]
-    generator = np.random.default_rng(7)
-    texts = [" ".join(generator.choice(words, size=generator.integers(1, 60))) for _ in range(100)]
+    rng = np.random.default_rng(7)
+    texts = [" ".join(rng.choice(words, size=rng.integers(1, 60))) for _ in range(100)]
     async with started(engine, runtime):
         together = (await engine.predict([Item(text) for text in texts])).outcomes
         alone = [(await engine.predict([Item(text)])).outcomes[0] for text in texts]
     assert list(together) == alone
 
 
-async def held(engine: Engine, runtime: fakes.FirstWord) -> asyncio.Task[object]:
-    """Shut the gate and let one text hold the model."""
+async def hold(engine: Engine, runtime: fakes.FakeRuntime) -> asyncio.Task[object]:
+    """Close the gate and let one text hold the model."""
     runtime.gate.clear()
     runtime.entered.clear()
-    first: asyncio.Task[object] = asyncio.ensure_future(engine.predict([Item("good")]))
+    holding: asyncio.Task[object] = asyncio.ensure_future(engine.predict([Item("good")]))
     assert await asyncio.to_thread(runtime.entered.wait, 60)
-    return first
+    return holding
 
 
 # With the real tiny model.
 
 
 @pytest.fixture
-def real(tmp_path: Path, metrics: Metrics) -> Engine:
+def real_engine(tmp_path: Path, metrics: Metrics) -> Engine:
     bundle = load_bundle(tiny_bundle(tmp_path))
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    shorter_than_a_text = dataclasses.replace(fakes.LIMITS, batch_tokens=160)
-    return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), shorter_than_a_text, metrics.task("sentiment"))
+    limits = dataclasses.replace(fakes.LIMITS, batch_tokens=160)  # less than the longest text
+    return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), limits, metrics.task("sentiment"))
 
 
-async def test_a_real_model_answers_alike_alone_and_among_others(real: Engine) -> None:
+async def test_a_real_model_gives_the_same_answer_alone_and_in_a_batch(real_engine: Engine) -> None:
     texts = ["股票上涨", "profit falls", *("the bank of china " * count for count in range(1, 30)), "下跌" * 200]
-    await real.start()
-    together = (await real.predict([Item(text) for text in texts])).outcomes
-    alone = [(await real.predict([Item(text)])).outcomes[0] for text in texts]
-    await real.stop()
-    for one, other in zip(together, alone, strict=True):
-        assert isinstance(one, Classification)
-        assert isinstance(other, Classification)
-        assert one.label == other.label
-        assert list(one.scores.values()) == pytest.approx(list(other.scores.values()), abs=1e-3)
+    await real_engine.start()
+    together = (await real_engine.predict([Item(text) for text in texts])).outcomes
+    alone = [(await real_engine.predict([Item(text)])).outcomes[0] for text in texts]
+    await real_engine.stop()
+    for batched, single in zip(together, alone, strict=True):
+        assert isinstance(batched, Classification)
+        assert isinstance(single, Classification)
+        assert batched.label == single.label
+        assert list(batched.scores.values()) == pytest.approx(list(single.scores.values()), abs=1e-3)
 
 
-async def test_a_real_model_shortens_a_word_of_a_megabyte(real: Engine) -> None:
-    await real.start()
-    (outcome,) = (await real.predict([Item("a" * 2**20)])).outcomes
-    await real.stop()
+async def test_a_real_model_truncates_a_word_of_a_megabyte(real_engine: Engine) -> None:
+    await real_engine.start()
+    (outcome,) = (await real_engine.predict([Item("a" * 2**20)])).outcomes
+    await real_engine.stop()
     assert isinstance(outcome, Classification)
     assert (outcome.truncated, outcome.tokens) == (True, 512)

@@ -1,7 +1,4 @@
-"""Large catalogues in a service: indexed beside what serves, true after edits, and nothing lost where that fails.
-
-What is large here is divided into lists; that fewer items are one list is said where it matters.
-"""
+"""Large catalogues in a service: indexed in the background, correct after edits, and complete if indexing fails."""
 
 from __future__ import annotations
 
@@ -36,13 +33,13 @@ from tests.support.tiny_bundle import WIDTH
 
 pytestmark = pytest.mark.anyio
 
-ITEMS, INDEXED = 3_000, 2_000
+ITEMS, MAX_UNINDEXED = 3_000, 2_000
 FILE = f"vectors.f32{SUFFIX}"
 
 
 @pytest.fixture(autouse=True)
-def divided(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_index, "MIN_INVERTED_ROWS", getattr(request, "param", INDEXED))
+def inverted_lists(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector_index, "MIN_INVERTED_ROWS", getattr(request, "param", MAX_UNINDEXED))
     monkeypatch.setattr(vector_index, "_LIST_ROWS", 16)
 
 
@@ -53,14 +50,14 @@ def recommender(recommend_bundle: Bundle) -> Recommender:
 
 @pytest.fixture
 def folder(recommend_bundle: Bundle, tmp_path: Path) -> Path:
-    """With two catalogues of 20 clusters: one is large, the other just small enough."""
+    """A folder with two catalogues of 20 clusters: one is large, the other just small enough for no index."""
     rng = np.random.default_rng(2)
-    for name, items in (("large", ITEMS), ("small", INDEXED)):
+    for name, items in (("large", ITEMS), ("small", MAX_UNINDEXED)):
         clusters = rng.integers(0, 20, items)
         vectors = 2 * np.eye(20, WIDTH)[clusters] + 0.1 * rng.normal(size=(items, WIDTH))
-        entries = [Item(f"i{number}", f"text {number}", {"even": number % 2 == 0}) for number in range(items)]
-        rows = dict(zip((one.item_id for one in entries), vectors.astype(np.float32), strict=True))
-        create_catalogue(tmp_path / "catalogues" / name, recommend_bundle.model_digest, WIDTH, entries, rows)
+        content = [Item(f"i{number}", f"text {number}", {"even": number % 2 == 0}) for number in range(items)]
+        rows = dict(zip((item.item_id for item in content), vectors.astype(np.float32), strict=True))
+        create_catalogue(tmp_path / "catalogues" / name, recommend_bundle.model_digest, WIDTH, content, rows)
     return tmp_path
 
 
@@ -68,14 +65,14 @@ def folder(recommend_bundle: Bundle, tmp_path: Path) -> Path:
 async def catalogues(
     recommend_bundle: Bundle, recommender: Recommender, folder: Path
 ) -> AsyncIterator[CatalogueRegistry]:
-    found = CatalogueRegistry(recommend_bundle, recommender, folder, INDEXED)
-    await found.start()
-    yield found
-    await found.stop()
+    registry = CatalogueRegistry(recommend_bundle, recommender, folder, MAX_UNINDEXED)
+    await registry.start()
+    yield registry
+    await registry.stop()
 
 
-async def current(catalogues: CatalogueRegistry, name: str = "large") -> Snapshot:
-    """When all that it began in the background is done."""
+async def indexed_snapshot(catalogues: CatalogueRegistry, name: str = "large") -> Snapshot:
+    """Return the snapshot after all work in the background is done."""
     await catalogues.snapshot(name)
     for thread in threading.enumerate():
         if thread.name == "index":
@@ -83,223 +80,220 @@ async def current(catalogues: CatalogueRegistry, name: str = "large") -> Snapsho
     return await catalogues.snapshot(name)
 
 
-def asked(snapshot: Snapshot, **more: Any) -> RankingQuery:
+def make_query(snapshot: Snapshot, **more: Any) -> RankingQuery:
     history = [{"item_id": f"i{number}", "event": "purchase"} for number in (5, 70, 400)]
     return build_query(User.model_validate({"history": history, "exclude_history": True, **more}), snapshot, 0.0)
 
 
-def names(recommender: Recommender, question: RankingQuery) -> list[str]:
-    found = rank_query(recommender, question)
-    assert isinstance(found, Ranking)
-    rows = found.positions if question.candidates is None else question.candidates[found.positions]
-    return [question.snapshot.ids[row] for row in rows]
+def ranked_ids(recommender: Recommender, query: RankingQuery) -> list[str]:
+    ranking = rank_query(recommender, query)
+    assert isinstance(ranking, Ranking)
+    rows = ranking.positions if query.candidates is None else query.candidates[ranking.positions]
+    return [query.snapshot.ids[row] for row in rows]
 
 
-def exact(question: RankingQuery) -> RankingQuery:
-    return replace(question, snapshot=replace(question.snapshot, index=None))
+def without_index(query: RankingQuery) -> RankingQuery:
+    return replace(query, snapshot=replace(query.snapshot, index=None))
 
 
 async def put(
-    catalogues: CatalogueRegistry, vectors: dict[str, np.ndarray], removed: list[str], text: str = "new"
+    registry: CatalogueRegistry, vectors: dict[str, np.ndarray], removed: list[str], text: str = "new"
 ) -> None:
-    await catalogues.edit("large", [Item(name, text) for name in vectors], vectors, removed, np.inf)
+    await registry.edit("large", [Item(name, text) for name in vectors], vectors, removed, np.inf)
 
 
 async def test_a_large_catalogue_is_indexed_and_a_small_one_is_not(
     catalogues: CatalogueRegistry, recommender: Recommender, folder: Path
 ) -> None:
-    large, small = await current(catalogues), await current(catalogues, "small")
+    large, small = await indexed_snapshot(catalogues), await indexed_snapshot(catalogues, "small")
     assert large.index is not None
     assert large.index.rows == ITEMS
     assert small.index is None
     assert (folder / "catalogues" / "large" / FILE).exists()
     assert not (folder / "catalogues" / "small" / FILE).exists()
-    question = asked(large, top_k=10)
-    assert question.index is large.index
-    assert question.length < exact(question).length
-    assert names(recommender, question) == names(recommender, exact(question))
+    query = make_query(large, top_k=10)
+    assert query.index is large.index
+    assert query.length < without_index(query).length
+    assert ranked_ids(recommender, query) == ranked_ids(recommender, without_index(query))
 
 
 @pytest.mark.parametrize("more", [{"filter": {"even": True}}, {"candidates": [{"item_id": "i3"}, {"item_id": "i4"}]}])
-async def test_what_a_filter_leaves_and_candidates_are_all_looked_at(
+async def test_filters_and_candidates_do_not_use_inverted_lists(
     catalogues: CatalogueRegistry, recommender: Recommender, more: dict[str, Any]
 ) -> None:
-    question = asked(await current(catalogues), **more)
-    assert question.snapshot.index is not None
-    assert not question.snapshot.index.exact
-    assert question.index is None
-    assert names(recommender, question) == names(recommender, exact(question))
+    query = make_query(await indexed_snapshot(catalogues), **more)
+    assert query.snapshot.index is not None
+    assert not query.snapshot.index.exact
+    assert query.index is None
+    assert ranked_ids(recommender, query) == ranked_ids(recommender, without_index(query))
 
 
-async def test_newcomers_are_found_whatever_lists_they_are_in(
+async def test_new_items_are_found_in_any_inverted_list(
     catalogues: CatalogueRegistry, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As if the model had been trained with all of the catalogue but every 101st item."""
+    """The model appears to be trained with all of the catalogue except every 101st item."""
     monkeypatch.setattr(recommender, "catalogue_name", "large")
     known = {f"i{number}": number % 30 for number in range(ITEMS) if number % 101}
     monkeypatch.setattr(recommender, "ids", known)
-    question = asked(await current(catalogues), min_new_items=20, top_k=25)
-    assert question.index is not None
-    asked_for: list[bool] = []
-    nearest = VectorIndex.search
+    query = make_query(await indexed_snapshot(catalogues), min_new_items=20, top_k=25)
+    assert query.index is not None
+    searches: list[bool] = []
+    search = VectorIndex.search
 
-    def counted(index: VectorIndex, *given: Any) -> Any:
-        asked_for.append(True)
-        return nearest(index, *given)
+    def counted_search(index: VectorIndex, *args: Any) -> Any:
+        searches.append(True)
+        return search(index, *args)
 
-    monkeypatch.setattr(VectorIndex, "search", counted)
-    found = names(recommender, question)
-    assert found == names(recommender, exact(question))
-    assert len(set(found) - set(known)) == 20
-    assert len(asked_for) == 1, "only of the whole catalogue"
+    monkeypatch.setattr(VectorIndex, "search", counted_search)
+    ranked = ranked_ids(recommender, query)
+    assert ranked == ranked_ids(recommender, without_index(query))
+    assert len(set(ranked) - set(known)) == 20
+    assert len(searches) == 1, "only for the whole catalogue"
 
 
-async def test_many_excluded_items_are_left_out_of_all_products(catalogues: CatalogueRegistry) -> None:
-    snapshot = await current(catalogues)
+async def test_an_inverted_index_is_not_used_with_many_excluded_items(catalogues: CatalogueRegistry) -> None:
+    snapshot = await indexed_snapshot(catalogues)
     history = [{"item_id": f"i{number}", "event": "view"} for number in range(1_200)]
-    assert asked(snapshot, history=history).index is None
+    assert make_query(snapshot, history=history).index is None
 
 
-@pytest.mark.parametrize("divided", [ITEMS], indirect=True)
+@pytest.mark.parametrize("inverted_lists", [ITEMS], indirect=True)
 @pytest.mark.parametrize("more", [{}, {"filter": {"even": True}}, {"history": 1_200}])
-async def test_one_list_misses_nothing_whatever_is_left_out(
+async def test_an_exact_index_misses_nothing_whatever_is_excluded(
     catalogues: CatalogueRegistry, recommender: Recommender, more: dict[str, Any]
 ) -> None:
     if "history" in more:
         more = {"history": [{"item_id": f"i{number}", "event": "view"} for number in range(more["history"])]}
-    snapshot = await current(catalogues)
+    snapshot = await indexed_snapshot(catalogues)
     assert snapshot.index is not None
     assert snapshot.index.exact
-    question = asked(snapshot, top_k=100, **more)
-    assert question.index is snapshot.index
-    assert names(recommender, question) == names(recommender, exact(question))
+    query = make_query(snapshot, top_k=100, **more)
+    assert query.index is snapshot.index
+    assert ranked_ids(recommender, query) == ranked_ids(recommender, without_index(query))
 
 
-async def test_ids_and_texts_of_a_small_catalogue_are_ranked_by_their_vectors(
+async def test_cached_projections_of_a_small_catalogue_give_the_same_ranking(
     catalogues: CatalogueRegistry, recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Which are not multiplied anew for each request: where they are, the answer is the same."""
     texts = [{"text": f"text {number}"} for number in range(9)]
     known = [{"item_id": f"i{7 * number}"} for number in range(9)]
-    candidates = [one for pair in zip(texts, known, strict=True) for one in pair]
+    candidates = [candidate for pair in zip(texts, known, strict=True) for candidate in pair]
     history = [
         {"item_id": "i5", "event": "view"},
         {"text": "text 3", "event": "cart"},
         {"item_id": "i70", "event": "view"},
     ]
-    small = await current(catalogues, "small")
-    question = asked(small, history=history, candidates=candidates, exclude_history=False, top_k=20)
+    small = await indexed_snapshot(catalogues, "small")
+    query = make_query(small, history=history, candidates=candidates, exclude_history=False, top_k=20)
     rng = np.random.default_rng(3)
-    question = question.with_vectors([rng.normal(size=WIDTH).astype(np.float32) for _ in question.inline_items])
-    found = rank_query(recommender, question)
+    query = query.with_vectors([rng.normal(size=WIDTH).astype(np.float32) for _ in query.inline_items])
+    cached = rank_query(recommender, query)
     monkeypatch.setattr(ranking, "MIN_INDEX_ROWS", 0)
-    expected = rank_query(recommender, question)
-    assert isinstance(found, Ranking)
+    expected = rank_query(recommender, query)
+    assert isinstance(cached, Ranking)
     assert isinstance(expected, Ranking)
-    assert found.positions == expected.positions
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-6)
+    assert cached.positions == expected.positions
+    np.testing.assert_allclose(cached.scores, expected.scores, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["small", "large"])
-async def test_a_changed_item_is_ranked_by_what_it_is_now(
+async def test_a_changed_item_is_ranked_by_its_new_vector(
     catalogues: CatalogueRegistry, recommender: Recommender, folder: Path, name: str
 ) -> None:
-    """By replicas that have ranked it before as by one that has not."""
-    await current(catalogues, name)
-    before = names(recommender, asked(await current(catalogues, name), top_k=100))
+    """Replicas that ranked it before and fresh ones agree."""
+    await indexed_snapshot(catalogues, name)
+    before = ranked_ids(recommender, make_query(await indexed_snapshot(catalogues, name), top_k=100))
     first, last = before[0], before[-1]
-    rows = (await current(catalogues, name)).vectors
-    number_of = (await current(catalogues, name)).row_by_id
-    swapped = {first: -rows[number_of[first]], last: rows[number_of[first]]}
-    await catalogues.edit(name, [Item(one, "changed") for one in swapped], swapped, [], np.inf)
-    after = await current(catalogues, name)
-    found = names(recommender, asked(after, top_k=100))
-    assert found[0] == last
-    assert first not in found
+    rows = (await indexed_snapshot(catalogues, name)).vectors
+    row_by_id = (await indexed_snapshot(catalogues, name)).row_by_id
+    swapped = {first: -rows[row_by_id[first]], last: rows[row_by_id[first]]}
+    await catalogues.edit(name, [Item(item_id, "changed") for item_id in swapped], swapped, [], np.inf)
+    after = await indexed_snapshot(catalogues, name)
+    ranked = ranked_ids(recommender, make_query(after, top_k=100))
+    assert ranked[0] == last
+    assert first not in ranked
     with closing(Catalogue(folder / "catalogues" / name)) as fresh:
-        assert found == names(recommender, asked(fresh.snapshot(), top_k=100))
+        assert ranked == ranked_ids(recommender, make_query(fresh.snapshot(), top_k=100))
 
 
-async def test_an_edit_counts_at_once_and_what_was_removed_never_comes_back(
+async def test_an_edit_has_immediate_effect_and_removed_items_never_come_back(
     catalogues: CatalogueRegistry, recommender: Recommender
 ) -> None:
-    before = await current(catalogues)
-    first = names(recommender, asked(before, top_k=3))
+    before = await indexed_snapshot(catalogues)
+    first = ranked_ids(recommender, make_query(before, top_k=3))
     same = {f"new {name}": before.vectors[before.row_by_id[name]] for name in first}
     await put(catalogues, same, first)
-    after = await current(catalogues)
+    after = await indexed_snapshot(catalogues)
     assert after.index is before.index
-    assert sorted(names(recommender, asked(after, top_k=3))) == sorted(same)
-    assert not set(first) & set(names(recommender, asked(after, top_k=100)))
+    assert sorted(ranked_ids(recommender, make_query(after, top_k=3))) == sorted(same)
+    assert not set(first) & set(ranked_ids(recommender, make_query(after, top_k=100)))
     moved = {name: -5 * vector for name, vector in same.items()}
     await put(catalogues, moved, [], "changed")
-    assert not set(moved) & set(names(recommender, asked(await current(catalogues), top_k=20)))
+    assert not set(moved) & set(ranked_ids(recommender, make_query(await indexed_snapshot(catalogues), top_k=20)))
 
 
-async def test_when_the_vectors_are_written_anew_so_is_the_index(
+async def test_rewriting_the_vectors_rewrites_the_index(
     catalogues: CatalogueRegistry, recommender: Recommender, folder: Path
 ) -> None:
-    before = await current(catalogues)
+    before = await indexed_snapshot(catalogues)
     gone = [f"i{number}" for number in range(500, 1_500)]
     more = {f"new {number}": np.full(WIDTH, 0.1, np.float32) for number in range(500)}
-    await put(catalogues, more, gone)  # too few rows are dead
-    grown = await current(catalogues)
+    await put(catalogues, more, gone)  # too few rows are unused for a rewrite
+    grown = await indexed_snapshot(catalogues)
     assert grown.index is not None
-    assert grown.index.rows == ITEMS + len(more), "of much that came later too"
+    assert grown.index.rows == ITEMS + len(more), "it covers later items too"
     await put(catalogues, {}, [f"i{number}" for number in range(1_500, 1_800)])
-    after = await current(catalogues)
+    after = await indexed_snapshot(catalogues)
     assert after.file != before.file
     assert after.rows == after.count == 2_200
     assert after.index is not None
     assert after.index.rows == after.rows
-    assert sorted(path.name for path in (folder / "catalogues" / "large").glob("vectors*")) == [
-        after.file,
-        f"{after.file}{SUFFIX}",
-    ]
-    assert names(recommender, asked(after)) == names(recommender, exact(asked(after)))
+    files = sorted(path.name for path in (folder / "catalogues" / "large").glob("vectors*"))
+    assert files == [after.file, f"{after.file}{SUFFIX}"]
+    assert ranked_ids(recommender, make_query(after)) == ranked_ids(recommender, without_index(make_query(after)))
 
 
-async def test_replicas_build_it_once_and_those_that_come_later_read_it(
+async def test_replicas_build_an_index_once_and_later_ones_read_it(
     recommend_bundle: Bundle, recommender: Recommender, folder: Path
 ) -> None:
-    replicas = [CatalogueRegistry(recommend_bundle, recommender, folder, INDEXED) for _ in range(3)]
-    for one in replicas:
-        await one.snapshot("large")
-    assert all([(await current(one)).index for one in replicas])
+    replicas = [CatalogueRegistry(recommend_bundle, recommender, folder, MAX_UNINDEXED) for _ in range(3)]
+    for replica in replicas:
+        await replica.snapshot("large")
+    assert all([(await indexed_snapshot(replica)).index for replica in replicas])
     inode = os.stat(folder / "catalogues" / "large" / FILE).st_ino
-    later = CatalogueRegistry(recommend_bundle, recommender, folder, INDEXED)
-    assert (await current(later)).index is not None
+    later = CatalogueRegistry(recommend_bundle, recommender, folder, MAX_UNINDEXED)
+    assert (await indexed_snapshot(later)).index is not None
     assert os.stat(folder / "catalogues" / "large" / FILE).st_ino == inode
-    for one in (*replicas, later):
-        await one.stop()
+    for replica in (*replicas, later):
+        await replica.stop()
 
 
-async def test_another_processs_index_of_edits_not_read_here_yet_waits_for_them(
+async def test_an_index_of_another_process_waits_for_its_edits_to_be_read(
     recommend_bundle: Bundle, recommender: Recommender, folder: Path
 ) -> None:
-    here, there = (CatalogueRegistry(recommend_bundle, recommender, folder, INDEXED) for _ in "ab")
-    old = (await current(here)).index
+    here, there = (CatalogueRegistry(recommend_bundle, recommender, folder, MAX_UNINDEXED) for _ in "ab")
+    old = (await indexed_snapshot(here)).index
     await put(there, {f"new {number}": np.full(WIDTH, 0.1, np.float32) for number in range(900)}, [])
-    newer = (await current(there)).index
+    newer = (await indexed_snapshot(there)).index
     assert newer is not None
     with closing(Catalogue(folder / "catalogues" / "large")) as opened:
         opened.snapshot()
         opened.attach_index("another.f32", newer)
         assert opened.snapshot().index is None
     assert old is not None
-    assert (await current(here)).index is not old
-    for one in (here, there):
-        await one.stop()
+    assert (await indexed_snapshot(here)).index is not old
+    for replica in (here, there):
+        await replica.stop()
 
 
-async def test_without_room_for_it_all_products_are_taken(
+async def test_without_disk_space_for_an_index_rankings_are_complete(
     recommend_bundle: Bundle, recommender: Recommender, folder: Path
 ) -> None:
-    catalogues = CatalogueRegistry(recommend_bundle, recommender, folder, INDEXED)
-    with no_room(2**16):  # enough to open it
-        snapshot = await current(catalogues)
+    catalogues = CatalogueRegistry(recommend_bundle, recommender, folder, MAX_UNINDEXED)
+    with no_room(2**16):  # enough to open the catalogue
+        snapshot = await indexed_snapshot(catalogues)
     assert snapshot.index is None
     assert sorted(path.name for path in (folder / "catalogues" / "large").glob("*index*")) == []
-    assert len(names(recommender, asked(snapshot))) == 10
-    assert (await current(catalogues)).index is None, "it is not tried again at once"
+    assert len(ranked_ids(recommender, make_query(snapshot))) == 10
+    assert (await indexed_snapshot(catalogues)).index is None, "there is no second try so soon"
     await catalogues.stop()

@@ -16,7 +16,7 @@ def _restored() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_an_event_is_one_line_whatever_its_values_hold(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_event_is_one_line_whatever_its_values_contain(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info")
     structlog.get_logger().info("event", value='\r\n\x1b[31m{"event":"forged"}')
     (line,) = capsys.readouterr().err.splitlines()
@@ -30,7 +30,9 @@ def test_less_severe_events_are_dropped(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().err == ""
 
 
-def test_an_unknown_error_is_logged_with_its_place_and_without_its_message(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_error_is_logged_with_its_location_but_without_its_message(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     logs.configure("info")
     try:
         raise ValueError("the caller's text")

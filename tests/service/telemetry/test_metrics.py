@@ -1,4 +1,4 @@
-"""Metrics of several processes, read through any one of them. The other processes are real ones."""
+"""Metrics of several real processes, read through any of them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from service.telemetry.metrics import Metrics, MetricsError
 REPLICA = """
 import sys
 from pathlib import Path
-from service.metrics import Metrics
+from service.telemetry.metrics import Metrics
 metrics = Metrics(Path(sys.argv[1]))
 task = metrics.task("sentiment")
-metrics.bundle("sentiment", "sentiment", "1", "abc")
+metrics.set_bundle("sentiment", "sentiment", "1", "abc")
 for line in sys.stdin:
     for _ in range(int(line)):
-        metrics.request("/v1/sentiment", 200, 0.01)
-    task.depth(int(line))
+        metrics.record_request("/v1/sentiment", 200, 0.01)
+    task.set_depth(int(line))
     print("done", flush=True)
 """
 
@@ -57,69 +57,73 @@ def replica(tmp_path: Path) -> Iterator[Callable[[], Replica]]:
         return started[-1]
 
     yield start
-    for one in started:
-        if one.process.returncode is None:
-            one.kill()
+    for replica in started:
+        if replica.process.returncode is None:
+            replica.kill()
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, ...], float]:
-    """Values by name and label values, read by Prometheus's own parser."""
+    """Return values by name and label values, read by Prometheus's parser."""
     families = text_string_to_metric_families(metrics.render().decode())
-    return {(s.name, *(s.labels[key] for key in sorted(s.labels))): s.value for f in families for s in f.samples}
+    return {
+        (sample.name, *(sample.labels[key] for key in sorted(sample.labels))): sample.value
+        for family in families
+        for sample in family.samples
+    }
 
 
 REQUESTS = ("heed_requests_total", "/v1/sentiment", "200")
 DEPTH = ("heed_queue_depth", "sentiment")
 
 
-def test_any_process_shows_the_sum_over_all(metrics: Metrics, replica: Callable[[], Replica]) -> None:
-    metrics.request("/v1/sentiment", 200, 0.01)
-    metrics.task("sentiment").depth(1)
+def test_any_process_renders_the_sum_of_all(metrics: Metrics, replica: Callable[[], Replica]) -> None:
+    metrics.record_request("/v1/sentiment", 200, 0.01)
+    metrics.task("sentiment").set_depth(1)
     for requests in (20, 300):
         replica().answer(requests)
-    found = samples(metrics)
-    assert found[REQUESTS] == 321
-    assert found[DEPTH] == 321
-    assert found["heed_request_seconds_count", "/v1/sentiment"] == 321
-    assert found["heed_bundle_info", "abc", "sentiment", "sentiment", "1"] == 1
+    values = samples(metrics)
+    assert values[REQUESTS] == 321
+    assert values[DEPTH] == 321
+    assert values["heed_request_seconds_count", "/v1/sentiment"] == 321
+    assert values["heed_bundle_info", "abc", "sentiment", "sentiment", "1"] == 1
 
 
-def test_what_a_killed_process_counted_stays_and_its_gauges_go(
+def test_counts_of_a_killed_process_stay_and_its_gauges_disappear(
     metrics: Metrics, replica: Callable[[], Replica]
 ) -> None:
-    killed, lives = replica(), replica()
+    killed, alive = replica(), replica()
     killed.answer(20)
-    lives.answer(300)
+    alive.answer(300)
     killed.kill()
     assert samples(metrics)[REQUESTS] == 320
     assert samples(metrics)[DEPTH] == 300
-    lives.answer(5)
+    alive.answer(5)
     replica().answer(7)
     assert samples(metrics)[REQUESTS] == 332
     assert samples(metrics)[DEPTH] == 12
 
 
-def test_a_batch_is_recorded_once_and_its_texts_each(metrics: Metrics) -> None:
+def test_a_batch_is_recorded_once_and_each_of_its_texts_too(metrics: Metrics) -> None:
     task = metrics.task("sentiment")
-    task.batch(BatchReport(queued_s=(0.1, 0.2, 0.3), tokens=30, padded_tokens=33, infer_s=0.5))
-    task.tokenized(0.001)
-    task.outcomes(["ok", "ok", "empty_text"])
-    found = samples(metrics)
-    sums = {name: found[f"heed_{name}_sum", "sentiment"] for name in ("batch_items", "batch_tokens", "infer_seconds")}
+    task.record_batch(BatchReport(queued_s=(0.1, 0.2, 0.3), tokens=30, padded_tokens=33, infer_s=0.5))
+    task.record_tokenization(0.001)
+    task.count_outcomes(["ok", "ok", "empty_text"])
+    values = samples(metrics)
+    sums = {name: values[f"heed_{name}_sum", "sentiment"] for name in ("batch_items", "batch_tokens", "infer_seconds")}
     assert sums == {"batch_items": 3, "batch_tokens": 33, "infer_seconds": 0.5}
-    assert found["heed_queue_seconds_count", "sentiment"] == 3
-    assert found["heed_queue_seconds_sum", "sentiment"] == pytest.approx(0.6)
-    assert found["heed_padding_ratio_sum", "sentiment"] == pytest.approx(1.1)
-    assert found["heed_tokens_total", "sentiment"] == 30
-    assert found["heed_items_total", "ok", "sentiment"] == 2
-    assert found["heed_items_total", "empty_text", "sentiment"] == 1
+    assert values["heed_queue_seconds_count", "sentiment"] == 3
+    assert values["heed_queue_seconds_sum", "sentiment"] == pytest.approx(0.6)
+    assert values["heed_padding_ratio_sum", "sentiment"] == pytest.approx(1.1)
+    assert values["heed_tokens_total", "sentiment"] == 30
+    assert values["heed_items_total", "ok", "sentiment"] == 2
+    assert values["heed_items_total", "empty_text", "sentiment"] == 1
 
 
-def test_the_folder_is_made_for_its_owner_alone(metrics: Metrics, tmp_path: Path) -> None:
+def test_only_the_owner_has_access_to_the_folder(metrics: Metrics, tmp_path: Path) -> None:
     assert (tmp_path / "metrics").stat().st_mode & 0o777 == 0o700
 
 
-def test_a_folder_that_cannot_be_used_is_one_clear_line(tmp_path: Path) -> None:
+def test_the_error_for_an_unusable_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MetricsError, match=r"^HEED_METRICS_DIR: .* cannot be used: ") as refused:
         Metrics(tmp_path / "file" / "metrics")
