@@ -44,7 +44,7 @@ def prepare_projections(recommender: Recommender, snapshot: Snapshot) -> None:
     if snapshot.name == recommender.catalogue_name:
         recommender.cached_training_indices(snapshot.ids, snapshot.vectors)
     if _is_small(snapshot):
-        snapshot.derived.of(snapshot.vectors, recommender.project)
+        snapshot.projections.get(snapshot.vectors, recommender.project)
 
 
 def rank_query(recommender: Recommender, question: RankingQuery) -> Ranking | Problem:
@@ -161,7 +161,7 @@ def _projected(
     snapshot, candidates = question.snapshot, question.candidates
     if not _is_small(snapshot):
         return ranking_inputs(recommender, question)
-    items = snapshot.derived.of(snapshot.vectors, recommender.project)
+    items = snapshot.projections.get(snapshot.vectors, recommender.project)
     placed = _sent(recommender, question)
     sent = recommender.project(placed) if question.inline_items else items[:0]
     history, trained = _history(recommender, question, _picked(question.items, items, sent), placed)
@@ -178,7 +178,7 @@ def _picked(numbers: NDArray[np.int64], items: ItemProjections, sent: ItemProjec
         return ProjectionView(items, numbers)
     outside = numbers >= len(items)
     rows = np.where(outside, np.cumsum(outside) - 1 + np.sum(~outside), np.cumsum(~outside) - 1)
-    return ProjectionView(items[numbers[~outside]].followed_by(sent[numbers[outside] - len(items)]), rows)
+    return ProjectionView(items[numbers[~outside]].extend(sent[numbers[outside] - len(items)]), rows)
 
 
 def _history(
