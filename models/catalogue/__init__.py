@@ -1,1 +1,1 @@
-"""Items on disk and in memory, their vectors and the index over them; this room knows no model."""
+"""Items on disk and in memory, their vectors and the index over them. This room knows no model."""

@@ -1,6 +1,6 @@
-"""Writing a catalogue's vectors anew, into a file of their own: without the rows of no item, or by another model.
+"""Rewriting all vectors of a catalogue into a new file, either without dead rows or by another model.
 
-A catalogue calls it with the transaction of an edit, and what readers have mapped stays as it is.
+The rewrite runs inside a catalogue's write transaction. The file that readers have mapped stays as it is.
 """
 
 from __future__ import annotations
@@ -15,88 +15,91 @@ from pathlib import Path
 from models.catalogue import vector_file
 from models.catalogue.database import SELECT_ALL_SQL, State, save_state
 from models.catalogue.errors import VectorsMissingError
-from models.catalogue.items import Vector, stacked
+from models.catalogue.items import Vector, stack_vectors
 from models.catalogue.vector_index import SUFFIX
 from models.files import sync_folder
 
 MIN_DEAD_ROWS = 1_024
-"""Rows of no item up to which a compaction does not pay, nor up to _DEAD_SHARE of all."""
+"""Dead rows that never trigger a compaction: it needs more than these and more than `_MIN_DEAD_SHARE` of all rows."""
 
-_DEAD_SHARE = 0.25
+_MIN_DEAD_SHARE = 0.25
 _CHUNK_ROWS = 4_096
 
 
 def compact(
-    folder: Path, database: sqlite3.Connection, writing: AbstractContextManager[State], min_dead_rows: int
+    folder: Path, database: sqlite3.Connection, transaction: AbstractContextManager[State], min_dead_rows: int
 ) -> bool:
-    """Take dead rows out of the vectors when there are so many that it pays; whether it did."""
-    with _rewriting(folder, writing) as (state, file):
-        if state.rows - state.live <= max(min_dead_rows, _DEAD_SHARE * state.rows):
+    """Remove dead rows from the vectors if there are enough of them, and return whether it did."""
+    with _replace_vector_file(folder, transaction) as (state, file):
+        if state.rows - state.live <= max(min_dead_rows, _MIN_DEAD_SHARE * state.rows):
             return False
-        lines = database.execute(SELECT_ALL_SQL).fetchall()
-        rows = vector_file.map_vectors(folder / state.file, state.rows, state.width)
-        places = [line[1] for line in lines]
-        _rewrite(folder, database, replace(state, file=file), [line[0] for line in lines], _chunks(rows, places))
+        records = database.execute(SELECT_ALL_SQL).fetchall()
+        vectors = vector_file.map_vectors(folder / state.file, state.rows, state.width)
+        ids, live_rows = [record[0] for record in records], [record[1] for record in records]
+        _write_vectors(folder, database, replace(state, file=file), ids, _iterate_chunks(vectors, live_rows))
     return True
 
 
 def replace_vectors(
     folder: Path,
     database: sqlite3.Connection,
-    writing: AbstractContextManager[State],
+    transaction: AbstractContextManager[State],
     model: tuple[str, int],
-    made: Mapping[str, tuple[str, Vector]],
+    encoded: Mapping[str, tuple[str, Vector]],
 ) -> None:
-    """Replace all vectors by those of the model of this digest and width, `made` by id with the text of each.
+    """Replace all vectors by those of another model, named by its digest and width.
 
-    Raises VectorsMissingError for items of which it has none, or that of another text.
+    `encoded` maps each item's ID to its text and the vector of that text. Raises VectorsMissingError for items that it
+    lacks or lists with another text.
     """
     digest, width = model
-    with _rewriting(folder, writing) as (state, file):
-        texts = {line[0]: line[2] for line in database.execute(SELECT_ALL_SQL)}
-        missing = [item_id for item_id, text in texts.items() if item_id not in made or made[item_id][0] != text]
+    with _replace_vector_file(folder, transaction) as (state, file):
+        texts = {record[0]: record[2] for record in database.execute(SELECT_ALL_SQL)}
+        missing = [item_id for item_id, text in texts.items() if item_id not in encoded or encoded[item_id][0] != text]
         if missing:
             raise VectorsMissingError(missing)
-        rows = stacked([made[item_id][1] for item_id in texts], width)
+        vectors = stack_vectors([encoded[item_id][1] for item_id in texts], width)
         state = replace(state, file=file, digest=digest, width=width, version=state.version + 1)
-        _rewrite(folder, database, state, list(texts), [rows])
+        _write_vectors(folder, database, state, list(texts), [vectors])
 
 
 @contextmanager
-def _rewriting(folder: Path, writing: AbstractContextManager[State]) -> Iterator[tuple[State, str]]:
-    """As `writing`, with the name of a file for all vectors: it is gone when the write fails, the old one when not.
+def _replace_vector_file(folder: Path, transaction: AbstractContextManager[State]) -> Iterator[tuple[State, str]]:
+    """Run the transaction, and yield its state and the name of a new file for all vectors.
 
-    Names are never used again, so what is taken away here cannot be another process's.
+    If the write fails, the new file is removed. If it succeeds, the old one is. File names are never reused, so a file
+    removed here cannot belong to another process.
     """
-    fresh = f"vectors-{uuid.uuid4().hex}.f32"
+    new_file = f"vectors-{uuid.uuid4().hex}.f32"
     try:
-        with writing as state:
-            for stray in folder.glob("vectors*.f32*"):  # of a crash: who writes one holds the lock
+        with transaction as state:
+            # A crash left these files: only the holder of the lock writes such files.
+            for stray in folder.glob("vectors*.f32*"):
                 if not stray.name.startswith(state.file):
                     stray.unlink(missing_ok=True)
-            yield state, fresh
+            yield state, new_file
     except BaseException:
-        (folder / fresh).unlink(missing_ok=True)
+        (folder / new_file).unlink(missing_ok=True)
         raise
-    if (folder / fresh).exists():
+    if (folder / new_file).exists():
         (folder / state.file).unlink(missing_ok=True)
         (folder / f"{state.file}{SUFFIX}").unlink(missing_ok=True)
 
 
-def _rewrite(
+def _write_vectors(
     folder: Path, database: sqlite3.Connection, state: State, ids: Sequence[str], chunks: Iterable[Vector]
 ) -> None:
     rows = vector_file.append_vectors(folder / state.file, 0, state.width, chunks)
     sync_folder(folder)
     database.execute("DELETE FROM items WHERE place IS NULL")
     database.executemany(
-        "UPDATE items SET place = ? WHERE item_id = ?", ((place, item_id) for place, item_id in enumerate(ids))
+        "UPDATE items SET place = ? WHERE item_id = ?", ((row, item_id) for row, item_id in enumerate(ids))
     )
     database.execute("DELETE FROM names")
     database.execute("INSERT INTO names SELECT DISTINCT key FROM items, json_each(items.attributes)")
     save_state(database, replace(state, rows=rows))
 
 
-def _chunks(rows: Vector, places: Sequence[int]) -> Iterator[Vector]:
-    for start in range(0, len(places), _CHUNK_ROWS):
-        yield rows[places[start : start + _CHUNK_ROWS]]
+def _iterate_chunks(vectors: Vector, rows: Sequence[int]) -> Iterator[Vector]:
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        yield vectors[rows[start : start + _CHUNK_ROWS]]

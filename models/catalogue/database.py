@@ -1,4 +1,4 @@
-"""A catalogue's SQLite side: its tables, how they are opened, and what SQLite and the disk refuse as errors of ours."""
+"""The SQLite side of a catalogue: schema, connections, and the translation of SQLite's errors into catalogue errors."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from models.catalogue.errors import BusyError, CatalogueError, DiskFullError
 from models.catalogue.vector_file import TruncatedFileError
 
 BUSY_S = 10.0
-"""How long a writer waits for others."""
+"""Seconds that a writer waits for other writers."""
 
-# An item that was removed keeps a line without a place until the next compaction, so that readers learn of it.
+# A removed item stays as a record without a place until the next compaction, so that readers learn of the removal.
 SCHEMA_SQL = """
 CREATE TABLE meta (
     format INTEGER, digest TEXT, width INTEGER, version INTEGER, file TEXT, rows INTEGER, live INTEGER
@@ -43,7 +43,7 @@ DISK_FULL_CODES = (
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """`rows` of vectors, of which `live` belong to an item."""
+    """The state of a catalogue on disk. Its vector file has `rows` rows, and `live` of them belong to an item."""
 
     digest: str
     width: int
@@ -59,15 +59,15 @@ def read_state(connection: sqlite3.Connection) -> State:
 
 
 def save_state(connection: sqlite3.Connection, state: State) -> None:
-    assigned = ", ".join(f"{field.name} = :{field.name}" for field in fields(State))
-    connection.execute(f"UPDATE meta SET {assigned}", asdict(state))
+    assignments = ", ".join(f"{field.name} = :{field.name}" for field in fields(State))
+    connection.execute(f"UPDATE meta SET {assignments}", asdict(state))
 
 
-def connect(path: Path, patience_s: float = BUSY_S, mode: str = "rw") -> sqlite3.Connection:
+def connect(path: Path, timeout_s: float = BUSY_S, mode: str = "rw") -> sqlite3.Connection:
     connection = sqlite3.connect(
         f"{path.resolve().as_uri()}?mode={mode}",
         uri=True,
-        timeout=patience_s,
+        timeout=timeout_s,
         isolation_level=None,
         check_same_thread=False,
     )
@@ -77,19 +77,19 @@ def connect(path: Path, patience_s: float = BUSY_S, mode: str = "rw") -> sqlite3
 
 @contextmanager
 def catalogue_errors(name: str) -> Iterator[None]:
-    """What SQLite and the disk refuse, as errors of ours."""
+    """Raise errors of SQLite and the disk as catalogue errors."""
     try:
         yield
     except sqlite3.Error as error:
         reason = getattr(error, "sqlite_errorname", "")
         if reason in DISK_FULL_CODES:
-            raise DiskFullError(f"catalogue {name}: there is no room on its disk") from error
+            raise DiskFullError(f"catalogue {name}: there is no room on its disk; free some and try again") from error
         if reason.startswith("SQLITE_BUSY"):
-            raise BusyError(f"catalogue {name}: others are writing to it all the time") from error
+            raise BusyError(f"catalogue {name}: other processes keep writing to it; try again later") from error
         raise CatalogueError(f"catalogue {name}: it cannot be used ({error})") from error
     except TruncatedFileError as error:
-        raise CatalogueError(f"catalogue {name}: its vectors are cut short") from error
+        raise CatalogueError(f"catalogue {name}: its vector file is cut short; restore it from a backup") from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-            raise DiskFullError(f"catalogue {name}: there is no room on its disk") from error
+            raise DiskFullError(f"catalogue {name}: there is no room on its disk; free some and try again") from error
         raise CatalogueError(f"catalogue {name}: it cannot be used ({error.strerror})") from error

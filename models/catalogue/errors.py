@@ -1,4 +1,4 @@
-"""The error tree of catalogues."""
+"""Errors of catalogues."""
 
 from __future__ import annotations
 
@@ -6,41 +6,41 @@ from collections.abc import Sequence
 
 
 class CatalogueError(Exception):
-    """A catalogue, or an edit of it, that is refused; the message is one line."""
+    """A catalogue, or an edit of it, is refused. The message is one line."""
 
 
 class CatalogueRemovedError(CatalogueError):
-    """The catalogue was removed, or replaced by another of its name."""
+    """The catalogue was removed, or replaced by another with the same name."""
 
 
 class OutdatedError(CatalogueError):
-    """Another model made its vectors; the message has the command that makes them again."""
+    """A different model made the catalogue's vectors. The message names the command that rebuilds them."""
 
 
 class BusyError(CatalogueError):
-    """Others were writing all the time."""
+    """Other processes held the write lock until the timeout."""
 
 
 class DiskFullError(CatalogueError):
-    """There was no room on the disk; nothing was changed."""
+    """The disk was full. Nothing changed."""
 
 
 class EditError(CatalogueError):
-    """What was to be put in cannot be kept; nothing was changed."""
+    """An edit that cannot be stored. Nothing changed."""
 
 
 class VectorsMissingError(CatalogueError):
-    """Items whose text is new, by id, were given no vector; nothing was changed."""
+    """Items with new texts have no vector. Their IDs are in `ids`, and nothing changed."""
 
     def __init__(self, ids: Sequence[str]) -> None:
-        super().__init__(f"{len(ids)} items have a new text and no vector")
+        super().__init__(f"{len(ids)} items have a new text but no vector")
         self.ids = ids
 
 
-def check_digest(name: str, found: str, wanted: str) -> None:
-    """Raises OutdatedError."""
-    if found != wanted:
+def check_digest(name: str, actual: str, expected: str) -> None:
+    """Raise OutdatedError unless the catalogue's digest is the expected one."""
+    if actual != expected:
         raise OutdatedError(
-            f"catalogue {name}: its vectors were made by another model ({found[:12]}, this one is {wanted[:12]}); "
-            f"heed catalogue rebuild {name}"
+            f"catalogue {name}: another model made its vectors ({actual[:12]}, not {expected[:12]}); "
+            f"run heed catalogue rebuild {name}"
         )

@@ -15,46 +15,46 @@ from models.catalogue.store import DATABASE, FORMAT, Catalogue
 from models.files import sync_folder
 
 MAX_NAME_BYTES = 128
-_NONE: Mapping[str, Vector] = MappingProxyType({})
+_NO_VECTORS: Mapping[str, Vector] = MappingProxyType({})
 
 
 def is_valid_name(name: str) -> bool:
-    """Letters, digits, -, _ and . alone: what can be the name of a folder anywhere."""
-    fits = 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
-    return fits and name[0] not in ".-" and all(letter.isalnum() or letter in "-_." for letter in name)
+    """Return whether a name has only letters, digits, -, _ and ., so that it can name a folder on any system."""
+    has_valid_length = 0 < len(name.encode("utf-8", "replace")) <= MAX_NAME_BYTES
+    return has_valid_length and name[0] not in ".-" and all(letter.isalnum() or letter in "-_." for letter in name)
 
 
 def list_names(folder: Path) -> list[str]:
-    """Of the catalogues of a folder, sorted."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path.name for path in found if is_valid_name(path.name) and (path / DATABASE).is_file())
+    """Return the sorted names of the catalogues in a folder."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path.name for path in paths if is_valid_name(path.name) and (path / DATABASE).is_file())
 
 
 def create_catalogue(
-    path: Path, digest: str, width: int, entries: Sequence[Item] = (), vectors: Mapping[str, Vector] = _NONE
+    path: Path, digest: str, width: int, items: Sequence[Item] = (), vectors: Mapping[str, Vector] = _NO_VECTORS
 ) -> bool:
-    """Make a catalogue of version 0, whole or not at all; False when one is there already.
+    """Create a catalogue of version 0 atomically, and return whether it did.
 
-    `digest` names the model that makes its vectors.
+    Return False if the catalogue exists already. `digest` names the model that makes its vectors.
     """
     with catalogue_errors(path.name):
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
     try:
         with catalogue_errors(path.name):
-            with closing(connect(part / DATABASE, mode="rwc")) as database:
+            with closing(connect(temporary / DATABASE, mode="rwc")) as database:
                 database.execute("PRAGMA journal_mode=WAL")
                 database.executescript(SCHEMA_SQL)
                 database.execute("INSERT INTO meta VALUES (?, ?, ?, 0, 'vectors.f32', 0, 0)", (FORMAT, digest, width))
-            if entries:
-                with closing(Catalogue(part)) as catalogue:
-                    catalogue.edit(digest, entries, vectors)
-                with closing(connect(part / DATABASE)) as database:
+            if items:
+                with closing(Catalogue(temporary)) as catalogue:
+                    catalogue.edit(digest, items, vectors)
+                with closing(connect(temporary / DATABASE)) as database:
                     database.executescript("UPDATE meta SET version = 0; UPDATE items SET version = 0")
-            part.chmod(0o755)
-            sync_folder(part)
+            temporary.chmod(0o755)
+            sync_folder(temporary)
             try:
-                part.rename(path)
+                temporary.rename(path)
             except OSError:
                 if (path / DATABASE).is_file():
                     return False
@@ -62,7 +62,7 @@ def create_catalogue(
             sync_folder(path.parent)
         return True
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def remove_catalogue(path: Path) -> None:

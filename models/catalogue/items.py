@@ -1,6 +1,6 @@
-"""What is put into a catalogue and what becomes of it, and every way in which that can be refused.
+"""Items of a catalogue, their validation, and the result of an edit.
 
-Knows nothing of how a catalogue is kept.
+This module does not know how a catalogue is stored.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from models.catalogue.attributes import Attributes
 from models.catalogue.errors import EditError
 
 MAX_ATTRIBUTES = 100
-"""Different ones in a catalogue: each is a column over all rows."""
+"""Distinct attributes in a catalogue. Each is a column over all rows."""
 
 MAX_EXACT_INTEGER = 2**53
-"""Whole numbers up to it are told apart as floats."""
+"""The largest magnitude up to which every integer is exact as a float."""
 
 Outcome = Literal["added", "changed", "removed", "unchanged"]
 Vector = NDArray[np.float32]
 Content = tuple[str, str, float]
-"""Text, attributes as JSON and popularity of an item, as they are kept: equal when nothing changed."""
+"""Text, attributes as JSON and popularity of an item, as they are stored. Equal contents mean no change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +37,13 @@ class Item:
     popularity: float = 0.0
 
     def content(self) -> Content:
-        """Raises EditError."""
+        """Return the content to store. Raises EditError for a number that is not finite or not exact as a float."""
         values = [*self.attributes.values(), self.popularity]
         numbers = [value for value in values if not isinstance(value, str | bool)]
         if not all(
             abs(number) <= MAX_EXACT_INTEGER if isinstance(number, int) else math.isfinite(number) for number in numbers
         ):
-            raise EditError(f"item {self.item_id!r}: a number in it is not finite, or whole and too large to be exact")
+            raise EditError(f"item {self.item_id!r}: a number is not finite, or is an integer too large to be exact")
         floats = {
             name: value if isinstance(value, str | bool) else float(value) for name, value in self.attributes.items()
         }
@@ -52,7 +52,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class EditResult:
-    """What became of each entry, then of each id to remove; `version` and `count` are the catalogue's since."""
+    """The outcome of each item, then of each ID to remove.
+
+    `version` and `count` are those of the catalogue after the edit.
+    """
 
     outcomes: tuple[Outcome, ...]
     version: int
@@ -63,8 +66,8 @@ def edit_outcome(old: Content | None, new: Content) -> Outcome:
     return "added" if old is None else "unchanged" if old == new else "changed"
 
 
-def stacked(vectors: Sequence[Vector], width: int) -> Vector:
-    """(vectors, width); raises EditError for what is no vector of this width."""
+def stack_vectors(vectors: Sequence[Vector], width: int) -> Vector:
+    """Return an array (vectors, width). Raises EditError for a wrong width or a number that is not finite."""
     if any(vector.shape != (width,) or not np.isfinite(vector).all() for vector in vectors):
-        raise EditError(f"a vector is not one of {width} finite numbers")
+        raise EditError(f"a vector does not have {width} finite numbers")
     return np.stack(vectors).astype(np.float32, copy=False) if vectors else np.empty((0, width), np.float32)

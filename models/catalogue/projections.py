@@ -1,6 +1,7 @@
-"""Item vectors as a ranking asks of them: their products with a model's weights, taken once and not for each request.
+"""Products of item vectors with a model's weights, computed once instead of for each request.
 
-Of a catalogue they are kept as long as its file of vectors is, since a row of that never changes. Knows arrays alone.
+A catalogue caches them as long as its vector file lives, since a row of that file never changes. This module knows
+only arrays.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-Numbers = NDArray[np.int64]
-Chosen = Numbers | NDArray[np.bool_]
+Indices = NDArray[np.int64]
+Selection = Indices | NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemProjections:
-    """Of items, each (items, n): `coordinates` in the span of all tastes, what they have `asked` of events, and as what
-    they `entered` the states of a history."""
+    """Three projections of items, each (items, n).
+
+    `coordinates` are in the subspace of all user vectors, `queries` are those of candidate attention, and `inputs` are
+    what the items add to the states of a history.
+    """
 
     coordinates: Array
     queries: Array
@@ -28,58 +32,62 @@ class ItemProjections:
     def __len__(self) -> int:
         return len(self.coordinates)
 
-    def __getitem__(self, chosen: Chosen | slice) -> ItemProjections:
-        return ItemProjections(self.coordinates[chosen], self.queries[chosen], self.inputs[chosen])
+    def __getitem__(self, selection: Selection | slice) -> ItemProjections:
+        return ItemProjections(self.coordinates[selection], self.queries[selection], self.inputs[selection])
 
-    def followed_by(self, more: ItemProjections) -> ItemProjections:
+    def extend(self, added: ItemProjections) -> ItemProjections:
+        """Return these items followed by the added ones."""
         return ItemProjections(
-            np.concatenate([self.coordinates, more.coordinates]),
-            np.concatenate([self.queries, more.queries]),
-            np.concatenate([self.inputs, more.inputs]),
+            np.concatenate([self.coordinates, added.coordinates]),
+            np.concatenate([self.queries, added.queries]),
+            np.concatenate([self.inputs, added.inputs]),
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectionView:
-    """Some `rows` of projected items, None for all; only what is asked for is gathered."""
+    """A selection of projected items by `rows`, None for all. Only the arrays that are read are gathered."""
 
     items: ItemProjections
-    rows: Numbers | None = None
+    rows: Indices | None = None
 
     def __len__(self) -> int:
         return len(self.items) if self.rows is None else len(self.rows)
 
-    def __getitem__(self, chosen: Chosen) -> ProjectionView:
+    def __getitem__(self, selection: Selection) -> ProjectionView:
         rows = np.arange(len(self.items)) if self.rows is None else self.rows
-        return ProjectionView(self.items, rows[chosen])
+        return ProjectionView(self.items, rows[selection])
 
-    def products(self, taste: Array) -> Array:
-        """(rows,) with a taste by its coordinates: those of whole vectors."""
-        found: Array = self._of(self.items.coordinates) @ taste
-        return found
+    def products(self, coordinates: Array) -> Array:
+        """Return the products (rows,) with a user vector in these coordinates, equal to those of whole vectors."""
+        products: Array = self._gather(self.items.coordinates) @ coordinates
+        return products
 
     @property
     def queries(self) -> Array:
-        return self._of(self.items.queries)
+        return self._gather(self.items.queries)
 
     @property
     def inputs(self) -> Array:
-        return self._of(self.items.inputs)
+        return self._gather(self.items.inputs)
 
-    def _of(self, values: Array) -> Array:
+    def _gather(self, values: Array) -> Array:
         return values if self.rows is None else values.take(self.rows, axis=0)
 
 
 class ProjectionCache:
-    """What was made of the rows of one file of vectors, of the first of them so far; any thread may ask."""
+    """The projections of the first rows of one vector file. Any thread may call it."""
 
     def __init__(self) -> None:
-        self._made: ItemProjections | None = None
+        self._projections: ItemProjections | None = None
 
-    def of(self, vectors: Array, make: Callable[[Array], ItemProjections]) -> ItemProjections:
-        """By `make`, of `vectors` (rows, width), the first rows of the file."""
-        made = self._made
-        if made is None or len(made) < len(vectors):
-            more = make(vectors if made is None else vectors[len(made) :])
-            self._made = made = more if made is None else made.followed_by(more)
-        return made if len(made) == len(vectors) else made[: len(vectors)]
+    def get(self, vectors: Array, project: Callable[[Array], ItemProjections]) -> ItemProjections:
+        """Return the projections of `vectors` (rows, width), the first rows of the file.
+
+        Only rows that are not cached are projected.
+        """
+        cached = self._projections
+        if cached is None or len(cached) < len(vectors):
+            added = project(vectors if cached is None else vectors[len(cached) :])
+            self._projections = cached = added if cached is None else cached.extend(added)
+        return cached if len(cached) == len(vectors) else cached[: len(vectors)]

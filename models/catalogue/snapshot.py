@@ -1,7 +1,7 @@
-"""A catalogue at one moment, in memory: what a request ranks, filters and leaves out. It never changes.
+"""An immutable snapshot of a catalogue in memory, for ranking and filtering.
 
-Rows are those of the vectors' file, so that all items are scored by one product over contiguous memory. A removed or
-superseded row stays until the catalogue is compacted and is left out by a mask. Knows nothing of how items are kept.
+Its rows are those of the vector file, so one product over contiguous memory scores all items. A removed or superseded
+row stays until the catalogue is compacted, and a mask leaves it out. This module does not know how items are stored.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.catalogue.vector_index import VectorIndex
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What became of an item: it has this row and content, or, with no row, is there no longer."""
+    """A change of an item: its new row and content, or its removal if it has no row."""
 
     item_id: str
     row: int | None
@@ -30,10 +30,11 @@ class Change:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """An item's number is its row. `vectors` (rows, width) are mapped, read-only and shared between processes.
+    """A catalogue at one version. An item is identified by its row.
 
-    `digest` names the model that made the vectors, `file` is what they are mapped from, `version` counts the edits;
-    `index` is of the first of its rows, where there is one, and `derived` is what all snapshots of the file share.
+    `vectors` (rows, width) are mapped, read-only and shared between processes. `digest` names the model that made them,
+    and `file` is the file that holds them. `version` counts the edits. `index` covers the first rows, if there is one.
+    All snapshots of a file share `projections`.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Snapshot:
     row_by_id: Mapping[str, int]
     columns: Columns
     index: VectorIndex | None = None
-    derived: ProjectionCache = field(default_factory=ProjectionCache)
+    projections: ProjectionCache = field(default_factory=ProjectionCache)
 
     @property
     def count(self) -> int:
@@ -60,47 +61,47 @@ class Snapshot:
         return len(self.ids)
 
     def has(self, item_id: str, text: str) -> bool:
-        """Whether the item is there, with this text."""
+        """Return whether the catalogue has the item with this text."""
         row = self.row_by_id.get(item_id)
         return row is not None and self.texts[row] == text
 
-    def filter_mask(self, given: Mapping[str, object] | None = None, excluding: Iterable[int] = ()) -> Mask | None:
-        """The rows that meet the filter `given` and are none of `excluding`, or None when all do; raises FilterError.
+    def filter_mask(self, conditions: Mapping[str, object] | None = None, excluding: Iterable[int] = ()) -> Mask | None:
+        """Return a mask of the active rows that meet all conditions and are not excluded, or None if all rows do.
 
-        A number below 0, of an item that is not here, excludes nothing.
+        A negative row, of an item that the catalogue lacks, excludes nothing. Raises FilterError.
         """
-        mask = match_filter(self.columns, self.active, given) if given else self.active
-        left_out = [number for number in excluding if number >= 0]
-        if left_out:
+        mask = match_filter(self.columns, self.active, conditions) if conditions else self.active
+        excluded = [row for row in excluding if row >= 0]
+        if excluded:
             mask = mask.copy()
-            mask[left_out] = False
+            mask[excluded] = False
         return None if mask is self.active and self.count == self.rows else mask
 
     def most_popular(self, top_k: int, allowed: Mask | None) -> NDArray[np.int64]:
-        """Rows of the most popular items that are allowed, at most `top_k`; the first row first among equals."""
+        """Return the rows of at most `top_k` allowed items, most popular first. Ties keep the order of rows."""
         rows = self.items if allowed is None else np.flatnonzero(allowed)
         return rows[np.argsort(-self.popularity[rows], kind="stable")[:top_k]]
 
     def with_changes(
         self, changes: Sequence[Change], version: int, digest: str, vectors: NDArray[np.float32]
     ) -> Snapshot:
-        """The catalogue with these changes, one for each item; `vectors` reach over all its rows."""
+        """Return the catalogue after these changes, at most one for each item. `vectors` cover all its rows."""
         rows = len(vectors)
-        more = rows - self.rows
-        ids, texts = [*self.ids, *[""] * more], [*self.texts, *[""] * more]
-        live = np.concatenate([self.active, np.zeros(more, np.bool_)])
-        popularity = np.concatenate([self.popularity, np.zeros(more)])
-        number_of = dict(self.row_by_id)
+        added = rows - self.rows
+        ids, texts = [*self.ids, *[""] * added], [*self.texts, *[""] * added]
+        active = np.concatenate([self.active, np.zeros(added, np.bool_)])
+        popularity = np.concatenate([self.popularity, np.zeros(added)])
+        row_by_id = dict(self.row_by_id)
         attributes: dict[int, Attributes] = {}
         for change in changes:
-            old = number_of.pop(change.item_id, None)
+            old = row_by_id.pop(change.item_id, None)
             if old is not None:
                 ids[old] = texts[old] = ""
-                live[old], popularity[old], attributes[old] = False, 0.0, {}
+                active[old], popularity[old], attributes[old] = False, 0.0, {}
             if (row := change.row) is not None:
                 ids[row], texts[row] = change.item_id, change.text
-                live[row], popularity[row], attributes[row] = True, change.popularity, change.attributes
-                number_of[change.item_id] = row
+                active[row], popularity[row], attributes[row] = True, change.popularity, change.attributes
+                row_by_id[change.item_id] = row
         return replace(
             self,
             version=version,
@@ -109,13 +110,13 @@ class Snapshot:
             texts=texts,
             vectors=vectors,
             popularity=popularity,
-            active=live,
+            active=active,
             items=np.arange(rows),
-            row_by_id=number_of,
+            row_by_id=row_by_id,
             columns=update_columns(self.columns, rows, attributes),
         )
 
 
 def empty_snapshot(name: str, file: str, width: int) -> Snapshot:
-    nothing = np.empty((0, width), np.float32)
-    return Snapshot(name, "", 0, file, (), (), nothing, np.zeros(0), np.zeros(0, np.bool_), np.arange(0), {}, {})
+    no_vectors = np.empty((0, width), np.float32)
+    return Snapshot(name, "", 0, file, (), (), no_vectors, np.zeros(0), np.zeros(0, np.bool_), np.arange(0), {}, {})

@@ -1,4 +1,4 @@
-"""Vectors as rows of float32 in a file: written at the end and synced, mapped by readers. Knows nothing of items."""
+"""A file of vectors as rows of float32. Writers append and sync, and readers map it. It does not know items."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-_KIND = np.dtype("<f4")
+_DTYPE = np.dtype("<f4")
 
 
 class TruncatedFileError(Exception):
-    """The file ends before the rows that it should have."""
+    """The file ends before its last row."""
 
 
 def append_vectors(path: Path, start: int, width: int, chunks: Iterable[NDArray[np.float32]]) -> int:
-    """Write rows (any, width) from row `start` on, whatever was there, and sync; how many there were.
+    """Write and sync chunks of vectors (rows, width) from row `start` on, and return the number of rows.
 
-    Raises OSError, after giving back what room it took.
+    Rows that the file has there are overwritten. Raises OSError, after freeing the space that the write took.
     """
-    offset = begin = start * width * _KIND.itemsize
+    offset = begin = start * width * _DTYPE.itemsize
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         for chunk in chunks:
-            left = np.ascontiguousarray(chunk, _KIND).reshape(-1).view(np.uint8).data
-            while left:  # a disk that fills takes a part first
-                written = os.pwrite(file, left, offset)
-                offset, left = offset + written, left[written:]
+            remaining = np.ascontiguousarray(chunk, _DTYPE).reshape(-1).view(np.uint8).data
+            while remaining:  # a disk that is filling up writes less than asked before it fails
+                written = os.pwrite(file, remaining, offset)
+                offset, remaining = offset + written, remaining[written:]
         os.fsync(file)
     except BaseException:
         with suppress(OSError):
@@ -37,14 +37,14 @@ def append_vectors(path: Path, start: int, width: int, chunks: Iterable[NDArray[
         raise
     finally:
         os.close(file)
-    return (offset - begin) // (width * _KIND.itemsize)
+    return (offset - begin) // (width * _DTYPE.itemsize)
 
 
 def map_vectors(path: Path, rows: int, width: int) -> NDArray[np.float32]:
-    """(rows, width), read-only; raises FileNotFoundError or CutShortError."""
+    """Map the first rows of a file, read-only, as (rows, width). Raises FileNotFoundError or TruncatedFileError."""
     if rows == 0:
         return np.empty((0, width), np.float32)
     try:
-        return np.memmap(path, _KIND, "r", shape=(rows, width)).view(np.ndarray)
+        return np.memmap(path, _DTYPE, "r", shape=(rows, width)).view(np.ndarray)
     except ValueError:
         raise TruncatedFileError(path.name) from None

@@ -92,7 +92,7 @@ def recommendations(bundle: Bundle, data: Path) -> Iterator[tuple[str, Iterator[
 
     def first(row: int) -> HistoryInstance:
         history = history_of(split.histories[row], split.training.kind, vectors, trained)
-        best = int(recommender.rank(history, vectors, np.arange(len(vectors)), 1, trained=trained).order[0])
+        best = int(recommender.rank(history, vectors, np.arange(len(vectors)), 1, training_indices=trained).order[0])
         return make_history_instance(recommender, history, vectors[best], best, int(trained[best]))
 
     yield RETAIL, (first(row) for row in shuffled(range(len(split.users))))

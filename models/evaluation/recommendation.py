@@ -121,7 +121,7 @@ def deletion(recommender: Recommender, vectors: NDArray[np.float32], split: Spli
         own = np.unique(history.items)
         if len(own) < 3:
             continue
-        best = recommender.rank(history, vectors, numbers, 1, trained=trained)
+        best = recommender.rank(history, vectors, numbers, 1, training_indices=trained)
         first = best.order[:1]
         named = history.items[np.argmax(best.weights[0])]
         other = chance.choice(own[own != named])
@@ -138,7 +138,9 @@ def _fall(
     """Of the log odds of the item `first` when all events of `item` are gone."""
     kept = history.items != item
     both = (history, history.select(kept))
-    before, after = (recommender.rank(one, vectors[first], first, 1, trained=trained[first]).scores[0] for one in both)
+    before, after = (
+        recommender.rank(one, vectors[first], first, 1, training_indices=trained[first]).scores[0] for one in both
+    )
     return float(logit(before) - logit(after))
 
 

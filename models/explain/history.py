@@ -75,7 +75,7 @@ def make_history_instance(
     """
     vectors, numbers = vector[None], np.asarray([number], np.int64)
     known = None if trained is None else np.asarray([trained], np.int64)
-    found = recommender.rank(history, vectors, numbers, 1, trained=known)
+    found = recommender.rank(history, vectors, numbers, 1, training_indices=known)
     if not len(found.order):
         raise ValueError("there is no finite score")
     places: dict[int, list[int]] = {}

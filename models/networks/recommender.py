@@ -22,7 +22,7 @@ from torch.nn.functional import gelu, normalize
 
 from models.networks.attention import SelfAttention
 from models.ranking.cold_start import ColdStart
-from models.ranking.events import AGES, EVENT_TYPES, POSITION_BUCKETS
+from models.ranking.events import AGE_BUCKETS, EVENT_TYPES, POSITION_BUCKETS
 from models.ranking.item_neighbours import ItemNeighbours
 from models.ranking.recommender import SCALE
 
@@ -142,7 +142,7 @@ class HistoryNetwork(nn.Module):
         self.register_buffer("known", torch.ones(items))
         self.enter = nn.Linear(width, inner)
         self.kinds, self.ages, self.places = (
-            nn.Embedding(n, inner) for n in (len(EVENT_TYPES), AGES, POSITION_BUCKETS)
+            nn.Embedding(n, inner) for n in (len(EVENT_TYPES), AGE_BUCKETS, POSITION_BUCKETS)
         )
         self.blocks = nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(inner)
@@ -151,7 +151,7 @@ class HistoryNetwork(nn.Module):
         self.look = nn.Linear(width, shape.eyes * shape.eye)
         self.shown = nn.Linear(inner, shape.eyes * shape.eye)
         self.strength = nn.Linear(inner, shape.eyes)
-        self.again = nn.Parameter(torch.full((AGES, shape.eyes), 2.0))
+        self.again = nn.Parameter(torch.full((AGE_BUCKETS, shape.eyes), 2.0))
         self.eyes = nn.Parameter(torch.full((shape.eyes,), 1.0))
         self.register_buffer("often", torch.zeros(1))
         self.register_buffer("neighbours", torch.zeros(items, 0, dtype=torch.int32))
@@ -177,7 +177,7 @@ class HistoryNetwork(nn.Module):
         return scores
 
     def set_neighbours(self, neighbours: ItemNeighbours) -> None:
-        self.neighbours, self.nearness = torch.from_numpy(neighbours.numbers), torch.from_numpy(neighbours.weights)
+        self.neighbours, self.nearness = torch.from_numpy(neighbours.indices), torch.from_numpy(neighbours.weights)
         self.fade.fill_(neighbours.recency_decay)
 
     @torch.no_grad()

@@ -1,1 +1,1 @@
-"""Ranks items for a user history, with NumPy alone."""
+"""Ranking of items for a user history, with NumPy only."""

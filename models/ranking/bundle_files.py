@@ -1,4 +1,4 @@
-"""A bundle's history model and its own catalogue, as files."""
+"""Files of a bundle's history model and of its own catalogue."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from models.catalogue.items import Item
 from models.ranking.recommender import Recommender
 
 WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
-"""Of a bundle: the history model's weights, the items of its own catalogue, and their item vectors under `vectors`."""
+"""Files of a bundle: the weights of the history model, the catalogue's items, and their item vectors as `vectors`."""
 
 Array = NDArray[np.float32]
 
 
 def load_recommender(bundle: Bundle) -> Recommender:
-    """Raises BundleError when the bundle's weights are not those of a history model."""
+    """Load a bundle's history model. Raises BundleError if the files are missing or do not hold one."""
     try:
         weights = load_file(bundle.path / WEIGHTS)
         content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
@@ -36,12 +36,15 @@ def load_recommender(bundle: Bundle) -> Recommender:
 
 
 def training_index_by_id(item_ids: Sequence[str], known: Array) -> dict[str, int]:
-    """`Recommender.ids` of a catalogue's items, where known (items,) is 0 of those that nobody had taken."""
-    return {one: number if known[number] else -1 for number, one in enumerate(item_ids)}
+    """Return the training index of each item ID, for `Recommender.ids`.
+
+    The index is -1 where `known` (items,) is 0, which marks items without interactions in training.
+    """
+    return {item_id: index if known[index] else -1 for index, item_id in enumerate(item_ids)}
 
 
 def load_own_catalogue(bundle: Bundle) -> tuple[str, list[Item], Array]:
-    """The bundle's own catalogue: its name, its items, and their item vectors (items, width)."""
+    """Load the bundle's own catalogue: its name, its items and their item vectors (items, width)."""
     content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
     items = [Item(**row) for row in content["items"]]
     return str(content["catalogue"]), items, load_file(bundle.path / ITEM_VECTORS)["vectors"]

@@ -1,6 +1,6 @@
-"""Candidates' own attention to the events of a history: what it adds to each one's score, and each event's part in it.
+"""Attention of each candidate to the events of a history: its contribution to scores, and each event's share.
 
-Knows arrays and the bundle's weights; histories are read by `models.ranking.history_encoder`.
+This module knows arrays and the bundle's weights. `models.ranking.history_encoder` encodes the histories.
 """
 
 from __future__ import annotations
@@ -20,75 +20,80 @@ Array = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class AttendedHistory:
-    """What attention to `events` (n,), places in the history, adds for each candidate (candidates,).
+    """Attention of candidates to some events of a history.
 
-    `raised` (eyes, n, candidates) over `total` (eyes, candidates) is the attention of each eye, and `shares` (eyes,)
-    what it counts for; they are negative where events are disliked.
+    `events` (n,) are positions in the history. `scores` (candidates,) is what the attention adds to each candidate's
+    score. `exponentials` (heads, n, candidates) divided by `totals` (heads, candidates) are the attention weights of
+    each head. `head_weights` (heads,) sum to 1 in magnitude, and are negated for disliked events.
     """
 
     events: NDArray[np.int64]
-    added: Array
-    raised: Array
-    total: Array
-    shares: Array
+    scores: Array
+    exponentials: Array
+    totals: Array
+    head_weights: Array
 
-    def weights(self, candidates: NDArray[np.int64]) -> Array:
-        """Each event's part (candidates, n)."""
-        attention = self.raised[:, :, candidates] / self.total[:, None, candidates]
-        found: Array = np.einsum("h,htc->ct", self.shares, attention)
-        return found
+    def event_weights(self, candidates: NDArray[np.int64]) -> Array:
+        """Return each event's share (candidates, n) of the attention of these candidates."""
+        attention = self.exponentials[:, :, candidates] / self.totals[:, None, candidates]
+        weights: Array = np.einsum("h,htc->ct", self.head_weights, attention)
+        return weights
 
 
 class CandidateAttention:
-    """By a bundle's `weights`, with the `reading` made of them."""
+    """The candidate attention of a bundle's `weights`, beside the encoder made of them."""
 
-    def __init__(self, weights: Mapping[str, Array], reading: HistoryEncoder) -> None:
-        self._reading = reading
-        self._eyes, self._again, self._often = weights["eyes"], weights["again"], weights["often"]
+    def __init__(self, weights: Mapping[str, Array], encoder: HistoryEncoder) -> None:
+        self._encoder = encoder
+        self._heads, self._repeat_bias, self._count_weight = weights["eyes"], weights["again"], weights["often"]
 
     def attend(
         self,
-        shown: Array,
+        keys: Array,
         history: History,
         liked: NDArray[np.bool_],
         candidates: Array | ProjectionView,
-        numbers: NDArray[np.int64],
+        items: NDArray[np.int64],
     ) -> list[AttendedHistory]:
-        """The candidates' own attention: to the events that are no dislikes, and to those that are."""
-        asked = (
+        """Return the attention of the candidates to the liked events and to the disliked ones, where there are any.
+
+        `keys` (liked events, any) are those of the liked events by the encoder, and `items` (candidates,) are the
+        candidates' item numbers.
+        """
+        queries = (
             candidates.queries
             if isinstance(candidates, ProjectionView)
-            else self._reading.candidate_queries(candidates)
+            else self._encoder.candidate_queries(candidates)
         )
-        asked = asked.reshape(len(candidates), len(self._eyes), -1).transpose(1, 2, 0)
-        looks = []
-        for chosen, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
-            if chosen.any():
-                part = history.select(chosen)
-                seen = shown if sign > 0 else self._reading.encode(part)[1]
-                looks.append(self._look(seen, part, asked, numbers, sign, np.flatnonzero(chosen)))
-        return looks
+        queries = queries.reshape(len(candidates), len(self._heads), -1).transpose(1, 2, 0)
+        attended = []
+        for selected, sign in ((liked, np.float32(1)), (~liked, np.float32(-1))):
+            if selected.any():
+                events = history.select(selected)
+                event_keys = keys if sign > 0 else self._encoder.encode(events)[1]
+                attended.append(self._attend(event_keys, events, queries, items, sign, np.flatnonzero(selected)))
+        return attended
 
-    def _look(
+    def _attend(
         self,
-        shown: Array,
+        keys: Array,
         history: History,
-        asked: Array,
-        numbers: NDArray[np.int64],
+        queries: Array,
+        items: NDArray[np.int64],
         sign: np.float32,
         events: NDArray[np.int64],
     ) -> AttendedHistory:
-        """asked (eyes, any number, candidates). What a disliked event would have added is taken away."""
-        # Candidates are last, so that sums over events run along whole rows.
-        energies = shown.reshape(len(history), len(self._eyes), -1).transpose(1, 0, 2) @ asked
-        same = history.items[:, None] == numbers
+        """Return the attention of `queries` (heads, any, candidates). A `sign` of -1 subtracts it from the scores."""
+        # Candidates are the last axis, so that sums over events run along whole rows.
+        energies = keys.reshape(len(history), len(self._heads), -1).transpose(1, 0, 2) @ queries
+        same = history.items[:, None] == items
         same[history.items < 0] = False
-        at_event, at_candidate = np.divmod(np.flatnonzero(same), len(numbers))
-        energies[:, at_event, at_candidate] += self._again[age_bucket(history.ages)].T[:, at_event]
+        at_event, at_candidate = np.divmod(np.flatnonzero(same), len(items))
+        energies[:, at_event, at_candidate] += self._repeat_bias[age_bucket(history.ages)].T[:, at_event]
         peak = np.maximum(energies.max(axis=1), 0)
         energies -= peak[:, None]
-        raised = np.exp(energies, out=energies)
-        total = raised.sum(axis=1) + np.exp(-peak)
-        eyes, taken = self._eyes, np.bincount(at_candidate, minlength=len(numbers)).astype(np.float32)
-        added = sign * (eyes @ (np.log(total) + peak) + self._often[0] * np.log1p(taken))
-        return AttendedHistory(events, added, raised, total, sign * eyes / np.abs(eyes).sum())
+        exponentials = np.exp(energies, out=energies)
+        totals = exponentials.sum(axis=1) + np.exp(-peak)
+        heads, repeats = self._heads, np.bincount(at_candidate, minlength=len(items)).astype(np.float32)
+        scores = sign * (heads @ (np.log(totals) + peak) + self._count_weight[0] * np.log1p(repeats))
+        return AttendedHistory(events, scores, exponentials, totals, sign * heads / np.abs(heads).sum())

@@ -1,9 +1,8 @@
-"""A user's history read without torch: its taste, and what each event shows to candidates' own attention.
+"""Encoding of a user's history without torch: the user vector, and each event's keys for candidate attention.
 
-The arithmetic of `models.networks.recommender`, in numpy, for one history at a time. What weights can take in
-beforehand they
-do: all that is added to the events' states has mean 0 over each state from the start, so that layer norms have only to
-divide, and their own weights are in the products after them.
+The arithmetic is that of `models.networks.recommender`, in NumPy, for one history at a time. The constructor folds as
+much as possible into the weights. Everything added to the events' states has mean 0 over each state, so layer norms
+only divide. The weights of layer norms are folded into the products that follow.
 """
 
 from __future__ import annotations
@@ -22,106 +21,110 @@ Wide = NDArray[np.float64]
 
 
 class HistoryEncoder:
-    """By a bundle's `weights`."""
+    """The history encoder of a bundle's `weights`."""
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
         self._layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks."))
         self._heads = len(weights["reader.bias"])
-        self._nothing = weights["taste.bias"]
+        self._empty_user_vector = weights["taste.bias"]
         wide = {name: value.astype(np.float64) for name, value in weights.items()}
-        self._given = {name: _narrow(_centred(wide[f"{name}.weight"])) for name in ("kinds", "ages", "places")}
-        found = {"enter": _centred_linear(wide, "enter")}
-        for name in (f"blocks.{number}" for number in range(self._layers)):
-            query, key, value = (_linear(wide, f"{name}.attention.{part}") for part in ("query", "key", "value"))
+        self._embeddings = {name: _to_float32(_center(wide[f"{name}.weight"])) for name in ("kinds", "ages", "places")}
+        linears = {"enter": _centered_linear(wide, "enter")}
+        for name in (f"blocks.{layer}" for layer in range(self._layers)):
+            query, key, value = (_linear(wide, f"{name}.attention.{role}") for role in ("query", "key", "value"))
             root = np.sqrt(query[0].shape[1] // self._heads)
-            joined = _joined((query[0] / root, query[1] / root), key, value)
-            found[f"{name}.attention"] = _after(wide, f"{name}.attention_norm", joined)
-            found[f"{name}.attention.output"] = _centred_linear(wide, f"{name}.attention.output")
-            found[f"{name}.inner"] = _after(wide, f"{name}.inner_norm", _linear(wide, f"{name}.inner"))
-            found[f"{name}.output"] = _centred_linear(wide, f"{name}.output")
-        for name in ("reader", "taste"):  # a mean of states, by shares of 1 in all, is as they are
-            found[name] = _after(wide, "norm", _linear(wide, name))
-        self._eyes = len(weights["eyes"])
-        shown, strength = _linear(wide, "shown"), _linear(wide, "strength")
-        root = np.sqrt(shown[0].shape[1] // self._eyes)
-        found["shown"] = _after(wide, "norm", self._each((shown[0] / root, shown[1] / root), strength))
-        look = _linear(wide, "look")
-        found["look"] = self._each(look, (np.zeros((len(look[0]), self._eyes)), np.ones(self._eyes)))
-        self._linears = {name: tuple(map(_narrow, pair)) for name, pair in found.items()}
+            combined = _concatenate((query[0] / root, query[1] / root), key, value)
+            linears[f"{name}.attention"] = _fold_norm(wide, f"{name}.attention_norm", combined)
+            linears[f"{name}.attention.output"] = _centered_linear(wide, f"{name}.attention.output")
+            linears[f"{name}.inner"] = _fold_norm(wide, f"{name}.inner_norm", _linear(wide, f"{name}.inner"))
+            linears[f"{name}.output"] = _centered_linear(wide, f"{name}.output")
+        # The pooling weights sum to 1, so the norm before the pooling can be folded into the product after it.
+        for name in ("reader", "taste"):
+            linears[name] = _fold_norm(wide, "norm", _linear(wide, name))
+        self._candidate_heads = len(weights["eyes"])
+        keys, strength = _linear(wide, "shown"), _linear(wide, "strength")
+        root = np.sqrt(keys[0].shape[1] // self._candidate_heads)
+        linears["shown"] = _fold_norm(wide, "norm", self._interleave((keys[0] / root, keys[1] / root), strength))
+        queries = _linear(wide, "look")
+        ones = np.zeros((len(queries[0]), self._candidate_heads)), np.ones(self._candidate_heads)
+        linears["look"] = self._interleave(queries, ones)
+        self._linears = {name: tuple(map(_to_float32, linear)) for name, linear in linears.items()}
 
-    def inputs_of(self, vectors: Array) -> Array:
-        """What item vectors (items, width) enter the states of a history as."""
-        return self._by("enter", vectors)
+    def history_inputs(self, vectors: Array) -> Array:
+        """Project item vectors (items, width) to what they add to the states of a history."""
+        return self._apply("enter", vectors)
 
     def candidate_queries(self, vectors: Array) -> Array:
-        """What items with these vectors (items, width) ask of events, eye by eye, each followed by a one."""
-        return self._by("look", vectors)
+        """Project item vectors (items, width) to the queries of candidate attention, each head's followed by a one."""
+        return self._apply("look", vectors)
 
     def encode(self, history: History) -> tuple[Array, Array]:
-        """The taste (width,), and what the events show to those who ask, (events, any number): its product with what an
-        item asks, eye by eye, is how much the item attends to them."""
-        if not len(history):
-            return self._nothing, np.empty((0, self._linears["shown"][0].shape[1]), np.float32)
-        entered = history.vectors
-        states = entered.inputs if isinstance(entered, ProjectionView) else self.inputs_of(entered)
-        states = states + self._given["kinds"].take(history.kinds, axis=0)
-        states += self._given["ages"].take(age_bucket(history.ages), axis=0)
-        states += self._given["places"].take(position_bucket(len(history)), axis=0)
-        for number in range(self._layers):
-            self._block(f"blocks.{number}", states)
-        states = normalize_centered_rows(states)
-        weights, total = softmax_terms(self._by("reader", states))
-        pooled = np.einsum("eh,ehd->hd", weights, states.reshape(len(history), self._heads, -1)) / total[:, None]
-        return self._by("taste", pooled.ravel()), self._by("shown", states)
+        """Return the user vector (width,) and the events' keys (events, any) for candidate attention.
 
-    def _block(self, name: str, states: Array) -> None:
-        """Changes the states."""
-        joined = self._by(f"{name}.attention", normalize_centered_rows(states)).reshape(len(states), 3, self._heads, -1)
-        query, key, value = joined.transpose(1, 2, 0, 3)
+        For each head, the product of an event's key and a candidate's query is the candidate's attention energy.
+        """
+        if not len(history):
+            return self._empty_user_vector, np.empty((0, self._linears["shown"][0].shape[1]), np.float32)
+        vectors = history.vectors
+        states = vectors.inputs if isinstance(vectors, ProjectionView) else self.history_inputs(vectors)
+        states = states + self._embeddings["kinds"].take(history.kinds, axis=0)
+        states += self._embeddings["ages"].take(age_bucket(history.ages), axis=0)
+        states += self._embeddings["places"].take(position_bucket(len(history)), axis=0)
+        for layer in range(self._layers):
+            self._apply_block(f"blocks.{layer}", states)
+        states = normalize_centered_rows(states)
+        weights, total = softmax_terms(self._apply("reader", states))
+        pooled = np.einsum("eh,ehd->hd", weights, states.reshape(len(history), self._heads, -1)) / total[:, None]
+        return self._apply("taste", pooled.ravel()), self._apply("shown", states)
+
+    def _apply_block(self, name: str, states: Array) -> None:
+        """Update the states in place."""
+        projected = self._apply(f"{name}.attention", normalize_centered_rows(states))
+        query, key, value = projected.reshape(len(states), 3, self._heads, -1).transpose(1, 2, 0, 3)
         weights, total = softmax_terms(key @ query.transpose(0, 2, 1))
         mixed = value.transpose(0, 2, 1) @ weights
         mixed /= total[:, None]
-        states += self._by(f"{name}.attention.output", mixed.reshape(-1, len(states)).T)
-        states += self._by(f"{name}.output", gelu(self._by(f"{name}.inner", normalize_centered_rows(states))))
+        states += self._apply(f"{name}.attention.output", mixed.reshape(-1, len(states)).T)
+        states += self._apply(f"{name}.output", gelu(self._apply(f"{name}.inner", normalize_centered_rows(states))))
 
-    def _each(self, linear: tuple[Wide, Wide], more: tuple[Wide, Wide]) -> tuple[Wide, Wide]:
-        """Of each eye first what `linear` gives, then the one that `more` does."""
-        parts = (np.split(one, self._eyes, axis=-1) for one in (*linear, *more))
-        eyes = zip(*parts, strict=True)
-        return _joined(*(pair for matrix, bias, other, own in eyes for pair in ((matrix, bias), (other, own))))
+    def _interleave(self, linear: tuple[Wide, Wide], scalar: tuple[Wide, Wide]) -> tuple[Wide, Wide]:
+        """Combine two linears so that each candidate head's output of the first is followed by that of the second."""
+        split = (np.split(values, self._candidate_heads, axis=-1) for values in (*linear, *scalar))
+        pairs = (((matrix, bias), (column, offset)) for matrix, bias, column, offset in zip(*split, strict=True))
+        return _concatenate(*(linear for pair in pairs for linear in pair))
 
-    def _by(self, name: str, states: Array) -> Array:
+    def _apply(self, name: str, states: Array) -> Array:
         matrix, bias = self._linears[name]
-        found: Array = states @ matrix
-        found += bias
-        return found
+        result: Array = states @ matrix
+        result += bias
+        return result
 
 
 def _linear(weights: Mapping[str, Wide], name: str) -> tuple[Wide, Wide]:
-    """The matrix as it multiplies from the right, and the bias."""
+    """Return the matrix that multiplies from the right, and the bias."""
     return weights[f"{name}.weight"].T, weights[f"{name}.bias"]
 
 
-def _centred_linear(weights: Mapping[str, Wide], name: str) -> tuple[Wide, Wide]:
+def _centered_linear(weights: Mapping[str, Wide], name: str) -> tuple[Wide, Wide]:
     matrix, bias = _linear(weights, name)
-    return _centred(matrix), _centred(bias)
+    return _center(matrix), _center(bias)
 
 
-def _joined(*linears: tuple[Wide, Wide]) -> tuple[Wide, Wide]:
+def _concatenate(*linears: tuple[Wide, Wide]) -> tuple[Wide, Wide]:
     matrices, biases = zip(*linears, strict=True)
     return np.concatenate(matrices, axis=1), np.concatenate(biases)
 
 
-def _after(weights: Mapping[str, Wide], norm: str, linear: tuple[Wide, Wide]) -> tuple[Wide, Wide]:
-    """With the weights of the layer norm before it."""
+def _fold_norm(weights: Mapping[str, Wide], norm: str, linear: tuple[Wide, Wide]) -> tuple[Wide, Wide]:
+    """Fold the weights of the preceding layer norm into a linear."""
     matrix, bias = linear
     return weights[f"{norm}.weight"][:, None] * matrix, bias + weights[f"{norm}.bias"] @ matrix
 
 
-def _centred(values: Wide) -> Wide:
-    found: Wide = values - values.mean(axis=-1, keepdims=True)
-    return found
+def _center(values: Wide) -> Wide:
+    centered: Wide = values - values.mean(axis=-1, keepdims=True)
+    return centered
 
 
-def _narrow(values: Wide) -> Array:
+def _to_float32(values: Wide) -> Array:
     return np.ascontiguousarray(values, np.float32)

@@ -1,12 +1,15 @@
-"""What items say of each other: each item's weights for others, in closed form.
+"""Item neighbours: each item's weights for other items, learned in closed form.
 
-B = P T - P diag(m), with P the inverse of XᵀX + ridge · I, T = XᵀY, and m such that no item speaks for itself: the
-linear model that best tells Y from X. Each user is a row of both, with a one for each of their items (EASE, Steck 2019,
-eq. 8), and each of their events a row of X with what came up to it and of Y with what came after it, fading with
-distance (SLIT, Choi et al. 2021); `after` says how much the second kind counts beside the first. What is said of an
-item is divided by a power of how many took it (RP3beta, Paudel et al. 2017). Attention over events learns from what
-came next; this learns from all pairs of a user's items at once, and knows best what is new to a user. Knows numpy
-alone.
+B = P T - P diag(m), with P the inverse of XᵀX + ridge · I and T = XᵀY, where m makes the diagonal of B zero. It is the
+linear model that best predicts Y from X. Rows of X and Y come from two sources:
+
+- Each user is a row of both, with a one for each of their items (EASE, Steck 2019, eq. 8).
+- Each event is a row of X with the items up to it and of Y with the items after it, fading with distance (SLIT, Choi
+  et al. 2021). `after` is the weight of these rows.
+
+Weights for an item are divided by a power of its popularity (RP3beta, Paudel et al. 2017). Attention over events learns
+from the next items. This model learns from all pairs of a user's items at once, and is the best source for items that
+are new to a user. This module knows only NumPy.
 """
 
 from __future__ import annotations
@@ -16,68 +19,74 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from models.ranking.cold_start import SHARES, ColdStart, decode_cold_index
+from models.ranking.cold_start import NEAREST_WEIGHTS, ColdStart, decode_cold_index
 
-Items = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class ItemNeighbours:
-    """`numbers` (items, kept) are those that an item says most of, for or against, `weights` what it says.
+    """The strongest neighbours of each item.
 
-    An item of a history counts by its newest event, `fade` times less for every event after that. Numbers of items are
-    -1 for one of which nothing is known, and below that for `newcomers`, where there are any.
+    `indices` (items, neighbours) are the items with the largest weights in magnitude, and `weights` are these weights.
+    An item of a history counts by its newest event, times `recency_decay` for every later event. The index of an
+    unknown item is -1, and that of a cold item is lower, if there is a `cold_start`.
     """
 
-    numbers: NDArray[np.int32]
+    indices: NDArray[np.int32]
     weights: NDArray[np.float32]
     recency_decay: float
     cold_start: ColdStart | None = None
 
-    def scores(self, own: Items, liked: NDArray[np.bool_], newcomers: bool = True) -> NDArray[np.float32]:
-        """What liked events with the items `own` (events,) say of each item, by its number; those below 0 stand last.
+    def scores(self, history_items: Indices, liked: NDArray[np.bool_], cold_items: bool = True) -> NDArray[np.float32]:
+        """Return the neighbour score of every item from the liked events with `history_items` (events,).
 
-        Nothing, 0, of those among `own`, and of number -1. Not `newcomers`: none is asked for.
+        The result is indexed by training index, so negative indices read from its end. Items of the history and
+        index -1 score 0. Without `cold_items` the scores of cold items are left out.
         """
-        own = np.maximum(own, -1)
-        rows, after = np.unique(own[liked][::-1], return_index=True)
-        rows, after = rows[rows >= 0], after[rows >= 0]
-        counted = self.recency_decay**after
-        spoken = self.weights[rows] * counted[:, None]
-        said = np.bincount(self.numbers[rows].ravel(), spoken.ravel(), len(self.weights) + 1)
-        told = np.zeros(0, np.float32)
-        if newcomers and self.cold_start is not None:
+        history_items = np.maximum(history_items, -1)
+        rows, later = np.unique(history_items[liked][::-1], return_index=True)
+        rows, later = rows[rows >= 0], later[rows >= 0]
+        decay = self.recency_decay**later
+        weighted = self.weights[rows] * decay[:, None]
+        scores = np.bincount(self.indices[rows].ravel(), weighted.ravel(), len(self.weights) + 1)
+        cold_scores = np.zeros(0, np.float32)
+        if cold_items and self.cold_start is not None:
             taken = np.zeros(len(self.weights), np.float32)
-            taken[rows] = counted
-            told = self.cold_start.scores(said[:-1].astype(np.float32), taken)[::-1]
-        said[own] = 0
-        return np.concatenate([said[:-1].astype(np.float32), told, np.zeros(1, np.float32)])
+            taken[rows] = decay
+            cold_scores = self.cold_start.scores(scores[:-1].astype(np.float32), taken)[::-1]
+        scores[history_items] = 0
+        return np.concatenate([scores[:-1].astype(np.float32), cold_scores, np.zeros(1, np.float32)])
 
-    def contributions(self, own: Items, liked: NDArray[np.bool_], candidates: Items) -> NDArray[np.float32]:
-        """The part of each event in what is said of each candidate, (candidates, events); an item's events share.
+    def contributions(
+        self, history_items: Indices, liked: NDArray[np.bool_], candidates: Indices
+    ) -> NDArray[np.float32]:
+        """Return the contribution (candidates, events) of each event to the neighbour score of each candidate.
 
-        Of what a newcomer is told always, no event has a part.
+        Events of the same item share its contribution equally. The bias of cold items belongs to no event.
         """
-        own = np.maximum(own, -1)
-        counted = liked & (own >= 0)
-        after: Items = np.cumsum(liked[::-1])[::-1] - liked
-        _, item = np.unique(own, return_inverse=True)
+        history_items = np.maximum(history_items, -1)
+        counted = liked & (history_items >= 0)
+        later: Indices = np.cumsum(liked[::-1])[::-1] - liked
+        _, item = np.unique(history_items, return_inverse=True)
         newest = np.zeros(item.max(initial=-1) + 1)
-        np.maximum.at(newest, item, counted * self.recency_decay**after)
+        np.maximum.at(newest, item, counted * self.recency_decay**later)
         shares = counted * (newest / np.maximum(np.bincount(item, counted), 1))[item]
-        said = self._said(own, candidates) * shares
-        said[(candidates[:, None] == own).any(axis=1)] = 0
-        new = np.flatnonzero(candidates < -1)
-        if self.cold_start is not None and len(new):
-            kin = self.cold_start.nearest_items[decode_cold_index(candidates[new])].astype(np.int64)
-            worth = self.cold_start.weights
-            heard = worth.neighbours * self._said(own, kin.ravel()) + worth.taken * (own == kin.ravel()[:, None])
-            said[new] = np.einsum("k,nke->ne", SHARES, (heard * shares).reshape(*kin.shape, len(own)))
-        found: NDArray[np.float32] = said.astype(np.float32)
-        return found
+        contributions = self._pair_weights(history_items, candidates) * shares
+        contributions[(candidates[:, None] == history_items).any(axis=1)] = 0
+        cold = np.flatnonzero(candidates < -1)
+        if self.cold_start is not None and len(cold):
+            nearest = self.cold_start.nearest_items[decode_cold_index(candidates[cold])].astype(np.int64)
+            weights = self.cold_start.weights
+            pairs = self._pair_weights(history_items, nearest.ravel())
+            terms = weights.neighbours * pairs + weights.taken * (history_items == nearest.ravel()[:, None])
+            terms = (terms * shares).reshape(*nearest.shape, len(history_items))
+            contributions[cold] = np.einsum("k,nke->ne", NEAREST_WEIGHTS, terms)
+        result: NDArray[np.float32] = contributions.astype(np.float32)
+        return result
 
-    def _said(self, own: Items, candidates: Items) -> NDArray[np.float32]:
-        """What each event's item says of each candidate, (candidates, events)."""
-        same = self.numbers[own][None] == candidates.astype(np.int32)[:, None, None]
-        found: NDArray[np.float32] = (same * self.weights[own]).sum(axis=-1)
-        return found
+    def _pair_weights(self, history_items: Indices, candidates: Indices) -> NDArray[np.float32]:
+        """Return the weight (candidates, events) of each event's item for each candidate."""
+        same = self.indices[history_items][None] == candidates.astype(np.int32)[:, None, None]
+        weights: NDArray[np.float32] = (same * self.weights[history_items]).sum(axis=-1)
+        return weights

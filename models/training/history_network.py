@@ -207,7 +207,7 @@ def fit_neighbours_by_fold(interactions: Interactions, schedule: NeighbourConfig
     for fold in range(FOLDS):
         others = [trail for number, trail in enumerate(interactions.users.values()) if number % FOLDS != fold]
         heard = fit_item_neighbours(others, len(interactions.ids), schedule)
-        found.append(between(torch.from_numpy(heard.numbers), torch.from_numpy(heard.weights)))
+        found.append(between(torch.from_numpy(heard.indices), torch.from_numpy(heard.weights)))
     return found
 
 

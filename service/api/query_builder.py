@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from models.catalogue.snapshot import Snapshot
-from models.ranking.events import DISLIKE, EVENT_TYPES, MAX_EVENTS, NEUTRAL
+from models.ranking.events import DISLIKE, EVENT_TYPES, MAX_EVENTS, NEUTRAL_RATING
 from service.errors import InvalidRequest, UnknownItem
 from service.inference.ranking_query import InlineItem, Numbers, RankingQuery
 from service.schemas.recommend import Candidate, CandidateIds, HistoryEvent, User
@@ -214,7 +214,7 @@ def _kind(event: HistoryEvent, place: int) -> int:
     if name == _RATING:
         if math.isnan(value):
             raise InvalidRequest("A rating should have a value, from 0 to 5.", pointer=f"/history/{place}")
-        return DISLIKE if value < NEUTRAL else _KINDS["like"]
+        return DISLIKE if value < NEUTRAL_RATING else _KINDS["like"]
     if not math.isnan(value):
         raise InvalidRequest("Only a rating has a value.", pointer=f"/history/{place}/value")
     return _KINDS.get(name, _OTHER)

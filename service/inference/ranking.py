@@ -47,7 +47,7 @@ def prepare_projections(recommender: Recommender, snapshot: Snapshot) -> None:
     if snapshot.name == recommender.catalogue_name:
         recommender.cached_training_indices(snapshot.ids, snapshot.vectors)
     if is_small(snapshot):
-        snapshot.derived.of(snapshot.vectors, recommender.project)
+        snapshot.projections.get(snapshot.vectors, recommender.project)
 
 
 def is_small(snapshot: Snapshot) -> bool:
@@ -175,7 +175,7 @@ def _projected_inputs(
     snapshot, candidates = query.snapshot, query.candidates
     if not is_small(snapshot):
         return ranking_inputs(recommender, query)
-    items = snapshot.derived.of(snapshot.vectors, recommender.project)
+    items = snapshot.projections.get(snapshot.vectors, recommender.project)
     inline = _inline_vectors(recommender, query)
     projected = recommender.project(inline) if query.inline_items else items[:0]
     history, trained = _make_history(recommender, query, _select_projections(query.items, items, projected), inline)
@@ -190,7 +190,7 @@ def _select_projections(numbers: NDArray[np.int64], items: ItemProjections, inli
         return ProjectionView(items, numbers)
     outside = numbers >= len(items)
     rows = np.where(outside, np.cumsum(outside) - 1 + np.sum(~outside), np.cumsum(~outside) - 1)
-    return ProjectionView(items[numbers[~outside]].followed_by(inline[numbers[outside] - len(items)]), rows)
+    return ProjectionView(items[numbers[~outside]].extend(inline[numbers[outside] - len(items)]), rows)
 
 
 def _make_history(

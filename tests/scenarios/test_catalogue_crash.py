@@ -1,4 +1,4 @@
-"""A catalogue whose writers are killed, and whose disk fills up."""
+"""Catalogues whose writers are killed or whose disk is full."""
 
 from __future__ import annotations
 
@@ -16,41 +16,41 @@ from models.catalogue.errors import DiskFullError
 from models.catalogue.folder import create_catalogue
 from models.catalogue.items import Item
 from models.catalogue.store import Catalogue
-from tests.support.killed_writer import DIGEST, MOST_EDITS
+from tests.support.killed_writer import DIGEST, MAX_EDITS
 
 ROOT = Path(__file__).parents[2]
 EDITS = 200
 
 
-def test_what_was_acknowledged_outlives_being_killed_and_nothing_is_there_in_part(tmp_path: Path) -> None:
+def test_acknowledged_edits_survive_a_killed_writer_and_no_edit_is_partial(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.support.killed_writer", str(tmp_path / "books"), str(EDITS), "7"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    edits, kills, under_way = map(int, done.stdout.split())
+    edits, kills, interrupted = map(int, done.stdout.split())
     assert edits >= EDITS
-    assert kills >= EDITS / (MOST_EDITS + 1)
-    assert under_way > 0  # else no child was killed at a moment that matters
+    assert kills >= EDITS / (MAX_EDITS + 1)
+    assert interrupted > 0  # otherwise no child was killed during a commit
 
 
 @contextmanager
-def room(file_bytes: int) -> Iterator[None]:
-    """No file of this process can become larger; what would gets no signal, but an error."""
-    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, most))
+def limited_file_size(file_bytes: int) -> Iterator[None]:
+    """Limit the size of files that this process writes. Larger writes get an error and no signal."""
+    _, maximum = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, maximum))
     try:
         yield
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (maximum, maximum))
 
 
 def put(catalogue: Catalogue, numbers: Iterable[int], width: int) -> None:
-    entries = [Item(f"item {number}", f"Tea cup {number}", {"number": number}) for number in numbers]
-    vectors = {entry.item_id: np.full(width, entry.attributes["number"], np.float32) for entry in entries}
-    catalogue.edit(DIGEST, entries, vectors)
+    items = [Item(f"item {number}", f"Tea cup {number}", {"number": number}) for number in numbers]
+    vectors = {item.item_id: np.full(width, item.attributes["number"], np.float32) for item in items}
+    catalogue.edit(DIGEST, items, vectors)
 
 
-def filled(catalogue: Catalogue, width: int) -> int:
-    """How many items there was room for."""
+def fill_disk(catalogue: Catalogue, width: int) -> int:
+    """Add items until the disk is full, and return how many there are."""
     for count in range(0, 10_000, 10):
         try:
             put(catalogue, range(count, count + 10), width)
@@ -59,43 +59,44 @@ def filled(catalogue: Catalogue, width: int) -> int:
     raise AssertionError("the disk never filled")
 
 
-@pytest.mark.parametrize("width", [2, 2_000], ids=["of items", "of vectors"])
-def test_a_full_disk_changes_nothing_and_all_goes_on_when_there_is_room(tmp_path: Path, width: int) -> None:
+@pytest.mark.parametrize("width", [2, 2_000], ids=["database", "vectors"])
+def test_edit_on_a_full_disk_changes_nothing_and_works_once_there_is_room(tmp_path: Path, width: int) -> None:
     path = tmp_path / "books"
     create_catalogue(path, DIGEST, width)
     with closing(Catalogue(path)) as catalogue:
-        with room(300_000):
-            count = filled(catalogue, width)
+        with limited_file_size(300_000):
+            count = fill_disk(catalogue, width)
         assert count > 0
         assert catalogue.snapshot().count == count
-        if width == 2_000:  # what it took of the disk before that was full is given back
+        if width == 2_000:  # a failed edit frees the space that it took
             assert (path / "vectors.f32").stat().st_size == count * width * 4
-        with room(300_000), pytest.raises(DiskFullError):
+        with limited_file_size(300_000), pytest.raises(DiskFullError):
             put(catalogue, range(count, count + 10), width)
         put(catalogue, range(count, count + 20), width)
-        whole = catalogue.snapshot()
-    with closing(Catalogue(path)) as again:
-        found = again.snapshot()
-    assert found.count == whole.count == count + 20
-    for item_id, row in found.row_by_id.items():
-        assert f"item {found.vectors[row, 0]:.0f}" == item_id == f"item {found.columns['number'].numbers[row]:.0f}"
+        complete = catalogue.snapshot()
+    with closing(Catalogue(path)) as reopened:
+        snapshot = reopened.snapshot()
+    assert snapshot.count == complete.count == count + 20
+    for item_id, row in snapshot.row_by_id.items():
+        number = snapshot.columns["number"].numbers[row]
+        assert f"item {snapshot.vectors[row, 0]:.0f}" == item_id == f"item {number:.0f}"
 
 
-def test_a_disk_that_fills_while_it_is_compacted_or_made_changes_nothing(tmp_path: Path) -> None:
+def test_compaction_or_creation_on_a_full_disk_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "books"
     create_catalogue(path, DIGEST, 2_000)
     with closing(Catalogue(path)) as catalogue:
         put(catalogue, range(60), 2_000)
         catalogue.edit(DIGEST, [], {}, [f"item {number}" for number in range(20)])
-        with room(300_000), pytest.raises(DiskFullError):
+        with limited_file_size(300_000), pytest.raises(DiskFullError):
             catalogue.compact(min_dead_rows=10)
         assert [file.name for file in path.glob("vectors*")] == ["vectors.f32"]
         assert catalogue.snapshot().rows == 60
         assert catalogue.compact(min_dead_rows=10)
         assert catalogue.snapshot().rows == 40
-    entries = [Item(str(number), str(number)) for number in range(60)]
-    with room(300_000), pytest.raises(DiskFullError):
+    items = [Item(str(number), str(number)) for number in range(60)]
+    with limited_file_size(300_000), pytest.raises(DiskFullError):
         create_catalogue(
-            tmp_path / "other", DIGEST, 2_000, entries, {one.item_id: np.ones(2_000, np.float32) for one in entries}
+            tmp_path / "other", DIGEST, 2_000, items, {item.item_id: np.ones(2_000, np.float32) for item in items}
         )
     assert [file.name for file in tmp_path.iterdir()] == ["books"]

@@ -1,9 +1,8 @@
-"""Edits of a catalogue by a process that is killed again and again: `python -m tests.support.killed_writer FOLDER
-EDITS SEED`.
+"""A catalogue writer that is killed repeatedly: `python -m tests.support.killed_writer FOLDER EDITS SEED`.
 
-A child makes one edit after the other and acknowledges each on a pipe; after a random time it is killed with SIGKILL,
-and what is on disk is compared with what was acknowledged. The edit that was under way is there as a whole or not at
-all. Prints how many edits and kills there were, and how often the one under way was there.
+A child process makes edits and acknowledges each on a pipe. After a random time it is killed with SIGKILL, and the
+catalogue on disk is compared with the acknowledged edits. The interrupted edit must be there completely or not at all.
+Prints the number of edits, of kills, and of interrupted edits that were there.
 """
 
 from __future__ import annotations
@@ -25,9 +24,12 @@ from models.catalogue.items import Item, Vector
 from models.catalogue.store import Catalogue
 
 DIGEST, WIDTH = "a" * 64, 24
-MOST_EDITS = 3
-FIRST_S, STEP = 0.02, 1.1
-"""How long a child lives at most, from when it is ready; more after one that made no edit, less after one that did."""
+MAX_EDITS = 3
+FIRST_LIFE_S, STEP = 0.02, 1.1
+"""The longest life of the first ready child, in seconds, and the factor by which it changes.
+
+It grows after a child that made no edit, and shrinks after one that did.
+"""
 
 Items = dict[str, Item]
 
@@ -36,24 +38,24 @@ def vector_of(text: str) -> Vector:
     return np.random.default_rng(crc32(text.encode())).normal(size=WIDTH).astype(np.float32)
 
 
-def edit_of(number: int, seed: int) -> tuple[list[Item], list[str]]:
+def draw_edit(number: int, seed: int) -> tuple[list[Item], list[str]]:
     rng = random.Random(f"{seed} {number}")
-    ids = rng.sample([f"item {one}" for one in range(30)], rng.randint(1, 12))
-    kept = rng.randint(0, len(ids))
-    entries = [
+    ids = rng.sample([f"item {index}" for index in range(30)], rng.randint(1, 12))
+    count = rng.randint(0, len(ids))
+    items = [
         Item(item_id, rng.choice(("Tea cup {}", "茶杯 {}")).format(rng.randint(0, 3)), {"edit": number}, rng.random())
-        for item_id in ids[:kept]
+        for item_id in ids[:count]
     ]
-    return entries, ids[kept:]
+    return items, ids[count:]
 
 
-def after(items: Items, number: int, seed: int) -> Items:
-    entries, removed = edit_of(number, seed)
-    changed = items | {entry.item_id: entry for entry in entries}
-    return {item_id: entry for item_id, entry in changed.items() if item_id not in removed}
+def apply_edit(items: Items, number: int, seed: int) -> Items:
+    edited, removed = draw_edit(number, seed)
+    changed = items | {item.item_id: item for item in edited}
+    return {item_id: item for item_id, item in changed.items() if item_id not in removed}
 
 
-def found(path: Path) -> Items:
+def read_items(path: Path) -> Items:
     with closing(Catalogue(path)) as catalogue:
         snapshot = catalogue.snapshot()
     items: Items = {}
@@ -66,20 +68,20 @@ def found(path: Path) -> Items:
 
 
 def edit_and_wait(path: Path, number: int, seed: int, pipe: int) -> None:
-    """A few edits, so that a killer who comes late does not find all of them done."""
+    """Make several edits, so that a late kill can still interrupt one."""
     with closing(Catalogue(path)) as catalogue:
         os.write(pipe, b"\n")
-        for _ in range(MOST_EDITS):
-            entries, removed = edit_of(number, seed)
-            vectors: Mapping[str, Vector] = {entry.item_id: vector_of(entry.text) for entry in entries}
-            catalogue.edit(DIGEST, entries, vectors, removed)
+        for _ in range(MAX_EDITS):
+            items, removed = draw_edit(number, seed)
+            vectors: Mapping[str, Vector] = {item.item_id: vector_of(item.text) for item in items}
+            catalogue.edit(DIGEST, items, vectors, removed)
             os.write(pipe, b"%d\n" % number)
             number += 1
         signal.pause()
 
 
-def killed_after(path: Path, number: int, seed: int, seconds: float) -> int:
-    """How many edits, from this number on, a child acknowledged before it was killed."""
+def kill_after(path: Path, number: int, seed: int, seconds: float) -> int:
+    """Kill a child that edits from this number on, and return how many edits it acknowledged."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -103,22 +105,22 @@ def main(path: Path, edits: int, seed: int) -> None:
     create_catalogue(path, DIGEST, WIDTH)
     rng = random.Random(seed)
     items: Items = {}
-    number = kills = under_way = 0
-    longest_s = FIRST_S
+    number = kills = interrupted = 0
+    longest_s = FIRST_LIFE_S
     while number < edits:
-        acknowledged = killed_after(path, number, seed, rng.uniform(0, longest_s))
+        acknowledged = kill_after(path, number, seed, rng.uniform(0, longest_s))
         kills += 1
         longest_s *= STEP if not acknowledged else 1 / STEP
         for _ in range(acknowledged):
-            items = after(items, number, seed)
+            items = apply_edit(items, number, seed)
             number += 1
-        there = found(path)
-        if there != items:
-            items = after(items, number, seed)
+        stored = read_items(path)
+        if stored != items:
+            items = apply_edit(items, number, seed)
             number += 1
-            under_way += 1
-        assert there == items, f"after {number} edits: {there} is not {items}"
-    print(number, kills, under_way)
+            interrupted += 1
+        assert stored == items, f"after {number} edits: {stored} is not {items}"
+    print(number, kills, interrupted)
 
 
 if __name__ == "__main__":

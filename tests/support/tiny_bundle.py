@@ -23,7 +23,7 @@ from models.prediction.intent_head_fit import Examples, fit_intent_head
 from models.prediction.reply_ranker import RANKER, ReplyRanker, save_ranker
 from models.ranking.bundle_files import WEIGHTS as HISTORY
 from models.ranking.bundle_files import save_items
-from models.ranking.events import AGES, EVENT_TYPES, POSITION_BUCKETS
+from models.ranking.events import AGE_BUCKETS, EVENT_TYPES, POSITION_BUCKETS
 from models.ranking.recommender import Recommender
 from models.runtime.offline import TextEncoder
 from models.runtime.onnx import OnnxRuntime
@@ -169,7 +169,7 @@ def history_weights(items: int, seed: int = 11) -> dict[str, NDArray[np.float32]
 
     found = dense("enter", WIDTH, inner) | dense("reader", inner, HEADS) | dense("taste", inner, WIDTH) | norm("norm")
     found |= dense("look", WIDTH, EYES * EYE) | dense("shown", inner, EYES * EYE) | dense("strength", inner, EYES)
-    for name, rows in (("kinds", len(EVENT_TYPES)), ("ages", AGES), ("places", POSITION_BUCKETS)):
+    for name, rows in (("kinds", len(EVENT_TYPES)), ("ages", AGE_BUCKETS), ("places", POSITION_BUCKETS)):
         found[f"{name}.weight"] = rng.normal(0, 0.2, (rows, inner)).astype(np.float32)
     for number in range(2):
         block = f"blocks.{number}"
@@ -180,7 +180,7 @@ def history_weights(items: int, seed: int = 11) -> dict[str, NDArray[np.float32]
     return found | {
         "ids.weight": rng.normal(0, 0.1, (items, WIDTH)).astype(np.float32),
         "known": np.ones(items, np.float32),
-        "again": np.full((AGES, EYES), 2.0, np.float32),
+        "again": np.full((AGE_BUCKETS, EYES), 2.0, np.float32),
         "eyes": np.ones(EYES, np.float32),
         "often": np.ones(1, np.float32),
         "neighbours": np.stack([np.roll(np.arange(items, dtype=np.int32), -1 - row)[:3] for row in range(items)]),

@@ -81,7 +81,7 @@ def rank(
     if isinstance(by, Plain):
         order, scores, _ = by.rank(history, vectors, numbers, user["top_k"], trained[numbers])
     else:
-        found = by.rank(history, vectors, numbers, user["top_k"], trained=trained[numbers])
+        found = by.rank(history, vectors, numbers, user["top_k"], training_indices=trained[numbers])
         order, scores = found.order, found.scores
     return [(own.ids[numbers[place]], score) for place, score in zip(order, scores.tolist(), strict=True)]
 

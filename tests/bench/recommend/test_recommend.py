@@ -28,7 +28,7 @@ def test_the_limit_ranks_as_the_service_does(tmp_path: Path, candidates: int) ->
     history = History(vectors[items], items, rng.integers(0, 6, 30), ages, known[items])
     numbers = np.arange(candidates)
     for trained in (None, known):
-        expected = recommender.rank(history, vectors, numbers, TOP_K, trained=trained)
+        expected = recommender.rank(history, vectors, numbers, TOP_K, training_indices=trained)
         order, scores, weights = plain.rank(history, vectors, numbers, TOP_K, trained)
         assert order.tolist() == expected.order.tolist()
         assert scores == pytest.approx(expected.scores, abs=1e-5)

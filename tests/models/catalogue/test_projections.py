@@ -1,4 +1,4 @@
-"""Item vectors whose products are taken once: they rank as the vectors do, and are true of rows that came later."""
+"""Projections of item vectors: they rank as whole vectors do, and the cache adds rows that come later."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def vectors(recommender: Recommender) -> Array:
 
 @pytest.mark.parametrize("candidates", [None, MAX_RERANKED // 2, 2 * MAX_RERANKED])
 @pytest.mark.parametrize("disliked", [False, True])
-def test_projected_vectors_rank_as_whole_ones(
+def test_projected_vectors_rank_like_whole_vectors(
     recommender: Recommender, vectors: Array, candidates: int | None, disliked: bool
 ) -> None:
     rng = np.random.default_rng(4)
@@ -36,32 +36,32 @@ def test_projected_vectors_rank_as_whole_ones(
         kinds[::4] = DISLIKE
     ages = np.sort(rng.exponential(60, 30))[::-1].astype(np.float32)
     projected = recommender.project(vectors)
-    numbers = None if candidates is None else rng.permutation(ROWS)[:candidates]
-    asked = vectors if numbers is None else vectors[numbers]
-    expected = recommender.rank(History(vectors[items], items, kinds, ages), asked, numbers, 20)
+    rows = None if candidates is None else rng.permutation(ROWS)[:candidates]
+    candidate_vectors = vectors if rows is None else vectors[rows]
+    expected = recommender.rank(History(vectors[items], items, kinds, ages), candidate_vectors, rows, 20)
     history = History(ProjectionView(projected, items), items, kinds, ages)
-    found = recommender.rank(history, ProjectionView(projected, numbers), numbers, 20)
-    assert found.order.tolist() == expected.order.tolist()
-    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
-    np.testing.assert_allclose(found.weights, expected.weights, atol=1e-5)
+    ranked = recommender.rank(history, ProjectionView(projected, rows), rows, 20)
+    assert ranked.order.tolist() == expected.order.tolist()
+    np.testing.assert_allclose(ranked.scores, expected.scores, atol=1e-5)
+    np.testing.assert_allclose(ranked.weights, expected.weights, atol=1e-5)
 
 
-def test_rows_are_projected_once_and_those_that_came_later_too(recommender: Recommender, vectors: Array) -> None:
-    made: list[int] = []
+def test_cache_projects_each_row_once(recommender: Recommender, vectors: Array) -> None:
+    projected: list[int] = []
 
-    def counted(rows: Array) -> ItemProjections:
-        made.append(len(rows))
+    def count_and_project(rows: Array) -> ItemProjections:
+        projected.append(len(rows))
         return recommender.project(rows)
 
-    derived = ProjectionCache()
+    cache = ProjectionCache()
     for rows in (100, 100, 130, 100, 130):
-        found, expected = derived.of(vectors[:rows], counted), recommender.project(vectors[:rows])
+        cached, expected = cache.get(vectors[:rows], count_and_project), recommender.project(vectors[:rows])
         for name in ("coordinates", "queries", "inputs"):
-            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), atol=1e-5)
-    assert made == [100, 30]
+            np.testing.assert_allclose(getattr(cached, name), getattr(expected, name), atol=1e-5)
+    assert projected == [100, 30]
 
 
-def test_a_history_of_all_items_leaves_them_as_they_are(recommender: Recommender, vectors: Array) -> None:
+def test_ranking_a_history_of_all_items_does_not_change_projections(recommender: Recommender, vectors: Array) -> None:
     projected = recommender.project(vectors)
     before = projected.inputs.copy()
     items, kinds = np.arange(len(vectors)), np.zeros(len(vectors), np.int64)

@@ -112,7 +112,7 @@ def test_many_histories_at_once_are_scored_as_each_alone(recommender: Recommende
     for trained in (None, numbers):
         together = recommender.score(histories, vectors, numbers, trained)
         for row, alone in enumerate(histories):
-            found = recommender.rank(alone, vectors, numbers, 40, trained=trained)
+            found = recommender.rank(alone, vectors, numbers, 40, training_indices=trained)
             np.testing.assert_allclose(together[row, found.order], found.scores, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""Newcomers are told what their like are told, in numpy and in training alike, and as much of it as data bear out."""
+"""Cold items: they get a fitted share of the scores of their nearest items, in NumPy and in training alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import training_index_by_id
 from models.ranking.cold_start import (
     NEAREST_ITEMS,
-    SHARES,
+    NEAREST_WEIGHTS,
     ColdStart,
     ColdStartWeights,
     decode_cold_index,
@@ -35,7 +35,7 @@ from models.training.history_network import (
 from models.training.item_neighbours import NeighbourConfig
 
 ITEMS, WIDTH = 20, 8
-WORTH = ColdStartWeights(bias=0.7, neighbours=0.6, taken=1.5)
+WEIGHTS = ColdStartWeights(bias=0.7, neighbours=0.6, taken=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -44,83 +44,79 @@ def texts() -> np.ndarray:
 
 
 @pytest.fixture
-def heard(texts: np.ndarray) -> ItemNeighbours:
-    chance = np.random.default_rng(1)
-    numbers = np.stack([chance.permutation(ITEMS)[:6] for _ in range(ITEMS)]).astype(np.int32)
-    kin = find_nearest_items(l2_normalize(texts), np.ones(ITEMS, np.bool_))
-    return ItemNeighbours(numbers, chance.normal(size=(ITEMS, 6)).astype(np.float32), 0.5, ColdStart(WORTH, kin))
+def neighbours(texts: np.ndarray) -> ItemNeighbours:
+    rng = np.random.default_rng(1)
+    indices = np.stack([rng.permutation(ITEMS)[:6] for _ in range(ITEMS)]).astype(np.int32)
+    nearest = find_nearest_items(l2_normalize(texts), np.ones(ITEMS, np.bool_))
+    return ItemNeighbours(indices, rng.normal(size=(ITEMS, 6)).astype(np.float32), 0.5, ColdStart(WEIGHTS, nearest))
 
 
-def test_kin_are_the_nearest_known_and_oneself_first(texts: np.ndarray) -> None:
+def test_nearest_items_are_known_and_start_with_the_item(texts: np.ndarray) -> None:
     known = np.arange(ITEMS) % 3 > 0
-    kin = find_nearest_items(l2_normalize(texts), known)
+    nearest = find_nearest_items(l2_normalize(texts), known)
     cosines = l2_normalize(texts) @ l2_normalize(texts).T
     for item in range(ITEMS):
-        others = [one for one in np.argsort(-cosines[item]) if known[one] and one != item]
-        assert kin[item].tolist() == ([item, *others] if known[item] else others)[: 1 + NEAREST_ITEMS]
-    places = np.flatnonzero(known)
-    new = np.flatnonzero(~known)
-    assert (
-        find_nearest_known(l2_normalize(texts)[new], l2_normalize(texts)[places], places).tolist()
-        == kin[new, 0].tolist()
-    )
+        similar = [index for index in np.argsort(-cosines[item]) if known[index] and index != item]
+        assert nearest[item].tolist() == ([item, *similar] if known[item] else similar)[: 1 + NEAREST_ITEMS]
+    indices, cold = np.flatnonzero(known), np.flatnonzero(~known)
+    nearest_known = find_nearest_known(l2_normalize(texts)[cold], l2_normalize(texts)[indices], indices)
+    assert nearest_known.tolist() == nearest[cold, 0].tolist()
     assert find_nearest_items(l2_normalize(texts), np.arange(ITEMS) < 2)[1].tolist() == [1, 0, 0, 0, 0]
 
 
-def test_numbers_of_newcomers_are_below_all_others() -> None:
+def test_cold_indices_are_below_that_of_no_item() -> None:
     nearest = np.arange(5)
     assert encode_cold_index(nearest).max() < -1
     assert decode_cold_index(encode_cold_index(nearest)).tolist() == nearest.tolist()
 
 
-def test_a_newcomer_is_told_what_its_kin_are_told_and_whether_they_were_taken(heard: ItemNeighbours) -> None:
-    own, liked = np.asarray([3, 5, -1, -7, 6]), np.asarray([True, True, True, True, False])
-    said, taken = np.zeros(ITEMS), np.zeros(ITEMS)
-    for item, fade in ((3, 0.125), (5, 0.25)):
-        said[heard.numbers[item]] += heard.weights[item] * fade
-        taken[item] = fade
-    assert heard.cold_start is not None
-    expected = [
-        WORTH.bias
-        + ((WORTH.neighbours * said + WORTH.taken * taken)[heard.cold_start.nearest_items[nearest]] * SHARES).sum()
-        for nearest in range(ITEMS)
-    ]
-    found = heard.scores(own, liked)
-    np.testing.assert_allclose(found[encode_cold_index(np.arange(ITEMS))], expected, atol=1e-5)
-    assert found[-1] == 0
-    plain = replace(heard, cold_start=None).scores(np.maximum(own, -1), liked)
-    np.testing.assert_array_equal(found[:ITEMS], plain[:ITEMS])
+def test_cold_items_get_the_scores_of_their_nearest_items(neighbours: ItemNeighbours) -> None:
+    items, liked = np.asarray([3, 5, -1, -7, 6]), np.asarray([True, True, True, True, False])
+    known_scores, taken = np.zeros(ITEMS), np.zeros(ITEMS)
+    for item, decay in ((3, 0.125), (5, 0.25)):
+        known_scores[neighbours.indices[item]] += neighbours.weights[item] * decay
+        taken[item] = decay
+    assert neighbours.cold_start is not None
+    terms = WEIGHTS.neighbours * known_scores + WEIGHTS.taken * taken
+    nearest_items = neighbours.cold_start.nearest_items
+    expected = [WEIGHTS.bias + (terms[nearest_items[item]] * NEAREST_WEIGHTS).sum() for item in range(ITEMS)]
+    scores = neighbours.scores(items, liked)
+    np.testing.assert_allclose(scores[encode_cold_index(np.arange(ITEMS))], expected, atol=1e-5)
+    assert scores[-1] == 0
+    plain = replace(neighbours, cold_start=None).scores(np.maximum(items, -1), liked)
+    np.testing.assert_array_equal(scores[:ITEMS], plain[:ITEMS])
     assert len(plain) == ITEMS + 1
 
 
-def test_parts_of_events_add_up_to_what_a_newcomer_is_told_beside_what_it_always_is(heard: ItemNeighbours) -> None:
-    own, candidates = np.asarray([3, 5, 3, -9, 6]), np.append(encode_cold_index(np.arange(ITEMS)), np.arange(-1, ITEMS))
+def test_contributions_of_events_add_up_to_the_cold_score_without_its_bias(neighbours: ItemNeighbours) -> None:
+    items = np.asarray([3, 5, 3, -9, 6])
+    candidates = np.append(encode_cold_index(np.arange(ITEMS)), np.arange(-1, ITEMS))
     liked = np.asarray([True, True, True, True, False])
-    parts = heard.contributions(own, liked, candidates)
-    expected = heard.scores(own, liked)[candidates]
-    expected[:ITEMS] -= WORTH.bias
-    np.testing.assert_allclose(parts.sum(axis=1), expected, atol=1e-5)
-    assert np.abs(parts[:ITEMS]).max() > 0.1
-    assert not parts[:, 3:].any()
+    contributions = neighbours.contributions(items, liked, candidates)
+    expected = neighbours.scores(items, liked)[candidates]
+    expected[:ITEMS] -= WEIGHTS.bias
+    np.testing.assert_allclose(contributions.sum(axis=1), expected, atol=1e-5)
+    assert np.abs(contributions[:ITEMS]).max() > 0.1
+    assert not contributions[:, 3:].any()
 
 
-SCHEDULE = HistoryConfig(
+CONFIG = HistoryConfig(
     seed=0, epochs=4, batch_examples=16, events=16, rate=3e-3, weight_decay=0.01, dropout=0.0, id_dropout=0.3,
     halves=0.0, often=1.0, neighbours=NeighbourConfig(weight=2.0, ridge=5.0, kept=8), steps_of_user=10, inner=16,
     eye=8, find_newcomers=True,
 )  # fmt: skip
-HELD_BACK = draw_removed_items(60, 0.1, seed=1)
+HELD_OUT = draw_removed_items(60, 0.1, seed=1)
 
 
 @pytest.fixture(scope="module")
 def shop() -> tuple[Interactions, np.ndarray]:
-    """Items of four kinds, 0 to 3 by their texts too; users stay with one kind, three items a day."""
-    items, chance = 60, np.random.default_rng(0)
+    """Items of four kinds with texts to match. Each user stays with one kind and buys three items a day."""
+    items, rng = 60, np.random.default_rng(0)
     kinds = np.arange(items) % 4
-    vectors = np.eye(4, WIDTH)[kinds] + chance.normal(0, 0.2, (items, WIDTH))
+    vectors = np.eye(4, WIDTH)[kinds] + rng.normal(0, 0.2, (items, WIDTH))
     users = {
         f"u{user}": sequence_of(
-            (86400.0 * day, dict.fromkeys(chance.choice(np.flatnonzero(kinds == user % 4), 3, False).tolist(), np.nan))
+            (86400.0 * day, dict.fromkeys(rng.choice(np.flatnonzero(kinds == user % 4), 3, False).tolist(), np.nan))
             for day in range(5)
         )
         for user in range(120)
@@ -130,114 +126,126 @@ def shop() -> tuple[Interactions, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def asked(shop: tuple[Interactions, np.ndarray]) -> Split:
-    """With other items removed than those that are held back."""
+def split(shop: tuple[Interactions, np.ndarray]) -> Split:
+    """A split without some items, other than those that are held out."""
     return remove_items(hold_out_last(shop[0]), draw_removed_items(60, 0.2, seed=9))
 
 
 @pytest.fixture(scope="module")
-def found(asked: Split, shop: tuple[Interactions, np.ndarray]) -> HistoryConfig:
-    return fit_cold_start(asked.training, shop[1], SCHEDULE, HELD_BACK, lambda line: None)
+def fitted(split: Split, shop: tuple[Interactions, np.ndarray]) -> HistoryConfig:
+    return fit_cold_start(split.training, shop[1], CONFIG, HELD_OUT, lambda line: None)
 
 
-def test_newcomers_get_their_share_of_what_is_taken_next(
-    asked: Split, found: HistoryConfig, shop: tuple[Interactions, np.ndarray]
+def test_cold_items_get_their_share_of_the_next_interactions(
+    split: Split, fitted: HistoryConfig, shop: tuple[Interactions, np.ndarray]
 ) -> None:
     interactions, vectors = shop
-    whole = replace(hold_out_last(interactions), training=asked.training)
-    network = train_history_network(asked.training, vectors, found, lambda line: None)
-    before, new = scores_of(network, vectors, whole, found), np.flatnonzero(network.known.numpy() == 0)
-    assert len(new) == 12
+    complete = replace(hold_out_last(interactions), training=split.training)
+    network = train_history_network(split.training, vectors, fitted, lambda line: None)
+    before, cold = scores_of(network, vectors, complete, fitted), np.flatnonzero(network.known.numpy() == 0)
+    assert len(cold) == 12
     scores = before.copy()
-    scores[:, new] += cold_start_scores(network, whole, new)
-    share = np.mean([np.isin(target, new).mean() for target in whole.targets])
-    given, was = (np.exp(log_softmax(one, axis=1))[:, new].sum(axis=1).mean() for one in (scores, before))
-    assert abs(given - share) < 0.05
-    assert share - was > 0.15
+    scores[:, cold] += cold_start_scores(network, complete, cold)
+    share = np.mean([np.isin(target, cold).mean() for target in complete.targets])
+    new_share, old_share = (
+        np.exp(log_softmax(logits, axis=1))[:, cold].sum(axis=1).mean() for logits in (scores, before)
+    )
+    assert abs(new_share - share) < 0.05
+    assert share - old_share > 0.15
 
 
-def test_nothing_is_found_that_is_not_wanted_or_cannot_be(shop: tuple[Interactions, np.ndarray]) -> None:
+def test_cold_start_is_not_fitted_if_disabled_or_impossible(shop: tuple[Interactions, np.ndarray]) -> None:
     for change in ({"find_newcomers": False}, {"use_ids": False}, {"use_text": False}):
-        schedule = replace(SCHEDULE, **change)  # type: ignore[arg-type]
-        assert fit_cold_start(*shop, schedule, HELD_BACK, lambda line: None) is schedule
+        config = replace(CONFIG, **change)  # type: ignore[arg-type]
+        assert fit_cold_start(*shop, config, HELD_OUT, lambda line: None) is config
 
 
-def test_the_likeliest_worth_is_a_maximum() -> None:
-    chance = np.random.default_rng(2)
-    scores, said, taken = (chance.normal(size=shape).astype(np.float32) for shape in ((300, 9), (300, 3), (300, 3)))
-    new, users = np.asarray([1, 4, 8]), tuple(str(user) for user in range(300))
+def test_fitted_weights_maximize_the_likelihood() -> None:
+    rng = np.random.default_rng(2)
+    scores, neighbour_scores, taken = (
+        rng.normal(size=shape).astype(np.float32) for shape in ((300, 9), (300, 3), (300, 3))
+    )
+    cold, users = np.asarray([1, 4, 8]), tuple(str(user) for user in range(300))
     true = scores.copy()
-    true[:, new] += 0.8 + 0.5 * said - 0.4 * taken
-    chances = np.exp(log_softmax(true.astype(float), axis=1))
-    targets = tuple(np.asarray([chance.choice(9, p=row / row.sum())]) for row in chances)
+    true[:, cold] += 0.8 + 0.5 * neighbour_scores - 0.4 * taken
+    probabilities = np.exp(log_softmax(true.astype(float), axis=1))
+    targets = tuple(np.asarray([rng.choice(9, p=row / row.sum())]) for row in probabilities)
     split = Split(Interactions("purchase", (), (), {}), users, targets)
 
-    def likelihood(worth: ColdStartWeights) -> float:
-        given = scores.copy()
-        given[:, new] += worth.bias + worth.neighbours * said + worth.taken * taken
-        return float(log_softmax(given, axis=1)[np.arange(300), np.concatenate(targets)].mean())
+    def likelihood(weights: ColdStartWeights) -> float:
+        total = scores.copy()
+        total[:, cold] += weights.bias + weights.neighbours * neighbour_scores + weights.taken * taken
+        return float(log_softmax(total, axis=1)[np.arange(300), np.concatenate(targets)].mean())
 
-    best = maximum_likelihood_weights(scores, new, said, taken, split)
+    best = maximum_likelihood_weights(scores, cold, neighbour_scores, taken, split)
     for name in ("bias", "neighbours", "taken"):
         for step in (-0.1, 0.1):
             assert likelihood(best) > likelihood(replace(best, **{name: getattr(best, name) + step}))
     assert best.bias == pytest.approx(0.8, abs=0.35)
 
 
-def test_what_serves_tells_newcomers_what_training_found(
-    asked: Split, found: HistoryConfig, shop: tuple[Interactions, np.ndarray]
+def test_recommender_scores_cold_items_like_training(
+    split: Split, fitted: HistoryConfig, shop: tuple[Interactions, np.ndarray]
 ) -> None:
     vectors = shop[1]
-    network = train_history_network(asked.training, vectors, found, lambda line: None)
+    network = train_history_network(split.training, vectors, fitted, lambda line: None)
     weights = {name: value.numpy() for name, value in network.state_dict().items()}
     weights["ids.weight"] = weights["ids.weight"] * weights["known"][:, None]
     weights |= {"centre": np.zeros(WIDTH, np.float32), "calibration": np.asarray([1.0, 0.0], np.float32)}
     names = list(shop[0].ids)
     unknown = np.flatnonzero(weights["known"] == 0)
     ids = training_index_by_id(names, weights["known"])
-    for number in unknown[1:]:  # they came later; the first one was there
-        del ids[names[number]]
-    placed = Recommender(weights, "shop", ids).item_vectors(vectors, names)
-    recommender = Recommender(weights, "shop", ids, placed)
-    numbers = recommender.cached_training_indices(names, placed)
-    assert (numbers[unknown[1:]] < -1).all()
-    assert numbers[unknown[0]] == -1
-    assert np.flatnonzero(recommender.is_cold(numbers)).tolist() == unknown[1:].tolist()
-    assert np.flatnonzero(Recommender(weights, "shop", ids).is_cold(numbers)).tolist() == unknown.tolist()
-    assert recommender.training_indices(["", None], placed[:2])[0] == -1
-    assert recommender.training_indices([None], placed[[5]])[0] in (
+    for item in unknown[1:]:  # these came after training, the first did not
+        del ids[names[item]]
+    item_vectors = Recommender(weights, "shop", ids).item_vectors(vectors, names)
+    recommender = Recommender(weights, "shop", ids, item_vectors)
+    indices = recommender.cached_training_indices(names, item_vectors)
+    assert (indices[unknown[1:]] < -1).all()
+    assert indices[unknown[0]] == -1
+    assert np.flatnonzero(recommender.is_cold(indices)).tolist() == unknown[1:].tolist()
+    assert np.flatnonzero(Recommender(weights, "shop", ids).is_cold(indices)).tolist() == unknown.tolist()
+    assert recommender.training_indices(["", None], item_vectors[:2])[0] == -1
+    assert recommender.training_indices([None], item_vectors[[5]])[0] in (
         5,
         encode_cold_index(weights["kin"][[5], 0].astype(np.int64))[0],
     )
     known = int(np.flatnonzero(weights["known"])[0])
-    changed = placed.copy()
-    changed[unknown[2]] = placed[0] + 0.01
-    more = np.concatenate([changed, placed[[1]]])
-    found_again = recommender.cached_training_indices([*names, "later"], more)
-    assert found_again.tolist() == recommender.training_indices([*names, "later"], more).tolist()
-    assert found_again[unknown[2]] != numbers[unknown[2]]
-    assert recommender.cached_training_indices(names, placed).tolist() == numbers.tolist()
-    renamed = ["another" if place == known else name for place, name in enumerate(names)]
+    changed = item_vectors.copy()
+    changed[unknown[2]] = item_vectors[0] + 0.01
+    more = np.concatenate([changed, item_vectors[[1]]])
+    again = recommender.cached_training_indices([*names, "later"], more)
+    assert again.tolist() == recommender.training_indices([*names, "later"], more).tolist()
+    assert again[unknown[2]] != indices[unknown[2]]
+    assert recommender.cached_training_indices(names, item_vectors).tolist() == indices.tolist()
+    renamed = ["another" if index == known else name for index, name in enumerate(names)]
     assert (
-        recommender.cached_training_indices(renamed, placed).tolist()
-        == recommender.training_indices(renamed, placed).tolist()
+        recommender.cached_training_indices(renamed, item_vectors).tolist()
+        == recommender.training_indices(renamed, item_vectors).tolist()
     )
-    expected = scores_of(network, vectors, asked, found)
-    expected[:, unknown[1:]] += cold_start_scores(network, asked, unknown[1:])
-    for row, trail in enumerate(asked.histories[:5]):
-        past = history_input(trail, "purchase", 16)
-        days = ((trail.times[-1] - trail.times) / 86400).astype(np.float32)
-        history = History(placed[past.items], past.items, past.kinds, days, numbers[past.items])
-        best = recommender.rank(history, placed, None, 60, trained=numbers)
+    expected = scores_of(network, vectors, split, fitted)
+    expected[:, unknown[1:]] += cold_start_scores(network, split, unknown[1:])
+    for row, sequence in enumerate(split.histories[:5]):
+        past = history_input(sequence, "purchase", 16)
+        days = ((sequence.times[-1] - sequence.times) / 86400).astype(np.float32)
+        history = History(item_vectors[past.items], past.items, past.kinds, days, indices[past.items])
+        best = recommender.rank(history, item_vectors, None, 60, training_indices=indices)
         np.testing.assert_allclose(logit(best.scores.astype(float)), expected[row][best.order], atol=2e-2)
-        scored = recommender.score([history], placed, np.arange(60), numbers)[0]
+        scored = recommender.score([history], item_vectors, np.arange(60), indices)[0]
         np.testing.assert_allclose(scored[best.order], best.scores, atol=1e-5)
-        new = next(item for item in best.order if numbers[item] < -1)
-        with_it = History(placed[[*past.items, new]], np.append(past.items, new), np.append(past.kinds, past.kinds[0]),
-                          np.append(days, np.float32(0)), np.append(numbers[past.items], numbers[new]))  # fmt: skip
+        cold = next(item for item in best.order if indices[item] < -1)
+        with_it = History(
+            item_vectors[[*past.items, cold]],
+            np.append(past.items, cold),
+            np.append(past.kinds, past.kinds[0]),
+            np.append(days, np.float32(0)),
+            np.append(indices[past.items], indices[cold]),
+        )
         plain = replace(with_it, training_indices=None)
         for items in (None, np.arange(60)):
-            own, alone = (recommender.rank(one, placed, items, 60, trained=numbers) for one in (with_it, plain))
-            had = [one.scores[one.order == new] for one in (own, alone)]
-            assert had[0] == had[1], "what the user has is no newcomer"
-    assert np.abs(np.linalg.norm(placed[numbers < -1], axis=1) - SCALE).max() < 1e-4
+            rankings = (
+                recommender.rank(events, item_vectors, items, 60, training_indices=indices)
+                for events in (with_it, plain)
+            )
+            with_neighbours, without = (ranked.scores[ranked.order == cold] for ranked in rankings)
+            assert with_neighbours == without, "an item of the history gets no cold-start score"
+    assert np.abs(np.linalg.norm(item_vectors[indices < -1], axis=1) - SCALE).max() < 1e-4

@@ -16,7 +16,7 @@ from models.catalogue.folder import create_catalogue
 from models.catalogue.items import Item
 from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import WEIGHTS, load_own_catalogue
-from models.ranking.cold_start import SHARES, find_nearest_items
+from models.ranking.cold_start import NEAREST_WEIGHTS, find_nearest_items
 from service.registry.catalogues import FOLDER
 from service.telemetry.metrics import Metrics
 from tests.support import recommender_app as shops
@@ -65,7 +65,7 @@ async def test_an_item_added_to_the_catalogue_is_told_what_one_that_is_sent_is_t
 
 
 async def test_what_the_user_took_speaks_for_newcomers_like_it(shop: Shop, welcoming: Shop) -> None:
-    for item, more in (("item-c4", TAKEN * SHARES[0]), ("item-上2", 0.0)):
+    for item, more in (("item-c4", TAKEN * NEAREST_WEIGHTS[0]), ("item-上2", 0.0)):
         history, candidates = [{"item_id": item, "event": "purchase"}], [{"item_id": "new", "text": "cccc"}]
         plain, told = [await one.ask(history, candidates=candidates) for one in (shop, welcoming)]
         gained = logit(told["items"][0]["score"]) - logit(plain["items"][0]["score"])

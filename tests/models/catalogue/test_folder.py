@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.catalogue.errors import VectorsMissingError
+from models.catalogue.folder import create_catalogue, is_valid_name, list_names
+from models.catalogue.items import Item
+from models.catalogue.store import Catalogue
+
+DIGEST, WIDTH = "a" * 64, 4
+
+
+def test_catalogue_with_items_is_created_atomically(tmp_path: Path) -> None:
+    items = [Item("1", "Emma"), Item("2", "Dune")]
+    vectors = {"1": np.ones(WIDTH, np.float32), "2": np.zeros(WIDTH, np.float32)}
+    with pytest.raises(VectorsMissingError):
+        create_catalogue(tmp_path / "books", DIGEST, WIDTH, items, {"1": vectors["1"]})
+    assert list(tmp_path.iterdir()) == []
+    assert create_catalogue(tmp_path / "books", DIGEST, WIDTH, items, vectors)
+    with closing(Catalogue(tmp_path / "books")) as books:
+        snapshot = books.snapshot()
+        assert snapshot.version == 0
+        for item in items:
+            row = snapshot.row_by_id[item.item_id]
+            assert snapshot.texts[row] == item.text
+            np.testing.assert_array_equal(snapshot.vectors[row], vectors[item.item_id])
+
+
+def test_valid_names_are_folder_names_on_any_system(tmp_path: Path) -> None:
+    good = ["books", "图书", "a-b_c.d", "x" * 128]
+    bad = ["", ".", "..", ".books", "-books", "a/b", "a b", "a\x00b", "x" * 129, "书" * 43, "a\ud800"]
+    assert [name for name in [*good, *bad] if is_valid_name(name)] == good
+    for name in good[:3]:
+        create_catalogue(tmp_path / name, DIGEST, WIDTH)
+    (tmp_path / "no catalogue").mkdir()
+    (tmp_path / "empty").mkdir()
+    assert list_names(tmp_path) == sorted(good[:3])
+    assert list_names(tmp_path / "missing") == []
