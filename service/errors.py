@@ -1,8 +1,8 @@
-"""Everything that can go wrong for a caller: one tree, one handler, one shape (RFC 9457).
+"""Problems: every way in which a request can fail, as one tree of exceptions (RFC 9457).
 
-A `Problem` carries the HTTP status and a stable code as its type, and a sentence that is safe to show as its detail.
-Anything that is not a `Problem` is a fault of ours: the caller sees an opaque 500 and the id to quote, and the log
-gets the type and the place, never the message, because the message of a foreign exception may quote the caller's text.
+The class of a `Problem` has its HTTP status and its stable code. Its detail is a sentence that is safe to show.
+Any other exception is a fault of the service. The caller then gets an opaque 500 and a request id to quote.
+The log gets the type and the place of a fault, but never its message, which may quote a caller's text.
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ _log = structlog.get_logger(__name__)
 
 
 class Problem(Exception):
-    """`pointer` is a JSON pointer into the caller's document; of an item's problem, into the item ("/text")."""
+    """The base of all problems, and the opaque problem itself.
+
+    `pointer` is a JSON pointer into the caller's document. For the problem of an item, it starts at the item ("/text").
+    """
 
     status: ClassVar[int] = 500
     code: ClassVar[str] = "internal_error"
@@ -31,8 +34,12 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def __reduce__(self) -> tuple[Callable[..., Problem], tuple[object, ...]]:
-        """A problem crosses between processes; an exception's own way would call `__init__` with the detail alone."""
-        return _restored, (type(self), self.detail, self.pointer, self.headers)
+        """Pickle all fields, because a problem crosses between processes; exceptions pickle only their `args`."""
+        return _restore, (type(self), self.detail, self.pointer, self.headers)
+
+    def with_pointer(self, pointer: str) -> Problem:
+        """Return the same problem with another pointer."""
+        return _restore(type(self), self.detail, pointer, self.headers)
 
 
 class MalformedJson(Problem):
@@ -108,6 +115,8 @@ class DiskFull(Problem):
 
 
 class _Retryable(Problem):
+    """A problem that time solves; `Retry-After` says when to come back, in whole seconds."""
+
     def __init__(self, detail: str, *, retry_after_s: float) -> None:
         super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(retry_after_s)))})
 
@@ -128,14 +137,14 @@ class CatalogueUnusable(_Retryable):
     status, code, title = 503, "catalogue_unusable", "Catalogue cannot be used"
 
 
-def _restored(kind: type[Problem], detail: str, pointer: str | None, headers: Mapping[str, str]) -> Problem:
+def _restore(kind: type[Problem], detail: str, pointer: str | None, headers: Mapping[str, str]) -> Problem:
     problem = kind.__new__(kind)
     Problem.__init__(problem, detail, pointer=pointer, headers=headers)
     return problem
 
 
 def from_unknown(error: BaseException) -> Problem:
-    """The opaque problem for a fault of ours; logs its type and place."""
+    """Return the opaque problem for a fault of the service; log the fault's type and place."""
     places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
     _log.error("unhandled", error=type(error).__name__, places=places[-8:])
     return Problem("The service failed; quote the X-Request-ID of this answer when you report it.")

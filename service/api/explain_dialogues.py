@@ -1,8 +1,9 @@
-"""`/v1/explain/intent` and `/v1/explain/replies`: which turns and words of a dialogue speak for an intent, or a reply.
+"""`/v1/explain/intent` and `/v1/explain/replies`: the turns and words of a dialogue behind an intent or a reply.
 
-Explained is what the plain routes answer: the confidence that a head has in an intent, and the score of a reply.
+They explain what the plain routes answer: the confidence of an intent, and the score of a reply.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Request, Response
 from models.prediction.intent_head import IntentHead, predict_intents
 from models.text.tokenizer import Turn
 from service.api.explanations import (
+    EXPLANATIONS,
     accepts_npz,
     explanation_response,
     method_fields,
@@ -17,13 +19,13 @@ from service.api.explanations import (
     require_worker,
     turn_weights,
 )
-from service.api.intent import find_by_name, item_of
-from service.api.intent import turns_of as spoken
+from service.api.intent import find_by_name, item_of, turns_of
 from service.errors import ExplanationTooLarge, InvalidRequest, Problem
 from service.explanation.request import InstanceFactory, TextOutcome
 from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
-from service.http.hot_route import add_hot_route, deadline_s
+from service.http.hot_route import add_hot_route, request_deadline_s
+from service.http.openapi import Operation
 from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed
 from service.inference.predictor import Item, Predictor
 from service.registry.heads import HeadRegistry
@@ -42,98 +44,125 @@ if TYPE_CHECKING:
 
 
 def add_explain_intent(
-    app: FastAPI, predictor: Predictor, shelf: HeadRegistry, explaining: ExplanationWorker | None, settings: Settings
+    app: FastAPI,
+    predictor: Predictor,
+    registry: HeadRegistry,
+    explanations: ExplanationWorker | None,
+    settings: Settings,
 ) -> None:
-    body = JsonBody(ExplainIntentRequest, settings.max_body_bytes, settings.request_timeout_s)
+    """Add the route for intents."""
+    reader = JsonBody(ExplainIntentRequest, settings.max_body_bytes, settings.request_timeout_s)
 
-    async def explain(given: Request) -> Response:
-        """Which turns and words speak for the intent of a dialogue, or of each of up to 16, or for one asked about."""
-        due_s = deadline_s(given, settings)
-        request = await body.read(given)
-        head: IntentHead = find_by_name(shelf.heads, request.label_set or settings.label_set, "/label_set", "label set")
-        if request.target is not None and request.target not in head.labels:
-            reason = f"The label set {head.name} has no such intent; /v1/models lists those that it has."
+    async def explain(request: Request) -> Response:
+        """Explain an intent: the weight of each turn and word, or attention maps.
+
+        `inputs` is a text, a dialogue, or a list of at most 16. `target` is the intent to explain. With
+        `Accept: application/x-npz`, attention maps come as a file of arrays.
+        """
+        deadline_s = request_deadline_s(request, settings)
+        body = await reader.read(request)
+        head = find_by_name(registry.heads, body.label_set or settings.label_set, "/label_set", "label set")
+        if body.target is not None and body.target not in head.labels:
+            reason = f"The label set {head.name} has no such intent; /v1/models lists its intents."
             raise InvalidRequest(reason, pointer="/target")
-        inputs = as_list(request.inputs)
-        wanted = parse_request(request, len(inputs), accepts_npz(given))
-        items = [item_of(one)[0] for one in inputs]
-        asks = [_about(item, head, request.target) for item in items]
-        found = await require_worker(explaining, "intent").explain("intent", asks, wanted, due_s)
-        raise_if_all_failed(found.outcomes, request.inputs)
-        results = [_result(head, *one) for one in zip(inputs, items, found.outcomes, strict=True)]
-        return await explanation_response(given, predictor, results, found, label_set=head.name)
+        inputs = as_list(body.inputs)
+        options = parse_request(body, len(inputs), accepts_npz(request))
+        items = [item_of(item)[0] for item in inputs]
+        instances = [_intent_instance_factory(item, head, body.target) for item in items]
+        batch = await require_worker(explanations, "intent").explain("intent", instances, options, deadline_s)
+        raise_if_all_failed(batch.outcomes, body.inputs)
+        results = [_result(head, *fields) for fields in zip(inputs, items, batch.outcomes, strict=True)]
+        return await explanation_response(request, predictor, results, batch, label_set=head.name)
 
-    add_hot_route(app, "/v1/explain/intent", explain, ExplainIntentRequest, ExplainIntentResponse, 404)
+    summary = "Explain the intent of dialogues by turns and words"
+    operation = Operation("explain_intent", EXPLANATIONS, summary, problems=(404,))
+    add_hot_route(app, "/v1/explain/intent", explain, ExplainIntentRequest, ExplainIntentResponse, operation)
 
 
 def add_explain_replies(
-    app: FastAPI, predictor: Predictor, shelf: HeadRegistry, explaining: ExplanationWorker | None, settings: Settings
+    app: FastAPI,
+    predictor: Predictor,
+    registry: HeadRegistry,
+    explanations: ExplanationWorker | None,
+    settings: Settings,
 ) -> None:
-    body = JsonBody(ExplainRepliesRequest, settings.max_body_bytes, settings.request_timeout_s)
+    """Add the route for replies."""
+    reader = JsonBody(ExplainRepliesRequest, settings.max_body_bytes, settings.request_timeout_s)
 
-    async def explain(given: Request) -> Response:
-        """Which turns and words of a dialogue speak for a reply: the best one, or one asked about."""
-        due_s = deadline_s(given, settings)
-        request = await body.read(given)
-        turns = spoken(request.turns)
-        if request.reply_set is not None:
-            chosen = find_by_name(shelf.reply_sets, request.reply_set, "/reply_set", "reply set")
-            texts, placed = chosen.texts, chosen.projected
-        else:
-            texts, placed = tuple(request.candidates or ()), None
-        target = request.target
-        if target is not None and target >= len(texts):
-            raise InvalidRequest(f"There are {len(texts)} replies, 0 to {len(texts) - 1}.", pointer="/target")
-        if target is None and placed is None and len(texts) > MAX_COMPARED:
-            reason = f"At most {MAX_COMPARED} candidates are compared; name the one to explain as target."
-            raise ExplanationTooLarge(reason, pointer="/candidates")
-        among = texts if target is None else texts[target : target + 1]
-        ranker = shelf.ranker
+    async def explain(request: Request) -> Response:
+        """Explain the score of a reply: the weight of each turn and word, or attention maps.
 
-        def ask(explainer: "Explainer") -> "Instance":
-            if placed is None:
-                return explainer.reply_instance(turns, ranker, among, ranker.project_replies(explainer.vectors(among)))
-            return explainer.reply_instance(
-                turns, ranker, among, placed if target is None else placed[target : target + 1]
-            )
-
-        wanted = parse_request(request, 1, accepts_npz(given), "/turns")
-        found = await require_worker(explaining, "intent").explain("intent", [ask], wanted, due_s)
-        (outcome,) = found.outcomes
+        `target` is the index of the reply to explain, by default the best. With `Accept: application/x-npz`, attention
+        maps come as a file of arrays.
+        """
+        deadline_s = request_deadline_s(request, settings)
+        body = await reader.read(request)
+        turns = turns_of(body.turns)
+        texts, instance = _reply_instance_factory(body, turns, registry)
+        options = parse_request(body, 1, accepts_npz(request), "/turns")
+        batch = await require_worker(explanations, "intent").explain("intent", [instance], options, deadline_s)
+        (outcome,) = batch.outcomes
         if isinstance(outcome, Problem):
             raise outcome
         reply = outcome.explanation.target
-        about = {
-            "index": texts.index(reply) if target is None else target,
+        target = {
+            "index": texts.index(reply) if body.target is None else body.target,
             "text": reply,
             "score": outcome.explanation.scores[reply],
         }
-        result = {"target": about, **turn_weights([turn.text for turn in turns], outcome), **method_fields(outcome)}
-        return await explanation_response(given, predictor, [result], found)
+        result = {"target": target, **turn_weights([turn.text for turn in turns], outcome), **method_fields(outcome)}
+        return await explanation_response(request, predictor, [result], batch)
 
-    add_hot_route(app, "/v1/explain/replies", explain, ExplainRepliesRequest, ExplainRepliesResponse, 404)
+    summary = "Explain the score of a reply by turns and words"
+    operation = Operation("explain_replies", EXPLANATIONS, summary, problems=(404,))
+    add_hot_route(app, "/v1/explain/replies", explain, ExplainRepliesRequest, ExplainRepliesResponse, operation)
 
 
-def _about(item: Item, head: IntentHead, target: str | None) -> InstanceFactory:
+def _intent_instance_factory(item: Item, head: IntentHead, target: str | None) -> InstanceFactory:
     turns = (*item.context, Turn("customer", item.text))
     return lambda explainer: explainer.intent_instance(turns, head, target)
 
 
-def _result(head: IntentHead, given: Any, item: Item, outcome: TextOutcome) -> dict[str, Any]:
-    """An ExplainIntentResult, or a FailedItem."""
+def _reply_instance_factory(
+    body: ExplainRepliesRequest, turns: Sequence[Turn], registry: HeadRegistry
+) -> tuple[tuple[str, ...], InstanceFactory]:
+    """Return all replies and the factory of the instance; raise InvalidRequest or ExplanationTooLarge."""
+    if body.reply_set is None:
+        texts, projected = tuple(body.candidates or ()), None
+    else:
+        reply_set = find_by_name(registry.reply_sets, body.reply_set, "/reply_set", "reply set")
+        texts, projected = reply_set.texts, reply_set.projected
+    target = body.target
+    if target is not None and target >= len(texts):
+        raise InvalidRequest(f"There are {len(texts)} replies, 0 to {len(texts) - 1}.", pointer="/target")
+    if target is None and projected is None and len(texts) > MAX_COMPARED:
+        reason = f"Without a target, there can be at most {MAX_COMPARED} candidates; name the target."
+        raise ExplanationTooLarge(reason, pointer="/candidates")
+    chosen = slice(None) if target is None else slice(target, target + 1)
+    replies, ranker = texts[chosen], registry.ranker
+
+    def make_instance(explainer: "Explainer") -> "Instance":
+        vectors = ranker.project_replies(explainer.vectors(replies)) if projected is None else projected[chosen]
+        return explainer.reply_instance(turns, ranker, replies, vectors)
+
+    return texts, make_instance
+
+
+def _result(head: IntentHead, request_item: Any, item: Item, outcome: TextOutcome) -> dict[str, Any]:
+    """Return the `ExplainIntentResult` of an input, or its `FailedItem`."""
     if isinstance(outcome, Problem):
-        return failed_item(outcome, given)
-    found = outcome.explanation
-    outside = float(predict_intents(head, outcome.row[None]).out_of_scope_scores[0])
-    out_of_scope = outside > head.threshold
+        return failed_item(outcome, request_item)
+    explanation = outcome.explanation
+    out_of_scope_score = float(predict_intents(head, outcome.row[None]).out_of_scope_scores[0])
+    out_of_scope = out_of_scope_score > head.threshold
     texts = [*(turn.text for turn in item.context), item.text]
     return {
-        "intent": None if out_of_scope else max(found.scores, key=found.scores.__getitem__),
+        "intent": None if out_of_scope else max(explanation.scores, key=explanation.scores.__getitem__),
         "out_of_scope": out_of_scope,
-        "out_of_scope_score": outside,
-        "target": found.target,
-        "confidence": found.scores[found.target],
+        "out_of_scope_score": out_of_scope_score,
+        "target": explanation.target,
+        "confidence": explanation.scores[explanation.target],
         **turn_weights(texts, outcome),
         **method_fields(outcome),
-        "id": id_of(given),
+        "id": id_of(request_item),
     }

@@ -1,7 +1,7 @@
-"""`/v1/explain/recommend`: which items of a user's history speak for a recommended item.
+"""`/v1/explain/recommend`: the items of a user's history behind a recommendation.
 
-Explained is the score that `/v1/recommend` serves, of the item that is ranked first or of one asked about. Rankings are
-made where the gateway is, so this works wherever the model of texts is.
+It explains the score that `/v1/recommend` serves, for the first item or for a target. Gateways rank items themselves,
+so this route works wherever the model of texts is.
 """
 
 from collections.abc import Sequence
@@ -11,14 +11,15 @@ from fastapi import FastAPI, Request, Response
 
 from models.explain.history import DEFAULT_HISTORY_METHOD
 from models.explain.methods import HistoryMethod
-from service.api.explanations import explanation_response, require_worker
+from service.api.explanations import EXPLANATIONS, explanation_response, require_worker
 from service.api.recommend import PredictionsByText, Rankings, build_queries, is_truncated, item_at, item_id_and_text
 from service.errors import ExplanationTooLarge, Problem
 from service.explanation.history import history_job
 from service.explanation.request import HistoryExplanation, ItemWeight
 from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
-from service.http.hot_route import add_hot_route, deadline_s
+from service.http.hot_route import add_hot_route, request_deadline_s
+from service.http.openapi import Operation
 from service.http.responses import as_list, failed_item, raise_if_all_failed
 from service.inference.predictor import Predictor
 from service.inference.ranking_query import RankingQuery
@@ -28,57 +29,66 @@ from service.settings import Settings
 
 
 def add_explain_recommend(
-    app: FastAPI, predictor: Predictor, rankings: Rankings, explaining: ExplanationWorker | None, settings: Settings
+    app: FastAPI, predictor: Predictor, rankings: Rankings, explanations: ExplanationWorker | None, settings: Settings
 ) -> None:
-    body = JsonBody(ExplainRecommendRequest, settings.max_body_bytes, settings.request_timeout_s)
+    """Add the route."""
+    reader = JsonBody(ExplainRecommendRequest, settings.max_body_bytes, settings.request_timeout_s)
 
-    async def explain(given: Request) -> Response:
-        """Which items of a history, or of each of up to 16, speak for the item ranked first, or for one asked about."""
-        due_s = deadline_s(given, settings)
-        request = await body.read(given)
-        users: Sequence[ExplainedUser] = as_list(request.inputs)
+    async def explain(request: Request) -> Response:
+        """Explain a recommendation: the weight of each item of the user's history.
+
+        `inputs` is a user or a list of at most 16. `target` is the item to explain, by default the item that is ranked
+        first.
+        """
+        deadline_s = request_deadline_s(request, settings)
+        body = await reader.read(request)
+        users: Sequence[ExplainedUser] = as_list(body.inputs)
         if len(users) > MAX_EXPLAINED:
-            reason = f"At most {MAX_EXPLAINED} recommendations are explained in one request."
+            reason = f"A request can explain at most {MAX_EXPLAINED} recommendations."
             raise ExplanationTooLarge(reason, pointer="/inputs")
-        explainer = require_worker(explaining)
-        questions, read, _ = await build_queries(predictor, rankings.catalogues, users, due_s)
-        method: HistoryMethod = DEFAULT_HISTORY_METHOD if request.method == "auto" else request.method
-        asks = [
-            history_job(rankings.engine.recommender, question, user.target, method)
-            for user, question in zip(users, questions, strict=True)
+        worker = require_worker(explanations)
+        queries, predictions, _ = await build_queries(predictor, rankings.catalogues, users, deadline_s)
+        method: HistoryMethod = DEFAULT_HISTORY_METHOD if body.method == "auto" else body.method
+        jobs = [
+            history_job(rankings.engine.recommender, query, user.target, method)
+            for user, query in zip(users, queries, strict=True)
         ]
-        found = await explainer.explain_histories(asks, due_s)
-        raise_if_all_failed(found.outcomes, request.inputs)
-        each = zip(users, questions, found.outcomes, strict=True)
-        return await explanation_response(given, predictor, [explanation_result(*one, read) for one in each], found)
+        batch = await worker.explain_histories(jobs, deadline_s)
+        raise_if_all_failed(batch.outcomes, body.inputs)
+        results = [
+            explanation_result(*fields, predictions) for fields in zip(users, queries, batch.outcomes, strict=True)
+        ]
+        return await explanation_response(request, predictor, results, batch)
 
-    add_hot_route(app, "/v1/explain/recommend", explain, ExplainRecommendRequest, ExplainRecommendResponse, 404, 409)
+    summary = "Explain a recommendation by the items of a history"
+    operation = Operation("explain_recommendation", EXPLANATIONS, summary, problems=(404, 409))
+    add_hot_route(app, "/v1/explain/recommend", explain, ExplainRecommendRequest, ExplainRecommendResponse, operation)
 
 
 def explanation_result(
     user: ExplainedUser,
-    question: RankingQuery | Problem,
+    query: RankingQuery | Problem,
     outcome: HistoryExplanation | Problem,
-    read: PredictionsByText,
+    predictions: PredictionsByText,
 ) -> dict[str, Any]:
-    """An ExplainRecommendResult, or a FailedItem."""
+    """Return the `ExplainRecommendResult` of a user, or the `FailedItem`."""
     if isinstance(outcome, Problem):
         return failed_item(outcome, user)
-    assert isinstance(question, RankingQuery)
+    assert isinstance(query, RankingQuery)
     return {
-        "target": {**item_at(question, outcome.position), "score": outcome.score},
+        "target": {**item_at(query, outcome.position), "score": outcome.score},
         "method": outcome.method,
-        "history": [_weighed(question, one) for one in outcome.weights],
-        "catalogue": question.snapshot.name,
-        "history_used": len(question.items),
-        "history_dropped": question.dropped,
-        "history_skipped": question.skipped,
-        "truncated": is_truncated(question, read),
+        "history": [_item_weight(query, weight) for weight in outcome.weights],
+        "catalogue": query.snapshot.name,
+        "history_used": len(query.items),
+        "history_dropped": query.dropped,
+        "history_skipped": query.skipped,
+        "truncated": is_truncated(query, predictions),
         "id": user.id,
     }
 
 
-def _weighed(question: RankingQuery, one: ItemWeight) -> dict[str, Any]:
-    item_id, text = item_id_and_text(question, int(question.items[one.events[0]]))
-    indexes = sorted(question.history_positions[event] for event in one.events)
-    return {"history_indexes": indexes, "item_id": item_id, "text": text, "weight": one.weight}
+def _item_weight(query: RankingQuery, weight: ItemWeight) -> dict[str, Any]:
+    item_id, text = item_id_and_text(query, int(query.items[weight.events[0]]))
+    indexes = sorted(query.history_positions[event] for event in weight.events)
+    return {"history_indexes": indexes, "item_id": item_id, "text": text, "weight": weight.weight}

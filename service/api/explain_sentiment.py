@@ -1,4 +1,4 @@
-"""/v1/explain/sentiment."""
+"""`/v1/explain/sentiment`: the words behind a label, or attention maps."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request, Response
 
 from models.text.language import has_text
 from service.api.explanations import (
+    EXPLANATIONS,
     accepts_npz,
     explanation_response,
     method_fields,
@@ -17,7 +18,8 @@ from service.errors import InvalidRequest, Problem
 from service.explanation.request import InstanceFactory, TextOutcome
 from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
-from service.http.hot_route import add_hot_route, deadline_s
+from service.http.hot_route import add_hot_route, request_deadline_s
+from service.http.openapi import Operation
 from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed
 from service.inference.predictor import Predictor
 from service.schemas.explain import ExplainRequest, ExplainResponse
@@ -26,46 +28,53 @@ from service.settings import Settings
 
 
 def add_explain_sentiment(
-    app: FastAPI, predictor: Predictor, explaining: ExplanationWorker | None, settings: Settings
+    app: FastAPI, predictor: Predictor, explanations: ExplanationWorker | None, settings: Settings
 ) -> None:
-    body = JsonBody(ExplainRequest, settings.max_body_bytes, settings.request_timeout_s)
+    """Add the route."""
+    reader = JsonBody(ExplainRequest, settings.max_body_bytes, settings.request_timeout_s)
 
-    async def explain(given: Request) -> Response:
-        """Which words the answer to a text, or to each of up to 16, rests on; or the attention that it came from."""
-        due_s = deadline_s(given, settings)
-        request = await body.read(given)
-        inputs = as_list(request.inputs)
-        wanted = parse_request(request, len(inputs), accepts_npz(given))
-        asks = [_ask(one, request.target) for one in inputs]
-        found = await require_worker(explaining, "sentiment").explain("sentiment", asks, wanted, due_s)
-        raise_if_all_failed(found.outcomes, request.inputs)
-        return await explanation_response(
-            given, predictor, [_result(*one) for one in zip(inputs, found.outcomes, strict=True)], found
-        )
+    async def explain(request: Request) -> Response:
+        """Explain a sentiment label: the weight of each word, or attention maps.
 
-    add_hot_route(app, "/v1/explain/sentiment", explain, ExplainRequest, ExplainResponse, 404)
+        `inputs` is a text or a list of at most 16. With `Accept: application/x-npz`, attention maps come as a file of
+        arrays.
+        """
+        deadline_s = request_deadline_s(request, settings)
+        body = await reader.read(request)
+        inputs = as_list(body.inputs)
+        options = parse_request(body, len(inputs), accepts_npz(request))
+        instances = [_instance_factory(item, body.target) for item in inputs]
+        worker = require_worker(explanations, "sentiment")
+        batch = await worker.explain("sentiment", instances, options, deadline_s)
+        raise_if_all_failed(batch.outcomes, body.inputs)
+        results = [_result(*pair) for pair in zip(inputs, batch.outcomes, strict=True)]
+        return await explanation_response(request, predictor, results, batch)
+
+    summary = "Explain the sentiment of texts by their words"
+    operation = Operation("explain_sentiment", EXPLANATIONS, summary, problems=(404,))
+    add_hot_route(app, "/v1/explain/sentiment", explain, ExplainRequest, ExplainResponse, operation)
 
 
-def _ask(given: str | SentimentItem, target: str | None) -> InstanceFactory | Problem:
-    text, entity = (given, None) if isinstance(given, str) else (given.text, given.entity)
+def _instance_factory(item: str | SentimentItem, target: str | None) -> InstanceFactory | Problem:
+    text, entity = (item, None) if isinstance(item, str) else (item.text, item.entity)
     if entity is not None and not has_text(entity):
         return InvalidRequest("The entity is empty.", pointer="/entity")
     return lambda explainer: explainer.text_instance(text, entity, target)
 
 
-def _result(given: str | SentimentItem, outcome: TextOutcome) -> dict[str, Any]:
-    """An ExplainResult, or a FailedItem."""
+def _result(item: str | SentimentItem, outcome: TextOutcome) -> dict[str, Any]:
+    """Return the `ExplainResult` of an input, or its `FailedItem`."""
     if isinstance(outcome, Problem):
-        return failed_item(outcome, given)
-    text = given if isinstance(given, str) else given.text
-    found = outcome.explanation
-    (passage,) = found.segments
+        return failed_item(outcome, item)
+    text = item if isinstance(item, str) else item.text
+    explanation = outcome.explanation
+    (segment,) = explanation.segments
     return {
-        "label": max(found.scores, key=found.scores.__getitem__),
-        "scores": found.scores,
-        "target": found.target,
-        "words": [word_weight(text, word) | {"is_entity": word.is_entity} for word in passage.words],
-        "read_span": {"start": passage.read_span[0], "end": passage.read_span[1]},
+        "label": max(explanation.scores, key=explanation.scores.__getitem__),
+        "scores": explanation.scores,
+        "target": explanation.target,
+        "words": [word_weight(text, word) | {"is_entity": word.is_entity} for word in segment.words],
+        "read_span": {"start": segment.read_span[0], "end": segment.read_span[1]},
         **method_fields(outcome),
-        "id": id_of(given),
+        "id": id_of(item),
     }

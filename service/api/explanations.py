@@ -1,7 +1,4 @@
-"""`/v1/explain/sentiment`: texts in; out for each its label and which words speak for it, or where the model looks.
-
-And what every route of explanations shares: limits, maps as JSON or as a file of arrays.
-"""
+"""Shared parts of the routes of explanations: limits, weights as JSON, and attention maps as JSON or arrays."""
 
 import asyncio
 import io
@@ -25,69 +22,70 @@ if TYPE_CHECKING:
 
 
 NPZ = "application/x-npz"
+EXPLANATIONS = "Explanations"
+"""The group of these routes in the OpenAPI document."""
 
 
-def require_worker(explaining: ExplanationWorker | None, task: str | None = None) -> ExplanationWorker:
-    """Raises NotFound where nothing is explained, or no texts of the task."""
-    if explaining is None or (task is not None and not explaining.explains(task)):
-        raise NotFound("This service explains nothing here: its gateways call this model elsewhere and hold none.")
-    return explaining
+def require_worker(explanations: ExplanationWorker | None, task: str | None = None) -> ExplanationWorker:
+    """Return the worker; raise NotFound if it does not exist or cannot explain texts of the task."""
+    if explanations is None or (task is not None and not explanations.explains(task)):
+        raise NotFound("This service has no explanations here, because its gateways do not hold this model.")
+    return explanations
 
 
-def accepts_npz(given: Request) -> bool:
-    """Whether maps are to come as a file of arrays."""
-    return NPZ in given.headers.get("accept", "")
+def accepts_npz(request: Request) -> bool:
+    """Return whether the caller accepts a file of arrays."""
+    return NPZ in request.headers.get("accept", "")
 
 
-def parse_request(request: ExplainOptions, items: int, packed: bool, pointer: str = "/inputs") -> ExplanationRequest:
+def parse_request(body: ExplainOptions, items: int, npz: bool, pointer: str = "/inputs") -> ExplanationRequest:
+    """Return the method and maps of a request; raise ExplanationTooLarge for too many items."""
     if items > MAX_EXPLAINED:
-        raise ExplanationTooLarge(f"At most {MAX_EXPLAINED} texts are explained in one request.", pointer="/inputs")
-    method = None if request.method == "auto" else request.method
+        raise ExplanationTooLarge(f"A request can explain at most {MAX_EXPLAINED} texts.", pointer="/inputs")
+    method = None if body.method == "auto" else body.method
     if method != "attention":
         return ExplanationRequest(method)
     if items > MAX_MAPPED:
-        raise ExplanationTooLarge(
-            f"Attention is shown for at most {MAX_MAPPED} texts in one request.", pointer="/inputs"
-        )
-    heads = tuple(request.heads) if isinstance(request.heads, list) else None
-    most = MAX_PACKED_NUMBERS if packed else MAX_MAP_NUMBERS
-    return ExplanationRequest(method, tuple(request.layers or ()), heads, request.reduce, most, pointer)
+        raise ExplanationTooLarge(f"A request can show attention for at most {MAX_MAPPED} texts.", pointer="/inputs")
+    heads = tuple(body.heads) if isinstance(body.heads, list) else None
+    max_numbers = MAX_PACKED_NUMBERS if npz else MAX_MAP_NUMBERS
+    return ExplanationRequest(method, tuple(body.layers or ()), heads, body.reduce, max_numbers, pointer)
 
 
 async def explanation_response(
-    given: Request, predictor: Predictor, results: list[dict[str, Any]], found: ExplanationBatch[Any], **more: Any
+    request: Request, predictor: Predictor, results: list[dict[str, Any]], batch: ExplanationBatch[Any], **more: Any
 ) -> Response:
-    """Plain values as JSON; maps as a file of arrays where the caller takes one."""
+    """Return the results as JSON, or as a file of arrays if there are maps and the caller accepts one."""
     answer = {
         "model": predictor.bundle.name,
         "version": predictor.bundle.version,
         "results": results,
         **more,
-        "timings_ms": {"queue": milliseconds(found.queue_s), "explain": milliseconds(found.explain_s)},
+        "timings_ms": {"queue": milliseconds(batch.queue_s), "explain": milliseconds(batch.explain_s)},
     }
-    if accepts_npz(given) and any("attention" in one for one in results):
+    if accepts_npz(request) and any("attention" in result for result in results):
         return Response(await asyncio.to_thread(partial(to_npz, answer)), media_type=NPZ)
     return Response(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), media_type="application/json")
 
 
 def to_npz(answer: dict[str, Any]) -> bytes:
-    """An npz file: `answer` is the JSON answer with the name of an array wherever that would have weights."""
+    """Return an npz file. Its `answer` is the JSON answer, with names of arrays in place of the weights."""
     arrays = {}
-    for number, one in enumerate(answer["results"]):
-        if "attention" in one:
-            arrays[f"weights_{number}"] = one["attention"]["weights"]
-            one["attention"]["weights"] = f"weights_{number}"
+    for index, result in enumerate(answer["results"]):
+        if "attention" in result:
+            arrays[f"weights_{index}"] = result["attention"]["weights"]
+            result["attention"]["weights"] = f"weights_{index}"
     file = io.BytesIO()
     np.savez(file, answer=np.asarray(orjson.dumps(answer).decode()), **arrays)
     return file.getvalue()
 
 
 def method_fields(outcome: TextExplanation) -> dict[str, Any]:
-    """What every result says of how it was explained."""
-    found, attention = outcome.explanation, outcome.attention
+    """Return the `ExplanationFields` of a result."""
+    explanation, attention = outcome.explanation, outcome.attention
     return {
-        "method": found.method,
-        "signed": found.signed,
+        "method": explanation.method,
+        "signed": explanation.signed,
         **({"attention": _maps(attention)} if attention is not None else {}),
         "tokens": outcome.tokens,
         "truncated": outcome.truncated,
@@ -107,19 +105,20 @@ def _maps(attention: Attention) -> dict[str, Any]:
 
 
 def turn_weights(texts: Sequence[str], outcome: TextExplanation) -> dict[str, Any]:
-    """The TurnWeights of those of these turns that were read."""
+    """Return the `TurnWeights` of the turns that the model read."""
     dropped = len(texts) - outcome.turns
-    shown = [
+    turns = [
         {
-            "turn": place,
-            "weight": passage.weight,
-            "words": [word_weight(texts[place], word) for word in passage.words],
-            "read_span": {"start": passage.read_span[0], "end": passage.read_span[1]},
+            "turn": index,
+            "weight": segment.weight,
+            "words": [word_weight(texts[index], word) for word in segment.words],
+            "read_span": {"start": segment.read_span[0], "end": segment.read_span[1]},
         }
-        for place, passage in enumerate(outcome.explanation.segments, dropped)
+        for index, segment in enumerate(outcome.explanation.segments, dropped)
     ]
-    return {"turns": shown, "turns_dropped": dropped}
+    return {"turns": turns, "turns_dropped": dropped}
 
 
 def word_weight(text: str, word: "WordAttribution") -> dict[str, Any]:
+    """Return the `TurnWord` of a word, which is also the start of a `WordWeight`."""
     return {"text": text[word.start : word.end], "start": word.start, "end": word.end, "weight": word.weight}

@@ -1,8 +1,7 @@
-"""The HTTP surface: routes of a few lines over predictors that are given.
+"""The HTTP application: the routes of all tasks, and those of operators.
 
-Each task's routes are in a file of its own, `sentiment` and `intent`; here they come together, and with them what an
-operator asks. Problems become answers in `errors`, counting happens in `middleware`. Knows nothing of Ray or of where a
-model runs.
+Each route is in a module of this room. `service.http.problems` answers problems, and `service.http.middleware` counts
+requests. This knows neither Ray nor where a model runs.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -32,37 +31,49 @@ from service.registry.heads import HeadRegistry
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
+TAGS = {
+    "Sentiment": "Sentiment of English and Chinese texts, as a whole or towards an entity.",
+    "Intents and replies": "What a customer wants in a dialogue, and which reply fits it.",
+    "Recommendations": "Items of a catalogue, ranked for the history of a user.",
+    "Catalogues": "The items that recommendations choose from.",
+    "Explanations": "The words, turns or items behind an answer.",
+    "Operations": "Models, health and metrics, for operators.",
+}
+"""Groups of routes in the OpenAPI document, with their descriptions."""
+
 
 def create_app(
     predictors: Mapping[str, Predictor],
     settings: Settings,
     metrics: Metrics,
-    shelf: HeadRegistry | None = None,
-    explaining: ExplanationWorker | None = None,
+    registry: HeadRegistry | None = None,
+    explanations: ExplanationWorker | None = None,
     rankings: Rankings | None = None,
 ) -> FastAPI:
-    """The application over predictors by task; its lifespan starts and stops them and what they have beside them.
+    """Return the application for predictors by task. Its lifespan starts and stops them and their background services.
 
-    Intent has a shelf, recommend has rankings; `explaining` explains what those predictors of texts answer whose models
-    are in this process, and rankings.
+    Intent needs a registry of heads, and recommend needs rankings. `explanations` explains rankings, and the answers of
+    models in this process.
     """
-    ranking = [] if rankings is None else [rankings.engine]
-    beside: list[HeadRegistry | RankingEngine | CatalogueRegistry] = [] if shelf is None else [shelf]
+    background_services: list[HeadRegistry | RankingEngine | CatalogueRegistry] = []
+    health_checked: list[Predictor | RankingEngine] = [*predictors.values()]
+    if registry is not None:
+        background_services.append(registry)
     if rankings is not None:
-        beside += [rankings.engine, rankings.catalogues]
-    vital: list[Predictor | RankingEngine] = [*predictors.values(), *ranking]
+        background_services += [rankings.engine, rankings.catalogues]
+        health_checked.append(rankings.engine)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         for predictor in predictors.values():
             await predictor.start()
-        for one in beside:
-            await one.start()
+        for service in background_services:
+            await service.start()
         yield
-        if explaining is not None:
-            await explaining.stop()
-        for one in reversed(beside):
-            await one.stop()
+        if explanations is not None:
+            await explanations.stop()
+        for service in reversed(background_services):
+            await service.stop()
         for predictor in predictors.values():
             await predictor.stop()
 
@@ -70,6 +81,7 @@ def create_app(
         redoc_url=None,
         title="Heed",
         summary="Sentiment, intents, replies and recommendations, English and Chinese",
+        openapi_tags=[{"name": name, "description": description} for name, description in TAGS.items()],
         version=package_version(),
         lifespan=lifespan,
         redirect_slashes=False,
@@ -77,19 +89,30 @@ def create_app(
     )
     problems.install(app)
     app.add_middleware(RequestMiddleware, metrics=metrics)
-    if "sentiment" in predictors:
-        add_sentiment(app, predictors["sentiment"], settings)
-        add_explain_sentiment(app, predictors["sentiment"], explaining, settings)
-    if shelf is not None:
-        add_intent(app, predictors["intent"], shelf, settings)
-        add_replies(app, predictors["intent"], shelf, settings)
-        add_explain_intent(app, predictors["intent"], shelf, explaining, settings)
-        add_explain_replies(app, predictors["intent"], shelf, explaining, settings)
-    if rankings is not None:
-        add_recommend(app, predictors["recommend"], rankings, settings)
-        add_explain_recommend(app, predictors["recommend"], rankings, explaining, settings)
-        add_catalogues(app, predictors["recommend"], rankings.catalogues, settings)
-    add_operations(app, predictors, settings, metrics, shelf, vital)
+    _add_tasks(app, predictors, settings, registry, explanations, rankings)
+    add_operations(app, predictors, settings, metrics, registry, health_checked)
     add_console(app)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
+
+
+def _add_tasks(
+    app: FastAPI,
+    predictors: Mapping[str, Predictor],
+    settings: Settings,
+    registry: HeadRegistry | None,
+    explanations: ExplanationWorker | None,
+    rankings: Rankings | None,
+) -> None:
+    if "sentiment" in predictors:
+        add_sentiment(app, predictors["sentiment"], settings)
+        add_explain_sentiment(app, predictors["sentiment"], explanations, settings)
+    if registry is not None:
+        add_intent(app, predictors["intent"], registry, settings)
+        add_replies(app, predictors["intent"], registry, settings)
+        add_explain_intent(app, predictors["intent"], registry, explanations, settings)
+        add_explain_replies(app, predictors["intent"], registry, explanations, settings)
+    if rankings is not None:
+        add_recommend(app, predictors["recommend"], rankings, settings)
+        add_explain_recommend(app, predictors["recommend"], rankings, explanations, settings)
+        add_catalogues(app, predictors["recommend"], rankings.catalogues, settings)

@@ -1,6 +1,6 @@
-"""`/v1/recommend`: what users did in, what they may want next out, and which of their events each item leans on.
+"""`/v1/recommend`: items ranked for the history of each user, with reasons.
 
-Ids mean items of a catalogue; what comes as a text is read by the model of the bundle, all texts of a request together.
+Ids are items of a catalogue. The model of the bundle reads all other texts of a request together.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ from models.catalogue.snapshot import Snapshot
 from service.api.query_builder import build_query
 from service.errors import EmptyText, Problem
 from service.http.body import JsonBody
-from service.http.hot_route import add_hot_route, deadline_s
+from service.http.hot_route import add_hot_route, request_deadline_s
+from service.http.openapi import Operation
 from service.http.responses import as_list, failed_item, raise_if_all_failed, results_response
 from service.inference.predictor import Embedding, Item, Prediction, Predictor, Timings
 from service.inference.ranking import Ranking
@@ -27,10 +28,10 @@ from service.registry.catalogues import CatalogueRegistry
 from service.schemas.recommend import RecommendRequest, RecommendResponse, User, fast_parser
 from service.settings import Settings
 
-_INLINE = 2_000
-"""Events and candidates; more would hold up the event loop for milliseconds."""
+_MAX_INLINE_ITEMS = 2_000
+"""Events and candidates to look up in the event loop; more would block it for milliseconds."""
 
-_NOTHING = Timings(0.0, 0.0, 0.0)
+_NO_TIME = Timings(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,59 +43,72 @@ class Rankings:
 
 
 def add_recommend(app: FastAPI, predictor: Predictor, rankings: Rankings, settings: Settings) -> None:
-    body = JsonBody(RecommendRequest, settings.max_body_bytes, settings.request_timeout_s, fast_parser)
+    """Add the route."""
+    reader = JsonBody(RecommendRequest, settings.max_body_bytes, settings.request_timeout_s, fast_parser)
 
-    async def recommend(given: Request) -> Response:
-        """Items for one user or for up to 64: the candidates sent along, or a whole catalogue, the best first."""
-        due_s = deadline_s(given, settings)
-        request = await body.read(given)
-        users: Sequence[User] = as_list(request.inputs)
-        questions, read, reading = await build_queries(predictor, rankings.catalogues, users, due_s)
-        outcomes, ranking = await _ranked(rankings.engine, questions, due_s)
-        raise_if_all_failed(outcomes, request.inputs)
+    async def recommend(request: Request) -> Response:
+        """Rank items for users: the candidates of each user, or a whole catalogue, best first.
+
+        `inputs` is a user or a list of at most 64. Each item comes with the events that its score rests on.
+        """
+        deadline_s = request_deadline_s(request, settings)
+        body = await reader.read(request)
+        users: Sequence[User] = as_list(body.inputs)
+        queries, predictions, prediction_timings = await build_queries(
+            predictor, rankings.catalogues, users, deadline_s
+        )
+        outcomes, ranking_timings = await _rank(rankings.engine, queries, deadline_s)
+        raise_if_all_failed(outcomes, body.inputs)
         results = [
-            _result(user, question, outcome, read)
-            for user, question, outcome in zip(users, questions, outcomes, strict=True)
+            _result(user, query, outcome, predictions)
+            for user, query, outcome in zip(users, queries, outcomes, strict=True)
         ]
-        return results_response(predictor, results, _sum(reading, ranking))
+        return results_response(predictor, results, _sum(prediction_timings, ranking_timings))
 
-    add_hot_route(app, "/v1/recommend", recommend, RecommendRequest, RecommendResponse, 404, 409)
+    operation = Operation("recommend_items", "Recommendations", "Recommend items to users", problems=(404, 409))
+    add_hot_route(app, "/v1/recommend", recommend, RecommendRequest, RecommendResponse, operation)
 
 
 PredictionsByText = Mapping[str, Prediction | Problem]
-"""What the model gives for each text."""
+"""The outcome of the model for each text."""
 
 
 async def build_queries(
-    predictor: Predictor, catalogues: CatalogueRegistry, users: Sequence[User], due_s: float
+    predictor: Predictor, catalogues: CatalogueRegistry, users: Sequence[User], deadline_s: float
 ) -> tuple[list[RankingQuery | Problem], PredictionsByText, Timings]:
-    """Each user's question with the vectors of its texts, or the user's problem."""
+    """Return the query of each user, with the vectors of its texts, or the user's problem."""
     names = [user.catalogue or catalogues.default_name for user in users]
-    snapshots = {name: await _current(catalogues, name) for name in dict.fromkeys(names)}
-    asked = await _asked(users, [snapshots[name] for name in names])
-    texts = dict.fromkeys(sent.text for one in asked if isinstance(one, RankingQuery) for sent in one.inline_items)
-    read, reading = await _read(predictor, list(texts), due_s)
-    questions = [_with_vectors(one, read) if isinstance(one, RankingQuery) else one for one in asked]
-    return questions, read, reading
+    snapshots = {name: await _snapshot(catalogues, name) for name in dict.fromkeys(names)}
+    queries = await _look_up(users, [snapshots[name] for name in names])
+    texts = dict.fromkeys(
+        item.text for query in queries if isinstance(query, RankingQuery) for item in query.inline_items
+    )
+    predictions, timings = await _predict(predictor, list(texts), deadline_s)
+    with_vectors = [
+        _with_vectors(query, predictions) if isinstance(query, RankingQuery) else query for query in queries
+    ]
+    return with_vectors, predictions, timings
 
 
-async def _current(catalogues: CatalogueRegistry, name: str) -> Snapshot | Problem:
+async def _snapshot(catalogues: CatalogueRegistry, name: str) -> Snapshot | Problem:
     try:
         return await catalogues.snapshot(name, "/catalogue")
     except Problem as problem:
         return problem
 
 
-async def _asked(users: Sequence[User], snapshots: Sequence[Snapshot | Problem]) -> list[RankingQuery | Problem]:
-    def ask() -> list[RankingQuery | Problem]:
+async def _look_up(users: Sequence[User], snapshots: Sequence[Snapshot | Problem]) -> list[RankingQuery | Problem]:
+    """Return the query of each user against a snapshot, without vectors; use a thread for many items."""
+
+    def build() -> list[RankingQuery | Problem]:
         now_s = time.time()
-        return [_question(user, snapshot, now_s) for user, snapshot in zip(users, snapshots, strict=True)]
+        return [_query(user, snapshot, now_s) for user, snapshot in zip(users, snapshots, strict=True)]
 
-    many = sum(len(user.history) + len(user.candidates or ()) for user in users) > _INLINE
-    return await asyncio.to_thread(ask) if many else ask()
+    is_large = sum(len(user.history) + len(user.candidates or ()) for user in users) > _MAX_INLINE_ITEMS
+    return await asyncio.to_thread(build) if is_large else build()
 
 
-def _question(user: User, snapshot: Snapshot | Problem, now_s: float) -> RankingQuery | Problem:
+def _query(user: User, snapshot: Snapshot | Problem, now_s: float) -> RankingQuery | Problem:
     if isinstance(snapshot, Problem):
         return snapshot
     try:
@@ -103,98 +117,99 @@ def _question(user: User, snapshot: Snapshot | Problem, now_s: float) -> Ranking
         return problem
 
 
-async def _read(predictor: Predictor, texts: Sequence[str], due_s: float) -> tuple[PredictionsByText, Timings]:
+async def _predict(predictor: Predictor, texts: Sequence[str], deadline_s: float) -> tuple[PredictionsByText, Timings]:
     if not texts:
-        return {}, _NOTHING
-    answer = await predictor.predict([Item(text) for text in texts], True, due_s)
+        return {}, _NO_TIME
+    answer = await predictor.predict([Item(text) for text in texts], True, deadline_s)
     return dict(zip(texts, answer.outcomes, strict=True)), answer.timings
 
 
-def _with_vectors(question: RankingQuery, read: PredictionsByText) -> RankingQuery | Problem:
-    """The problem of a text that it needs, if there is one."""
+def _with_vectors(query: RankingQuery, predictions: PredictionsByText) -> RankingQuery | Problem:
+    """Return the query with the vectors of its texts, or the problem of the first text that has one."""
     vectors: list[NDArray[np.float32]] = []
-    for sent in question.inline_items:
-        outcome = read[sent.text]
+    for item in query.inline_items:
+        outcome = predictions[item.text]
         if isinstance(outcome, EmptyText):
-            return EmptyText(outcome.detail, pointer=sent.pointer)
+            return EmptyText(outcome.detail, pointer=item.pointer)
         if isinstance(outcome, Problem):
             return outcome
         assert isinstance(outcome, Embedding)
         vectors.append(outcome.vector)
-    return question.with_vectors(vectors) if vectors else question
+    return query.with_vectors(vectors) if vectors else query
 
 
-async def _ranked(
-    recommending: RankingEngine, questions: Sequence[RankingQuery | Problem], due_s: float
+async def _rank(
+    engine: RankingEngine, queries: Sequence[RankingQuery | Problem], deadline_s: float
 ) -> tuple[list[Ranking | Problem], Timings]:
-    asked = [one for one in questions if isinstance(one, RankingQuery)]
-    if not asked:
-        return [one for one in questions if isinstance(one, Problem)], _NOTHING
-    found, timings = await recommending.rank(asked, due_s)
-    rankings = iter(found)
-    return [one if isinstance(one, Problem) else next(rankings) for one in questions], timings
+    """Rank the items of each query; problems stay in their positions."""
+    valid = [query for query in queries if isinstance(query, RankingQuery)]
+    if not valid:
+        return [query for query in queries if isinstance(query, Problem)], _NO_TIME
+    outcomes, timings = await engine.rank(valid, deadline_s)
+    rankings = iter(outcomes)
+    return [query if isinstance(query, Problem) else next(rankings) for query in queries], timings
 
 
 def _result(
-    user: User, question: RankingQuery | Problem, outcome: Ranking | Problem, read: PredictionsByText
+    user: User, query: RankingQuery | Problem, outcome: Ranking | Problem, predictions: PredictionsByText
 ) -> dict[str, Any]:
     if isinstance(outcome, Problem):
         return failed_item(outcome, user)
-    assert isinstance(question, RankingQuery)
+    assert isinstance(query, RankingQuery)
     return {
-        "items": _items(question, outcome),
-        "catalogue": question.snapshot.name,
-        "cold_start": not len(question.items),
-        "history_used": len(question.items),
-        "history_dropped": question.dropped,
-        "history_skipped": question.skipped,
-        "candidates_skipped": question.candidates_skipped,
-        "candidates_repeated": question.candidates_repeated,
-        "truncated": is_truncated(question, read),
+        "items": _items(query, outcome),
+        "catalogue": query.snapshot.name,
+        "cold_start": not len(query.items),
+        "history_used": len(query.items),
+        "history_dropped": query.dropped,
+        "history_skipped": query.skipped,
+        "candidates_skipped": query.candidates_skipped,
+        "candidates_repeated": query.candidates_repeated,
+        "truncated": is_truncated(query, predictions),
         "id": user.id,
     }
 
 
-def is_truncated(question: RankingQuery, read: PredictionsByText) -> bool:
-    """Whether a text that came along was longer than the model reads."""
-    outcomes = [read[sent.text] for sent in question.inline_items]
-    return any(isinstance(one, Prediction) and one.truncated for one in outcomes)
+def is_truncated(query: RankingQuery, predictions: PredictionsByText) -> bool:
+    """Return whether a text in the request was longer than the model reads."""
+    outcomes = [predictions[item.text] for item in query.inline_items]
+    return any(isinstance(outcome, Prediction) and outcome.truncated for outcome in outcomes)
 
 
-def _items(question: RankingQuery, ranking: Ranking) -> list[dict[str, Any]]:
+def _items(query: RankingQuery, ranking: Ranking) -> list[dict[str, Any]]:
     items = []
     ranked = zip(ranking.positions, ranking.scores, ranking.reasons, strict=True)
-    for rank, (place, score, because) in enumerate(ranked, start=1):
+    for rank, (position, score, reasons) in enumerate(ranked, start=1):
         items.append(
             {
                 "rank": rank,
-                **item_at(question, place),
+                **item_at(query, position),
                 "score": score,
                 "reasons": [
-                    {"history_index": question.history_positions[reason.event], "weight": reason.weight}
-                    for reason in because
+                    {"history_index": query.history_positions[reason.event], "weight": reason.weight}
+                    for reason in reasons
                 ],
             }
         )
     return items
 
 
-def item_at(question: RankingQuery, place: int) -> dict[str, Any]:
-    """Of a candidate, or a row of the catalogue."""
-    candidates = question.candidates
-    item_id, text = item_id_and_text(question, place if candidates is None else int(candidates[place]))
-    index = None if candidates is None else question.candidate_positions[place]
+def item_at(query: RankingQuery, position: int) -> dict[str, Any]:
+    """Return the item at a position among the candidates, or in a row of the catalogue without candidates."""
+    candidates = query.candidates
+    item_id, text = item_id_and_text(query, position if candidates is None else int(candidates[position]))
+    index = None if candidates is None else query.candidate_positions[position]
     return {"item_id": item_id, "candidate_index": index, "text": text}
 
 
-def item_id_and_text(question: RankingQuery, number: int) -> tuple[str | None, str]:
-    """An item's id and text."""
-    snapshot = question.snapshot
-    if number < snapshot.rows:
-        return snapshot.ids[number], snapshot.texts[number]
-    sent = question.inline_items[number - snapshot.rows]
-    return sent.item_id, sent.text
+def item_id_and_text(query: RankingQuery, item: int) -> tuple[str | None, str]:
+    """Return the id and the text of an item, which is a row of the catalogue or comes with the request."""
+    snapshot = query.snapshot
+    if item < snapshot.rows:
+        return snapshot.ids[item], snapshot.texts[item]
+    inline = query.inline_items[item - snapshot.rows]
+    return inline.item_id, inline.text
 
 
-def _sum(one: Timings, other: Timings) -> Timings:
-    return Timings(one.tokenize_s + other.tokenize_s, one.queue_s + other.queue_s, one.infer_s + other.infer_s)
+def _sum(first: Timings, second: Timings) -> Timings:
+    return Timings(first.tokenize_s + second.tokenize_s, first.queue_s + second.queue_s, first.infer_s + second.infer_s)

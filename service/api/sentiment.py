@@ -1,4 +1,4 @@
-"""`/v1/sentiment`: texts in, label, scores and polarity of each out."""
+"""`/v1/sentiment`: the label, scores and polarity of each text."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ from fastapi import FastAPI, Request, Response
 from models.prediction.sentiment import polarity
 from service.errors import Problem
 from service.http.body import JsonBody
-from service.http.hot_route import add_hot_route, deadline_s
+from service.http.hot_route import add_hot_route, request_deadline_s
+from service.http.openapi import Operation
 from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed, results_response
 from service.inference.predictor import Classification, Item, Prediction, Predictor
 from service.schemas.sentiment import SentimentItem, SentimentRequest, SentimentResponse
@@ -15,29 +16,35 @@ from service.settings import Settings
 
 
 def add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> None:
-    body = JsonBody(SentimentRequest, settings.max_body_bytes, settings.request_timeout_s)
+    """Add the route."""
+    reader = JsonBody(SentimentRequest, settings.max_body_bytes, settings.request_timeout_s)
 
-    async def sentiment(given: Request) -> Response:
-        """Sentiment of one text or of up to 256, and with `entity` the sentiment towards that entity."""
-        due_s = deadline_s(given, settings)
-        request = await body.read(given)
-        inputs = as_list(request.inputs)
-        answer = await predictor.predict([item_of(one) for one in inputs], request.truncate, due_s)
-        raise_if_all_failed(answer.outcomes, request.inputs)
+    async def sentiment(request: Request) -> Response:
+        """Classify English or Chinese texts as negative, neutral or positive.
+
+        `inputs` is a text or a list of at most 256. With `entity`, the answer is the sentiment towards that entity.
+        """
+        deadline_s = request_deadline_s(request, settings)
+        body = await reader.read(request)
+        inputs = as_list(body.inputs)
+        answer = await predictor.predict([item_of(item) for item in inputs], body.truncate, deadline_s)
+        raise_if_all_failed(answer.outcomes, body.inputs)
         results = [result_of(*pair) for pair in zip(inputs, answer.outcomes, strict=True)]
         return results_response(predictor, results, answer.timings)
 
-    add_hot_route(app, "/v1/sentiment", sentiment, SentimentRequest, SentimentResponse)
+    operation = Operation("classify_sentiment", "Sentiment", "Classify the sentiment of texts")
+    add_hot_route(app, "/v1/sentiment", sentiment, SentimentRequest, SentimentResponse, operation)
 
 
-def item_of(given: str | SentimentItem) -> Item:
-    return Item(given) if isinstance(given, str) else Item(given.text, given.entity)
+def item_of(item: str | SentimentItem) -> Item:
+    """Return an input as the item of a predictor."""
+    return Item(item) if isinstance(item, str) else Item(item.text, item.entity)
 
 
-def result_of(given: str | SentimentItem, outcome: Prediction | Problem) -> dict[str, Any]:
-    """A SentimentResult, or the FailedItem of a problem."""
+def result_of(item: str | SentimentItem, outcome: Prediction | Problem) -> dict[str, Any]:
+    """Return the `SentimentResult` of an input, or its `FailedItem`."""
     if isinstance(outcome, Problem):
-        return failed_item(outcome, given)
+        return failed_item(outcome, item)
     assert isinstance(outcome, Classification)
     return {
         "label": outcome.label,
@@ -45,5 +52,5 @@ def result_of(given: str | SentimentItem, outcome: Prediction | Problem) -> dict
         "polarity": polarity(outcome.scores),
         "tokens": outcome.tokens,
         "truncated": outcome.truncated,
-        "id": id_of(given),
+        "id": id_of(item),
     }

@@ -1,7 +1,7 @@
-"""A request's body: its type, its size, the time it may take, and the JSON in it as a checked model.
+"""Request bodies: their type, their size, the time they may take, and the JSON in them as a validated model.
 
-Reads no more than the limit into memory. Every way in which a body can be wrong leaves here as a Problem; a wrong value
-comes with a JSON pointer into the caller's own document. Knows nothing of what the body is for.
+A reader holds no more than the limit in memory. Every wrong body is a Problem. A wrong value has a JSON pointer into
+the caller's document. This knows no task.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from service.schemas.wire import UNION_TAGS
 
 _MAX_POINTER_CHARS = 200
 _MAX_FAULTS = 2_000  # a list of 256 wrong items has fewer
-# A body that is refused for its size is read and dropped for a while: a client that is still sending when the
-# connection closes would see a broken pipe and not the answer.
+# The service reads and drops the rest of a body that is too large, up to these limits. A client that is still sending
+# when the connection closes would see a broken pipe instead of the answer.
 _DRAIN_BYTES = 16 * 2**20
 _DRAIN_S = 1.0
 
@@ -39,31 +39,32 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class JsonBody(Generic[Model]):
-    """Reads a request's body as a `model`.
+    """The body of a request, read as a `model`.
 
-    `quick` is a faster way to the same model; what it refuses, with a ValueError, is parsed to say what is wrong.
+    `fast_parser` is a faster way to the same model. It raises ValueError for a body that it cannot parse. `parse` then
+    says what is wrong with that body.
     """
 
     def __init__(
-        self, model: type[Model], max_bytes: int, timeout_s: float, quick: Callable[[bytes], Model] | None = None
+        self, model: type[Model], max_bytes: int, timeout_s: float, fast_parser: Callable[[bytes], Model] | None = None
     ) -> None:
         self._model = model
-        self._quick = quick
+        self._fast_parser = fast_parser
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
 
     async def read(self, request: Request) -> Model:
-        """Raises a Problem for every way in which the body can be wrong."""
-        _check_type(request)
-        body = await self._bytes(request)
-        if self._quick is not None:
+        """Return the body as a model; raise a Problem for a wrong one."""
+        _check_media_type(request)
+        body = await self._read_bytes(request)
+        if self._fast_parser is not None:
             with suppress(ValueError):
-                return self._quick(body)
+                return self._fast_parser(body)
         return parse(self._model, body)
 
-    async def _bytes(self, request: Request) -> bytes:
+    async def _read_bytes(self, request: Request) -> bytes:
         if _declared_length(request) > self._max_bytes:
-            if "expect" not in request.headers:  # who waits for "100 Continue" has sent nothing yet
+            if "expect" not in request.headers:  # a client that waits for "100 Continue" has sent nothing yet
                 await _drain(request.stream())
             raise self._too_large()
         body = bytearray()
@@ -83,35 +84,38 @@ class JsonBody(Generic[Model]):
         return bytes(body)
 
     def _too_large(self) -> Problem:
-        # The rest of the body may still be under way, so the connection cannot be used again.
+        # The rest of the body may still arrive, so no other request can use the connection.
         return BodyTooLarge(f"The body is larger than {self._max_bytes} bytes.", headers={"Connection": "close"})
 
 
 def parse(model: type[Model], body: bytes) -> Model:
-    """The body as a model; raises MalformedJson, MalformedBody or InvalidRequest."""
+    """Return the body as a model; raise MalformedJson, MalformedBody or InvalidRequest."""
     try:
         return model.model_validate_json(body)
     except ValidationError as error:
-        faults = _faults(error)
+        faults = _list_faults(error)
     if faults[0]["type"] == "json_invalid":
-        _refuse_malformed(model, body, faults[0]["msg"])
+        _raise_malformed(model, body, faults[0]["msg"])
     _refuse_loose_numbers(body)
     raise _invalid(faults[0])
 
 
 def json_pointer(location: tuple[int | str, ...]) -> str:
-    """A JSON pointer for the location of a pydantic error, without the names of union branches."""
-    parts, branch = [], True  # what follows a branch name, or begins the location, is the caller's own key
+    """Return the JSON pointer for the location of a pydantic error, without the names of union branches."""
+    tokens, is_branch = [], True  # a caller's key begins the location and follows each branch name
     for part in location:
-        branch = part in UNION_TAGS and not branch
-        if not branch:
-            parts.append("/" + str(part).replace("~", "~0").replace("/", "~1"))
+        is_branch = part in UNION_TAGS and not is_branch
+        if not is_branch:
+            tokens.append("/" + str(part).replace("~", "~0").replace("/", "~1"))
     # A key may hold lone surrogates, which no UTF-8 answer can.
-    return "".join(parts)[:_MAX_POINTER_CHARS].encode("utf-8", "replace").decode("utf-8")
+    return "".join(tokens)[:_MAX_POINTER_CHARS].encode("utf-8", "replace").decode("utf-8")
 
 
-def _faults(error: ValidationError) -> list[ErrorDetails]:
-    """What is wrong, in the order of the schema; bounded, because spelling out 180,000 faults takes over a second."""
+def _list_faults(error: ValidationError) -> list[ErrorDetails]:
+    """Return the faults in the order of the schema.
+
+    Raise InvalidRequest with their count if there are too many: to spell out 180,000 of them takes over a second.
+    """
     if error.error_count() > _MAX_FAULTS:
         raise InvalidRequest(f"{error.error_count()} values are wrong or unknown.", pointer="") from None
     return error.errors(include_url=False, include_context=False, include_input=False)
@@ -121,11 +125,11 @@ def _invalid(error: ErrorDetails) -> InvalidRequest:
     return InvalidRequest(error["msg"] + ".", pointer=json_pointer(error["loc"]))
 
 
-def _refuse_malformed(model: type[BaseModel], body: bytes, reason: str) -> NoReturn:
-    """Say what is wrong with a body that pydantic's parser gave up on.
+def _raise_malformed(model: type[BaseModel], body: bytes, reason: str) -> NoReturn:
+    """Raise the Problem of a body that pydantic's parser cannot read.
 
-    Lone surrogates are the odd one: the parser calls them malformed, the JSON grammar allows them. They are wrong
-    values, and get the pointer of one.
+    Pydantic's parser calls lone surrogates malformed, but the grammar of JSON allows them. They are wrong values here,
+    with a pointer.
     """
     try:
         text = body.decode("utf-8")
@@ -141,13 +145,13 @@ def _refuse_malformed(model: type[BaseModel], body: bytes, reason: str) -> NoRet
     try:
         model.model_validate(document)
     except ValidationError as error:
-        faults = _faults(error)
+        faults = _list_faults(error)
         raise _invalid(next((fault for fault in faults if fault["type"] == "string_unicode"), faults[0])) from None
     raise malformed
 
 
 def _refuse_loose_numbers(body: bytes) -> None:
-    """NaN and Infinity are not JSON; pydantic's parser takes them for numbers, a strict one does not."""
+    """Raise MalformedJson for NaN and Infinity. They are no JSON, but pydantic's parser reads them as numbers."""
     if b"NaN" not in body and b"Infinity" not in body:
         return
     try:
@@ -160,10 +164,11 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(name)
 
 
-def _check_type(request: Request) -> None:
-    kind, _, parameters = request.headers.get("content-type", "").partition(";")
-    kind = kind.strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+def _check_media_type(request: Request) -> None:
+    media_type, _, parameters = request.headers.get("content-type", "").partition(";")
+    media_type = media_type.strip().lower()
+    is_json = media_type.startswith("application/") and media_type.endswith("+json")
+    if not is_json and media_type != "application/json":
         raise UnsupportedMediaType("Send application/json.", headers={"Accept": "application/json"})
     charset = parameters.partition("charset=")[2].strip(' "').lower()
     if charset not in ("", "utf-8", "utf8"):
@@ -173,18 +178,19 @@ def _check_type(request: Request) -> None:
 
 
 def _declared_length(request: Request) -> int:
-    """Content-Length, or 0 when there is none that can be believed; the bytes are counted in any case."""
+    """Return the Content-Length, or 0 without a valid one; the reader counts the bytes in any case."""
     declared = request.headers.get("content-length", "0")
     return int(declared) if declared.isascii() and declared.isdigit() and len(declared) < 19 else 0
 
 
 async def _drain(stream: AsyncIterator[bytes]) -> None:
-    left = _DRAIN_BYTES
+    """Read and drop a body, up to a number of bytes and a time."""
+    remaining_bytes = _DRAIN_BYTES
     try:
         async with asyncio.timeout(_DRAIN_S):
             async for chunk in stream:
-                left -= len(chunk)
-                if left < 0:
+                remaining_bytes -= len(chunk)
+                if remaining_bytes < 0:
                     return
     except (TimeoutError, ClientDisconnect):
         return

@@ -1,12 +1,13 @@
-"""What hot routes share: how they are called, how long their caller waits, and how items and problems are told apart.
+"""Hot routes: called without FastAPI's own handling, and under a deadline.
 
-Knows the wire's common shapes, no task.
+This knows the common shapes of the wire, and no task.
 """
 
 import math
 import re
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -15,8 +16,7 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from service.errors import InvalidRequest
-from service.http.openapi import request_models
-from service.http.responses import SCHEMA, problem_responses
+from service.http.openapi import SCHEMA, Operation, request_models
 from service.inference.admission import work_budget_s
 from service.settings import Settings
 
@@ -26,13 +26,16 @@ _MILLISECONDS = re.compile(rb"[1-9][0-9]{0,8}")
 _TIMEOUT_PARAMETER = {
     "name": _TIMEOUT_HEADER,
     "in": "header",
-    "description": "how long the caller will wait: what cannot be answered in that time is refused at once",
+    "description": "Milliseconds that the caller will wait. "
+    "The service refuses a request that it expects to answer later, before any work is done.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
 }
+_PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 502, 503, 504)
+"""Statuses of the problems that every hot route can answer."""
 
 
 class DirectRoute(APIRoute):
-    """A hot route: documented and chosen like any other, its endpoint called with nothing but the request.
+    """A route that calls its endpoint with nothing but the request; routing and documentation stay FastAPI's.
 
     FastAPI's own handling resolves dependencies, parses the query and opens two exit stacks for every request.
     """
@@ -53,41 +56,36 @@ def add_hot_route(
     endpoint: Callable[[Request], Awaitable[Response]],
     request: type[BaseModel],
     response: type[BaseModel],
-    *more: int,
+    operation: Operation,
     method: str = "POST",
 ) -> None:
-    """`more` are statuses of problems beyond those that every such route has."""
+    """Add a route for a request model and a response model; `operation` names only the problems that are its own."""
     request_models(app).append(request)
-    named = [path_parameter(name) for name in re.findall(r"{(\w+)}", path)]
+    operation = replace(
+        operation,
+        problems=(*_PROBLEMS, *operation.problems),
+        parameters=(*operation.parameters, _TIMEOUT_PARAMETER),
+    )
+    options = operation.options()
+    options["openapi_extra"]["requestBody"] = _json_body(request)
     app.router.add_api_route(
-        path,
-        endpoint,
-        methods=[method],
-        response_model=response,
-        responses=problem_responses(*sorted({400, 408, 413, 415, 422, 429, 500, 502, 503, 504, *more})),
-        openapi_extra={"requestBody": _json_body(request), "parameters": [*named, _TIMEOUT_PARAMETER]},
-        route_class_override=DirectRoute,
+        path, endpoint, methods=[method], response_model=response, route_class_override=DirectRoute, **options
     )
 
 
-def deadline_s(given: Request, settings: Settings) -> float:
-    """When an answer must be ready, on the monotonic clock; raises InvalidRequest."""
-    return time.monotonic() + work_budget_s(min(settings.request_timeout_s, _caller_timeout_s(given)))
+def request_deadline_s(request: Request, settings: Settings) -> float:
+    """Return when the answer must be ready, on the monotonic clock; raise InvalidRequest for a malformed timeout."""
+    return time.monotonic() + work_budget_s(min(settings.request_timeout_s, _caller_timeout_s(request)))
 
 
 def _caller_timeout_s(request: Request) -> float:
-    """How long the caller says it will wait."""
-    given = [value.strip() for name, value in request.scope["headers"] if name == _TIMEOUT_NAME]
-    if not given:
+    """Return how long the caller will wait, without end if it does not say."""
+    values = [value.strip() for name, value in request.scope["headers"] if name == _TIMEOUT_NAME]
+    if not values:
         return math.inf
-    if len(given) == 1 and _MILLISECONDS.fullmatch(given[0]):
-        return int(given[0]) / 1000
+    if len(values) == 1 and _MILLISECONDS.fullmatch(values[0]):
+        return int(values[0]) / 1000
     raise InvalidRequest(f"{_TIMEOUT_HEADER} should be a whole number of milliseconds, 1 to 999999999, given once.")
-
-
-def path_parameter(name: str) -> dict[str, Any]:
-    """A parameter for the OpenAPI document."""
-    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
 def _json_body(model: type[BaseModel]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""What happens to every request alike: it gets an id, it is counted once, and it never ends in a bare exception.
+"""Middleware for every request: it sets an id, counts the request once, and answers every exception.
 
-Pure ASGI and outermost but for Starlette's own last resort. Knows nothing of routes beyond the name of the one chosen.
+It is pure ASGI, and outermost but for Starlette's last resort. Of routes it knows only the path of the matching one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ _ABANDONED = 499  # counted when the client went away before there was an answer
 
 
 class RequestMiddleware:
+    """The ASGI middleware; one instance serves all requests."""
+
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
@@ -30,24 +32,24 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _RequestState(scope, send, self._metrics)
+        state = _RequestState(scope, send, self._metrics)
         try:
-            await self._app(scope, receive, exchange.send)
+            await self._app(scope, receive, state.send)
         except asyncio.CancelledError:
-            exchange.count(_ABANDONED)
+            state.count(_ABANDONED)
             raise
-        except Exception as error:  # the last line: whatever this is, the caller gets a problem and not a hang-up
-            if exchange.status:
+        except Exception as error:  # a caller gets a problem and never a closed connection
+            if state.status:
                 raise
-            await render(from_unknown(error), exchange.request_id)(scope, receive, exchange.send)
+            await render(from_unknown(error), state.request_id)(scope, receive, state.send)
 
 
 class _RequestState:
-    """One request and its answer on the way out."""
+    """The id of a request, and the status and time of its answer."""
 
     def __init__(self, scope: Scope, send: Send, metrics: Metrics) -> None:
-        given = Headers(scope=scope).get("x-request-id", "")
-        self.request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        caller_id = Headers(scope=scope).get("x-request-id", "")
+        self.request_id = caller_id if _SANE_ID.fullmatch(caller_id) else uuid.uuid4().hex
         scope.setdefault("state", {})["request_id"] = self.request_id
         self.status = 0
         self._scope = scope
@@ -57,15 +59,17 @@ class _RequestState:
         self._counted = False
 
     async def send(self, message: Message) -> None:
+        """Send a message of the answer, with the id in its headers."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             MutableHeaders(scope=message)["X-Request-ID"] = self.request_id
         elif message["type"] == "http.response.body" and not message.get("more_body", False):
-            # Before the last byte leaves: who has read the whole answer must find it in the next scrape.
+            # Before the last byte leaves, so that the next scrape counts every answer that a client has read.
             self.count(self.status)
         await self._send(message)
 
     def count(self, status: int) -> None:
+        """Count the request, if it is not counted yet."""
         if self._counted:
             return
         self._counted = True

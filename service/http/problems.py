@@ -1,4 +1,4 @@
-"""Problems as application/problem+json, and their handlers."""
+"""Exception handlers that answer problems as application/problem+json."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.errors import MethodNotAllowed, NotFound, Problem, from_unknown
 
 
 def from_http(error: HTTPException) -> Problem:
-    """The problem for what the router itself refuses; the router's Allow header is kept."""
+    """Return the problem for a refusal of the router, with the router's Allow header."""
     if error.status_code == 404:
         return NotFound("No such route; /docs lists what there is.")
     if error.status_code == 405:
@@ -24,7 +24,7 @@ def from_http(error: HTTPException) -> Problem:
 
 
 def render(problem: Problem, request_id: str) -> Response:
-    """Render a ProblemBody from plain values: an overloaded service writes more of them than answers."""
+    """Render a `ProblemBody` from plain values, because an overloaded service writes more problems than answers."""
     body = {
         "type": f"urn:heed:problem:{problem.code}",
         "title": problem.title,
@@ -39,12 +39,13 @@ def render(problem: Problem, request_id: str) -> Response:
 
 
 async def _respond(request: Request, error: Exception) -> Response:
+    """Handle a problem, a refusal of the router, or a fault."""
     problem = error if isinstance(error, Problem) else from_http(error) if isinstance(error, HTTPException) else None
     return render(problem or from_unknown(error), request.state.request_id)
 
 
 def install(app: FastAPI) -> None:
-    """Send every problem of `app`, and what its router refuses, through the one handler."""
+    """Install the handler for every problem of `app` and for refusals of its router."""
     handler: Any = _respond
     app.add_exception_handler(Problem, handler)
     app.add_exception_handler(HTTPException, handler)

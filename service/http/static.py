@@ -1,6 +1,6 @@
-"""The console at `/`: static files that come with the package, and the headers that keep them to themselves.
+"""The console at `/`: static files of the package, and headers that keep them from other hosts.
 
-Read once, when the application is made. The page is a client of the public API like any other.
+The files are read once, when the application is made. The page is a client of the public API like any other.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from service.errors import NotFound
 
 FOLDER = Path(__file__).parent.parent / "web"
 PAGE = "index.html"
-KINDS = {
+MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -24,13 +24,16 @@ POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancesto
 
 @dataclass(frozen=True, slots=True)
 class File:
+    """A static file; `tag` is its entity tag, a digest of the content."""
+
     content: bytes
-    kind: str
+    media_type: str
     tag: str
 
 
 def add_console(app: FastAPI) -> None:
-    files = {path.name: _read(path) for path in sorted(FOLDER.iterdir()) if path.suffix in KINDS}
+    """Add the page and its files."""
+    files = {path.name: _read(path) for path in sorted(FOLDER.iterdir()) if path.suffix in MEDIA_TYPES}
 
     async def page(request: Request) -> Response:
         return _answer(request, files[PAGE])
@@ -47,11 +50,14 @@ def add_console(app: FastAPI) -> None:
 
 def _read(path: Path) -> File:
     content = path.read_bytes()
-    return File(content, KINDS[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
+    return File(content, MEDIA_TYPES[path.suffix], f'"{sha256(content).hexdigest()[:32]}"')
 
 
 def _answer(request: Request, file: File) -> Response:
-    """Asked for again each time, and sent only when it has changed: a page and its scripts are of one version."""
+    """Answer with the file, or with 304 if the browser has it.
+
+    Browsers ask again each time, so that a page and its scripts always are of the same version.
+    """
     headers = {
         "ETag": file.tag,
         "Cache-Control": "no-cache",
@@ -61,4 +67,4 @@ def _answer(request: Request, file: File) -> Response:
     }
     if file.tag in request.headers.get("if-none-match", ""):
         return Response(status_code=304, headers=headers)
-    return Response(file.content, headers=headers, media_type=file.kind)
+    return Response(file.content, headers=headers, media_type=file.media_type)

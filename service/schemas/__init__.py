@@ -1,1 +1,1 @@
-"""The wire, one file per route family, and every limit of it."""
+"""Schemas of requests and answers, one file per route family, and their limits."""

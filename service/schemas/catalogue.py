@@ -1,4 +1,4 @@
-"""The wire of catalogues, and its limits: items that callers put in, and what they are told of a catalogue."""
+"""Schemas of `/v1/catalogues`, and their limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from models.catalogue.items import MAX_EXACT_INTEGER, Item
+from service.schemas import examples
 from service.schemas.wire import MAX_ID_CHARS, MAX_INPUTS, MAX_NAME_CHARS, ItemError, Timings, WireModel
 
 MAX_ITEM_CHARS = 10_000
@@ -16,7 +17,7 @@ MAX_ATTRIBUTE_CHARS = 1_000
 MAX_REMOVED = 1_000
 
 
-def _exact(value: str | bool | int | float | None) -> str | bool | int | float | None:
+def _check_exact(value: str | bool | int | float | None) -> str | bool | int | float | None:
     if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
         raise PydanticCustomError("inexact", "Whole numbers up to 2**53 are told apart; send a larger one as a string")
     return value
@@ -30,50 +31,41 @@ _Value = Annotated[
     | int
     | Annotated[float, Field(allow_inf_nan=False)]
     | None,
-    AfterValidator(_exact),
+    AfterValidator(_check_exact),
 ]
 
 
 class CatalogueItem(WireModel):
+    """An item of a catalogue."""
+
     item_id: ItemId
-    text: Annotated[str, Field(max_length=MAX_ITEM_CHARS, description="what the item is, English or Chinese")]
+    text: Annotated[str, Field(max_length=MAX_ITEM_CHARS, description="English or Chinese description of the item")]
     attributes: Annotated[
         dict[_Name, _Value],
-        Field(max_length=MAX_ITEM_ATTRIBUTES, description="to filter by; null is the same as nothing"),
+        Field(max_length=MAX_ITEM_ATTRIBUTES, description="values for filters; null is the same as no attribute"),
     ] = Field(default_factory=dict)
     popularity: Annotated[
-        float, Field(ge=0, allow_inf_nan=False, description="who has no history gets the most popular items")
+        float, Field(ge=0, allow_inf_nan=False, description="users without a history get the most popular items")
     ] = 0.0
 
     def to_item(self) -> Item:
+        """Return the item as catalogues store it, without null attributes."""
         attributes = {name: value for name, value in self.attributes.items() if value is not None}
         return Item(self.item_id, self.text, attributes, self.popularity)
 
 
 class CatalogueEdit(WireModel):
-    """Each item replaces the one of its id as a whole, or is added."""
+    """Items to add or to replace, and ids of items to remove."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "items": [
-                        {"item_id": "22138", "text": "Baking set 9 piece retrospot", "attributes": {"price": 4.95}},
-                        {"item_id": "t-3", "text": "红色波点茶杯", "popularity": 12},
-                    ],
-                    "remove": ["85123A"],
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EDIT_REQUEST]})
 
     items: Annotated[list[CatalogueItem], Field(max_length=MAX_INPUTS)] = Field(default_factory=list)
-    remove: Annotated[list[ItemId], Field(max_length=MAX_REMOVED, description="ids of items")] = Field(
+    remove: Annotated[list[ItemId], Field(max_length=MAX_REMOVED, description="ids of items to remove")] = Field(
         default_factory=list
     )
 
     @model_validator(mode="after")
-    def _each_once(self) -> CatalogueEdit:
+    def _check_ids(self) -> CatalogueEdit:
         if not self.items and not self.remove:
             raise PydanticCustomError("nothing", "There should be items, or ids to remove")
         seen: set[str] = set()
@@ -85,29 +77,38 @@ class CatalogueEdit(WireModel):
 
 
 class EditedItem(WireModel):
+    """The outcome for an item."""
+
     item_id: str
     outcome: Literal["added", "changed", "removed", "unchanged"]
     truncated: Annotated[
-        bool | None, Field(description="whether a new text was longer than the model reads; null when it is not new")
+        bool | None,
+        Field(description="whether the text was longer than the model reads; null if it is not new"),
     ]
 
 
 class FailedEdit(WireModel):
-    """Its text cannot be used; what the catalogue held under its id is there as before."""
+    """An item whose text the model cannot read; the catalogue keeps what it had under the id."""
 
     item_id: str
     error: ItemError
 
 
 class CatalogueInfo(WireModel):
+    """A catalogue."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.CATALOGUE]})
+
     name: str
-    count: Annotated[int, Field(ge=0, description="items")]
-    version: Annotated[int, Field(ge=0, description="edits since it was made")]
-    digest: Annotated[str, Field(description="of the model that its items are embedded by, its card apart")]
+    count: Annotated[int, Field(ge=0, description="number of items")]
+    version: Annotated[int, Field(ge=0, description="number of edits")]
+    digest: Annotated[str, Field(description="digest of the model that embedded the items")]
 
 
 class CatalogueEdited(WireModel):
-    """Results are in the order of the items and then of what was to be removed; all of them are durable."""
+    """Results in the order of the items and then of the removals. The whole edit is durable."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EDIT_RESPONSE]})
 
     model: str
     version: str
@@ -117,9 +118,15 @@ class CatalogueEdited(WireModel):
 
 
 class UnavailableCatalogue(WireModel):
+    """A catalogue that the service cannot use, and the reason."""
+
     name: str
     error: ItemError
 
 
 class CatalogueList(WireModel):
+    """The catalogues that a request can name, and those that cannot be used."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.CATALOGUES]})
+
     catalogues: list[CatalogueInfo | UnavailableCatalogue]

@@ -1,4 +1,4 @@
-"""The wire of explanations: what callers ask and get, and every limit of it. As `schemas` in all else."""
+"""Schemas of `/v1/explain/{sentiment,intent,replies}`, and their limits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
 from models.explain.methods import IntentMethod, ReplyMethod, SentimentMethod
+from service.schemas import explanation_examples as examples
 from service.schemas.intent import (
     MAX_CANDIDATES,
     MAX_TURNS,
@@ -15,15 +16,15 @@ from service.schemas.intent import (
     IntentInputs,
     RankedReply,
     Reply,
-    refuse_unlike_a_dialogue,
+    check_dialogue,
 )
 from service.schemas.sentiment import Label, SentimentInputs
 from service.schemas.wire import LIST, MAX_NAME_CHARS, TEXT, FailedItem, WireModel
 
 MAX_EXPLAINED, MAX_MAPPED = 16, 4
-MAX_COMPARED = 64  # candidates that are read to find the one to explain
-MAX_MAP_NUMBERS = 2**18  # in one answer: one map of 512 tokens, or 12 heads for 147, and about 2 MB of JSON
-MAX_PACKED_NUMBERS = 2**21  # in one file of arrays, 8 MB
+MAX_COMPARED = 64  # candidates without a target, which the model must all read to find the best
+MAX_MAP_NUMBERS = 2**18  # weights in a JSON answer: a map of 512 tokens, or 12 heads for 147, about 2 MB of JSON
+MAX_PACKED_NUMBERS = 2**21  # weights in a file of arrays, 8 MB
 MAX_LAYERS = 64
 
 Method = Literal["auto", SentimentMethod, IntentMethod, ReplyMethod, "attention"]
@@ -34,23 +35,21 @@ def _heads_branch(value: Any) -> str | None:
     return LIST if isinstance(value, list) else TEXT if isinstance(value, str) else None
 
 
-_Places = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_LAYERS)]
-
-
-HOW = Field(description="how words are weighed; auto is the one measured to be best for its time")
+_Indexes = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=MAX_LAYERS)]
+_METHOD = Field(description="attribution method; auto is the best one for its time in measurements")
 
 
 class ExplainOptions(WireModel):
-    """What all requests for explanations say of how."""
+    """The method of an explanation, and the attention maps to show."""
 
-    method: Annotated[Method, HOW] = "auto"
+    method: Annotated[Method, _METHOD] = "auto"
     layers: Annotated[
-        _Places | None,
-        Field(description="with attention, and needed there but for a rollout: layers to show, counted from 0"),
+        _Indexes | None,
+        Field(description="layers to show, counted from 0; required with attention, unless it is a rollout"),
     ] = None
     heads: Annotated[
         Annotated[
-            Annotated[Literal["all"], Tag(TEXT)] | Annotated[_Places, Tag(LIST)],
+            Annotated[Literal["all"], Tag(TEXT)] | Annotated[_Indexes, Tag(LIST)],
             Discriminator(
                 _heads_branch,
                 custom_error_type="input_type",
@@ -58,19 +57,19 @@ class ExplainOptions(WireModel):
             ),
         ]
         | None,
-        Field(description="with attention: heads to show, counted from 0; all if not given"),
+        Field(description="attention heads to show, counted from 0; all by default"),
     ] = None
     reduce: Annotated[
         Reduce | None,
-        Field(description="with attention: one map, the mean of those asked for, or attention through all layers"),
+        Field(description="show a single map: the mean of these maps, or attention through all layers"),
     ] = None
 
     @model_validator(mode="after")
-    def _attention_or_not(self) -> ExplainOptions:
-        shown = (self.layers, self.heads, self.reduce)
-        if self.method != "attention" and shown != (None, None, None):
+    def _check_maps(self) -> ExplainOptions:
+        maps = (self.layers, self.heads, self.reduce)
+        if self.method != "attention" and maps != (None, None, None):
             raise PydanticCustomError("no_attention", "Layers, heads and reduce are for the method attention")
-        if self.reduce == "rollout" and shown[:2] != (None, None):
+        if self.reduce == "rollout" and maps[:2] != (None, None):
             raise PydanticCustomError("whole_rollout", "A rollout is through all layers and heads; name none")
         if self.method == "attention" and self.reduce != "rollout" and self.layers is None:
             raise PydanticCustomError("no_layers", "The method attention needs layers")
@@ -78,180 +77,162 @@ class ExplainOptions(WireModel):
 
 
 class ExplainRequest(ExplainOptions):
-    """One text, or a list of at most 16 of them, of at most 4 for attention."""
+    """A text, or a list of at most 16 texts; at most 4 with the method `attention`."""
 
     model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"inputs": ["Shares of Acme plunge after profit warning"], "method": "auto", "target": None},
-                {
-                    "inputs": {"text": "A beats B", "entity": "A", "id": "n-17"},
-                    "method": "attention",
-                    "layers": [7],
-                    "heads": "all",
-                },
-            ]
-        }
+        json_schema_extra={"examples": [examples.EXPLAIN_SENTIMENT_REQUEST, examples.ATTENTION_REQUEST]}
     )
 
-    method: Annotated[Literal["auto", SentimentMethod, "attention"], HOW] = "auto"
+    method: Annotated[Literal["auto", SentimentMethod, "attention"], _METHOD] = "auto"
     inputs: SentimentInputs
-    target: Annotated[Label | None, Field(description="the label that weights speak for; the answer if not given")] = (
-        None
-    )
+    target: Annotated[Label | None, Field(description="label to explain; the predicted label by default")] = None
 
 
 class ExplainIntentRequest(ExplainOptions):
-    """One text or dialogue, or a list of at most 16 of them, of at most 4 for attention."""
+    """A text or dialogue, or a list of at most 16 of them; at most 4 with the method `attention`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"inputs": "where is my card?", "label_set": "banking77", "target": "lost_or_stolen_card"},
-                {
-                    "inputs": {
-                        "id": "c-9",
-                        "turns": [
-                            {"speaker": "customer", "text": "I lost a card"},
-                            {"speaker": "agent", "text": "Which one?"},
-                            {"speaker": "customer", "text": "the blue one"},
-                        ],
-                    }
-                },
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN_INTENT_REQUEST]})
 
-    method: Annotated[Literal["auto", IntentMethod, "attention"], HOW] = "auto"
+    method: Annotated[Literal["auto", IntentMethod, "attention"], _METHOD] = "auto"
     inputs: IntentInputs
     label_set: Annotated[
-        str | None, Field(max_length=MAX_NAME_CHARS, description="which intents; HEED_LABEL_SET if not given")
+        str | None, Field(max_length=MAX_NAME_CHARS, description="name of a label set; HEED_LABEL_SET by default")
     ] = None
     target: Annotated[
         str | None,
-        Field(max_length=MAX_NAME_CHARS, description="the intent that weights speak for; the likeliest if not given"),
+        Field(max_length=MAX_NAME_CHARS, description="intent to explain; the most probable one by default"),
     ] = None
 
 
 class ExplainRepliesRequest(ExplainOptions):
-    """A dialogue, with candidates of its own or the name of a reply set, and which of them is to be explained."""
+    """A dialogue with candidates or the name of a reply set, and the reply to explain."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "turns": [{"speaker": "customer", "text": "I need a hotel in the north"}],
-                    "candidates": ["What is your name?", "What is your price range?", "Goodbye!"],
-                    "target": 1,
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN_REPLIES_REQUEST]})
 
-    method: Annotated[Literal["auto", ReplyMethod, "attention"], HOW] = "auto"
+    method: Annotated[Literal["auto", ReplyMethod, "attention"], _METHOD] = "auto"
     turns: Annotated[list[DialogueTurn], Field(min_length=1, max_length=MAX_TURNS, description="oldest first")]
     candidates: Annotated[list[Reply] | None, Field(min_length=1, max_length=MAX_CANDIDATES)] = None
-    reply_set: Annotated[str | None, Field(max_length=MAX_NAME_CHARS, description="name of a registered set")] = None
+    reply_set: Annotated[str | None, Field(max_length=MAX_NAME_CHARS, description="name of a reply set")] = None
     target: Annotated[
-        int | None, Field(ge=0, description="place among the candidates, or in the set; the best if not given")
+        int | None,
+        Field(ge=0, description="index of the reply to explain; the best reply by default"),
     ] = None
 
     @model_validator(mode="after")
-    def _like_a_dialogue(self) -> ExplainRepliesRequest:
-        refuse_unlike_a_dialogue(self.turns, self.candidates, self.reply_set)
+    def _candidates_or_set(self) -> ExplainRepliesRequest:
+        check_dialogue(self.turns, self.candidates, self.reply_set)
         return self
 
 
 class WordWeight(WireModel):
+    """The attribution of a word."""
+
     text: str
-    start: Annotated[int, Field(ge=0, description="in characters of the text (Unicode code points)")]
+    start: Annotated[int, Field(ge=0, description="offset in the text, in Unicode code points")]
     end: Annotated[int, Field(ge=0)]
-    weight: Annotated[float, Field(description="points of the target's probability; unsigned: a share of attention")]
-    is_entity: Annotated[bool, Field(description="part of the entity asked about, which is never taken away: weight 0")]
+    weight: Annotated[float, Field(description="effect on the target's probability; if unsigned, share of attention")]
+    is_entity: Annotated[bool, Field(description="part of the entity, which is never removed and has weight 0")]
 
 
 class TurnWord(WireModel):
+    """The attribution of a word in a turn."""
+
     text: str
-    start: Annotated[int, Field(ge=0, description="in characters of its turn's text (Unicode code points)")]
+    start: Annotated[int, Field(ge=0, description="offset in the text of the turn, in Unicode code points")]
     end: Annotated[int, Field(ge=0)]
-    weight: Annotated[float, Field(description="points of the target's score; unsigned: a share of attention")]
+    weight: Annotated[float, Field(description="effect on the target's score; if unsigned, share of attention")]
 
 
 class Span(WireModel):
+    """A part of a text, in Unicode code points."""
+
     start: Annotated[int, Field(ge=0)]
     end: Annotated[int, Field(ge=0)]
 
 
 class TurnWeights(WireModel):
-    turn: Annotated[int, Field(ge=0, description="its place among the turns as sent, counted from 0")]
+    """The attribution of a turn and of its words."""
+
+    turn: Annotated[int, Field(ge=0, description="index among the turns of the request")]
     weight: Annotated[
-        float | None, Field(description="of the turn as a whole, by the same method; null where no other was read")
+        float | None,
+        Field(description="attribution of the whole turn; null if it is the only one"),
     ]
     words: list[TurnWord]
-    read_span: Annotated[Span, Field(description="the part of the turn's text that was read")]
+    read_span: Annotated[Span, Field(description="the part of the turn that the model read")]
 
 
 class AttentionMaps(WireModel):
-    model_layers: Annotated[int, Field(ge=1, description="how many there are to ask for")]
-    model_heads: Annotated[int, Field(ge=1, description="in each of them")]
+    """Attention between the tokens of an input, by layer and head."""
+
+    model_layers: Annotated[int, Field(ge=1, description="number of layers of the model")]
+    model_heads: Annotated[int, Field(ge=1, description="number of heads per layer")]
     tokens: list[str]
     layers: list[int]
     heads: list[int]
-    reduce: Annotated[Reduce | None, Field(description="how the maps of these layers and heads became one")]
+    reduce: Annotated[Reduce | None, Field(description="how these layers and heads became a single map")]
     weights: Annotated[
         list[list[list[list[float]]]],
         Field(
-            description="[layer][head][from][to]: the share each token takes from each, rounded to 4 places; "
-            "reduced: one layer and one head"
+            description="[layer][head][from][to]: the share of attention from a token to a token, with 4 decimals. "
+            "A reduced map is a single layer and head"
         ),
     ]
 
 
 class ExplanationFields(WireModel):
-    """A positive weight speaks for the target, a negative one against it, where the method is `signed`."""
+    """A positive weight speaks for the target and a negative weight against it, if the method is `signed`."""
 
     method: str
-    signed: Annotated[bool, Field(description="else weights are where the model looks, and speak for no label")]
+    signed: Annotated[bool, Field(description="if false, weights are shares of attention and speak for no label")]
     attention: AttentionMaps | None = None
-    tokens: Annotated[int, Field(ge=0, description="tokens that the model read")]
+    tokens: Annotated[int, Field(ge=0, description="number of tokens that the model read")]
     truncated: Annotated[bool, Field(description="whether the text was longer than the model reads")]
 
 
 class ExplainResult(ExplanationFields):
+    """The label of a text and the words behind it."""
+
     label: Label
     scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
     target: Label
     words: list[WordWeight]
-    read_span: Annotated[Span, Field(description="the part of the text that was read and explained")]
+    read_span: Annotated[Span, Field(description="the part of the text that the model read")]
     id: str | None
 
 
 class ExplainIntentResult(ExplanationFields):
+    """The intent of a text or dialogue, and the turns and words behind the target."""
+
     intent: Annotated[str | None, Field(description="null when out of scope")]
     out_of_scope: bool
     out_of_scope_score: Annotated[float, Field(ge=0, le=1)]
     target: str
-    confidence: Annotated[float, Field(ge=0, le=1, description="calibrated, of the target")]
-    turns: Annotated[list[TurnWeights], Field(description="those that the model read, oldest first")]
-    turns_dropped: Annotated[int, Field(ge=0, description="oldest turns that did not fit")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="calibrated probability of the target")]
+    turns: Annotated[list[TurnWeights], Field(description="the turns that the model read, oldest first")]
+    turns_dropped: Annotated[int, Field(ge=0, description="number of oldest turns that did not fit")]
     id: str | None
 
 
 class ExplainReplyResult(ExplanationFields):
-    target: Annotated[RankedReply, Field(description="the reply that weights speak for")]
-    turns: Annotated[list[TurnWeights], Field(description="those that the model read, oldest first")]
-    turns_dropped: Annotated[int, Field(ge=0, description="oldest turns that did not fit")]
+    """A reply and the turns and words behind it."""
+
+    target: Annotated[RankedReply, Field(description="the reply that is explained")]
+    turns: Annotated[list[TurnWeights], Field(description="the turns that the model read, oldest first")]
+    turns_dropped: Annotated[int, Field(ge=0, description="number of oldest turns that did not fit")]
 
 
 class ExplainTimings(WireModel):
-    """Milliseconds: waiting for other explanations, and the work of this one."""
+    """Milliseconds that the request waited for other explanations, and that its own took."""
 
     queue: float
     explain: float
 
 
 class ExplainResponse(WireModel):
-    """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
+    """Results in the order of the inputs. An input that failed has an error, and does not affect the rest."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN_SENTIMENT_RESPONSE]})
 
     model: str
     version: str
@@ -260,17 +241,21 @@ class ExplainResponse(WireModel):
 
 
 class ExplainIntentResponse(WireModel):
-    """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
+    """Results in the order of the inputs. An input that failed has an error, and does not affect the rest."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN_INTENT_RESPONSE]})
 
     model: str
     version: str
     results: list[ExplainIntentResult | FailedItem]
-    label_set: Annotated[str, Field(description="the label set that was asked")]
+    label_set: Annotated[str, Field(description="name of the label set")]
     timings_ms: ExplainTimings
 
 
 class ExplainRepliesResponse(WireModel):
-    """One result: there is one dialogue and one reply."""
+    """A single result, because a request has one dialogue and one reply."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN_REPLIES_RESPONSE]})
 
     model: str
     version: str

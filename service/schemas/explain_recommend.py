@@ -1,112 +1,93 @@
-"""The wire of explained recommendations; their limits are those of `schemas_explain` and `schemas_recommend`."""
+"""Schemas of `/v1/explain/recommend`, whose limits are those of explanations and of recommendations."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Field
 
 from models.explain.methods import HistoryMethod
+from service.schemas import explanation_examples as examples
 from service.schemas.explain import ExplainTimings
 from service.schemas.recommend import MAX_USERS, User
-from service.schemas.wire import LIST, MAX_ID_CHARS, OBJECT, FailedItem, WireModel
+from service.schemas.wire import MAX_ID_CHARS, FailedItem, WireModel, one_or_many
 
 
 class ExplainedUser(User):
-    """A user as for `/v1/recommend`; `top_k` and `newcomers` do not matter here."""
+    """A user as for `/v1/recommend`. `top_k` and `min_new_items` have no effect here."""
 
     target: Annotated[
         str | None,
         Field(
             min_length=1,
             max_length=MAX_ID_CHARS,
-            description="item_id of the item to explain, of a candidate where there are any, whatever the filter; "
-            "the one that is ranked first if not given",
+            description="item_id of the item to explain, whatever the filter; a candidate, if there are any. "
+            "By default, the item that is ranked first",
         ),
     ] = None
 
 
-def _branch(value: Any) -> str | None:
-    return LIST if isinstance(value, list) else OBJECT if isinstance(value, dict | ExplainedUser) else None
-
-
 class ExplainRecommendRequest(WireModel):
-    """One user, or a list of at most 16 of them; one user may come several times, with several targets."""
+    """A user, or a list of at most 16 users. A user may come several times, with different targets."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "inputs": {
-                        "history": [
-                            {"item_id": "85123A", "event": "purchase", "at": "2011-11-03T10:00:00Z"},
-                            {"text": "Regency cakestand 3 tier", "event": "view", "at": "2011-11-04T09:30:00Z"},
-                        ],
-                        "target": "22138",
-                    },
-                    "method": "auto",
-                },
-                {"inputs": [{"history": [{"item_id": "22423", "event": "purchase"}], "filter": {"price": {"lt": 5}}}]},
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN_RECOMMEND_REQUEST]})
 
     inputs: Annotated[
-        Annotated[ExplainedUser, Tag(OBJECT)]
-        | Annotated[list[ExplainedUser], Field(min_length=1, max_length=MAX_USERS), Tag(LIST)],
-        Discriminator(
-            _branch,
-            custom_error_type="input_type",
-            custom_error_message="Input should be an object with a history, or a list of them",
-        ),
+        ExplainedUser | list[ExplainedUser], one_or_many(ExplainedUser, "an object with a history", MAX_USERS)
     ]
     method: Annotated[
         Literal["auto", HistoryMethod],
         Field(
-            description="how the items of the history are weighed; auto is the one measured to be best for its time, "
-            "attention sums the weights of which `because` shows the largest"
+            description="attribution method; auto is the best one for its time in measurements. "
+            "attention sums the weights whose largest are the `reasons` of a recommendation"
         ),
     ] = "auto"
 
 
 class ExplainedItem(WireModel):
-    item_id: Annotated[str | None, Field(description="null of a candidate that came as a text alone")]
-    candidate_index: Annotated[int | None, Field(description="place among the candidates; null without any")]
+    """The item whose score is explained."""
+
+    item_id: Annotated[str | None, Field(description="null for a candidate that is a text alone")]
+    candidate_index: Annotated[int | None, Field(description="index among the candidates; null without candidates")]
     text: str
-    score: Annotated[float, Field(ge=0, le=1, description="calibrated: how likely it is to be in the next purchase")]
+    score: Annotated[float, Field(ge=0, le=1, description="calibrated probability of the item in the next purchase")]
 
 
 class HistoryItemWeight(WireModel):
-    """All events of one item: they are weighed together."""
+    """The attribution of an item of the history, for all its events together."""
 
-    history_indexes: Annotated[list[int], Field(min_length=1, description="places in the history as it was sent")]
-    item_id: Annotated[str | None, Field(description="null of an event that came as a text alone")]
+    history_indexes: Annotated[list[int], Field(min_length=1, description="indexes of its events in the history")]
+    item_id: Annotated[str | None, Field(description="null for an event with a text alone")]
     text: str
     weight: Annotated[
         float,
         Field(
-            description="positive speaks for the target, negative against it: points of its score; by attention the "
-            "item's part of what the history adds to it, negative of what was disliked"
+            description="effect on the score of the target, negative if it speaks against it. With attention, "
+            "the item's share of what the history adds to the score, negative for a disliked item"
         ),
     ]
 
 
 class ExplainRecommendResult(WireModel):
-    target: Annotated[ExplainedItem, Field(description="the item that weights speak for or against")]
+    """An item and the items of the history behind its score."""
+
+    target: Annotated[ExplainedItem, Field(description="the item that is explained")]
     method: str
     history: Annotated[
-        list[HistoryItemWeight], Field(description="each item that was read, the one first done with first")
+        list[HistoryItemWeight], Field(description="the items that the model read, in the order of their first events")
     ]
     catalogue: str
-    history_used: Annotated[int, Field(ge=0, description="events that the model read")]
-    history_dropped: Annotated[int, Field(ge=0, description="oldest events that were not read")]
-    history_skipped: Annotated[int, Field(ge=0, description="events whose item is unknown")]
-    truncated: Annotated[bool, Field(description="whether a text sent along was longer than the model reads")]
+    history_used: Annotated[int, Field(ge=0, description="number of events that the model read")]
+    history_dropped: Annotated[int, Field(ge=0, description="number of oldest events that the model did not read")]
+    history_skipped: Annotated[int, Field(ge=0, description="number of events with an unknown item")]
+    truncated: Annotated[bool, Field(description="whether a text in the request was longer than the model reads")]
     id: str | None
 
 
 class ExplainRecommendResponse(WireModel):
-    """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
+    """Results in the order of the inputs. An input that failed has an error, and does not affect the rest."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN_RECOMMEND_RESPONSE]})
 
     model: str
     version: str

@@ -1,27 +1,25 @@
-"""The wire of intents and replies: what callers ask and get, and every limit of it. As `schemas` in all else."""
+"""Schemas of `/v1/intent` and `/v1/replies`, and their limits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from service.schemas import examples
 from service.schemas.wire import (
-    LIST,
     MAX_ID_CHARS,
     MAX_INPUTS,
     MAX_NAME_CHARS,
     MAX_TEXT_CHARS,
     MAX_TOP_K,
-    OBJECT,
     READABLE,
-    TEXT,
     FailedItem,
-    Text,
     Timings,
     WireModel,
+    one_or_many,
 )
 
 MAX_TURNS = 256
@@ -32,24 +30,28 @@ Reply = Annotated[str, Field(max_length=MAX_REPLY_CHARS), READABLE]
 
 
 class DialogueTurn(WireModel):
+    """A turn of a dialogue between a customer and an agent."""
+
     speaker: Literal["customer", "agent"]
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS), READABLE]
 
 
 class IntentItem(WireModel):
-    """Either a text or turns."""
+    """A text or the turns of a dialogue, never both."""
 
-    text: Annotated[str | None, Field(max_length=MAX_TEXT_CHARS, description="what a customer says")] = None
+    text: Annotated[str | None, Field(max_length=MAX_TEXT_CHARS, description="message of a customer")] = None
     turns: Annotated[
         list[DialogueTurn] | None,
         Field(
-            min_length=1, max_length=MAX_TURNS, description="a dialogue, oldest first; its newest customer turn counts"
+            min_length=1,
+            max_length=MAX_TURNS,
+            description="dialogue, oldest turn first; its newest customer turn is classified",
         ),
     ] = None
     id: Annotated[str | None, Field(max_length=MAX_ID_CHARS, description="comes back with the result")] = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> IntentItem:
+    def _text_or_turns(self) -> IntentItem:
         if (self.text is None) == (self.turns is None):
             raise PydanticCustomError("input_type", "Input should have either a text or turns")
         if self.turns is not None and all(turn.speaker != "customer" for turn in self.turns):
@@ -57,160 +59,116 @@ class IntentItem(WireModel):
         return self
 
 
-def _intent_branch(value: Any) -> str | None:
-    return TEXT if isinstance(value, str) else OBJECT if isinstance(value, dict | IntentItem) else None
-
-
-def _intents_branch(value: Any) -> str | None:
-    return LIST if isinstance(value, list) else _intent_branch(value)
-
-
-_IntentObject = Annotated[IntentItem, Tag(OBJECT)]
-_IntentItem = Annotated[
-    Text | _IntentObject,
-    Discriminator(
-        _intent_branch,
-        custom_error_type="input_type",
-        custom_error_message="Input should be a string or an object with a text or turns",
-    ),
-]
-_IntentList = Annotated[list[_IntentItem], Field(min_length=1, max_length=MAX_INPUTS), Tag(LIST)]
-
 IntentInputs = Annotated[
-    Text | _IntentObject | _IntentList,
-    Discriminator(
-        _intents_branch,
-        custom_error_type="input_type",
-        custom_error_message="Input should be a string, an object with a text or turns, or a list of either",
-    ),
+    str | IntentItem | list[str | IntentItem],
+    one_or_many(IntentItem, "an object with a text or turns", MAX_INPUTS, or_text=True),
 ]
 
 
 class IntentRequest(WireModel):
-    """One text or dialogue, or a list of them. Of a key that is given twice the last value counts."""
+    """A text or dialogue, or a list of them. If a key comes twice, its last value counts."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "inputs": [
-                        "where is my card?",
-                        {
-                            "id": "c-9",
-                            "turns": [
-                                {"speaker": "customer", "text": "I lost a card"},
-                                {"speaker": "agent", "text": "Which one?"},
-                                {"speaker": "customer", "text": "the blue one"},
-                            ],
-                        },
-                    ],
-                    "label_set": "banking77",
-                    "top_k": 3,
-                    "threshold": None,
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.INTENT_REQUEST]})
 
     inputs: IntentInputs
     label_set: Annotated[
-        str | None, Field(max_length=MAX_NAME_CHARS, description="which intents; HEED_LABEL_SET if not given")
+        str | None, Field(max_length=MAX_NAME_CHARS, description="name of a label set; HEED_LABEL_SET by default")
     ] = None
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="intents in the ranking")] = 3
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="number of intents in the ranking")] = 3
     threshold: Annotated[
-        float | None, Field(ge=0, le=1, description="out of scope above this score; that of the intents if not given")
+        float | None,
+        Field(ge=0, le=1, description="out of scope above this score; default: the label set's threshold"),
     ] = None
-    truncate: Annotated[bool, Field(description="shorten over-long texts and say so; false refuses them")] = True
+    truncate: Annotated[bool, Field(description="shorten a long text and mark its result; false refuses it")] = True
 
 
 class RankedIntent(WireModel):
+    """An intent and its calibrated probability."""
+
     intent: str
     confidence: float
 
 
 class IntentResult(WireModel):
+    """The intent of a text or dialogue."""
+
     intent: Annotated[str | None, Field(description="null when out of scope")]
-    confidence: Annotated[float, Field(ge=0, le=1, description="calibrated, of the first of the ranking")]
+    confidence: Annotated[float, Field(ge=0, le=1, description="calibrated probability of the first intent")]
     out_of_scope: bool
     out_of_scope_score: Annotated[
-        float, Field(ge=0, le=1, description="share of texts that do belong which look more like it than this one")
+        float, Field(ge=0, le=1, description="share of in-scope texts that fit the label set better than this text")
     ]
     ranking: list[RankedIntent]
-    turns_used: Annotated[int, Field(ge=1, description="turns that the model read")]
-    turns_dropped: Annotated[int, Field(ge=0, description="oldest turns that did not fit")]
-    tokens: Annotated[int, Field(ge=0, description="tokens that the model read")]
+    turns_used: Annotated[int, Field(ge=1, description="number of turns that the model read")]
+    turns_dropped: Annotated[int, Field(ge=0, description="number of oldest turns that did not fit")]
+    tokens: Annotated[int, Field(ge=0, description="number of tokens that the model read")]
     truncated: Annotated[bool, Field(description="whether the newest turn was longer than the model reads")]
     id: str | None
 
 
 class RepliesRequest(WireModel):
-    """A dialogue, with candidates of its own or the name of a reply set."""
+    """A dialogue, with candidates or the name of a reply set."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "turns": [{"speaker": "customer", "text": "I need a hotel in the north"}],
-                    "candidates": ["What is your name?", "What is your price range?", "Goodbye!"],
-                    "top_k": 2,
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.REPLIES_REQUEST]})
 
     turns: Annotated[list[DialogueTurn], Field(min_length=1, max_length=MAX_TURNS, description="oldest first")]
     candidates: Annotated[list[Reply] | None, Field(min_length=1, max_length=MAX_CANDIDATES)] = None
-    reply_set: Annotated[str | None, Field(max_length=MAX_NAME_CHARS, description="name of a registered set")] = None
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="replies to return")] = 5
+    reply_set: Annotated[str | None, Field(max_length=MAX_NAME_CHARS, description="name of a reply set")] = None
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="number of replies to return")] = 5
     threshold: Annotated[
-        float | None, Field(ge=0, le=1, description="no good reply under this score; the model's own if not given")
+        float | None,
+        Field(ge=0, le=1, description="no good reply below this score; default: the model's threshold"),
     ] = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> RepliesRequest:
-        refuse_unlike_a_dialogue(self.turns, self.candidates, self.reply_set)
+    def _candidates_or_set(self) -> RepliesRequest:
+        check_dialogue(self.turns, self.candidates, self.reply_set)
         return self
 
 
-def refuse_unlike_a_dialogue(
-    turns: Sequence[DialogueTurn], candidates: Sequence[str] | None, reply_set: str | None
-) -> None:
-    """A dialogue has a customer, and either different candidates or a set."""
+def check_dialogue(turns: Sequence[DialogueTurn], candidates: Sequence[str] | None, reply_set: str | None) -> None:
+    """Raise an error unless there is a customer's turn, and either distinct candidates or a reply set."""
     if (candidates is None) == (reply_set is None):
         raise PydanticCustomError("input_type", "Input should have either candidates or a reply_set")
     if all(turn.speaker != "customer" for turn in turns):
         raise PydanticCustomError("no_customer", "Input should have a turn of the customer")
-    places: dict[str, int] = {}
-    for number, text in enumerate(candidates or ()):
-        if (first := places.setdefault(text, number)) != number:
+    first_indexes: dict[str, int] = {}
+    for index, text in enumerate(candidates or ()):
+        if (first := first_indexes.setdefault(text, index)) != index:
             raise PydanticCustomError(
-                "duplicate", "Candidates {first} and {second} are the same", {"first": first, "second": number}
+                "duplicate", "Candidates {first} and {second} are the same", {"first": first, "second": index}
             )
 
 
 class RankedReply(WireModel):
-    index: Annotated[int, Field(ge=0, description="place among the candidates, or in the set")]
+    """A reply, with the probability that an agent gives it rather than another reply."""
+
+    index: Annotated[int, Field(ge=0, description="index among the candidates or in the reply set")]
     text: str
     score: Annotated[float, Field(ge=0, le=1)]
 
 
 class IntentResponse(WireModel):
-    """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
+    """Results in the order of the inputs. An input that failed has an error, and does not affect the rest."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.INTENT_RESPONSE]})
 
     model: str
     version: str
     results: list[IntentResult | FailedItem]
-    label_set: Annotated[str, Field(description="the label set that was asked")]
+    label_set: Annotated[str, Field(description="name of the label set")]
     timings_ms: Timings
 
 
 class RepliesResponse(WireModel):
-    """The best reply first."""
+    """Replies with their scores, best first."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.REPLIES_RESPONSE]})
 
     model: str
     version: str
     results: list[RankedReply]
-    no_good_reply: bool
+    no_good_reply: Annotated[bool, Field(description="true if the best score is below the threshold")]
     turns_used: int
     turns_dropped: int
     truncated: bool

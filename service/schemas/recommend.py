@@ -1,8 +1,8 @@
-"""The wire of `/v1/recommend`: users with their histories in, ranked items out, and every limit of both.
+"""Schemas of `/v1/recommend`: users with histories, ranked items, and their limits.
 
-Events and candidates come by the thousand, so they are checked dictionaries and no objects, and candidates that are ids
-alone are just these. What must fit together (a rating and its value, times and their order) is looked at further in,
-and comes back as that user's `error`.
+A request has thousands of events and candidates, so they are validated dictionaries and no objects. Candidates with
+ids alone stay a list of strings. Rules between values, such as a rating and its value, hold per user.
+A user who breaks them gets an `error`.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Annotated, Any, Literal, NotRequired, overload
 
 import msgspec
 import orjson
-from pydantic import ConfigDict, Discriminator, Field, GetPydanticSchema, Tag, WrapValidator, with_config
+from pydantic import ConfigDict, Field, GetPydanticSchema, WrapValidator, with_config
 from typing_extensions import TypedDict
 
+from service.schemas import examples
 from service.schemas.wire import (
-    LIST,
     MAX_ID_CHARS,
     MAX_NAME_CHARS,
     MAX_TEXT_CHARS,
     MAX_TOP_K,
-    OBJECT,
     FailedItem,
     Timings,
     WireModel,
+    one_or_many,
 )
 
 MAX_USERS = 64
@@ -37,10 +37,10 @@ TIME = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9
 
 _CHECKED = ConfigDict(extra="forbid", strict=True)
 
-_ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, description="of the catalogue, or of your own")]
+_ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, description="id, in the catalogue or not")]
 _ItemText = Annotated[
     str,
-    Field(max_length=MAX_TEXT_CHARS, description="read where the catalogue has no item of this id, English or Chinese"),
+    Field(max_length=MAX_TEXT_CHARS, description="English or Chinese text, read if the catalogue does not have the id"),
 ]
 
 
@@ -54,7 +54,7 @@ class Candidate(TypedDict):
 
 @with_config(_CHECKED)
 class HistoryEvent(TypedDict):
-    """What a user did with an item: an item_id, a text, or both."""
+    """An action of a user on an item, which has an item_id, a text, or both."""
 
     item_id: NotRequired[_ItemId]
     text: NotRequired[_ItemText]
@@ -63,7 +63,7 @@ class HistoryEvent(TypedDict):
         Field(
             min_length=1,
             max_length=MAX_EVENT_CHARS,
-            description="view, click, cart, purchase, like, dislike or rating; any other name counts as some interest",
+            description="view, click, cart, purchase, like, dislike or rating; another name counts as some interest",
         ),
     ]
     value: NotRequired[
@@ -73,7 +73,7 @@ class HistoryEvent(TypedDict):
                 ge=0,
                 le=MAX_RATING,
                 allow_inf_nan=False,
-                description="of a rating, which needs it: up to 5, and a dislike below 3",
+                description="value of a rating, required there and not allowed elsewhere; below 3 it is a dislike",
             ),
         ]
     ]
@@ -82,7 +82,7 @@ class HistoryEvent(TypedDict):
             str,
             Field(
                 pattern=TIME,
-                description="RFC 3339; given for all events or for none, which then are taken oldest first",
+                description="time by RFC 3339, on all events or on none; events without times are oldest first",
                 json_schema_extra={"format": "date-time"},
             ),
         ]
@@ -90,7 +90,7 @@ class HistoryEvent(TypedDict):
 
 
 class CandidateIds(Sequence[Candidate]):
-    """Candidates that have an id and nothing else."""
+    """Candidates that have only an id."""
 
     def __init__(self, ids: list[str]) -> None:
         self.ids = ids
@@ -99,99 +99,78 @@ class CandidateIds(Sequence[Candidate]):
         return len(self.ids)
 
     @overload
-    def __getitem__(self, place: int) -> Candidate: ...
+    def __getitem__(self, index: int) -> Candidate: ...
     @overload
-    def __getitem__(self, place: slice) -> CandidateIds: ...
-    def __getitem__(self, place: int | slice) -> Candidate | CandidateIds:
-        return CandidateIds(self.ids[place]) if isinstance(place, slice) else {"item_id": self.ids[place]}
+    def __getitem__(self, index: slice) -> CandidateIds: ...
+    def __getitem__(self, index: int | slice) -> Candidate | CandidateIds:
+        return CandidateIds(self.ids[index]) if isinstance(index, slice) else {"item_id": self.ids[index]}
 
 
-def _candidates(given: Any, check: Callable[[Any], Any]) -> Any:
-    return given if isinstance(given, CandidateIds) else check(given)
+def _validate_candidates(value: Any, validate: Callable[[Any], Any]) -> Any:
+    """Accept `CandidateIds` as they are, because `fast_parser` has validated them."""
+    return value if isinstance(value, CandidateIds) else validate(value)
 
 
 class User(WireModel):
+    """A user's history, and the items to rank."""
+
     history: Annotated[
-        list[HistoryEvent], Field(max_length=MAX_EVENTS, description="the newest 256 are read; empty: what is popular")
+        list[HistoryEvent],
+        Field(
+            max_length=MAX_EVENTS,
+            description="the model reads the newest 256 events; without events, popular items come first",
+        ),
     ]
     candidates: Annotated[
         Sequence[Candidate] | None,
-        GetPydanticSchema(lambda _, schema_of: schema_of(list[Candidate] | None)),
-        Field(min_length=1, max_length=MAX_RANKED_CANDIDATES, description="the whole catalogue if not given"),
-        WrapValidator(_candidates),
+        GetPydanticSchema(lambda _, handler: handler(list[Candidate] | None)),
+        Field(
+            min_length=1, max_length=MAX_RANKED_CANDIDATES, description="items to rank; default: the whole catalogue"
+        ),
+        WrapValidator(_validate_candidates),
     ] = None
     catalogue: Annotated[
         str | None,
-        Field(max_length=MAX_NAME_CHARS, description="where ids are looked up; the model's own if not given"),
+        Field(max_length=MAX_NAME_CHARS, description="name of the catalogue with the ids; the model's own by default"),
     ] = None
-    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="items to return")] = 10
+    top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="number of items to return")] = 10
     min_new_items: Annotated[
         int,
         Field(
             ge=0,
             le=MAX_TOP_K,
-            description="of the items to return, at least so many, where there are such, that are new to the user and "
-            "came to the catalogue after the model was trained",
+            description="minimum number of cold items among the items to return, if there are as many. A cold item "
+            "is new to the user and came to the catalogue after training",
         ),
     ] = 0
-    exclude_history: Annotated[bool, Field(description="leave out every item of the history")] = False
+    exclude_history: Annotated[bool, Field(description="leave out the items of the history")] = False
     filter: Annotated[
         dict[str, Any] | None,
         Field(description='conditions on attributes, such as {"price": {"lt": 5}, "colour": "red"}; all must hold'),
     ] = None
     on_unknown: Annotated[
         Literal["error", "skip"],
-        Field(description="of an id that the catalogue lacks and that comes without a text"),
+        Field(description="for an id without a text that the catalogue does not have"),
     ] = "error"
     id: Annotated[str | None, Field(max_length=MAX_ID_CHARS, description="comes back with the result")] = None
 
 
-def _branch(value: Any) -> str | None:
-    return LIST if isinstance(value, list) else OBJECT if isinstance(value, dict | User) else None
-
-
 class RecommendRequest(WireModel):
-    """One user, or a list of them. Of a key that is given twice the last value counts."""
+    """A user, or a list of users. If a key comes twice, its last value counts."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "inputs": [
-                        {
-                            "id": "u-17",
-                            "history": [
-                                {"item_id": "85123A", "event": "purchase", "at": "2011-11-03T10:00:00Z"},
-                                {"text": "Regency cakestand 3 tier", "event": "view", "at": "2011-11-04T09:30:00Z"},
-                            ],
-                            "candidates": [{"item_id": "22138"}, {"text": "Baking set 9 piece retrospot"}],
-                            "top_k": 2,
-                        },
-                        {"history": [{"item_id": "22423", "event": "purchase"}], "filter": {"price": {"lt": 5}}},
-                    ],
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.RECOMMEND_REQUEST, examples.CANDIDATES_REQUEST]})
 
-    inputs: Annotated[
-        Annotated[User, Tag(OBJECT)] | Annotated[list[User], Field(min_length=1, max_length=MAX_USERS), Tag(LIST)],
-        Discriminator(
-            _branch,
-            custom_error_type="input_type",
-            custom_error_message="Input should be an object with a history, or a list of them",
-        ),
-    ]
+    inputs: Annotated[User | list[User], one_or_many(User, "an object with a history", MAX_USERS)]
 
 
-class _Named(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+class _IdCandidate(msgspec.Struct, forbid_unknown_fields=True, gc=False):
     item_id: Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_ID_CHARS)]
 
 
-_NAMED = Annotated[list[_Named], msgspec.Meta(min_length=1, max_length=MAX_RANKED_CANDIDATES)]
+_ID_CANDIDATES = Annotated[list[_IdCandidate], msgspec.Meta(min_length=1, max_length=MAX_RANKED_CANDIDATES)]
 _PLAIN_USER = msgspec.defstruct(
     "_PlainUser",
-    [(name, _NAMED | None if name == "candidates" else Any, msgspec.UNSET) for name in User.model_fields],
+    [(name, _ID_CANDIDATES | None if name == "candidates" else Any, msgspec.UNSET) for name in User.model_fields],
     forbid_unknown_fields=True,
 )
 _PLAIN = msgspec.json.Decoder(
@@ -200,59 +179,67 @@ _PLAIN = msgspec.json.Decoder(
 
 
 def fast_parser(body: bytes) -> RecommendRequest:
-    """Raises ValueError, without a word that would help a caller, for a body that is no such request.
+    """Return the request; raise ValueError, with a message that helps no caller, for a wrong body.
 
-    Of candidates that are ids alone no object is kept, and no dictionary made; other small objects are checked by the
-    thousand faster once they are Python's own.
+    Candidates with ids alone become `CandidateIds`, without an object or a dictionary for each. For other small
+    objects, pydantic validates Python objects faster than JSON.
     """
     with suppress(ValueError, RecursionError):
         plain: Any = _PLAIN.decode(body)
-        many = isinstance(plain.inputs, list)
-        users = [_user(one) for one in (plain.inputs if many else [plain.inputs])]
-        return RecommendRequest.model_validate({"inputs": users if many else users[0]})
+        is_list = isinstance(plain.inputs, list)
+        users = [_user_fields(user) for user in (plain.inputs if is_list else [plain.inputs])]
+        return RecommendRequest.model_validate({"inputs": users if is_list else users[0]})
     return RecommendRequest.model_validate(orjson.loads(body))
 
 
-def _user(plain: Any) -> dict[str, Any]:
-    given = {name: value for name, value in msgspec.structs.asdict(plain).items() if value is not msgspec.UNSET}
-    if given.get("candidates"):
-        given["candidates"] = CandidateIds([one.item_id for one in given["candidates"]])
-    return given
+def _user_fields(plain: Any) -> dict[str, Any]:
+    fields = {name: value for name, value in msgspec.structs.asdict(plain).items() if value is not msgspec.UNSET}
+    if fields.get("candidates"):
+        fields["candidates"] = CandidateIds([candidate.item_id for candidate in fields["candidates"]])
+    return fields
 
 
 class Reason(WireModel):
-    history_index: Annotated[int, Field(ge=0, description="place in the history as it was sent")]
+    """An event that a recommendation rests on."""
+
+    history_index: Annotated[int, Field(ge=0, description="index in the history of the request")]
     weight: Annotated[
-        float, Field(ge=0, le=1, description="what this event adds to the score, as a part of what all of them add")
+        float, Field(ge=0, le=1, description="the event's share of what the whole history adds to the score")
     ]
 
 
 class RecommendedItem(WireModel):
+    """A recommended item, with its score and reasons."""
+
     rank: Annotated[int, Field(ge=1)]
-    item_id: Annotated[str | None, Field(description="null of a candidate that came as a text alone")]
-    candidate_index: Annotated[int | None, Field(description="place among the candidates; null without any")]
+    item_id: Annotated[str | None, Field(description="null for a candidate that is a text alone")]
+    candidate_index: Annotated[int | None, Field(description="index among the candidates; null without candidates")]
     text: str
-    score: Annotated[float, Field(ge=0, le=1, description="calibrated: how likely it is to be in the next purchase")]
-    reasons: Annotated[list[Reason], Field(max_length=3, description="the events it leans on most, the first the most")]
+    score: Annotated[float, Field(ge=0, le=1, description="calibrated probability of the item in the next purchase")]
+    reasons: Annotated[list[Reason], Field(max_length=3, description="events behind the score, strongest first")]
 
 
 class RecommendResult(WireModel):
-    items: Annotated[list[RecommendedItem], Field(description="the best first")]
+    """The ranked items for a user."""
+
+    items: Annotated[list[RecommendedItem], Field(description="best item first")]
     catalogue: str
     cold_start: Annotated[
-        bool, Field(description="no history, so that items are by popularity, and scores are shares of all purchases")
+        bool, Field(description="true without a history: popularity ranks items, and scores are shares of purchases")
     ]
-    history_used: Annotated[int, Field(ge=0, description="events that the model read")]
-    history_dropped: Annotated[int, Field(ge=0, description="oldest events that were not read")]
-    history_skipped: Annotated[int, Field(ge=0, description="events whose item is unknown")]
-    candidates_skipped: Annotated[int, Field(ge=0, description="candidates that are unknown")]
-    candidates_repeated: Annotated[int, Field(ge=0, description="candidates that were there before, ranked once")]
-    truncated: Annotated[bool, Field(description="whether a text sent along was longer than the model reads")]
+    history_used: Annotated[int, Field(ge=0, description="number of events that the model read")]
+    history_dropped: Annotated[int, Field(ge=0, description="number of oldest events that the model did not read")]
+    history_skipped: Annotated[int, Field(ge=0, description="number of events with an unknown item")]
+    candidates_skipped: Annotated[int, Field(ge=0, description="number of unknown candidates")]
+    candidates_repeated: Annotated[int, Field(ge=0, description="number of repeated candidates, which are ranked once")]
+    truncated: Annotated[bool, Field(description="whether a text in the request was longer than the model reads")]
     id: str | None
 
 
 class RecommendResponse(WireModel):
-    """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
+    """Results in the order of the inputs. An input that failed has an error, and does not affect the rest."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.RECOMMEND_RESPONSE]})
 
     model: str
     version: str

@@ -1,98 +1,67 @@
-"""The wire of /v1/sentiment."""
+"""Schemas of `/v1/sentiment`."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag
+from pydantic import ConfigDict, Field
 
+from service.schemas import examples
 from service.schemas.wire import (
-    LIST,
     MAX_ENTITY_CHARS,
     MAX_ID_CHARS,
     MAX_INPUTS,
     MAX_TEXT_CHARS,
-    OBJECT,
-    TEXT,
     FailedItem,
-    Text,
     Timings,
     WireModel,
+    one_or_many,
 )
 
 Label = Literal["negative", "neutral", "positive"]
 
 
 class SentimentItem(WireModel):
-    text: Annotated[str, Field(max_length=MAX_TEXT_CHARS, description="the text, English or Chinese")]
+    """A text, with an entity for the sentiment towards it."""
+
+    text: Annotated[str, Field(max_length=MAX_TEXT_CHARS, description="English or Chinese text")]
     entity: Annotated[
         str | None,
-        Field(max_length=MAX_ENTITY_CHARS, description="ask for the sentiment towards this company or thing"),
+        Field(max_length=MAX_ENTITY_CHARS, description="company or thing: the answer is the sentiment towards it"),
     ] = None
     id: Annotated[str | None, Field(max_length=MAX_ID_CHARS, description="comes back with the result")] = None
 
 
-def _item_branch(value: Any) -> str | None:
-    return TEXT if isinstance(value, str) else OBJECT if isinstance(value, dict | SentimentItem) else None
-
-
-def _branch(value: Any) -> str | None:
-    return LIST if isinstance(value, list) else _item_branch(value)
-
-
-_Object = Annotated[SentimentItem, Tag(OBJECT)]
-_Item = Annotated[
-    Text | _Object,
-    Discriminator(
-        _item_branch,
-        custom_error_type="input_type",
-        custom_error_message="Input should be a string or an object with a text",
-    ),
-]
-_List = Annotated[list[_Item], Field(min_length=1, max_length=MAX_INPUTS), Tag(LIST)]
-
 SentimentInputs = Annotated[
-    Text | _Object | _List,
-    Discriminator(
-        _branch,
-        custom_error_type="input_type",
-        custom_error_message="Input should be a string, an object with a text, or a list of either",
-    ),
+    str | SentimentItem | list[str | SentimentItem],
+    one_or_many(SentimentItem, "an object with a text", MAX_INPUTS, or_text=True),
 ]
 
 
 class SentimentRequest(WireModel):
-    """One text, or a list of them. Of a key that is given twice the last value counts."""
+    """A text, or a list of texts. If a key comes twice, its last value counts."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "inputs": [
-                        "Shares of Acme plunge after profit warning",
-                        {"text": "A beats B", "entity": "A", "id": "n-17"},
-                    ],
-                    "truncate": True,
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.SENTIMENT_REQUEST]})
 
     inputs: SentimentInputs
-    truncate: Annotated[bool, Field(description="shorten over-long texts and say so; false refuses them")] = True
+    truncate: Annotated[bool, Field(description="shorten a long text and mark its result; false refuses it")] = True
 
 
 class SentimentResult(WireModel):
+    """The sentiment of a text."""
+
     label: Label
     scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
     polarity: Annotated[float, Field(ge=-1, le=1, description="P(positive) - P(negative)")]
-    tokens: Annotated[int, Field(ge=0, description="tokens that the model read")]
+    tokens: Annotated[int, Field(ge=0, description="number of tokens that the model read")]
     truncated: Annotated[bool, Field(description="whether the text was longer than the model reads")]
     id: str | None
 
 
 class SentimentResponse(WireModel):
-    """Results are in the order of the inputs; one that failed carries an error, its neighbours are unharmed."""
+    """Results in the order of the inputs. An input that failed has an error, and does not affect the rest."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.SENTIMENT_RESPONSE]})
 
     model: str
     version: str

@@ -1,31 +1,36 @@
-"""The wire: what callers send and get, and every limit of it.
+"""Shared parts of the wire: limits, inputs that are one item or a list, item errors and problems.
 
-Shapes are strict (no coercion, no unknown field) and bounded. This knows nothing of models or of HTTP; what a text
-means, and whether one of many texts can be answered, is decided further in and comes back as that item's `error`.
+Schemas are strict (no coercion, no unknown field) and bounded. They know neither models nor HTTP.
+A text that no model can answer is no fault of the schema: it comes back as the `error` of its item.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetPydanticSchema
+from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core.core_schema import list_schema, tagged_union_schema
 
 from models.text.language import has_text
+from service.schemas import examples
 
 MAX_INPUTS = 256
-MAX_TEXT_CHARS = 2_000_000  # above the body limit on purpose: over-long texts are truncated, not refused
+MAX_TEXT_CHARS = 2_000_000  # above the body limit, so that long texts are truncated and not refused
 MAX_ENTITY_CHARS = 1_000
 MAX_ID_CHARS = 256
 MAX_NAME_CHARS = 128
 MAX_TOP_K = 100
 
-# Branch names of unions. pydantic puts them into the location of an error; `bodies` takes them out again.
+# Names of union branches. Pydantic puts them into the location of an error, and `service.http.body` removes them.
 TEXT, OBJECT, LIST = "(text)", "(object)", "(list)"
 UNION_TAGS = frozenset({TEXT, OBJECT, LIST})
 
 
 class WireModel(BaseModel):
+    """The base of all schemas: immutable, strict, without unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
@@ -36,13 +41,44 @@ def _readable(text: str) -> str:
 
 
 READABLE = AfterValidator(_readable)
+Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
 
 
-# Chosen by a function and not tried in turn, so that a wrong input gives one error that says what is expected.
-Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS), Tag(TEXT)]
+def one_or_many(item: type[WireModel], noun: str, max_items: int, *, or_text: bool = False) -> GetPydanticSchema:
+    """Return the annotation of inputs that are an item or a list of items.
+
+    With `or_text`, each item may also be a string. The type of the value chooses the branch, so that a wrong input
+    gets one error. That error calls the item by `noun`.
+    """
+
+    def item_branch(value: Any) -> str | None:
+        if or_text and isinstance(value, str):
+            return TEXT
+        return OBJECT if isinstance(value, dict | item) else None
+
+    def branch(value: Any) -> str | None:
+        return LIST if isinstance(value, list) else item_branch(value)
+
+    def build(_: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices: dict[Any, CoreSchema] = {TEXT: handler.generate_schema(Text)} if or_text else {}
+        choices[OBJECT] = handler.generate_schema(item)
+        items = _choose(item_branch, choices, f"a string or {noun}") if or_text else choices[OBJECT]
+        many = list_schema(items, min_length=1, max_length=max_items)
+        expected = f"a string, {noun}, or a list of either" if or_text else f"{noun}, or a list of them"
+        return _choose(branch, choices | {LIST: many}, expected)
+
+    return GetPydanticSchema(build)
+
+
+def _choose(branch: Callable[[Any], str | None], choices: dict[Any, CoreSchema], expected: str) -> CoreSchema:
+    return tagged_union_schema(
+        choices, branch, custom_error_type="input_type", custom_error_message=f"Input should be {expected}"
+    )
 
 
 class ItemError(WireModel):
+    """The problem of one input. Branch on `code`; the sentences may change."""
+
     status: int
     code: str
     title: str
@@ -50,12 +86,16 @@ class ItemError(WireModel):
 
 
 class FailedItem(WireModel):
+    """The result of an input that has no answer."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.FAILED_ITEM]})
+
     error: ItemError
     id: str | None
 
 
 class Timings(WireModel):
-    """Milliseconds. Queue and infer are those of the text that was answered last, so that the three add up."""
+    """Milliseconds. `queue` and `infer` are those of the text that finished last, so the three add up."""
 
     tokenize: float
     queue: float
@@ -63,7 +103,9 @@ class Timings(WireModel):
 
 
 class ProblemBody(WireModel):
-    """RFC 9457. Branch on `code`; the sentences may change."""
+    """A problem (RFC 9457). Branch on `code`; the sentences may change."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [examples.PROBLEM]})
 
     type: str
     title: str
@@ -71,4 +113,4 @@ class ProblemBody(WireModel):
     detail: str
     instance: str
     code: str
-    pointer: Annotated[str | None, Field(description="JSON pointer to the offending value")] = None
+    pointer: Annotated[str | None, Field(description="JSON pointer to the wrong value in the body")] = None
