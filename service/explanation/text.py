@@ -10,9 +10,10 @@ import structlog
 from numpy.typing import NDArray
 
 from models.explain.attention_maps import AttentionMaps
-from models.explain.attribution import pooling_weights, rollout
-from models.explain.explainer import DEFAULT_METHOD, Explainer, attribute_to_features, explanation_of
+from models.explain.attribution import METHODS, pooling_weights, rollout
+from models.explain.explainer import Explainer, attribute_to_features, make_explanation
 from models.explain.instance import Instance
+from models.explain.methods import DEFAULT_METHOD
 from models.text.tokenizer import EmptyTextError
 from service.errors import EmptyText, ExplanationTooLarge, InferenceFailed, InvalidRequest, Problem
 from service.explanation.request import (
@@ -49,9 +50,10 @@ def explain_text(explainer: Explainer, ask: InstanceFactory, wanted: Explanation
 def check_graph(explainer: Explainer, wanted: ExplanationRequest) -> None:
     """Raises InvalidRequest for maps or gradients that the model does not have."""
     try:
-        if wanted.method == "integrated_gradients":
+        method = METHODS[wanted.method or DEFAULT_METHOD]
+        if method.needs_gradients:
             explainer.check_gradients()
-        if not wanted.maps and wanted.method != "value_norm":
+        if not wanted.maps and not method.needs_maps:
             return
         layers, heads = explainer.layers, explainer.heads
     except ValueError:  # a graph written by an older export, or by another
@@ -76,7 +78,7 @@ def _weighed(explainer: Explainer, question: Instance, wanted: ExplanationReques
         turns = explainer.attribute_turns(question, method, weights)
     if not all(np.isfinite(found).all() for found in (weights, turns) if found is not None):
         return InferenceFailed(_FAILED)
-    explanation = explanation_of(question, method, weights, turns)
+    explanation = make_explanation(question, method, weights, turns)
     tokens, read = question.tokens, len(question.encoding.segments)
     return TextExplanation(tokens.length, tokens.truncated, read, explanation, question.row, attention)
 
