@@ -1,1 +1,1 @@
-"""Measures bundles and explanations on validation data; prints nothing."""
+"""Measures bundles and explanations on validation data. Prints nothing."""

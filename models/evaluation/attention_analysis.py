@@ -1,6 +1,6 @@
-"""What a model attends to over many texts: words that drive each label, what heads do, and where mistakes come from.
+"""Attention analysis over many texts: words that drive each label, the roles of heads, and causes of mistakes.
 
-Knows explanations and maps; prints and draws nothing.
+Knows explanations and attention maps. Prints and draws nothing.
 """
 
 from __future__ import annotations
@@ -14,39 +14,45 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.evaluation.head_ablation import AblationResult, HeadIndex, Texts, ablate_cumulatively, ablate_each_head
+from models.evaluation.head_ablation import (
+    AblationResult,
+    AblationTexts,
+    HeadIndex,
+    ablate_cumulatively,
+    ablate_each_head,
+)
 from models.evaluation.influential_words import (
     MAX_MISTAKES,
     Confusion,
     ExplainedText,
     InfluentialWord,
     LabelledInstance,
-    confusions,
-    influential_words,
+    count_confusions,
+    find_influential_words,
     kind_of,
-    kind_shares,
-    shares,
+    mean_shares_by_kind,
+    shares_by_kind,
     words_of,
 )
 from models.explain.attribution import pooling_weights, value_norm
-from models.explain.explainer import DEFAULT_METHOD, Explainer, attribute_to_features
+from models.explain.explainer import Explainer, attribute_to_features
 from models.explain.instance import Instance
 
-RARE = 0.25
-"""Share of all tokens that the rarest kinds of them make up."""
+RARE_SHARE = 0.25
+"""The share of all tokens that the rarest token ids make up together."""
 MAX_MAPPED_TEXTS, MAX_ABLATED_TEXTS = 400, 300
 
 
 @dataclass(frozen=True, slots=True)
 class HeadRole:
-    """What a head does, in the mean over tokens and texts; all but `distance` and `rare` are shares.
+    """The behaviour of a head, as means over tokens and texts.
 
-    `entropy` 1 is even attention to all tokens, `distance` is in tokens; `itself`, `previous`, `following` and
-    `separator` (the marks at both ends) are where attention goes; `rare` is what rare tokens get beside what even
-    attention would give them.
+    `entropy` is 1 for even attention to all tokens, and `distance` is in tokens. `itself`, `previous`, `following` and
+    `separator` (the marks at both ends) are shares of attention. `rare` is the attention to rare tokens, as a multiple
+    of what even attention would give them.
     """
 
-    place: HeadIndex
+    index: HeadIndex
     entropy: float
     distance: float
     itself: float
@@ -69,96 +75,109 @@ class HeadRole:
 
 @dataclass(frozen=True, slots=True)
 class AttentionAnalysis:
-    """`single` begins with nothing masked, `cumulative` takes away ever more heads; `mistakes` are the surest first,
-    `confusions` the most frequent."""
+    """The results of an analysis.
+
+    `single` starts with the full model, then removes each head alone. `cumulative` removes more and more heads.
+    `attribution_by_kind` and `attention_by_kind` hold the shares of right and of wrong answers. `mistakes` start with
+    the most confident, `confusions` with the most frequent.
+    """
 
     texts: int
     labelled: int
     wrong: int
-    driving: dict[str, tuple[InfluentialWord, ...]]
+    influential_words: dict[str, tuple[InfluentialWord, ...]]
     roles: tuple[HeadRole, ...]
     single: tuple[AblationResult, ...]
     cumulative: tuple[AblationResult, ...]
-    rested: dict[str, tuple[float, float]]
-    looked: dict[str, tuple[float, float]]
+    attribution_by_kind: dict[str, tuple[float, float]]
+    attention_by_kind: dict[str, tuple[float, float]]
     mistakes: tuple[ExplainedText, ...]
     confusions: tuple[Confusion, ...]
 
 
 def analyze(
-    graph: Path, explainer: Explainer, rows: Sequence[LabelledInstance], say: Callable[[str], None]
+    graph: Path, explainer: Explainer, rows: Sequence[LabelledInstance], log: Callable[[str], None]
 ) -> AttentionAnalysis:
-    """The texts whose maps are read, and those answered without heads, are drawn of `rows`; their labels are the same.
+    """Analyse the answers to `rows`, whose label sets are the same.
 
-    `graph` is the one that the explainer explains.
+    Attention maps and ablations use samples of the rows. `graph` is the graph that the explainer explains.
     """
-    say(f"{len(rows)} texts answered; weighing their words")
+    log(f"{len(rows)} texts answered, now weighing their words")
     mapped = set(random.Random(0).sample(range(len(rows)), min(MAX_MAPPED_TEXTS, len(rows))))
-    told = []
-    for number, row in enumerate(rows):
-        told.append(explain_row(explainer, row, number in mapped))
-        if (number + 1) % 250 == 0:
-            say(f"{number + 1} weighed")
-    say(f"Maps of {len(mapped)} texts: what heads do")
-    roles = head_roles(explainer, [rows[number].instance for number in sorted(mapped)])
-    asked = sorted(random.Random(1).sample(range(len(rows)), min(MAX_ABLATED_TEXTS, len(rows))))
-    texts = texts_of([rows[number] for number in asked])
-    say(f"{len(roles)} heads, each masked in turn, on {len(asked)} texts")
-    single = tuple(ablate_each_head(graph, texts, [role.place for role in roles]))
-    by_loss = [one.heads[0] for one in sorted(single[1:], key=lambda one: one.score_change)]
-    wrong = [one for one in told if one.wrong]
-    right = [one for one in told if one.row.label is not None and not one.wrong]
+    explained = []
+    for index, row in enumerate(rows):
+        explained.append(explain_row(explainer, row, index in mapped))
+        if (index + 1) % 250 == 0:
+            log(f"{index + 1} texts weighed")
+    log(f"Attention maps of {len(mapped)} texts: the roles of heads")
+    roles = head_roles(explainer, [rows[index].instance for index in sorted(mapped)])
+    ablated = sorted(random.Random(1).sample(range(len(rows)), min(MAX_ABLATED_TEXTS, len(rows))))
+    texts = ablation_texts([rows[index] for index in ablated])
+    log(f"{len(roles)} heads, each masked in turn, on {len(ablated)} texts")
+    single = tuple(ablate_each_head(graph, texts, [role.index for role in roles]))
+    by_loss = [result.heads[0] for result in sorted(single[1:], key=lambda result: result.score_change)]
+    wrong = [text for text in explained if text.wrong]
+    right = [text for text in explained if text.row.label is not None and not text.wrong]
     return AttentionAnalysis(
         texts=len(rows),
         labelled=len(wrong) + len(right),
         wrong=len(wrong),
-        driving=influential_words(told),
+        influential_words=find_influential_words(explained),
         roles=roles,
         single=single,
         cumulative=tuple(ablate_cumulatively(graph, texts, by_loss)),
-        rested=kind_shares([one.rested for one in right], [one.rested for one in wrong]),
-        looked=kind_shares(
-            [one.looked for one in right if one.looked is not None],
-            [one.looked for one in wrong if one.looked is not None],
+        attribution_by_kind=mean_shares_by_kind(
+            [text.attribution_by_kind for text in right], [text.attribution_by_kind for text in wrong]
         ),
-        mistakes=tuple(sorted(wrong, key=lambda one: -one.explanation.scores[one.answer])[:MAX_MISTAKES]),
-        confusions=confusions(wrong),
+        attention_by_kind=mean_shares_by_kind(
+            [text.attention_by_kind for text in right if text.attention_by_kind is not None],
+            [text.attention_by_kind for text in wrong if text.attention_by_kind is not None],
+        ),
+        mistakes=tuple(sorted(wrong, key=lambda text: -text.explanation.scores[text.answer])[:MAX_MISTAKES]),
+        confusions=count_confusions(wrong),
     )
 
 
 def explain_row(explainer: Explainer, row: LabelledInstance, mapped: bool) -> ExplainedText:
-    question = row.instance
-    found = explainer.explain(question, DEFAULT_METHOD)
-    words = words_of(question, found)
+    """Explain a row by the default method and, if it is `mapped`, by its attention maps too."""
+    instance = row.instance
+    explanation = explainer.explain(instance)
+    words = words_of(instance, explanation)
     kinds = [kind_of(text) for text, _ in words]
-    looked = None
+    attention = None
     if mapped:
-        taken = attribute_to_features(question, value_norm(explainer.maps(question), pooling_weights(question.tokens)))
-        spread = [(kinds[part.words[0]], float(weight)) for part, weight in zip(question.features, taken, strict=True)]
-        looked = shares(spread)
-    rested = shares([(kind, abs(word.weight)) for kind, (_, word) in zip(kinds, words, strict=True)])
-    return ExplainedText(row, found, rested, looked)
+        token_shares = value_norm(explainer.maps(instance), pooling_weights(instance.tokens))
+        weights = attribute_to_features(instance, token_shares)
+        attention = shares_by_kind(
+            [
+                (kinds[feature.words[0]], float(weight))
+                for feature, weight in zip(instance.features, weights, strict=True)
+            ]
+        )
+    attribution = shares_by_kind([(kind, abs(word.weight)) for kind, (_, word) in zip(kinds, words, strict=True)])
+    return ExplainedText(row, explanation, attribution, attention)
 
 
-def head_roles(explainer: Explainer, questions: Sequence[Instance]) -> tuple[HeadRole, ...]:
-    counts = Counter(int(number) for question in questions for number in question.tokens.ids)
+def head_roles(explainer: Explainer, instances: Sequence[Instance]) -> tuple[HeadRole, ...]:
+    """Measure every head on the attention maps of these instances."""
+    counts = Counter(int(token) for instance in instances for token in instance.tokens.ids)
     rare, covered = set[int](), 0
-    for number, count in sorted(counts.items(), key=lambda item: item[1]):
+    for token, count in sorted(counts.items(), key=lambda item: item[1]):
         covered += count
-        if covered > RARE * counts.total():
+        if covered > RARE_SHARE * counts.total():
             break
-        rare.add(number)
+        rare.add(token)
     sums, total = np.zeros((explainer.layers, explainer.heads, 7)), 0
-    for question in questions:
-        ids = question.tokens.ids
-        maps = explainer.maps(question)
-        uncommon = np.asarray([int(number) in rare for number in ids])
+    for instance in instances:
+        ids = instance.tokens.ids
+        maps = explainer.maps(instance)
+        is_rare = np.asarray([int(token) in rare for token in ids])
         for layer in range(maps.layers):
-            sums[layer] += head_measures(maps.attention(layer)[0][: explainer.heads], uncommon)
+            sums[layer] += head_measures(maps.attention(layer)[0][: explainer.heads], is_rare)
         total += 1
     means = sums / total
-    # What rare tokens get, beside what even attention would give them: both are means over the same texts.
-    even = np.mean([np.mean([int(number) in rare for number in question.tokens.ids]) for question in questions])
+    # Even attention gives rare tokens their share of the tokens. Both are means over the same texts.
+    even = np.mean([np.mean([int(token) in rare for token in instance.tokens.ids]) for instance in instances])
     means[..., 6] /= max(float(even), 1e-9)
     return tuple(
         HeadRole((layer, head), *means[layer, head].tolist())
@@ -167,22 +186,22 @@ def head_roles(explainer: Explainer, questions: Sequence[Instance]) -> tuple[Hea
     )
 
 
-def head_measures(attention: NDArray[np.float32], uncommon: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """(heads, length, length) to (heads, 7): the measures of a HeadRole, `rare` as a share."""
+def head_measures(attention: NDArray[np.float32], is_rare: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Map (heads, length, length) to the measures of a HeadRole, (heads, 7), with `rare` as a share."""
     length = attention.shape[-1]
-    places = np.arange(length)
+    positions = np.arange(length)
     entropy = -(attention * np.log(np.maximum(attention, 1e-12))).sum(axis=-1).mean(axis=-1) / np.log(max(length, 2))
-    distance = (attention * np.abs(places[:, None] - places)).sum(axis=-1).mean(axis=-1)
-    near = [np.diagonal(attention, by, 1, 2).sum(axis=-1) / length for by in (0, -1, 1)]
+    distance = (attention * np.abs(positions[:, None] - positions)).sum(axis=-1).mean(axis=-1)
+    near = [np.diagonal(attention, offset, 1, 2).sum(axis=-1) / length for offset in (0, -1, 1)]
     separator = attention[..., [0, -1]].sum(axis=-1).mean(axis=-1)
-    return np.stack([entropy, distance, *near, separator, attention[..., uncommon].sum(axis=-1).mean(axis=-1)], axis=-1)
+    return np.stack([entropy, distance, *near, separator, attention[..., is_rare].sum(axis=-1).mean(axis=-1)], axis=-1)
 
 
-def texts_of(rows: Sequence[LabelledInstance]) -> Texts:
-    places = {label: number for number, label in enumerate(rows[0].instance.scores)}
-    return Texts(
+def ablation_texts(rows: Sequence[LabelledInstance]) -> AblationTexts:
+    indices = {label: index for index, label in enumerate(rows[0].instance.scores)}
+    return AblationTexts(
         tokens=tuple(row.instance.tokens for row in rows),
-        scored=tuple(row.instance.scored for row in rows),
-        labels=np.asarray([places.get(row.label or "", -1) for row in rows], np.int64),
+        score_functions=tuple(row.instance.score_function for row in rows),
+        labels=np.asarray([indices.get(row.label or "", -1) for row in rows], np.int64),
         pad=rows[0].instance.pad,
     )

@@ -1,6 +1,6 @@
-"""Evaluation: a bundle's answers on the validation files, from the graph that serves, measured per data set.
+"""Evaluation of a classifier on validation files, per data set, with the graph that serves.
 
-Knows runtimes and data sets; prints nothing. The pictures need matplotlib, which is imported when they are drawn.
+Knows runtimes and data sets. Prints nothing. Drawing the pictures imports matplotlib.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ CONFUSION = "confusion.png"
 
 @dataclass(frozen=True, slots=True)
 class ClassificationReport:
-    """One data set's figures.
+    """The figures for one data set.
 
-    The label is chosen among all the task's labels, as served; `accuracy_among` chooses only among those that the
-    set's annotators had. `f1` is per label of the set; `confusion[i][j]` counts rows of label i answered with j.
+    The answer is chosen among all labels of the task, as served. For `accuracy_among` it is chosen only among the
+    labels of the data set. `f1` is per label of the set. `confusion[i][j]` counts rows of label i answered with j.
     """
 
     dataset: str
@@ -54,54 +54,57 @@ def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[E
 def predict_validation(
     runtime: Runtime, tokenizer: Tokenizer, task: Task, data: Path, datasets: Iterable[Dataset], rows: int | None = None
 ) -> list[ValidationPredictions]:
-    """Every validation set, or the first `rows` of each, answered by the runtime."""
-    answers = []
+    """Run every validation set, or its first `rows`, through the runtime."""
+    predictions = []
     for dataset in datasets:
         examples = read(data, dataset, "validation")[:rows]
-        tokens = encode_examples(tokenizer, examples)
-        answers.append(
+        encodings = encode_examples(tokenizer, examples)
+        predictions.append(
             ValidationPredictions(
                 dataset.name,
                 dataset.language,
-                infer_all(runtime, tokens, tokenizer.pad_id),
+                infer_all(runtime, encodings, tokenizer.pad_id),
                 np.asarray([task.labels.index(example.label) for example in examples]),
                 tuple(task.labels.index(label) for label in dataset.labels),
-                np.asarray([item.language for item in tokens]),
-                np.asarray([item.has_entity for item in tokens]),
+                np.asarray([encoding.language for encoding in encodings]),
+                np.asarray([encoding.has_entity for encoding in encodings]),
             )
         )
-    return answers
+    return predictions
 
 
-def report_dataset(answers: ValidationPredictions, calibration: Calibration, task: Task) -> ClassificationReport:
-    scores = calibrate(answers, calibration)
-    chosen, among = scores.argmax(axis=1), list(answers.label_choices)
-    chosen_among = np.asarray(among)[scores[:, among].argmax(axis=1)]
-    per_label = f1_score(answers.labels, chosen, labels=among, average=None, zero_division=0.0)
+def report_dataset(predictions: ValidationPredictions, calibration: Calibration, task: Task) -> ClassificationReport:
+    scores = calibrate(predictions, calibration)
+    chosen, choices = scores.argmax(axis=1), list(predictions.label_choices)
+    chosen_among = np.asarray(choices)[scores[:, choices].argmax(axis=1)]
+    per_label = f1_score(predictions.labels, chosen, labels=choices, average=None, zero_division=0.0)
     return ClassificationReport(
-        dataset=answers.dataset,
-        language=answers.language,
+        dataset=predictions.dataset,
+        language=predictions.language,
         rows=len(chosen),
-        accuracy=float((chosen == answers.labels).mean()),
-        accuracy_among=float((chosen_among == answers.labels).mean()),
+        accuracy=float((chosen == predictions.labels).mean()),
+        accuracy_among=float((chosen_among == predictions.labels).mean()),
         macro_f1=float(per_label.mean()),
-        f1={task.labels[index]: float(value) for index, value in zip(among, per_label, strict=True)},
-        ece=expected_calibration_error(scores.max(axis=1), chosen == answers.labels),
-        confusion=confusion_matrix(answers.labels, chosen, labels=range(len(task.labels))).tolist(),
+        f1={task.labels[index]: float(value) for index, value in zip(choices, per_label, strict=True)},
+        ece=expected_calibration_error(scores.max(axis=1), chosen == predictions.labels),
+        confusion=confusion_matrix(predictions.labels, chosen, labels=range(len(task.labels))).tolist(),
     )
 
 
 def evaluate_classifier(bundle: Bundle, data: Path, device: Device = "cpu") -> list[ClassificationReport]:
-    """All of the bundle's data sets, as it serves on that device; raises RuntimeError as `open_runtime`."""
+    """Evaluate a bundle on all its data sets, as it serves on that device.
+
+    Raises RuntimeError as `open_runtime` does.
+    """
     tokenizer = Tokenizer.from_bundle(bundle)
-    answers = predict_validation(
+    predictions = predict_validation(
         open_runtime(bundle, 0, device), tokenizer, bundle.task, data, datasets_of(bundle, data)
     )
-    return [report_dataset(rows, bundle.calibration, bundle.task) for rows in answers]
+    return [report_dataset(dataset, bundle.calibration, bundle.task) for dataset in predictions]
 
 
 def metrics_of(bundle_name: str, measured: Sequence[ClassificationReport]) -> tuple[Metric, ...]:
-    """The figures that the bundle's manifest carries."""
+    """Return the figures that go into the bundle's manifest."""
     command = COMMAND.format(name=bundle_name)
     return tuple(
         Metric(row.dataset, row.language, name, round(getattr(row, name), 4), command)
@@ -111,20 +114,22 @@ def metrics_of(bundle_name: str, measured: Sequence[ClassificationReport]) -> tu
 
 
 def datasets_of(bundle: Bundle, data: Path) -> list[Dataset]:
-    """The data sets that the bundle was measured on, with the labels that the files in `data` use."""
+    """Return the data sets that the bundle was measured on, with the labels that the files in `data` use."""
     labels, measured = bundle.task.labels, {metric.dataset for metric in bundle.metrics}
-    found = []
+    datasets = []
     for source in bundle.sources:
         if source.name not in measured:
             continue
-        whole = Dataset(source.name, source.language, labels, source.licence)
-        used = {example.label for example in read(data, whole, "validation")}
-        found.append(Dataset(source.name, source.language, tuple(x for x in labels if x in used), source.licence))
-    return found
+        full = Dataset(source.name, source.language, labels, source.licence)
+        used = {example.label for example in read(data, full, "validation")}
+        datasets.append(
+            Dataset(source.name, source.language, tuple(label for label in labels if label in used), source.licence)
+        )
+    return datasets
 
 
 def classification_table(measured: Sequence[ClassificationReport]) -> str:
-    """A Markdown table of the figures."""
+    """Return a Markdown table of the figures."""
     lines = [
         "| data set | language | rows | accuracy | macro-F1 | F1 per label | ECE |",
         "|---|---|--:|--:|--:|---|--:|",
@@ -142,7 +147,7 @@ def classification_table(measured: Sequence[ClassificationReport]) -> str:
 
 
 def write_classification(measured: Sequence[ClassificationReport], task: Task, out: Path) -> None:
-    """`evaluation.json`, `evaluation.md` and `confusion.png` in the folder `out`."""
+    """Write `evaluation.json`, `evaluation.md` and `confusion.png` to the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     content = json.dumps([asdict(row) for row in measured], indent=1, ensure_ascii=False)
     (out / "evaluation.json").write_text(content + "\n", encoding="utf-8")
@@ -151,14 +156,14 @@ def write_classification(measured: Sequence[ClassificationReport], task: Task, o
 
 
 def draw_confusion(measured: Sequence[ClassificationReport], task: Task, path: Path) -> None:
-    """The confusion matrices side by side: rows are the true labels, as shares of each."""
+    """Draw the confusion matrices side by side. Rows are the true labels, as shares of each label."""
     from matplotlib.figure import Figure
 
     columns = min(4, len(measured))
     lines = -(-len(measured) // columns)
     figure = Figure(figsize=(3.4 * columns, 3.3 * lines), layout="constrained")
-    for place, row in enumerate(measured, 1):
-        axes = figure.add_subplot(lines, columns, place)
+    for position, row in enumerate(measured, 1):
+        axes = figure.add_subplot(lines, columns, position)
         counts = np.asarray(row.confusion)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)

@@ -1,6 +1,6 @@
-"""Questions of validation rows, as the service would be asked them: what explanations are measured on.
+"""Instances made from validation rows as the service makes them from requests, for measuring explanations.
 
-Knows the data sets of each task and how its answers come about; nothing of how words are weighed.
+Knows the data sets of each task and how its answers are computed. Knows nothing of attribution methods.
 """
 
 from __future__ import annotations
@@ -27,47 +27,51 @@ from models.ranking.bundle_files import load_own_catalogue, load_recommender
 from models.text.tokenizer import Turn
 
 TaskName = Literal["sentiment", "intent", "replies"]
-"""Whose answers are explained; intents and replies come from one bundle."""
+"""A text task whose answers can be explained. Intents and replies share a bundle."""
 
 Row = TypeVar("Row")
 InstancesBySet = tuple[str, Iterator[Instance]]
-"""A data set's name, and the questions of its rows in random order, the same every time."""
+"""The name of a data set, and the instances of its rows in random order. The order is the same in every run."""
 
 Change = Callable[[str, str | None], str]
-"""What is done to a text, or to the newest turn of a dialogue, before it is asked about; given the entity as well."""
+"""Maps a text, or the newest turn of a dialogue, and its entity to a changed text."""
 
 
 def unchanged(text: str, entity: str | None) -> str:
     return text
 
 
-def texts(
+def text_instances(
     explainer: Explainer, data: Path, datasets: Iterable[Dataset], change: Change = unchanged
 ) -> Iterator[InstancesBySet]:
+    """Yield the instances of classified texts."""
     for dataset in datasets:
         rows = shuffled(read(data, dataset, "validation"))
         yield dataset.name, (explainer.text_instance(change(row.text, row.entity), row.entity) for row in rows)
 
 
-def intents(
+def intent_instances(
     explainer: Explainer,
     data: Path,
     sources: Iterable[LabelSet],
     heads: Mapping[str, IntentHead],
     change: Change = unchanged,
 ) -> Iterator[InstancesBySet]:
-    """Of what is in scope, by the bundle's own head of each set."""
+    """Yield the instances of rows in scope, each with the bundle's head of its label set."""
     for source in sources:
         if source.name in heads:
             rows = [row for row in read_utterances(data, source, "validation") if row.label is not None]
             head = heads[source.name]
-            yield source.name, (explainer.intent_instance(newest(row.turns, change), head) for row in shuffled(rows))
+            yield (
+                source.name,
+                (explainer.intent_instance(change_newest_turn(row.turns, change), head) for row in shuffled(rows)),
+            )
 
 
-def replies(
+def reply_instances(
     explainer: Explainer, data: Path, sources: Iterable[ReplySet], ranker: ReplyRanker, change: Change = unchanged
 ) -> Iterator[InstancesBySet]:
-    """Of the reply that scores best among those that the agent was offered."""
+    """Yield the instances of the best-scoring reply among those that the agent was offered."""
     for source in sources:
         rows = [row for row in read_exchanges(data, source, "validation") if len(row.options) > 1]
         if rows:
@@ -75,7 +79,7 @@ def replies(
                 source.name,
                 (
                     explainer.reply_instance(
-                        newest(row.turns, change),
+                        change_newest_turn(row.turns, change),
                         ranker,
                         row.options,
                         ranker.project_replies(explainer.vectors(row.options)),
@@ -85,22 +89,26 @@ def replies(
             )
 
 
-def recommendations(bundle: Bundle, data: Path) -> Iterator[tuple[str, Iterator[HistoryInstance]]]:
-    """Of the item that is ranked first, among all, after what a user of Online Retail did before the last basket."""
+def history_instances(bundle: Bundle, data: Path) -> Iterator[tuple[str, Iterator[HistoryInstance]]]:
+    """Yield the instances of the first-ranked item among all, from each user's history before the last basket.
+
+    The users are those of Online Retail.
+    """
     recommender, (_, _, vectors), split = load_recommender(bundle), load_own_catalogue(bundle), load_held_out(data)
     trained = recommender.cached_training_indices(split.training.ids, vectors)
 
-    def first(row: int) -> HistoryInstance:
+    def first_ranked(row: int) -> HistoryInstance:
         history = history_of(split.histories[row], split.training.kind, vectors, trained)
         best = int(recommender.rank(history, vectors, np.arange(len(vectors)), 1, training_indices=trained).order[0])
         return make_history_instance(recommender, history, vectors[best], best, int(trained[best]))
 
-    yield RETAIL, (first(row) for row in shuffled(range(len(split.users))))
+    yield RETAIL, (first_ranked(row) for row in shuffled(range(len(split.users))))
 
 
-def newest(turns: Sequence[Turn], change: Change) -> tuple[Turn, ...]:
+def change_newest_turn(turns: Sequence[Turn], change: Change) -> tuple[Turn, ...]:
     return (*turns[:-1], replace(turns[-1], text=change(turns[-1].text, None)))
 
 
 def shuffled(rows: Sequence[Row]) -> list[Row]:
+    """Return the rows in random order. The order is the same in every run."""
     return random.Random(0).sample(rows, len(rows))

@@ -1,9 +1,9 @@
-"""Faithfulness: whether the words that a method weighs most are those that the answer rests on, beside random orders.
+"""Faithfulness of attribution methods: how much the answer depends on the words with the largest weights.
 
-Comprehensiveness and sufficiency as in ERASER (DeYoung et al. 2020), and the areas under the curves of deletion and
-insertion (Petsiuk et al. 2018): words are taken away, or put back, from the heaviest on. Every figure is in points of
-the answer's calibrated probability. Knows explanations; prints nothing. The picture needs matplotlib,
-which is imported when it is drawn.
+The measures are comprehensiveness and sufficiency (ERASER, DeYoung et al. 2020), and the areas under the deletion and
+insertion curves (Petsiuk et al. 2018). They remove words, or put them back, by decreasing weight. Random orders are the
+baseline. Every figure is in points of the answer's calibrated probability.
+Knows explanations. Prints nothing. Drawing the picture imports matplotlib.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.evaluation.explanation_samples import InstancesBySet
-from models.explain.explainer import METHODS, Explainer, MethodName
+from models.explain.attribution import METHODS
+from models.explain.explainer import Explainer
+from models.explain.methods import MethodName
 
 BINS = (0.01, 0.05, 0.1, 0.2, 0.5)
-"""Shares of the words, each rounded up, over which comprehensiveness and sufficiency are means, as ERASER has them."""
+"""Shares of the words, rounded up. Comprehensiveness and sufficiency are means over them, as in ERASER."""
 
 GRID = tuple(step / 10 for step in range(11))
-"""Shares of the words between which the curves are drawn, each rounded."""
+"""Shares of the words, rounded, at the points of the curves."""
 
 MAX_FEATURES = 64
-"""Parts of what is measured."""
+"""The number of features that a measured instance has at most."""
 
 RANDOM_ORDERS = 5
 RANDOM: Literal["random"] = "random"
@@ -39,12 +41,12 @@ Ranking = MethodName | Literal["random"]
 
 
 class Attributable(Protocol):
-    """Of a text, or of a history: an answer as a function of the parts that are kept."""
+    """An output for a text or a history, as a function of the features that are kept."""
 
     @property
     def features(self) -> Sequence[Any]: ...
 
-    def score(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]: ...
+    def score(self, masks: NDArray[np.bool_]) -> NDArray[np.float64]: ...
 
 
 AnyInstance = TypeVar("AnyInstance", bound=Attributable)
@@ -53,11 +55,12 @@ AnyMethod = TypeVar("AnyMethod", bound=MethodName)
 
 @dataclass(frozen=True, slots=True)
 class FaithfulnessReport:
-    """One method on one data set, in the mean over its texts.
+    """The figures of one method on one data set, as means over its texts.
 
-    `comprehensiveness`: what the answer's probability loses without the heaviest words (more is better);
-    `sufficiency`: what it loses with only them (less is better). `deletion` (along GRID) is the probability as words
-    are taken away from the heaviest on (a small area is better), `insertion` as they are put back (a large one is).
+    `comprehensiveness` is the loss of the answer's probability without the heaviest words (more is better).
+    `sufficiency` is the loss with only these words (less is better). `deletion` (along GRID) is the probability while
+    words are removed, heaviest first (a small area is better). `insertion` is the probability while they are put back
+    (a large area is better).
     """
 
     dataset: str
@@ -71,18 +74,18 @@ class FaithfulnessReport:
 
     @property
     def deletion_area(self) -> float:
-        return area(self.deletion)
+        return area_under_curve(self.deletion)
 
     @property
     def insertion_area(self) -> float:
-        return area(self.insertion)
+        return area_under_curve(self.insertion)
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Of one text: the target's probability without, and with only, so many of the heaviest parts, (parts + 1,) each.
+    """The target's probability for one text, by the number of heaviest features, (features + 1,) each.
 
-    Where a number of parts was not asked for it is NaN.
+    `without` removes these features, and `only` keeps no others. Numbers that were not computed are NaN.
     """
 
     without: NDArray[np.float64]
@@ -92,175 +95,183 @@ class Curves:
 def measure_faithfulness(
     explainer: Explainer, sets: Iterable[InstancesBySet], rows: int
 ) -> Iterator[FaithfulnessReport]:
-    """Every method and random orders on `rows` questions of each data set.
+    """Measure every method and random orders on `rows` instances of each data set.
 
-    A data set without any whose words could be ranked is left out.
+    Skips a data set that has no instance with words to rank.
     """
     return measure_methods(explainer.attribute, METHODS, sets, rows)
 
 
 def measure_methods(
-    weigh: Callable[[AnyInstance, AnyMethod], NDArray[np.float64]],
+    attribute: Callable[[AnyInstance, AnyMethod], NDArray[np.float64]],
     methods: Iterable[AnyMethod],
     sets: Iterable[tuple[str, Iterator[AnyInstance]]],
     rows: int,
 ) -> Iterator[FaithfulnessReport]:
-    """As `measure`, of other questions and by other methods."""
-    for name, asked in sets:
-        questions = list(islice(filter(rankable, asked), rows))
-        if not questions:
+    """Measure like `measure_faithfulness`, with any instances and methods."""
+    for dataset, candidates in sets:
+        instances = list(islice(filter(is_rankable, candidates), rows))
+        if not instances:
             continue
         for method in methods:
-            yield measure_method(weigh, name, method, questions)
-        yield measure_random(name, questions)
+            yield measure_method(attribute, dataset, method, instances)
+        yield measure_random(dataset, instances)
 
 
-def rankable(question: Attributable) -> bool:
-    """Whether there is anything to rank, and not so much that its curves would take most of the time."""
-    return 2 <= len(question.features) <= MAX_FEATURES
+def is_rankable(instance: Attributable) -> bool:
+    """Return whether there are features to rank, and few enough that the curves take little time."""
+    return 2 <= len(instance.features) <= MAX_FEATURES
 
 
 def measure_method(
-    weigh: Callable[[AnyInstance, AnyMethod], NDArray[np.float64]],
+    attribute: Callable[[AnyInstance, AnyMethod], NDArray[np.float64]],
     dataset: str,
     method: AnyMethod,
-    questions: Sequence[AnyInstance],
+    instances: Sequence[AnyInstance],
 ) -> FaithfulnessReport:
-    started_s = time.process_time()  # a busy machine stretches the time on the clock
-    weights = [weigh(question, method) for question in questions]
+    started_s = time.process_time()  # CPU time, because a busy machine stretches the clock
+    weights = [attribute(instance, method) for instance in instances]
     spent_s = time.process_time() - started_s
-    found = [
-        perturbation_curves(question, heaviest_first(own)) for question, own in zip(questions, weights, strict=True)
+    curves = [
+        perturbation_curves(instance, order_by_weight(by_feature))
+        for instance, by_feature in zip(instances, weights, strict=True)
     ]
-    return summary(dataset, method, found, len(questions), 1000 * spent_s / len(questions))
+    return summarize_curves(dataset, method, curves, len(instances), 1000 * spent_s / len(instances))
 
 
-def measure_random(dataset: str, questions: Sequence[Attributable]) -> FaithfulnessReport:
-    chance = np.random.default_rng(0)
-    found = [
-        perturbation_curves(question, chance.permutation(len(question.features)))
-        for question in questions
+def measure_random(dataset: str, instances: Sequence[Attributable]) -> FaithfulnessReport:
+    rng = np.random.default_rng(0)
+    curves = [
+        perturbation_curves(instance, rng.permutation(len(instance.features)))
+        for instance in instances
         for _ in range(RANDOM_ORDERS)
     ]
-    return summary(dataset, RANDOM, found, len(questions), 0.0)
+    return summarize_curves(dataset, RANDOM, curves, len(instances), 0.0)
 
 
-def heaviest_first(weights: NDArray[np.float64]) -> NDArray[np.intp]:
-    """(parts,): their order by weight; of equal weights the earlier part first."""
+def order_by_weight(weights: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the order of the features by decreasing weight, (features,). Ties keep the order of the features."""
     return np.argsort(-weights, kind="stable")
 
 
-def perturbation_curves(question: Attributable, order: NDArray[np.intp]) -> Curves:
-    """What the answer keeps as parts go, and as they come, in this order, for the numbers of parts that are needed."""
-    parts = len(order)
-    counts = sorted({*share_in_bins(parts), *interpolate_to_grid(parts)})
-    taken = np.zeros((len(counts), parts), np.bool_)
+def perturbation_curves(instance: Attributable, order: NDArray[np.intp]) -> Curves:
+    """Return the scores while features are removed and inserted in this order, at the numbers that are needed."""
+    features = len(order)
+    counts = sorted({*bin_counts(features), *grid_counts(features)})
+    masks = np.zeros((len(counts), features), np.bool_)
     for row, count in enumerate(counts):
-        taken[row, order[:count]] = True
-    values = question.score(np.vstack([~taken, taken]))
-    without, only = np.full(parts + 1, np.nan), np.full(parts + 1, np.nan)
-    without[counts], only[counts] = values[: len(counts)], values[len(counts) :]
+        masks[row, order[:count]] = True
+    scores = instance.score(np.vstack([~masks, masks]))
+    without, only = np.full(features + 1, np.nan), np.full(features + 1, np.nan)
+    without[counts], only[counts] = scores[: len(counts)], scores[len(counts) :]
     return Curves(without, only)
 
 
-def share_in_bins(parts: int) -> list[int]:
-    return [int(np.ceil(share * parts)) for share in BINS]
+def bin_counts(features: int) -> list[int]:
+    return [int(np.ceil(share * features)) for share in BINS]
 
 
-def interpolate_to_grid(parts: int) -> list[int]:
-    return [round(share * parts) for share in GRID]
+def grid_counts(features: int) -> list[int]:
+    return [round(share * features) for share in GRID]
 
 
-def summary(
-    dataset: str, method: Ranking, found: Sequence[Curves], rows: int, milliseconds: float
+def summarize_curves(
+    dataset: str, method: Ranking, curves: Sequence[Curves], rows: int, milliseconds: float
 ) -> FaithfulnessReport:
-    """The means over texts of what each one's curves say."""
-    sizes = [len(own.without) - 1 for own in found]
-    losses = [
-        (own.without[0] - own.without[share_in_bins(size)]).mean() for own, size in zip(found, sizes, strict=True)
-    ]
-    gaps = [(own.without[0] - own.only[share_in_bins(size)]).mean() for own, size in zip(found, sizes, strict=True)]
-    deletion = np.mean([own.without[interpolate_to_grid(size)] for own, size in zip(found, sizes, strict=True)], axis=0)
-    insertion = np.mean([own.only[interpolate_to_grid(size)] for own, size in zip(found, sizes, strict=True)], axis=0)
+    """Return the means over the curves."""
+    losses, gaps, deletions, insertions = [], [], [], []
+    for curve in curves:
+        features = len(curve.without) - 1
+        bins, grid = bin_counts(features), grid_counts(features)
+        losses.append((curve.without[0] - curve.without[bins]).mean())
+        gaps.append((curve.without[0] - curve.only[bins]).mean())
+        deletions.append(curve.without[grid])
+        insertions.append(curve.only[grid])
     return FaithfulnessReport(
         dataset=dataset,
         method=method,
         rows=rows,
         comprehensiveness=float(np.mean(losses)),
         sufficiency=float(np.mean(gaps)),
-        deletion=tuple(deletion.tolist()),
-        insertion=tuple(insertion.tolist()),
+        deletion=tuple(np.mean(deletions, axis=0).tolist()),
+        insertion=tuple(np.mean(insertions, axis=0).tolist()),
         milliseconds=milliseconds,
     )
 
 
-def area(curve: Sequence[float]) -> float:
-    """Under a curve along GRID, by trapezoids."""
+def area_under_curve(curve: Sequence[float]) -> float:
+    """Return the area under a curve along GRID, by the trapezoidal rule."""
     return float(np.trapezoid(curve, GRID))
 
 
-def over_sets(measured: Sequence[FaithfulnessReport]) -> list[FaithfulnessReport]:
-    """Each method in the mean over data sets, every set alike, best first."""
+def average_faithfulness(measured: Sequence[FaithfulnessReport]) -> list[FaithfulnessReport]:
+    """Return the mean of each method over data sets of equal weight, best first."""
     means = []
     for method in dict.fromkeys(row.method for row in measured):
-        own = [row for row in measured if row.method == method]
+        reports = [row for row in measured if row.method == method]
         means.append(
             FaithfulnessReport(
                 dataset="mean",
                 method=method,
-                rows=sum(row.rows for row in own),
-                comprehensiveness=float(np.mean([row.comprehensiveness for row in own])),
-                sufficiency=float(np.mean([row.sufficiency for row in own])),
-                deletion=tuple(np.mean([row.deletion for row in own], axis=0).tolist()),
-                insertion=tuple(np.mean([row.insertion for row in own], axis=0).tolist()),
-                milliseconds=float(np.mean([row.milliseconds for row in own])),
+                rows=sum(row.rows for row in reports),
+                comprehensiveness=float(np.mean([row.comprehensiveness for row in reports])),
+                sufficiency=float(np.mean([row.sufficiency for row in reports])),
+                deletion=tuple(np.mean([row.deletion for row in reports], axis=0).tolist()),
+                insertion=tuple(np.mean([row.insertion for row in reports], axis=0).tolist()),
+                milliseconds=float(np.mean([row.milliseconds for row in reports])),
             )
         )
     return sorted(means, key=lambda row: -row.comprehensiveness)
 
 
 def faithfulness_table(measured: Sequence[FaithfulnessReport]) -> str:
-    """Two Markdown tables: each method in the mean over data sets, and its comprehensiveness on each."""
-    means, names = over_sets(measured), list(dict.fromkeys(row.dataset for row in measured))
-    chance = next(row.comprehensiveness for row in means if row.method == RANDOM)
+    """Return two Markdown tables: the means of each method over data sets, and its comprehensiveness on each set."""
+    means, names = average_faithfulness(measured), list(dict.fromkeys(row.dataset for row in measured))
+    by_chance = next(row.comprehensiveness for row in means if row.method == RANDOM)
     lines = [
         "| method | comprehensiveness | times random | sufficiency | deletion area | insertion area | CPU ms each |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for row in means:
         lines.append(
-            f"| {row.method} | {row.comprehensiveness:.3f} | {row.comprehensiveness / chance:.1f} "
+            f"| {row.method} | {row.comprehensiveness:.3f} | {row.comprehensiveness / by_chance:.1f} "
             f"| {row.sufficiency:.3f} | {row.deletion_area:.3f} | {row.insertion_area:.3f} | {row.milliseconds:.0f} |"
         )
     lines += ["", f"| comprehensiveness | {' | '.join(names)} |", f"|---|{'--:|' * len(names)}"]
-    by_both = {(row.method, row.dataset): row.comprehensiveness for row in measured}
+    by_method_and_set = {(row.method, row.dataset): row.comprehensiveness for row in measured}
     for row in means:
-        lines.append(f"| {row.method} | {' | '.join(f'{by_both[row.method, name]:.3f}' for name in names)} |")
+        lines.append(f"| {row.method} | {' | '.join(f'{by_method_and_set[row.method, name]:.3f}' for name in names)} |")
     return "\n".join(lines)
 
 
-def write_faithfulness(measured: Sequence[FaithfulnessReport], parts: str, out: Path) -> None:
-    """`faithfulness.json`, `faithfulness.md` and `curves.png` in the folder `out`; `parts` is what was weighed."""
+def write_faithfulness(measured: Sequence[FaithfulnessReport], features: str, out: Path) -> None:
+    """Write `faithfulness.json`, `faithfulness.md` and `curves.png` to the folder `out`.
+
+    `features` is the noun for the features.
+    """
     out.mkdir(parents=True, exist_ok=True)
     areas = [{"deletion_area": row.deletion_area, "insertion_area": row.insertion_area} for row in measured]
-    content = json.dumps([asdict(row) | own for row, own in zip(measured, areas, strict=True)], indent=1)
+    content = json.dumps([asdict(row) | extra for row, extra in zip(measured, areas, strict=True)], indent=1)
     (out / "faithfulness.json").write_text(content + "\n", encoding="utf-8")
     (out / TABLE).write_text(faithfulness_table(measured) + "\n", encoding="utf-8")
-    draw_curves(measured, parts, out / CURVES)
+    draw_curves(measured, features, out / CURVES)
 
 
-def draw_curves(measured: Sequence[FaithfulnessReport], parts: str, path: Path) -> None:
-    """The answer's score as the heaviest parts go, and as they come, the mean over data sets; random orders dashed."""
+def draw_curves(measured: Sequence[FaithfulnessReport], features: str, path: Path) -> None:
+    """Draw the mean score over data sets while the heaviest features are removed, and while they are put back.
+
+    The curve of random orders is dashed.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for row in over_sets(measured):
+    for row in average_faithfulness(measured):
         style = "k--" if row.method == RANDOM else "-"
         left.plot(GRID, row.deletion, style, label=row.method)
         right.plot(GRID, row.insertion, style)
-    left.set_xlabel(f"share of the {parts} taken away, heaviest first")
-    right.set_xlabel(f"share of the {parts} put back, heaviest first")
+    left.set_xlabel(f"share of the {features} removed, heaviest first")
+    right.set_xlabel(f"share of the {features} put back, heaviest first")
     left.set_ylabel("score of the answer")
     left.set_ylim(0, 1)
     left.legend(fontsize=8)

@@ -1,7 +1,7 @@
-"""The served graph without some of its attention heads, and what its answers lose: which heads it can do without.
+"""Ablation of attention heads: the served graph without some heads, and the change of its answers.
 
-A head's result goes into the hidden state through its own rows of one matrix; with these at zero, the bytes of the
-graph are those of a graph without the head. Knows how `models.explain.attention_maps` reads graphs.
+A head adds its result to the hidden state through its rows of one matrix. With zeros in these rows, the bytes are those
+of a graph without the head. Knows how `models.explain.attention_maps` reads graphs.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from models.runtime.protocol import Runtime
 from models.text.encoding import Batch, Encoding
 
 HeadIndex = tuple[int, int]
-"""A head: its layer, and its number there."""
+"""The layer of a head, and its index there."""
 
 STEPS = 12
-"""In which heads are taken away together."""
+"""The number of steps of a cumulative ablation."""
 
 
 class AblatedRuntime:
-    """Runs a bundle's CPU graph without these heads."""
+    """Runs a bundle's CPU graph without the heads in `ablated`."""
 
-    def __init__(self, path: Path, gone: Sequence[HeadIndex]) -> None:
+    def __init__(self, path: Path, ablated: Sequence[HeadIndex]) -> None:
         model = bytearray(path.read_bytes())
         graph = next(value for number, value in read_fields(memoryview(model)) if number == GRAPH)
-        heads = [attention.heads for attention in find_attention_nodes(graph)]
+        heads = [node.heads for node in find_attention_nodes(graph)]
         tensors = read_initializers(graph)
-        for layer, head in gone:
+        for layer, head in ablated:
             name = layer_names(layer).attention_output
             tensor = tensors.get(name) or tensors[f"{name}.{WEIGHT_INT8}"]
             raw = next(value for number, value in tensor if number == RAW)
-            rows = len(raw) // heads[layer]
-            raw[head * rows : (head + 1) * rows] = bytes(rows)
+            size = len(raw) // heads[layer]
+            raw[head * size : (head + 1) * size] = bytes(size)
         self._session: Any = open_session(bytes(model), path.parent)
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
@@ -53,10 +53,10 @@ class AblatedRuntime:
 
 @dataclass(frozen=True, slots=True)
 class AblationResult:
-    """The answers without some heads, beside those with all of them.
+    """The answers without some heads, compared with those of the full model.
 
-    `changed` is the share of texts with another label, `moved` the mean change of their probabilities (half the sum of
-    all differences), `accuracy` that on texts whose label is known, None without any.
+    `changed` is the share of texts with another label. `score_change` is the mean change of their probabilities, half
+    the sum of all differences. `accuracy` is over the texts with a known label, and None if there are none.
     """
 
     heads: tuple[HeadIndex, ...]
@@ -65,48 +65,49 @@ class AblationResult:
     accuracy: float | None
 
 
-Scores = Callable[[NDArray[np.float32]], NDArray[np.float64]]
-"""Rows of the runtime, (texts, outputs), to the scores of all labels, (texts, labels)."""
+RowScores = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""Maps rows of the runtime, (texts, outputs), to the scores of all labels, (texts, labels)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
-    """What is answered again and again: tokens, how each one's row is scored, and the right label's number or -1."""
+class AblationTexts:
+    """The texts of an ablation: their tokens, score functions, and the indices of their labels, -1 if unknown."""
 
     tokens: tuple[Encoding, ...]
-    scored: tuple[Scores, ...]
+    score_functions: tuple[RowScores, ...]
     labels: NDArray[np.int64]
     pad: int
 
-    def answers(self, runtime: Runtime) -> NDArray[np.float64]:
-        """(texts, labels)."""
+    def scores(self, runtime: Runtime) -> NDArray[np.float64]:
+        """Return the scores of all texts, (texts, labels)."""
         rows = infer_all(runtime, self.tokens, self.pad)
-        return np.concatenate([own(row[None]) for row, own in zip(rows, self.scored, strict=True)])
+        return np.concatenate([function(row[None]) for row, function in zip(rows, self.score_functions, strict=True)])
 
 
-def ablate_each_head(graph: Path, texts: Texts, every: Sequence[HeadIndex]) -> Iterator[AblationResult]:
-    """First nothing masked, then each head on its own."""
-    whole = texts.answers(AblatedRuntime(graph, ()))
-    yield compare_ablated((), texts, whole, whole)
-    for place in every:
-        yield compare_ablated((place,), texts, whole, texts.answers(AblatedRuntime(graph, (place,))))
+def ablate_each_head(graph: Path, texts: AblationTexts, heads: Sequence[HeadIndex]) -> Iterator[AblationResult]:
+    """Yield the result of the full model, then of each head removed alone."""
+    full = texts.scores(AblatedRuntime(graph, ()))
+    yield compare_ablated((), texts, full, full)
+    for head in heads:
+        yield compare_ablated((head,), texts, full, texts.scores(AblatedRuntime(graph, (head,))))
 
 
-def ablate_cumulatively(graph: Path, texts: Texts, order: Sequence[HeadIndex]) -> Iterator[AblationResult]:
-    """More and more heads at once, in this order, up to all of them."""
-    whole = texts.answers(AblatedRuntime(graph, ()))
+def ablate_cumulatively(graph: Path, texts: AblationTexts, order: Sequence[HeadIndex]) -> Iterator[AblationResult]:
+    """Yield the results of removing more and more heads, in this order, up to all of them."""
+    full = texts.scores(AblatedRuntime(graph, ()))
     for count in sorted({round(len(order) * step / STEPS) for step in range(1, STEPS + 1)} - {0}):
-        gone = tuple(order[:count])
-        yield compare_ablated(gone, texts, whole, texts.answers(AblatedRuntime(graph, gone)))
+        ablated = tuple(order[:count])
+        yield compare_ablated(ablated, texts, full, texts.scores(AblatedRuntime(graph, ablated)))
 
 
 def compare_ablated(
-    heads: tuple[HeadIndex, ...], texts: Texts, whole: NDArray[np.float64], own: NDArray[np.float64]
+    heads: tuple[HeadIndex, ...], texts: AblationTexts, full: NDArray[np.float64], ablated: NDArray[np.float64]
 ) -> AblationResult:
-    chosen, known = own.argmax(axis=1), texts.labels >= 0
+    """Compare the scores without `heads` with those of the full model, (texts, labels) each."""
+    chosen, labelled = ablated.argmax(axis=1), texts.labels >= 0
     return AblationResult(
         heads=heads,
-        changed=float((chosen != whole.argmax(axis=1)).mean()),
-        score_change=float(np.abs(own - whole).sum(axis=1).mean() / 2),
-        accuracy=float((chosen == texts.labels)[known].mean()) if known.any() else None,
+        changed=float((chosen != full.argmax(axis=1)).mean()),
+        score_change=float(np.abs(ablated - full).sum(axis=1).mean() / 2),
+        accuracy=float((chosen == texts.labels)[labelled].mean()) if labelled.any() else None,
     )

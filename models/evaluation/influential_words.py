@@ -1,4 +1,4 @@
-"""Words that drive labels, by kind, and mistakes."""
+"""Words that drive labels, kinds of words, and mistakes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from models.explain.instance import Instance
 from models.text.words import HAN, LINK_WORD
 
 MIN_TEXTS = 3
-"""In which a word must be, to be said to drive anything."""
+"""The number of texts that an influential word occurs in at least."""
 
 MIN_MEAN_WEIGHT = 0.01
-"""And that it must have in their mean."""
+"""The mean weight that an influential word has at least in these texts."""
 
 MAX_MISTAKES = 15
 MAX_WORDS, MAX_WORDS_OF_MANY, FEW_LABELS = 20, 8, 6
-"""Words that are told of each label, where there are few of these and where there are many."""
+"""The number of words per label, with few labels and with many, and the number of labels that are still few."""
 
 WORD_KINDS = ("letters", "Chinese", "number", "punctuation", "link", "other")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledInstance:
-    """A text or dialogue as a question; `label` is the right answer, where that is known, `entity` who it is about."""
+    """A text or dialogue to explain, its true label if it is known, and the entity that it is about, if any."""
 
     instance: Instance
     label: str | None
@@ -37,7 +37,7 @@ class LabelledInstance:
 
 @dataclass(frozen=True, slots=True)
 class InfluentialWord:
-    """A word, the mean of its weights for the label that was answered, and in how many texts it was."""
+    """A word, the mean of its weights for the answered label, and the number of texts that it occurs in."""
 
     word: str
     weight: float
@@ -46,12 +46,12 @@ class InfluentialWord:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedText:
-    """One text as it was answered and explained; `looked` and `rested` are shares by kind of word."""
+    """A text with its explanation, and the shares of attribution and of attention by kind of word."""
 
     row: LabelledInstance
     explanation: Explanation
-    rested: dict[str, float]
-    looked: dict[str, float] | None
+    attribution_by_kind: dict[str, float]
+    attention_by_kind: dict[str, float] | None
 
     @property
     def answer(self) -> str:
@@ -64,19 +64,19 @@ class ExplainedText:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """How many texts with one label were given another answer."""
+    """The number of texts with one label that were answered with another."""
 
     label: str
     answer: str
     texts: int
 
 
-def words_of(question: Instance, explanation: Explanation) -> list[tuple[str, WordAttribution]]:
-    """Through all passages."""
+def words_of(instance: Instance, explanation: Explanation) -> list[tuple[str, WordAttribution]]:
+    """Return the words of all segments with their attributions."""
     return [
-        (own.text[word.start : word.end], word)
-        for own, passage in zip(question.encoding.segments, explanation.segments, strict=True)
-        for word in passage.words
+        (words.text[word.start : word.end], word)
+        for words, segment in zip(instance.encoding.segments, explanation.segments, strict=True)
+        for word in segment.words
     ]
 
 
@@ -93,52 +93,55 @@ def kind_of(word: str) -> str:
     return "punctuation" if category[0] in "PS" and category != "So" else "other"  # "So": pictures
 
 
-def shares(weights: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """By kind, of their sum."""
-    found = dict.fromkeys(WORD_KINDS, 0.0)
-    whole = sum(weight for _, weight in weights) or 1.0
+def shares_by_kind(weights: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Return the share of each kind in the sum of the weights."""
+    shares = dict.fromkeys(WORD_KINDS, 0.0)
+    total = sum(weight for _, weight in weights) or 1.0
     for kind, weight in weights:
-        found[kind] += weight / whole
-    return found
+        shares[kind] += weight / total
+    return shares
 
 
-def kind_shares(right: Sequence[dict[str, float]], wrong: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]:
-    """The mean share of each kind where answers are right, and where they are wrong; nothing without both."""
+def mean_shares_by_kind(
+    right: Sequence[dict[str, float]], wrong: Sequence[dict[str, float]]
+) -> dict[str, tuple[float, float]]:
+    """Return the mean share of each kind in right and in wrong answers. The result is empty if either is missing."""
     if not right or not wrong:
         return {}
     return {
-        kind: (float(np.mean([one[kind] for one in right])), float(np.mean([one[kind] for one in wrong])))
+        kind: (float(np.mean([shares[kind] for shares in right])), float(np.mean([shares[kind] for shares in wrong])))
         for kind in WORD_KINDS
     }
 
 
-def confusions(wrong: Sequence[ExplainedText]) -> tuple[Confusion, ...]:
-    counts = Counter((str(one.row.label), one.answer) for one in wrong)
+def count_confusions(wrong: Sequence[ExplainedText]) -> tuple[Confusion, ...]:
+    """Return the MAX_MISTAKES most frequent confusions."""
+    counts = Counter((str(text.row.label), text.answer) for text in wrong)
     return tuple(Confusion(label, answer, texts) for (label, answer), texts in counts.most_common(MAX_MISTAKES))
 
 
-def influential_words(told: Sequence[ExplainedText]) -> dict[str, tuple[InfluentialWord, ...]]:
-    """By label: the words that spoke for it most, in the mean over the texts that were given it."""
-    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for one in told:
-        own: dict[str, float] = defaultdict(float)
-        for shown, word in words_of(one.row.instance, one.explanation):
-            text = shown.casefold()
-            if not word.is_entity and kind_of(text) not in ("punctuation", "link", "other"):
-                own[text] += word.weight
-        for text, weight in own.items():
-            found[one.answer][text].append(weight)
-    most = MAX_WORDS if len(found) <= FEW_LABELS else MAX_WORDS_OF_MANY
+def find_influential_words(explained: Sequence[ExplainedText]) -> dict[str, tuple[InfluentialWord, ...]]:
+    """Return the words with the largest mean weight for each answered label."""
+    weights_by_label: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for text in explained:
+        weight_by_word: dict[str, float] = defaultdict(float)
+        for surface, attribution in words_of(text.row.instance, text.explanation):
+            word = surface.casefold()
+            if not attribution.is_entity and kind_of(word) not in ("punctuation", "link", "other"):
+                weight_by_word[word] += attribution.weight
+        for word, weight in weight_by_word.items():
+            weights_by_label[text.answer][word].append(weight)
+    limit = MAX_WORDS if len(weights_by_label) <= FEW_LABELS else MAX_WORDS_OF_MANY
     return {
         label: tuple(
             sorted(
                 (
                     InfluentialWord(word, float(np.mean(weights)), len(weights))
-                    for word, weights in found[label].items()
+                    for word, weights in weights_by_label[label].items()
                     if len(weights) >= MIN_TEXTS and np.mean(weights) >= MIN_MEAN_WEIGHT
                 ),
-                key=lambda one: -one.weight,
-            )[:most]
+                key=lambda influential: -influential.weight,
+            )[:limit]
         )
-        for label in sorted(found)
+        for label in sorted(weights_by_label)
     }

@@ -1,6 +1,6 @@
-"""Evaluation of a bundle of intents and replies on the validation files, from the graph and the heads that serve.
+"""Evaluation of an intent bundle on validation files, with the graph, the heads and the reply ranker that serve.
 
-Knows runtimes, heads and dialogues; prints nothing.
+Knows runtimes, heads and dialogues. Prints nothing.
 """
 
 from __future__ import annotations
@@ -36,17 +36,19 @@ from models.runtime.protocol import Device
 
 COMMAND = "heed evaluate intent --bundle models/bundles/{name} --data DATA"
 SHORT_WORDS = 3
-"""Turns of so many words or fewer say little without what came before them."""
+"""The number of words of a short turn at most. Short turns depend on the turns before them."""
 
 
 @dataclass(frozen=True, slots=True)
 class IntentReport:
-    """One label set's figures on its validation rows; `auroc` and `recall` are None where no row is out of scope.
+    """The figures for one label set on its validation rows.
 
-    `ece` is of the head as it serves, whose scaling was fitted on these rows; `ece_crossfit` of one that was fitted on
-    the other four fifths of them, None for a handful; `ece_chance` is what confidences without any fault come to on so
-    many rows. `recall` is the share of rows out of scope that the head's own threshold finds, `rejected` that of the
-    others which it turns away.
+    `ece` is the error of the served head, whose scaling was fitted on these rows. `ece_crossfit` fits the scaling on
+    the remaining four fifths of the rows, and is None if there are too few. `ece_chance` is the expected error of
+    perfect confidences on the same number of rows.
+
+    The head's threshold rejects rows: `recall` is the rejected share of the rows out of scope, `rejected` that of the
+    rows in scope. `auroc` and `recall` are None if no row is out of scope.
     """
 
     name: str
@@ -63,7 +65,7 @@ class IntentReport:
 
 @dataclass(frozen=True, slots=True)
 class ContextReport:
-    """Macro-F1 of dialogues with what came before the turn and without, of all turns and of short ones."""
+    """Macro-F1 with the turns before the newest one and without (`alone`), over all turns and over short ones."""
 
     part: str
     rows: int
@@ -76,7 +78,7 @@ class ContextReport:
 
 @dataclass(frozen=True, slots=True)
 class ReplyReport:
-    """How often the reply that was given is first among those offered, and among the first of all templates."""
+    """The accuracy of the agent's reply among those offered, and its recall among all templates."""
 
     rows: int
     first_offered: float
@@ -86,93 +88,102 @@ class ReplyReport:
 
 
 def measure_intents(head: IntentHead, vectors: NDArray[np.float32], rows: Sequence[Utterance]) -> IntentReport:
-    verdicts = predict_intents(head, vectors)
-    inside = np.asarray([row.label is not None for row in rows])
+    predictions = predict_intents(head, vectors)
+    in_scope = np.asarray([row.label is not None for row in rows])
     truth = [row.label for row in rows if row.label is not None]
-    confidences = verdicts.confidences[inside]
-    answers = [head.labels[place] for place in confidences.argmax(axis=1)]
-    numbers = np.asarray([head.labels.index(label) if label in head.labels else -1 for label in truth])
-    outside = verdicts.out_of_scope_scores > head.threshold
-    strange = bool((~inside).any())
+    confidences = predictions.confidences[in_scope]
+    answers = [head.labels[index] for index in confidences.argmax(axis=1)]
+    indices = np.asarray([head.labels.index(label) if label in head.labels else -1 for label in truth])
+    rejected = predictions.out_of_scope_scores > head.threshold
+    any_out_of_scope = bool((~in_scope).any())
     return IntentReport(
         name=head.name,
         rows=len(rows),
-        accuracy=float(np.mean([one == other for one, other in zip(truth, answers, strict=True)])),
+        accuracy=float(np.mean([label == answer for label, answer in zip(truth, answers, strict=True)])),
         macro_f1=macro_f1(truth, answers),
-        ece=expected_calibration_error(*top_confidences(confidences, numbers)),
-        ece_crossfit=cross_fitted_error(logits_and_distances(head, vectors[inside])[0], numbers),
+        ece=expected_calibration_error(*top_confidences(confidences, indices)),
+        ece_crossfit=cross_fitted_error(logits_and_distances(head, vectors[in_scope])[0], indices),
         ece_chance=expected_error_by_chance(confidences.max(axis=1)),
-        rejected=float(outside[inside].mean()),
-        auroc=float(roc_auc_score(~inside, verdicts.out_of_scope_scores)) if strange else None,
-        recall=float(outside[~inside].mean()) if strange else None,
+        rejected=float(rejected[in_scope].mean()),
+        auroc=float(roc_auc_score(~in_scope, predictions.out_of_scope_scores)) if any_out_of_scope else None,
+        recall=float(rejected[~in_scope].mean()) if any_out_of_scope else None,
     )
 
 
-def cross_fitted_error(logits: NDArray[np.float64], numbers: NDArray[np.int64]) -> float | None:
-    """The calibration error with each fold under the scaling of the others; -1 is an intent that the head lacks."""
-    if (numbers >= 0).sum() < 2 * FOLDS:
+def cross_fitted_error(logits: NDArray[np.float64], indices: NDArray[np.int64]) -> float | None:
+    """Return the calibration error with each fold under the scaling fitted on the remaining folds.
+
+    Returns None if there are too few rows. `indices` (rows,) are label indices, -1 for an intent that the head lacks.
+    """
+    if (indices >= 0).sum() < 2 * FOLDS:
         return None
     confidences = np.empty_like(logits)
-    for others, own in KFold(FOLDS, shuffle=True, random_state=0).split(logits):
-        known = others[numbers[others] >= 0]
-        confidences[own] = np.exp(
-            log_softmax(scale_logits(logits[own], *fit_temperature(logits[known], numbers[known])))
+    for training, fold in KFold(FOLDS, shuffle=True, random_state=0).split(logits):
+        known = training[indices[training] >= 0]
+        confidences[fold] = np.exp(
+            log_softmax(scale_logits(logits[fold], *fit_temperature(logits[known], indices[known])))
         )
-    return expected_calibration_error(*top_confidences(confidences, numbers))
+    return expected_calibration_error(*top_confidences(confidences, indices))
 
 
 def measure_context(
-    head: IntentHead, reader: TextEncoder, vectors: NDArray[np.float32], rows: Sequence[Utterance]
+    head: IntentHead, encoder: TextEncoder, vectors: NDArray[np.float32], rows: Sequence[Utterance]
 ) -> list[ContextReport]:
-    """Of all rows, and of those of each domain."""
-    alone = reader.encode_dialogues([row.turns[-1:] for row in rows])
-    answers = np.asarray([labels_of(head, found) for found in (vectors, alone)])
+    """Measure all rows, and the rows of each domain. `vectors` (rows, width) are those of the whole dialogues."""
+    newest = encoder.encode_dialogues([row.turns[-1:] for row in rows])
+    answers = np.asarray([labels_of(head, encoded) for encoded in (vectors, newest)])
     truth = np.asarray([row.label for row in rows])
-    short = np.asarray([len(row.turns[-1].text.split()) <= SHORT_WORDS for row in rows])
+    is_short = np.asarray([len(row.turns[-1].text.split()) <= SHORT_WORDS for row in rows])
     domains = np.asarray([row.split for row in rows])
-    found = []
-    for part in ("all", *sorted(set(domains.tolist()))):
-        own = np.ones(len(rows), bool) if part == "all" else domains == part
-        few = own & short
-        whole, cut, short_whole, short_cut = (macro_f1(truth[of], given[of]) for of in (own, few) for given in answers)
-        found.append(ContextReport(part, int(own.sum()), whole, cut, int(few.sum()), short_whole, short_cut))
-    return found
+    reports = []
+    for domain in ("all", *sorted(set(domains.tolist()))):
+        mask = np.ones(len(rows), bool) if domain == "all" else domains == domain
+        short = mask & is_short
+        full_f1, newest_f1, short_full_f1, short_newest_f1 = (
+            macro_f1(truth[subset], answered[subset]) for subset in (mask, short) for answered in answers
+        )
+        reports.append(
+            ContextReport(domain, int(mask.sum()), full_f1, newest_f1, int(short.sum()), short_full_f1, short_newest_f1)
+        )
+    return reports
 
 
 def labels_of(head: IntentHead, vectors: NDArray[np.float32]) -> list[str]:
-    return [head.labels[place] for place in predict_intents(head, vectors).confidences.argmax(axis=1)]
+    return [head.labels[index] for index in predict_intents(head, vectors).confidences.argmax(axis=1)]
 
 
 def macro_f1(truth: Sequence[str] | NDArray[np.str_], answers: Sequence[str] | NDArray[np.str_]) -> float:
-    """Over the labels that occur in the rows."""
+    """Return the macro-F1 over the labels that occur in the rows."""
     return float(f1_score(truth, answers, labels=sorted(set(truth)), average="macro", zero_division=0.0))
 
 
 def measure_replies(
-    ranker: ReplyRanker, reader: TextEncoder, exchanges: Sequence[ReplyExample], templates: Sequence[str]
+    ranker: ReplyRanker, encoder: TextEncoder, exchanges: Sequence[ReplyExample], templates: Sequence[str]
 ) -> ReplyReport:
-    vectors = reader.encode_dialogues([one.turns for one in exchanges])
-    placed = ranker.project_replies(reader.encode_texts(templates))
-    place = {text: number for number, text in enumerate(templates)}
-    firsts, ranks = [], []
-    for one, vector in zip(exchanges, vectors, strict=True):
-        scores = ranker.score_replies(vector, placed)
-        right = scores[place[str(one.template)]]
-        ranks.append(int((scores > right).sum()))
-        if len(one.options) > 1:
-            firsts.append(right >= max(scores[place[text]] for text in one.options))
-    found = np.asarray(ranks)
+    vectors = encoder.encode_dialogues([exchange.turns for exchange in exchanges])
+    projected = ranker.project_replies(encoder.encode_texts(templates))
+    index_by_template = {text: index for index, text in enumerate(templates)}
+    is_first, ranks = [], []
+    for exchange, vector in zip(exchanges, vectors, strict=True):
+        scores = ranker.score_replies(vector, projected)
+        score = scores[index_by_template[str(exchange.template)]]
+        ranks.append(int((scores > score).sum()))
+        if len(exchange.options) > 1:
+            is_first.append(score >= max(scores[index_by_template[text]] for text in exchange.options))
+    template_ranks = np.asarray(ranks)
     return ReplyReport(
         rows=len(exchanges),
-        first_offered=float(np.mean(firsts)),
+        first_offered=float(np.mean(is_first)),
         templates=len(templates),
-        recall_1=float((found < 1).mean()),
-        recall_5=float((found < 5).mean()),
+        recall_1=float((template_ranks < 1).mean()),
+        recall_5=float((template_ranks < 5).mean()),
     )
 
 
 @dataclass(frozen=True, slots=True)
 class IntentBundleReport:
+    """The figures for an intent bundle: its label sets, the effect of context, and its replies."""
+
     intents: tuple[IntentReport, ...]
     context: tuple[ContextReport, ...]
     replies: tuple[ReplyReport, ...]
@@ -181,7 +192,7 @@ class IntentBundleReport:
 def evaluate_intents(
     heads: dict[str, IntentHead],
     ranker: ReplyRanker,
-    reader: TextEncoder,
+    encoder: TextEncoder,
     data: Path,
     label_sets: Sequence[LabelSet],
     reply_sets: Sequence[ReplySet],
@@ -189,12 +200,12 @@ def evaluate_intents(
     intents, context = [], []
     for source in label_sets:
         rows = read_utterances(data, source, "validation")
-        vectors = reader.encode_dialogues([row.turns for row in rows])
+        vectors = encoder.encode_dialogues([row.turns for row in rows])
         intents.append(measure_intents(heads[source.name], vectors, rows))
         if source.kind == "multidogo":
-            context += measure_context(heads[source.name], reader, vectors, rows)
+            context += measure_context(heads[source.name], encoder, vectors, rows)
     replies = [
-        measure_replies(ranker, reader, read_exchanges(data, source, "validation"), all_templates(data, source))
+        measure_replies(ranker, encoder, read_exchanges(data, source, "validation"), all_templates(data, source))
         for source in reply_sets
         if source.kind == "star"
     ]
@@ -202,7 +213,10 @@ def evaluate_intents(
 
 
 def evaluate_intent_bundle(bundle: Bundle, data: Path, device: Device = "cpu") -> IntentBundleReport:
-    """A bundle's own heads and ranker on the validation files of the shipped sets; raises as `open_runtime`."""
+    """Evaluate a bundle's heads and ranker on the validation files of the shipped sets.
+
+    Raises RuntimeError as `open_runtime` does.
+    """
     heads, ranker = load_bundle_heads(bundle.path, bundle.encoder_digest), load_ranker(bundle.path / RANKER)
     label_sets, reply_sets = shipped_sets()
     known = [source for source in label_sets if source.name in heads]
@@ -210,20 +224,26 @@ def evaluate_intent_bundle(bundle: Bundle, data: Path, device: Device = "cpu") -
 
 
 def metrics_of_intents(name: str, measured: IntentBundleReport, languages: dict[str, str]) -> tuple[Metric, ...]:
-    def told() -> Iterator[tuple[str, str, str, float | None]]:
-        for one in measured.intents:
+    """Return the figures that go into the bundle's manifest."""
+
+    def figures() -> Iterator[tuple[str, str, str, float | None]]:
+        for intents in measured.intents:
             for figure in ("accuracy", "macro_f1", "ece", "ece_crossfit", "ece_chance", "auroc", "recall"):
-                yield one.name, languages[one.name], figure, getattr(one, figure)
-        for two in measured.replies:
+                yield intents.name, languages[intents.name], figure, getattr(intents, figure)
+        for replies in measured.replies:
             for figure in ("first_offered", "recall_1", "recall_5"):
-                yield "star", "en", figure, getattr(two, figure)
+                yield "star", "en", figure, getattr(replies, figure)
 
     command = COMMAND.format(name=name)
-    return tuple(Metric(a, b, c, round(value, 6), command) for a, b, c, value in told() if value is not None)
+    return tuple(
+        Metric(dataset, language, figure, round(value, 6), command)
+        for dataset, language, figure, value in figures()
+        if value is not None
+    )
 
 
 def intents_table(measured: IntentBundleReport) -> str:
-    """Markdown tables of the figures."""
+    """Return Markdown tables of the figures."""
 
     def cell(value: float | None) -> str:
         return "–" if value is None else f"{value:.3f}"
@@ -233,33 +253,33 @@ def intents_table(measured: IntentBundleReport) -> str:
         "| in scope, turned away | out of scope, AUROC | found |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
         *(
-            f"| {one.name} | {one.rows:,} | {one.accuracy:.3f} | {one.macro_f1:.3f} "
-            f"| {one.ece:.3f} | {cell(one.ece_crossfit)} | {one.ece_chance:.3f} "
-            f"| {one.rejected:.3f} | {cell(one.auroc)} | {cell(one.recall)} |"
-            for one in measured.intents
+            f"| {row.name} | {row.rows:,} | {row.accuracy:.3f} | {row.macro_f1:.3f} "
+            f"| {row.ece:.3f} | {cell(row.ece_crossfit)} | {row.ece_chance:.3f} "
+            f"| {row.rejected:.3f} | {cell(row.auroc)} | {cell(row.recall)} |"
+            for row in measured.intents
         ),
         "",
         f"| multidogo | turns | macro-F1 | newest turn alone | turns of up to {SHORT_WORDS} words | macro-F1 | alone |",
         "|---|--:|--:|--:|--:|--:|--:|",
         *(
-            f"| {one.part} | {one.rows:,} | {one.macro_f1:.3f} | {one.alone:.3f} "
-            f"| {one.short_rows:,} | {one.short_macro_f1:.3f} | {one.short_alone:.3f} |"
-            for one in measured.context
+            f"| {row.part} | {row.rows:,} | {row.macro_f1:.3f} | {row.alone:.3f} "
+            f"| {row.short_rows:,} | {row.short_macro_f1:.3f} | {row.short_alone:.3f} |"
+            for row in measured.context
         ),
         "",
         "| replies | rows | first among those offered | templates | recall@1 | recall@5 |",
         "|---|--:|--:|--:|--:|--:|",
         *(
-            f"| star | {one.rows:,} | {one.first_offered:.3f} | {one.templates} | {one.recall_1:.3f} "
-            f"| {one.recall_5:.3f} |"
-            for one in measured.replies
+            f"| star | {row.rows:,} | {row.first_offered:.3f} | {row.templates} | {row.recall_1:.3f} "
+            f"| {row.recall_5:.3f} |"
+            for row in measured.replies
         ),
     ]
     return "\n".join(lines)
 
 
 def write_intents(measured: IntentBundleReport, out: Path) -> None:
-    """`evaluation.json` and `evaluation.md` in the folder `out`."""
+    """Write `evaluation.json` and `evaluation.md` to the folder `out`."""
     out.mkdir(parents=True, exist_ok=True)
     (out / "evaluation.json").write_text(json.dumps(asdict(measured), indent=1) + "\n", encoding="utf-8")
     (out / "evaluation.md").write_text(intents_table(measured) + "\n", encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Stability: whether a method weighs words alike where nothing that matters is different.
+"""Stability of attribution methods: the agreement of weights under differences that should not matter.
 
-Two kinds of difference: the served graph's rounding, against its own weights in fp32, and changes of a text that keep
-every word of it, the case of one word, the period at its end, white space. Alike is the order of the words by weight
-(Spearman's rank correlation) and which of them is the heaviest. Knows explanations; prints nothing.
+There are two kinds of difference. One is the rounding of the served graph, compared with its weights in fp32. The other
+is a change of a text that keeps every word: the case of a word, the final period, or white space. Agreement is
+Spearman's rank correlation of the words by weight, and whether the heaviest word is the same.
+Knows explanations. Prints nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from scipy.stats import rankdata
 
 from models.bundle import GRAPH, Bundle
 from models.evaluation.explanation_samples import Change, InstancesBySet, unchanged
-from models.evaluation.faithfulness import rankable
-from models.explain.explainer import METHODS, Explainer, MethodName, attribute_to_words
+from models.evaluation.faithfulness import is_rankable
+from models.explain.attribution import METHODS
+from models.explain.explainer import Explainer, attribute_to_words
 from models.explain.instance import Instance
+from models.explain.methods import MethodName
 from models.graph.builder import save_graph as write_graph
 from models.graph.convert import convert_graph
 from models.runtime.onnx import OnnxRuntime
@@ -36,10 +39,10 @@ STABILITY = "stability.md"
 
 @dataclass(frozen=True, slots=True)
 class StabilityReport:
-    """One method's weights on one data set under one difference, in the mean over texts.
+    """The agreement of one method's weights on one data set under one difference, as means over texts.
 
-    `kept` is the share of the texts whose answer is still the same; of those, `correlation` is that of the words' ranks
-    and `heaviest` the share of texts with the same heaviest word.
+    `kept` is the share of texts whose answer stays the same. The rest is measured on these texts: `correlation` of the
+    words' ranks, and `heaviest`, the share with the same heaviest word.
     """
 
     dataset: str
@@ -52,58 +55,64 @@ class StabilityReport:
 
 
 def measure_stability(
-    explainer: Explainer, exact: Explainer, ask: Callable[[Change], Iterable[InstancesBySet]], rows: int
+    explainer: Explainer, exact: Explainer, make_instances: Callable[[Change], Iterable[InstancesBySet]], rows: int
 ) -> Iterator[StabilityReport]:
-    """Every method on `rows` questions of each data set; `exact` answers in fp32, `ask` gives the data sets' questions.
+    """Measure every method on `rows` instances of each data set.
 
-    What a change leaves as it was, such as the case of Chinese, is not counted for it.
+    `exact` runs in fp32, and `make_instances` returns the instances of the data sets under a change. A text that a
+    change leaves as it is, such as Chinese under a change of case, does not count for it.
     """
-    for own in zip(*(ask(change) for change in (unchanged, *CHANGES.values())), strict=True):
-        found = zip(*(questions for _, questions in own), strict=True)
-        asked = list(islice((one for one in found if rankable(one[0])), rows))
-        before = [one[0] for one in asked]
+    for sets in zip(*(make_instances(change) for change in (unchanged, *CHANGES.values())), strict=True):
+        versions = zip(*(instances for _, instances in sets), strict=True)
+        sampled = list(islice((row for row in versions if is_rankable(row[0])), rows))
+        before = [row[0] for row in sampled]
         differences = [Difference(FP32, exact, dict(enumerate(map(exact.rebind, before))))]
-        for number, name in enumerate(CHANGES, 1):
-            after = {row: one[number] for row, one in enumerate(asked) if text_of(one[number]) != text_of(one[0])}
+        for version, name in enumerate(CHANGES, 1):
+            after = {
+                index: row[version] for index, row in enumerate(sampled) if text_of(row[version]) != text_of(row[0])
+            }
             differences.append(Difference(name, explainer, after))
         for method in METHODS:
-            weights = [attribute_instance(explainer, question, method) for question in before]
-            for one in differences:
+            weights = [attribute_instance(explainer, instance, method) for instance in before]
+            for difference in differences:
                 pairs = [
-                    (weights[row], attribute_instance(one.explainer, question, method))
-                    for row, question in one.after.items()
-                    if answer_of(question) == before[row].target
+                    (weights[row], attribute_instance(difference.explainer, instance, method))
+                    for row, instance in difference.after.items()
+                    if answer_of(instance) == before[row].target
                 ]
-                yield rank_agreement(own[0][0], one.name, method, len(one.after), pairs)
+                yield rank_agreement(sets[0][0], difference.name, method, len(difference.after), pairs)
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What the questions became, by row, and who answers them."""
+    """A difference by name, the changed instances by row, and the explainer that answers them."""
 
     name: str
     explainer: Explainer
     after: dict[int, Instance]
 
 
-def answer_of(question: Instance) -> str:
-    return max(question.scores, key=question.scores.__getitem__)
+def answer_of(instance: Instance) -> str:
+    return max(instance.scores, key=instance.scores.__getitem__)
 
 
-def in_fp32(bundle: Bundle, folder: Path) -> Explainer:
-    """By the graph with its own weights in fp32, written to `folder`; raises ValueError as `rewritten`."""
+def open_fp32_explainer(bundle: Bundle, folder: Path) -> Explainer:
+    """Return an explainer of the graph with its weights in fp32, which this writes to `folder`.
+
+    Raises ValueError as `convert_graph` does.
+    """
     write_graph(convert_graph(bundle.graph, "fp32"), folder / GRAPH)
     exact = replace(bundle, path=folder)
     return Explainer(exact, Tokenizer.from_bundle(bundle), OnnxRuntime(exact.graph))
 
 
-def attribute_instance(explainer: Explainer, question: Instance, method: MethodName) -> NDArray[np.float64]:
-    return attribute_to_words(question, explainer.attribute(question, method))
+def attribute_instance(explainer: Explainer, instance: Instance, method: MethodName) -> NDArray[np.float64]:
+    return attribute_to_words(instance, explainer.attribute(instance, method))
 
 
-def text_of(question: Instance) -> str:
-    """The newest turn of a dialogue."""
-    return question.encoding.segments[-1].text
+def text_of(instance: Instance) -> str:
+    """Return the text, or the newest turn of a dialogue."""
+    return instance.encoding.segments[-1].text
 
 
 def rank_agreement(
@@ -113,50 +122,50 @@ def rank_agreement(
     rows: int,
     pairs: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
 ) -> StabilityReport:
-    """Of weights before and after, (words,) each; a word that only one of them has is at the end, and left out."""
-    cut = [(before[: len(after)], after[: len(before)]) for before, after in pairs]
-    correlations = [correlation(*both) for both in cut]
+    """Compare weights before and after, (words,) each. A word that only one side has is the last and is left out."""
+    shared = [(before[: len(after)], after[: len(before)]) for before, after in pairs]
+    correlations = [rank_correlation(*pair) for pair in shared]
     return StabilityReport(
         dataset=dataset,
         difference=difference,
         method=method,
         rows=rows,
         kept=len(pairs) / rows if rows else np.nan,
-        correlation=mean(correlations),
-        heaviest=mean([float(before.argmax() == after.argmax()) for before, after in cut]),
+        correlation=finite_mean(correlations),
+        heaviest=finite_mean([float(before.argmax() == after.argmax()) for before, after in shared]),
     )
 
 
-def correlation(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
-    """Spearman's, NaN where either has all its words alike."""
+def rank_correlation(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
+    """Return Spearman's rank correlation, or NaN if all weights of either side are equal."""
     ranks = [rankdata(weights) for weights in (before, after)]
-    if any(np.ptp(own) == 0 for own in ranks):
+    if any(np.ptp(side) == 0 for side in ranks):
         return float("nan")
     return float(np.corrcoef(ranks)[0, 1])
 
 
-def mean(values: Sequence[float]) -> float:
-    """Of those that are numbers; NaN without any."""
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")
+def finite_mean(values: Sequence[float]) -> float:
+    """Return the mean of the finite values, or NaN if there are none."""
+    finite = [value for value in values if np.isfinite(value)]
+    return float(np.mean(finite)) if finite else float("nan")
 
 
 def change_case(text: str, entity: str | None) -> str:
-    """The first word that has case, outside the entity, begins with the other case."""
+    """Swap the case of the first letter of the first word that has case and is not the entity."""
     for start, end in word_spans(text):
         first = text[start]
-        other = first.lower() if first.isupper() else first.upper()
-        if other != first and len(other) == 1 and end - start > 1 and not names(text[start:end], entity):
-            return text[:start] + other + text[start + 1 :]
+        swapped = first.lower() if first.isupper() else first.upper()
+        if swapped != first and len(swapped) == 1 and end - start > 1 and not is_in_entity(text[start:end], entity):
+            return text[:start] + swapped + text[start + 1 :]
     return text
 
 
-def names(word: str, entity: str | None) -> bool:
+def is_in_entity(word: str, entity: str | None) -> bool:
     return entity is not None and word.casefold() in entity.casefold()
 
 
 def toggle_final_period(text: str, entity: str | None) -> str:
-    """Without its period at the end, or with one where none of the text's own marks ends it."""
+    """Remove the final period, or add one if the text ends without a mark."""
     bare = text.rstrip()
     if bare.endswith((".", "。")) and has_text(bare[:-1]) and bare[-2] != bare[-1]:
         return bare[:-1]
@@ -166,53 +175,53 @@ def toggle_final_period(text: str, entity: str | None) -> str:
 
 
 def widen_white_space(text: str, entity: str | None) -> str:
-    """Spaces before and after, and two for each in between, but for those in the entity's name."""
+    """Add white space before and after, and double each space between, except in the name of the entity."""
     parts = re.split(f"({re.escape(entity)})", text, flags=re.IGNORECASE) if entity else [text]
-    wide = [part if number % 2 else part.replace(" ", "  ") for number, part in enumerate(parts)]
+    wide = [part if index % 2 else part.replace(" ", "  ") for index, part in enumerate(parts)]
     return f"  {''.join(wide)} \n"
 
 
 CHANGES: dict[str, Change] = {"case": change_case, "period": toggle_final_period, "white space": widen_white_space}
 
 
-def over_sets(every: Sequence[StabilityReport]) -> list[StabilityReport]:
-    """Each difference and method in the mean over data sets, every set alike."""
+def average_stability(reports: Sequence[StabilityReport]) -> list[StabilityReport]:
+    """Return the mean of each difference and method over data sets of equal weight."""
     means = []
-    for difference, method in dict.fromkeys((row.difference, row.method) for row in every):
-        own = [row for row in every if (row.difference, row.method) == (difference, method)]
+    for difference, method in dict.fromkeys((row.difference, row.method) for row in reports):
+        rows = [row for row in reports if (row.difference, row.method) == (difference, method)]
         means.append(
             StabilityReport(
                 dataset="mean",
                 difference=difference,
                 method=method,
-                rows=sum(row.rows for row in own),
-                kept=mean([row.kept for row in own]),
-                correlation=mean([row.correlation for row in own]),
-                heaviest=mean([row.heaviest for row in own]),
+                rows=sum(row.rows for row in rows),
+                kept=finite_mean([row.kept for row in rows]),
+                correlation=finite_mean([row.correlation for row in rows]),
+                heaviest=finite_mean([row.heaviest for row in rows]),
             )
         )
     return means
 
 
-def stability_table(every: Sequence[StabilityReport]) -> str:
-    """Markdown: for each method and difference the rank correlation, and how often the heaviest word is the same."""
-    means = over_sets(every)
+def stability_table(reports: Sequence[StabilityReport]) -> str:
+    """Return a Markdown table: the rank correlation and the share with the same heaviest word, by method."""
+    means = average_stability(reports)
     differences = list(dict.fromkeys(row.difference for row in means))
-    by_both = {(row.method, row.difference): row for row in means}
-    told = (next((row.rows, row.kept) for row in means if row.difference == difference) for difference in differences)
-    kept = (f"{name} {rows} texts, {share:.1%}" for name, (rows, share) in zip(differences, told, strict=True))
+    by_method_and_difference = {(row.method, row.difference): row for row in means}
+    totals = [next((row.rows, row.kept) for row in means if row.difference == difference) for difference in differences]
+    kept = (f"{name} {rows} texts, {share:.1%}" for name, (rows, share) in zip(differences, totals, strict=True))
     lines = [
         f"| rank correlation (same heaviest word) | {' | '.join(differences)} |",
         f"|---|{'--:|' * len(differences)}",
     ]
     for method in dict.fromkeys(row.method for row in means):
-        cells = (by_both[method, difference] for difference in differences)
+        cells = (by_method_and_difference[method, difference] for difference in differences)
         lines.append(f"| {method} | {' | '.join(f'{row.correlation:.3f} ({row.heaviest:.0%})' for row in cells)} |")
     return "\n".join([*lines, "", f"Texts that were changed, and how many kept their answer: {', '.join(kept)}."])
 
 
-def write_stability(every: Sequence[StabilityReport], out: Path) -> None:
-    """`stability.json` and `stability.md` in the folder `out`."""
-    rows = [{name: None if value != value else value for name, value in asdict(row).items()} for row in every]
+def write_stability(reports: Sequence[StabilityReport], out: Path) -> None:
+    """Write `stability.json` and `stability.md` to the folder `out`."""
+    rows = [{name: None if value != value else value for name, value in asdict(row).items()} for row in reports]
     (out / "stability.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    (out / STABILITY).write_text(stability_table(every) + "\n", encoding="utf-8")
+    (out / STABILITY).write_text(stability_table(reports) + "\n", encoding="utf-8")

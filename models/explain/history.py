@@ -1,63 +1,70 @@
-"""Which items of a user's history a recommendation rests on: a weight for each, from what changes without it.
+"""Attribution of a recommendation to the items of the user's history.
 
-Explained is the served score of one item, its calibrated probability of being in the next purchase, as a function of
-the items of the history that are kept; a positive weight speaks for the item, in points of that score. All events of an
-item go together: of what was taken five times, one event less changes next to nothing. What is left keeps its age, as
-if the rest had not been done. (In log-odds the methods order items alike, since scores lie close together.)
-Knows a recommender and its arrays; nothing of texts or of the web.
+The explained score is the served score of one item, its calibrated probability of being in the next purchase. It is a
+function of the history items that are kept. A positive weight speaks for the item, in points of that score. All events
+of an item form one feature, because one event less of five purchases changes next to nothing. Events that remain keep
+their age. (Log-odds would rank the items alike, since scores lie close together.)
+Knows a recommender and its arrays. Knows nothing of texts or the web.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.explain.attribution import PERMUTATIONS, occlusion, shapley, two_sided_occlusion
-from models.explain.methods import HistoryMethod
+from models.explain.attribution import METHODS, ScoreMethod
+from models.explain.methods import DEFAULT_METHOD, HistoryMethod
 from models.ranking.events import History
 from models.ranking.recommender import Recommender
 
+ATTENTION: HistoryMethod = "attention"
+"""The method whose weights the recommender itself computes. It is not the method for texts of the same name."""
+
 HISTORY_METHODS: dict[HistoryMethod, str] = {
-    "two_sided_occlusion": "what an item changes in the whole history and on its own, the mean of both",
-    "occlusion": "what is lost without the item",
-    "shapley": "what an item changes in the mean over histories that keep other items in random order",
-    "attention": "the item's part of what the history adds to the recommended one's score, by attention and neighbours",
+    name: "its share of the score, from the recommender's attention and neighbours"
+    if name == ATTENTION
+    else METHODS[name].about
+    for name in get_args(HistoryMethod)
 }
-DEFAULT_HISTORY_METHOD: HistoryMethod = "two_sided_occlusion"
+"""A line about each method."""
+
+DEFAULT_HISTORY_METHOD: HistoryMethod = DEFAULT_METHOD
 
 STEP_EVENTS = 4_096
-"""To read at once, of several variants of a history."""
+"""The number of events, over several variants of a history, that one call of the recommender reads."""
 
-Score = Callable[[Sequence[History]], NDArray[np.float32]]
-"""Histories, as `Recommender.score` takes them, to the target's score by each, (histories,)."""
+ScoreHistories = Callable[[Sequence[History]], NDArray[np.float32]]
+"""Maps histories to the score of the target given each of them, (histories,), as `Recommender.score` does."""
 
 
 @dataclass(frozen=True, slots=True)
 class HistoryInstance:
-    """`parts` are the places of each item's events, in the order in which the items came first.
+    """A recommendation to explain.
 
-    `shares` (events,) are the events' parts of what they add to the target's score, as `Ranked.weights`.
+    `features` holds the positions of each item's events, in the order in which the items first occur. `shares`
+    (events,) are the contributions of the events to the target's score, as in `Ranked.weights`.
     """
 
     history: History
     features: tuple[tuple[int, ...], ...]
     full_score: float
     shares: NDArray[np.float32]
-    scored: Score
+    score_histories: ScoreHistories
 
-    def score(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The target's score for each variant, (variants, parts) to (variants,)."""
-        part_of = np.empty(len(self.history), np.int64)
-        for number, places in enumerate(self.features):
-            part_of[list(places)] = number
-        different, which = np.unique(kept, axis=0, return_inverse=True)
-        variants = [self.history.select(events) for events in different[:, part_of]]
+    def score(self, masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Map masks of the features to keep, (variants, features), to the target's scores, (variants,)."""
+        feature_of_event = np.empty(len(self.history), np.int64)
+        for index, positions in enumerate(self.features):
+            feature_of_event[list(positions)] = index
+        distinct, inverse = np.unique(masks, axis=0, return_inverse=True)
+        variants = [self.history.select(events) for events in distinct[:, feature_of_event]]
         step = max(1, STEP_EVENTS // len(self.history))
-        scores = [self.scored(variants[start : start + step]) for start in range(0, len(variants), step)]
-        return np.concatenate(scores)[which].astype(np.float64)
+        scores = [self.score_histories(variants[start : start + step]) for start in range(0, len(variants), step)]
+        return np.concatenate(scores)[inverse].astype(np.float64)
 
 
 def make_history_instance(
@@ -66,38 +73,38 @@ def make_history_instance(
     vector: NDArray[np.float32],
     number: int,
     trained: int | None = None,
-    scored: Score | None = None,
+    score_histories: ScoreHistories | None = None,
 ) -> HistoryInstance:
-    """Why a candidate with this item vector (width,) and number has its score; `scored` is how it is asked for again.
+    """Return the instance of a candidate with this item vector (width,) and item number.
 
-    `trained` is its number among the items that the recommender was trained with, None as in History. Raises ValueError
-    for an empty history, and for one by which there is no finite score.
+    `trained` is the candidate's index among the items of the training data, or None as in History. `score_histories`
+    replaces the recommender's own scoring of variants. Raises ValueError for an empty history, and for one that gives
+    no finite score.
     """
     vectors, numbers = vector[None], np.asarray([number], np.int64)
-    known = None if trained is None else np.asarray([trained], np.int64)
-    found = recommender.rank(history, vectors, numbers, 1, training_indices=known)
-    if not len(found.order):
+    training_indices = None if trained is None else np.asarray([trained], np.int64)
+    ranked = recommender.rank(history, vectors, numbers, 1, training_indices=training_indices)
+    if not len(ranked.order):
         raise ValueError("there is no finite score")
-    places: dict[int, list[int]] = {}
-    for place, item in enumerate(history.items.tolist()):
-        # -1 is of an item that no candidate can be, each its own.
-        places.setdefault(item if item >= 0 else -1 - place, []).append(place)
+    positions: dict[int, list[int]] = {}
+    for position, item in enumerate(history.items.tolist()):
+        # -1 stands for any item that is no candidate, so each such event is a feature of its own.
+        positions.setdefault(item if item >= 0 else -1 - position, []).append(position)
     return HistoryInstance(
         history=history,
-        features=tuple(map(tuple, places.values())),
-        full_score=float(found.scores[0]),
-        shares=found.weights[0],
-        scored=scored or (lambda histories: recommender.score(histories, vectors, numbers, known)[:, 0]),
+        features=tuple(map(tuple, positions.values())),
+        full_score=float(ranked.scores[0]),
+        shares=ranked.weights[0],
+        score_histories=score_histories
+        or (lambda histories: recommender.score(histories, vectors, numbers, training_indices)[:, 0]),
     )
 
 
-def attribute_history(question: HistoryInstance, method: HistoryMethod) -> NDArray[np.float64]:
-    """One weight for each part of the question, (parts,)."""
-    count = len(question.features)
-    if method == "attention":
-        return np.asarray([question.shares[list(places)].sum() for places in question.features], np.float64)
-    if method == "occlusion":
-        return occlusion(question.score, count)
-    if method == "two_sided_occlusion":
-        return two_sided_occlusion(question.score, count)
-    return shapley(question.score, count, PERMUTATIONS)
+def attribute_history(instance: HistoryInstance, method: HistoryMethod) -> NDArray[np.float64]:
+    """Return one weight per feature, (features,). Raises ValueError for a method that histories do not support."""
+    if method == ATTENTION:
+        return np.asarray([instance.shares[list(positions)].sum() for positions in instance.features], np.float64)
+    row = METHODS[method]
+    if not isinstance(row, ScoreMethod):
+        raise ValueError(f"the method {method} does not support histories: choose one of {', '.join(HISTORY_METHODS)}")
+    return row.attribute(instance.score, len(instance.features))

@@ -1,7 +1,7 @@
-"""A question to explain: one answer of a model, and the parts of what it read that can be taken away from it.
+"""The instance to explain: one output of a model, and the features of its input that can be removed.
 
-What the answer is, is a function of the rows that the runtime gives: a calibrated probability, the confidence of a
-head, the score of a reply. Knows tokens and a runtime.
+The output is a function of the runtime's rows: a calibrated probability, an intent confidence or the score of a reply.
+Knows tokens and a runtime.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from models.text.tokenizer import AlignedEncoding
 from models.text.words import WordSpans
 
 WORK_TOKENS = 16_384
-"""To read for one explanation by `occlusion`: a long text is weighed in fewer parts, of neighbouring words together."""
+"""The number of tokens that `occlusion` may read for one explanation. Longer texts get features of several words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Words that are kept or taken away together, and the positions of their tokens.
+    """Words that are kept or removed together, and the positions of their tokens.
 
-    Words are counted through all passages.
+    Words are counted through all segments.
     """
 
     words: tuple[int, ...]
@@ -37,7 +37,7 @@ class Feature:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """What was read, its row of the runtime and scores by label, and the label that is asked about."""
+    """One output to explain: the encoded input, its row from the runtime, its scores by label and the target label."""
 
     runtime: Runtime
     pad: int
@@ -46,98 +46,104 @@ class Instance:
     row: NDArray[np.float32]
     scores: dict[str, float]
     target: str
-    scored: ScoreFunction
+    score_function: ScoreFunction
 
     @property
     def tokens(self) -> Encoding:
         return self.encoding.tokens
 
-    def score(self, kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The target's score for each variant, (variants, parts) to (variants,)."""
-        different, which = np.unique(kept, axis=0, return_inverse=True)
-        variants = [remove_tokens(self.tokens, self._hidden(row)) for row in different]
-        scores = self.scored(infer_all(self.runtime, variants, self.pad))
-        return np.asarray(scores[which, list(self.scores).index(self.target)])
+    def score(self, masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Map masks of the features to keep, (variants, features), to the target's scores, (variants,)."""
+        distinct, inverse = np.unique(masks, axis=0, return_inverse=True)
+        variants = [remove_tokens(self.tokens, self._removed_positions(mask)) for mask in distinct]
+        scores = self.score_function(infer_all(self.runtime, variants, self.pad))
+        return np.asarray(scores[inverse, list(self.scores).index(self.target)])
 
     def score_gradients(
         self, gradients: Gradients, shares: NDArray[np.float64]
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """The target's score where all parts are there by a share, and its gradient by each part.
+        """Return the target's score where a share of every feature is present, and its gradient for each feature.
 
-        `shares` (points,) above 0 and at most 1 to (points,) and (points, parts). By the network without rounding.
+        Maps `shares` (points,), above 0 and at most 1, to (points,) and (points, features). Runs the network without
+        rounding.
         """
         gates = np.ones((len(shares), self.tokens.length), np.float32)
-        for part in self.features:
-            gates[:, list(part.positions)] = shares[:, None]
-        passed, target = gradients.run(self.tokens, gates), list(self.scores).index(self.target)
-        by_gates = passed.backward(self.scored.gradient(passed.rows, target).astype(np.float32))
-        by_part = np.empty((len(shares), len(self.features)))
-        for number, part in enumerate(self.features):
-            by_part[:, number] = by_gates[:, list(part.positions)].sum(axis=1)
-        return self.scored(passed.rows)[:, target], by_part
+        for feature in self.features:
+            gates[:, list(feature.positions)] = shares[:, None]
+        forward, target = gradients.run(self.tokens, gates), list(self.scores).index(self.target)
+        by_gate = forward.backward(self.score_function.gradient(forward.rows, target).astype(np.float32))
+        by_feature = np.empty((len(shares), len(self.features)))
+        for index, feature in enumerate(self.features):
+            by_feature[:, index] = by_gate[:, list(feature.positions)].sum(axis=1)
+        return self.score_function(forward.rows)[:, target], by_feature
 
     def with_segments_as_features(self) -> Instance:
-        """The same, with each passage as one part."""
-        found, first = [], 0
+        """Return the same instance with each segment as one feature."""
+        features, first = [], 0
         for words in self.encoding.segments:
-            numbers = tuple(range(first, first + len(words.spans)))
-            found.append(
-                Feature(numbers, tuple(sorted({place for places in words.token_positions for place in places})))
-            )
-            first += len(numbers)
-        return replace(self, features=tuple(found))
+            indices = tuple(range(first, first + len(words.spans)))
+            positions = {position for positions in words.token_positions for position in positions}
+            features.append(Feature(indices, tuple(sorted(positions))))
+            first += len(indices)
+        return replace(self, features=tuple(features))
 
-    def _hidden(self, kept: NDArray[np.bool_]) -> list[int]:
-        return [place for part, stays in zip(self.features, kept, strict=True) if not stays for place in part.positions]
+    def _removed_positions(self, mask: NDArray[np.bool_]) -> list[int]:
+        return [
+            position
+            for feature, stays in zip(self.features, mask, strict=True)
+            if not stays
+            for position in feature.positions
+        ]
 
 
 def make_instance(
     runtime: Runtime,
     pad: int,
-    reading: AlignedEncoding,
-    scored: ScoreFunction,
+    encoding: AlignedEncoding,
+    score_function: ScoreFunction,
     labels: Sequence[str],
     target: str | None = None,
 ) -> Instance:
-    """The target is the label with the highest score unless one is given."""
-    rows = infer_all(runtime, [reading.tokens], pad)
-    scores = dict(zip(labels, scored(rows)[0].tolist(), strict=True))
-    asked = target if target is not None else max(scores, key=scores.__getitem__)
-    parts = features_of(reading.segments, WORK_TOKENS // reading.tokens.length)
-    return Instance(runtime, pad, reading, parts, rows[0], scores, asked, scored)
+    """Return the instance of an encoded input. Without `target`, the label with the highest score is explained."""
+    rows = infer_all(runtime, [encoding.tokens], pad)
+    scores = dict(zip(labels, score_function(rows)[0].tolist(), strict=True))
+    label = target if target is not None else max(scores, key=scores.__getitem__)
+    features = make_features(encoding.segments, WORK_TOKENS // encoding.tokens.length)
+    return Instance(runtime, pad, encoding, features, rows[0], scores, label, score_function)
 
 
-def features_of(passages: Sequence[WordSpans], limit: int) -> tuple[Feature, ...]:
-    """The words that can be taken away: not those of the entity, nor what the tokenizer keeps nothing of.
+def make_features(segments: Sequence[WordSpans], limit: int) -> tuple[Feature, ...]:
+    """Return at most `limit` features that can be removed.
 
-    Words that share a token go together, and so do neighbours where there would be more than `limit` parts.
+    Words of the entity and words without a token belong to no feature. Words that share a token form one feature. If
+    there are more than `limit`, neighbouring features are joined.
     """
-    free, first = [], 0
-    for words in passages:
-        free += _free(words, first)
+    removable, first = [], 0
+    for words in segments:
+        removable += _removable_features(words, first)
         first += len(words.spans)
-    size = -(-len(free) // limit)
-    return tuple(join_features(free[start : start + size]) for start in range(0, len(free), max(size, 1)))
+    size = -(-len(removable) // limit)
+    return tuple(join_features(removable[start : start + size]) for start in range(0, len(removable), max(size, 1)))
 
 
-def _free(words: WordSpans, first: int) -> list[Feature]:
-    """Of one passage, whose first word has the number `first`."""
-    parts: list[Feature] = []
-    for word, places in enumerate(words.token_positions, first):
-        if parts and set(places) & set(parts[-1].positions):
-            parts[-1] = join_features([parts[-1], Feature((word,), places)])
-        elif places:
-            parts.append(Feature((word,), places))
-    return [part for part in parts if not any(words.is_entity(word - first) for word in part.words)]
+def _removable_features(words: WordSpans, first: int) -> list[Feature]:
+    """Return the features of one segment, whose first word has the index `first`."""
+    features: list[Feature] = []
+    for word, positions in enumerate(words.token_positions, first):
+        if features and set(positions) & set(features[-1].positions):
+            features[-1] = join_features([features[-1], Feature((word,), positions)])
+        elif positions:
+            features.append(Feature((word,), positions))
+    return [feature for feature in features if not any(words.is_entity(word - first) for word in feature.words)]
 
 
-def join_features(parts: Sequence[Feature]) -> Feature:
-    places = {place for part in parts for place in part.positions}
-    return Feature(tuple(word for part in parts for word in part.words), tuple(sorted(places)))
+def join_features(features: Sequence[Feature]) -> Feature:
+    positions = {position for feature in features for position in feature.positions}
+    return Feature(tuple(word for feature in features for word in feature.words), tuple(sorted(positions)))
 
 
-def remove_tokens(tokens: Encoding, places: Sequence[int]) -> Encoding:
-    """The tokens that are left when those at `places` are taken out."""
-    left = np.ones(tokens.length, np.bool_)
-    left[list(places)] = False
-    return Encoding(tokens.ids[left], tokens.token_types[left], tokens.truncated, tokens.language)
+def remove_tokens(tokens: Encoding, positions: Sequence[int]) -> Encoding:
+    """Return the encoding without the tokens at `positions`."""
+    mask = np.ones(tokens.length, np.bool_)
+    mask[list(positions)] = False
+    return Encoding(tokens.ids[mask], tokens.token_types[mask], tokens.truncated, tokens.language)

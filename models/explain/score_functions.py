@@ -1,6 +1,7 @@
-"""The answers that can be explained, as functions of the rows that a runtime gives, and how fast they change with them.
+"""The scores that can be explained, as functions of the rows that a runtime returns, and their gradients.
 
-Of texts the calibrated probabilities of labels, of dialogues the confidences of a head or the score of one reply.
+For texts they are the calibrated probabilities of labels. For dialogues they are the confidences of an intent head or
+the score of one reply.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ Values = NDArray[np.float64]
 
 class ScoreFunction(Protocol):
     def __call__(self, rows: Rows) -> Values:
-        """(variants, outputs) to the scores of all labels, (variants, labels)."""
+        """Map (variants, outputs) to the scores of all labels, (variants, labels)."""
         ...
 
     def gradient(self, rows: Rows, label: int) -> Values:
-        """The gradient of one label's score by the rows, (variants, outputs)."""
+        """Return the gradient of one label's score with respect to the rows, (variants, outputs)."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LabelProbabilities:
-    """By a bundle with labels."""
+    """The calibrated label probabilities of a classifier."""
 
     scaling: LogitScaling
 
@@ -40,13 +41,15 @@ class LabelProbabilities:
         return probabilities(rows, self.scaling)
 
     def gradient(self, rows: Rows, label: int) -> Values:
-        own = self.scaling
-        return softmax_slope(rows.astype(np.float64), own.temperature, own.power, np.asarray(own.bias), label)
+        scaling = self.scaling
+        return softmax_gradient(
+            rows.astype(np.float64), scaling.temperature, scaling.power, np.asarray(scaling.bias), label
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class IntentConfidences:
-    """By a head, on vectors."""
+    """The confidences of an intent head, given vectors."""
 
     head: IntentHead
 
@@ -56,13 +59,13 @@ class IntentConfidences:
     def gradient(self, rows: Rows, label: int) -> Values:
         head, direction = self.head, normalize_centered(rows, self.head.center).astype(np.float64)
         logits = direction @ head.weight.T + head.bias
-        by_logits = softmax_slope(logits, head.temperature, head.power, np.zeros(len(head.labels)), label)
-        return along(by_logits @ head.weight, direction, rows - head.center)
+        by_logit = softmax_gradient(logits, head.temperature, head.power, np.zeros(len(head.labels)), label)
+        return normalization_gradient(by_logit @ head.weight, direction, rows - head.center)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyScore:
-    """By a ranker, of one reply, `placed` (rank,): its only label."""
+    """A ranker's score of one reply, `projected` (rank,). The reply is the only label."""
 
     ranker: ReplyRanker
     projected: Rows
@@ -73,28 +76,35 @@ class ReplyScore:
     def gradient(self, rows: Rows, label: int) -> Values:
         score = self(rows)
         by_cosine = self.ranker.slope * score * (1 - score)
-        seen = rows @ self.ranker.dialogue
-        return along(by_cosine * self.projected, l2_normalize(seen).astype(np.float64), seen) @ self.ranker.dialogue.T
+        dialogue = rows @ self.ranker.dialogue
+        direction = l2_normalize(dialogue).astype(np.float64)
+        return normalization_gradient(by_cosine * self.projected, direction, dialogue) @ self.ranker.dialogue.T
 
 
-def along(slope: Values, direction: Values, value: NDArray[np.floating]) -> Values:
-    """The gradient by a direction to that by the value, (variants, width), that was brought to length 1."""
-    across = slope - direction * (slope * direction).sum(axis=-1, keepdims=True)
-    return np.asarray(across / np.maximum(np.linalg.norm(value, axis=-1, keepdims=True), 1e-9))
+def normalization_gradient(gradient: Values, direction: Values, vector: NDArray[np.floating]) -> Values:
+    """Return the gradient with respect to the vectors, (variants, width), before their normalisation to length 1.
+
+    `gradient` is the gradient with respect to their `direction`.
+    """
+    across = gradient - direction * (gradient * direction).sum(axis=-1, keepdims=True)
+    return np.asarray(across / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-9))
 
 
-def softmax_slope(logits: Values, temperature: float, power: float, bias: Values, label: int) -> Values:
-    """The gradient of one label's probability by the logits, which `models.prediction.calibration.LogitScaling` scales."""
+def softmax_gradient(logits: Values, temperature: float, power: float, bias: Values, label: int) -> Values:
+    """Return the gradient of one label's probability with respect to the logits.
+
+    The logits are scaled as `models.prediction.calibration.LogitScaling` describes.
+    """
     scaled = scale_logits(logits, temperature, power)
-    likely = np.exp(log_softmax(scaled + bias))
-    by_scaled = -likely * likely[:, label : label + 1]
-    by_scaled[:, label] += likely[:, label]
-    uncertain = entropy(logits)[:, None]
-    slope = by_scaled / (temperature * uncertain**power)
+    label_probabilities = np.exp(log_softmax(scaled + bias))
+    by_scaled = -label_probabilities * label_probabilities[:, label : label + 1]
+    by_scaled[:, label] += label_probabilities[:, label]
+    uncertainty = entropy(logits)[:, None]
+    gradient = by_scaled / (temperature * uncertainty**power)
     if power:
-        logs = log_softmax(logits)
-        mean = (np.exp(logs) * logs).sum(axis=-1, keepdims=True)
-        by_logits = -np.exp(logs) * (logs - mean) / np.log(logits.shape[-1])
-        by_entropy = -power * (by_scaled * scaled).sum(axis=-1, keepdims=True) / uncertain
-        slope = slope + np.where(uncertain > MIN_ENTROPY, by_entropy * by_logits, 0)
-    return np.asarray(slope)
+        log_probabilities = log_softmax(logits)
+        mean = (np.exp(log_probabilities) * log_probabilities).sum(axis=-1, keepdims=True)
+        entropy_gradient = -np.exp(log_probabilities) * (log_probabilities - mean) / np.log(logits.shape[-1])
+        by_entropy = -power * (by_scaled * scaled).sum(axis=-1, keepdims=True) / uncertainty
+        gradient = gradient + np.where(uncertainty > MIN_ENTROPY, by_entropy * entropy_gradient, 0)
+    return np.asarray(gradient)

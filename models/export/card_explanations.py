@@ -13,8 +13,13 @@ from shutil import copyfile
 from models.bundle import CARD, Bundle, save_bundle
 from models.evaluation.faithfulness import CURVES, MAX_FEATURES, RANDOM_ORDERS, TABLE
 from models.evaluation.stability import STABILITY
-from models.explain.explainer import DEFAULT_METHOD
-from models.explain.methods import FEATURE_NOUNS, MIN_TIMES_RANDOM, SUPPORTED_METHODS, ExplainableTask
+from models.explain.methods import (
+    DEFAULT_METHOD,
+    FEATURE_NOUNS,
+    MIN_TIMES_RANDOM,
+    SUPPORTED_METHODS,
+    ExplainableTask,
+)
 from models.export.card_template import load_template
 
 BEFORE = "## Limits\n"

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from models.bundle import TOKENIZER, Bundle, Source
 from models.catalogue.items import Item
 from models.data.interactions import RETAIL, Split, load_held_out
-from models.evaluation.recommendation import measure_recommender, metrics_of_recommender, rank_users, taken_in
+from models.evaluation.recommendation import hit_mask, measure_recommender, metrics_of_recommender, rank_users
 from models.export.card_recommendation import render_recommendation_card
 from models.export.parity import ParityError
 from models.export.staging import check_graphs, make_manifest, publish, staging, write_graph
@@ -96,7 +96,7 @@ def check_items(
 def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
     """Slope and offset (Platt 1999) with which the scores of a user's first ten are probabilities."""
     rankings, scores = rank_users(recommender, vectors, split)
-    taken = taken_in(rankings[:, :SHOWN], split.targets)
+    taken = hit_mask(rankings[:, :SHOWN], split.targets)
     clear = np.clip(scores[:, :SHOWN].astype(np.float64), 1e-12, 1 - 1e-12)
     odds = np.log(clear / (1 - clear))
     model = LogisticRegression(C=1e6).fit(odds.reshape(-1, 1), taken.ravel())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from models.explain.methods import IntentMethod, SentimentMethod
+from models.explain.methods import DEFAULT_METHOD, IntentMethod, SentimentMethod
 from service.cli.exit import fail, say
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def explain_intent(
 ) -> None:
     """Show which words speak for an intent: green speaks for it, red against it."""
     from models.bundle import SHIPPED_INTENT, BundleError, load_bundle
-    from models.explain.explainer import DEFAULT_METHOD, open_explainer
+    from models.explain.explainer import open_explainer
     from models.prediction.tensor_file import ArtifactError
     from models.text.tokenizer import Turn
     from service import settings
@@ -91,7 +91,7 @@ def explain_text(
 ) -> None:
     """Show which words an answer rests on: green speaks for it, red against it."""
     from models.bundle import SHIPPED, BundleError, load_bundle
-    from models.explain.explainer import DEFAULT_METHOD, open_explainer
+    from models.explain.explainer import open_explainer
 
     require_utf_8(f"{text}{entity or ''}")
     try:

@@ -55,7 +55,7 @@ def faithfulness(
             report_measurements(measure_faithfulness(explainer, ask(unchanged), rows), loaded, task, rows, out)
             if stable_rows:
                 with TemporaryDirectory() as folder:
-                    exact = stability.in_fp32(loaded, Path(folder))
+                    exact = stability.open_fp32_explainer(loaded, Path(folder))
                     alike = list(stability.measure_stability(explainer, exact, ask, stable_rows))
                 stability.write_stability(alike, out)
                 print(f"{stability.stability_table(alike)}\n")
@@ -88,12 +88,12 @@ def report_measurements(
 def _measured_histories(bundle: Bundle, data: Path, rows: int) -> Iterator[FaithfulnessReport]:
     from threadpoolctl import threadpool_limits
 
-    from models.evaluation.explanation_samples import recommendations
+    from models.evaluation.explanation_samples import history_instances
     from models.evaluation.faithfulness import measure_methods
     from models.explain.history import HISTORY_METHODS, attribute_history
 
     with threadpool_limits(1):  # as it is served; products so small are slower on several
-        yield from measure_methods(attribute_history, HISTORY_METHODS, recommendations(bundle, data), rows)
+        yield from measure_methods(attribute_history, HISTORY_METHODS, history_instances(bundle, data), rows)
 
 
 def _asked(
@@ -107,7 +107,7 @@ def _asked(
 
     label_sets, reply_sets = shipped_sets()
     if task == "sentiment":
-        return asked.texts(explainer, data, datasets_of(bundle, data), change)
+        return asked.text_instances(explainer, data, datasets_of(bundle, data), change)
     if task == "intent":
-        return asked.intents(explainer, data, label_sets, load_bundle_heads(bundle.path, bundle.encoder_digest), change)
-    return asked.replies(explainer, data, reply_sets, load_ranker(bundle.path / RANKER), change)
+        return asked.intent_instances(explainer, data, label_sets, load_bundle_heads(bundle.path, bundle.encoder_digest), change)
+    return asked.reply_instances(explainer, data, reply_sets, load_ranker(bundle.path / RANKER), change)

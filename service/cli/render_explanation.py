@@ -12,7 +12,8 @@ from pathlib import Path
 
 from rich.text import Text
 
-from models.explain.explainer import METHODS, Explanation, WordAttribution
+from models.explain.attribution import METHODS
+from models.explain.explainer import Explanation, WordAttribution
 
 FOR, AGAINST, SEEN = (38, 162, 105), (224, 27, 36), (53, 132, 228)
 """Red, green and blue of a word that speaks for the target, of one against it, and of one that attention is on."""

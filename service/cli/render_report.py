@@ -77,11 +77,11 @@ def words(findings: AttentionAnalysis) -> Iterable[str]:
         f"In the mean over the texts that were given the answer, in points of its probability; words of at least "
         f"{MIN_TEXTS} such texts and {MIN_MEAN_WEIGHT} points. The number is of texts."
     )
-    peak = max((word.weight for own in findings.driving.values() for word in own), default=1.0)
-    driven = {label: own for label, own in findings.driving.items() if own}
+    peak = max((word.weight for own in findings.influential_words.values() for word in own), default=1.0)
+    driven = {label: own for label, own in findings.influential_words.items() if own}
     columns = (f"<div><h3>{escape(label)}</h3>{bars(own, peak)}</div>" for label, own in driven.items())
     yield f'<div class="columns">{"".join(columns)}</div>'
-    others = [label for label in findings.driving if label not in driven]
+    others = [label for label in findings.influential_words if label not in driven]
     if others:
         yield note(f"Without such a word: {', '.join(others)}.")
 
@@ -101,7 +101,7 @@ def bar(share: float, kind: str = "") -> str:
 
 def heads(findings: AttentionAnalysis) -> Iterable[str]:
     yield "<h2>What heads do</h2>"
-    names = {role.place: role.role for role in findings.roles}
+    names = {role.index: role.role for role in findings.roles}
     counts = {name: list(names.values()).count(name) for name in dict.fromkeys(names.values())}
     told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
     yield note(f"Named by where most of their attention goes: {told}. Rows are layers, columns are heads.")
@@ -112,7 +112,7 @@ def heads(findings: AttentionAnalysis) -> Iterable[str]:
 
 
 def by_layer(roles: Sequence[HeadRole]) -> list[list[HeadRole]]:
-    return [[role for role in roles if role.place[0] == layer] for layer in sorted({role.place[0] for role in roles})]
+    return [[role for role in roles if role.index[0] == layer] for layer in sorted({role.index[0] for role in roles})]
 
 
 def table(cells: Sequence[Sequence[str]], values: Sequence[Sequence[float]] | None) -> str:
@@ -136,7 +136,7 @@ def removal(findings: AttentionAnalysis) -> Iterable[str]:
     )
     moved = {one.heads[0]: 100 * one.score_change for one in findings.single[1:]}
     layers = by_layer(findings.roles)
-    values = [[moved[role.place] for role in own] for own in layers]
+    values = [[moved[role.index] for role in own] for own in layers]
     yield table([[f"{value:.1f}" for value in own] for own in values], values)
     yield "<h3>Together, those that move least first</h3>" + note(spared(findings))
     yield curve(findings)
@@ -196,7 +196,7 @@ def mistakes(findings: AttentionAnalysis) -> Iterable[str]:
         "By kind of word, for right answers (green) and wrong ones (red): the share of what the answer rests on (the "
         "size of weights), and of where the model looks (attention times what it carries)."
     )
-    for title, found in (("Rests on", findings.rested), ("Looks at", findings.looked)):
+    for title, found in (("Rests on", findings.attribution_by_kind), ("Looks at", findings.attention_by_kind)):
         if found:
             yield f"<h3>{title}</h3>" + kinds(found)
     yield "<h3>The most frequent mistakes</h3>" + frequent(findings)

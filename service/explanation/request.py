@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from models.explain.methods import HistoryMethod
+from models.explain.methods import HistoryMethod, MethodName
 from service.errors import Problem
 from service.inference.predictor import Prediction
 
 if TYPE_CHECKING:
-    from models.explain.explainer import Explainer, Explanation, MethodName
+    from models.explain.explainer import Explainer, Explanation
     from models.explain.instance import Instance
 
 

@@ -10,9 +10,10 @@ import structlog
 from numpy.typing import NDArray
 
 from models.explain.attention_maps import AttentionMaps
-from models.explain.attribution import pooling_weights, rollout
-from models.explain.explainer import DEFAULT_METHOD, Explainer, attribute_to_features, explanation_of
+from models.explain.attribution import METHODS, pooling_weights, rollout
+from models.explain.explainer import Explainer, attribute_to_features, make_explanation
 from models.explain.instance import Instance
+from models.explain.methods import DEFAULT_METHOD
 from models.text.tokenizer import EmptyTextError
 from service.errors import EmptyText, ExplanationTooLarge, InferenceFailed, InvalidRequest, Problem
 from service.explanation.request import (
@@ -60,9 +61,10 @@ def check_graph(explainer: Explainer, request: ExplanationRequest) -> None:
         InvalidRequest: It has not.
     """
     try:
-        if request.method == "integrated_gradients":
+        method = METHODS[request.method or DEFAULT_METHOD]
+        if method.needs_gradients:
             explainer.check_gradients()
-        if not request.wants_maps and request.method != "value_norm":
+        if not request.wants_maps and not method.needs_maps:
             return
         layers, heads = explainer.layers, explainer.heads
     except ValueError:  # an older or a foreign export wrote the graph
@@ -91,7 +93,7 @@ def _explain_instance(
         turn_weights = explainer.attribute_turns(instance, method, weights)
     if not all(np.isfinite(values).all() for values in (weights, turn_weights) if values is not None):
         return InferenceFailed(_FAILED)
-    explanation = explanation_of(instance, method, weights, turn_weights)
+    explanation = make_explanation(instance, method, weights, turn_weights)
     tokens, turns = instance.tokens, len(instance.encoding.segments)
     return TextExplanation(tokens.length, tokens.truncated, turns, explanation, instance.row, attention)
 

@@ -22,57 +22,61 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
-def found(bundle: Bundle) -> AttentionAnalysis:
+def analysis(bundle: Bundle) -> AttentionAnalysis:
     explainer = open_explainer(bundle)
     rows = [LabelledInstance(explainer.text_instance(text), label) for text, label in ROWS]
     return analyze(bundle.graph, explainer, rows, lambda _: None)
 
 
-def test_texts_are_counted(found: AttentionAnalysis) -> None:
-    assert (found.texts, found.labelled) == (24, 18)
-    assert 0 < found.wrong < 18
-    assert all(one.row.label not in (None, one.answer) for one in found.mistakes)
-    sure = [one.explanation.scores[one.answer] for one in found.mistakes]
-    assert sure == sorted(sure, reverse=True)
+def test_texts_are_counted(analysis: AttentionAnalysis) -> None:
+    assert (analysis.texts, analysis.labelled) == (24, 18)
+    assert 0 < analysis.wrong < 18
+    assert all(mistake.row.label not in (None, mistake.answer) for mistake in analysis.mistakes)
+    confidences = [mistake.explanation.scores[mistake.answer] for mistake in analysis.mistakes]
+    assert confidences == sorted(confidences, reverse=True)
 
 
-def test_driving_words_are_the_means_of_their_weights(bundle: Bundle, found: AttentionAnalysis) -> None:
+def test_influential_words_have_the_means_of_their_weights(bundle: Bundle, analysis: AttentionAnalysis) -> None:
     explainer = open_explainer(bundle)
     weights = []
-    label = next(label for label, own in found.driving.items() if any(one.word == "up" for one in own))
+    label = next(
+        label
+        for label, words in analysis.influential_words.items()
+        if any(influential.word == "up" for influential in words)
+    )
     for text, _ in ROWS:
         explanation = explainer.explain(explainer.text_instance(text))
         if explanation.target == label and text.startswith("up"):
             weights.append(sum(word.weight for word in explanation.text.words[:2]))
-    (up,) = [one for one in found.driving[label] if one.word == "up"]
+    (up,) = [influential for influential in analysis.influential_words[label] if influential.word == "up"]
     assert up.texts == len(weights)
     assert up.weight == pytest.approx(np.mean(weights), abs=1e-5)
 
 
-def test_every_head_is_measured_and_masked(found: AttentionAnalysis) -> None:
-    places = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
-    assert [role.place for role in found.roles] == places
-    assert [one.heads for one in found.single] == [(), *((place,) for place in places)]
-    assert len(found.cumulative[-1].heads) == len(places)
-    for role in found.roles:
+def test_every_head_is_measured_and_masked(analysis: AttentionAnalysis) -> None:
+    heads = [(layer, head) for layer in range(LAYERS) for head in range(HEADS)]
+    assert [role.index for role in analysis.roles] == heads
+    assert [result.heads for result in analysis.single] == [(), *((head,) for head in heads)]
+    assert len(analysis.cumulative[-1].heads) == len(heads)
+    for role in analysis.roles:
         assert 0 <= role.entropy <= 1
         assert 0 < role.itself + role.previous + role.following + role.separator < 2
 
 
-def test_measures_of_known_attention() -> None:
-    even, own, before = np.full((4, 4), 0.25), np.eye(4), np.eye(4, k=-1)
-    before[0, 0] = 1
-    uncommon = np.asarray([False, True, False, False])
-    got = head_measures(np.stack([even, own, before]).astype(np.float32), uncommon)
-    np.testing.assert_allclose(got[0], [1, 1.25, 0.25, 3 / 16, 3 / 16, 0.5, 0.25], atol=1e-5)
-    np.testing.assert_allclose(got[1], [0, 0, 1, 0, 0, 0.5, 0.25], atol=1e-5)
-    np.testing.assert_allclose(got[2], [0, 0.75, 0.25, 0.75, 0, 0.5, 0.25], atol=1e-5)
+def test_measures_of_simple_attention_patterns() -> None:
+    even, itself, previous = np.full((4, 4), 0.25), np.eye(4), np.eye(4, k=-1)
+    previous[0, 0] = 1
+    is_rare = np.asarray([False, True, False, False])
+    measures = head_measures(np.stack([even, itself, previous]).astype(np.float32), is_rare)
+    np.testing.assert_allclose(measures[0], [1, 1.25, 0.25, 3 / 16, 3 / 16, 0.5, 0.25], atol=1e-5)
+    np.testing.assert_allclose(measures[1], [0, 0, 1, 0, 0, 0.5, 0.25], atol=1e-5)
+    np.testing.assert_allclose(measures[2], [0, 0.75, 0.25, 0.75, 0, 0.5, 0.25], atol=1e-5)
 
 
 def test_a_head_is_named_by_where_most_of_its_attention_goes() -> None:
-    def role(**more: float) -> str:
-        usual = {"itself": 0.1, "previous": 0.1, "following": 0.1, "separator": 0.1, "rare": 1.0}
-        return HeadRole((0, 0), more.pop("entropy", 0.5), 3.0, **(usual | more)).role
+    def role(**changes: float) -> str:
+        defaults = {"itself": 0.1, "previous": 0.1, "following": 0.1, "separator": 0.1, "rare": 1.0}
+        return HeadRole((0, 0), changes.pop("entropy", 0.5), 3.0, **(defaults | changes)).role
 
     assert role(separator=0.7, itself=0.5) == "separator"
     assert (role(itself=0.5), role(previous=0.5), role(following=0.5)) == ("itself", "previous", "following")

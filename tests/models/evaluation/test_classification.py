@@ -17,8 +17,8 @@ from models.text.encoding import Batch, Encoding
 EVEN = {"en": LogitScaling(1.0, 0.0, (0.0, 0.0, 0.0))}
 
 
-class Lengths:
-    """Answers each text with its own length, plus `leak` for every other text in the batch."""
+class LengthRuntime:
+    """Answers each text with its length, plus `leak` for each further text in the batch."""
 
     def __init__(self, leak: float = 0.0) -> None:
         self.leak = leak
@@ -34,10 +34,10 @@ def texts(*lengths: int) -> list[Encoding]:
     return [Encoding(np.zeros(n, np.int64), np.zeros(n, np.int64), False, "en") for n in lengths]
 
 
-def answers(
-    rows: list[tuple[str, str]], among: tuple[int, ...] = (0, 1, 2), rival: int | None = None
+def predictions(
+    rows: list[tuple[str, str]], label_choices: tuple[int, ...] = (0, 1, 2), rival: int | None = None
 ) -> ValidationPredictions:
-    """Rows of (label, answer); `rival` is a label that comes second in every row."""
+    """Return predictions for rows of (label, answer). `rival` is a label that comes second in every row."""
     labels = np.asarray([SENTIMENT.labels.index(label) for label, _ in rows])
     logits = np.zeros((len(rows), 3), np.float32)
     for row, (_, answer) in enumerate(rows):
@@ -45,39 +45,41 @@ def answers(
     if rival is not None:
         logits[:, rival] += 1
     return ValidationPredictions(
-        "news", "en", logits, labels, among, np.full(len(rows), "en"), np.zeros(len(rows), bool)
+        "news", "en", logits, labels, label_choices, np.full(len(rows), "en"), np.zeros(len(rows), bool)
     )
 
 
 def test_logits_come_back_in_the_order_of_the_texts() -> None:
-    runtime = Lengths()
+    runtime = LengthRuntime()
     lengths = [300, 5, 90, 700, 7, 5, 250]
     assert infer_all(runtime, texts(*lengths), pad_id=1)[:, 0].tolist() == lengths
     assert max(runtime.sizes) <= 1024
 
 
-def test_figures_of_a_set_with_three_labels() -> None:
-    found = report_dataset(
-        answers([("negative", "negative"), ("neutral", "neutral"), ("positive", "neutral"), ("positive", "positive")]),
+def test_a_report_of_a_set_with_three_labels() -> None:
+    report = report_dataset(
+        predictions(
+            [("negative", "negative"), ("neutral", "neutral"), ("positive", "neutral"), ("positive", "positive")]
+        ),
         EVEN,
         SENTIMENT,
     )
-    assert (found.accuracy, found.accuracy_among) == (0.75, 0.75)
-    assert found.f1 == pytest.approx({"negative": 1, "neutral": 2 / 3, "positive": 2 / 3})
-    assert found.macro_f1 == pytest.approx(7 / 9)
-    assert found.confusion == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
+    assert (report.accuracy, report.accuracy_among) == (0.75, 0.75)
+    assert report.f1 == pytest.approx({"negative": 1, "neutral": 2 / 3, "positive": 2 / 3})
+    assert report.macro_f1 == pytest.approx(7 / 9)
+    assert report.confusion == [[1, 0, 0], [0, 1, 0], [0, 1, 1]]
 
 
-def test_a_neutral_answer_is_wrong_on_a_set_with_two_labels_but_not_among_its_two() -> None:
+def test_a_neutral_answer_is_wrong_but_not_among_the_two_labels_of_a_set() -> None:
     rows = [("negative", "neutral"), ("negative", "negative")]
-    found = report_dataset(answers(rows, among=(0, 2), rival=0), EVEN, SENTIMENT)
-    assert (found.accuracy, found.accuracy_among) == (0.5, 1.0)
-    assert "between its two labels" in classification_table([found])
+    report = report_dataset(predictions(rows, label_choices=(0, 2), rival=0), EVEN, SENTIMENT)
+    assert (report.accuracy, report.accuracy_among) == (0.5, 1.0)
+    assert "between its two labels" in classification_table([report])
 
 
-def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
+def test_an_evaluation_writes_three_files(tmp_path: Path) -> None:
     write_classification(
-        [report_dataset(answers([("neutral", "neutral")]), EVEN, SENTIMENT)], SENTIMENT, tmp_path / "new"
+        [report_dataset(predictions([("neutral", "neutral")]), EVEN, SENTIMENT)], SENTIMENT, tmp_path / "new"
     )
     assert sorted(file.name for file in (tmp_path / "new").iterdir()) == [
         "confusion.png",
@@ -86,26 +88,28 @@ def test_the_files_of_an_evaluation(tmp_path: Path) -> None:
     ]
 
 
-def test_drift_counts_changed_labels_and_lost_f1() -> None:
-    truth = answers(
+def test_parity_measures_agreement_and_loss_of_f1() -> None:
+    truth = predictions(
         [("negative", "negative"), ("neutral", "neutral"), ("positive", "positive"), ("neutral", "neutral")]
     )
-    other = answers([("negative", "negative"), ("neutral", "neutral"), ("positive", "neutral"), ("neutral", "neutral")])
-    found = measure_parity([truth, truth], [truth, other], 0.0, SENTIMENT)
-    assert found.agreement == 7 / 8
-    assert found.f1_loss == pytest.approx(1 - (1 + 0.8 + 0) / 3)
+    changed = predictions(
+        [("negative", "negative"), ("neutral", "neutral"), ("positive", "neutral"), ("neutral", "neutral")]
+    )
+    parity = measure_parity([truth, truth], [truth, changed], 0.0, SENTIMENT)
+    assert parity.agreement == 7 / 8
+    assert parity.f1_loss == pytest.approx(1 - (1 + 0.8 + 0) / 3)
 
 
 def test_a_score_that_depends_on_its_batch_is_measured() -> None:
-    assert batch_change(Lengths(), texts(1, 2, 1), pad=1) == 0
-    assert batch_change(Lengths(leak=0.1), texts(1, 2, 1), pad=1) > 0.01
+    assert batch_change(LengthRuntime(), texts(1, 2, 1), pad=1) == 0
+    assert batch_change(LengthRuntime(leak=0.1), texts(1, 2, 1), pad=1) > 0.01
 
 
 @pytest.mark.parametrize(
-    ("found", "reason"),
+    ("parity", "reason"),
     [(Parity(0.98, 0, 0), "agree"), (Parity(1, 0.004, 0), "macro-F1"), (Parity(1, 0, 0.002), "batch")],
 )
-def test_a_graph_that_drifts_is_refused(found: Parity, reason: str) -> None:
+def test_a_graph_that_drifts_is_refused(parity: Parity, reason: str) -> None:
     check_parity("good", Parity(0.985, 0.003, 0.001), ROUNDED)
     with pytest.raises(ParityError, match=reason):
-        check_parity("bad", found, ROUNDED)
+        check_parity("bad", parity, ROUNDED)

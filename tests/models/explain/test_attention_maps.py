@@ -33,11 +33,11 @@ def maps(batch: Batch) -> AttentionMaps:
     return AttentionMapRuntime(load_bundle(SHIPPED).graph).run(batch)
 
 
-def test_the_answers_are_those_of_the_graph_that_serves_bit_for_bit(batch: Batch, maps: AttentionMaps) -> None:
+def test_logits_equal_those_of_the_served_graph_bit_for_bit(batch: Batch, maps: AttentionMaps) -> None:
     np.testing.assert_array_equal(maps.logits, OnnxRuntime(SHIPPED / GRAPH).run(batch))
 
 
-def test_every_token_shares_out_its_attention_among_the_text_s_tokens(batch: Batch, maps: AttentionMaps) -> None:
+def test_attention_of_each_token_sums_to_one_over_its_text(batch: Batch, maps: AttentionMaps) -> None:
     assert maps.layers == 8
     for layer in range(maps.layers):
         attention = maps.attention(layer)
@@ -48,14 +48,14 @@ def test_every_token_shares_out_its_attention_among_the_text_s_tokens(batch: Bat
             assert (attention[row, :, :, length:] == 0).all()
 
 
-def test_a_text_has_the_same_maps_alone_and_among_others(batch: Batch, maps: AttentionMaps) -> None:
+def test_maps_of_a_text_do_not_depend_on_its_batch(batch: Batch, maps: AttentionMaps) -> None:
     length = int(batch.mask[0].sum())
     alone = AttentionMapRuntime(SHIPPED / GRAPH).run(
-        Batch(*(part[:1, :length] for part in (batch.ids, batch.mask, batch.token_types)))
+        Batch(*(array[:1, :length] for array in (batch.ids, batch.mask, batch.token_types)))
     )
-    own = maps.of(0)
-    np.testing.assert_allclose(own.attention(7), alone.attention(7), atol=1e-4)
-    np.testing.assert_allclose(own.value_norms(7), alone.value_norms(7), rtol=1e-3)
+    selected = maps.select(0)
+    np.testing.assert_allclose(selected.attention(7), alone.attention(7), atol=1e-4)
+    np.testing.assert_allclose(selected.value_norms(7), alone.value_norms(7), rtol=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def maps_in(network: Classifier, batch: Batch, folder: Path) -> AttentionMaps:
     return AttentionMapRuntime(path).run(batch)
 
 
-def test_the_maps_of_two_hundred_texts_are_those_of_torch(network: Classifier, tmp_path: Path) -> None:
+def test_maps_of_two_hundred_texts_equal_those_of_torch(network: Classifier, tmp_path: Path) -> None:
     path = tmp_path / "fp32.onnx"
     onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision="fp32"), str(path))
     runtime, rng = AttentionMapRuntime(path), np.random.default_rng(4)
@@ -97,38 +97,40 @@ def test_the_maps_of_two_hundred_texts_are_those_of_torch(network: Classifier, t
         batch = random_texts(rng, rng.integers(1, 41, 10))
         maps, (ids, mask, types) = runtime.run(batch), map(torch.from_numpy, (batch.ids, batch.mask, batch.token_types))
         with torch.no_grad():
-            told = network.encoder(ids, mask, types, output_attentions=True).attentions
-        assert maps.layers == len(told) == 3
-        for layer, expected in enumerate(told):
+            expected_maps = network.encoder(ids, mask, types, output_attentions=True).attentions
+        assert maps.layers == len(expected_maps) == 3
+        for layer, expected in enumerate(expected_maps):
             for row, length in enumerate(batch.mask.sum(axis=1)):
-                own = maps.attention(layer)[row, :, :length]
-                np.testing.assert_allclose(own, expected[row, :, :length].numpy(), atol=1e-4)
+                attention = maps.attention(layer)[row, :, :length]
+                np.testing.assert_allclose(attention, expected[row, :, :length].numpy(), atol=1e-4)
 
 
-def test_the_heads_together_give_what_torch_adds_to_the_state(
+def test_heads_together_add_to_the_state_what_torch_adds(
     network: Classifier, random_batch: Batch, tmp_path: Path
 ) -> None:
     maps = maps_in(network, random_batch, tmp_path)
     layer = network.encoder.encoder.layer[0].attention  # type: ignore[union-attr, index]
-    seen: list[torch.Tensor] = []
-    hook = layer.output.dense.register_forward_hook(lambda _, __, out: seen.append(out - layer.output.dense.bias))
+    added: list[torch.Tensor] = []
+    hook = layer.output.dense.register_forward_hook(lambda _, __, out: added.append(out - layer.output.dense.bias))
     with torch.no_grad():
         network(*map(torch.from_numpy, (random_batch.ids, random_batch.mask, random_batch.token_types)))
     hook.remove()
-    given = np.einsum("bhij,bhjp,hpw->biw", maps.attention(0), maps.values[0], maps.mixing[0])
-    np.testing.assert_allclose(given, seen[0].numpy(), atol=1e-4)
+    contributions = np.einsum("bhij,bhjp,hpw->biw", maps.attention(0), maps.values[0], maps.output_projections[0])
+    np.testing.assert_allclose(contributions, added[0].numpy(), atol=1e-4)
 
 
 @pytest.mark.parametrize("storage", ["int8", "mixed", "fp32"])
-def test_every_storage_of_a_cpu_graph_has_the_same_mixing(network: Classifier, storage: str, tmp_path: Path) -> None:
+def test_output_projections_equal_the_weights_in_every_precision(
+    network: Classifier, random_batch: Batch, storage: str, tmp_path: Path
+) -> None:
     path = tmp_path / "graph.onnx"
     onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision=storage), str(path))  # type: ignore[arg-type]
-    mixing = AttentionMapRuntime(path)._mixing
+    projections = AttentionMapRuntime(path).run(random_batch).output_projections
     expected = graph_weights(network)["encoder.encoder.layer.2.attention.output.dense.weight"].T
-    np.testing.assert_allclose(mixing[2].reshape(32, 32), expected, atol=0.02 if storage == "int8" else 1e-3)
+    np.testing.assert_allclose(projections[2].reshape(32, 32), expected, atol=0.02 if storage == "int8" else 1e-3)
 
 
-def test_a_bundle_has_maps_where_its_embeddings_lie_beside_the_graph(tmp_path: Path) -> None:
+def test_maps_work_with_embeddings_in_a_separate_file(tmp_path: Path) -> None:
     path = tiny_bundle(tmp_path)
     assert (path / EMBEDDINGS).exists()
     ids = np.arange(4, 12)[None, :]
@@ -137,16 +139,16 @@ def test_a_bundle_has_maps_where_its_embeddings_lie_beside_the_graph(tmp_path: P
 
 
 def test_a_graph_for_gpus_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no attention that maps can be taken of"):
+    with pytest.raises(ValueError, match="no attention operator to compute maps from"):
         AttentionMapRuntime(graph_for_gpus(tmp_path))
 
 
-def test_outputs_are_appended_as_onnx_itself_reads_them() -> None:
+def test_onnx_reads_appended_outputs() -> None:
     names = ["a" * 200, "split_19_1"]
     model = onnx.load_from_string((SHIPPED / GRAPH).read_bytes() + encode_outputs(names))
     assert [output.name for output in model.graph.output] == ["logits", *names]
 
 
-def test_what_is_no_protobuf_message_is_refused() -> None:
+def test_bytes_that_are_no_protobuf_message_are_refused() -> None:
     with pytest.raises(ValueError, match="no protobuf message"):
         list(read_fields(memoryview(b"\x0b\x01")))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from models.bundle import SHIPPED, load_bundle
 from models.explain.attention_maps import AttentionMapRuntime
 from models.explain.attribution import (
+    METHODS,
     attention_attribution,
     occlusion,
     pooling_weights,
@@ -19,10 +20,10 @@ from models.explain.attribution import (
     two_sided_occlusion,
     value_norm,
 )
-from models.explain.explainer import DEFAULT_METHOD, METHODS, Explainer, Explanation, MethodName, Result
+from models.explain.explainer import Explainer, Explanation, Result
 from models.explain.gradients import Gradients
-from models.explain.instance import features_of
-from models.explain.methods import SUPPORTED_METHODS
+from models.explain.instance import make_features
+from models.explain.methods import DEFAULT_METHOD, SUPPORTED_METHODS, MethodName
 from models.prediction.calibration import find_scaling, probabilities
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
@@ -47,13 +48,13 @@ SCRAPS = [
 
 
 def texts(count: int) -> list[str]:
-    chance = random.Random(11)
-    made = ["".join(chance.choices(SCRAPS, k=chance.randint(1, 24))) for _ in range(count * 2)]
-    return [text for text in made if text.strip() and any(c.isalnum() for c in text)][:count]
+    rng = random.Random(11)
+    samples = ["".join(rng.choices(SCRAPS, k=rng.randint(1, 24))) for _ in range(count * 2)]
+    return [text for text in samples if text.strip() and any(c.isalnum() for c in text)][:count]
 
 
 def bare(text: str) -> str:
-    """Letters and digits without marks, width or form."""
+    """Return the letters and digits without marks, width or form."""
     return "".join(c for c in unicodedata.normalize("NFKD", text) if c.isalnum())
 
 
@@ -64,16 +65,16 @@ def explain(
 
 
 def read(text: str, entity: str | None = None) -> tuple[Encoding, WordSpans]:
-    reading = TOKENIZER.encode_with_words(text, entity)
-    (words,) = reading.segments
-    return reading.tokens, words
+    encoding = TOKENIZER.encode_with_words(text, entity)
+    (words,) = encoding.segments
+    return encoding.tokens, words
 
 
 def words_of(text: str) -> list[str]:
     return [text[start:end] for start, end in read(text)[1].spans]
 
 
-def test_words_are_where_they_say_in_two_thousand_mixed_texts() -> None:
+def test_word_spans_cover_all_but_white_space_in_two_thousand_mixed_texts() -> None:
     for text in texts(2000):
         tokens, words = read(text)
         before = 0
@@ -87,16 +88,21 @@ def test_words_are_where_they_say_in_two_thousand_mixed_texts() -> None:
         assert tokens.ids.tolist() == TOKENIZER.encode(text).ids.tolist()
 
 
-def test_the_tokens_of_a_word_are_made_of_its_characters() -> None:
-    """Were offsets to drift, a word behind an emoji, a mark or a link would be given another's tokens."""
+def test_tokens_of_a_word_consist_of_its_characters() -> None:
+    """If offsets drifted, a word after an emoji, a mark or a link would get the tokens of its neighbour."""
     for text in texts(2000):
         tokens, words = read(text)
-        for place in range(1, tokens.length - 1):
-            own = [span for span, places in zip(words.spans, words.token_positions, strict=True) if place in places]
-            said = "".join(text[start:end] for start, end in own)
-            piece = TOKENIZER._tokenizer.id_to_token(int(tokens.ids[place])) or ""
-            assert own or piece == "▁", (text, place)
-            assert piece == "<unk>" or LINK_WORD.search(said) or bare(piece) in bare(said), (text, piece, said)
+        token_strings = TOKENIZER.token_strings(tokens)
+        for position in range(1, tokens.length - 1):
+            spans = [
+                span
+                for span, positions in zip(words.spans, words.token_positions, strict=True)
+                if position in positions
+            ]
+            surface = "".join(text[start:end] for start, end in spans)
+            piece = token_strings[position]
+            assert spans or piece == "▁", (text, position)
+            assert piece == "<unk>" or LINK_WORD.search(surface) or bare(piece) in bare(surface), (text, piece, surface)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +117,7 @@ def test_the_tokens_of_a_word_are_made_of_its_characters() -> None:
         ("'quoted' x-y 1,000, a", ["'", "quoted", "'", "x", "-", "y", "1,000", ",", "a"]),
     ],
 )
-def test_words_are_those_that_a_reader_sees(text: str, expected: list[str]) -> None:
+def test_words_are_split_as_a_reader_sees_them(text: str, expected: list[str]) -> None:
     assert words_of(text) == expected
 
 
@@ -128,44 +134,44 @@ def probability(tokens: Encoding, whole: Encoding, label: int) -> float:
     ("text", "entity"),
     [(NEWS, None), ("  Stock A soars while B plunges", "B"), ("Profit of 1200 points 👍🏽 up", None)],
 )
-def test_occlusion_is_what_taking_each_word_away_by_hand_changes(text: str, entity: str | None) -> None:
+def test_occlusion_equals_the_change_when_each_word_is_removed_by_hand(text: str, entity: str | None) -> None:
     tokens, words = read(text, entity)
-    found = explain(text, entity, "occlusion", "positive")
-    for number, places in enumerate(words.token_positions):
-        if found.segments[0].words[number].is_entity:
-            assert found.segments[0].words[number].weight == 0
+    attributions = explain(text, entity, "occlusion", "positive").segments[0].words
+    for attribution, positions in zip(attributions, words.token_positions, strict=True):
+        if attribution.is_entity:
+            assert attribution.weight == 0
             continue
-        left = [place for place in range(tokens.length) if place not in places]
-        fewer = Encoding(tokens.ids[left], tokens.token_types[left], False, tokens.language)
-        change = probability(tokens, tokens, 2) - probability(fewer, tokens, 2)
-        assert found.segments[0].words[number].weight == pytest.approx(change, abs=1e-5)
+        rest = [position for position in range(tokens.length) if position not in positions]
+        shorter = Encoding(tokens.ids[rest], tokens.token_types[rest], False, tokens.language)
+        change = probability(tokens, tokens, 2) - probability(shorter, tokens, 2)
+        assert attribution.weight == pytest.approx(change, abs=1e-5)
 
 
-def toy(kept: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """3 for the first part or the second, which say the same; -1 for the third; 2 for the fourth and fifth together."""
-    first, second, third, fourth, fifth = kept.T
+def toy_score(masks: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Score 3 for the first feature or the second, -1 for the third, and 2 for the fourth and fifth together."""
+    first, second, third, fourth, fifth = masks.T
     return np.asarray(3.0 * (first | second) - third + 2.0 * (fourth & fifth))
 
 
 @pytest.mark.parametrize(
-    ("weigh", "expected"),
+    ("attribute", "expected"),
     [
         (occlusion, [0, 0, -1, 2, 2]),
         (two_sided_occlusion, [1.5, 1.5, -1, 1, 1]),
-        (lambda value, parts: shapley(value, parts, 10), [1.5, 1.5, -1, 1, 1]),
+        (lambda score, features: shapley(score, features, 10), [1.5, 1.5, -1, 1, 1]),
     ],
 )
-def test_each_method_divides_what_words_say_as_it_is_defined(
-    weigh: Callable[..., NDArray[np.float64]], expected: list[float]
+def test_score_methods_follow_their_definitions(
+    attribute: Callable[..., NDArray[np.float64]], expected: list[float]
 ) -> None:
-    np.testing.assert_allclose(weigh(toy, 5), expected)
+    np.testing.assert_allclose(attribute(toy_score, 5), expected)
 
 
-def test_shapley_values_sum_to_what_the_whole_text_says_beyond_none_of_it() -> None:
-    question = EXPLAINER.text_instance(NEWS)
-    parts = len(question.features)
-    ends = question.score(np.asarray([[True] * parts, [False] * parts]))
-    assert weights_of(explain(NEWS, method="shapley")).sum() == pytest.approx(ends[0] - ends[1], abs=1e-6)
+def test_shapley_values_sum_to_the_score_of_the_text_less_that_of_no_text() -> None:
+    instance = EXPLAINER.text_instance(NEWS)
+    features = len(instance.features)
+    full, empty = instance.score(np.asarray([[True] * features, [False] * features]))
+    assert weights_of(explain(NEWS, method="shapley")).sum() == pytest.approx(full - empty, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -180,15 +186,15 @@ def test_shapley_values_sum_to_what_the_whole_text_says_beyond_none_of_it() -> N
 def test_integrated_gradients_are_complete(text: str, entity: str | None) -> None:
     gradients = Gradients(BUNDLE.graph)
     for target in BUNDLE.task.labels:
-        question = EXPLAINER.text_instance(text, entity, target)
-        (nothing, whole), _ = question.score_gradients(gradients, np.asarray([1e-9, 1.0]))
-        assert EXPLAINER.attribute(question, "integrated_gradients").sum() == pytest.approx(
-            whole - nothing, rel=0.01, abs=2e-4
+        instance = EXPLAINER.text_instance(text, entity, target)
+        (empty, full), _ = instance.score_gradients(gradients, np.asarray([1e-9, 1.0]))
+        assert EXPLAINER.attribute(instance, "integrated_gradients").sum() == pytest.approx(
+            full - empty, rel=0.01, abs=2e-4
         )
-        assert whole == pytest.approx(question.scores[target], abs=0.05)
+        assert full == pytest.approx(instance.scores[target], abs=0.05)
 
 
-def test_gradients_are_taken_in_steps_that_can_be_given_up() -> None:
+def test_gradients_run_in_steps_that_can_be_cancelled() -> None:
     steps: list[int] = []
 
     def step(work: Callable[[], Result]) -> Result:
@@ -206,110 +212,110 @@ def test_gradients_are_taken_in_steps_that_can_be_given_up() -> None:
 def test_a_word_speaks_for_one_label_and_against_another() -> None:
     words = words_of(NEWS)
     against = weights_of(explain(NEWS, target="positive"))
-    told = explain(NEWS)
-    assert told.target == "negative" == max(told.scores, key=lambda label: told.scores[label])
-    assert words[int(weights_of(told).argmax())] == "plunge"
-    assert weights_of(told).max() > 0.3
+    explanation = explain(NEWS)
+    assert explanation.target == "negative" == max(explanation.scores, key=lambda label: explanation.scores[label])
+    assert words[int(weights_of(explanation).argmax())] == "plunge"
+    assert weights_of(explanation).max() > 0.3
     assert against[words.index("plunge")] < -0.01
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_shares_of_attention_are_those_of_the_tokens(method: MethodName) -> None:
-    found = explain("平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份", method)
-    assert [found.segments[0].words[place].is_entity for place in (0, 11, 14, 15)] == [False, True, True, False]
-    weights = weights_of(found)
+def test_unsigned_weights_are_shares_and_the_entity_is_marked(method: MethodName) -> None:
+    explanation = explain("平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份", method)
+    assert [explanation.segments[0].words[index].is_entity for index in (0, 11, 14, 15)] == [False, True, True, False]
+    weights = weights_of(explanation)
     assert np.isfinite(weights).all()
     if not METHODS[method].signed:
         assert (weights >= 0).all()
         assert 0 < weights.sum() < 1
-    assert found.signed is METHODS[method].signed
+    assert explanation.signed is METHODS[method].signed
 
 
 @pytest.mark.parametrize("entity", [None, "Acme"])
-def test_shares_of_attention_are_those_of_the_published_methods(entity: str | None) -> None:
+def test_attention_methods_equal_their_published_definitions(entity: str | None) -> None:
     tokens = TOKENIZER.encode(NEWS, entity)
     maps = AttentionMapRuntime(BUNDLE.graph).run(collate([tokens], TOKENIZER.pad_id))
-    read = tokens.token_types / tokens.token_types.sum() if entity else np.full(tokens.length, 1 / tokens.length)
-    along, norms, last = np.eye(tokens.length), np.zeros(tokens.length), np.zeros((tokens.length, tokens.length))
+    pooled = tokens.token_types / tokens.token_types.sum() if entity else np.full(tokens.length, 1 / tokens.length)
+    flow, norms, last = np.eye(tokens.length), np.zeros(tokens.length), np.zeros((tokens.length, tokens.length))
     for layer in range(maps.layers):
         last = maps.attention(layer)[0].mean(axis=0)
-        along = (last + np.eye(tokens.length)) / 2 @ along
-        given = np.einsum("htp,hpw->htw", maps.values[layer, 0], maps.mixing[layer])
-        carried = np.einsum("hij,hj->ij", maps.attention(layer)[0], np.sqrt((given**2).sum(axis=-1)))
-        norms += read @ (carried / carried.sum(axis=1, keepdims=True)) / maps.layers
-    own = pooling_weights(tokens)
-    np.testing.assert_allclose(attention_attribution(maps, own), read @ last, atol=1e-6)
-    np.testing.assert_allclose(rollout(maps, own), read @ along, atol=1e-6)
-    np.testing.assert_allclose(value_norm(maps, own), norms, atol=1e-6)
+        flow = (last + np.eye(tokens.length)) / 2 @ flow
+        values = np.einsum("htp,hpw->htw", maps.values[layer, 0], maps.output_projections[layer])
+        moved = np.einsum("hij,hj->ij", maps.attention(layer)[0], np.sqrt((values**2).sum(axis=-1)))
+        norms += pooled @ (moved / moved.sum(axis=1, keepdims=True)) / maps.layers
+    pooling = pooling_weights(tokens)
+    np.testing.assert_allclose(attention_attribution(maps, pooling), pooled @ last, atol=1e-6)
+    np.testing.assert_allclose(rollout(maps, pooling), pooled @ flow, atol=1e-6)
+    np.testing.assert_allclose(value_norm(maps, pooling), norms, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("text", ["up", "涨", "👍", "ቀበሌ ᚠᚢᚦ", "\u200bup", "a"])
-def test_texts_of_one_token_or_of_none_that_is_known_are_explained(text: str, method: MethodName) -> None:
-    found = explain(text, method=method)
-    assert np.isfinite(weights_of(found)).all()
-    assert found.segments[0].read_span == (0, len(text))
+def test_texts_of_one_token_or_of_unknown_tokens_are_explained(text: str, method: MethodName) -> None:
+    explanation = explain(text, method=method)
+    assert np.isfinite(weights_of(explanation)).all()
+    assert explanation.segments[0].read_span == (0, len(text))
 
 
-def test_a_text_that_is_all_entity_rests_on_nothing_else() -> None:
-    found = explain("Acme", "Acme")
-    assert found.features == 0
-    assert [(weight.weight, weight.is_entity) for weight in found.segments[0].words] == [(0, True)]
+def test_a_text_that_is_only_the_entity_has_no_features() -> None:
+    explanation = explain("Acme", "Acme")
+    assert explanation.features == 0
+    assert [(weight.weight, weight.is_entity) for weight in explanation.segments[0].words] == [(0, True)]
 
 
-def test_attention_alone_is_not_offered_as_an_explanation() -> None:
+def test_no_text_task_supports_attention_alone() -> None:
     for task in ("sentiment", "intent", "replies"):
         assert DEFAULT_METHOD in SUPPORTED_METHODS[task]
         assert set(SUPPORTED_METHODS[task]) <= set(METHODS) - {"attention", "rollout"}
 
 
-def test_nothing_readable_is_refused() -> None:
+def test_an_empty_text_is_refused() -> None:
     with pytest.raises(EmptyTextError):
         explain(" \n")
 
 
-class Counting:
-    """The served runtime, and the tokens that it read."""
+class CountingRuntime:
+    """A runtime that answers every text alike and counts the tokens that it reads."""
 
     def __init__(self) -> None:
-        self.read = 0
+        self.tokens = 0
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
-        self.read += int(batch.mask.sum())
+        self.tokens += int(batch.mask.sum())
         return np.tile(np.asarray([[0.1, 0.2, 0.7]], np.float32), (len(batch.ids), 1))
 
 
-def test_an_over_long_text_says_what_was_read_and_is_weighed_in_bounded_time() -> None:
+def test_a_long_text_is_truncated_and_explained_with_bounded_work() -> None:
     text = " " + "Profit warning hits the shares. " * 120
-    runtime = Counting()
+    runtime = CountingRuntime()
     explainer = Explainer(BUNDLE, TOKENIZER, runtime)
-    found = explainer.explain(explainer.text_instance(text), "occlusion")
-    assert found.truncated
-    assert found.segments[0].read_span[0] <= 1
-    assert 500 < found.segments[0].read_span[1] < len(text)
-    assert found.segments[0].words[-1].end <= found.segments[0].read_span[1]
-    assert found.features < len(found.segments[0].words) < len(TOKENIZER.encode(text[:2000]).ids) * 2
-    assert runtime.read <= 16_384 + 2 * 512
+    explanation = explainer.explain(explainer.text_instance(text), "occlusion")
+    assert explanation.truncated
+    assert explanation.segments[0].read_span[0] <= 1
+    assert 500 < explanation.segments[0].read_span[1] < len(text)
+    assert explanation.segments[0].words[-1].end <= explanation.segments[0].read_span[1]
+    assert explanation.features < len(explanation.segments[0].words) < len(TOKENIZER.encode(text[:2000]).ids) * 2
+    assert runtime.tokens <= 16_384 + 2 * 512
 
 
-def test_an_over_long_text_is_read_around_its_entity() -> None:
+def test_a_long_text_is_read_around_its_entity() -> None:
     text = "word " * 900 + "Zorg plunges " + "word " * 900
     _, words = read(text, "Zorg")
     assert words.read_span[0] > 0
     assert [text[start:end] for word, (start, end) in enumerate(words.spans) if words.is_entity(word)] == ["Zorg"]
 
 
-def test_words_that_share_a_token_are_taken_away_together_and_share_the_weight() -> None:
+def test_words_that_share_a_token_form_one_feature_and_share_its_weight() -> None:
     _, words = read("股价 up 50%")
-    parts = [[words_of("股价 up 50%")[word] for word in part.words] for part in features_of([words], 99)]
-    assert parts == [["股", "价"], ["up"], ["50", "%"]]
+    features = [[words_of("股价 up 50%")[word] for word in feature.words] for feature in make_features([words], 99)]
+    assert features == [["股", "价"], ["up"], ["50", "%"]]
     weights = weights_of(explain("股价 up 50%"))
     assert weights[0] == weights[1] != 0
     assert weights[3] == weights[4] != 0
-    whole = EXPLAINER.attribute(EXPLAINER.text_instance("股价 up 50%"), "two_sided_occlusion")
-    np.testing.assert_allclose([weights[:2].sum(), weights[2], weights[3:].sum()], whole)
+    by_feature = EXPLAINER.attribute(EXPLAINER.text_instance("股价 up 50%"), "two_sided_occlusion")
+    np.testing.assert_allclose([weights[:2].sum(), weights[2], weights[3:].sum()], by_feature)
 
 
-def test_neighbours_go_together_where_parts_are_limited() -> None:
+def test_neighbouring_words_are_joined_to_stay_within_the_limit() -> None:
     _, words = read("a b c d e f g")
-    assert [len(part.words) for part in features_of([words], 3)] == [3, 3, 1]
+    assert [len(feature.words) for feature in make_features([words], 3)] == [3, 3, 1]

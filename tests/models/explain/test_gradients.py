@@ -1,4 +1,4 @@
-"""Gradients by hand, beside torch's and beside differences."""
+"""Gradients compared with those of torch and with finite differences."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def tokens_of(types: list[int]) -> Encoding:
 
 
 PLAIN = tokens_of([0] * LENGTH)
-NAMED = tokens_of([0, 0, 1, 1, 0, 0, 0, 0, 0])
+WITH_ENTITY = tokens_of([0, 0, 1, 1, 0, 0, 0, 0, 0])
 
 
 def gradients_of(network: Classifier, storage: Precision, folder: Path) -> Gradients:
@@ -66,8 +66,8 @@ def gradients_of(network: Classifier, storage: Precision, folder: Path) -> Gradi
     return Gradients(folder / "g.onnx")
 
 
-def cut_inputs(network: Classifier, folder: Path) -> None:
-    """As the graph in the folder cuts what its linear layers read, and with its weights."""
+def clip_inputs(network: Classifier, folder: Path) -> None:
+    """Clip the inputs of linear layers as the graph in the folder does, and load its weights."""
     weights = dequantize(read_graph_weights(folder / "g.onnx").tensors)
     network.load_state_dict(
         {name: torch.from_numpy(value) for name, value in weights.items() if LOG_STEP not in name}, strict=False
@@ -77,54 +77,56 @@ def cut_inputs(network: Classifier, folder: Path) -> None:
         lowest, highest = -zero * STEP, (255 - zero) * STEP
         for owner, name in group:
             getattr(owner, name).register_forward_pre_hook(
-                lambda _, given, lowest=lowest, highest=highest: (given[0].clamp(lowest, highest),)
+                lambda _, inputs, lowest=lowest, highest=highest: (inputs[0].clamp(lowest, highest),)
             )
 
 
-@pytest.mark.parametrize("cut", [False, True], ids=["plain", "cut"])
-@pytest.mark.parametrize("tokens", [PLAIN, NAMED], ids=["whole", "entity"])
-def test_rows_and_gradients_are_torch_s(network: Classifier, tokens: Encoding, cut: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clipped", [False, True], ids=["plain", "clipped"])
+@pytest.mark.parametrize("tokens", [PLAIN, WITH_ENTITY], ids=["text", "entity"])
+def test_rows_and_gradients_equal_those_of_torch(
+    network: Classifier, tokens: Encoding, clipped: bool, tmp_path: Path
+) -> None:
     gates = np.random.default_rng(2).uniform(0.05, 1, (5, LENGTH)).astype(np.float32)
-    slope = np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)
-    if cut:
+    gradient = np.random.default_rng(3).normal(size=(5, 3)).astype(np.float32)
+    if clipped:
         rounded = deepcopy(network)
         quantize_encoder(rounded)
         set_steps(rounded, [STEP] * 12)
         gradients = gradients_of(rounded, "fp32", tmp_path)
-        cut_inputs(network, tmp_path)
+        clip_inputs(network, tmp_path)
     else:
         gradients = gradients_of(network, "fp32", tmp_path)
-    passed = gradients.run(tokens, gates)
+    forward = gradients.run(tokens, gates)
 
-    opened = torch.from_numpy(gates).requires_grad_()
-    ids, types = (torch.from_numpy(part).expand(5, -1) for part in (tokens.ids, tokens.token_types))
-    openness = opened.log()[:, None, None, :].expand(-1, 1, LENGTH, -1)
-    states = network.encoder(input_ids=ids, attention_mask=openness, token_type_ids=types).last_hidden_state
-    readers = types * opened if tokens.has_entity else opened
-    rows = network.head((readers[:, None, :] @ states)[:, 0] / readers.sum(dim=1, keepdim=True))
-    np.testing.assert_allclose(passed.rows, rows.detach().numpy(), atol=1e-4)
-    rows.backward(torch.from_numpy(slope))
-    assert opened.grad is not None
-    np.testing.assert_allclose(passed.backward(slope), opened.grad.numpy(), rtol=1e-3, atol=1e-3)
+    gate_tensor = torch.from_numpy(gates).requires_grad_()
+    ids, types = (torch.from_numpy(array).expand(5, -1) for array in (tokens.ids, tokens.token_types))
+    log_gates = gate_tensor.log()[:, None, None, :].expand(-1, 1, LENGTH, -1)
+    states = network.encoder(input_ids=ids, attention_mask=log_gates, token_type_ids=types).last_hidden_state
+    pooling = types * gate_tensor if tokens.has_entity else gate_tensor
+    rows = network.head((pooling[:, None, :] @ states)[:, 0] / pooling.sum(dim=1, keepdim=True))
+    np.testing.assert_allclose(forward.rows, rows.detach().numpy(), atol=1e-4)
+    rows.backward(torch.from_numpy(gradient))
+    assert gate_tensor.grad is not None
+    np.testing.assert_allclose(forward.backward(gradient), gate_tensor.grad.numpy(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("storage", ["fp32", "mixed", "int8"])
 @pytest.mark.parametrize("learned", [False, True], ids=["plain", "steps"])
-def test_it_is_the_graph_s_own_network_in_fp32(
+def test_rows_equal_those_of_the_graph_converted_to_fp32(
     network: Classifier, storage: Precision, learned: bool, tmp_path: Path
 ) -> None:
-    if learned:  # so small that inputs are cut
+    if learned:  # small enough that inputs are clipped
         quantize_encoder(network)
         set_steps(network, [STEP] * 12)
     gradients = gradients_of(network, storage, tmp_path)
     onnx.save(convert_graph(tmp_path / "g.onnx", "fp32"), str(tmp_path / "plain.onnx"))
     expected = OnnxRuntime(tmp_path / "plain.onnx").run(collate([PLAIN], pad_id=1))
-    # Weights in whole steps were stored in 16 bits by `mixed`, and the other graph puts them into steps again.
-    near = 2e-3 if learned and storage == "mixed" else 1e-4
-    np.testing.assert_allclose(gradients.run(PLAIN, np.ones((1, LENGTH), np.float32)).rows, expected, atol=near)
+    # `mixed` stores weights in whole steps in 16 bits, and the converted graph rounds them to steps again.
+    tolerance = 2e-3 if learned and storage == "mixed" else 1e-4
+    np.testing.assert_allclose(gradients.run(PLAIN, np.ones((1, LENGTH), np.float32)).rows, expected, atol=tolerance)
 
 
-def test_a_gate_that_is_shut_takes_its_token_out(network: Classifier, tmp_path: Path) -> None:
+def test_a_closed_gate_removes_its_token(network: Classifier, tmp_path: Path) -> None:
     gradients = gradients_of(network, "fp32", tmp_path)
     gates = np.ones((1, LENGTH), np.float32)
     gates[:, 6:] = 1e-9
@@ -138,70 +140,72 @@ def test_a_graph_for_gpus_is_refused(tmp_path: Path) -> None:
         Gradients(graph_for_gpus(tmp_path))
 
 
-def answers() -> list[ScoreFunction]:
+def score_functions() -> list[ScoreFunction]:
     bundle = load_bundle(SHIPPED_INTENT)
     ranker = load_ranker(bundle.path / RANKER)
-    placed = ranker.project_replies(np.random.default_rng(5).normal(size=(1, len(ranker.reply))).astype(np.float32))[0]
+    projected = ranker.project_replies(np.random.default_rng(5).normal(size=(1, len(ranker.reply))).astype(np.float32))[
+        0
+    ]
     return [
         LabelProbabilities(LogitScaling(1.3, 0.0, (0.0, 0.0, 0.0))),
         LabelProbabilities(LogitScaling(0.7, 0.4, (0.1, -0.2, 0.0))),
         IntentConfidences(load_bundle_heads(bundle.path, bundle.encoder_digest)["dstc11"]),
-        ReplyScore(ranker, placed),
+        ReplyScore(ranker, projected),
     ]
 
 
-@pytest.mark.parametrize("number", range(4))
-def test_the_slope_of_an_answer_is_that_of_small_differences(number: int) -> None:
-    answer = answers()[number]
-    width = 3 if isinstance(answer, LabelProbabilities) else 384
+@pytest.mark.parametrize("index", range(4))
+def test_gradients_of_score_functions_equal_finite_differences(index: int) -> None:
+    score_function = score_functions()[index]
+    width = 3 if isinstance(score_function, LabelProbabilities) else 384
     rng = np.random.default_rng(6)
     rows = rng.normal(size=(4, width)).astype(np.float32)
-    labels = answer(rows).shape[1]
+    labels = score_function(rows).shape[1]
     for label in {0, labels - 1}:
-        slopes = answer.gradient(rows, label)
+        gradients = score_function.gradient(rows, label)
         for _ in range(3):
-            way = rng.normal(size=rows.shape).astype(np.float32) * np.float32(2e-3)
-            change = (answer(rows + way) - answer(rows - way))[:, label] / 2
-            np.testing.assert_allclose((slopes * way).sum(axis=1), change, rtol=0.02, atol=2e-6)
+            step = rng.normal(size=rows.shape).astype(np.float32) * np.float32(2e-3)
+            change = (score_function(rows + step) - score_function(rows - step))[:, label] / 2
+            np.testing.assert_allclose((gradients * step).sum(axis=1), change, rtol=0.02, atol=2e-6)
 
 
-def test_a_turn_is_the_sum_of_its_words() -> None:
+def test_the_weight_of_a_turn_is_the_sum_of_its_words() -> None:
     bundle = load_bundle(SHIPPED_INTENT)
     explainer = open_explainer(bundle)
     turns = (Turn("customer", "I lost my card"), Turn("agent", "Which one?"), Turn("customer", "the blue one 蓝色"))
-    question = explainer.intent_instance(turns, load_bundle_heads(bundle.path, bundle.encoder_digest)["banking77"])
-    found = explainer.explain(question, "integrated_gradients").segments
-    asked = explainer.attribute(question.with_segments_as_features(), "integrated_gradients")
-    assert len(found) == 3
-    for passage, expected in zip(found, asked, strict=True):
-        assert passage.weight == pytest.approx(sum(word.weight for word in passage.words))
-        assert passage.weight == pytest.approx(expected, abs=0.01)
+    instance = explainer.intent_instance(turns, load_bundle_heads(bundle.path, bundle.encoder_digest)["banking77"])
+    segments = explainer.explain(instance, "integrated_gradients").segments
+    by_turn = explainer.attribute(instance.with_segments_as_features(), "integrated_gradients")
+    assert len(segments) == 3
+    for segment, expected in zip(segments, by_turn, strict=True):
+        assert segment.weight == pytest.approx(sum(word.weight for word in segment.words))
+        assert segment.weight == pytest.approx(expected, abs=0.01)
 
 
-def test_what_parts_say_only_together_is_shared_between_them() -> None:
-    def slope(shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Of x * y + 3 z."""
+def test_features_share_an_effect_that_needs_them_together() -> None:
+    def gradient(shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return x * y + 3 z and its gradient."""
         return shares**2 + 3 * shares, np.stack([shares, shares, np.full_like(shares, 3)], axis=1)
 
-    np.testing.assert_allclose(integrated_gradients(slope), [0.5, 0.5, 3], atol=1e-6)
+    np.testing.assert_allclose(integrated_gradients(gradient), [0.5, 0.5, 3], atol=1e-6)
 
 
-def test_the_way_is_halved_where_weights_are_not_complete_and_not_for_ever() -> None:
-    asked: list[float] = []
+def test_segments_are_halved_until_weights_are_complete_or_the_limit_is_reached() -> None:
+    points: list[float] = []
 
     def bent(shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Flat up to 0.7, and steep from there on."""
-        asked.extend(shares)
+        """Return a score that is flat up to 0.7 and steep from there on, and its gradient."""
+        points.extend(shares)
         return np.maximum(shares - 0.7, 0), (shares > 0.7)[:, None].astype(float)
 
     assert integrated_gradients(bent).sum() == pytest.approx(0.3, rel=COMPLETENESS_TOLERANCE)
-    near = [share for share in asked if 0.6 < share < 0.8]
-    assert len(near) > 0.4 * len(asked)
+    near = [share for share in points if 0.6 < share < 0.8]
+    assert len(near) > 0.4 * len(points)
 
     def jump(shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        asked.extend(shares)
+        points.extend(shares)
         return np.where(shares > 0.7, 1.0, 0.0), np.zeros((len(shares), 1))
 
-    asked.clear()
+    points.clear()
     assert integrated_gradients(jump).sum() == 0
-    assert MAX_POINTS < len(asked) < 3 * MAX_POINTS
+    assert MAX_POINTS < len(points) < 3 * MAX_POINTS

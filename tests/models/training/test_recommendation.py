@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from models.bundle import load_bundle
 from models.data.interactions import draw_removed_items, load_held_out, remove_items
 from models.evaluation.ranking_metrics import measure_rankings, sort_by_score
-from models.evaluation.recommendation import evaluate_recommender, recommend_table, taken_in, write_recommender
+from models.evaluation.recommendation import evaluate_recommender, hit_mask, recommend_table, write_recommender
 from models.export import recommendation as exporting
 from models.export.parity import ParityError
 from models.export.recommendation import export_recommend
@@ -303,7 +303,7 @@ def test_companions_are_who_stands_beside_whom() -> None:
 
 def test_calibration_error_is_the_distance_from_what_happened() -> None:
     rankings, scores = np.asarray([[0, 1], [0, 1]]), np.full(4, 0.5, np.float32)
-    half, every = (taken_in(rankings, [np.asarray(own)] * 2).ravel() for own in ([0], [0, 1]))
+    half, every = (hit_mask(rankings, [np.asarray(own)] * 2).ravel() for own in ([0], [0, 1]))
     assert expected_calibration_error(scores, half) == pytest.approx(0)
     assert expected_calibration_error(scores, every) == pytest.approx(0.5)
 

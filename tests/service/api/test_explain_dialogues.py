@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from models.bundle import SHIPPED_INTENT, Bundle, load_bundle
-from models.explain.explainer import METHODS
+from models.explain.attribution import METHODS
 from models.explain.methods import SUPPORTED_METHODS, ExplainableTask
 from models.prediction.intent_head import predict_intents
 from models.prediction.reply_ranker import ReplySet, save_replies

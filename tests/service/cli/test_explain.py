@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from models.explain.explainer import METHODS
+from models.explain.attribution import METHODS
 from models.explain.methods import SUPPORTED_METHODS
 from service.cli.main import app
 from tests.support.tiny_bundle import tiny_bundle

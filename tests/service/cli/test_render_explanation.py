@@ -4,7 +4,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from models.explain.explainer import Explanation, MethodName, SegmentAttribution, WordAttribution
+from models.explain.explainer import Explanation, SegmentAttribution, WordAttribution
+from models.explain.methods import MethodName
 from service.cli.render_explanation import explanation_page, strongest_words, terminal_text
 
 TEXT = ' <b>"up"</b> & Acme \x1b[31m{down}'
