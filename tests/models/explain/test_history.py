@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 import pytest
@@ -124,8 +125,9 @@ def test_attention_sums_the_weights_behind_reasons(recommender: Recommender, vec
 def test_a_score_method_in_the_table_explains_histories(
     recommender: Recommender, vectors: Vectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(METHODS, "toy", ScoreMethod(lambda score, features: np.arange(float(features)), "its position"))
-    weights = attribute_history(mixed_instance(recommender, vectors), "toy")  # type: ignore[arg-type]
+    toy = cast(HistoryMethod, "toy")
+    monkeypatch.setitem(METHODS, toy, ScoreMethod(lambda score, features: np.arange(float(features)), "its position"))
+    weights = attribute_history(mixed_instance(recommender, vectors), toy)
     assert weights.tolist() == [0, 1, 2, 3, 4]
 
 

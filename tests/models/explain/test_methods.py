@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import pytest
@@ -66,6 +66,7 @@ def test_the_default_method_beats_random_three_times_and_attention_of_the_last_l
 ROOT = Path(__file__).parents[3]
 # A request for attention maps uses these two words as well.
 WIRE_WORDS = {"attention", "rollout"}
+TOY = cast(MethodName, "toy")
 TOY_METHODS: dict[str, Method] = {
     "score": ScoreMethod(lambda score, features: np.arange(1.0, features + 1), "the position of the feature"),
     "gradient": GradientMethod(lambda gradient: gradient(np.ones(1))[1][0], "the gradient of the full text"),
@@ -74,13 +75,13 @@ TOY_METHODS: dict[str, Method] = {
 }
 
 
-@pytest.fixture(params=TOY_METHODS.values(), ids=TOY_METHODS)
+@pytest.fixture(params=[*TOY_METHODS.values()], ids=[*TOY_METHODS])
 def toy(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> MethodName:
     """The name of a toy method, registered in both tables."""
-    monkeypatch.setitem(METHODS, "toy", request.param)
+    monkeypatch.setitem(METHODS, TOY, request.param)
     for task, methods in SUPPORTED_METHODS.items():
-        monkeypatch.setitem(SUPPORTED_METHODS, task, (*methods, "toy"))
-    return "toy"  # type: ignore[return-value]
+        monkeypatch.setitem(SUPPORTED_METHODS, task, (*methods, TOY))
+    return TOY
 
 
 def test_a_method_in_both_tables_explains_texts(toy: MethodName, tmp_path: Path) -> None:
