@@ -1,4 +1,4 @@
-// Tabs, and what the page is about as its fragment: #tab=try&text=…, so that it can be sent to someone.
+// Tabs, and the state of the page as its fragment, #tab=try&text=…, so that a link can be shared.
 
 import { get } from "./api.js";
 import { $, complain } from "./dom.js";
@@ -22,7 +22,7 @@ function show(name, focus = false) {
   }
 }
 
-/** Called by a part when what it shows has changed. */
+/** Writes the state of a part into the fragment. Parts call it after every change. */
 function share(tab, values) {
   const fragment = new URLSearchParams({ tab });
   for (const [name, value] of Object.entries(values)) if (value) fragment.set(name, value);
@@ -30,10 +30,10 @@ function share(tab, values) {
 }
 
 function follow() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  const name = given.get("tab") in PARTS ? given.get("tab") : "try";
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const name = fragment.get("tab") in PARTS ? fragment.get("tab") : "try";
   show(name);
-  PARTS[name].restore?.(given);
+  PARTS[name].restore?.(fragment);
 }
 
 function onKey(event) {
@@ -54,13 +54,15 @@ function open(name, focus) {
 async function start() {
   $("tabs").addEventListener("keydown", onKey);
   for (const name of Object.keys(PARTS)) $(`tab-${name}`).addEventListener("click", () => open(name, true));
+  let openapi = null;
   try {
-    served = (await (await get("/v1/models")).json()).models;
+    const [models, document] = await Promise.all(["/v1/models", "/openapi.json"].map(async (path) => (await get(path)).json()));
+    [served, openapi] = [models.models, document];
     $("served").textContent = served.map((model) => `${model.name} ${model.version}`).join(", ");
   } catch (error) {
     complain($("served"), error);
   }
-  for (const [name, part] of Object.entries(PARTS)) part.start(served, (values) => share(name, values));
+  for (const [name, part] of Object.entries(PARTS)) part.start(served, (values) => share(name, values), openapi);
   window.addEventListener("hashchange", follow);
   follow();
 }
