@@ -51,19 +51,25 @@ function open(name, focus) {
   else share(name, {});
 }
 
+async function loadMethods() {
+  try {
+    tries.offer(await (await get("/openapi.json")).json());
+  } catch { /* the method auto is always offered */ }
+}
+
 async function start() {
   $("tabs").addEventListener("keydown", onKey);
   for (const name of Object.keys(PARTS)) $(`tab-${name}`).addEventListener("click", () => open(name, true));
-  let openapi = null;
   try {
-    const [models, document] = await Promise.all(["/v1/models", "/openapi.json"].map(async (path) => (await get(path)).json()));
-    [served, openapi] = [models.models, document];
+    served = (await (await get("/v1/models")).json()).models;
     $("served").textContent = served.map((model) => `${model.name} ${model.version}`).join(", ");
   } catch (error) {
     complain($("served"), error);
   }
-  for (const [name, part] of Object.entries(PARTS)) part.start(served, (values) => share(name, values), openapi);
+  for (const [name, part] of Object.entries(PARTS)) part.start(served, (values) => share(name, values));
   window.addEventListener("hashchange", follow);
+  const methods = loadMethods();
+  if (new URLSearchParams(location.hash.slice(1)).has("method")) await methods; // only then must they be there to choose from
   follow();
 }
 

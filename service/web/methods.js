@@ -13,8 +13,10 @@ export function methodsOf(openapi, path) {
 
 export const methodName = (method) => method.replaceAll("_", " ");
 
-/** Offers the methods in a select, which keeps its static options if there are none. */
+/** Offers the methods in a select, which keeps its choice. Without methods it also keeps its static options. */
 export function offerMethods(select, methods) {
   if (!methods.length) return;
+  const chosen = select.value;
   select.replaceChildren(...methods.map((method) => el("option", { value: method }, `${methodName(method)}${SLOW.has(method) ? " (slow)" : ""}`)));
+  select.value = chosen;
 }

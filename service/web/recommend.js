@@ -2,7 +2,6 @@
 
 import { curl, get, post } from "./api.js";
 import { $, bar, complain, el, percent, say } from "./dom.js";
-import { offerMethods } from "./methods.js";
 import { legend } from "./words.js";
 
 const EVENTS = ["view", "click", "cart", "purchase", "like", "dislike"];
@@ -19,10 +18,9 @@ const EXAMPLES = [
 let share = () => {};
 let newest = 0;
 
-export async function start(recommend, shared, methods) {
+export async function start(recommend, shared) {
   share = shared;
   if (!recommend) return;
-  offerMethods($("history-method"), methods);
   for (const [name, lines] of EXAMPLES) $("history-examples").append(el("button", { type: "button", click: () => example(lines) }, name));
   $("recommend-form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
   $("history").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(); });

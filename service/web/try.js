@@ -19,10 +19,8 @@ const EXAMPLES = [
 let share = () => {};
 let newest = 0;
 
-export function start(served, shared, openapi) {
+export function start(served, shared) {
   share = shared;
-  // Attention has a separate tab.
-  offerMethods($("method"), methodsOf(openapi, "/v1/explain/sentiment").filter((method) => method !== "attention"));
   const sentiment = served.find((model) => model.task === "sentiment");
   const intent = served.find((model) => model.task === "intent");
   for (const label of sentiment?.labels ?? []) $("target").append(el("option", { value: label }, label));
@@ -36,13 +34,19 @@ export function start(served, shared, openapi) {
   for (const id of ["method", "target"]) $(id).addEventListener("change", () => { if ($("text").value) askSentiment(); });
   $("try-curl").querySelector(".copy").addEventListener("click", copy);
   dialogue.start(intent, shared);
-  recommend.start(served.find((model) => model.task === "recommend"), shared, methodsOf(openapi, "/v1/explain/recommend"));
+  recommend.start(served.find((model) => model.task === "recommend"), shared);
   const offered = { sentiment: "sentiment", intent: "intent", replies: "intent", recommend: "recommend" };
   for (const [task, model] of Object.entries(offered)) option(task).hidden = !served.some((candidate) => candidate.task === model);
   const tasks = Object.keys(offered).filter((task) => !option(task).hidden);
   $("task").hidden = tasks.length < 2;
   if (tasks.length && !sentiment) choose(tasks[0]);
   for (const radio of document.querySelectorAll("input[name=task]")) radio.addEventListener("change", () => choose(radio.value));
+}
+
+/** Offers the methods of the OpenAPI document. Attention of a text has a separate tab. */
+export function offer(openapi) {
+  offerMethods($("method"), methodsOf(openapi, "/v1/explain/sentiment").filter((method) => method !== "attention"));
+  offerMethods($("history-method"), methodsOf(openapi, "/v1/explain/recommend"));
 }
 
 function example(text, entity) {

@@ -22,6 +22,8 @@ from tests.bench.serve.tree import NotStartedError
 from tests.bench.serve.turn import Measurement
 from tests.bench.serve.workloads import WORKLOADS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 BY_NAME = {lever.name: lever for lever in LEVERS}
 NEAR = BY_NAME["near-lengths"]

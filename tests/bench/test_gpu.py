@@ -23,6 +23,8 @@ from tests.bench import gpu
 from tests.bench.weights import Shape, network_of
 from tests.support.tiny_bundle import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_bundle, weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

@@ -20,8 +20,6 @@ from tests.docs.commands import Block
 from tests.docs.markdown import ROOT, Document, documents
 from tests.support.local_service import Service, free_port
 
-pytestmark = pytest.mark.system
-
 DOCUMENTS = documents("README.md", "docs/**/*.md")
 # Not in the OpenAPI document.
 PAGES_FOR_PEOPLE = {"GET /", "GET /docs", "GET /openapi.json"}

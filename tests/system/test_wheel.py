@@ -16,8 +16,6 @@ import pytest
 
 from tests.support.local_service import Client, free_port
 
-pytestmark = pytest.mark.system
-
 ROOT = Path(__file__).parent.parent.parent
 LEFT_OUT = ("models/bundles/teacher/", "service/web/screenshots/")
 # Nothing of this shell may lead to the working tree or change a setting.

@@ -31,6 +31,8 @@ from models.prediction.intent_head import load_bundle_heads
 from models.prediction.reply_ranker import RANKER, load_ranker
 from tests.support.tiny_bundle import tiny_bundle, tiny_intent_bundle
 
+pytestmark = pytest.mark.slow
+
 
 def question(weights: list[float]) -> Any:
     """An answer whose probability is the sum of the weights of the parts that are kept."""
