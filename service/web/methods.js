@@ -11,7 +11,7 @@ export function methodsOf(openapi, path) {
   return request?.properties?.method?.enum ?? [];
 }
 
-export const methodName = (method) => method.replaceAll("_", " ");
+export const methodName = (method) => method.replace("_sided", "-sided").replaceAll("_", " ");
 
 /** Offers the methods in a select, which keeps its choice. Without methods it also keeps its static options. */
 export function offerMethods(select, methods) {

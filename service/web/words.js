@@ -54,7 +54,7 @@ const heading = (result, target) => el("h2", {}, result.signed ? `Attribution fo
 export function textAttribution(text, result) {
   const [peak, marks] = [peakOf(result.words, result), new Map()];
   return [heading(result, result.target), coloured(text, result, result, peak, marks),
-    legend(result, result.target, "points of the probability"), ...topWords(result.words, result, peak, marks)];
+    legend(result, result.target, "contribution to the probability"), ...topWords(result.words, result, peak, marks)];
 }
 
 /** Returns elements that show the attribution of a dialogue: the turns that were read, each with its weight. */
@@ -68,5 +68,5 @@ export function dialogueAttribution(turns, result, target, unit) {
     const weight = turn.weight === null ? [] : [bar(speaker, Math.abs(turn.weight) / peakTurn, signed(turn.weight), kind)];
     return el("li", { class: speaker }, ...(weight.length ? weight : [el("span", {}, speaker)]), coloured(text, turn, result, peak, marks));
   });
-  return [heading(result, target), el("ol", { class: "dialogue" }, ...rows), legend(result, target, `points of the ${unit}`), ...topWords(words, result, peak, marks)];
+  return [heading(result, target), el("ol", { class: "dialogue" }, ...rows), legend(result, target, `contribution to the ${unit}`), ...topWords(words, result, peak, marks)];
 }

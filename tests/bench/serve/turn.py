@@ -20,7 +20,7 @@ from tests.bench.serve.load import Load, LoadError, closed_loop, http_request
 from tests.bench.serve.texts import TextSet
 from tests.bench.serve.tree import NotStartedError, Tree
 from tests.bench.serve.workloads import CAPACITY, Workload
-from tests.support.local_service import JSON, Client, counted
+from tests.support.local_service import JSON, Client, metric_sum
 
 _START_S = 120.0
 _WARM_UP_S = 3.0
@@ -194,7 +194,7 @@ class Turn:
         return since
 
     def _counts(self, client: Client) -> tuple[float, float]:
-        return counted(client, "heed_tokens_total"), counted(client, "heed_batch_tokens_sum")
+        return metric_sum(client, "heed_tokens_total"), metric_sum(client, "heed_batch_tokens_sum")
 
 
 def _refuse_unknown_settings(contender: Contender) -> None:
