@@ -1,5 +1,5 @@
-# docker build -t heed .                                        serves on the CPU
-# docker build -t heed:cuda --build-arg DEVICE=gpu .            serves on CUDA; run it with --gpus all
+# docker build -t heed .                                        for the CPU
+# docker build -t heed:cuda --build-arg DEVICE=gpu .            for CUDA; run it with --gpus all
 # docker run --rm -p 127.0.0.1:8000:8000 --shm-size 256m heed
 ARG DEVICE=cpu
 
@@ -7,7 +7,7 @@ FROM python:3.11-slim AS build
 ARG DEVICE
 RUN python -m venv /opt/heed
 WORKDIR /src
-# What is installed depends on these files alone, so that a change of code does not install it all again.
+# The dependencies need only these files, so that a change of code does not install them again.
 COPY pyproject.toml LICENSE ./
 COPY requirements requirements
 RUN mkdir models service && touch models/__init__.py service/__init__.py \
@@ -32,7 +32,7 @@ CMD ["heed", "serve"]
 FROM run AS cpu
 ENV HEED_DEVICE=cpu
 
-# CUDA and cuDNN come with the Python packages of the extra `gpu`; the driver comes from the host.
+# CUDA and cuDNN come with the Python packages of the extra `gpu`. The host provides the driver.
 FROM run AS gpu
 ENV HEED_DEVICE=cuda
 

@@ -1,9 +1,9 @@
-"""Ray Serve: which processes hold what, and the one file with deployments.
+"""Ray Serve: the deployments, and which process holds what.
 
-Inline placement: each gateway holds an engine, so a request crosses no process between HAProxy and the model. Remote
-placement: gateways hold none and call replicas of the model, which scale with what the gateways have under way. `build`
-is for `serve deploy`; `run_local` is the process behind `heed serve`, a private one-machine cluster that listens on
-loopback only. Knows Ray; knows nothing of HTTP beyond handing the application over.
+With inline placement, each gateway holds an engine, so a request crosses no process between HAProxy and the model.
+With remote placement, gateways hold no engine. They call replicas of the model, which scale with the calls under way.
+`build` is for `serve deploy`. `run_local` is the process behind `heed serve`: a private cluster of one machine that
+listens on loopback only. This module knows Ray. It knows nothing of HTTP except that it hands over the application.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ from ray.serve.schema import LoggingConfig
 from models import bundle as bundles
 from models.bundle import Bundle
 from models.ranking.bundle_files import load_recommender
-from service import settings
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
 from service.cluster import local as cluster
@@ -39,15 +38,15 @@ from service.inference.predictor import Predictor
 from service.inference.ranking_engine import TASK, RankingEngine
 from service.registry.catalogues import CatalogueRegistry
 from service.registry.heads import HeadRegistry
-from service.settings import Settings
+from service.settings import Settings, load_settings
 from service.telemetry import logs
 from service.telemetry.metrics import Metrics
 
 _NAME = "heed"
 _KEEP_ALIVE_S = 75
-_OBJECT_STORE_BYTES = 80 * 2**20  # nothing of ours passes through it; 75 MiB is the least that Ray takes
-# Serve's own bound on requests in one replica. Ours are the queues of engine and gateway, counted in tokens, which
-# answer 429 with a computed Retry-After; Serve's default of 5 would keep the batcher from seeing more than 5 texts.
+_OBJECT_STORE_BYTES = 80 * 2**20  # Heed stores nothing there; Ray needs at least 75 MiB
+# Serve's bound on requests in one replica. Heed bounds the queues of engine and gateway in tokens, and answers 429 with
+# a computed Retry-After. With Serve's default of 5, the batcher would never see more than 5 texts.
 _MAX_ONGOING = 4096
 
 _COMMON = {
@@ -59,170 +58,187 @@ _COMMON = {
     "graceful_shutdown_wait_loop_s": 0.5,
 }
 
-# Models scale by the calls that the gateways have under way, which are bounded: at the bound, texts wait in gateways.
-_BUSY_SHARE = 0.5  # of that bound, above which a replica is added
+# Models scale with the calls under way in the gateways. Their number is bounded: above the bound, texts wait there.
+_BUSY_SHARE = 0.5  # of that bound; above it, a replica is added
 _LOOK_BACK_S = 15.0
 _UPSCALE_DELAY_S = 5.0
-_DOWNSCALE_DELAY_S = 30.0  # a replica is back within seconds, so it need not be kept for long
-_NEEDED_RESOURCE = 0.001  # of a custom resource: it says where models may be, not how many
+_DOWNSCALE_DELAY_S = 30.0  # short, because a replica returns within seconds
+_NEEDED_RESOURCE = 0.001  # of a custom resource, which limits where models run, not how many
 
 
 @serve.ingress()
 class GatewayDeployment:
-    """One replica. Serve runs the lifespan of the application, and that starts and stops the predictors."""
+    """One gateway. Serve runs the lifespan of the application, which starts and stops the predictors."""
 
-    def __init__(self, chosen: Settings, *models: DeploymentHandle) -> None:
-        """`models` are in the order of the settings' bundles; without them the models are held here."""
-        logs.configure(chosen.log_level)
+    def __init__(self, settings: Settings, *models: DeploymentHandle) -> None:
+        """Build the application. `models` are in the order of the settings' bundles; without them, models run here."""
+        logs.configure(settings.log_level)
         ray_workarounds.close_handle_port()
-        metrics = Metrics(chosen.metrics_dir)
+        metrics = Metrics(settings.metrics_dir)
         self._predictors = (
-            [_remote(path, chosen, metrics, model) for path, model in zip(chosen.bundles.values(), models, strict=True)]
+            [
+                _remote(path, settings, metrics, model)
+                for path, model in zip(settings.bundles.values(), models, strict=True)
+            ]
             if models
-            else [_inline(path, chosen, metrics) for path in chosen.bundles.values()]
+            else [_inline(path, settings, metrics) for path in settings.bundles.values()]
         )
-        caches, shelf, rankings = {}, None, None
+        caches, heads, rankings = {}, None, None
         for predictor in self._predictors:
+<<<<<<< HEAD
             served, task = predictor.bundle, predictor.bundle.task.name
             metrics.set_bundle(task, served.name, served.version, served.digest)
             caches[task] = CachedPredictor(predictor, chosen.cache_entries, metrics.task(task))
+=======
+            bundle, task = predictor.bundle, predictor.bundle.task.name
+            metrics.bundle(task, bundle.name, bundle.version, bundle.digest)
+            caches[task] = CachedPredictor(predictor, settings.cache_entries, metrics.task(task))
+>>>>>>> e8
             if task == "intent":
-                shelf = HeadRegistry(served, chosen.data_dir)
+                heads = HeadRegistry(bundle, settings.data_dir)
             if task == "recommend":
-                recommender = load_recommender(served)
+                recommender = load_recommender(bundle)
                 engine = RankingEngine(recommender, metrics.task(TASK))
-                rankings = Rankings(engine, CatalogueRegistry(served, recommender, chosen.data_dir))
-        self._vital: list[Predictor | RankingEngine] = [*self._predictors, *([rankings.engine] if rankings else [])]
-        explaining = _explaining(self._predictors, rankings.engine if rankings else None)
-        self._gateway = create_app(caches, chosen, metrics, shelf, explaining, rankings)
+                rankings = Rankings(engine, CatalogueRegistry(bundle, recommender, settings.data_dir))
+        ranking_engine = rankings.engine if rankings else None
+        self._health_checked: list[Predictor | RankingEngine] = [
+            *self._predictors,
+            *([ranking_engine] if ranking_engine else []),
+        ]
+        worker = _explanation_worker(self._predictors, ranking_engine)
+        self._gateway = create_app(caches, settings, metrics, heads, worker, rankings)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
 
     def check_health(self) -> None:
-        """Raising makes Serve replace this replica."""
-        if not all(one.healthy for one in self._vital):
+        """Raise RuntimeError if an engine has failed, so that Serve replaces this replica."""
+        if not all(engine.healthy for engine in self._health_checked):
             raise RuntimeError("the inference thread has died")
 
 
 class ModelDeployment:
-    """One replica of the model alone; the gateways call `predict`."""
+    """One replica of a model, without an API. The gateways call `predict`."""
 
-    async def __init__(self, chosen: Settings, path: Path) -> None:  # type: ignore[misc]  # Serve awaits it
-        logs.configure(chosen.log_level)
+    async def __init__(self, settings: Settings, path: Path) -> None:  # type: ignore[misc]  # Serve awaits it
+        logs.configure(settings.log_level)
         ray_workarounds.close_handle_port()
-        self._tally = CountBuffer()
-        self._engine = _engine(bundles.load_bundle(path), chosen, self._tally)
+        self._counts = CountBuffer()
+        self._engine = _open_engine(bundles.load_bundle(path), settings, self._counts)
         await self._engine.start()
 
-    async def predict(self, parts: Sequence[RemoteRequest]) -> RemoteResponse:
-        return await answer_requests(self._engine, self._tally, parts)
+    async def predict(self, requests: Sequence[RemoteRequest]) -> RemoteResponse:
+        return await answer_requests(self._engine, self._counts, requests)
 
     def check_health(self) -> None:
-        """Raising makes Serve replace this replica."""
+        """Raise RuntimeError if the engine has failed, so that Serve replaces this replica."""
         if not self._engine.healthy:
             raise RuntimeError("the inference thread has died")
 
 
-def _inline(path: Path, chosen: Settings, metrics: Metrics) -> Predictor:
+def _inline(path: Path, settings: Settings, metrics: Metrics) -> Predictor:
     bundle = bundles.load_bundle(path)
-    return _engine(bundle, chosen, metrics.task(bundle.task.name))
+    return _open_engine(bundle, settings, metrics.task(bundle.task.name))
 
 
-def _remote(path: Path, chosen: Settings, metrics: Metrics, model: DeploymentHandle) -> Predictor:
+def _remote(path: Path, settings: Settings, metrics: Metrics, model: DeploymentHandle) -> Predictor:
     bundle = bundles.load_unverified(path)
     task = bundle.task.name
-    replicas = ray_workarounds.replica_counter(model)
-    return RemotePredictor(bundle, model, replicas, batch_limits(chosen), metrics.task(task), metrics.calls(task))
+    replica_count = ray_workarounds.replica_counter(model)
+    return RemotePredictor(
+        bundle, model, replica_count, batch_limits(settings), metrics.task(task), metrics.calls(task)
+    )
 
 
-def _engine(bundle: Bundle, chosen: Settings, recorder: EngineMetrics) -> Engine:
-    if chosen.device == "cpu":
-        return open_engine(bundle, chosen, recorder)
-    # Here and not above: it needs onnx, which serving on a CPU does without.
+def _open_engine(bundle: Bundle, settings: Settings, recorder: EngineMetrics) -> Engine:
+    if settings.device == "cpu":
+        return open_engine(bundle, settings, recorder)
+    # Not imported above, because it needs onnx, which serving on a CPU does not install.
     from service.tuning.gpu_batches import measure_batch_limits
 
-    return open_engine(bundle, chosen, recorder, measure_batch_limits)
+    return open_engine(bundle, settings, recorder, measure_batch_limits)
 
 
-def _explaining(predictors: Sequence[Predictor], recommending: RankingEngine | None) -> ExplanationWorker | None:
-    """Of those that are held here, as rankings always are."""
+def _explanation_worker(
+    predictors: Sequence[Predictor], ranking_engine: RankingEngine | None
+) -> ExplanationWorker | None:
+    """Return a worker for the models in this process, which always include rankings, or None if there are none."""
     engines = [predictor for predictor in predictors if isinstance(predictor, Engine)]
-    answering: list[Engine | RankingEngine] = [*engines, *([recommending] if recommending else [])]
-    sources = {engine.bundle.task.name: ExplainableModel(engine.bundle, engine.tokenizer) for engine in engines}
-    return ExplanationWorker(sources, lambda: any(one.busy for one in answering)) if answering else None
+    local: list[Engine | RankingEngine] = [*engines, *([ranking_engine] if ranking_engine else [])]
+    models = {engine.bundle.task.name: ExplainableModel(engine.bundle, engine.tokenizer) for engine in engines}
+    return ExplanationWorker(models, lambda: any(engine.busy for engine in local)) if local else None
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
-    """The application for `serve deploy`; `args` are settings by name and win over the environment of the nodes."""
-    return _application(settings.load_settings(**args))
+    """Return the application for `serve deploy`. `args` are settings by name, and override the nodes' environment."""
+    return _application(load_settings(**args))
 
 
-def _application(chosen: Settings) -> serve.Application:
-    inline = chosen.placement == "inline"
+def _application(settings: Settings) -> serve.Application:
+    inline = settings.placement == "inline"
     gateway: serve.Deployment = serve.deployment(
         GatewayDeployment,
         name="gateway",
-        num_replicas=chosen.replicas,
+        num_replicas=settings.replicas,
         ray_actor_options={
             "num_cpus": 1,
-            "num_gpus": 1 / chosen.replicas if inline and chosen.device == "cuda" else 0,
+            "num_gpus": 1 / settings.replicas if inline and settings.device == "cuda" else 0,
         },
         **_COMMON,
     )
-    models = {} if inline else chosen.bundles
-    return gateway.bind(chosen, *(_model(task, chosen).bind(chosen, path) for task, path in models.items()))
+    models = {} if inline else settings.bundles
+    return gateway.bind(settings, *(_model(task, settings).bind(settings, path) for task, path in models.items()))
 
 
-def _model(task: str, chosen: Settings) -> serve.Deployment:
+def _model(task: str, settings: Settings) -> serve.Deployment:
     model: serve.Deployment = serve.deployment(
         ModelDeployment,
         name=f"{task}-model",
         autoscaling_config=AutoscalingConfig(
-            min_replicas=chosen.model_replicas_min,
-            max_replicas=chosen.model_replicas_max,
-            target_ongoing_requests=_BUSY_SHARE * CALLS_PER_REPLICA * chosen.replicas,
+            min_replicas=settings.model_replicas_min,
+            max_replicas=settings.model_replicas_max,
+            target_ongoing_requests=_BUSY_SHARE * CALLS_PER_REPLICA * settings.replicas,
             look_back_period_s=_LOOK_BACK_S,
             upscale_delay_s=_UPSCALE_DELAY_S,
             downscale_delay_s=_DOWNSCALE_DELAY_S,
         ),
         ray_actor_options={
-            "num_cpus": chosen.model_cpus,
-            "num_gpus": chosen.model_gpus if chosen.device == "cuda" else 0,
-            "resources": {chosen.model_resource: _NEEDED_RESOURCE} if chosen.model_resource else {},
+            "num_cpus": settings.model_cpus,
+            "num_gpus": settings.model_gpus if settings.device == "cuda" else 0,
+            "resources": {settings.model_resource: _NEEDED_RESOURCE} if settings.model_resource else {},
         },
         **_COMMON,
     )
     return model
 
 
-def _start(chosen: Settings, folder: Path) -> None:
+def _start(settings: Settings, folder: Path) -> None:
     ray_workarounds.check_ray()
     ray_workarounds.bind_to_loopback()
-    if not chosen.dashboard:
-        ray_workarounds.without_dashboard()
-    models = len(chosen.bundles) if chosen.placement == "remote" else 0
-    models_cpus = models * chosen.model_cpus * chosen.model_replicas_max
+    if not settings.dashboard:
+        ray_workarounds.disable_dashboard()
+    model_count = len(settings.bundles) if settings.placement == "remote" else 0
+    model_cpus = model_count * settings.model_cpus * settings.model_replicas_max
     ray.init(
         address="local",
-        num_cpus=chosen.replicas + math.ceil(models_cpus),  # what they ask for, not what the machine has
-        resources={chosen.model_resource: 1} if chosen.model_resource else None,
-        include_dashboard=chosen.dashboard,
+        num_cpus=settings.replicas + math.ceil(model_cpus),  # the cores requested, not those of the machine
+        resources={settings.model_resource: 1} if settings.model_resource else None,
+        include_dashboard=settings.dashboard,
         object_store_memory=_OBJECT_STORE_BYTES,
         _temp_dir=str(folder / "ray"),
     )
-    quiet = LoggingConfig(enable_access_log=False, log_level=chosen.log_level.upper())
-    # Replicas take the same host as the proxy, so it is loopback here; `haproxy` moves the public port to its place.
-    loopback = {"host": "127.0.0.1", "port": chosen.port, "keep_alive_timeout_s": _KEEP_ALIVE_S}
-    serve.start(proxy_location="HeadOnly", http_options=loopback, logging_config=quiet)
-    serve.run(_application(chosen), name=_NAME, route_prefix="/", logging_config=quiet)
+    logging = LoggingConfig(enable_access_log=False, log_level=settings.log_level.upper())
+    # Replicas use the host of the proxy, so it is loopback here. `haproxy` moves the public port to its address.
+    loopback = {"host": "127.0.0.1", "port": settings.port, "keep_alive_timeout_s": _KEEP_ALIVE_S}
+    serve.start(proxy_location="HeadOnly", http_options=loopback, logging_config=logging)
+    serve.run(_application(settings), name=_NAME, route_prefix="/", logging_config=logging)
 
 
 def run_local(folder: str) -> None:
-    """Serve from a cluster of this machine alone, with its files in `folder`, until SIGTERM."""
+    """Serve from a cluster on this machine only, with its files in `folder`, until SIGTERM."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _start(settings.load_settings(), Path(folder))
+        _start(load_settings(), Path(folder))
         (Path(folder) / cluster.READY).touch()
         signal.pause()
     except KeyboardInterrupt:
@@ -232,7 +248,7 @@ def run_local(folder: str) -> None:
         raise
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        # Without a cluster, Serve's shutdown would start one.
+        # If there is no cluster, Serve's shutdown would start one.
         if ray.is_initialized():
             serve.shutdown()
             ray.shutdown()

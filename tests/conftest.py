@@ -16,6 +16,18 @@ from tests.support.service_app import Service, serving
 from tests.support.tiny_bundle import tiny_recommend_bundle
 
 
+TESTS = Path(__file__).parent
+FOLDERS_WITH_MARKERS = ("browser", "shipped", "system")
+"""Folders whose tests all carry the marker of the same name."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder in FOLDERS_WITH_MARKERS:
+            item.add_marker(folder)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -23,14 +35,14 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics]:
-    """Fresh metrics; what they set for the whole process is set back afterwards, and the files they hold are closed."""
+    """Fresh metrics. Afterwards their files are closed, and what they set for the whole process is restored."""
     monkeypatch.setattr(values, "ValueClass", values.ValueClass)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
     opened: list[MmapedDict] = []
 
     class Recorded(MmapedDict):
-        def __init__(self, *given: Any, **more: Any) -> None:
-            super().__init__(*given, **more)  # type: ignore[no-untyped-call]
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)  # type: ignore[no-untyped-call]
             opened.append(self)
 
     monkeypatch.setattr(values, "MmapedDict", Recorded)
@@ -52,5 +64,5 @@ def recommend_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 async def shop(recommend_bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[shops.Shop]:
-    async with shops.serving(recommend_bundle, tmp_path / "shelf", metrics) as running:
+    async with shops.serving(recommend_bundle, tmp_path / "data", metrics) as running:
         yield running

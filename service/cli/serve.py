@@ -10,7 +10,7 @@ import typer
 
 from models.tasks import TASKS
 from service.cli.exit import fail, say, stop_on_signals
-from service.cluster.local import Cluster, ClusterError, check_folder, check_port_is_free
+from service.cluster.local import Cluster, ClusterError, check_data_dir, check_port_is_free
 from service.settings import Settings, SettingsError
 
 _OPTIONS = {"host": "--host", "port": "--port", "sentiment_bundle": "--bundle", "replicas": "--replicas"}
@@ -36,11 +36,11 @@ def serve(
     try:
         chosen = settings.load_settings(**given)
     except SettingsError as error:
-        fail(error if given.get(error.name) is None else error.of_option(_OPTIONS[error.name]), 2)
+        fail(error if given.get(error.name) is None else error.for_option(_OPTIONS[error.name]), 2)
     try:
         require_runtime(chosen.device)
         if chosen.data_dir is not None and {"intent", "recommend"} & chosen.bundles.keys():
-            check_folder(chosen.data_dir)
+            check_data_dir(chosen.data_dir)
         names = _verified(chosen)
         check_port_is_free(chosen.host, chosen.port)
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
@@ -84,7 +84,7 @@ def tune(
     from models.bundle import BundleError, load_bundle
     from service import settings
     from service.tuning.throughput import ThroughputError
-    from service.tuning.tuner import HEADER, TuneError, TuningRun, busy, free_memory_bytes, usable_cores
+    from service.tuning.tuner import HEADER, TuneError, TuningRun, busy_warning, free_memory_bytes, usable_cores
     from service.tuning.tuner import tune as measure
 
     stop_on_signals()
@@ -95,7 +95,7 @@ def tune(
         fail(error, 2)
     try:
         served = load_bundle(next(iter(chosen.bundles.values())))
-        for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy(used), HEADER):
+        for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy_warning(used), HEADER):
             if line:
                 say(line)
         found = measure(TuningRun(served, chosen, seconds, say), used, free_memory_bytes())

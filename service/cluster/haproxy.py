@@ -1,8 +1,8 @@
 """The program that Serve starts as HAProxy: it rewrites Serve's configuration and then becomes HAProxy.
 
-Serve runs whatever binary `RAY_SERVE_HAPROXY_BINARY_PATH` names, on a configuration of its own that no setting changes
-enough. So that variable names this module's script. Here is what we want of HAProxy, its limits and its errors;
-`ray_workarounds` knows the text that Serve writes. Imports nothing heavy: it runs again at each reload.
+Serve writes a configuration that no setting changes enough, and runs the binary that `RAY_SERVE_HAPROXY_BINARY_PATH`
+names. So that variable names this module's script. This module defines HAProxy's limits and errors, and
+`ray_workarounds` knows the text that Serve writes. It imports nothing heavy, because it runs again at each reload.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from service.cluster.process_tree import die_with_parent
 from service.cluster.ray_workarounds import REPLICA_SERVER, RayChangedError, rewrite_haproxy_config
 
 BINARY_VARIABLE = "HEED_HAPROXY_BINARY"
-HOST_VARIABLE = "HEED_HOST"  # Settings.host; read here because pydantic would cost each reload a third of a second
+HOST_VARIABLE = "HEED_HOST"  # Settings.host, read here because pydantic would add a third of a second to each reload
 
 MISSING = f"HAProxy is missing: install ray[serve] on Linux, or set {BINARY_VARIABLE} to the program"
 
-_WITHIN_S = 10
-"""Headers, and bodies that fit into a buffer."""
+REQUEST_TIMEOUT_S = 10
+"""Time limit for headers, and for bodies that fit into a buffer."""
 
 _RETRY_AFTER_S = 2
 
-# What HAProxy answers by itself: status, code, title, sentence. All else comes from the application, but for what is
-# not HTTP at all or has over 128 kB of headers: HAProxy 2.8 has a fixed 400 page for that.
+# HAProxy's own answers: status, code, title, detail. All other answers come from the application, with one exception.
+# HAProxy 2.8 sends a fixed page with status 400 for input that is not HTTP or has over 128 kB of headers.
 _PROBLEMS = (
-    (408, "body_timeout", "The body came too slowly", f"The request was not complete within {_WITHIN_S} s."),
+    (408, "body_timeout", "The body came too slowly", f"The request was not complete within {REQUEST_TIMEOUT_S} s."),
     (500, "internal_error", "Internal error", "The service failed."),
-    (502, "replica_lost", "Replica lost", "The replica that worked on this request went away; try again."),
-    (503, "not_ready", "Not ready", "No replica is ready; try again."),
+    (502, "replica_lost", "Replica lost", "The replica that handled this request went away. Try again."),
+    (503, "not_ready", "Not ready", "No replica is ready. Try again."),
     (504, "deadline_exceeded", "Deadline exceeded", "No replica answered in time."),
 )
 
 
 def find_haproxy() -> Path | None:
-    """The HAProxy to run: the one that was named, else the one that comes with ray[serve], else one on the PATH."""
+    """Return the HAProxy to run, or None: the one named in the environment, else ray[serve]'s, else the PATH's."""
     named = os.environ.get(BINARY_VARIABLE)
     if named:
         return Path(named) if os.access(named, os.X_OK) else None
@@ -50,32 +50,32 @@ def find_haproxy() -> Path | None:
         bundled = Path(package.origin).parent / "bin" / "haproxy"
         if os.access(bundled, os.X_OK):
             return bundled
-    found = shutil.which("haproxy")
-    return Path(found) if found else None
+    installed = shutil.which("haproxy")
+    return Path(installed) if installed else None
 
 
-def servers_up(admin: Path) -> int:
-    """How many replicas the HAProxy behind this admin socket sends requests to."""
+def count_live_servers(admin_socket: Path) -> int:
+    """Return the number of replicas to which the HAProxy behind this admin socket sends requests."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(2)
-            connection.connect(str(admin))
+            connection.connect(str(admin_socket))
             connection.sendall(b"show stat\n")
-            with connection.makefile(encoding="utf-8") as table:
-                return sum(REPLICA_SERVER in row and ",UP," in row for row in table)
+            with connection.makefile(encoding="utf-8") as rows:
+                return sum(REPLICA_SERVER in row and ",UP," in row for row in rows)
     except OSError:
         return 0
 
 
-def harden_config(config: str, host: str | None) -> str:
-    """Return Serve's configuration with our limits and errors, and no port open but the public one at `host`.
+def harden_config(config: str, host: str | None, request_timeout_s: int = REQUEST_TIMEOUT_S) -> str:
+    """Return Serve's configuration with our limits and errors, and with one open port, the public one at `host`.
 
-    Raises RayChangedError for a configuration that is not of the kind that Serve writes.
+    Raises RayChangedError if the configuration is not of the kind that Serve writes.
     """
-    # A request that is there as a whole before a replica gets it can be asked again of another.
-    ours = f"    option http-buffer-request\n    timeout http-request {_WITHIN_S}s\n"
-    ours += "".join(_http_error(*problem) for problem in _PROBLEMS)
-    return rewrite_haproxy_config(config, ours, host)
+    # HAProxy can send a request to a second replica only if it has buffered the whole request.
+    defaults = f"    option http-buffer-request\n    timeout http-request {request_timeout_s}s\n"
+    defaults += "".join(_http_error(*problem) for problem in _PROBLEMS)
+    return rewrite_haproxy_config(config, defaults, host)
 
 
 def _http_error(status: int, code: str, title: str, detail: str) -> str:
@@ -88,12 +88,12 @@ def _http_error(status: int, code: str, title: str, detail: str) -> str:
         "code": code,
     }
     retry = f" hdr Retry-After {_RETRY_AFTER_S}" if status == 503 else ""
-    kind = "content-type application/problem+json"
-    return f"    http-error status {status} {kind} lf-string '{json.dumps(problem)}'{retry}\n"
+    content_type = "content-type application/problem+json"
+    return f"    http-error status {status} {content_type} lf-string '{json.dumps(problem)}'{retry}\n"
 
 
 def main() -> None:
-    """`heed-haproxy`: takes HAProxy's own arguments."""
+    """Run `heed-haproxy`, which takes the arguments of HAProxy."""
     binary = find_haproxy()
     if binary is None:
         sys.exit(f"heed-haproxy: {MISSING}")
@@ -105,6 +105,6 @@ def main() -> None:
         except RayChangedError as error:
             sys.exit(f"heed-haproxy: {error}")
         path.write_text(hardened, encoding="utf-8")
-    # HAProxy outlives the killed actor that started it, and then holds the port against its successor.
+    # HAProxy would outlive the killed actor that started it, and hold the port against the next one.
     die_with_parent(signal.SIGKILL)
     os.execv(binary, [str(binary), *arguments])

@@ -1,8 +1,8 @@
-"""The local cluster of `heed serve` as a tree of processes: what it inherits, when it is up, and that all of it ends.
+"""The local cluster of `heed serve` as a tree of processes: its environment, its readiness and its end.
 
-The cluster lives in a session of its own, so that a Ctrl-C reaches only us and we decide what it means. Everything it
-writes is in one private folder, removed at the end. Knows processes, files and ports; Ray itself is only in the child,
-which runs `app.run_local`.
+The cluster runs in a separate session, so that a Ctrl-C reaches only us and we decide what it means. It writes all its
+files into one private folder, which is removed at the end. This module knows processes, files and ports. Only the
+child, which runs `app.run_local`, imports Ray.
 """
 
 from __future__ import annotations
@@ -28,35 +28,38 @@ from service.cluster import haproxy
 from service.cluster.process_tree import adopt_orphans, die_with_parent, end_descendants
 from service.settings import Settings
 
-READY = "ready"  # the child makes this file when every replica has answered
-REFUSED = "refused"  # and this one, with a line for the operator, when it will not start
+READY = "ready"
+"""Name of the file that the child creates when every replica has answered."""
 
-_START_WITHIN_S = 300.0
-_STOP_WITHIN_S = 25.0
+REFUSED = "refused"
+"""Name of the file, with one line for the operator, that the child creates when it refuses to start."""
+
+_START_TIMEOUT_S = 300.0
+_STOP_TIMEOUT_S = 25.0
 _POLL_S = 0.1
-_ADMIN = "admin.sock"  # Ray puts it into a folder named after the node
-_LONGEST_TEMP = 12  # the paths of Ray's and HAProxy's sockets below it must fit into 107 bytes
+_ADMIN_SOCKET = "admin.sock"  # Ray puts it into a folder named after the node
+_MAX_TEMP_CHARS = 12  # the paths of Ray's and HAProxy's sockets below it must fit into 107 bytes
 
-# Variables of Ray and Serve 2.60.0. Few of them are documented; tests look for each of them in Ray.
+# Variables of Ray and Serve 2.60.0. Few of them are documented. Tests look for each of them in Ray.
 _TUNING = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
-    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # a datagram and a parse per request; our own metrics say more
-    # Also a request that a dying replica took with it, sent once more: asking for a prediction changes nothing.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # costs a datagram and a parse per request, and our metrics say more
+    # Includes requests that died with their replica. Repeating one is safe, because a prediction changes nothing.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
     "RAY_SERVE_HAPROXY_RETRIES": "2",
-    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # of a larger request not all is kept, so it is not sent again
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # HAProxy cannot repeat a request above this size
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",  # 10 by default, long for those who queue
-    # What Ray does by itself, whoever asks, more seldom: nobody waits for it.
+    "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "2",  # 10 by default, too long for requests that queue
+    # Periodic work of Ray that no request waits for, made less frequent.
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.25",
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "5000",
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
     "RAY_event_stats": "0",
-    "RAY_worker_niceness": "0",  # 15 by default: any neighbour would win the CPU
+    "RAY_worker_niceness": "0",  # 15 by default, so that any other process would win the CPU
 }
 _FORCED = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -65,80 +68,83 @@ _FORCED = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
 }
-_PLACES = {
+_PATHS = {
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
-    "RAY_SERVE_HAPROXY_SOCKET_PATH": _ADMIN,
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": _ADMIN_SOCKET,
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": ".",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
     "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
     "TMPDIR": ".",
     "RAY_TMPDIR": ".",
 }
-"""Files and folders, below the folder of the cluster."""
+"""Files and folders, relative to the folder of the cluster."""
 
-# Fixed by default, so a second service on this machine would find them taken.
+# Fixed by default, so a second service on this machine would find the ports in use.
 _PORTS = ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")
-_NOT_INHERITED = {"RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"}  # of some other cluster
-_MARGIN_S = 20  # after which HAProxy gives up on a request that should have been answered 504
+_NOT_INHERITED = {"RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"}  # they belong to another cluster
+_SERVER_TIMEOUT_MARGIN_S = 20  # after a request should have been answered 504, HAProxy gives up on it
 
 
 class ClusterError(Exception):
-    """The service cannot start, or ended by itself; the message is one line."""
+    """The service cannot start, or ended unexpectedly. The message is one line."""
 
 
 def check_port_is_free(host: str, port: int) -> None:
-    """Refuse, before anything is started, what would fail much later and far from here."""
+    """Raise ClusterError if the port cannot be used, before a start that would fail much later and far from here."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            mend = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
-            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}{mend}") from None
+            advice = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
+            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}{advice}") from None
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder for a team's own files in which none could be kept."""
-    reason = _unusable(folder)
-    if reason:
-        raise ClusterError(f"HEED_DATA_DIR={folder}: {reason}; name another folder, or none to do without")
+def check_data_dir(folder: Path) -> None:
+    """Raise ClusterError if heads, reply sets and catalogues could not be stored in the folder."""
+    fault = _folder_fault(folder)
+    if fault:
+        raise ClusterError(f"HEED_DATA_DIR={folder}: {fault}; choose another folder, or none to serve without one")
 
 
-def _unusable(folder: Path) -> str:
+def _folder_fault(folder: Path) -> str:
+    """Return why files cannot be written to the folder, which need not exist yet, or an empty string."""
     try:
-        there = next(place for place in (folder, *folder.parents) if place.exists())
-        if not there.is_dir():
-            return f"{there} is no folder"
-        with tempfile.TemporaryFile(dir=there):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not existing.is_dir():
+            return f"{existing} is not a folder"
+        with tempfile.TemporaryFile(dir=existing):
             return ""
     except OSError as error:
-        return f"it cannot be written to ({error.strerror or error})"
+        return f"the folder is not writable ({error.strerror or error})"
 
 
 class Cluster:
+    """The processes of one service on this machine."""
+
     def __init__(self, settings: Settings) -> None:
         temp = tempfile.gettempdir()
-        self._folder = Path(tempfile.mkdtemp(prefix="heed-", dir=temp if len(temp) <= _LONGEST_TEMP else "/tmp"))
+        self._folder = Path(tempfile.mkdtemp(prefix="heed-", dir=temp if len(temp) <= _MAX_TEMP_CHARS else "/tmp"))
         self.log = self._folder / "service.log"
         self._settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics"})
         self._child: subprocess.Popen[bytes] | None = None
         self._failed = False
 
     def start(self) -> None:
-        """Return when the service answers on its public port; raises ClusterError."""
+        """Start the cluster and return when the service answers on its public port. Raises ClusterError."""
         adopt_orphans()
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", f"from service.app import run_local; run_local({str(self._folder)!r})"],
-                env=environment(self._settings, self._folder, os.environ),
+                env=build_environment(self._settings, self._folder, os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=partial(die_with_parent, signal.SIGTERM),
             )
-        deadline_s = time.monotonic() + _START_WITHIN_S
+        deadline_s = time.monotonic() + _START_TIMEOUT_S
         while not self._is_ready():
             if self._child.poll() is not None or time.monotonic() > deadline_s:
                 raise self._failure("the service did not start")
@@ -147,21 +153,21 @@ class Cluster:
     def _is_ready(self) -> bool:
         if not (self._folder / READY).exists():
             return False
-        routed = sum(haproxy.servers_up(admin) for admin in self._folder.glob(f"*/{_ADMIN}"))
-        return routed == self._settings.replicas and _answers(self._settings)
+        live = sum(haproxy.count_live_servers(path) for path in self._folder.glob(f"*/{_ADMIN_SOCKET}"))
+        return live == self._settings.replicas and _is_answering(self._settings)
 
     def wait(self) -> None:
-        """Until the service ends by itself, which it should not: raises ClusterError."""
+        """Wait until the service ends unexpectedly, then raise ClusterError."""
         assert self._child is not None
         self._child.wait()
-        raise self._failure("the service ended by itself")
+        raise self._failure("the service ended unexpectedly")
 
     def stop(self) -> None:
-        """Let it finish what it has begun, then end every process of it. A second signal skips the first half."""
+        """Let the service finish its requests, then end all its processes. A second signal skips the first step."""
         try:
             if self._child is not None:
                 self._child.terminate()
-                self._child.wait(_STOP_WITHIN_S)
+                self._child.wait(_STOP_TIMEOUT_S)
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
             pass
         finally:
@@ -171,35 +177,35 @@ class Cluster:
             if not self._failed:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _failure(self, what: str) -> ClusterError:
+    def _failure(self, event: str) -> ClusterError:
         self._failed = True
-        refused = self._folder / REFUSED
-        reason = f": {refused.read_text(encoding='utf-8')}" if refused.exists() else ""
-        return ClusterError(f"{what}{reason}; its log is kept in {self.log}")
+        refusal = self._folder / REFUSED
+        reason = f": {refusal.read_text(encoding='utf-8')}" if refusal.exists() else ""
+        return ClusterError(f"{event}{reason}; see its log in {self.log}")
 
 
-def environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return what every process of the cluster inherits.
+def build_environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of every process of the cluster.
 
-    Serve reads its switches at import, in controller, proxy and replica. Tuning that the operator has set wins; what
-    keeps the cluster private and its files together does not yield.
+    Serve reads its switches at import, in the controller, the proxy and the replicas. The operator's variables override
+    our tuning, but not those that keep the cluster private and its files together.
     """
-    server_s = str(math.ceil(settings.request_timeout_s) + _MARGIN_S)
-    known = settings.model_dump(exclude=settings.to_measure)  # what is to be measured must not seem to be set
+    server_timeout_s = str(math.ceil(settings.request_timeout_s) + _SERVER_TIMEOUT_MARGIN_S)
+    values = settings.model_dump(exclude=settings.to_measure)  # a setting to measure must stay unset
     return {
         **_TUNING,
-        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": server_s,
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": server_timeout_s,
         **{name: value for name, value in inherited.items() if name not in _NOT_INHERITED},
         **_FORCED,
-        **{name: str(folder / place) for name, place in _PLACES.items()},
+        **{name: str(folder / path) for name, path in _PATHS.items()},
         **{name: str(_free_port()) for name in _PORTS},
-        # Behind loopback the second line: another user of this machine cannot talk to Ray without the token.
+        # Loopback alone admits every user of this machine. Without the token, they cannot talk to Ray.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        **{f"HEED_{name.upper()}": str(value) for name, value in known.items()},
+        **{f"HEED_{name.upper()}": str(value) for name, value in values.items()},
     }
 
 
-def _answers(settings: Settings) -> bool:
+def _is_answering(settings: Settings) -> bool:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     connection = http.client.HTTPConnection(host, settings.port, timeout=2)
     try:

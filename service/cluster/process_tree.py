@@ -1,6 +1,6 @@
-"""Processes that end with the one that started them, whatever becomes of it. Linux only; knows nothing of Ray.
+"""Processes that end with their parent, however it ends. Linux only.
 
-Imports little, because HAProxy's launcher needs it at each reload.
+It knows nothing of Ray. It imports little, because HAProxy's launcher loads it at each reload.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
-def die_with_parent(number: signal.Signals) -> None:
+def die_with_parent(signal_number: signal.Signals) -> None:
     """Let the kernel send this process the signal when its parent ends, also after `exec`."""
-    _prctl(_PR_SET_PDEATHSIG, number)
+    _prctl(_PR_SET_PDEATHSIG, signal_number)
 
 
 def adopt_orphans() -> None:
-    """Become the parent of every descendant that loses its own, so that `end_descendants` finds it."""
+    """Become the parent of every descendant that loses its parent, so that `end_descendants` finds it."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_descendants() -> None:
-    """Kill and reap until none is left; a process that forks meanwhile is met in the next round."""
+    """Kill and reap all descendants. The next round catches a process that forks meanwhile."""
     while descendants := _descendants(os.getpid()):
         for process_id in descendants:
             try:
@@ -54,10 +54,10 @@ def _descendants(root: int) -> set[int]:
             except OSError:
                 continue
             children.setdefault(int(fields[1]), []).append(int(entry.name))
-    found: set[int] = set()
+    descendants: set[int] = set()
     frontier = [root]
     while frontier:
-        below = children.get(frontier.pop(), [])
-        found.update(below)
-        frontier.extend(below)
-    return found
+        next_children = children.get(frontier.pop(), [])
+        descendants.update(next_children)
+        frontier.extend(next_children)
+    return descendants

@@ -1,11 +1,11 @@
-"""Everything that Heed takes from Ray, or does to it, beyond Ray's public interface.
+"""All uses of Ray, and changes to it, beyond Ray's public interface.
 
-Each function says why it is needed, which public setting is missing, and what happens without it. Each one looks
-first whether Ray still has what it needs and raises RayChangedError if not, so that the service does not start. After
-an upgrade of Ray, `tests/cluster/test_ray_workarounds.py` says which of them to read again. The variables of Ray that
-no documentation promises are in `local.py`, in tables; the same tests look for them in Ray.
+Each function explains why it is needed, which public setting is missing, and what happens without it. First it checks
+that Ray still has what it needs. If not, it raises RayChangedError and the service does not start. After an upgrade of
+Ray, `tests/system/test_ray_workarounds.py` shows which functions to review. Ray's undocumented variables are in tables
+in `local.py`, and the same tests look for them in Ray.
 
-Imports nothing heavy, and Ray only inside functions: HAProxy's launcher loads this module at each reload.
+This module imports nothing heavy, and Ray only inside functions: HAProxy's launcher loads it at each reload.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from pathlib import Path
 from typing import Any
 
 RAY_VERSION = "2.60.0"
-"""The version that all of this was written for and tested with."""
+"""The version that this module was written for and tested with."""
 
 REPLICA_SERVER = "SERVE_REPLICA"
-"""With it begin the names that Serve gives to replicas in HAProxy's configuration.
+"""The prefix of the names that Serve gives to replicas in HAProxy's configuration.
 
-HAProxy's statistics then say how many replicas get requests. Serve has no public word for that: its status calls a
-replica running before HAProxy knows of it. Without it, `heed serve` says "Ready" too early.
+It is used to count, in HAProxy's statistics, the replicas that get requests. Serve has no public interface for that:
+its status calls a replica running before HAProxy knows of it. Without it, `heed serve` prints "Ready" too early.
 """
 
 _HAPROXY = "rewrite_haproxy_config"
-_PUBLIC = "frontend http_frontend"
-_PORTS = {_PUBLIC, "frontend grpc_frontend", "frontend prometheus", "listen stats"}
-"""The sections of Serve's configuration that open a port; gRPC is off unless an operator turns it on."""
+_PUBLIC_FRONTEND = "frontend http_frontend"
+_SECTIONS_WITH_PORTS = {_PUBLIC_FRONTEND, "frontend grpc_frontend", "frontend prometheus", "listen stats"}
+"""The sections of Serve's configuration that open a port. gRPC is off unless an operator turns it on."""
 
 _TEMPLATE = (
     "frontend prometheus\n    bind :",
-    f"{_PUBLIC}\n    bind ",
+    f"{_PUBLIC_FRONTEND}\n    bind ",
     "listen stats\n  bind *:",
     "\ndefaults\n",
     "\n    log {{ config.log_target }} local0 ",
@@ -45,63 +45,63 @@ _TEMPLATE = (
     "\nbackend {{ backend.name",
     "\n    server {{ server.name }} {{ server.host }}:{{ server.port }} check",
 )
-"""Text of Serve's template that `rewrite_haproxy_config` changes or builds on."""
+"""Text in Serve's template that `rewrite_haproxy_config` changes or relies on."""
 
 
 class RayChangedError(RuntimeError):
-    """This Ray lacks something that a workaround needs; the message is one line that names both."""
+    """This Ray lacks something that a workaround needs. The message is one line that names both."""
 
     def __init__(self, workaround: str, missing: str) -> None:
-        super().__init__(workaround, missing)  # so that it can be pickled: replicas raise it too
+        super().__init__(workaround, missing)  # for pickle, because replicas raise it too
 
     def __str__(self) -> str:
         from importlib.metadata import version
 
         workaround, missing = self.args
         return (
-            f"Ray {version('ray')} is not as Heed expects it: {missing}. Install ray[serve]=={RAY_VERSION}, or mend"
+            f"Ray {version('ray')} is not as Heed expects: {missing}. Install ray[serve]=={RAY_VERSION}, or adapt"
             f" `{workaround}` in service/cluster/ray_workarounds.py"
         )
 
 
 def check_ray() -> None:
-    """Look for what workarounds in processes to come will need, so that the service is refused before they start.
+    """Raise RayChangedError if this Ray lacks anything that the workarounds in later processes need.
 
-    Raises RayChangedError. Without this, a replica or HAProxy would fail, far from here and after a minute of tries.
+    Without this, a replica or HAProxy would fail, far from here and after a minute of retries.
     """
     _check_haproxy()
-    _replicas()
+    _replica_module()
     _check_routers()
 
 
 def bind_to_loopback() -> None:
-    """Make every port of the cluster that this process starts bind to 127.0.0.1.
+    """Bind every port of the cluster that this process starts to 127.0.0.1.
 
-    `ray.init(_node_ip_address="127.0.0.1")` is no such setting: Ray replaces that address by the network card's. On
-    macOS and Windows Ray keeps to loopback, and this turns that behaviour on. Without it, the ports of Ray are open to
-    the network. They run any code for whoever has the token.
+    `ray.init(_node_ip_address="127.0.0.1")` does not do that: Ray replaces the address by the network card's. On macOS
+    and Windows Ray stays on loopback, and this function turns that behaviour on. Without it, Ray's ports are open to
+    the network, and they run any code for whoever has the token.
     """
     workaround = "bind_to_loopback"
-    constants = _module("ray._private.ray_constants", workaround)
-    services = _module("ray._private.services", workaround)
+    constants = _import_module("ray._private.ray_constants", workaround)
+    services = _import_module("ray._private.services", workaround)
     switch = getattr(constants, "ENABLE_RAY_CLUSTER", None)
-    _require(isinstance(switch, bool), workaround, "ray_constants.ENABLE_RAY_CLUSTER is no switch")
+    _require(isinstance(switch, bool), workaround, "ray_constants.ENABLE_RAY_CLUSTER is not a boolean")
     constants.ENABLE_RAY_CLUSTER = False
     address = services.get_node_ip_address()
     _require(_is_loopback(address), workaround, f"with ENABLE_RAY_CLUSTER off a node's address is {address}")
 
 
-def without_dashboard() -> None:
-    """Keep Ray from starting its dashboard, its autoscaler and the web server of its agent, which answer no request.
+def disable_dashboard() -> None:
+    """Keep Ray from starting its dashboard, its autoscaler and the web server of its agent, which serve no request.
 
-    `ray.init(include_dashboard=False)` starts the process of the dashboard all the same, with fewer modules, and the
-    autoscaler has no setting. Only a missing dependency of the dashboard keeps the agent small. Without this, a start
-    takes about 4 s longer and the service 350 MB more.
+    `ray.init(include_dashboard=False)` still starts the dashboard's process, with fewer modules. The autoscaler has no
+    setting. Only a missing dependency of the dashboard keeps the agent small. Without this, the start takes about 4 s
+    longer and the service needs 350 MB more.
     """
-    workaround = "without_dashboard"
-    node: Any = getattr(_module("ray._private.node", workaround), "Node", None)
-    utils = _module("ray._private.utils", workaround)
-    services = _module("ray._private.services", workaround)
+    workaround = "disable_dashboard"
+    node: Any = getattr(_import_module("ray._private.node", workaround), "Node", None)
+    utils = _import_module("ray._private.utils", workaround)
+    services = _import_module("ray._private.services", workaround)
     _require_arguments(node, "start_monitor", ["self"], workaround)
     _require_arguments(node, "start_api_server", ["self", "include_dashboard", "raise_on_failure"], workaround)
     _require_arguments(utils, "get_dashboard_dependency_error", [], workaround)
@@ -111,16 +111,16 @@ def without_dashboard() -> None:
 
 
 def close_handle_port() -> None:
-    """Keep this replica's port for calls between deployments on loopback when its node is on loopback.
+    """Bind this replica's port for calls between deployments to loopback if its node is on loopback.
 
-    Serve binds that port to `[::]` in every replica, used or not, and has no setting for it. Without this, whoever
-    reaches the machine can call a replica, which unpickles what it gets.
+    Serve binds that port to `[::]` in every replica, used or not, and has no setting for it. Without this, anybody who
+    reaches the machine can call a replica, which unpickles its input.
     """
     import ray
 
     if not _is_loopback(ray.util.get_node_ip_address()):
         return
-    replica = _replicas()
+    replica = _replica_module()
     bind = replica.add_port_to_grpc_server
 
     def bind_to_loopback_alone(server: Any, address: str) -> Any:
@@ -134,45 +134,47 @@ def close_handle_port() -> None:
 def replica_counter(handle: Any) -> Callable[[], int]:
     """Return a function that counts the replicas to which the handle's router would send a call.
 
-    Serve tells its routers of a lost or a new replica at once. Its public status asks the controller, which is a call
-    to another process and takes longer to notice. Without this, a gateway would send to replicas that are gone, and
-    could not say "not ready" before a call has failed.
+    Serve notifies its routers immediately when a replica is lost or added. Its public status calls the controller, in
+    another process, and lags behind. Without this, a gateway would send calls to lost replicas, and could not answer
+    "not ready" before a call has failed.
     """
     _check_routers()
 
-    def running() -> int:
+    def count() -> int:
         router = handle._router and handle._router._asyncio_router._request_router
         return len(router.curr_replicas) if router else 0
 
-    return running
+    return count
 
 
-def rewrite_haproxy_config(config: str, ours: str, host: str | None) -> str:
-    """Return Serve's configuration without open statistics ports and with `ours` as its limits and errors.
+def rewrite_haproxy_config(config: str, defaults: str, host: str | None) -> str:
+    """Return Serve's configuration without open statistics ports and with our limits and errors.
 
-    `ours` are lines for the section `defaults`. `host` is where the public port listens; None leaves that as Serve
-    wrote it, and replicas stay where Serve put them. Rewriting twice changes nothing more.
+    `defaults` are lines for the section of that name. The public port listens on `host`, or where Serve put it if
+    `host` is None. Replicas stay where Serve put them. Rewriting a second time changes nothing.
 
-    Serve's settings have no switch for its two statistics ports, for time limits of slow headers and for the text of
-    errors. Without this, those ports are open to the world and the admin socket is there for every user. Slow requests
-    are held, errors are plain text, and answers carry their request's id twice.
+    Serve has no settings for its two statistics ports, the time limits of slow headers and the text of errors. Without
+    this, those ports are open to the network and every user can use the admin socket. Slow requests occupy HAProxy,
+    errors are plain text, and answers carry their request's ID twice.
     """
-    config = _without_section(_without_section(config, "frontend prometheus"), "listen stats")
-    # A log target that is an address opens a UDP socket on all interfaces, to send to a syslog that is not there.
-    config = _without_lines(config, r"log \S+:\d+ ")
+    config = _remove_section(_remove_section(config, "frontend prometheus"), "listen stats")
+    # A log target that is an address opens a UDP socket on all interfaces, for a syslog that does not exist.
+    config = _remove_lines(config, r"log \S+:\d+ ")
     config = config.replace(" mode 666 level admin ", " mode 600 level admin ")
-    config = _without_lines(config, r"(?:errorfile|http-error|timeout http-request|option http-buffer-request)\b")
-    config = config.replace("\ndefaults\n", f"\ndefaults\n{ours}", 1)
-    public = rf"^{_PUBLIC}\n    bind "
+    config = _remove_lines(config, r"(?:errorfile|http-error|timeout http-request|option http-buffer-request)\b")
+    config = config.replace("\ndefaults\n", f"\ndefaults\n{defaults}", 1)
+    public = rf"^{_PUBLIC_FRONTEND}\n    bind "
     address = "" if host is None else f"[{host}]" if ":" in host else host
     if address:
-        config = re.sub(rf"({public})\S+(?=:\d+$)", lambda found: found[1] + address, config, flags=re.M)
-    # Ray's HTTP server adds the request's id to an answer that has it already.
-    once = "    http-response set-header X-Request-ID %[res.hdr(x-request-id)] if { res.hdr(x-request-id) -m found }\n"
-    if once not in config:
-        config = re.sub(rf"{public}.*\n", lambda found: found[0] + once, config, flags=re.M)
-    config = re.sub(r"^backend (\S+)\n(?:[ \t]+.*\n)*", _first_idle_first, config, flags=re.M)
-    _check_rewritten(config, ours, address, once)
+        config = re.sub(rf"({public})\S+(?=:\d+$)", lambda match: match[1] + address, config, flags=re.M)
+    # Ray's HTTP server adds the request's ID to an answer that already has it.
+    request_id = (
+        "    http-response set-header X-Request-ID %[res.hdr(x-request-id)] if { res.hdr(x-request-id) -m found }\n"
+    )
+    if request_id not in config:
+        config = re.sub(rf"{public}.*\n", lambda match: match[0] + request_id, config, flags=re.M)
+    config = re.sub(r"^backend (\S+)\n(?:[ \t]+.*\n)*", _prefer_first_idle, config, flags=re.M)
+    _check_rewritten(config, defaults, address, request_id)
     return config
 
 
@@ -185,17 +187,17 @@ def _check_haproxy() -> None:
     for expected in _TEMPLATE:
         _require(expected in template, _HAPROXY, f"Serve's template for HAProxy has no {expected.strip()!r}")
     _, _, config = template.partition('HAPROXY_CONFIG_TEMPLATE = """')
-    more = _opening_ports(config) - _PORTS
-    _require(not more, _HAPROXY, f"Serve's configuration of HAProxy opens a port in {', '.join(sorted(more))}")
-    names = _module("ray.serve._private.common", "REPLICA_SERVER")
+    unknown = _sections_with_ports(config) - _SECTIONS_WITH_PORTS
+    _require(not unknown, _HAPROXY, f"Serve's configuration of HAProxy opens a port in {', '.join(sorted(unknown))}")
+    names = _import_module("ray.serve._private.common", "REPLICA_SERVER")
     prefix = str(getattr(names, "REPLICA_ID_FULL_ID_STR_PREFIX", ""))
     _require(prefix.startswith(REPLICA_SERVER), "REPLICA_SERVER", f"names of replicas begin with {prefix!r}")
 
 
-def _replicas() -> Any:
-    """The module whose function `close_handle_port` replaces."""
+def _replica_module() -> Any:
+    """Return the module whose function `close_handle_port` replaces."""
     workaround = "close_handle_port"
-    replica = _module("ray.serve._private.replica", workaround)
+    replica = _import_module("ray.serve._private.replica", workaround)
     _require_arguments(replica, "add_port_to_grpc_server", ["server", "address"], workaround)
     _require_use(getattr(replica, "Replica", None), "_on_initialized", "add_port_to_grpc_server", workaround)
     return replica
@@ -203,9 +205,9 @@ def _replicas() -> Any:
 
 def _check_routers() -> None:
     workaround = "replica_counter"
-    handles = _module("ray.serve.handle", workaround)
-    routers = _module("ray.serve._private.router", workaround)
-    request_routers = _module("ray.serve._private.request_router.request_router", workaround)
+    handles = _import_module("ray.serve.handle", workaround)
+    routers = _import_module("ray.serve._private.router", workaround)
+    request_routers = _import_module("ray.serve._private.request_router.request_router", workaround)
     for owner, name, attribute in (
         (handles, "_DeploymentHandleBase", "_router"),
         (routers, "SingletonThreadRouter", "_asyncio_router"),
@@ -214,44 +216,45 @@ def _check_routers() -> None:
     ):
         _require_use(getattr(owner, name, None), "__init__", attribute, workaround)
     known = isinstance(getattr(getattr(request_routers, "RequestRouter", None), "curr_replicas", None), property)
-    _require(known, workaround, "RequestRouter.curr_replicas is no property")
+    _require(known, workaround, "RequestRouter.curr_replicas is not a property")
 
 
-def _check_rewritten(config: str, ours: str, address: str, once: str) -> None:
-    left = _opening_ports(config) - {_PUBLIC, "frontend grpc_frontend"}
-    _require(not left, _HAPROXY, f"HAProxy would open a port in {', '.join(sorted(left))}")
-    _require(f"{_PUBLIC}\n    bind {address}" in config, _HAPROXY, "the public port of HAProxy is not found")
+def _check_rewritten(config: str, defaults: str, address: str, request_id: str) -> None:
+    open_sections = _sections_with_ports(config) - {_PUBLIC_FRONTEND, "frontend grpc_frontend"}
+    _require(not open_sections, _HAPROXY, f"HAProxy would open a port in {', '.join(sorted(open_sections))}")
+    _require(f"{_PUBLIC_FRONTEND}\n    bind {address}" in config, _HAPROXY, "the public port of HAProxy is missing")
     sockets = re.findall(r"^[ \t]+stats socket .*$", config, flags=re.M)
     _require(
         all(" mode 600 level admin " in line for line in sockets), _HAPROXY, "any user can use HAProxy's admin socket"
     )
-    _require(f"\ndefaults\n{ours}" in config, _HAPROXY, "HAProxy's section `defaults` is not found")
-    _require(once in config, _HAPROXY, "the place for X-Request-ID is not found")
+    _require(f"\ndefaults\n{defaults}" in config, _HAPROXY, "HAProxy's section `defaults` is missing")
+    _require(request_id in config, _HAPROXY, "the section for X-Request-ID is missing")
 
 
-def _first_idle_first(backend: re.Match[str]) -> str:
-    """Of several idle replicas the first gets a request, and not the one that has been idle longest.
+def _prefer_first_idle(backend: re.Match[str]) -> str:
+    """Return the backend's section with rules that send a request to the first idle replica.
 
-    Who asks one thing at a time then meets a replica with warm caches; while none is idle, Serve's balance decides.
+    A client that sends one request at a time then reaches a replica with warm caches. If no replica is idle, Serve's
+    balancing decides.
     """
-    section = _without_lines(backend[0], r"use-server \S+ if { srv_conn\(")
+    section = _remove_lines(backend[0], r"use-server \S+ if { srv_conn\(")
     rule = f"    use-server {{name}} if {{{{ srv_conn({backend[1]}/{{name}}) eq 0 }}}}\n"
     servers = re.findall(r"^[ \t]+server (\S+) \S+ check(?!.* backup)", section, flags=re.M)
     return section + "".join(rule.format(name=name) for name in servers)
 
 
-def _opening_ports(config: str) -> set[str]:
-    """Title lines of the sections with a `bind`."""
+def _sections_with_ports(config: str) -> set[str]:
+    """Return the title lines of the sections with a `bind`."""
     sections = re.findall(r"^((?:frontend|listen|backend) .+)\n((?:[ \t{].*\n|\n)*)", config, flags=re.M)
     return {title for title, lines in sections if re.search(r"^[ \t]+bind ", lines, flags=re.M)}
 
 
-def _without_section(config: str, title: str) -> str:
-    """A section is its title line and the indented lines below it."""
+def _remove_section(config: str, title: str) -> str:
+    """Return the configuration without a section: its title line and the indented lines below it."""
     return re.sub(rf"^{re.escape(title)}\n(?:[ \t]+.*\n|\n)*", "", config, flags=re.M)
 
 
-def _without_lines(config: str, beginning: str) -> str:
+def _remove_lines(config: str, beginning: str) -> str:
     return re.sub(rf"^[ \t]+{beginning}.*\n", "", config, flags=re.M)
 
 
@@ -267,7 +270,7 @@ def _require(holds: bool, workaround: str, otherwise: str) -> None:
         raise RayChangedError(workaround, otherwise)
 
 
-def _module(name: str, workaround: str) -> Any:
+def _import_module(name: str, workaround: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
@@ -276,12 +279,12 @@ def _module(name: str, workaround: str) -> Any:
 
 def _require_arguments(owner: Any, name: str, arguments: list[str], workaround: str) -> None:
     code = getattr(getattr(owner, name, None), "__code__", None)
-    found = None if code is None else list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
-    _require(found == arguments, workaround, f"{name} takes {found} and not {arguments}")
+    actual = None if code is None else list(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
+    _require(actual == arguments, workaround, f"{name} takes {actual} and not {arguments}")
 
 
 def _require_use(owner: Any, function: str, name: str, workaround: str) -> None:
-    """Require that the function's body names what is patched, or the attribute that is read."""
+    """Raise RayChangedError unless the function's body contains the name of the patched function or the attribute."""
     code = getattr(getattr(owner, function, None), "__code__", None)
-    place = f"{getattr(owner, '__name__', owner)}.{function}"
-    _require(code is not None and name in code.co_names, workaround, f"{place} does not use {name}")
+    path = f"{getattr(owner, '__name__', owner)}.{function}"
+    _require(code is not None and name in code.co_names, workaround, f"{path} does not use {name}")

@@ -1,8 +1,8 @@
-"""One call from a gateway to a model replica: what goes, what comes back, and how the replica answers it.
+"""One call from a gateway to a model replica: its data, and how the replica answers it.
 
-A call carries parts of several requests and comes back with an answer or a problem for each, and with what the engine
-has counted meanwhile: a replica has no port to be scraped at, so the gateways report for it. Plain data, pickled by
-Ray; knows neither Ray nor which gateway asked.
+A call carries several requests and returns an answer or a problem for each. It also returns what the engine counted
+since the last call: a replica has no port to scrape, so the gateways report for it. The data is plain and pickled by
+Ray. This module knows neither Ray nor the gateway that called.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from service.errors import Problem, from_unknown
 from service.inference.predictor import Item, PredictionBatch, Predictor
 from service.telemetry.batch_report import BatchReport
 
-# Reports leave with every reply. Only when all callers give up on their calls can they pile up, and then the newest do.
-_KEPT = 4096
+# Reports leave with every response. They pile up only if all callers abandon their calls. Then the newest remain.
+_MAX_REPORTS = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteRequest:
-    """One request's items, with the seconds they have left: the clocks of two nodes have nothing in common."""
+    """The items of one request, with its remaining seconds, because the clocks of two nodes are unrelated."""
 
     items: tuple[Item, ...]
     truncate: bool
@@ -32,7 +32,7 @@ class RemoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineCounts:
-    """What the engine did since the last reply, whoever had asked for it."""
+    """What the engine did since the last response, for any caller."""
 
     batches: tuple[BatchReport, ...]
     tokenized_s: tuple[float, ...]
@@ -40,44 +40,52 @@ class EngineCounts:
 
 @dataclass(frozen=True, slots=True)
 class RemoteResponse:
-    answers: tuple[PredictionBatch | Problem, ...]  # one per part, in order
+    """The answers to all requests of a call."""
+
+    answers: tuple[PredictionBatch | Problem, ...]  # one per request, in order
     counts: EngineCounts
     digest: str  # of the bundle that answered
 
 
 class CountBuffer:
-    """Keeps what an engine counts until a reply takes it away."""
+    """Collects an engine's counts until a response takes them."""
 
     def __init__(self) -> None:
-        self._batches: deque[BatchReport] = deque(maxlen=_KEPT)
-        self._tokenized_s: deque[float] = deque(maxlen=_KEPT)
+        self._batches: deque[BatchReport] = deque(maxlen=_MAX_REPORTS)
+        self._tokenized_s: deque[float] = deque(maxlen=_MAX_REPORTS)
 
     def record_tokenization(self, seconds: float) -> None:
         self._tokenized_s.append(seconds)
 
+<<<<<<< HEAD
     def set_depth(self, waiting: int) -> None:
         """Not carried: it would be old when it arrived. What waits here is seen as time in the queue."""
+=======
+    def depth(self, waiting: int) -> None:
+        """Ignore the depth, which would be outdated on arrival. Time in the queue shows what waits here."""
+>>>>>>> e8
 
     def record_batch(self, report: BatchReport) -> None:
         self._batches.append(report)
 
     def take(self) -> EngineCounts:
-        taken = EngineCounts(tuple(self._batches), tuple(self._tokenized_s))
-        for kept in (self._batches, self._tokenized_s):
-            kept.clear()
-        return taken
+        """Return the counts and start again from nothing."""
+        counts = EngineCounts(tuple(self._batches), tuple(self._tokenized_s))
+        self._batches.clear()
+        self._tokenized_s.clear()
+        return counts
 
 
-async def answer_requests(model: Predictor, tally: CountBuffer, parts: Sequence[RemoteRequest]) -> RemoteResponse:
-    """All parts at once, so that the model's batcher merges them; what is wrong with one is that part's alone."""
-    answers = await asyncio.gather(*(_answer(model, part) for part in parts))
-    return RemoteResponse(tuple(answers), tally.take(), model.bundle.digest)
+async def answer_requests(model: Predictor, counts: CountBuffer, requests: Sequence[RemoteRequest]) -> RemoteResponse:
+    """Answer all requests together, so that the model's batcher merges them. A fault in one affects no other."""
+    answers = await asyncio.gather(*(_answer(model, request) for request in requests))
+    return RemoteResponse(tuple(answers), counts.take(), model.bundle.digest)
 
 
-async def _answer(model: Predictor, part: RemoteRequest) -> PredictionBatch | Problem:
+async def _answer(model: Predictor, request: RemoteRequest) -> PredictionBatch | Problem:
     try:
-        return await model.predict(part.items, part.truncate, time.monotonic() + part.remaining_s)
+        return await model.predict(request.items, request.truncate, time.monotonic() + request.remaining_s)
     except Problem as problem:
         return problem
-    except Exception as error:  # raised, it would fail the parts of others and cross over with its message
+    except Exception as error:  # raised, it would fail the other requests, and its message would leave the replica
         return from_unknown(error)

@@ -6,29 +6,29 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 NOISE = 0.03
-"""Shares of a rate that are no difference."""
+"""The relative difference between two rates that does not count."""
 
 PATIENCE = 2
-"""Trials in a row that may gain nothing: one alone may have been disturbed."""
+"""Trials in a row without a gain that end a search. A single one may have been disturbed."""
 
 Choice = TypeVar("Choice")
 Readings = list[tuple[Choice, float]]
-"""What was tried, in order, with its rate."""
+"""The choices that were tried, in order, each with its rate."""
 
 
 def doubling(first: int, last: int) -> list[int]:
-    """From the first, each twice the one before, until the last is reached."""
-    found = [first]
-    while found[-1] < last:
-        found.append(2 * found[-1])
-    return found
+    """Return `first` and its doubles, up to the first that reaches `last`."""
+    numbers = [first]
+    while numbers[-1] < last:
+        numbers.append(2 * numbers[-1])
+    return numbers
 
 
 def search_while_gaining(
-    candidates: Iterable[Choice], rate: Callable[[Choice], float], found: Sequence[tuple[Choice, float]] = ()
+    candidates: Iterable[Choice], rate: Callable[[Choice], float], earlier: Sequence[tuple[Choice, float]] = ()
 ) -> Readings[Choice]:
-    """Add readings to those found, candidate by candidate, until too many gain nothing over the best."""
-    readings, idle = list(found), 0
+    """Return the earlier readings and those of the candidates, up to PATIENCE in a row without a gain over the best."""
+    readings, idle = list(earlier), 0
     for candidate in candidates:
         best = max((reading for _, reading in readings), default=0.0)
         readings.append((candidate, rate(candidate)))
@@ -39,6 +39,6 @@ def search_while_gaining(
 
 
 def smallest_near_best(readings: Readings[Choice]) -> Choice:
-    """The first that is as fast as the fastest, but for noise."""
+    """Return the first choice that is as fast as the fastest, apart from noise."""
     best = max(rate for _, rate in readings)
     return next(choice for choice, rate in readings if rate >= best * (1 - NOISE))

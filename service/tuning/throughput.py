@@ -1,8 +1,8 @@
-"""What replicas of a bundle can do together: each a process of its own, with the batcher that serves and no server.
+"""The joint throughput of several replicas of a bundle: each is a process with the service's batcher and no server.
 
-Texts are made up, with token ids drawn from the vocabulary and lengths as texts have them: many short, few long. As a
-command this module is one of the processes; it answers one question for each line of its input and ends with it.
-Knows neither HTTP nor Ray, and not what the rates are good for.
+The texts are made up. Their token IDs are random, and their lengths are realistic: many short, few long. As a command,
+this module is one of those processes. It runs one trial per line of input and ends with its input. It knows neither
+HTTP nor Ray, nor the use of the rates.
 """
 
 from __future__ import annotations
@@ -37,34 +37,36 @@ from service.telemetry.batch_report import BatchReport
 
 MIN_LENGTH, MAX_LENGTH = 8, 256
 CONCURRENCY = {"cpu": 64, "cuda": 512}
-"""Texts that wait at one replica: enough to fill the batches that pay on such a device."""
+"""Texts that wait at one replica, by device: enough to fill the batches that are efficient there."""
 
 _TEXTS = 128
 _SEED = 3
-WARM_UP_SHARE = 0.25  # of the time, in addition and before it: the queue fills, and a GPU sees its shapes
-_START_S = 120.0
-_UNBOUNDED = 1 << 40  # tokens in the queue: whoever asks here waits
+WARM_UP_SHARE = 0.25  # of the time, added before it: the queue fills, and a GPU sees its shapes
+_START_TIMEOUT_S = 120.0
+_UNBOUNDED = 1 << 40  # tokens in the queue, because no caller here is refused
 
 
 class ThroughputError(Exception):
-    """A process could not start or did not answer; the message is one line."""
+    """A process could not start or did not answer. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
+    """Replicas on one machine."""
+
     replicas: int
-    threads: int  # of each
+    threads: int  # in each replica
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Trial:
     batch_tokens: int
     batch_items: int
     seconds: float
 
 
 class ReplicaProcesses:
-    """Processes that are loaded and warm inside the `with` block and gone after it."""
+    """Processes that are loaded and warm inside the `with` block. They end with it."""
 
     def __init__(self, bundle: Path, layout: Layout, device: Literal["cpu", "cuda"]) -> None:
         command = [sys.executable, "-c", "from service.tuning.throughput import main; main()"]
@@ -75,16 +77,16 @@ class ReplicaProcesses:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                start_new_session=True,  # a Ctrl-C reaches only us, and we end them
+                start_new_session=True,  # a Ctrl-C reaches only us, and we end the processes
             )
             for _ in range(layout.replicas)
         ]
         self.pss_bytes = 0
-        """Proportional memory of the largest of them so far."""
+        """Proportional memory of the largest process so far."""
 
     def __enter__(self) -> ReplicaProcesses:
         try:
-            self._answers(_START_S)
+            self._read_replies(_START_TIMEOUT_S)
         except BaseException:
             self.__exit__()
             raise
@@ -94,70 +96,70 @@ class ReplicaProcesses:
         for process in self._processes:
             process.kill()
         for process in self._processes:
-            with suppress(BrokenPipeError):  # what it was never told
+            with suppress(BrokenPipeError):  # on unsent input
                 process.communicate()
 
     def tokens_per_s(self, batch_tokens: int, batch_items: int, seconds: float) -> float:
-        """Tokens without padding, of all together; raises ThroughputError."""
-        asked = json.dumps(asdict(_Asked(batch_tokens, batch_items, seconds)))
+        """Measure the joint tokens per second of all processes, without padding. Raises ThroughputError."""
+        trial = json.dumps(asdict(_Trial(batch_tokens, batch_items, seconds)))
         for process in self._processes:
             assert process.stdin is not None
-            with suppress(BrokenPipeError):  # it has ended, which its missing answer will tell
-                print(asked, file=process.stdin, flush=True)
-        return sum(answer["tokens_per_s"] for answer in self._answers(_START_S + 2 * seconds))
+            with suppress(BrokenPipeError):  # it has ended, as its missing reply will show
+                print(trial, file=process.stdin, flush=True)
+        return sum(reply["tokens_per_s"] for reply in self._read_replies(_START_TIMEOUT_S + 2 * seconds))
 
-    def _answers(self, within_s: float) -> list[dict[str, float]]:
-        ends_s = time.monotonic() + within_s
-        answers = [_answer(process, ends_s) for process in self._processes]
-        self.pss_bytes = max(self.pss_bytes, *(int(answer["pss_bytes"]) for answer in answers))
-        return answers
+    def _read_replies(self, timeout_s: float) -> list[dict[str, float]]:
+        deadline_s = time.monotonic() + timeout_s
+        replies = [_read_reply(process, deadline_s) for process in self._processes]
+        self.pss_bytes = max(self.pss_bytes, *(int(reply["pss_bytes"]) for reply in replies))
+        return replies
 
 
-def _answer(process: subprocess.Popen[str], ends_s: float) -> dict[str, float]:
+def _read_reply(process: subprocess.Popen[str], deadline_s: float) -> dict[str, float]:
     assert process.stdout is not None
-    if not select.select([process.stdout], [], [], max(0.0, ends_s - time.monotonic()))[0]:
-        raise ThroughputError("a process that measures has not answered in time")
+    if not select.select([process.stdout], [], [], max(0.0, deadline_s - time.monotonic()))[0]:
+        raise ThroughputError("a measuring process has not answered in time")
     line = process.stdout.readline()
     if not line:
-        raise ThroughputError(f"a process that measures ended by itself ({process.wait()}); is there memory for it?")
-    answer = json.loads(line)
-    if "error" in answer:
-        raise ThroughputError(answer["error"])
-    return dict(answer)
+        raise ThroughputError(f"a measuring process ended unexpectedly ({process.wait()}); is memory short?")
+    reply = json.loads(line)
+    if "error" in reply:
+        raise ThroughputError(reply["error"])
+    return dict(reply)
 
 
-# What follows runs in the processes.
+# The rest runs in the processes.
 
 
-def lengths(longest: int) -> list[int]:
-    """Of the texts, in tokens: as many of 8 to 16 as of 128 to 256, in a random order that is always the same."""
-    spread = min(MAX_LENGTH, longest) / MIN_LENGTH
-    found = [round(MIN_LENGTH * spread ** ((place + 0.5) / _TEXTS)) for place in range(_TEXTS)]
-    Random(_SEED).shuffle(found)
-    return found
+def sample_lengths(max_tokens: int) -> list[int]:
+    """Return lengths in tokens, in a fixed random order, with as many from 8 to 16 as from 128 to 256."""
+    spread = min(MAX_LENGTH, max_tokens) / MIN_LENGTH
+    lengths = [round(MIN_LENGTH * spread ** ((index + 0.5) / _TEXTS)) for index in range(_TEXTS)]
+    Random(_SEED).shuffle(lengths)
+    return lengths
 
 
-def _texts(bundle: Bundle) -> list[Encoding]:
+def _sample_texts(bundle: Bundle) -> list[Encoding]:
     vocabulary = tokenizers.Tokenizer.from_file(str(bundle.tokenizer)).get_vocab_size()
     rng = np.random.default_rng(_SEED)
     return [
         Encoding(rng.integers(vocabulary, size=length), np.zeros(length, np.int64), False, "en")
-        for length in lengths(bundle.max_tokens)
+        for length in sample_lengths(bundle.max_tokens)
     ]
 
 
-async def measure(
+async def measure_throughput(
     runtime: Runtime,
-    pad: int,
+    pad_id: int,
     texts: Sequence[Encoding],
     callers: int,
     limits: BatchLimits,
     seconds: float,
     together: int = 1,
 ) -> float:
-    """Tokens per second, without padding, of so many callers who ask again as soon as they are answered.
+    """Measure tokens per second, without padding, with `callers` that each send a request after every answer.
 
-    Each asks for `together` texts at once, as gateways do for all that waits there.
+    Each request carries `together` texts, as a gateway's call carries all texts that wait there.
     """
     reports: list[tuple[float, int]] = []
 
@@ -165,57 +167,59 @@ async def measure(
         reports.append((time.monotonic(), batch.tokens))
 
     batcher: Batcher[Encoding, NDArray[np.float64]] = Batcher(
-        lambda batch: runtime.run(collate(batch, pad)).astype(np.float64), limits, report, lambda _: None
+        lambda batch: runtime.run(collate(batch, pad_id)).astype(np.float64), limits, report, lambda _: None
     )
     batcher.start()
-    waiting = cycle(texts)
-    asking = [asyncio.create_task(_ask(batcher, waiting, together)) for _ in range(callers)]
-    ended, _ = await asyncio.wait(asking, timeout=WARM_UP_SHARE * seconds)
+    remaining = cycle(texts)
+    tasks = [asyncio.create_task(_send_requests(batcher, remaining, together)) for _ in range(callers)]
+    ended, _ = await asyncio.wait(tasks, timeout=WARM_UP_SHARE * seconds)
     first = max(0, len(reports) - 1)
     if not ended:
-        ended, _ = await asyncio.wait(asking, timeout=seconds)
-    # From the end of one batch to the end of another; a slow machine may not have done two yet.
+        ended, _ = await asyncio.wait(tasks, timeout=seconds)
+    # The rate is measured from the end of one batch to the end of another. A slow machine may not have run two yet.
     while not ended and len(reports) < first + 2:
-        ended, _ = await asyncio.wait(asking, timeout=seconds / 10)
-    for task in asking:
+        ended, _ = await asyncio.wait(tasks, timeout=seconds / 10)
+    for task in tasks:
         task.cancel()
     await batcher.stop()
     for task in ended:
-        task.result()  # raises what has ended it
+        task.result()  # raises the error that ended it
     counted = reports[first:]
     return sum(tokens for _, tokens in counted[1:]) / (counted[-1][0] - counted[0][0])
 
 
-async def _ask(batcher: Batcher[Encoding, NDArray[np.float64]], texts: Iterator[Encoding], together: int) -> None:
-    while asked := list(islice(texts, together)):
-        for outcome in await batcher.run(asked):
+async def _send_requests(
+    batcher: Batcher[Encoding, NDArray[np.float64]], texts: Iterator[Encoding], together: int
+) -> None:
+    while request := list(islice(texts, together)):
+        for outcome in await batcher.run(request):
             if isinstance(outcome, Problem):
                 raise outcome
 
 
 def _pss_bytes() -> int:
-    """This process's memory, each shared page divided by the processes that share it."""
+    """Return this process's memory, with each shared page divided by the number of processes that share it."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 
 
 def _serve(bundle: Bundle, threads: int, device: Literal["cpu", "cuda"]) -> None:
     tokenizer, runtime = open_model(bundle, threads, device)
-    pad, texts = tokenizer.pad_id, _texts(bundle)
-    runtime.run(collate([max(texts, key=lambda text: text.length)], pad))
+    pad_id, texts = tokenizer.pad_id, _sample_texts(bundle)
+    runtime.run(collate([max(texts, key=lambda text: text.length)], pad_id))
     print(json.dumps({"pss_bytes": _pss_bytes()}), flush=True)
     for line in sys.stdin:
-        asked = _Asked(**json.loads(line))
-        limits = BatchLimits(asked.batch_tokens, asked.batch_items, _UNBOUNDED, bundle.max_tokens)
-        rate = asyncio.run(measure(runtime, pad, texts, CONCURRENCY[device], limits, asked.seconds))
+        trial = _Trial(**json.loads(line))
+        limits = BatchLimits(trial.batch_tokens, trial.batch_items, _UNBOUNDED, bundle.max_tokens)
+        rate = asyncio.run(measure_throughput(runtime, pad_id, texts, CONCURRENCY[device], limits, trial.seconds))
         print(json.dumps({"tokens_per_s": rate, "pss_bytes": _pss_bytes()}), flush=True)
 
 
 def main() -> None:
-    """Arguments: folder of the bundle, threads, device."""
+    """Run one measuring process. Its arguments are the bundle's folder, the threads and the device."""
     bundle, threads, device = sys.argv[1:]
-    logs.configure("error")  # away from the standard output, which is for answers
+    logs.configure("error")  # not to the standard output, which carries the replies
     try:
         _serve(load_bundle(Path(bundle)), int(threads), "cuda" if device == "cuda" else "cpu")
-    except Exception as error:  # whatever it is, the one who asked has to tell it
+    except Exception as error:  # the parent reports it, whatever it is
         print(json.dumps({"error": str(error).split("\n")[0] or type(error).__name__}), flush=True)

@@ -1,8 +1,9 @@
-"""Replicas, threads and batches for this machine, chosen by measuring.
+"""The replicas, threads and batches for this machine, chosen by measuring.
 
-Layouts first, with batches as they are set; then, in the best of them, padded tokens and texts of a batch. Of what is
-hardly faster than less of it, the least is taken: it costs less memory, or answers sooner, and a difference of a few
-per cent is noise. Knows what to try and what to choose; measuring is `throughput`'s.
+First come the layouts, with batches as the settings have them. Then, in the best layout, come the padded tokens and
+the texts of a batch. Of choices that are nearly as fast as the fastest, the smallest wins: it needs less memory or
+answers sooner, and a difference of a few per cent is noise. This module knows what to try and what to choose.
+`throughput` measures.
 """
 
 from __future__ import annotations
@@ -18,132 +19,139 @@ from service.tuning.search import doubling, search_while_gaining, smallest_near_
 from service.tuning.throughput import CONCURRENCY, MAX_LENGTH, MIN_LENGTH, Layout, ReplicaProcesses
 
 MIN_TOKENS = {"cpu": 40, "cuda": 512}
-"""The smallest budget of a batch that is tried."""
+"""The smallest token budget of a batch that is tried, by device."""
 
 SERVING_BYTES = 130 * 2**20
-"""What a replica holds beside what measuring holds: Ray, FastAPI and more."""
+"""Memory that a replica needs in addition to a measuring process: Ray, FastAPI and more."""
 
 CLUSTER_BYTES = 450 * 2**20
-"""What the other processes of a service hold: HAProxy and those of Ray."""
+"""Memory of the other processes of a service: HAProxy and those of Ray."""
 
 
 class TuneError(Exception):
-    """This machine cannot be measured as asked; the message is one line."""
+    """This machine cannot be measured as requested. The message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
+    """Limits of a batch."""
+
     items: int
-    tokens: int
+    tokens: int  # with padding
 
 
 @dataclass(frozen=True, slots=True)
 class TuningRun:
-    """How each trial is made: what it asks, for how long, and who is told of its result."""
+    """How each trial is run: the bundle, the settings, the duration and the log."""
 
     bundle: Bundle
     settings: Settings
     seconds: float
-    tell: Callable[[str], None]
+    log: Callable[[str], None]
 
-    def replicas(self, layout: Layout) -> ReplicaProcesses:
+    def start_replicas(self, layout: Layout) -> ReplicaProcesses:
         return ReplicaProcesses(self.bundle.path, layout, self.settings.device)
 
-    def rate(self, started: ReplicaProcesses, layout: Layout, batch: Batch) -> float:
-        rate = started.tokens_per_s(batch.tokens, batch.items, self.seconds)
-        self.tell(row(layout.replicas, layout.threads, batch.items, batch.tokens, f"{rate:,.0f}"))
+    def measure_rate(self, replicas: ReplicaProcesses, layout: Layout, batch: Batch) -> float:
+        """Return the tokens per second of the replicas, and log them."""
+        rate = replicas.tokens_per_s(batch.tokens, batch.items, self.seconds)
+        self.log(format_row(layout.replicas, layout.threads, batch.items, batch.tokens, f"{rate:,.0f}"))
         return rate
 
 
-def row(*cells: object) -> str:
+def format_row(*cells: object) -> str:
+    """Return one line of the table of trials."""
     return "".join(f"{cell!s:>14}" for cell in cells)
 
 
-HEADER = row("replicas", "threads", "batch items", "batch tokens", "tokens/s")
+HEADER = format_row("replicas", "threads", "batch items", "batch tokens", "tokens/s")
 
 
-def tune(trials: TuningRun, cores: int, memory_bytes: int) -> Mapping[str, int]:
-    """The settings to use, by name; raises ThroughputError, or TuneError when not even one replica has room."""
-    device = trials.settings.device
+def tune(run: TuningRun, cores: int, memory_bytes: int) -> Mapping[str, int]:
+    """Return the settings to use, by name.
+
+    Raises ThroughputError, or TuneError if not even one replica fits into the memory.
+    """
+    device = run.settings.device
     if device == "cuda":
-        trials.tell(
-            "On a GPU only the batch of one replica is measured; HEED_REPLICAS and HEED_THREADS stay as they are."
-        )
-    layout = Layout(1, 1) if device == "cuda" else _best_layout(trials, cores, memory_bytes)
-    with trials.replicas(layout) as started:
-        batch = _best_batch(trials, started, layout)
+        run.log("On a GPU only the batch of one replica is measured. HEED_REPLICAS and HEED_THREADS stay unchanged.")
+    layout = Layout(1, 1) if device == "cuda" else _best_layout(run, cores, memory_bytes)
+    with run.start_replicas(layout) as replicas:
+        batch = _best_batch(run, replicas, layout)
     chosen = {"batch_tokens": batch.tokens, "batch_items": batch.items}
     return chosen if device == "cuda" else {"replicas": layout.replicas, "threads": layout.threads, **chosen}
 
 
-def _best_layout(trials: TuningRun, cores: int, memory_bytes: int) -> Layout:
-    batch = Batch(trials.settings.batch_items, trials.settings.batch_tokens)
+def _best_layout(run: TuningRun, cores: int, memory_bytes: int) -> Layout:
+    batch = Batch(run.settings.batch_items, run.settings.batch_tokens)
     pss_bytes = 0
 
     def rate(layout: Layout) -> float:
         nonlocal pss_bytes
-        with trials.replicas(layout) as started:
-            found = trials.rate(started, layout, batch)
-            pss_bytes = max(pss_bytes, started.pss_bytes)
-        return found
+        with run.start_replicas(layout) as replicas:
+            result = run.measure_rate(replicas, layout, batch)
+            pss_bytes = max(pss_bytes, replicas.pss_bytes)
+        return result
 
-    found = search_while_gaining([Layout(1, 1)], rate)
-    most = fitting(pss_bytes, memory_bytes)
-    if most == 0:
-        raise TuneError(f"a replica takes {_mib(pss_bytes + SERVING_BYTES)}; {_mib(memory_bytes)} of memory are free")
-    if most < cores:
-        trials.tell(f"{_mib(memory_bytes)} of memory are free: at most {most} replicas of {_mib(pss_bytes)} and more")
-    alone, threaded = layouts(cores, most)
-    found = search_while_gaining(alone, rate, found)
-    return smallest_near_best(search_while_gaining(threaded, rate, found))
+    readings = search_while_gaining([Layout(1, 1)], rate)
+    max_replicas = count_fitting_replicas(pss_bytes, memory_bytes)
+    if max_replicas == 0:
+        raise TuneError(f"a replica needs {_mib(pss_bytes + SERVING_BYTES)}; {_mib(memory_bytes)} of memory are free")
+    if max_replicas < cores:
+        run.log(
+            f"{_mib(memory_bytes)} of memory are free: at most {max_replicas} replicas of {_mib(pss_bytes)} or more"
+        )
+    single_threaded, multi_threaded = candidate_layouts(cores, max_replicas)
+    readings = search_while_gaining(single_threaded, rate, readings)
+    return smallest_near_best(search_while_gaining(multi_threaded, rate, readings))
 
 
-def _best_batch(trials: TuningRun, started: ReplicaProcesses, layout: Layout) -> Batch:
+def _best_batch(run: TuningRun, replicas: ReplicaProcesses, layout: Layout) -> Batch:
     def rate(batch: Batch) -> float:
-        return trials.rate(started, layout, batch)
+        return run.measure_rate(replicas, layout, batch)
 
-    device = trials.settings.device
-    most = CONCURRENCY[device] // 2
-    budgets = doubling(MIN_TOKENS[device], most * MAX_LENGTH)
-    tokens = smallest_near_best(search_while_gaining([Batch(most, budget) for budget in budgets], rate)).tokens
-    return smallest_near_best(
-        search_while_gaining([Batch(items, tokens) for items in doubling(1, min(most, tokens // MIN_LENGTH))], rate)
-    )
+    device = run.settings.device
+    max_items = CONCURRENCY[device] // 2
+    budgets = doubling(MIN_TOKENS[device], max_items * MAX_LENGTH)
+    tokens = smallest_near_best(search_while_gaining([Batch(max_items, budget) for budget in budgets], rate)).tokens
+    sizes = doubling(1, min(max_items, tokens // MIN_LENGTH))
+    return smallest_near_best(search_while_gaining([Batch(items, tokens) for items in sizes], rate))
 
 
-def layouts(cores: int, most: int) -> tuple[list[Layout], list[Layout]]:
-    """What to try beside one replica of one thread, at most `most` replicas: of one thread each, and of more.
+def candidate_layouts(cores: int, max_replicas: int) -> tuple[list[Layout], list[Layout]]:
+    """Return the layouts to try besides one replica with one thread: first those with one thread each, then the rest.
 
-    Half as many replicas as cores are tried too, because two cores may be one with hyper-threading.
+    Half as many replicas as cores are tried too, because with hyper-threading two cores may be one.
     """
-    alone = [Layout(replicas, 1) for replicas in sorted({min(most, cores // 2), min(most, cores)} - {0, 1})]
-    threads = [number for number in doubling(2, cores) if number <= cores]
-    return alone, [Layout(min(most, cores // number), number) for number in threads]
+    counts = sorted({min(max_replicas, cores // 2), min(max_replicas, cores)} - {0, 1})
+    threads = [count for count in doubling(2, cores) if count <= cores]
+    multi_threaded = [Layout(min(max_replicas, cores // count), count) for count in threads]
+    return [Layout(replicas, 1) for replicas in counts], multi_threaded
 
 
-def fitting(pss_bytes: int, memory_bytes: int) -> int:
-    """Replicas that have room beside the rest of a service, when measuring held so much for one."""
+def count_fitting_replicas(pss_bytes: int, memory_bytes: int) -> int:
+    """Return how many replicas fit beside the rest of a service, if a measuring process needs `pss_bytes`."""
     return max(0, (memory_bytes - CLUSTER_BYTES) // (pss_bytes + SERVING_BYTES))
 
 
-def usable_cores(asked: int | None) -> int:
-    """So many, or all that this process may use; raises TuneError when it may not use that many."""
+def usable_cores(requested: int | None) -> int:
+    """Return the requested number of cores, or all that this process may use. Raises TuneError if they are fewer."""
     allowed = len(os.sched_getaffinity(0))
-    if asked is not None and asked > allowed:
-        raise TuneError(f"{asked} cores: this process may use {allowed}")
-    return asked or allowed
+    if requested is not None and requested > allowed:
+        raise TuneError(f"{requested} cores: this process may use {allowed}")
+    return requested or allowed
 
 
-def busy(cores: int) -> str | None:
-    """What to say when others use the machine, for the readings are then theirs too."""
+def busy_warning(cores: int) -> str | None:
+    """Return a warning if other programs use the machine, because they distort the readings."""
     load = os.getloadavg()[0]
     if load < cores / 4:
         return None
-    return f"This machine is busy (load {load:.1f}, {cores} cores): measure again when it is not."
+    return f"This machine is busy (load {load:.1f}, {cores} cores). Measure again when it is idle."
 
 
 def free_memory_bytes() -> int:
-    """Of the machine, or of the container when that has less."""
+    """Return the free memory of the machine, or of the container if that has less."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")

@@ -1,4 +1,4 @@
-// The public API and nothing else.
+// Requests to the public API.
 
 export class Refused extends Error {
   constructor(status, problem, retryAfterS) {
@@ -28,7 +28,7 @@ async function refusal(response) {
   return new Refused(response.status, problem, Number(response.headers.get("Retry-After")) || 1);
 }
 
-/** As one would type it into a shell. */
+/** Returns the request as a command for a shell. */
 export function curl(path, body) {
   const quoted = JSON.stringify(body).replaceAll("'", String.raw`'\''`);
   return `curl ${location.origin}${path} -H 'Content-Type: application/json' \\\n  -d '${quoted}'`;

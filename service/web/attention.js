@@ -1,9 +1,9 @@
-// The attention of one layer: a large map of one head or of their mean, and all heads beside each other.
+// The attention of one layer: a large map of one head or of the mean, and small maps of all heads.
 
 import { post } from "./api.js";
 import { $, colour, complain, el, say, sized } from "./dom.js";
 
-const LABELS = 96; // pixels for the names of tokens
+const LABELS = 96; // pixels for the labels of tokens
 let share = () => {};
 let newest = 0;
 let maps = null; // {tokens, heads, weights: [head][from][to]}
@@ -29,50 +29,50 @@ export const current = () => ({
   text: $("attention-text").value, entity: $("attention-entity").value.trim(), layer: $("layer").value, head: $("head").value,
 });
 
-export function restore(given) {
-  if (!given.get("text")) return;
-  $("attention-text").value = given.get("text");
-  $("attention-entity").value = given.get("entity") ?? "";
-  if (given.get("layer") === "rollout") $("layer").value = "rollout";
-  for (const id of ["layer", "head"]) if (/^\d{1,2}$/.test(given.get(id) ?? "")) offer(id, Number(given.get(id)));
+export function restore(fragment) {
+  if (!fragment.get("text")) return;
+  $("attention-text").value = fragment.get("text");
+  $("attention-entity").value = fragment.get("entity") ?? "";
+  if (fragment.get("layer") === "rollout") $("layer").value = "rollout";
+  for (const id of ["layer", "head"]) if (/^\d{1,2}$/.test(fragment.get(id) ?? "")) offer(id, Number(fragment.get(id)));
   ask();
 }
 
-/** Chooses a number, which is put in where the model's own are not known yet. */
+/** Chooses a number, and adds it as an option if the model's numbers are not known yet. */
 function offer(id, number) {
   if (![...$(id).options].some((option) => option.value === String(number))) $(id).append(el("option", { value: number }, number));
   $(id).value = String(number);
 }
 
-function fill(id, count, before) {
+function fill(id, count, leading) {
   const chosen = $(id).value;
-  $(id).replaceChildren(...before, ...Array.from({ length: count }, (_, number) => el("option", { value: number }, number)));
+  $(id).replaceChildren(...leading, ...Array.from({ length: count }, (_, number) => el("option", { value: number }, number)));
   $(id).value = chosen;
   if ($(id).selectedIndex < 0) $(id).selectedIndex = 0;
 }
 
 async function ask() {
-  const own = ++newest;
+  const serial = ++newest;
   const { text, entity, layer } = current();
   share(current());
-  say($("attention-status"), "Asking …");
+  say($("attention-status"), "Running …");
   try {
     const answer = await post("/v1/explain/sentiment", {
       inputs: entity ? { text, entity } : { text }, method: "attention",
       ...(layer === "rollout" ? { reduce: "rollout" } : { layers: [Number(layer)], heads: "all" }),
     });
-    if (own !== newest) return;
-    const found = answer.results[0].attention;
-    maps = { tokens: found.tokens, heads: found.heads, weights: found.weights[0], reduced: found.reduce !== null };
-    fill("layer", found.model_layers, [el("option", { value: "rollout" }, "rollout, all layers")]);
-    fill("head", found.reduce ? 0 : found.model_heads, [el("option", { value: "mean" }, "mean of all")]);
+    if (serial !== newest) return;
+    const attention = answer.results[0].attention;
+    maps = { tokens: attention.tokens, heads: attention.heads, weights: attention.weights[0], reduced: attention.reduce !== null };
+    fill("layer", attention.model_layers, [el("option", { value: "rollout" }, "rollout, all layers")]);
+    fill("head", attention.reduce ? 0 : attention.model_heads, [el("option", { value: "mean" }, "mean of all heads")]);
     cell = null;
     $("attention-answer").hidden = false;
-    const shown = found.reduce ? "Followed through all layers" : `Layer ${found.layers[0]}`;
-    say($("attention-status"), `${shown} (there are 0 to ${found.model_layers - 1}), ${found.model_heads} heads, ${found.tokens.length} tokens.`);
+    const shown = attention.reduce ? "Rollout through all layers" : `Layer ${attention.layers[0]}`;
+    say($("attention-status"), `${shown} (of 0 to ${attention.model_layers - 1}), ${attention.model_heads} heads, ${attention.tokens.length} tokens.`);
     draw();
   } catch (error) {
-    if (own !== newest) return;
+    if (serial !== newest) return;
     $("attention-answer").hidden = true;
     complain($("attention-status"), error);
   }
@@ -82,7 +82,7 @@ function chosen() {
   const head = $("head").value;
   if (head !== "mean") return maps.weights[Number(head)];
   const sum = maps.tokens.map(() => maps.tokens.map(() => 0));
-  for (const one of maps.weights) one.forEach((row, from) => row.forEach((weight, to) => { sum[from][to] += weight / maps.weights.length; }));
+  for (const head of maps.weights) head.forEach((row, from) => row.forEach((weight, to) => { sum[from][to] += weight / maps.weights.length; }));
   return sum;
 }
 
@@ -105,7 +105,7 @@ function draw() {
   thumbnails();
 }
 
-/** Squares as dark as their weight, the darkest one being the map's largest. */
+/** Paints squares as dark as their weights. The largest weight of the map is the darkest. */
 function paint(context, weights, from, step) {
   const peak = Math.max(...weights.flat(), 1e-9);
   context.fillStyle = colour("--raised");
@@ -123,17 +123,17 @@ function names(context, count) {
   if (height < 6) return;
   context.font = `${height}px system-ui, "Noto Sans CJK SC", sans-serif`;
   context.textBaseline = "middle";
-  for (let place = 0; place < count; place += 1) {
-    const middle = LABELS + (place + 0.5) * size;
-    context.fillStyle = colour(cell?.[0] === place ? "--accent" : "--text");
+  for (let index = 0; index < count; index += 1) {
+    const middle = LABELS + (index + 0.5) * size;
+    context.fillStyle = colour(cell?.[0] === index ? "--accent" : "--text");
     context.textAlign = "right";
-    context.fillText(readable(maps.tokens[place]), LABELS - 6, middle, LABELS - 8);
-    context.fillStyle = colour(cell?.[1] === place ? "--accent" : "--text");
+    context.fillText(readable(maps.tokens[index]), LABELS - 6, middle, LABELS - 8);
+    context.fillStyle = colour(cell?.[1] === index ? "--accent" : "--text");
     context.save();
     context.translate(middle, LABELS - 6);
     context.rotate(-Math.PI / 2);
     context.textAlign = "left";
-    context.fillText(readable(maps.tokens[place]), 0, 0, LABELS - 8);
+    context.fillText(readable(maps.tokens[index]), 0, 0, LABELS - 8);
     context.restore();
   }
 }
@@ -149,17 +149,17 @@ function outline(context) {
   context.strokeRect(LABELS + cell[1] * size - 0.5, LABELS + cell[0] * size - 0.5, size, size);
 }
 
-/** The text itself: what the token that is pointed at takes from each of the others. */
+/** Shows the text, coloured by the attention of the selected token. */
 function pieces(weights) {
   const row = cell ? weights[cell[0]] : null;
   const peak = row ? Math.max(...row, 1e-9) : 1;
-  $("pieces").replaceChildren(...maps.tokens.map((token, place) => {
-    const mark = el("span", { class: row ? `to ${place === cell[0] ? "from" : ""}` : "", pointerenter: () => point([place, place]) }, readable(token));
-    if (row) mark.style.setProperty("--share", row[place] / peak);
+  $("pieces").replaceChildren(...maps.tokens.map((token, index) => {
+    const mark = el("span", { class: row ? `to ${index === cell[0] ? "from" : ""}` : "", pointerenter: () => point([index, index]) }, readable(token));
+    if (row) mark.style.setProperty("--share", row[index] / peak);
     return mark;
   }));
   $("cell").textContent = cell
-    ? `${readable(maps.tokens[cell[0]])} takes ${(weights[cell[0]][cell[1]] * 100).toFixed(1)} % from ${readable(maps.tokens[cell[1]])}`
+    ? `${readable(maps.tokens[cell[0]])}: ${(weights[cell[0]][cell[1]] * 100).toFixed(1)} % of the attention is on ${readable(maps.tokens[cell[1]])}`
     : "\u00a0";
 }
 
@@ -181,9 +181,9 @@ function pick(head) {
 }
 
 function at(event) {
-  const place = (pixels) => Math.floor((pixels - LABELS) / size);
-  const found = [place(event.offsetY), place(event.offsetX)];
-  return found.every((one) => one >= 0 && one < maps.tokens.length) ? found : null;
+  const indexAt = (pixels) => Math.floor((pixels - LABELS) / size);
+  const target = [indexAt(event.offsetY), indexAt(event.offsetX)];
+  return target.every((index) => index >= 0 && index < maps.tokens.length) ? target : null;
 }
 
 function point(to) {
@@ -204,6 +204,6 @@ function onKey(event) {
   if (!down && !right) return;
   event.preventDefault();
   const last = maps.tokens.length - 1;
-  const held = (place) => Math.min(last, Math.max(0, place));
-  point(cell ? [held(cell[0] + down), held(cell[1] + right)] : [0, 0]);
+  const clamp = (index) => Math.min(last, Math.max(0, index));
+  point(cell ? [clamp(cell[0] + down), clamp(cell[1] + right)] : [0, 0]);
 }

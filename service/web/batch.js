@@ -1,13 +1,13 @@
-// A file of texts, asked in parts: progress, a table, how the labels are spread, and all of it as a file again.
+// A file of texts, sent in parts: the progress, a table, the distribution of labels, and the results as a file.
 
 import { post } from "./api.js";
 import { $, bar, complain, el, percent, say } from "./dom.js";
 import { parseCsv, parseJsonl, writeCsv } from "./files.js";
 
 const PART = 32;
-const SHOWN = 200;
-const MOST = 100_000;
-const TRIES = 20;
+const MAX_SHOWN = 200;
+const MAX_TEXTS = 100_000;
+const MAX_TRIES = 20;
 
 let labels = [];
 let rows = []; // {text, entity?, id?}
@@ -15,7 +15,7 @@ let results = [];
 let stopped = null;
 
 export function start(served) {
-  const model = served.find((one) => one.task === "sentiment");
+  const model = served.find((candidate) => candidate.task === "sentiment");
   labels = model?.labels ?? [];
   $("file").addEventListener("change", () => { if ($("file").files[0]) take($("file").files[0]); });
   const drop = $("drop");
@@ -29,7 +29,7 @@ export function start(served) {
 
 async function take(file) {
   stopped?.abort();
-  const own = stopped = new AbortController();
+  const controller = stopped = new AbortController();
   try {
     rows = read(file.name, await file.text());
   } catch (error) {
@@ -42,13 +42,13 @@ async function take(file) {
   for (const id of ["save-csv", "save-jsonl"]) $(id).hidden = true;
   for (const id of ["stop", "progress"]) $(id).hidden = false;
   try {
-    for (let place = 0; place < rows.length; place += PART) {
-      await answer(rows.slice(place, place + PART), own.signal);
-      if (own !== stopped) return;
+    for (let start = 0; start < rows.length; start += PART) {
+      await answer(rows.slice(start, start + PART), controller.signal);
+      if (controller !== stopped) return;
       progress();
     }
   } catch (error) {
-    if (own !== stopped) return;
+    if (controller !== stopped) return;
     if (error.name === "AbortError") say($("batch-status"), `Stopped after ${results.length} of ${rows.length}.`);
     else complain($("batch-status"), error);
   }
@@ -57,14 +57,14 @@ async function take(file) {
 }
 
 function read(name, text) {
-  const found = (/\.csv$/i.test(name) ? parseCsv : /\.(jsonl|ndjson)$/i.test(name) ? parseJsonl : (all) => all.split(/\r?\n/).map((line) => ({ text: line })))(text)
+  const texts = (/\.csv$/i.test(name) ? parseCsv : /\.(jsonl|ndjson)$/i.test(name) ? parseJsonl : (all) => all.split(/\r?\n/).map((line) => ({ text: line })))(text)
     .filter((row) => row.text.trim());
-  if (!found.length) throw new Error("There is no text in this file.");
-  if (found.length > MOST) throw new Error(`There are ${found.length} texts in this file; at most ${MOST} are taken here.`);
-  return found;
+  if (!texts.length) throw new Error("This file has no texts.");
+  if (texts.length > MAX_TEXTS) throw new Error(`This file has ${texts.length} texts. The console accepts at most ${MAX_TEXTS}.`);
+  return texts;
 }
 
-/** Asks for one part: again after a while where the service says so, in halves where something in it is refused. */
+/** Sends one part. It waits and tries again if the service is busy, and sends halves if an item is refused. */
 async function answer(part, signal) {
   const inputs = part.map(({ text, entity }) => (entity ? { text, entity } : { text }));
   for (let attempt = 1; ; attempt += 1) {
@@ -82,8 +82,8 @@ async function answer(part, signal) {
         results.push({ error: { code: error.code, detail: error.message } });
         return;
       }
-      if (![429, 503].includes(error.status) || attempt === TRIES) throw error;
-      say($("batch-status"), `The service is busy; going on in ${error.retryAfterS} s.`);
+      if (![429, 503].includes(error.status) || attempt === MAX_TRIES) throw error;
+      say($("batch-status"), `The service is busy. Continuing in ${error.retryAfterS} s.`);
       await new Promise((done) => setTimeout(done, error.retryAfterS * 1000));
       signal.throwIfAborted();
     }
@@ -93,13 +93,13 @@ async function answer(part, signal) {
 function progress() {
   $("progress").max = rows.length;
   $("progress").value = results.length;
-  const failed = results.filter((one) => one.error).length;
-  say($("batch-status"), `${results.length} of ${rows.length} answered${failed ? `, ${failed} could not be` : ""}${rows.length > SHOWN ? `; the first ${SHOWN} are shown` : ""}.`);
+  const failed = results.filter((result) => result.error).length;
+  say($("batch-status"), `${results.length} of ${rows.length} done${failed ? `, ${failed} failed` : ""}.${rows.length > MAX_SHOWN ? ` The first ${MAX_SHOWN} are shown.` : ""}`);
   const body = $("rows").tBodies[0];
-  for (let place = body.rows.length; place < Math.min(results.length, SHOWN); place += 1) body.append(line(rows[place], results[place]));
+  for (let index = body.rows.length; index < Math.min(results.length, MAX_SHOWN); index += 1) body.append(line(rows[index], results[index]));
   const answered = results.length - failed || 1;
   $("distribution").replaceChildren(...labels.map((label) => {
-    const count = results.filter((one) => one.label === label).length;
+    const count = results.filter((result) => result.label === label).length;
     return bar(`${label} (${count})`, count / answered, percent(count / answered), `${label} wide`);
   }));
 }
@@ -112,13 +112,13 @@ function line(row, result) {
 
 function asCsv() {
   const head = ["id", "text", "entity", "label", ...labels, "polarity", "truncated", "error"];
-  return writeCsv([head, ...results.map((one, place) => [
-    rows[place].id ?? "", rows[place].text, rows[place].entity ?? "", one.label ?? "",
-    ...labels.map((label) => one.scores?.[label] ?? ""), one.polarity ?? "", one.truncated ?? "", one.error?.detail ?? "",
+  return writeCsv([head, ...results.map((result, index) => [
+    rows[index].id ?? "", rows[index].text, rows[index].entity ?? "", result.label ?? "",
+    ...labels.map((label) => result.scores?.[label] ?? ""), result.polarity ?? "", result.truncated ?? "", result.error?.detail ?? "",
   ])]);
 }
 
-const asJsonl = () => results.map((one, place) => `${JSON.stringify({ ...rows[place], ...one, id: rows[place].id ?? null })}\n`).join("");
+const asJsonl = () => results.map((result, index) => `${JSON.stringify({ ...rows[index], ...result, id: rows[index].id ?? null })}\n`).join("");
 
 function save(name, type, content) {
   const address = URL.createObjectURL(new Blob([content], { type }));

@@ -1,4 +1,4 @@
-// Tabs, and what the page is about as its fragment: #tab=try&text=…, so that it can be sent to someone.
+// Tabs, and the state of the page as its fragment, #tab=try&text=…, so that a link can be shared.
 
 import { get } from "./api.js";
 import { $, complain } from "./dom.js";
@@ -22,7 +22,7 @@ function show(name, focus = false) {
   }
 }
 
-/** Called by a part when what it shows has changed. */
+/** Writes the state of a part into the fragment. Parts call it after every change. */
 function share(tab, values) {
   const fragment = new URLSearchParams({ tab });
   for (const [name, value] of Object.entries(values)) if (value) fragment.set(name, value);
@@ -30,10 +30,10 @@ function share(tab, values) {
 }
 
 function follow() {
-  const given = new URLSearchParams(location.hash.slice(1));
-  const name = given.get("tab") in PARTS ? given.get("tab") : "try";
+  const fragment = new URLSearchParams(location.hash.slice(1));
+  const name = fragment.get("tab") in PARTS ? fragment.get("tab") : "try";
   show(name);
-  PARTS[name].restore?.(given);
+  PARTS[name].restore?.(fragment);
 }
 
 function onKey(event) {
@@ -51,6 +51,12 @@ function open(name, focus) {
   else share(name, {});
 }
 
+async function loadMethods() {
+  try {
+    tries.offer(await (await get("/openapi.json")).json());
+  } catch { /* the method auto is always offered */ }
+}
+
 async function start() {
   $("tabs").addEventListener("keydown", onKey);
   for (const name of Object.keys(PARTS)) $(`tab-${name}`).addEventListener("click", () => open(name, true));
@@ -62,6 +68,8 @@ async function start() {
   }
   for (const [name, part] of Object.entries(PARTS)) part.start(served, (values) => share(name, values));
   window.addEventListener("hashchange", follow);
+  const methods = loadMethods();
+  if (new URLSearchParams(location.hash.slice(1)).has("method")) await methods; // only then must they be there to choose from
   follow();
 }
 

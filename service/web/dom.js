@@ -1,8 +1,8 @@
-// Elements from plain values. Whatever a text holds is put in as text: nothing here, or elsewhere, parses markup.
+// Elements from plain values. Texts become text nodes: no module of the console parses markup.
 
 export const $ = (id) => document.getElementById(id);
 
-/** An element with attributes (functions are listeners) and children, which are elements or text. */
+/** Returns an element with attributes (functions are listeners) and children (elements or text). */
 export function el(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -13,7 +13,7 @@ export function el(tag, attributes = {}, ...children) {
   return node;
 }
 
-/** A named bar of a share between 0 and 1; as a button it can be chosen. */
+/** Returns a named bar for a share from 0 to 1. As a button it can be chosen. */
 export function bar(name, share, figure, kind = "", tag = "div") {
   const fill = el("span", { class: "fill" });
   fill.style.setProperty("--share", Math.min(1, Math.max(0, share)));
@@ -24,7 +24,7 @@ export function bar(name, share, figure, kind = "", tag = "div") {
 export const percent = (share) => `${(share * 100).toFixed(1)} %`;
 export const signed = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(3)}`;
 
-/** Shows what a request was refused with, or anything else that went wrong. */
+/** Shows an error: the refusal of a request, or any other. */
 export function complain(status, error) {
   status.classList.add("error");
   status.textContent = error.message;
@@ -35,7 +35,7 @@ export function say(status, sentence) {
   status.textContent = sentence;
 }
 
-/** A canvas of so many CSS pixels that is as sharp as the screen. */
+/** Resizes a canvas to CSS pixels at the resolution of the screen, and returns its context. */
 export function sized(canvas, width, height) {
   const ratio = window.devicePixelRatio || 1;
   canvas.width = Math.round(width * ratio);

@@ -1,11 +1,11 @@
-// What is served, how it was measured, and how it is doing: rates and latencies from /metrics.
+// The served models and their quality, and the live rates and latencies from /metrics.
 
 import { get } from "./api.js";
 import { $, colour, complain, el, say, sized } from "./dom.js";
 
-const EVERY_MS = 2000;
-const OVER = 15; // scrapes that latencies look back on
-const KEPT = 90;
+const INTERVAL_MS = 2000;
+const WINDOW = 15; // scrapes that latencies cover
+const MAX_RATES = 90;
 
 let timer = null;
 let scrapes = []; // {at, counts: Map(route → {requests, refused, failed, buckets: Map(le → count)})}
@@ -22,13 +22,13 @@ export function visible(shown) {
   scrapes = [];
   rates = [];
   scrape();
-  timer = setInterval(scrape, EVERY_MS);
+  timer = setInterval(scrape, INTERVAL_MS);
 }
 
 function bundle(model) {
   const facts = {
     version: model.version, task: model.task, labels: model.labels.join(", "), languages: model.languages.join(", "), base: model.base,
-    digest: model.digest, limits: `${model.limits.max_tokens} tokens a text, ${model.limits.max_inputs} texts and ${model.limits.max_body_bytes} bytes a request`,
+    digest: model.digest, limits: `${model.limits.max_tokens} tokens per text, ${model.limits.max_inputs} texts and ${model.limits.max_body_bytes} bytes per request`,
     "label sets": Object.entries(model.label_sets).map(([name, labels]) => `${name} (${labels.length})`).join(", "),
     "reply sets": model.reply_sets.join(", "),
   };
@@ -37,46 +37,46 @@ function bundle(model) {
     ...(model.metrics.length ? [figures(model.metrics)] : []));
 }
 
-/** A row for each data set, a column for each figure. */
+/** Returns a table with a row per dataset and a column per metric. */
 function figures(metrics) {
-  const names = [...new Set(metrics.map((one) => one.name))];
-  const sets = [...new Set(metrics.map((one) => `${one.dataset}\n${one.language}`))].map((key) => key.split("\n"));
-  const value = (dataset, language, name) => metrics.find((one) => one.dataset === dataset && one.language === language && one.name === name)?.value.toFixed(3) ?? "";
-  const head = el("tr", {}, el("th", { scope: "col" }, "data set"), el("th", { scope: "col" }, "language"), ...names.map((name) => el("th", { scope: "col", class: "number" }, name)));
+  const names = [...new Set(metrics.map((metric) => metric.name))];
+  const sets = [...new Set(metrics.map((metric) => `${metric.dataset}\n${metric.language}`))].map((key) => key.split("\n"));
+  const value = (dataset, language, name) => metrics.find((metric) => metric.dataset === dataset && metric.language === language && metric.name === name)?.value.toFixed(3) ?? "";
+  const head = el("tr", {}, el("th", { scope: "col" }, "dataset"), el("th", { scope: "col" }, "language"), ...names.map((name) => el("th", { scope: "col", class: "number" }, name)));
   const rows = sets.map(([dataset, language]) => el("tr", {}, el("td", {}, dataset), el("td", {}, language), ...names.map((name) => el("td", { class: "number" }, value(dataset, language, name)))));
-  const commands = [...new Set(metrics.map((one) => one.command))].join("; ");
-  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "note" }, "Measured by ", el("code", {}, commands)));
+  const commands = [...new Set(metrics.map((metric) => metric.command))].join("; ");
+  return el("div", { class: "scroll" }, el("table", {}, el("thead", {}, head), el("tbody", {}, ...rows)), el("p", { class: "note" }, "Measured with ", el("code", {}, commands)));
 }
 
 async function scrape() {
   try {
     const text = await (await get("/metrics")).text();
-    scrapes = [...scrapes, { at: performance.now() / 1000, counts: counted(text) }].slice(-OVER - 1);
+    scrapes = [...scrapes, { at: performance.now() / 1000, counts: counted(text) }].slice(-WINDOW - 1);
     show();
   } catch (error) {
     complain($("live-note"), error);
   }
 }
 
-/** The requests of each route, those for this page and for its figures left out. */
+/** Returns the requests of each route, without those that this page sends. */
 function counted(text) {
-  const found = new Map();
+  const routes = new Map();
   for (const line of text.split("\n")) {
     const sample = /^heed_request(s_total|_seconds_bucket)\{(.*)\} (\S+)$/.exec(line);
     if (!sample) continue;
     const labels = Object.fromEntries(Array.from(sample[2].matchAll(/(\w+)="([^"]*)"/g), (match) => [match[1], match[2]]));
     if (!labels.route.startsWith("/v1/") || labels.route === "/v1/models") continue;
-    const own = found.get(labels.route) ?? { requests: 0, refused: 0, failed: 0, buckets: new Map() };
-    found.set(labels.route, own);
+    const route = routes.get(labels.route) ?? { requests: 0, refused: 0, failed: 0, buckets: new Map() };
+    routes.set(labels.route, route);
     const value = Number(sample[3]);
-    if (sample[1] === "_seconds_bucket") own.buckets.set(labels.le === "+Inf" ? Infinity : Number(labels.le), value);
+    if (sample[1] === "_seconds_bucket") route.buckets.set(labels.le === "+Inf" ? Infinity : Number(labels.le), value);
     else {
-      own.requests += value;
-      if (labels.status.startsWith("4")) own.refused += value;
-      if (labels.status.startsWith("5")) own.failed += value;
+      route.requests += value;
+      if (labels.status.startsWith("4")) route.refused += value;
+      if (labels.status.startsWith("5")) route.failed += value;
     }
   }
-  return found;
+  return routes;
 }
 
 function show() {
@@ -86,21 +86,21 @@ function show() {
     say($("live-note"), "Counting …");
     return;
   }
-  say($("live-note"), "From /metrics, over all replicas of this node; latencies are estimated from its histogram, over the last 30 s.");
-  const total = (scrape) => [...scrape.counts.values()].reduce((sum, own) => sum + own.requests, 0);
-  rates = [...rates, Math.max(0, total(last) - total(before)) / (last.at - before.at)].slice(-KEPT);
+  say($("live-note"), "Requests to all replicas of this node, read from /metrics. Latencies are estimates from its histogram, over the last 30 s.");
+  const total = (scrape) => [...scrape.counts.values()].reduce((sum, route) => sum + route.requests, 0);
+  rates = [...rates, Math.max(0, total(last) - total(before)) / (last.at - before.at)].slice(-MAX_RATES);
   drawRates();
   const seconds = last.at - first.at;
-  const rows = [...last.counts].sort().map(([route, own]) => {
+  const rows = [...last.counts].sort().map(([route, latest]) => {
     const earlier = first.counts.get(route);
-    const rate = (name) => Math.max(0, own[name] - (earlier?.[name] ?? 0)) / seconds;
-    const took = [...own.buckets].map(([le, count]) => [le, count - (earlier?.buckets.get(le) ?? 0)]).sort((a, b) => a[0] - b[0]);
-    return el("tr", {}, ...[route, rate("requests").toFixed(1), quantile(took, 0.5), quantile(took, 0.99), rate("refused").toFixed(1), rate("failed").toFixed(1)].map((value) => el("td", {}, value)));
+    const rate = (name) => Math.max(0, latest[name] - (earlier?.[name] ?? 0)) / seconds;
+    const buckets = [...latest.buckets].map(([le, count]) => [le, count - (earlier?.buckets.get(le) ?? 0)]).sort((a, b) => a[0] - b[0]);
+    return el("tr", {}, ...[route, rate("requests").toFixed(1), quantile(buckets, 0.5), quantile(buckets, 0.99), rate("refused").toFixed(1), rate("failed").toFixed(1)].map((value) => el("td", {}, value)));
   });
   $("live").tBodies[0].replaceChildren(...(rows.length ? rows : [el("tr", {}, el("td", { colspan: 6 }, "No requests yet."))]));
 }
 
-/** In milliseconds, between the bounds of the bucket that it falls into. */
+/** Returns a quantile in milliseconds, interpolated between the bounds of its bucket. */
 function quantile(buckets, share) {
   const all = buckets.at(-1)?.[1] ?? 0;
   if (!all) return "–";
@@ -117,13 +117,13 @@ function drawRates() {
   const { clientWidth: width, clientHeight: height } = canvas;
   const context = sized(canvas, width, height);
   const peak = Math.max(...rates, 1);
-  const step = width / (KEPT - 1);
+  const step = width / (MAX_RATES - 1);
   context.fillStyle = colour("--soft");
   context.font = "12px system-ui, sans-serif";
   context.fillText(`${rates.at(-1).toFixed(1)} requests/s (axis to ${peak.toFixed(1)})`, 8, 16);
   context.strokeStyle = colour("--accent");
   context.lineWidth = 2;
   context.beginPath();
-  rates.forEach((rate, place) => context.lineTo(width - (rates.length - 1 - place) * step, height - 6 - (rate / peak) * (height - 32)));
+  rates.forEach((rate, index) => context.lineTo(width - (rates.length - 1 - index) * step, height - 6 - (rate / peak) * (height - 32)));
   context.stroke();
 }

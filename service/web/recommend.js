@@ -1,13 +1,13 @@
-// A history: what may be next after it, and which of its items speak for the recommended one that is pointed at.
+// A history: its recommendations, and the attribution of its items for the selected recommendation.
 
 import { curl, get, post } from "./api.js";
 import { $, bar, complain, el, percent, say } from "./dom.js";
 import { legend } from "./words.js";
 
 const EVENTS = ["view", "click", "cart", "purchase", "like", "dislike"];
-const LONGEST_ID = 256; // characters, by the API
-const TOP = 10; // no more than it explains in one request
-const FEW = 40; // lines: of a longer history each item is explained when it is asked for
+const MAX_ID_CHARS = 256; // of the API
+const TOP = 10; // at most the number of items that one request explains
+const MAX_PREFETCH_LINES = 40; // with a longer history, an item is explained when it is selected
 const NARROW = matchMedia("(max-width: 34rem)"); // as in the style sheet
 const EXAMPLES = [
   ["Tea party", "21212\n22423\nview: red retrospot tea cups"],
@@ -28,8 +28,8 @@ export async function start(recommend, shared) {
   $("catalogue").append(el("option", { value: "" }, "the model's own"));
   try {
     const { catalogues } = await (await get("/v1/catalogues")).json();
-    for (const one of catalogues.filter((one) => !one.error)) $("catalogue").append(el("option", { value: one.name }, `${one.name} (${one.count} items)`));
-  } catch { /* the one that every service has is there */ }
+    for (const { name, count } of catalogues.filter((catalogue) => !catalogue.error)) $("catalogue").append(el("option", { value: name }, `${name} (${count} items)`));
+  } catch { /* the model's own catalogue is always offered */ }
 }
 
 function example(lines) {
@@ -37,7 +37,7 @@ function example(lines) {
   ask();
 }
 
-/** What is still under way belongs to another question. */
+/** Ignores the answers of requests under way. */
 export function forget() {
   newest += 1;
 }
@@ -50,134 +50,138 @@ export function current() {
   };
 }
 
-export function restore(given) {
-  for (const [id, name] of [["history", "history"], ["among", "among"]]) $(id).value = given.get(name) ?? "";
-  $("exclude").checked = given.get("exclude") === "1";
+export function restore(fragment) {
+  for (const [id, name] of [["history", "history"], ["among", "among"]]) $(id).value = fragment.get(name) ?? "";
+  $("exclude").checked = fragment.get("exclude") === "1";
   $("among-field").open = $("among").value !== "";
-  $("history-method").value = given.get("method") ?? "auto";
+  $("history-method").value = fragment.get("method") ?? "auto";
   if ($("history-method").selectedIndex < 0) $("history-method").value = "auto";
-  const named = given.get("catalogue") ?? "";
-  if (named && ![...$("catalogue").options].some((one) => one.value === named)) $("catalogue").append(el("option", { value: named }, named));
-  $("catalogue").value = named;
+  const catalogue = fragment.get("catalogue") ?? "";
+  if (catalogue && ![...$("catalogue").options].some((option) => option.value === catalogue)) $("catalogue").append(el("option", { value: catalogue }, catalogue));
+  $("catalogue").value = catalogue;
   if ($("history").value) ask();
 }
 
 const lines = (id) => $(id).value.split("\n").map((line) => line.trim()).filter(Boolean);
 
-/** A line may be an id or a text: the catalogue knows which, and what it does not know is read. */
-const item = (line) => (Array.from(line).length > LONGEST_ID ? { text: line } : { item_id: line, text: line });
+/** Returns a line as an item. It is sent as ID and as text: the text counts if the catalogue lacks the ID. */
+const item = (line) => (Array.from(line).length > MAX_ID_CHARS ? { text: line } : { item_id: line, text: line });
 
-function done(line) {
-  const found = /^([a-z]+)\s*[:：]\s*(.+)$/i.exec(line);
-  const named = found && EVENTS.includes(found[1].toLowerCase());
-  return named ? { ...item(found[2]), event: found[1].toLowerCase() } : { ...item(line), event: "purchase" };
+/** Returns a line of the history as an event. */
+function eventOf(line) {
+  const match = /^([a-z]+)\s*[:：]\s*(.+)$/i.exec(line);
+  const known = match && EVENTS.includes(match[1].toLowerCase());
+  return known ? { ...item(match[2]), event: match[1].toLowerCase() } : { ...item(line), event: "purchase" };
 }
 
 async function ask() {
-  const own = ++newest;
+  const serial = ++newest;
   const among = lines("among");
   const user = {
-    history: lines("history").map(done), ...(among.length ? { candidates: among.map(item) } : {}),
+    history: lines("history").map(eventOf), ...(among.length ? { candidates: among.map(item) } : {}),
     ...($("catalogue").value ? { catalogue: $("catalogue").value } : {}), ...($("exclude").checked ? { exclude_history: true } : {}),
   };
   share(current());
-  say($("try-status"), "Asking …");
+  say($("try-status"), "Running …");
   $("try-answer").replaceChildren();
   $("try-curl").hidden = true;
   const request = { inputs: { ...user, top_k: TOP } };
   try {
-    const found = (await post("/v1/recommend", request)).results[0];
-    if (own === newest) await show(own, found, user, request);
+    const result = (await post("/v1/recommend", request)).results[0];
+    if (serial === newest) await show(serial, result, user, request);
   } catch (error) {
-    if (own === newest) complain($("try-status"), error);
+    if (serial === newest) complain($("try-status"), error);
   }
 }
 
-async function show(own, found, user, request) {
-  const counted = `${found.history_used} events read, ${found.history_dropped} left out.`;
-  const shown = (...more) => {
+async function show(serial, result, user, request) {
+  const counts = `${result.history_used} events read, ${result.history_dropped} dropped.`;
+  const showCurl = (...more) => {
     $("try-curl").hidden = false;
     $("try-curl").querySelector("pre").textContent = [curl("/v1/recommend", request), ...more].join("\n\n");
   };
-  shown();
-  if (!found.items.length) {
-    say($("try-status"), `Nothing is left to be recommended. ${counted}`);
+  showCurl();
+  if (!result.items.length) {
+    say($("try-status"), `There is no item to recommend. ${counts}`);
     return;
   }
-  const most = found.items[0].score || 1;
-  const rows = found.items.map((one) => bar(one.text, one.score / most, percent(one.score), "item", "button"));
+  const peak = result.items[0].score || 1;
+  const rows = result.items.map(({ text, score }) => bar(text, score / peak, percent(score), "item", "button"));
   const why = el("div", { id: "why", "aria-live": "off" });
-  const next = el("div", {}, el("h2", {}, found.cold_start ? "Without a history: what is popular" : "What may be next"),
+  const list = el("div", {}, el("h2", {}, result.cold_start ? "Popular items (no history)" : "Recommendations"),
     el("ol", { class: "items" }, ...rows.map((row) => el("li", {}, row))));
-  const beside = el("div", { class: "beside" }, next, why);
+  const beside = el("div", { class: "beside" }, list, why);
   $("try-answer").append(beside);
-  if (found.cold_start) {
+  if (result.cold_start) {
     rows.forEach((row) => { row.disabled = true; });
-    say($("try-status"), "Popularity leans on nothing that could be shown.");
+    say($("try-status"), "Without a history there is no attribution.");
     return;
   }
-  const weigh = weigher(own, found, user, counted);
-  const choose = async (place) => {
-    if (rows[place].getAttribute("aria-pressed") === "true") return;
-    rows.forEach((row, other) => row.setAttribute("aria-pressed", String(other === place)));
-    const explain = body([found.items[place]], user);
-    shown(curl("/v1/explain/recommend", { ...explain, inputs: explain.inputs[0] }));
-    const explained = await weigh(place);
-    if (own !== newest || !explained || rows[place].getAttribute("aria-pressed") !== "true") return;
-    why.replaceChildren(...(explained.error ? [el("p", { class: "error" }, explained.error.detail)] : leanings(explained, user)));
-    (NARROW.matches ? rows[place].parentElement : beside).append(why); // there is no room but below what was chosen
+  const explain = explainer(serial, result, user, counts);
+  const choose = async (rank) => {
+    if (rows[rank].getAttribute("aria-pressed") === "true") return;
+    rows.forEach((row, other) => row.setAttribute("aria-pressed", String(other === rank)));
+    const { inputs, method } = body([result.items[rank]], user);
+    showCurl(curl("/v1/explain/recommend", { inputs: inputs[0], method }));
+    const explained = await explain(rank);
+    if (serial !== newest || !explained || rows[rank].getAttribute("aria-pressed") !== "true") return;
+    why.replaceChildren(...(explained.error ? [el("p", { class: "error" }, explained.error.detail)] : attribution(explained, user)));
+    (NARROW.matches ? rows[rank].parentElement : beside).append(why); // a narrow page has room only below the item
   };
-  rows.forEach((row, place) => {
-    for (const event of ["pointerenter", "focus", "click"]) row.addEventListener(event, () => choose(place));
+  rows.forEach((row, rank) => {
+    for (const event of ["pointerenter", "focus", "click"]) row.addEventListener(event, () => choose(rank));
   });
   await choose(0);
-  if (own === newest && user.history.length <= FEW && rows.length > 1) weigh(1, false); // and with it all others
+  if (serial === newest && user.history.length <= MAX_PREFETCH_LINES && rows.length > 1) explain(1, false); // and all other items
 }
 
 const body = (items, user) => ({
-  inputs: items.map((one) => ({ ...user, ...(one.item_id === null ? { candidates: [user.candidates[one.candidate_index]] } : { target: one.item_id }) })),
+  inputs: items.map((item) => ({ ...user, ...(item.item_id === null ? { candidates: [user.candidates[item.candidate_index]] } : { target: item.item_id }) })),
   method: $("history-method").value,
 });
 
-/** Explains an item: the first alone, then with one more all others, where that is quick. None is asked for again. */
-function weigher(own, found, user, counted) {
+/**
+ * Returns a function that explains an item. The first call explains one item. With a short history, the second call
+ * explains all others too. No item is requested twice.
+ */
+function explainer(serial, result, user, counts) {
   const known = new Map();
-  return async (place, told = true) => {
-    if (!known.has(place)) {
-      const more = known.size > 0 && user.history.length <= FEW;
-      const places = found.items.map((_, other) => other).filter((other) => other === place || (more && !known.has(other)));
-      if (told) say($("try-status"), `${counted} Weighing the history …`);
-      const answer = post("/v1/explain/recommend", body(places.map((other) => found.items[other]), user));
-      places.forEach((other, number) => known.set(other, answer.then((all) => all.results[number])));
+  return async (rank, visible = true) => {
+    if (!known.has(rank)) {
+      const prefetch = known.size > 0 && user.history.length <= MAX_PREFETCH_LINES;
+      const ranks = result.items.map((_, other) => other).filter((other) => other === rank || (prefetch && !known.has(other)));
+      if (visible) say($("try-status"), `${counts} Explaining …`);
+      const answer = post("/v1/explain/recommend", body(ranks.map((other) => result.items[other]), user));
+      ranks.forEach((other, index) => known.set(other, answer.then((all) => all.results[index])));
       try {
-        const spent = (await answer).timings_ms.explain;
-        if (told && own === newest) say($("try-status"), `${counted} Explained in ${Math.round(spent)} ms.`);
+        const explainMs = (await answer).timings_ms.explain;
+        if (visible && serial === newest) say($("try-status"), `${counts} Explained in ${Math.round(explainMs)} ms.`);
       } catch (error) {
-        places.forEach((other) => known.delete(other)); // to be asked for again
-        if (told && own === newest) complain($("try-status"), error);
+        ranks.forEach((other) => known.delete(other)); // a later call tries again
+        if (visible && serial === newest) complain($("try-status"), error);
       }
     }
-    return known.get(place)?.catch(() => null);
+    return known.get(rank)?.catch(() => null);
   };
 }
 
 const points = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight * 100).toFixed(2)}`;
 
-/** The history's items as they were sent, each with what it says for or against the target. */
-function leanings(explained, user) {
-  const peak = Math.max(...explained.history.map((one) => Math.abs(one.weight)), 1e-4);
-  const sent = [...explained.history].sort((a, b) => a.history_indexes[0] - b.history_indexes[0]);
-  const rows = sent.map((one) => {
-    const row = bar(one.text, Math.abs(one.weight) / peak, points(one.weight), one.weight < 0 ? "against" : "for");
-    const events = one.history_indexes.map((index) => user.history[index].event);
+/** Returns elements that show the history's items in the order they were sent, each with its weight for the target. */
+function attribution(explained, user) {
+  const peak = Math.max(...explained.history.map((item) => Math.abs(item.weight)), 1e-4);
+  const items = [...explained.history].sort((a, b) => a.history_indexes[0] - b.history_indexes[0]);
+  const rows = items.map(({ text, weight, history_indexes: indexes }) => {
+    const row = bar(text, Math.abs(weight) / peak, points(weight), weight < 0 ? "against" : "for");
+    const events = indexes.map((index) => user.history[index].event);
     const counts = [...new Set(events)].map((event) => [event, events.filter((other) => other === event).length]);
-    const said = counts.map(([event, count]) => (count > 1 ? `${event} × ${count}` : event)).join(", ");
-    row.querySelector(".name").append(" ", el("span", { class: "note" }, said));
-    row.style.setProperty("--lean", Math.abs(one.weight) / peak);
+    const label = counts.map(([event, count]) => (count > 1 ? `${event} × ${count}` : event)).join(", ");
+    row.querySelector(".name").append(" ", el("span", { class: "note" }, label));
+    row.style.setProperty("--weight", Math.abs(weight) / peak);
     return el("li", {}, row);
   });
-  const unit = explained.method === "attention" ? "percent of its attention" : "percentage points of its score";
-  return [el("h2", {}, `What speaks for “${explained.target.text}”`),
-    el("ol", { class: "items leanings", tabindex: "0", "aria-label": "The history, weighed" }, ...rows),
+  const unit = explained.method === "attention" ? "percent of the attention" : "percentage points of the score";
+  return [el("h2", {}, `Attribution for “${explained.target.text}”`),
+    el("ol", { class: "items attributions", tabindex: "0", "aria-label": "History with attributions" }, ...rows),
     legend({ signed: true, method: explained.method }, "it", unit)];
 }

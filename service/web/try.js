@@ -1,11 +1,12 @@
-// One text: its answer, the words that speak for it, and the request that gets both. Dialogues and histories are in files
-// of their own.
+// One text: its answer, the attribution of its words, and the requests for both. Dialogues and histories have separate
+// files.
 
 import { curl, post } from "./api.js";
 import * as dialogue from "./dialogue.js";
 import { $, bar, complain, el, percent, say, signed } from "./dom.js";
+import { methodsOf, offerMethods } from "./methods.js";
 import * as recommend from "./recommend.js";
-import { ofText } from "./words.js";
+import { textAttribution } from "./words.js";
 
 const EXAMPLES = [
   ["Shares of Acme plunge after profit warning", ""],
@@ -25,7 +26,7 @@ export function start(served, shared) {
   for (const label of sentiment?.labels ?? []) $("target").append(el("option", { value: label }, label));
   for (const [text, entity] of EXAMPLES) {
     const shown = text.length > 28 ? `${text.slice(0, 26)}…` : text;
-    const title = entity ? `${text} (towards ${entity})` : text;
+    const title = entity ? `${text} (entity: ${entity})` : text;
     $("examples").append(el("button", { type: "button", title, click: () => example(text, entity) }, shown));
   }
   $("sentiment-form").addEventListener("submit", (event) => { event.preventDefault(); askSentiment(); });
@@ -35,11 +36,17 @@ export function start(served, shared) {
   dialogue.start(intent, shared);
   recommend.start(served.find((model) => model.task === "recommend"), shared);
   const offered = { sentiment: "sentiment", intent: "intent", replies: "intent", recommend: "recommend" };
-  for (const [task, model] of Object.entries(offered)) option(task).hidden = !served.some((one) => one.task === model);
+  for (const [task, model] of Object.entries(offered)) option(task).hidden = !served.some((candidate) => candidate.task === model);
   const tasks = Object.keys(offered).filter((task) => !option(task).hidden);
   $("task").hidden = tasks.length < 2;
   if (tasks.length && !sentiment) choose(tasks[0]);
   for (const radio of document.querySelectorAll("input[name=task]")) radio.addEventListener("change", () => choose(radio.value));
+}
+
+/** Offers the methods of the OpenAPI document. Attention of a text has a separate tab. */
+export function offer(openapi) {
+  offerMethods($("method"), methodsOf(openapi, "/v1/explain/sentiment").filter((method) => method !== "attention"));
+  offerMethods($("history-method"), methodsOf(openapi, "/v1/explain/recommend"));
 }
 
 function example(text, entity) {
@@ -56,7 +63,7 @@ function choose(task) {
   $("dialogue-form").hidden = !["intent", "replies"].includes(task);
   $("recommend-form").hidden = task !== "recommend";
   dialogue.choose(task);
-  newest += 1; // what is still under way belongs to the other task
+  newest += 1; // requests under way belong to the other task
   dialogue.forget();
   recommend.forget();
   clear("");
@@ -75,49 +82,49 @@ export function current() {
   return { text: $("text").value, entity: $("entity").value.trim(), method: method === "auto" ? "" : method, target: $("target").value };
 }
 
-export function restore(given) {
-  const task = given.get("task");
+export function restore(fragment) {
+  const task = fragment.get("task");
   if (["intent", "replies", "recommend"].includes(task) && !option(task).hidden) {
     choose(task);
-    (task === "recommend" ? recommend : dialogue).restore(given);
+    (task === "recommend" ? recommend : dialogue).restore(fragment);
     return;
   }
-  $("text").value = given.get("text") ?? "";
-  $("entity").value = given.get("entity") ?? "";
-  for (const [id, usual] of [["method", "auto"], ["target", ""]]) {
-    $(id).value = given.get(id) ?? usual;
-    if ($(id).selectedIndex < 0) $(id).value = usual;
+  $("text").value = fragment.get("text") ?? "";
+  $("entity").value = fragment.get("entity") ?? "";
+  for (const [id, fallback] of [["method", "auto"], ["target", ""]]) {
+    $(id).value = fragment.get(id) ?? fallback;
+    if ($(id).selectedIndex < 0) $(id).value = fallback;
   }
   if ($("text").value) askSentiment();
 }
 
 async function askSentiment() {
-  const own = ++newest;
+  const serial = ++newest;
   const { text, entity, method, target } = current();
   const item = entity ? { text, entity } : { text };
   const explain = { inputs: item, method: method || "auto", ...(target ? { target } : {}) };
   share(current());
-  clear("Asking …");
+  clear("Running …");
   const bars = el("div");
   const words = el("div");
   try {
     const answer = (await post("/v1/sentiment", { inputs: item })).results[0];
-    if (own !== newest) return;
-    say($("try-status"), "Weighing its words …");
-    const about = entity ? ` towards ${entity}` : "";
+    if (serial !== newest) return;
+    say($("try-status"), "Explaining …");
+    const about = entity ? ` for ${entity}` : "";
     bars.append(
       el("p", { class: "verdict" }, el("strong", {}, answer.label), about, el("span", { class: "note" },
-        `  polarity ${signed(answer.polarity)}, ${answer.tokens} tokens${answer.truncated ? ", shortened" : ""}`)),
+        `  polarity ${signed(answer.polarity)}, ${answer.tokens} tokens${answer.truncated ? ", truncated" : ""}`)),
       ...Object.entries(answer.scores).map(([label, score]) => bar(label, score, percent(score), `${label} ${label === answer.label ? "chosen" : ""}`)));
     $("try-answer").append(bars, words);
     $("try-curl").hidden = false;
     $("try-curl").querySelector("pre").textContent = `${curl("/v1/sentiment", { inputs: item })}\n\n${curl("/v1/explain/sentiment", explain)}`;
     const explained = await post("/v1/explain/sentiment", explain);
-    if (own !== newest) return;
-    words.append(...ofText(text, explained.results[0]));
+    if (serial !== newest) return;
+    words.append(...textAttribution(text, explained.results[0]));
     say($("try-status"), `Explained in ${Math.round(explained.timings_ms.explain)} ms.`);
   } catch (error) {
-    if (own === newest) complain($("try-status"), error);
+    if (serial === newest) complain($("try-status"), error);
   }
 }
 
@@ -126,7 +133,7 @@ async function copy(event) {
   try {
     await navigator.clipboard.writeText(text);
     event.target.textContent = "Copied";
-  } catch { // no clipboard without https
+  } catch { // without https there is no clipboard
     getSelection().selectAllChildren($("try-curl").querySelector("pre"));
     event.target.textContent = "Selected: press Ctrl + C";
   }

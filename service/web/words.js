@@ -1,70 +1,72 @@
-// Texts with their words coloured by what they weigh, what the colours mean, and the heaviest with their figures.
+// Texts with their words coloured by attribution, a legend, and bars for the words with the largest weights.
 
 import { bar, el, signed } from "./dom.js";
+import { methodName } from "./methods.js";
 
-const HEAVIEST = 8;
+const TOP_WORDS = 8;
 
-const kindOf = (word, found) => (word.is_entity ? "named" : !found.signed ? "seen" : word.weight < 0 ? "against" : "for");
+const kindOf = (word, result) => (word.is_entity ? "entity" : !result.signed ? "seen" : word.weight < 0 ? "against" : "for");
 
-/** Where no word weighs anything to speak of, the heaviest is not to look as if it did. */
-const peakOf = (words, found) => Math.max(...words.map((word) => Math.abs(word.weight)), found.signed ? 0.05 : 1e-9);
+/** Returns the weight of the darkest colour. Its minimum keeps negligible weights pale. */
+const peakOf = (words, result) => Math.max(...words.map((word) => Math.abs(word.weight)), result.signed ? 0.05 : 1e-9);
 
-/** A text's words as marks in it, each put into `marks` too. */
-function coloured(text, { words, read }, found, peak, marks) {
+/** Returns the text with its words as marks, and adds each mark to `marks`. */
+function coloured(text, { words, read_span: readSpan }, result, peak, marks) {
   const characters = Array.from(text); // the API counts code points
   const slice = (start, end) => characters.slice(start, end).join("");
   const shown = el("p", { class: "words", dir: "auto" });
-  let place = read.start;
-  if (place > 0) shown.append(el("span", { class: "unread", title: "not read" }, slice(0, place)));
+  let position = readSpan.start;
+  if (position > 0) shown.append(el("span", { class: "unread", title: "not read" }, slice(0, position)));
   for (const word of words) {
-    const title = word.is_entity ? "the entity that is asked about" : `${word.text}: ${signed(word.weight)}`;
-    const mark = el("span", { class: kindOf(word, found), title }, slice(word.start, word.end));
+    const title = word.is_entity ? "the entity" : `${word.text}: ${signed(word.weight)}`;
+    const mark = el("span", { class: kindOf(word, result), title }, slice(word.start, word.end));
     mark.style.setProperty("--share", Math.abs(word.weight) / peak);
     marks.set(word, mark);
-    shown.append(slice(place, word.start), mark);
-    place = word.end;
+    shown.append(slice(position, word.start), mark);
+    position = word.end;
   }
-  shown.append(slice(place, read.end));
-  if (read.end < characters.length) shown.append(el("span", { class: "unread", title: "not read" }, slice(read.end)));
+  shown.append(slice(position, readSpan.end));
+  if (readSpan.end < characters.length) shown.append(el("span", { class: "unread", title: "not read" }, slice(readSpan.end)));
   return shown;
 }
 
-function heaviest(words, found, peak, marks) {
-  const first = words.filter((word) => !word.is_entity).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, HEAVIEST);
-  return first.map((word) => {
-    const row = bar(word.text, Math.abs(word.weight) / peak, signed(word.weight), kindOf(word, found));
+function topWords(words, result, peak, marks) {
+  const top = words.filter((word) => !word.is_entity).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight)).slice(0, TOP_WORDS);
+  return top.map((word) => {
+    const row = bar(word.text, Math.abs(word.weight) / peak, signed(word.weight), kindOf(word, result));
     row.addEventListener("pointerenter", () => marks.get(word).classList.add("here"));
     row.addEventListener("pointerleave", () => marks.get(word).classList.remove("here"));
     return row;
   });
 }
 
-export function legend(found, target, unit) {
+export function legend(result, target, unit) {
   const entry = (kind, sentence) => el("span", {}, el("span", { class: `swatch ${kind}` }), sentence);
-  const entries = found.signed
-    ? [entry("for", `for ${target}`), entry("against", "against it"), el("span", {}, `${unit}, by ${found.method}`)]
-    : [entry("seen", "attention, which speaks neither for nor against a label")];
+  const entries = result.signed
+    ? [entry("for", `for ${target}`), entry("against", "against it"), el("span", {}, `${unit}, by ${methodName(result.method)}`)]
+    : [entry("seen", "attention, which counts neither for nor against a label")];
   return el("p", { class: "note legend" }, ...entries);
 }
 
-const heading = (found, target) => el("h2", {}, found.signed ? `What speaks for ${target}` : "Where the model looks");
+const heading = (result, target) => el("h2", {}, result.signed ? `Attribution for ${target}` : "Attention");
 
-export function ofText(text, found) {
-  const [peak, marks] = [peakOf(found.words, found), new Map()];
-  return [heading(found, found.target), coloured(text, found, found, peak, marks),
-    legend(found, found.target, "points of its probability"), ...heaviest(found.words, found, peak, marks)];
+/** Returns elements that show the attribution of a text. */
+export function textAttribution(text, result) {
+  const [peak, marks] = [peakOf(result.words, result), new Map()];
+  return [heading(result, result.target), coloured(text, result, result, peak, marks),
+    legend(result, result.target, "contribution to the probability"), ...topWords(result.words, result, peak, marks)];
 }
 
-/** Of the turns as they were sent: those that were read, each with its weight. */
-export function ofDialogue(turns, found, target, unit) {
-  const words = found.turns.flatMap((turn) => turn.words);
-  const [peak, marks] = [peakOf(words, found), new Map()];
-  const most = Math.max(...found.turns.map((turn) => Math.abs(turn.weight ?? 0)), 0.05);
-  const rows = found.turns.map((turn) => {
+/** Returns elements that show the attribution of a dialogue: the turns that were read, each with its weight. */
+export function dialogueAttribution(turns, result, target, unit) {
+  const words = result.turns.flatMap((turn) => turn.words);
+  const [peak, marks] = [peakOf(words, result), new Map()];
+  const peakTurn = Math.max(...result.turns.map((turn) => Math.abs(turn.weight ?? 0)), 0.05);
+  const rows = result.turns.map((turn) => {
     const { speaker, text } = turns[turn.turn];
-    const kind = !found.signed ? "seen" : turn.weight < 0 ? "against" : "for";
-    const weight = turn.weight === null ? [] : [bar(speaker, Math.abs(turn.weight) / most, signed(turn.weight), kind)];
-    return el("li", { class: speaker }, ...(weight.length ? weight : [el("span", {}, speaker)]), coloured(text, turn, found, peak, marks));
+    const kind = !result.signed ? "seen" : turn.weight < 0 ? "against" : "for";
+    const weight = turn.weight === null ? [] : [bar(speaker, Math.abs(turn.weight) / peakTurn, signed(turn.weight), kind)];
+    return el("li", { class: speaker }, ...(weight.length ? weight : [el("span", {}, speaker)]), coloured(text, turn, result, peak, marks));
   });
-  return [heading(found, target), el("ol", { class: "said" }, ...rows), legend(found, target, `points of its ${unit}`), ...heaviest(words, found, peak, marks)];
+  return [heading(result, target), el("ol", { class: "dialogue" }, ...rows), legend(result, target, `contribution to the ${unit}`), ...topWords(words, result, peak, marks)];
 }

@@ -1,6 +1,6 @@
-"""A browser, pages of it in which nothing may go wrong, and services in this process for them to show.
+"""A browser, pages that fail on any error, and services in this process.
 
-Needs Chromium (Debian: `apt-get install chromium`); without it these tests are skipped.
+These tests need Chromium (Debian: `apt-get install chromium`). They are skipped without it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 @contextmanager
 def counting(folder: Path) -> Iterator[Metrics]:
-    """Metrics in the folder; what they set for the whole process is set back afterwards."""
+    """Yield metrics in the folder, and afterwards restore what they set for the whole process."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(values, "ValueClass", values.ValueClass)
         patch.setenv("PROMETHEUS_MULTIPROC_DIR", os.environ.get("PROMETHEUS_MULTIPROC_DIR", ""))
@@ -44,28 +44,28 @@ def counting(folder: Path) -> Iterator[Metrics]:
 
 @contextmanager
 def listening(app: FastAPI) -> Iterator[str]:
-    """The address of the application, once it is ready."""
+    """Yield the address of the application when it is ready."""
     port = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     thread = threading.Thread(target=server.run, args=([port],))
     thread.start()
-    found = f"http://127.0.0.1:{port.getsockname()[1]}"
-    until_ready(found)
-    yield found
+    address = f"http://127.0.0.1:{port.getsockname()[1]}"
+    wait_until_ready(address)
+    yield address
     server.should_exit = True
     thread.join(60)
     port.close()
 
 
-def engine(path: Path, metrics: Metrics) -> Engine:
+def open_engine(path: Path, metrics: Metrics) -> Engine:
     bundle = load_bundle(path)
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, metrics.task(bundle.task.name))
 
 
-def until_ready(address: str) -> None:
-    give_up_s = time.monotonic() + 120
-    while time.monotonic() < give_up_s:
+def wait_until_ready(address: str) -> None:
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s:
         try:
             if httpx.get(f"{address}/readyz").status_code == 200:
                 return
@@ -76,10 +76,10 @@ def until_ready(address: str) -> None:
 
 
 def serious_faults(page: Any) -> list[tuple[str, list[str]]]:
-    """What axe holds against the page as it is, and where."""
-    found = Axe().run(page).response["violations"]
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
-    return [(one["id"], [node["html"][:200] for node in one["nodes"]]) for one in serious]
+    """Return the serious violations that axe finds on the page, with their elements."""
+    violations = Axe().run(page).response["violations"]
+    serious = [violation for violation in violations if violation["impact"] in ("serious", "critical")]
+    return [(violation["id"], [node["html"][:200] for node in violation["nodes"]]) for violation in serious]
 
 
 @pytest.fixture(scope="module")
@@ -94,24 +94,24 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
-    """A fresh page that has asked nobody but the service, and in which nothing went wrong, when the test is over."""
+    """A fresh page. The test fails if the page had an error, or sent a request to anything but the service."""
     context = browser.new_context(base_url=address)
     fresh = context.new_page()
     fresh.set_default_timeout(60_000)
-    wrong: list[str] = []
-    fresh.on("pageerror", lambda error: wrong.append(str(error)))
-    fresh.on("dialog", lambda dialog: wrong.append(dialog.message))
-    fresh.on("request", lambda request: elsewhere(request.url))
-    fresh.on("console", lambda said: refused(said.text))
+    faults: list[str] = []
+    fresh.on("pageerror", lambda error: faults.append(str(error)))
+    fresh.on("dialog", lambda dialog: faults.append(dialog.message))
+    fresh.on("request", lambda request: check_url(request.url))
+    fresh.on("console", lambda message: check_console(message.text))
 
-    def elsewhere(url: str) -> None:
+    def check_url(url: str) -> None:
         if not url.startswith((address, "blob:", "about:")):
-            wrong.append(url)
+            faults.append(url)
 
-    def refused(text: str) -> None:
+    def check_console(text: str) -> None:
         if "Content Security Policy" in text:
-            wrong.append(text)
+            faults.append(text)
 
     yield fresh
     context.close()
-    assert wrong == []
+    assert faults == []

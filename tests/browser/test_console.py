@@ -1,4 +1,4 @@
-"""The console in a real browser, over the shipped model of sentiment and a tiny one of intents."""
+"""The console in a real browser, with the shipped sentiment model and a tiny intent model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from service.explanation.worker import ExplainableModel, ExplanationWorker
 from service.inference.cache import CachedPredictor
 from service.registry.heads import HeadRegistry
 from service.settings import Settings
-from tests.browser.conftest import counting, engine, listening, serious_faults
+from tests.browser.conftest import counting, listening, open_engine, serious_faults
 from tests.support.tiny_bundle import tiny_intent_bundle
 
 PHONE = {"width": 360, "height": 740}
@@ -29,15 +29,16 @@ NASTY = "Shares <img src=x onerror=alert(1)> plunge 👍🏽 after '; profit</sc
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("console")
     with counting(folder) as metrics:
-        engines = [engine(path, metrics) for path in (SHIPPED, tiny_intent_bundle(folder))]
+        engines = [open_engine(path, metrics) for path in (SHIPPED, tiny_intent_bundle(folder))]
         predictors = {
-            one.bundle.task.name: CachedPredictor(one, 0, metrics.task(one.bundle.task.name)) for one in engines
+            engine.bundle.task.name: CachedPredictor(engine, 0, metrics.task(engine.bundle.task.name))
+            for engine in engines
         }
-        sources = {one.bundle.task.name: ExplainableModel(one.bundle, one.tokenizer) for one in engines}
-        explaining = ExplanationWorker(sources, lambda: any(one.busy for one in engines))
-        shelf = HeadRegistry(engines[1].bundle, folder / "shelf")
-        with listening(create_app(predictors, Settings(label_set="letters"), metrics, shelf, explaining)) as found:
-            yield found
+        sources = {engine.bundle.task.name: ExplainableModel(engine.bundle, engine.tokenizer) for engine in engines}
+        worker = ExplanationWorker(sources, lambda: any(engine.busy for engine in engines))
+        heads = HeadRegistry(engines[1].bundle, folder / "heads")
+        with listening(create_app(predictors, Settings(label_set="letters"), metrics, heads, worker)) as url:
+            yield url
 
 
 def link(**values: str) -> str:
@@ -57,17 +58,17 @@ def test_a_text_is_answered_and_its_words_are_coloured(page: Any) -> None:
     assert "/v1/explain/sentiment" in page.text_content("#try-curl pre")
 
 
-def test_what_is_shown_can_be_sent_to_somebody(page: Any) -> None:
+def test_a_link_restores_the_page(page: Any) -> None:
     text, entity = "平安银行：净利润大增；永吉股份：股东拟减持", "永吉股份"
     page.goto(link(tab="try", text=text, entity=entity, target="positive"))
     page.wait_for_selector(".words")
     assert page.input_value("#text") == text
     assert page.text_content(".words") == text
-    assert "".join(page.locator(".words .named").all_text_contents()) == entity
-    assert page.locator("#try-answer h2").text_content() == "What speaks for positive"
+    assert "".join(page.locator(".words .entity").all_text_contents()) == entity
+    assert page.locator("#try-answer h2").text_content() == "Attribution for positive"
 
 
-def test_a_text_is_shown_as_it_is(page: Any) -> None:
+def test_markup_in_a_text_is_shown_as_text(page: Any) -> None:
     page.goto(link(tab="try", text=NASTY))
     page.wait_for_selector(".words")
     assert page.text_content(".words") == NASTY
@@ -78,19 +79,19 @@ def test_a_text_is_shown_as_it_is(page: Any) -> None:
 @pytest.mark.parametrize(
     "fragment", ["tab=nothing", "tab=try&task=intent&turns=[1,{", "tab=try&method=x&target=y", "%"]
 )
-def test_any_fragment_shows_a_page(page: Any, fragment: str) -> None:
+def test_an_invalid_fragment_shows_a_page(page: Any, fragment: str) -> None:
     page.goto(f"/#{fragment}")
     page.wait_for_selector("#served:not(:empty)")
     assert page.locator("[role=tabpanel]:not([hidden])").count() == 1
 
 
-def test_what_cannot_be_answered_is_said(page: Any) -> None:
+def test_a_refused_text_shows_the_error(page: Any) -> None:
     page.goto(link(tab="try", text="\u200b"))
     page.wait_for_selector("#try-status.error")
     assert page.text_content("#try-status").startswith("Empty text: ")
 
 
-def test_tabs_work_by_the_keyboard(page: Any) -> None:
+def test_tabs_work_with_the_keyboard(page: Any) -> None:
     page.goto("/")
     page.wait_for_selector("#served:not(:empty)")
     page.focus("#tab-try")
@@ -102,7 +103,7 @@ def test_tabs_work_by_the_keyboard(page: Any) -> None:
         assert page.locator("[role=tab][tabindex='-1']").count() == 3
 
 
-def test_attention_of_a_layer_and_head(page: Any) -> None:
+def test_a_link_shows_the_attention_of_a_layer_and_head(page: Any) -> None:
     page.goto(link(tab="attention", text="Acme soars", layer="7", head="2"))
     page.wait_for_selector("#attention-answer:not([hidden])")
     assert page.locator("#layer option").count() == 9
@@ -111,13 +112,13 @@ def test_attention_of_a_layer_and_head(page: Any) -> None:
     page.focus("#map")
     for key in ("ArrowDown", "ArrowDown", "ArrowRight"):
         page.keyboard.press(key)
-    assert " % from " in page.text_content("#cell")
+    assert " % of the attention is on " in page.text_content("#cell")
     page.locator("#heads button").nth(5).click()
     assert page.input_value("#head") == "5"
     assert "head=5" in page.url
 
 
-def test_a_file_is_answered_and_comes_back(page: Any) -> None:
+def test_a_file_is_answered_and_can_be_downloaded(page: Any) -> None:
     page.goto(link(tab="batch"))
     rows = [
         "id,text,entity",
@@ -126,109 +127,111 @@ def test_a_file_is_answered_and_comes_back(page: Any) -> None:
         "3,Acme soars while B plunges,B",
         "4,\u200b,",
     ]
-    rows += [f"{number},Profit rises {number} percent," for number in range(5, 50)]
+    rows += [f"{index},Profit rises {index} percent," for index in range(5, 50)]
     file = {"name": "texts.csv", "mimeType": "text/csv", "buffer": "\r\n".join(rows).encode()}
     page.set_input_files("#file", files=[file])
     page.wait_for_selector("#save-jsonl:not([hidden])")
-    assert "49 of 49 answered, 1 could not be" in page.text_content("#batch-status")
+    assert "49 of 49 done, 1 failed." in page.text_content("#batch-status")
     assert page.locator("#rows tbody tr").count() == 49
     with page.expect_download() as download:
         page.click("#save-jsonl")
-    found = [json.loads(line) for line in Path(download.value.path()).read_text(encoding="utf-8").splitlines()]
-    assert [(one["id"], one.get("label")) for one in found[:4]] == [
+    results = [json.loads(line) for line in Path(download.value.path()).read_text(encoding="utf-8").splitlines()]
+    assert [(row["id"], row.get("label")) for row in results[:4]] == [
         ("1", "negative"),
         ("2", "positive"),
         ("3", "negative"),
         ("4", None),
     ]
-    assert found[0]["text"] == 'Shares, of "Acme" plunge'
+    assert results[0]["text"] == 'Shares, of "Acme" plunge'
     with page.expect_download() as download:
         page.click("#save-csv")
     assert Path(download.value.path()).read_text(encoding="utf-8").startswith("id,text,entity,label,negative,")
 
 
-def say(page: Any, *said: str) -> None:
-    page.locator("#turns input").fill(said[0])
-    for text in said[1:]:
+def fill_turns(page: Any, *texts: str) -> None:
+    page.locator("#turns input").fill(texts[0])
+    for text in texts[1:]:
         page.click("#add-turn")
         page.keyboard.type(text)
 
 
-def coloured(page: Any) -> list[list[tuple[str, str]]]:
-    """Of each turn that is shown, its words with what they say of themselves."""
+def shown_words(page: Any) -> list[list[tuple[str, str]]]:
+    """Return the words and tooltips of each turn on the page."""
     return [
         [(mark.text_content(), mark.get_attribute("title")) for mark in turn.locator(".words span").all()]
-        for turn in page.locator(".said li").all()
+        for turn in page.locator(".dialogue li").all()
     ]
 
 
-def told(answer: dict[str, Any]) -> list[list[tuple[str, str]]]:
-    """The same, from the API's answer."""
-    shown = [
+def expected_words(answer: dict[str, Any]) -> list[list[tuple[str, str]]]:
+    """Return the same from the API's answer."""
+    weights = [
         [(word["text"], f"{word['weight']:+.3f}".replace("-", "−")) for word in turn["words"]]
         for turn in answer["results"][0]["turns"]
     ]
-    return [[(text, f"{text}: {weight}") for text, weight in turn] for turn in shown]
+    return [[(text, f"{text}: {weight}") for text, weight in turn] for turn in weights]
 
 
-def test_a_dialogue_gets_its_intents_and_the_words_that_speak_for_them(page: Any, address: str) -> None:
+def test_a_dialogue_shows_its_intents_and_their_attribution(page: Any, address: str) -> None:
     page.goto("/")
     page.check("input[value=intent]")
     page.select_option("#label-set", "letters")
-    say(page, "hello", "yes?", "bbbbbb")
+    fill_turns(page, "hello", "yes?", "bbbbbb")
     page.click("#dialogue-form button.primary")
-    page.wait_for_selector(".said")
-    assert page.text_content("#try-status").startswith("Of letters: 3 turns read")
+    page.wait_for_selector(".dialogue")
+    assert page.text_content("#try-status").startswith("Label set letters: 3 turns read")
     assert page.locator("#try-answer .bar.wide").count() == 4
     shared = page.url
     page.goto("about:blank")
     page.goto(shared)
-    page.wait_for_selector(".said")
+    page.wait_for_selector(".dialogue")
     assert page.locator("#turns li").count() == 3
     turns = [{"speaker": who, "text": text} for who, text in zip("cac", ("hello", "yes?", "bbbbbb"), strict=True)]
     turns = [turn | {"speaker": {"c": "customer", "a": "agent"}[turn["speaker"]]} for turn in turns]
     page.get_by_role("button", name="Why a", exact=True).click()
-    page.get_by_role("heading", name="What speaks for a", exact=True).wait_for()
-    asked = {"inputs": {"turns": turns}, "label_set": "letters", "target": "a"}
-    assert coloured(page) == told(httpx.post(f"{address}/v1/explain/intent", json=asked, timeout=60).json())
+    page.get_by_role("heading", name="Attribution for a", exact=True).wait_for()
+    body = {"inputs": {"turns": turns}, "label_set": "letters", "target": "a"}
+    assert shown_words(page) == expected_words(httpx.post(f"{address}/v1/explain/intent", json=body, timeout=60).json())
     assert "/v1/explain/intent" in page.text_content("#try-curl pre")
 
 
 def test_replies_are_ranked_and_explained(page: Any, address: str) -> None:
     page.goto("/")
     page.check("input[value=replies]")
-    say(page, "aaaa <b>bb</b>")
+    fill_turns(page, "aaaa <b>bb</b>")
     candidates = ["aaaa", "<img src=x onerror=alert(1)>"]
     page.fill("#candidates", "\n".join([*candidates, "", "aaaa"]))
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    page.wait_for_selector(".said")
+    page.wait_for_selector(".dialogue")
     assert sorted(page.locator("#try-answer .bar.wide .name").all_text_contents()) == sorted(candidates)
     page.get_by_role("button", name=f"Why {candidates[1]}").click()
-    page.get_by_role("heading", name=f"What speaks for “{candidates[1]}”").wait_for()
+    page.get_by_role("heading", name=f"Attribution for “{candidates[1]}”").wait_for()
     turns = [{"speaker": "customer", "text": "aaaa <b>bb</b>"}]
-    asked = {"turns": turns, "candidates": candidates, "target": 1}
-    assert coloured(page) == told(httpx.post(f"{address}/v1/explain/replies", json=asked, timeout=60).json())
+    body = {"turns": turns, "candidates": candidates, "target": 1}
+    assert shown_words(page) == expected_words(
+        httpx.post(f"{address}/v1/explain/replies", json=body, timeout=60).json()
+    )
     shared = page.url
     page.goto("about:blank")
     page.goto(shared)
-    page.wait_for_selector(".said")
+    page.wait_for_selector(".dialogue")
     assert page.input_value("#candidates").split("\n")[:2] == candidates
 
 
-def test_attention_is_followed_through_all_layers(page: Any) -> None:
+def test_rollout_shows_attention_through_all_layers(page: Any) -> None:
     page.goto(link(tab="attention", text="Acme soars", layer="rollout"))
     page.wait_for_selector("#attention-answer:not([hidden])")
-    assert page.text_content("#attention-status").startswith("Followed through all layers")
+    assert page.text_content("#attention-status").startswith("Rollout through all layers")
     assert page.is_hidden("#all-heads")
     page.select_option("#layer", "3")
     page.locator("#heads button").nth(11).wait_for()
 
 
-SHOWN = {
+PAGES = {
     "text": (link(tab="try", text="Shares of Acme plunge after profit warning"), ".words"),
-    "intent": (link(tab="try", task="intent", turns='[["agent","yes?"],["customer","bbbb"]]'), ".said"),
-    "replies": (link(tab="try", task="replies", turns='[["customer","aaaa"],["customer","bb"]]'), ".said"),
+    "intent": (link(tab="try", task="intent", turns='[["agent","yes?"],["customer","bbbb"]]'), ".dialogue"),
+    "replies": (link(tab="try", task="replies", turns='[["customer","aaaa"],["customer","bb"]]'), ".dialogue"),
     "attention": (link(tab="attention", text="Acme soars", layer="7"), "#map:visible"),
     "batch": (link(tab="batch"), "#panel-batch:not([hidden])"),
     "models": (link(tab="models"), "#live tbody tr"),
@@ -236,16 +239,16 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", SHOWN)
-def test_axe_finds_nothing_serious(page: Any, name: str, scheme: str) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_axe_finds_no_serious_violation(page: Any, name: str, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)
-    address, ready = SHOWN[name]
+    address, ready = PAGES[name]
     page.goto(address)
     page.wait_for_selector(ready)
     assert serious_faults(page) == []
 
 
-def test_the_page_weighs_less_than_300_kilobytes(page: Any) -> None:
+def test_the_page_loads_less_than_300_kilobytes(page: Any) -> None:
     loaded: list[int] = []
     page.on("response", lambda response: loaded.append(len(response.body())))
     page.goto("/")
@@ -253,7 +256,7 @@ def test_the_page_weighs_less_than_300_kilobytes(page: Any) -> None:
     assert 10_000 < sum(loaded) < 300_000
 
 
-def test_models_and_what_they_do_are_shown(page: Any) -> None:
+def test_models_and_their_traffic_are_shown(page: Any) -> None:
     page.goto(link(tab="models"))
     page.wait_for_selector("#live tbody tr")
     page.evaluate(
@@ -265,10 +268,19 @@ def test_models_and_what_they_do_are_shown(page: Any) -> None:
     assert load_bundle(SHIPPED).digest in page.text_content("#bundles")
 
 
-@pytest.mark.parametrize("name", SHOWN)
-def test_nothing_is_wider_than_a_phone(page: Any, name: str) -> None:
+@pytest.mark.parametrize("name", PAGES)
+def test_every_page_fits_a_phone(page: Any, name: str) -> None:
     page.set_viewport_size(PHONE)
-    address, ready = SHOWN[name]
+    address, ready = PAGES[name]
     page.goto(address)
     page.wait_for_selector(ready)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_methods_are_those_of_the_openapi_document(page: Any, address: str) -> None:
+    page.goto("/")
+    page.wait_for_selector("#method option:nth-child(2)", state="attached")
+    schemas = httpx.get(f"{address}/openapi.json").json()["components"]["schemas"]
+    methods = schemas["ExplainRequest"]["properties"]["method"]["enum"]
+    options = page.locator("#method option").evaluate_all("options => options.map((option) => option.value)")
+    assert options == [method for method in methods if method != "attention"]

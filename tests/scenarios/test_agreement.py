@@ -18,7 +18,7 @@ from service.inference.predictor import Classification, Item, PredictionBatch
 from service.telemetry.metrics import Metrics
 from tests.support import fake_model as fakes
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 TEXTS, REQUEST_ITEMS, TOLERANCE = 2_000, 32, 1e-3
 WORDS = (

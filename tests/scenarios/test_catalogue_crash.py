@@ -18,6 +18,8 @@ from models.catalogue.items import Item
 from models.catalogue.store import Catalogue
 from tests.support.killed_writer import DIGEST, MAX_EDITS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 EDITS = 200
 

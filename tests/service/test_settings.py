@@ -10,16 +10,16 @@ from service.settings import Settings, SettingsError, load_settings
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("HEED_")]:
         monkeypatch.delenv(name)
 
 
-def test_listens_on_loopback_unless_told_otherwise() -> None:
+def test_the_default_address_is_on_loopback() -> None:
     assert (load_settings().host, load_settings().port) == ("127.0.0.1", 8000)
 
 
-def test_reads_the_environment_and_what_is_given_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_overrides_win_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEED_PORT", "9000")
     monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "/some/bundle")
     assert load_settings().port == 9000
@@ -51,13 +51,13 @@ def test_an_unusable_value_is_one_line_that_names_the_setting(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(f"HEED_{name}", value)
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as raised:
         load_settings()
-    assert str(refused.value).startswith(f"HEED_{name}={value!r}: ")
-    assert "\n" not in str(refused.value)
+    assert str(raised.value).startswith(f"HEED_{name}={value!r}: ")
+    assert "\n" not in str(raised.value)
 
 
-def test_a_model_has_no_fewer_replicas_at_most_than_at_least(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_maximum_of_replicas_is_not_below_the_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEED_MODEL_REPLICAS_MIN", "4")
     with pytest.raises(SettingsError, match=r"HEED_MODEL_REPLICAS_MAX=3: .*HEED_MODEL_REPLICAS_MIN"):
         load_settings()
@@ -65,17 +65,17 @@ def test_a_model_has_no_fewer_replicas_at_most_than_at_least(monkeypatch: pytest
 
 
 @pytest.mark.parametrize("gpus", [0.25, 1, 2])
-def test_a_model_takes_a_part_of_a_gpu_or_whole_ones(gpus: float) -> None:
+def test_a_model_takes_a_fraction_of_a_gpu_or_whole_gpus(gpus: float) -> None:
     assert load_settings(model_gpus=gpus).model_gpus == gpus
 
 
-def test_replicas_follow_the_cores_of_this_process_up_to_four(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replicas_default_to_the_cores_of_this_process_up_to_four(monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, replicas in ((1, 1), (2, 2), (4, 4), (64, 4)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
         assert load_settings().replicas == replicas
 
 
-def test_services_on_other_ports_keep_other_metrics() -> None:
+def test_services_on_different_ports_have_separate_metrics() -> None:
     assert load_settings(port=8001).metrics_dir != load_settings(port=8002).metrics_dir
 
 
@@ -84,11 +84,11 @@ def test_settings_cannot_be_changed() -> None:
         load_settings().port = 1
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_a_folder_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bundle_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     for word in ("none", "None", ""):
         monkeypatch.setenv("HEED_INTENT_BUNDLE", word)
         monkeypatch.setenv("HEED_RECOMMEND_BUNDLE", word)
@@ -102,7 +102,7 @@ def test_a_folder_can_be_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load_settings().bundles["recommend"] == Path("/some/items")
 
 
-def test_the_bundle_of_sentiment_has_its_first_name_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_variable_of_the_sentiment_bundle_is_still_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEED_BUNDLE", "/first/name")
     assert load_settings().bundles["sentiment"] == Path("/first/name")
     monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "/later/name")

@@ -1,6 +1,6 @@
 """The real service as a process tree, started as an operator starts it, and a client for it.
 
-Nothing is imported from `service`: what these tests know of it comes through the command line, sockets and /proc.
+Nothing is imported from `service`. The tests observe it through the command line, sockets and /proc.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Reply:
 
 
 class Client:
-    """One kept connection per thread, as a pooled client has; a connection that the server closed is opened again."""
+    """A client with one persistent connection per thread. It reopens a connection that the server has closed."""
 
     def __init__(self, port: int, timeout_s: float = 30.0) -> None:
         self._port = port
@@ -86,7 +86,7 @@ class Client:
             self._connections.append(self._threads.connection)
         connection: http.client.HTTPConnection = self._threads.connection
         if connection.sock and select.select([connection.sock], [], [], 0)[0]:
-            connection.close()  # nothing was asked, so all that can be read is that the server closed it
+            connection.close()  # no request is pending, so the only thing to read is that the server closed it
         return connection
 
 
@@ -116,9 +116,9 @@ class Service:
         return [p for p in self.processes() if "ServeReplica" in command_of(p)]
 
     def stop(self, *signals: signal.Signals) -> tuple[int, str, str]:
-        """Send the signals half a second apart; returns the exit code, stdout and stderr."""
-        for number in signals or (signal.SIGINT,):
-            self.process.send_signal(number)
+        """Send the signals half a second apart. Return the exit code, stdout and stderr."""
+        for signal_number in signals or (signal.SIGINT,):
+            self.process.send_signal(signal_number)
             time.sleep(0.5)
         self.client.__exit__()
         out, err = self.process.communicate(timeout=60)
@@ -133,7 +133,7 @@ class Service:
 
 
 def command_of(process: psutil.Process) -> str:
-    """As `ps` shows it, "" when the process has ended."""
+    """Return the command as `ps` shows it, or "" if the process has ended."""
     try:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -141,17 +141,18 @@ def command_of(process: psutil.Process) -> str:
 
 
 def listening(service: Service) -> dict[tuple[str, int], str]:
-    """Addresses and ports on which the service can be reached, with the process that holds each."""
+    """Return the addresses and ports on which the service listens, with the process of each."""
     return {
-        (held.laddr.ip, held.laddr.port): command_of(process)[:80]
+        (connection.laddr.ip, connection.laddr.port): command_of(process)[:80]
         for process in service.processes()
-        for held in process.net_connections("inet")
-        if held.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+        for connection in process.net_connections("inet")
+        if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
     }
 
 
 def exposed(ports: dict[tuple[str, int], str]) -> dict[tuple[str, int], str]:
-    return {place: process for place, process in ports.items() if not is_loopback(place[0])}
+    """Return the ports that other machines can reach."""
+    return {address: process for address, process in ports.items() if not is_loopback(address[0])}
 
 
 def is_loopback(address: str) -> bool:
@@ -160,8 +161,8 @@ def is_loopback(address: str) -> bool:
     return (mapped or parsed).is_loopback
 
 
-def refused(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str, float]:
-    """`heed serve` that should not start: its exit code, stderr and seconds."""
+def run_refused(*arguments: str, environment: Mapping[str, str] | None = None) -> tuple[int, str, float]:
+    """Run a `heed serve` that should not start. Return its exit code, stderr and seconds."""
     started_s = time.monotonic()
     done = subprocess.run(
         [*COMMAND, *arguments],
@@ -179,8 +180,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def at_once(port: int, contents: Sequence[object], connections: int, path: str = "/v1/sentiment") -> list[Reply]:
-    """Replies in the order of the contents, asked over so many connections: of several all replicas are met."""
+def post_all(port: int, contents: Sequence[object], connections: int, path: str = "/v1/sentiment") -> list[Reply]:
+    """Post the contents over several connections, which reach all replicas. Return the replies in order."""
     with Client(port) as client, ThreadPoolExecutor(connections) as pool:
         return list(pool.map(lambda content: client.post(content, path), contents))
 
@@ -189,30 +190,30 @@ def at_once(port: int, contents: Sequence[object], connections: int, path: str =
 def load(
     port: int, connections: int, content: Callable[[int], object], path: str = "/v1/sentiment"
 ) -> Iterator[list[Reply | Exception]]:
-    """Ask without pause while the block runs; what was answered, or went wrong, is complete when it ends."""
-    found: list[Reply | Exception] = []
+    """Send requests without pause while the block runs. The list of replies and errors is complete at its end."""
+    outcomes: list[Reply | Exception] = []
     stopped = threading.Event()
 
-    def ask(number: int) -> None:
+    def send_requests(index: int) -> None:
         while not stopped.is_set():
             try:
-                found.append(client.post(content(number), path))
+                outcomes.append(client.post(content(index), path))
             except (OSError, http.client.HTTPException) as error:
-                found.append(error)
-            number += connections
+                outcomes.append(error)
+            index += connections
 
     with Client(port) as client, ThreadPoolExecutor(connections) as pool:
-        tasks = [pool.submit(ask, number) for number in range(connections)]
+        tasks = [pool.submit(send_requests, index) for index in range(connections)]
         try:
-            yield found
+            yield outcomes
         finally:
             stopped.set()
             for task in tasks:
                 task.result()
 
 
-def counted(client: Client, name: str, **labels: str) -> float:
-    """The sum of a metric's samples that carry these labels."""
+def metric_sum(client: Client, name: str, **labels: str) -> float:
+    """Return the sum of the metric's samples with these labels."""
     total = 0.0
     for line in client.get("/metrics").body.decode().splitlines():
         sample = re.fullmatch(r"(\w+)(?:\{(.*)\})? (\S+)", line)

@@ -1,7 +1,7 @@
 """A Ray cluster of two nodes on this machine: gateways on the first, the model on the second, which can be killed.
 
-Run as a program it is the process that holds the cluster and does as it is told, one word a line; `Nodes` asks it.
-Only the second node offers the resource that models ask for, and it offers no core, so that gateways stay off it.
+As a program, this module is the process that holds the cluster. It obeys commands of one word per line, which `Nodes`
+sends. Only the second node offers the resource that models need. It offers no core, so that gateways stay off it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tests.support.local_service import Client, command_of, free_port
 
 RESOURCE = "heed_model"
 TIMEOUT_S = 6.0
-PATIENCE_S = 180.0
+REPLY_TIMEOUT_S = 180.0
 
 
 class Nodes:
-    """The cluster; `wait_ready` before anything is asked of it, and `stop` whatever comes of that."""
+    """The cluster. Call `wait_ready` before any other method, and always `stop`."""
 
     def __init__(self, bundle: Path) -> None:
         self.port = free_port()
@@ -43,22 +43,22 @@ class Nodes:
             )
 
     def wait_ready(self) -> None:
-        assert self._answer() == "ready"
+        assert self._read_reply() == "ready"
 
     def kill(self) -> None:
-        """Every process of the model's node at once, as when its power fails."""
-        self._do("kill")
+        """Kill all processes of the model's node together, as a power failure does."""
+        self._command("kill")
 
     def join(self) -> None:
-        self._do("join")
+        self._command("join")
 
     def replicas(self) -> int:
-        return int(self._do("replicas"))
+        return int(self._command("replicas"))
 
     def gateways_hold_a_runtime(self) -> bool:
         gateways = [p for p in self._processes() if "ServeReplica:heed:gateway" in command_of(p)]
         assert gateways
-        return any("onnxruntime" in held.path for process in gateways for held in process.memory_maps())
+        return any("onnxruntime" in mapping.path for process in gateways for mapping in process.memory_maps())
 
     def stop(self) -> None:
         self.client.__exit__()
@@ -79,26 +79,26 @@ class Nodes:
         root = psutil.Process(self._process.pid)
         return [root, *root.children(recursive=True)]
 
-    def _do(self, word: str) -> str:
+    def _command(self, word: str) -> str:
         assert self._process.stdin is not None
         self._process.stdin.write(f"{word}\n")
         self._process.stdin.flush()
-        return self._answer()
+        return self._read_reply()
 
-    def _answer(self) -> str:
+    def _read_reply(self) -> str:
         assert self._process.stdout is not None
-        answered, _, _ = select.select([self._process.stdout], [], [], PATIENCE_S)
-        line = self._process.stdout.readline() if answered else ""
+        readable, _, _ = select.select([self._process.stdout], [], [], REPLY_TIMEOUT_S)
+        line = self._process.stdout.readline() if readable else ""
         assert line, (self._folder / "log").read_text()
         return line.strip()
 
 
 def main(folder: Path, port: int, bundle: Path) -> None:
-    """With Ray in it; its environment must be complete before Ray is imported."""
+    """Hold the cluster. The environment must be complete before Ray is imported."""
     from service.cluster import local as cluster
     from service.settings import load_settings
 
-    chosen = load_settings(
+    settings = load_settings(
         port=port,
         sentiment_bundle=bundle,
         intent_bundle="none",
@@ -110,8 +110,8 @@ def main(folder: Path, port: int, bundle: Path) -> None:
         request_timeout_s=TIMEOUT_S,
         metrics_dir=folder / "metrics",
     )
-    os.environ.update(cluster.environment(chosen, folder, os.environ))
-    answer = _channel()
+    os.environ.update(cluster.build_environment(settings, folder, os.environ))
+    reply = _reply_channel()
 
     import ray
     from ray import serve
@@ -128,25 +128,25 @@ def main(folder: Path, port: int, bundle: Path) -> None:
     ray.init(address=nodes.address, _node_ip_address="127.0.0.1", log_to_driver=False)
     serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
     serve.run(app.build({}), name="heed", route_prefix="/")
-    answer("ready")
+    reply("ready")
     for line in sys.stdin:
         if line == "kill\n":
             _kill(node.all_processes["raylet"][0].process.pid)
             nodes.remove_node(node, allow_graceful=False)
-            answer("killed")
+            reply("killed")
         elif line == "join\n":
             node = nodes.add_node(**models)
-            answer("joined")
+            reply("joined")
         elif line == "replicas\n":
             states = serve.status().applications["heed"].deployments["sentiment-model"].replica_states
-            answer(str(states.get("RUNNING", 0)))
+            reply(str(states.get("RUNNING", 0)))
     serve.shutdown()
     ray.shutdown()
     nodes.shutdown()
 
 
-def _channel() -> Callable[[str], None]:
-    """Standard output for answers alone: what libraries print goes to the log."""
+def _reply_channel() -> Callable[[str], None]:
+    """Return a function that prints replies. The standard output carries only them: libraries print to the log."""
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return lambda line: print(line, file=channel)
@@ -154,8 +154,8 @@ def _channel() -> Callable[[str], None]:
 
 def _kill(raylet: int) -> None:
     process = psutil.Process(raylet)
-    for one in [process, *process.children(recursive=True)]:
-        one.kill()
+    for member in [process, *process.children(recursive=True)]:
+        member.kill()
 
 
 if __name__ == "__main__":

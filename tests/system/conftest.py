@@ -16,7 +16,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def service(bundle: Path) -> Iterator[Service]:
-    """One service of two replicas for all tests that leave it as they found it."""
+    """One service of two replicas, for tests that leave it unchanged."""
     started = Service(bundle, free_port())
     yield started
     if started.process.poll() is None:

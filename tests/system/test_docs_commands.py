@@ -1,4 +1,4 @@
-"""Every command that a document tells a reader to type works on the shipped models, and is answered as printed."""
+"""Every command in the documents works with the shipped models and gets the printed answer."""
 
 from __future__ import annotations
 
@@ -20,14 +20,12 @@ from tests.docs.commands import Block
 from tests.docs.markdown import ROOT, Document, documents
 from tests.support.local_service import Service, free_port
 
-pytestmark = pytest.mark.system
-
 DOCUMENTS = documents("README.md", "docs/**/*.md")
 # Not in the OpenAPI document.
 PAGES_FOR_PEOPLE = {"GET /", "GET /docs", "GET /openapi.json"}
 BUNDLES = ROOT / "models" / "bundles"
 
-# Stands before the real curl: keeps body and status for the test, and waits for what was registered a moment ago.
+# Replaces curl: it saves body and status for the test, and waits until a new registration is visible.
 CURL = """#!/bin/bash
 for attempt in {1..40}; do
     "$REAL_CURL" --silent --show-error --write-out '%{stderr}\\n%{http_code}' "$@" > body 2> status || exit
@@ -41,7 +39,7 @@ echo "$code" >> statuses
 
 
 class Reader:
-    """Somebody who types what a page says, in a folder of their own."""
+    """A reader who types the commands of a page in a private folder."""
 
     def __init__(self, folder: Path, data: Path, service: Service) -> None:
         self._folder = folder
@@ -58,14 +56,14 @@ class Reader:
             "REAL_CURL": shutil.which("curl") or "",
         }
 
-    def type(self, block: Block) -> str:
-        """Run a block; return what is wrong with it, or an empty string."""
+    def run(self, block: Block) -> str:
+        """Run a block. Return its fault, or an empty string."""
         script = block.script.replace("127.0.0.1:8000", f"127.0.0.1:{self._port}")
         for environment in (".venv/serve/bin/", ".venv/test/bin/"):
             script = script.replace(f"{environment}heed", "heed")
         statuses, body = self._folder / "statuses", self._folder / "body"
-        for left in (statuses, body):
-            left.unlink(missing_ok=True)
+        for path in (statuses, body):
+            path.unlink(missing_ok=True)
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", script],
             cwd=self._folder,
@@ -76,13 +74,13 @@ class Reader:
         )
         if done.returncode:
             return f"exit code {done.returncode}: {done.stdout}{done.stderr}"
-        answered = statuses.read_text().split() if statuses.exists() else []
-        if not all(status[0] == "2" for status in (answered[:-1] if block.status else answered)):
-            return f"answered {', '.join(answered)}: {body.read_text(encoding='utf-8')}"
+        codes = statuses.read_text().split() if statuses.exists() else []
+        if not all(code[0] == "2" for code in (codes[:-1] if block.status else codes)):
+            return f"answered {', '.join(codes)}: {body.read_text(encoding='utf-8')}"
         if block.answer is None:
             return ""
-        if len(answered) != 1 or (block.status and answered != [str(block.status)]):
-            return f"one answer is printed, and the statuses are {answered}: {done.stdout}"
+        if len(codes) != 1 or (block.status and codes != [str(block.status)]):
+            return f"one answer is printed, but the statuses are {codes}: {done.stdout}"
         return "\n".join(commands.differences(block.answer, json.loads(body.read_text(encoding="utf-8"))))
 
 
@@ -106,22 +104,22 @@ def service(data: Path) -> Iterator[Service]:
 
 @pytest.fixture
 def reader(tmp_path: Path, data: Path, service: Service) -> Iterator[Reader]:
-    """A reader whose heads, reply sets and catalogues are gone when the next one comes."""
-    own = registered(service)
+    """A reader whose heads, reply sets and catalogues are removed afterwards."""
+    before = registered(service)
     yield Reader(tmp_path, data, service)
     for path in data.glob("*.safetensors"):
         path.unlink()
-    for name in set(registered(service)["catalogues"]) - set(own["catalogues"]):
+    for name in set(registered(service)["catalogues"]) - set(before["catalogues"]):
         remove = [str(Path(sys.executable).with_name("heed")), "catalogue", "remove", name]
         subprocess.run(remove, env={**os.environ, "HEED_DATA_DIR": str(data)}, check=True, capture_output=True)
-    latest_s = time.monotonic() + 30
-    while registered(service) != own:
-        assert time.monotonic() < latest_s, f"{registered(service)} is there still"
+    deadline_s = time.monotonic() + 30
+    while registered(service) != before:
+        assert time.monotonic() < deadline_s, f"{registered(service)} still exists"
         time.sleep(0.2)
 
 
 def registered(service: Service) -> dict[str, list[str]]:
-    """What requests can name."""
+    """Return the names that requests can use."""
     (intent,) = (model for model in service.client.get("/v1/models").json["models"] if model["task"] == "intent")
     catalogues = service.client.get("/v1/catalogues").json["catalogues"]
     return {
@@ -137,12 +135,12 @@ def registered(service: Service) -> dict[str, list[str]]:
     [page for page in DOCUMENTS if any(fence.language == commands.RUN for fence in page.fences)],
     ids=lambda document: document.name,
 )
-def test_every_command_of_a_page_is_answered_as_printed(document: Document, reader: Reader) -> None:
-    wrong = []
+def test_every_command_of_a_page_gets_the_printed_answer(document: Document, reader: Reader) -> None:
+    faults = []
     for block in commands.blocks_of(document):
-        if fault := reader.type(block):
-            wrong.append(f"{document.name}, line {block.line}: {fault}")
-    assert not wrong, "\n\n".join(wrong)
+        if fault := reader.run(block):
+            faults.append(f"{document.name}, line {block.line}: {fault}")
+    assert not faults, "\n\n".join(faults)
 
 
 def operations(service: Service) -> set[str]:
@@ -150,7 +148,7 @@ def operations(service: Service) -> set[str]:
     return {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
 
 
-def test_the_api_page_has_every_route_and_no_other(service: Service) -> None:
+def test_the_api_page_lists_exactly_the_routes(service: Service) -> None:
     page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
     documented = set(re.findall(r"`((?:GET|POST|PUT|DELETE|PATCH) /[^` ]*)`", page))
     assert documented == operations(service) | PAGES_FOR_PEOPLE

@@ -1,4 +1,4 @@
-"""The configuration that Serve writes, before it reaches HAProxy."""
+"""The rewriting of Serve's configuration, and HAProxy's behaviour with the result."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ listen stats
 """
 
 
-def test_only_the_public_port_is_left_open() -> None:
+def test_only_the_public_port_is_open() -> None:
     binds = [
         line.split()[1] for line in haproxy.harden_config(WRITTEN, None).splitlines() if line.strip().startswith("bind")
     ]
@@ -60,18 +60,18 @@ def test_only_the_public_port_is_left_open() -> None:
 @pytest.mark.parametrize(
     ("host", "bind"), [("0.0.0.0", "0.0.0.0:8000"), ("::1", "[::1]:8000"), (None, "127.0.0.1:8000")]
 )
-def test_the_public_port_goes_where_it_was_told(host: str | None, bind: str) -> None:
+def test_the_public_port_listens_on_the_chosen_host(host: str | None, bind: str) -> None:
     hardened = haproxy.harden_config(WRITTEN, host)
     assert f"frontend http_frontend\n    bind {bind}\n" in hardened
     assert "server one 127.0.0.1:30000 check" in hardened
 
 
-def test_hardening_twice_changes_nothing_more() -> None:
+def test_a_second_hardening_changes_nothing() -> None:
     once = haproxy.harden_config(WRITTEN, "0.0.0.0")
     assert haproxy.harden_config(once, "0.0.0.0") == once
 
 
-def test_haproxy_takes_it(tmp_path: Path) -> None:
+def test_haproxy_accepts_the_hardened_configuration(tmp_path: Path) -> None:
     binary = haproxy.find_haproxy()
     assert binary is not None
     path = tmp_path / "haproxy.cfg"
@@ -81,12 +81,11 @@ def test_haproxy_takes_it(tmp_path: Path) -> None:
 
 
 class Replica(ThreadingHTTPServer):
-    """Answers with its name, to /slow once it is let go, and to no POST once it is dying."""
+    """A server that answers with its name: /slow after a release, and POST until it is dying."""
 
     def __init__(self, name: str) -> None:
-        let_go = self.let_go = threading.Event()
-        self.asked = threading.Event()
-        asked = self.asked
+        released = self.released = threading.Event()
+        entered = self.entered = threading.Event()
         dying = self.dying = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
@@ -94,8 +93,8 @@ class Replica(ThreadingHTTPServer):
 
             def do_GET(self) -> None:
                 if self.path == "/slow":
-                    asked.set()
-                    let_go.wait(20)
+                    entered.set()
+                    released.wait(20)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(name)))
                 self.end_headers()
@@ -115,23 +114,24 @@ class Replica(ThreadingHTTPServer):
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def stop(self) -> None:
-        self.let_go.set()
+        self.released.set()
         self.shutdown()
         self.server_close()
 
 
 @contextmanager
-def balanced(folder: Path, replicas: list[Replica]) -> Iterator[int]:
-    """The port of an HAProxy before them."""
+def balanced(folder: Path, replicas: list[Replica], request_timeout_s: int = 10) -> Iterator[int]:
+    """Run an HAProxy in front of the replicas, and yield its port."""
     port, config = free_port(), WRITTEN
     for written, replica in zip((30000, 30001), replicas, strict=True):
         config = config.replace(f":{written} ", f":{replica.server_port} ")
     path = folder / "haproxy.cfg"
-    path.write_text(haproxy.harden_config(config, None).replace("/run/", f"{folder}/").replace(":8000", f":{port}"))
+    hardened = haproxy.harden_config(config, None, request_timeout_s)
+    path.write_text(hardened.replace("/run/", f"{folder}/").replace(":8000", f":{port}"))
     process = subprocess.Popen([str(haproxy.find_haproxy()), "-db", "-f", path], stderr=subprocess.DEVNULL)
     try:
-        until_s = time.monotonic() + 10
-        while not _listens(port) and time.monotonic() < until_s:
+        deadline_s = time.monotonic() + 10
+        while not _listens(port) and time.monotonic() < deadline_s:
             time.sleep(0.05)
         yield port
     finally:
@@ -144,59 +144,63 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def ask(port: int, path: str = "/") -> str:
+def get_text(port: int, path: str = "/") -> str:
     with Client(port) as client:
         return client.get(path).body.decode()
 
 
-def keeps_asking(port: int, name: str) -> bool:
-    """Whether ten requests one after the other all go to this replica: soon, since HAProxy counts a connection for a
-    moment after its answer."""
-    until_s, row = time.monotonic() + 10, 0
-    while row < 10 and time.monotonic() < until_s:
-        row = row + 1 if ask(port) == name else 0
+def gets_all_requests(port: int, name: str) -> bool:
+    """Return whether ten requests in a row reach this replica, within 10 s.
+
+    It may take some tries, because HAProxy counts a connection for a moment after its answer.
+    """
+    deadline_s, row = time.monotonic() + 10, 0
+    while row < 10 and time.monotonic() < deadline_s:
+        row = row + 1 if get_text(port) == name else 0
     return row == 10
 
 
-def test_the_first_of_idle_replicas_is_asked_and_another_while_it_works(tmp_path: Path) -> None:
-    one, two = replicas = [Replica("one"), Replica("two")]
+def test_the_first_idle_replica_gets_the_request(tmp_path: Path) -> None:
+    first, second = replicas = [Replica("one"), Replica("two")]
     try:
         with balanced(tmp_path, replicas) as port:
-            assert keeps_asking(port, "one")
-            slow = threading.Thread(target=ask, args=(port, "/slow"))
+            assert gets_all_requests(port, "one")
+            slow = threading.Thread(target=get_text, args=(port, "/slow"))
             slow.start()
-            assert one.asked.wait(10)
-            assert keeps_asking(port, "two")
-            one.let_go.set()
+            assert first.entered.wait(10)
+            assert gets_all_requests(port, "two")
+            first.released.set()
             slow.join()
-            assert keeps_asking(port, "one")
-            one.stop()
-            assert keeps_asking(port, "two")
+            assert gets_all_requests(port, "one")
+            first.stop()
+            assert gets_all_requests(port, "two")
     finally:
-        two.stop()
-        one.server_close()
+        second.stop()
+        first.server_close()
 
 
 @pytest.mark.parametrize("size", [100, 30_000, 120_000])
-def test_what_a_dying_replica_took_with_it_is_asked_again_of_another(tmp_path: Path, size: int) -> None:
-    one, two = replicas = [Replica("one"), Replica("two")]
+def test_requests_of_a_dying_replica_are_retried_on_another(tmp_path: Path, size: int) -> None:
+    first, second = replicas = [Replica("one"), Replica("two")]
     try:
         with balanced(tmp_path, replicas) as port, Client(port) as client:
-            assert keeps_asking(port, "one")
+            assert gets_all_requests(port, "one")
             assert client.post({"inputs": "x" * size}, "/").body in (b"one", b"two")
-            one.dying.set()
+            first.dying.set()
             for _ in range(20):
                 assert client.post({"inputs": "x" * size}, "/").body == b"two"
     finally:
-        one.stop()
-        two.stop()
+        first.stop()
+        second.stop()
 
 
-def test_a_body_that_never_ends_is_refused_as_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(haproxy, "_WITHIN_S", 1)
-    one, two = replicas = [Replica("one"), Replica("two")]
+def test_an_endless_body_gets_a_problem(tmp_path: Path) -> None:
+    first, second = replicas = [Replica("one"), Replica("two")]
     try:
-        with balanced(tmp_path, replicas) as port, socket.create_connection(("127.0.0.1", port), 30) as connection:
+        with (
+            balanced(tmp_path, replicas, request_timeout_s=1) as port,
+            socket.create_connection(("127.0.0.1", port), 30) as connection,
+        ):
             connection.sendall(b"POST / HTTP/1.1\r\nHost: heed\r\nContent-Length: 10\r\n\r\n12345")
             with connection.makefile("rb") as answer:
                 head, _, body = answer.read().partition(b"\r\n\r\n")
@@ -204,10 +208,10 @@ def test_a_body_that_never_ends_is_refused_as_a_problem(tmp_path: Path, monkeypa
         assert b"content-type: application/problem+json" in head.lower()
         assert json.loads(body)["code"] == "body_timeout"
     finally:
-        one.stop()
-        two.stop()
+        first.stop()
+        second.stop()
 
 
-def test_every_replica_but_a_backup_has_its_rule_once() -> None:
+def test_every_replica_except_a_backup_has_one_rule() -> None:
     rules = [line.strip() for line in haproxy.harden_config(WRITTEN, None).splitlines() if "use-server" in line]
     assert rules == [f"use-server {name} if {{ srv_conn(replicas/{name}) eq 0 }}" for name in ("one", "two")]

@@ -1,4 +1,4 @@
-"""A team's own intents in the running service: from a file of examples to answers, and heads that change under load."""
+"""A team's intents and replies in the running service: from files to answers, and changes under load."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from models.bundle import load_bundle as load_bundle
 from models.prediction.intent_head import save_head
 from models.runtime.offline import open_text_encoder
-from tests.support.local_service import COMMAND, Reply, Service, at_once, free_port, load
+from tests.support.local_service import COMMAND, Reply, Service, free_port, load, post_all
 from tests.support.tiny_bundle import tiny_head, tiny_intent_bundle
 
-PATIENCE_S = 60.0
+TIMEOUT_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def intents(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("shelf")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data_dir")
 
 
 @pytest.fixture(scope="module")
-def serving(bundle: Path, intents: Path, shelf: Path) -> Iterator[Service]:
-    chosen = {"HEED_INTENT_BUNDLE": str(intents), "HEED_DATA_DIR": str(shelf), "HEED_LABEL_SET": "letters"}
-    started = Service(bundle, free_port(), environment=chosen)
+def serving(bundle: Path, intents: Path, data_dir: Path) -> Iterator[Service]:
+    environment = {"HEED_INTENT_BUNDLE": str(intents), "HEED_DATA_DIR": str(data_dir), "HEED_LABEL_SET": "letters"}
+    started = Service(bundle, free_port(), environment=environment)
     yield started
     started.stop()
 
@@ -43,84 +43,86 @@ def heed(*arguments: object) -> str:
     return done.stdout
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not true():
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not holds():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
 
 
 def intents_of(service: Service, name: str) -> set[frozenset[str]]:
-    """What is told of a label set, nothing where it is not known; asked often enough to reach both replicas."""
-    replies = at_once(service.port, [{"inputs": "xxx", "label_set": name, "top_k": 9}] * 32, 8, "/v1/intent")
+    """Return the label set's intents in 32 answers, which reach both replicas. They are empty if it is unknown."""
+    replies = post_all(service.port, [{"inputs": "xxx", "label_set": name, "top_k": 9}] * 32, 8, "/v1/intent")
     assert {reply.status for reply in replies} <= {200, 404}
     rankings = [reply.json["results"][0]["ranking"] if reply.status == 200 else [] for reply in replies]
-    return {frozenset(one["intent"] for one in ranking) for ranking in rankings}
+    return {frozenset(entry["intent"] for entry in ranking) for ranking in rankings}
 
 
-def test_from_a_file_of_examples_to_answers(serving: Service, intents: Path, shelf: Path, tmp_path: Path) -> None:
+def test_a_file_of_examples_becomes_a_label_set(
+    serving: Service, intents: Path, data_dir: Path, tmp_path: Path
+) -> None:
     rows = [{"text": letter * length, "label": f"intent-{letter}"} for letter in "klmn" for length in range(3, 11)]
     examples = tmp_path / "my.jsonl"
     examples.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     head = tmp_path / "my-team.head.safetensors"
-    told = heed("train", "intent", "--label-set", "my-team", "--data", examples, "--out", head, "--bundle", intents)
-    assert "4 intents, cross-validated: accuracy" in told
-    places = ("--data-dir", shelf, "--bundle", intents)
-    assert "my-team: 4 intents" in heed("heads", "add", head, *places)
-    assert [line.split(":")[0] for line in heed("heads", "list", *places).splitlines()] == [
+    output = heed("train", "intent", "--label-set", "my-team", "--data", examples, "--out", head, "--bundle", intents)
+    assert "4 intents, cross-validated: accuracy" in output
+    options = ("--data-dir", data_dir, "--bundle", intents)
+    assert "my-team: 4 intents" in heed("heads", "add", head, *options)
+    assert [line.split(":")[0] for line in heed("heads", "list", *options).splitlines()] == [
         "digits",
         "letters",
         "my-team",
     ]
-    until(lambda: intents_of(serving, "my-team") == {frozenset(f"intent-{letter}" for letter in "klmn")})
+    wait_until(lambda: intents_of(serving, "my-team") == {frozenset(f"intent-{letter}" for letter in "klmn")})
     answer = serving.client.post({"inputs": "mmmm", "label_set": "my-team"}, "/v1/intent").json
     assert answer["results"][0]["ranking"][0]["intent"] == "intent-m"
-    heed("heads", "remove", "my-team", "--data-dir", shelf)
-    until(lambda: intents_of(serving, "my-team") == {frozenset()})
+    heed("heads", "remove", "my-team", "--data-dir", data_dir)
+    wait_until(lambda: intents_of(serving, "my-team") == {frozenset()})
 
 
-def test_replies_are_added_and_ranked(serving: Service, intents: Path, shelf: Path, tmp_path: Path) -> None:
+def test_replies_are_added_and_ranked(serving: Service, intents: Path, data_dir: Path, tmp_path: Path) -> None:
     file = tmp_path / "replies.txt"
     file.write_text("aaaa\nbbbb\n股票上涨\n", encoding="utf-8")
-    places = ("--data-dir", shelf, "--bundle", intents)
-    assert "support: 3 replies" in heed("replies", "add", "support", file, *places)
-    assert heed("replies", "list", *places).strip() == "support: 3 replies"
+    options = ("--data-dir", data_dir, "--bundle", intents)
+    assert "support: 3 replies" in heed("replies", "add", "support", file, *options)
+    assert heed("replies", "list", *options).strip() == "support: 3 replies"
     body = {"turns": [{"speaker": "customer", "text": "bbb"}], "reply_set": "support"}
-    until(lambda: {reply.status for reply in at_once(serving.port, [body] * 32, 8, "/v1/replies")} == {200})
+    wait_until(lambda: {reply.status for reply in post_all(serving.port, [body] * 32, 8, "/v1/replies")} == {200})
     answer = serving.client.post(body, "/v1/replies").json
-    assert {one["text"] for one in answer["results"]} == {"aaaa", "bbbb", "股票上涨"}
-    heed("replies", "remove", "support", "--data-dir", shelf)
+    assert {reply["text"] for reply in answer["results"]} == {"aaaa", "bbbb", "股票上涨"}
+    heed("replies", "remove", "support", "--data-dir", data_dir)
 
 
-def test_twenty_changes_under_load_fail_no_request_and_mix_no_labels(
-    serving: Service, intents: Path, shelf: Path
+def test_twenty_changes_under_load_fail_no_request_and_mix_no_label_sets(
+    serving: Service, intents: Path, data_dir: Path
 ) -> None:
     bundle = load_bundle(intents)
     heads = [tiny_head("mine", starts, open_text_encoder(bundle), bundle.encoder_digest) for starts in ("uv", "xyz")]
-    path = shelf / "mine.head.safetensors"
+    path = data_dir / "mine.head.safetensors"
 
-    def content(number: int) -> object:
-        return {"inputs": [f"aaa {number}", "xxxx"], "label_set": "letters" if number % 2 else "mine", "top_k": 5}
+    def content(index: int) -> object:
+        return {"inputs": [f"aaa {index}", "xxxx"], "label_set": "letters" if index % 2 else "mine", "top_k": 5}
 
-    with load(serving.port, 32, content, "/v1/intent") as found:
-        for number in range(20):
-            if number % 4 == 3:
+    with load(serving.port, 32, content, "/v1/intent") as outcomes:
+        for index in range(20):
+            if index % 4 == 3:
                 path.unlink()
-                until(lambda: intents_of(serving, "mine") == {frozenset()})
+                wait_until(lambda: intents_of(serving, "mine") == {frozenset()})
             else:
-                head = heads[number % 2]
+                head = heads[index % 2]
                 save_head(head, path)
-                until(lambda head=head: intents_of(serving, "mine") == {frozenset(head.labels)})  # type: ignore[misc]
-    assert len(found) > 500
-    replies = [reply for reply in found if isinstance(reply, Reply)]
-    assert len(replies) == len(found)
+                wait_until(lambda head=head: intents_of(serving, "mine") == {frozenset(head.labels)})  # type: ignore[misc]
+    assert len(outcomes) > 500
+    replies = [reply for reply in outcomes if isinstance(reply, Reply)]
+    assert len(replies) == len(outcomes)
     answered = {
-        (reply.json.get("label_set"), frozenset(one["intent"] for one in result["ranking"]))
+        (reply.json.get("label_set"), frozenset(entry["intent"] for entry in result["ranking"]))
         for reply in replies
         if reply.status == 200
         for result in reply.json["results"]
     }
     assert answered == {("letters", frozenset("abc")), ("mine", frozenset("uv")), ("mine", frozenset("xyz"))}
     refused = [reply for reply in replies if reply.status != 200]
-    assert {reply.status for reply in refused} == {404}  # only of the set that was away
+    assert {reply.status for reply in refused} == {404}  # only for the removed label set
     assert all(reply.json["pointer"] == "/label_set" for reply in refused)

@@ -1,4 +1,4 @@
-"""One scrape of any replica tells the whole truth about both."""
+"""One scrape of any replica covers both replicas."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.local_service import Reply, Service, at_once, counted, load
+from tests.support.local_service import Reply, Service, load, metric_sum, post_all
 
 EN = ["Shares of Acme plunge after profit warning", "Acme beats estimates", "Results in line", "Dividend cut again"]
 ZH = ["公司利润大增，股票上涨", "平安银行下跌", "手机质量不好", "快递好"]
@@ -15,45 +15,45 @@ ZH = ["公司利润大增，股票上涨", "平安银行下跌", "手机质量�
 
 def test_the_counter_is_exactly_the_number_of_answers(service: Service) -> None:
     answered = {"route": "/v1/sentiment", "status": "200"}
-    before = counted(service.client, "heed_requests_total", **answered)
+    before = metric_sum(service.client, "heed_requests_total", **answered)
     scrapes: list[float] = []
-    with load(service.port, 8, lambda number: {"inputs": EN[number % len(EN)]}) as found:
+    with load(service.port, 8, lambda index: {"inputs": EN[index % len(EN)]}) as outcomes:
         while len(scrapes) < 40:
-            scrapes.append(counted(service.client, "heed_requests_total", **answered))
-    assert all(isinstance(reply, Reply) and reply.status == 200 for reply in found)
+            scrapes.append(metric_sum(service.client, "heed_requests_total", **answered))
+    assert all(isinstance(reply, Reply) and reply.status == 200 for reply in outcomes)
     assert scrapes == sorted(scrapes)
-    with ThreadPoolExecutor(8) as pool:  # so that both replicas are met
-        after = set(pool.map(lambda _: counted(service.client, "heed_requests_total", **answered), range(40)))
-    assert after == {before + len(found)}
+    with ThreadPoolExecutor(8) as pool:  # to reach both replicas
+        after = set(pool.map(lambda _: metric_sum(service.client, "heed_requests_total", **answered), range(40)))
+    assert after == {before + len(outcomes)}
 
 
-def test_both_replicas_take_part(service: Service) -> None:
-    """Without which the test above would prove nothing."""
+def test_both_replicas_get_requests(service: Service) -> None:
+    """Otherwise the test above would prove nothing."""
     before = {replica.pid: sum(replica.cpu_times()[:2]) for replica in service.replicas()}
-    at_once(service.port, _each((EN + ZH) * 60), 8)
+    post_all(service.port, _each((EN + ZH) * 60), 8)
     assert len(before) == 2
     assert all(sum(replica.cpu_times()[:2]) > before[replica.pid] for replica in service.replicas())
 
 
-def test_two_thousand_texts_over_32_connections(service: Service) -> None:
-    """Acceptance: every good text as if it were alone, every bad one its own error, and the metrics add up."""
-    chance = random.Random(7)
-    texts = [f"{chance.choice(EN + ZH)} {chance.choice(EN + ZH)} {number % 90}" for number in range(300)]
+def test_two_thousand_texts_over_32_connections_get_correct_answers(service: Service) -> None:
+    """Every good text is answered as if sent alone, every bad one gets an error, and the metrics add up."""
+    rng = random.Random(7)
+    texts = [f"{rng.choice(EN + ZH)} {rng.choice(EN + ZH)} {index % 90}" for index in range(300)]
     alone = dict(
-        zip(texts, (reply.json["results"][0] for reply in at_once(service.port, _each(texts), 4)), strict=True)
+        zip(texts, (reply.json["results"][0] for reply in post_all(service.port, _each(texts), 4)), strict=True)
     )
-    sent = [chance.choice(texts) if number % 100 else chance.choice(["", "  ", "\u200b"]) for number in range(2000)]
+    sent = [rng.choice(texts) if index % 100 else rng.choice(["", "  ", "\u200b"]) for index in range(2000)]
     requests = []
-    rest = sent
-    while rest:
-        size = chance.choice([1, 1, 2, 3, 8, 20])
-        requests.append(rest[:size])
-        rest = rest[size:]
+    remaining = sent
+    while remaining:
+        size = rng.choice([1, 1, 2, 3, 8, 20])
+        requests.append(remaining[:size])
+        remaining = remaining[size:]
     before = _outcomes(service)
-    replies = at_once(service.port, [{"inputs": request} for request in requests], 32)
+    replies = post_all(service.port, [{"inputs": request} for request in requests], 32)
     good = bad = 0
     for request, reply in zip(requests, replies, strict=True):
-        if reply.status == 422:  # nothing in it could be answered
+        if reply.status == 422:  # because no item could be answered
             assert reply.json["code"] == "empty_text"
             assert not any(text in alone for text in request)
             bad += len(request)
@@ -76,7 +76,7 @@ def test_two_thousand_texts_over_32_connections(service: Service) -> None:
     assert computed + shared == good
 
 
-def test_the_page_is_what_prometheus_reads(service: Service) -> None:
+def test_prometheus_can_parse_the_metrics(service: Service) -> None:
     service.client.get("/v1/made/up/route")
     families = {
         family.name: family for family in text_string_to_metric_families(service.client.get("/metrics").body.decode())
@@ -96,11 +96,11 @@ def _each(texts: list[str]) -> list[object]:
 
 
 def _outcomes(service: Service) -> list[float]:
-    """Texts answered and refused, requests, texts that were in a batch, and those that shared another's answer."""
+    """Return the counts of answered texts, refused texts, requests, texts in batches and shared answers."""
     return [
-        counted(service.client, "heed_items_total", outcome="ok"),
-        counted(service.client, "heed_items_total", outcome="empty_text"),
-        counted(service.client, "heed_requests_total", route="/v1/sentiment"),
-        counted(service.client, "heed_batch_items_sum"),
-        counted(service.client, "heed_items_shared_total"),
+        metric_sum(service.client, "heed_items_total", outcome="ok"),
+        metric_sum(service.client, "heed_items_total", outcome="empty_text"),
+        metric_sum(service.client, "heed_requests_total", route="/v1/sentiment"),
+        metric_sum(service.client, "heed_batch_items_sum"),
+        metric_sum(service.client, "heed_items_shared_total"),
     ]

@@ -1,4 +1,4 @@
-"""What the running service is to the machine it runs on: ports, memory, and that it ends."""
+"""The running service as a set of processes: its ports, its memory and its end."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def test_nothing_listens_beyond_loopback(service: Service) -> None:
     assert exposed(ports) == {}
 
 
-def test_ray_answers_nobody_without_the_token(service: Service) -> None:
-    """Another user of the machine reaches loopback too, and the gcs would run any code for whoever it listens to."""
+def test_ray_refuses_calls_without_the_token(service: Service) -> None:
+    """Other users of the machine reach loopback too, and the GCS runs any code for its callers."""
     gcs = next(process for process in service.processes() if process.name() == "gcs_server")
-    port = next(held.laddr.port for held in gcs.net_connections("inet") if held.status == psutil.CONN_LISTEN)
+    port = next(each.laddr.port for each in gcs.net_connections("inet") if each.status == psutil.CONN_LISTEN)
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
+        call = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetAllNodeInfo")
         with pytest.raises(grpc.RpcError) as refusal:
-            ask(b"", timeout=5)
+            call(b"", timeout=5)
         assert refusal.value.code() == grpc.StatusCode.UNAUTHENTICATED
         token = gcs.environ()["RAY_AUTH_TOKEN"]
-        assert ask(b"", timeout=5, metadata=[("authorization", f"Bearer {token}")])
+        assert call(b"", timeout=5, metadata=[("authorization", f"Bearer {token}")])
 
 
-def test_memory_of_all_processes(service: Service) -> None:
+def test_all_processes_together_stay_within_the_memory_limit(service: Service) -> None:
     total = 0
     for process in service.processes():
         for line in Path(f"/proc/{process.pid}/smaps_rollup").read_text().splitlines():
@@ -47,41 +47,41 @@ def test_memory_of_all_processes(service: Service) -> None:
     assert 0.2e9 < total < MAX_PSS_BYTES
 
 
-def test_of_ray_only_what_serves_is_running(service: Service) -> None:
+def test_neither_dashboard_nor_autoscaler_of_ray_is_running(service: Service) -> None:
     commands = [command_of(process) for process in service.processes()]
     assert any("raylet" in command for command in commands)
     assert not [command for command in commands if "/dashboard.py" in command or "/autoscaler/" in command]
 
 
-def test_it_was_ready_in_time(service: Service) -> None:
-    assert service.seconds_to_ready < 60  # the promise is 30 on two idle cores; a busy machine gets double
+def test_the_service_is_ready_in_time(service: Service) -> None:
+    assert service.seconds_to_ready < 60  # the target is 30 s on two idle cores; a busy machine may take double
 
 
 @pytest.fixture
 def temp() -> Iterator[Path]:
-    """A short path, as Ray's sockets need, under which the service keeps its files."""
+    """A folder for the service's files, with a short path, as Ray's sockets need."""
     folder = Path(tempfile.mkdtemp(prefix="t", dir="/tmp"))
     yield folder
     shutil.rmtree(folder)
 
 
-def test_a_second_service_beside_the_first_that_ends_under_load(service: Service, bundle: Path, temp: Path) -> None:
-    """Also with some other cluster's address in the environment, which must not be looked for."""
+def test_a_second_service_runs_beside_the_first_and_ends_under_load(service: Service, bundle: Path, temp: Path) -> None:
+    """The address of another cluster in its environment must be ignored."""
     second = Service(bundle, free_port(), 1, {"TMPDIR": str(temp), "RAY_ADDRESS": "192.0.2.1:6379"})
     processes = second.processes()
     assert service.client.get("/readyz").status == 200
-    with load(second.port, 4, lambda number: {"inputs": f"up {number}"}) as found:
+    with load(second.port, 4, lambda index: {"inputs": f"up {index}"}) as outcomes:
         time.sleep(1)
-        answered = len(found)
+        answered = len(outcomes)
         code, _, err = second.stop(signal.SIGTERM)
     assert (code, err) == (0, "")
     assert answered > 20
-    assert {reply.status for reply in found if isinstance(reply, Reply)} <= {200, 502, 503}
+    assert {reply.status for reply in outcomes if isinstance(reply, Reply)} <= {200, 502, 503}
     assert_gone(processes, temp)
     assert service.client.post({"inputs": "still here"}).status == 200
 
 
-def test_two_signals_while_it_starts(bundle: Path, temp: Path) -> None:
+def test_two_signals_during_the_start_end_all_processes(bundle: Path, temp: Path) -> None:
     process = subprocess.Popen(
         [*COMMAND, "--port", str(free_port()), "--bundle", str(bundle)],
         stdout=subprocess.PIPE,
@@ -90,7 +90,7 @@ def test_two_signals_while_it_starts(bundle: Path, temp: Path) -> None:
         env={"TMPDIR": str(temp), "PATH": "/usr/bin:/bin"},
     )
     processes: list[psutil.Process] = []
-    while len(processes) < 6:  # some of Ray is up
+    while len(processes) < 6:  # Ray has begun to start
         processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         time.sleep(0.1)
     for _ in range(2):

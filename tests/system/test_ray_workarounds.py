@@ -1,7 +1,7 @@
-"""Each thing that Heed takes from Ray beyond its public interface: that it works, and that its absence is noticed.
+"""Each workaround for Ray works, and is refused with a clear error on a Ray that lacks what it needs.
 
-When a test fails after an upgrade of Ray, its message names the function of `service/cluster/ray_workarounds.py` to
-read again. The tests that take something away from Ray show that the service would then refuse to start.
+If a test fails after an upgrade of Ray, its message names the function of `service/cluster/ray_workarounds.py` to
+review. Tests that remove something from Ray show that the service would then refuse to start.
 """
 
 from __future__ import annotations
@@ -36,31 +36,31 @@ TEMPLATE = RAY / "serve" / "_private" / "haproxy_templates.py"
 
 
 @contextmanager
-def still_as_expected(workaround: str) -> Iterator[None]:
+def expect_unchanged(workaround: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
         pytest.fail(
-            f"Ray {version('ray')} is not as `{workaround}` in service/cluster/ray_workarounds.py expects it. Read that"
-            f" function, mend it or see whether Ray has a setting by now, and then set RAY_VERSION. {error!r}"
+            f"Ray {version('ray')} is not as `{workaround}` in service/cluster/ray_workarounds.py expects. Review that"
+            f" function: adapt it or replace it by a new setting of Ray, and then set RAY_VERSION. {error!r}"
         )
 
 
-def refused(workaround: str, *words: str) -> Any:
-    """A RayChangedError that names the workaround, the version it was written for and what is missing."""
-    parts = (*words, RAY_VERSION, workaround)
-    return pytest.raises(RayChangedError, match="".join(f"(?=.*{re.escape(part)})" for part in parts))
+def raises_changed(workaround: str, *words: str) -> Any:
+    """Expect a RayChangedError that names the workaround, the tested version and the missing part."""
+    expected = (*words, RAY_VERSION, workaround)
+    return pytest.raises(RayChangedError, match="".join(f"(?=.*{re.escape(word)})" for word in expected))
 
 
-def test_the_version_that_is_pinned_is_the_version_that_was_read() -> None:
+def test_the_pinned_version_is_the_reviewed_version() -> None:
     pinned = f'"ray[serve]=={RAY_VERSION}"'
-    wrong = "read every function of service/cluster/ray_workarounds.py again, then set RAY_VERSION there"
-    assert pinned in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), wrong
-    assert version("ray") == RAY_VERSION, wrong
+    advice = "review every function of service/cluster/ray_workarounds.py, then set RAY_VERSION there"
+    assert pinned in (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), advice
+    assert version("ray") == RAY_VERSION, advice
 
 
-def test_this_ray_has_what_is_needed() -> None:
-    with still_as_expected("check_ray"):
+def test_this_ray_has_everything_needed() -> None:
+    with expect_unchanged("check_ray"):
         ray_workarounds.check_ray()
 
 
@@ -68,32 +68,32 @@ def test_this_ray_has_what_is_needed() -> None:
 
 
 def test_a_cluster_binds_to_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    with still_as_expected("bind_to_loopback"):
+    with expect_unchanged("bind_to_loopback"):
         monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
         ray_workarounds.bind_to_loopback()
         assert services.get_node_ip_address() == "127.0.0.1"
         assert services.resolve_ip_for_localhost("127.0.0.1") == "127.0.0.1"
 
 
-def test_a_switch_that_is_gone_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_switch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ray_constants, "ENABLE_RAY_CLUSTER")
-    with refused("bind_to_loopback", "ENABLE_RAY_CLUSTER"):
+    with raises_changed("bind_to_loopback", "ENABLE_RAY_CLUSTER"):
         ray_workarounds.bind_to_loopback()
 
 
-def test_a_switch_without_effect_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_switch_without_effect_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", True)
     monkeypatch.setattr(services, "get_node_ip_address", lambda: "192.0.2.1")
-    with refused("bind_to_loopback", "192.0.2.1"):
+    with raises_changed("bind_to_loopback", "192.0.2.1"):
         ray_workarounds.bind_to_loopback()
 
 
-# without_dashboard
+# disable_dashboard
 
 
 @pytest.fixture
 def restored(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """What `without_dashboard` and `close_handle_port` replace is there again after the test."""
+    """A monkeypatch that restores what `disable_dashboard` and `close_handle_port` replace."""
     for owner, name in (
         (node.Node, "start_monitor"),
         (node.Node, "start_api_server"),
@@ -105,8 +105,8 @@ def restored(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 
 def test_neither_dashboard_nor_autoscaler_starts(restored: pytest.MonkeyPatch) -> None:
-    with still_as_expected("without_dashboard"):
-        ray_workarounds.without_dashboard()
+    with expect_unchanged("disable_dashboard"):
+        ray_workarounds.disable_dashboard()
         assert node.Node.start_monitor(None) is None
         assert node.Node.start_api_server(None, include_dashboard=False, raise_on_failure=False) is None
         assert isinstance(utils.get_dashboard_dependency_error(), ImportError)
@@ -118,8 +118,8 @@ def test_neither_dashboard_nor_autoscaler_starts(restored: pytest.MonkeyPatch) -
 
 
 def lines_after(file: str, text: str, lines: int = 6) -> str:
-    _, found, after = Path(file).read_text(encoding="utf-8").partition(text)
-    return found + "\n".join(after.splitlines()[:lines])
+    _, match, after = Path(file).read_text(encoding="utf-8").partition(text)
+    return match + "\n".join(after.splitlines()[:lines])
 
 
 @pytest.mark.parametrize(
@@ -131,12 +131,12 @@ def lines_after(file: str, text: str, lines: int = 6) -> str:
         (services, "start_raylet", lambda *arguments: None),
     ],
 )
-def test_another_way_to_start_the_dashboard_is_noticed(
+def test_another_way_to_start_the_dashboard_is_refused(
     restored: pytest.MonkeyPatch, owner: Any, name: str, stand_in: Any
 ) -> None:
     restored.setattr(owner, name, stand_in)
-    with refused("without_dashboard", name):
-        ray_workarounds.without_dashboard()
+    with raises_changed("disable_dashboard", name):
+        ray_workarounds.disable_dashboard()
 
 
 # close_handle_port
@@ -147,17 +147,17 @@ def bind(server: object, address: str) -> str:
 
 
 def test_the_port_between_deployments_stays_on_loopback(restored: pytest.MonkeyPatch) -> None:
-    with still_as_expected("close_handle_port"):
+    with expect_unchanged("close_handle_port"):
         assert '"[::]:0"' in Path(replica.__file__).read_text(encoding="utf-8"), "a replica binds to another address"
         restored.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
         restored.setattr(replica, "add_port_to_grpc_server", bind)
         ray_workarounds.close_handle_port()
         assert replica.add_port_to_grpc_server(None, "[::]:0") == "127.0.0.1:0"
-    with refused("close_handle_port", "0.0.0.0:0"):
+    with raises_changed("close_handle_port", "0.0.0.0:0"):
         replica.add_port_to_grpc_server(None, "0.0.0.0:0")
 
 
-def test_between_nodes_that_port_stays_open(restored: pytest.MonkeyPatch) -> None:
+def test_that_port_stays_open_between_nodes(restored: pytest.MonkeyPatch) -> None:
     restored.setattr(ray.util, "get_node_ip_address", lambda: "192.0.2.1")
     before = replica.add_port_to_grpc_server
     ray_workarounds.close_handle_port()
@@ -172,14 +172,14 @@ def test_between_nodes_that_port_stays_open(restored: pytest.MonkeyPatch) -> Non
         (replica.Replica, "_on_initialized", lambda self: None),
     ],
 )
-def test_another_way_to_open_that_port_is_noticed(
+def test_another_way_to_open_that_port_is_refused(
     restored: pytest.MonkeyPatch, owner: Any, name: str, stand_in: Any
 ) -> None:
     restored.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
     restored.setattr(owner, name, stand_in)
-    with refused("close_handle_port"):
+    with raises_changed("close_handle_port"):
         ray_workarounds.close_handle_port()
-    with refused("close_handle_port"):
+    with raises_changed("close_handle_port"):
         ray_workarounds.check_ray()
 
 
@@ -187,13 +187,13 @@ def test_another_way_to_open_that_port_is_noticed(
 
 
 def test_replicas_of_a_handle_are_counted() -> None:
-    with still_as_expected("replica_counter"):
+    with expect_unchanged("replica_counter"):
         handle = SimpleNamespace(_router=None)
         count = ray_workarounds.replica_counter(handle)
-        assert count() == 0  # nobody has called yet
+        assert count() == 0  # before the first call
         inner = SimpleNamespace(_request_router=None)
         handle._router = SimpleNamespace(_asyncio_router=inner)
-        assert count() == 0  # Serve has not said yet where replicas are
+        assert count() == 0  # before Serve has sent the replicas
         inner._request_router = SimpleNamespace(curr_replicas={"one": object(), "two": object()})
         assert count() == 2
 
@@ -208,11 +208,11 @@ def test_replicas_of_a_handle_are_counted() -> None:
         (request_router, "RequestRouter"),
     ],
 )
-def test_another_way_to_hold_replicas_is_noticed(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+def test_another_way_to_hold_replicas_is_refused(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
     monkeypatch.setattr(owner, name, type(name, (), {"__init__": lambda self: None}))
-    with refused("replica_counter", name):
+    with raises_changed("replica_counter", name):
         ray_workarounds.replica_counter(SimpleNamespace(_router=None))
-    with refused("replica_counter", name):
+    with raises_changed("replica_counter", name):
         ray_workarounds.check_ray()
 
 
@@ -220,7 +220,7 @@ def test_another_way_to_hold_replicas_is_noticed(monkeypatch: pytest.MonkeyPatch
 
 
 def written_by_serve(folder: Path) -> str:
-    """A configuration that Serve itself makes, of two replicas and its proxy as the last resort."""
+    """Return a configuration from Serve for two replicas, with its proxy as the fallback."""
     servers = [serve_haproxy.ServerConfig(name, "127.0.0.1", port) for name, port in (("one", 30_000), ("two", 30_001))]
     fallback = serve_haproxy.ServerConfig("last", "127.0.0.1", 30_002)
     backend = serve_haproxy.BackendConfig(name="heed", path_prefix="/", servers=servers, fallback_server=fallback)
@@ -234,24 +234,24 @@ def written_by_serve(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("host", [None, "0.0.0.0", "::1"])
-def test_what_serve_writes_is_rewritten(tmp_path: Path, host: str | None) -> None:
-    with still_as_expected("rewrite_haproxy_config"):
+def test_the_configuration_of_serve_is_rewritten(tmp_path: Path, host: str | None) -> None:
+    with expect_unchanged("rewrite_haproxy_config"):
         written = written_by_serve(tmp_path)
         assert "mode 666" in written
-        found = haproxy.harden_config(written, host)
-        assert haproxy.harden_config(found, host) == found
-        assert len(re.findall(r"^\s+bind ", found, flags=re.M)) == 1
-        assert host is None or f"bind [{host}]:8000\n" in found or f"bind {host}:8000\n" in found
-        assert "mode 666" not in found
-        assert not re.search(r"^\s+log \S+:\d", found, flags=re.M)
-        assert "errorfile" not in found
-        assert found.count("http-error status") == 5
-        assert found.count("timeout http-request") == 1
-        assert found.count("X-Request-ID") == 1
-        assert re.findall(r"use-server (\S+) if", found) == ["one", "two"]
+        hardened = haproxy.harden_config(written, host)
+        assert haproxy.harden_config(hardened, host) == hardened
+        assert len(re.findall(r"^\s+bind ", hardened, flags=re.M)) == 1
+        assert host is None or f"bind [{host}]:8000\n" in hardened or f"bind {host}:8000\n" in hardened
+        assert "mode 666" not in hardened
+        assert not re.search(r"^\s+log \S+:\d", hardened, flags=re.M)
+        assert "errorfile" not in hardened
+        assert hardened.count("http-error status") == 5
+        assert hardened.count("timeout http-request") == 1
+        assert hardened.count("X-Request-ID") == 1
+        assert re.findall(r"use-server (\S+) if", hardened) == ["one", "two"]
 
 
-def test_haproxy_takes_what_serve_writes(tmp_path: Path) -> None:
+def test_haproxy_accepts_the_rewritten_configuration(tmp_path: Path) -> None:
     path = tmp_path / "haproxy.cfg"
     hardened = haproxy.harden_config(written_by_serve(tmp_path), None)
     path.write_text(hardened, encoding="utf-8")
@@ -263,7 +263,7 @@ def test_haproxy_takes_what_serve_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "instead", "word"),
+    ("text", "replacement", "word"),
     [
         ("frontend prometheus\n", "frontend statistics\n", "frontend statistics"),
         ("listen stats\n", "listen counters\n", "listen counters"),
@@ -272,11 +272,11 @@ def test_haproxy_takes_what_serve_writes(tmp_path: Path) -> None:
         (" mode 666 level admin ", " mode 777 level admin ", "admin socket"),
     ],
 )
-def test_a_configuration_of_another_kind_starts_no_haproxy(tmp_path: Path, there: str, instead: str, word: str) -> None:
+def test_an_unknown_configuration_starts_no_haproxy(tmp_path: Path, text: str, replacement: str, word: str) -> None:
     path = tmp_path / "haproxy.cfg"
     written = written_by_serve(tmp_path)
-    assert there in written
-    path.write_text(written.replace(there, instead), encoding="utf-8")
+    assert text in written
+    path.write_text(written.replace(text, replacement), encoding="utf-8")
     launch = "import sys; from service.cluster.haproxy import main; main()"
     done = subprocess.run(
         [sys.executable, "-c", launch, "-f", path], capture_output=True, text=True, cwd=REPOSITORY, timeout=20
@@ -285,44 +285,42 @@ def test_a_configuration_of_another_kind_starts_no_haproxy(tmp_path: Path, there
     assert re.fullmatch(rf"heed-haproxy: Ray .*{re.escape(word)}.*`rewrite_haproxy_config`.*\n", done.stderr), (
         done.stderr
     )
-    assert path.read_text(encoding="utf-8") == written.replace(there, instead)
+    assert path.read_text(encoding="utf-8") == written.replace(text, replacement)
 
 
 @pytest.mark.parametrize("expected", ray_workarounds._TEMPLATE)
-def test_each_line_of_the_template_is_looked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: str
-) -> None:
+def test_each_line_of_the_template_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: str) -> None:
     assert haproxy_templates.__file__ == str(TEMPLATE)
-    pretend_that_serve_writes(TEMPLATE.read_text(encoding="utf-8").replace(expected, "\n"), tmp_path, monkeypatch)
-    with refused("rewrite_haproxy_config", "template"):
+    replace_template(TEMPLATE.read_text(encoding="utf-8").replace(expected, "\n"), tmp_path, monkeypatch)
+    with raises_changed("rewrite_haproxy_config", "template"):
         ray_workarounds.check_ray()
 
 
-def test_one_more_port_in_the_template_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = "\nfrontend admin\n    bind :9\nlisten stats\n"
-    text = TEMPLATE.read_text(encoding="utf-8").replace("\nlisten stats\n", more)
-    pretend_that_serve_writes(text, tmp_path, monkeypatch)
-    with refused("rewrite_haproxy_config", "frontend admin"):
+def test_another_port_in_the_template_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    extended = "\nfrontend admin\n    bind :9\nlisten stats\n"
+    text = TEMPLATE.read_text(encoding="utf-8").replace("\nlisten stats\n", extended)
+    replace_template(text, tmp_path, monkeypatch)
+    with raises_changed("rewrite_haproxy_config", "frontend admin"):
         ray_workarounds.check_ray()
 
 
-def pretend_that_serve_writes(template: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = folder / "serve" / "_private" / TEMPLATE.name
-    place.parent.mkdir(parents=True)
-    place.write_text(template, encoding="utf-8")
+def replace_template(template: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = folder / "serve" / "_private" / TEMPLATE.name
+    path.parent.mkdir(parents=True)
+    path.write_text(template, encoding="utf-8")
     spec = SimpleNamespace(origin=str(folder / "__init__.py"))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
 
 
-def test_other_names_of_replicas_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_names_of_replicas_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert common.REPLICA_ID_FULL_ID_STR_PREFIX.startswith(REPLICA_SERVER)
     monkeypatch.setattr(common, "REPLICA_ID_FULL_ID_STR_PREFIX", "replica-")
-    with refused("REPLICA_SERVER", "replica-"):
+    with raises_changed("REPLICA_SERVER", "replica-"):
         ray_workarounds.check_ray()
 
 
-def test_the_launcher_of_haproxy_loads_little() -> None:
-    """It runs again at each reload."""
+def test_the_haproxy_launcher_imports_nothing_heavy() -> None:
+    """It runs again at each reload of HAProxy."""
     heavy = "{'ray', 'pydantic', 'numpy', 'asyncio', 'importlib.metadata'}"
     code = f"import sys, service.cluster.haproxy; print({heavy} & set(sys.modules) or '')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
@@ -333,8 +331,8 @@ def test_the_launcher_of_haproxy_loads_little() -> None:
 
 
 def test_ray_still_reads_its_variables() -> None:
-    """Those of the tables in `local.py`: one that Ray does not know would be set in vain."""
-    tables = (local._TUNING, local._FORCED, local._PLACES, dict.fromkeys(local._PORTS, ""))
+    """A variable in the tables of `local.py` that Ray does not read would have no effect."""
+    tables = (local._TUNING, local._FORCED, local._PATHS, dict.fromkeys(local._PORTS, ""))
     names = {name for table in tables for name in table} - {"TMPDIR"}
     names |= {"RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S", "RAY_AUTH_TOKEN"}
     sources = [
@@ -347,9 +345,9 @@ def test_ray_still_reads_its_variables() -> None:
     text = "\n".join(path.read_text(encoding="utf-8") for path in sources)
     unknown = {name for name in names if not re.search(rf"\b{name}\b", text)}
     with (RAY / "_raylet.so").open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as library:
-        # Those of Ray's own configuration are made of their name there: RAY_event_stats is event_stats.
+        # The library stores names of Ray's configuration without the prefix: RAY_event_stats is event_stats.
         unknown = {name for name in unknown if library.find(name.removeprefix("RAY_").encode() + b"\0") < 0}
-    assert not unknown, f"Ray {version('ray')} does not read these; look for their successors: {unknown}"
+    assert not unknown, f"Ray {version('ray')} does not read these; look for their replacements: {unknown}"
 
 
 # The start
@@ -358,12 +356,12 @@ def test_ray_still_reads_its_variables() -> None:
 def test_the_service_does_not_start_on_another_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(replica, "add_port_to_grpc_server")
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    with refused("close_handle_port"):
+    with raises_changed("close_handle_port"):
         run_local(str(tmp_path))
     assert "`close_handle_port`" in (tmp_path / local.REFUSED).read_text(encoding="utf-8")
 
 
-def test_the_operator_is_told_which_workaround_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_operator_sees_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from service.settings import Settings
 
     cluster = local.Cluster(Settings(port=free_port()))
@@ -371,6 +369,6 @@ def test_the_operator_is_told_which_workaround_it_was(tmp_path: Path, monkeypatc
         (cluster.log.parent / local.REFUSED).write_text("Ray 3 differs", encoding="utf-8")
         assert str(cluster._failure("the service did not start")).startswith("the service did not start: Ray 3 differs")
     finally:
-        for left in cluster.log.parent.iterdir():
-            left.unlink()
+        for path in cluster.log.parent.iterdir():
+            path.unlink()
         cluster.log.parent.rmdir()

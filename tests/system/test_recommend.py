@@ -1,4 +1,4 @@
-"""Recommendations from a running service of two replicas: ids and texts, many connections, a catalogue that changes."""
+"""Recommendations from a running service of two replicas: IDs and texts, many connections, an edited catalogue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.local_service import Reply, Service, at_once, counted, free_port, load
+from tests.support.local_service import Reply, Service, free_port, load, metric_sum, post_all
 from tests.support.tiny_bundle import CATALOGUE, CATALOGUE_ITEMS, tiny_recommend_bundle
 
 PATH = "/v1/recommend"
@@ -19,13 +19,13 @@ BOUGHT = {"item_id": "item-a3", "event": "purchase"}
 @pytest.fixture(scope="module")
 def serving(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     recommend = tiny_recommend_bundle(tmp_path_factory.mktemp("items"))
-    chosen = {"HEED_RECOMMEND_BUNDLE": str(recommend), "HEED_DATA_DIR": str(tmp_path_factory.mktemp("shelf"))}
-    started = Service(bundle, free_port(), environment=chosen)
+    environment = {"HEED_RECOMMEND_BUNDLE": str(recommend), "HEED_DATA_DIR": str(tmp_path_factory.mktemp("data"))}
+    started = Service(bundle, free_port(), environment=environment)
     yield started
     started.stop()
 
 
-def test_ids_and_texts_of_both_languages_are_ranked(serving: Service) -> None:
+def test_items_are_ranked_for_ids_and_texts_of_both_languages(serving: Service) -> None:
     history = [BOUGHT, {"text": "手机质量好", "event": "view"}, {"text": "a phone", "event": "cart"}]
     reply = serving.client.post({"inputs": {"history": history, "top_k": 40}}, PATH)
     assert reply.status == 200, reply.body
@@ -38,40 +38,40 @@ def test_ids_and_texts_of_both_languages_are_ranked(serving: Service) -> None:
     assert [model["task"] for model in models] == ["sentiment", "recommend"]
 
 
-def test_every_caller_gets_its_own_ranking_while_many_ask(serving: Service) -> None:
+def test_concurrent_callers_get_their_rankings(serving: Service) -> None:
     users = [{"id": item.item_id, "history": [{"item_id": item.item_id, "event": "cart"}]} for item in CATALOGUE_ITEMS]
     alone = {user["id"]: names(serving.client.post({"inputs": user}, PATH)) for user in users}
     assert len(set(alone.values())) > 1
-    before = counted(serving.client, "heed_items_total", task="ranking", outcome="ok")
-    with load(serving.port, 16, lambda number: {"inputs": users[number % len(users)]}, PATH) as found:
-        while len(found) < 400:
+    before = metric_sum(serving.client, "heed_items_total", task="ranking", outcome="ok")
+    with load(serving.port, 16, lambda index: {"inputs": users[index % len(users)]}, PATH) as outcomes:
+        while len(outcomes) < 400:
             time.sleep(0.05)
-    replies = [reply for reply in found if isinstance(reply, Reply)]
-    assert len(replies) == len(found)
+    replies = [reply for reply in outcomes if isinstance(reply, Reply)]
+    assert len(replies) == len(outcomes)
     assert {reply.status for reply in replies} == {200}
     assert all(names(reply) == alone[reply.json["results"][0]["id"]] for reply in replies)
-    assert counted(serving.client, "heed_items_total", task="ranking", outcome="ok") == before + len(found)
+    assert metric_sum(serving.client, "heed_items_total", task="ranking", outcome="ok") == before + len(outcomes)
 
 
 def test_recommendations_are_explained(serving: Service) -> None:
     history = [BOUGHT, {"text": "手机质量好", "event": "view"}]
-    (served,) = serving.client.post({"inputs": {"history": history, "top_k": 1}}, PATH).json["results"]
+    (recommended,) = serving.client.post({"inputs": {"history": history, "top_k": 1}}, PATH).json["results"]
     reply = serving.client.post({"inputs": {"history": history}}, "/v1/explain/recommend")
     assert reply.status == 200, reply.body
     (result,) = reply.json["results"]
-    assert result["target"]["item_id"] == served["items"][0]["item_id"]
-    assert [one["history_indexes"] for one in result["history"]] == [[0], [1]]
+    assert result["target"]["item_id"] == recommended["items"][0]["item_id"]
+    assert [item["history_indexes"] for item in result["history"]] == [[0], [1]]
 
 
-def test_what_one_replica_was_told_all_of_them_recommend(serving: Service) -> None:
+def test_an_edit_through_one_replica_reaches_all(serving: Service) -> None:
     body = json.dumps({"items": [{"item_id": "fresh", "text": "好 gift"}]}).encode()
     path = f"/v1/catalogues/{CATALOGUE}/items"
     assert serving.client.send("PUT", path, body, {"Content-Type": "application/json"}).status == 200
-    asked = {"inputs": {"history": [{"item_id": "fresh", "event": "view"}], "top_k": 1}}
-    assert {reply.status for reply in at_once(serving.port, [asked] * 32, 8, PATH)} == {200}
+    request = {"inputs": {"history": [{"item_id": "fresh", "event": "view"}], "top_k": 1}}
+    assert {reply.status for reply in post_all(serving.port, [request] * 32, 8, PATH)} == {200}
 
 
-def test_bad_requests_are_refused_as_everywhere(serving: Service) -> None:
+def test_bad_requests_get_problems(serving: Service) -> None:
     reply = serving.client.post({"inputs": {"history": [{"item_id": "nope", "event": "view"}]}}, PATH)
     assert (reply.status, reply.json["code"], reply.json["pointer"]) == (422, "unknown_item", "/inputs/history/0")
     reply = serving.client.post({"inputs": {"history": [], "catalogue": "books"}}, PATH)

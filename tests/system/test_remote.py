@@ -1,4 +1,4 @@
-"""Remote placement on two nodes: the same answers, and every request ends whatever becomes of the model's node."""
+"""Remote placement on two nodes: the same answers as inline, and an end for every request if the model's node dies."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from service.cluster.remote_call import CountBuffer
 from service.inference.assembly import open_engine
 from service.inference.predictor import Classification, Item, PredictionBatch
 from service.settings import Settings
-from tests.support.local_service import Reply, Service, at_once, counted, exposed, free_port, listening, load
-from tests.support.two_nodes import PATIENCE_S, TIMEOUT_S, Nodes
+from tests.support.local_service import Reply, Service, exposed, free_port, listening, load, metric_sum, post_all
+from tests.support.two_nodes import REPLY_TIMEOUT_S, TIMEOUT_S, Nodes
 
 TEXTS = [
     *(f"Shares of Acme plunge after profit warning {number}" for number in range(24)),
@@ -35,24 +35,27 @@ def nodes(bundle: Path) -> Iterator[Nodes]:
         started.stop()
 
 
-def fresh(number: int) -> object:
-    """Asked by nobody else, so that no answer is shared: each request reaches the model."""
-    return {"inputs": f"{number} {TEXTS[number % len(TEXTS)]}"}
+def fresh(index: int) -> object:
+    """Return a unique request, so that no answer is shared and each request reaches the model."""
+    return {"inputs": f"{index} {TEXTS[index % len(TEXTS)]}"}
 
 
-def long(number: int) -> object:
-    """Keeps even the tiny model busy; from 12 connections, 48,000 tokens, which is below what may wait."""
-    return {"inputs": [f"{number} {line} " + "up and down " * 200 for line in range(8)]}
+def long(index: int) -> object:
+    """Return a request that keeps the tiny model busy.
+
+    Over 12 connections these are 48,000 tokens, fewer than the queue holds.
+    """
+    return {"inputs": [f"{index} {line} " + "up and down " * 200 for line in range(8)]}
 
 
-def until(true: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + PATIENCE_S
-    while not true():
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + REPLY_TIMEOUT_S
+    while not holds():
         assert time.monotonic() < deadline_s
         time.sleep(0.2)
 
 
-async def inline(path: Path, items: list[Item]) -> PredictionBatch:
+async def predict_inline(path: Path, items: list[Item]) -> PredictionBatch:
     engine = open_engine(load_bundle(path), Settings(batch_tokens=2048, batch_items=16), CountBuffer())
     await engine.start()
     try:
@@ -61,57 +64,57 @@ async def inline(path: Path, items: list[Item]) -> PredictionBatch:
         await engine.stop()
 
 
-def test_answers_are_those_of_the_inline_model(nodes: Nodes, bundle: Path) -> None:
+def test_answers_equal_those_of_the_inline_model(nodes: Nodes, bundle: Path) -> None:
     items = [Item(text) for text in TEXTS] + [Item(text, "Acme") for text in TEXTS]
-    expected = asyncio.run(inline(bundle, items)).outcomes
+    expected = asyncio.run(predict_inline(bundle, items)).outcomes
     inputs = [{"text": item.text} | ({"entity": item.entity} if item.entity else {}) for item in items]
-    alone = [reply.json["results"][0] for reply in at_once(nodes.port, [{"inputs": one} for one in inputs], 8)]
+    alone = [reply.json["results"][0] for reply in post_all(nodes.port, [{"inputs": item} for item in inputs], 8)]
     together = nodes.client.post({"inputs": inputs}).json["results"]
     for results in (alone, together):
-        for result, answered in zip(results, expected, strict=True):
-            assert isinstance(answered, Classification)
-            assert (result["tokens"], result["truncated"]) == (answered.tokens, answered.truncated)
-            assert result["scores"] == pytest.approx(answered.scores, abs=1e-6)
+        for result, prediction in zip(results, expected, strict=True):
+            assert isinstance(prediction, Classification)
+            assert (result["tokens"], result["truncated"]) == (prediction.tokens, prediction.truncated)
+            assert result["scores"] == pytest.approx(prediction.scores, abs=1e-6)
 
 
-def test_gateways_hold_no_model_and_count_for_it(nodes: Nodes) -> None:
+def test_gateways_hold_no_model_but_report_its_metrics(nodes: Nodes) -> None:
     assert not nodes.gateways_hold_a_runtime()
-    before = {name: counted(nodes.client, name) for name in ("heed_items_total", "heed_infer_seconds_count")}
+    before = {name: metric_sum(nodes.client, name) for name in ("heed_items_total", "heed_infer_seconds_count")}
     assert nodes.client.post({"inputs": TEXTS}).status == 200
-    assert counted(nodes.client, "heed_items_total", outcome="ok") == before["heed_items_total"] + len(TEXTS)
-    assert counted(nodes.client, "heed_infer_seconds_count") > before["heed_infer_seconds_count"]
+    assert metric_sum(nodes.client, "heed_items_total", outcome="ok") == before["heed_items_total"] + len(TEXTS)
+    assert metric_sum(nodes.client, "heed_infer_seconds_count") > before["heed_infer_seconds_count"]
 
 
-def test_gateways_without_a_model_explain_nothing(nodes: Nodes) -> None:
+def test_gateways_without_a_model_do_not_explain(nodes: Nodes) -> None:
     reply = nodes.client.post({"inputs": "a"}, "/v1/explain/sentiment")
     assert (reply.status, reply.json["code"]) == (404, "not_found")
 
 
-def test_requests_that_wait_share_calls(nodes: Nodes) -> None:
-    before = [counted(nodes.client, f"heed_call_items_{part}") for part in ("sum", "count")]
-    at_once(nodes.port, [long(number) for number in range(48)], 12)
+def test_waiting_requests_share_calls(nodes: Nodes) -> None:
+    before = [metric_sum(nodes.client, f"heed_call_items_{suffix}") for suffix in ("sum", "count")]
+    post_all(nodes.port, [long(index) for index in range(48)], 12)
     texts, calls = [
-        counted(nodes.client, f"heed_call_items_{part}") - start
-        for part, start in zip(("sum", "count"), before, strict=True)
+        metric_sum(nodes.client, f"heed_call_items_{suffix}") - start
+        for suffix, start in zip(("sum", "count"), before, strict=True)
     ]
     assert texts == 48 * 8
     assert calls < 40
 
 
-def test_a_killed_node_hangs_nobody_and_another_takes_its_place(nodes: Nodes) -> None:
-    with load(nodes.port, 16, fresh) as found:
-        until(lambda: len(found) > 50)
+def test_a_killed_node_fails_requests_in_time_and_is_replaced(nodes: Nodes) -> None:
+    with load(nodes.port, 16, fresh) as outcomes:
+        wait_until(lambda: len(outcomes) > 50)
         nodes.kill()
-        killed = len(found)
-        until(lambda: statuses(found[killed:]).count(503) >= 16)
-        until(lambda: nodes.client.get("/readyz").status == 503)
+        killed = len(outcomes)
+        wait_until(lambda: statuses(outcomes[killed:]).count(503) >= 16)
+        wait_until(lambda: nodes.client.get("/readyz").status == 503)
         assert nodes.client.get("/healthz").status == 200
         nodes.join()
-        until(lambda: statuses(found)[-50:] == [200] * 50)
+        wait_until(lambda: statuses(outcomes)[-50:] == [200] * 50)
         assert nodes.client.get("/readyz").status == 200
-    assert set(statuses(found)) <= {200, 502, 503}
-    assert statuses(found).count(502) <= 16  # each connection had one request on it when the node went
-    for reply in found:
+    assert set(statuses(outcomes)) <= {200, 502, 503}
+    assert statuses(outcomes).count(502) <= 16  # each connection carried one request when the node died
+    for reply in outcomes:
         assert isinstance(reply, Reply)
         assert reply.seconds < TIMEOUT_S + 2
         if reply.status == 503:
@@ -120,18 +123,18 @@ def test_a_killed_node_hangs_nobody_and_another_takes_its_place(nodes: Nodes) ->
             assert reply.json["code"] == "replica_lost"
 
 
-def test_replicas_come_with_load_and_go_with_it_and_no_request_fails(nodes: Nodes) -> None:
-    until(lambda: nodes.replicas() == 1)
+def test_replicas_scale_with_the_load_without_failed_requests(nodes: Nodes) -> None:
+    wait_until(lambda: nodes.replicas() == 1)
     with load(nodes.port, 12, long) as heavy:
-        until(lambda: nodes.replicas() == 3)
+        wait_until(lambda: nodes.replicas() == 3)
     with load(nodes.port, 1, fresh) as light:
-        until(lambda: nodes.replicas() == 1)
+        wait_until(lambda: nodes.replicas() == 1)
     assert len(light) > 50
     assert set(statuses(heavy + light)) == {200}
 
 
-def test_on_one_machine_the_model_listens_on_loopback_alone(bundle: Path) -> None:
-    """Its replicas unpickle what reaches them."""
+def test_on_one_machine_the_model_listens_only_on_loopback(bundle: Path) -> None:
+    """Its replicas unpickle their input."""
     started = Service(bundle, free_port(), 1, {"HEED_PLACEMENT": "remote", "HEED_MODEL_REPLICAS_MAX": "1"})
     try:
         assert started.client.post({"inputs": TEXTS}).status == 200
@@ -142,6 +145,6 @@ def test_on_one_machine_the_model_listens_on_loopback_alone(bundle: Path) -> Non
         started.stop()
 
 
-def statuses(found: list[Reply | Exception]) -> list[int]:
-    """0 for what was no answer."""
-    return [reply.status if isinstance(reply, Reply) else 0 for reply in found]
+def statuses(outcomes: list[Reply | Exception]) -> list[int]:
+    """Return the statuses, with 0 for an error without an answer."""
+    return [outcome.status if isinstance(outcome, Reply) else 0 for outcome in outcomes]

@@ -1,4 +1,4 @@
-"""The wheel holds every module and data file, and serves from another folder."""
+"""The wheel contains every module and data file, and serves from another folder."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ import pytest
 
 from tests.support.local_service import Client, free_port
 
-pytestmark = pytest.mark.system
-
 ROOT = Path(__file__).parent.parent.parent
-LEFT_OUT = ("models/bundles/teacher/", "service/web/screenshots/")
-# Nothing of this shell may lead to the working tree or change a setting.
+EXCLUDED = ("models/bundles/teacher/", "service/web/screenshots/")
+# No variable of this shell may lead to the working tree or change a setting.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith(("HEED_", "PYTHON"))}
 
 
@@ -32,27 +30,27 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def files() -> list[str]:
-    """Paths of both packages that git knows or would add, relative to the repository."""
+    """The paths of both packages that git tracks or would add, relative to the repository."""
     listing = run("git", "ls-files", "--cached", "--others", "--exclude-standard", "models", "service", cwd=ROOT)
     return [path for path in listing.splitlines() if (ROOT / path).is_file()]
 
 
 @pytest.fixture(scope="module")
 def wheel(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel of a copy, because a build leaves files in its folder and takes older ones from there."""
+    """A wheel built from a copy, because a build leaves files in its folder and reuses older ones."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("built")
     for path in [*files, "pyproject.toml", "LICENSE"]:
         (source / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, source / path)
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation"]
     run(*pip, "--wheel-dir", built, source, cwd=built)
-    (found,) = built.glob("heed-*.whl")
-    return found
+    (path,) = built.glob("heed-*.whl")
+    return path
 
 
 @pytest.fixture(scope="module")
 def scripts(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The scripts of an environment with the wheel, and with the libraries of this one but not its Heed."""
+    """The scripts of an environment with the wheel and the libraries of this environment, but not its Heed."""
     folder = tmp_path_factory.mktemp("environment")
     run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
     python = folder / "bin" / "python"
@@ -80,17 +78,17 @@ def client(scripts: Path, tmp_path: Path) -> Iterator[Client]:
     try:
         if not any(line.startswith("Ready") for line in service.stdout):
             pytest.fail(f"the service did not start: {service.communicate()[1]}")
-        with Client(port) as found:
-            yield found
+        with Client(port) as connected:
+            yield connected
     finally:
         service.send_signal(signal.SIGINT)
         service.communicate(timeout=60)
 
 
-def test_the_wheel_holds_every_file_of_both_packages(wheel: Path, files: list[str]) -> None:
+def test_the_wheel_contains_every_file_of_both_packages(wheel: Path, files: list[str]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-    assert packed == {path for path in files if not path.startswith(LEFT_OUT)}
+    assert packed == {path for path in files if not path.startswith(EXCLUDED)}
 
 
 def test_pip_refuses_other_versions_of_python(wheel: Path) -> None:
@@ -99,7 +97,7 @@ def test_pip_refuses_other_versions_of_python(wheel: Path) -> None:
         assert "\nRequires-Python: <3.12,>=3.11\n" in archive.read(metadata).decode()
 
 
-def test_the_installed_wheel_is_what_runs(scripts: Path, tmp_path: Path) -> None:
+def test_the_installed_wheel_is_imported(scripts: Path, tmp_path: Path) -> None:
     code = "import models, service; print(models.__file__, service.__file__, sep='\\n')"
     for module in run(scripts / "python", "-c", code, cwd=tmp_path).splitlines():
         assert Path(module).is_relative_to(scripts.parent)

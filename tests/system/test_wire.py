@@ -1,4 +1,4 @@
-"""What callers get from the running service, through HAProxy and Ray, for good input and for bad."""
+"""Answers of the running service, through HAProxy and Ray, to good and bad input."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from tests.support.local_service import JSON, Client, Reply, Service, load
 
 GOOD = ["Shares of Acme plunge after profit warning", "公司利润大增，股票上涨", "A beats B"]
-WITHIN_S = 2.0
+MAX_SECONDS = 2.0
 PAGES = ["/", "/console/console.js", "/v1/models", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"]
 
 
-def test_the_example_of_the_documentation(service: Service) -> None:
+def test_a_typical_request_gets_a_complete_answer(service: Service) -> None:
     inputs = [GOOD[0], {"text": "A beats B", "entity": "A", "id": "n-17"}]
     reply = service.client.post({"inputs": inputs, "truncate": True})
     assert reply.status == 200
@@ -49,9 +49,9 @@ def test_answers_are_explained(service: Service) -> None:
         (answer,) = service.client.post({"inputs": text}).json["results"]
         reply = service.client.post({"inputs": text}, "/v1/explain/sentiment")
         assert reply.status == 200, reply.body
-        (found,) = reply.json["results"]
-        assert (found["label"], found["tokens"]) == (answer["label"], answer["tokens"])
-        assert "".join(word["text"] for word in found["words"]) == text.replace(" ", "")
+        (explained,) = reply.json["results"]
+        assert (explained["label"], explained["tokens"]) == (answer["label"], answer["tokens"])
+        assert "".join(word["text"] for word in explained["words"]) == text.replace(" ", "")
 
 
 PROBLEMS = {
@@ -75,7 +75,7 @@ PROBLEMS = {
     "white space": (b'{"inputs": [" \\t\\n\\u3000 "]}', 422, "empty_text"),
     "only NUL": (b'{"inputs": ["\\u0000"]}', 422, "empty_text"),
     "empty entity": (b'{"inputs": {"text": "a", "entity": " "}}', 422, "invalid_request"),
-    "too long and not to be cut": (
+    "too long without truncation": (
         json.dumps({"inputs": "up and down " * 600, "truncate": False}).encode(),
         422,
         "text_too_long",
@@ -97,12 +97,12 @@ ANSWERED = {
 
 @pytest.fixture(scope="module")
 def neighbours(service: Service) -> Iterator[Client]:
-    """Good requests that run beside every test here, and are checked when all of them are over."""
+    """Good requests that run during all tests of this module, and are checked at the end."""
     expected = [service.client.post({"inputs": text}).json["results"] for text in GOOD]
-    with load(service.port, 2, lambda number: {"inputs": GOOD[number % len(GOOD)]}) as found:
+    with load(service.port, 2, lambda index: {"inputs": GOOD[index % len(GOOD)]}) as outcomes:
         yield service.client
-    assert len(found) > 50
-    for reply in found:
+    assert len(outcomes) > 50
+    for reply in outcomes:
         assert isinstance(reply, Reply)
         assert reply.status == 200
         assert reply.json["results"] in expected
@@ -113,11 +113,11 @@ def expect_problem(reply: Reply, status: int, code: str) -> None:
     assert reply.headers["content-type"] == "application/problem+json"
     assert {"type", "title", "status", "detail", "instance", "code"} <= set(reply.json)
     assert reply.json["status"] == status
-    assert reply.seconds < WITHIN_S
+    assert reply.seconds < MAX_SECONDS
 
 
 @pytest.mark.parametrize(("body", "status", "code"), PROBLEMS.values(), ids=PROBLEMS)
-def test_what_cannot_be_answered_is_a_problem(neighbours: Client, body: bytes, status: int, code: str) -> None:
+def test_a_bad_request_gets_a_problem(neighbours: Client, body: bytes, status: int, code: str) -> None:
     reply = neighbours.send("POST", "/v1/sentiment", body, JSON)
     expect_problem(reply, status, code)
     if status == 422:
@@ -128,14 +128,14 @@ def test_what_cannot_be_answered_is_a_problem(neighbours: Client, body: bytes, s
 def test_odd_text_is_answered(neighbours: Client, text: str) -> None:
     reply = neighbours.post({"inputs": text})
     assert reply.status == 200
-    assert reply.seconds < WITHIN_S
+    assert reply.seconds < MAX_SECONDS
     assert len(reply.json["results"]) == 1
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
-def test_other_content_types_are_refused(neighbours: Client, kind: str) -> None:
+@pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", ""])
+def test_other_content_types_are_refused(neighbours: Client, content_type: str) -> None:
     expect_problem(
-        neighbours.send("POST", "/v1/sentiment", b'{"inputs": "a"}', {"Content-Type": kind}),
+        neighbours.send("POST", "/v1/sentiment", b'{"inputs": "a"}', {"Content-Type": content_type}),
         415,
         "unsupported_media_type",
     )
@@ -144,18 +144,18 @@ def test_other_content_types_are_refused(neighbours: Client, kind: str) -> None:
 @pytest.mark.parametrize(
     "path", ["/console", "/v1/nothing", "/v1/sentiment/", "/-/routes/x", "/%2e%2e/etc/passwd", "/v1//sentiment"]
 )
-def test_unknown_routes(neighbours: Client, path: str) -> None:
+def test_an_unknown_route_gets_404(neighbours: Client, path: str) -> None:
     expect_problem(neighbours.get(path), 404, "not_found")
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_unknown_methods(neighbours: Client, method: str) -> None:
+def test_an_unknown_method_gets_405(neighbours: Client, method: str) -> None:
     reply = neighbours.send(method, "/v1/sentiment")
     expect_problem(reply, 405, "method_not_allowed")
     assert reply.headers["allow"] == "POST"
 
 
-def test_one_bad_item_leaves_its_neighbours_alone(neighbours: Client) -> None:
+def test_one_bad_item_does_not_affect_the_others(neighbours: Client) -> None:
     reply = neighbours.post({"inputs": [GOOD[0], {"text": " ", "id": "bad"}, GOOD[1]]})
     assert reply.status == 200
     first, bad, last = reply.json["results"]
@@ -163,8 +163,8 @@ def test_one_bad_item_leaves_its_neighbours_alone(neighbours: Client) -> None:
     assert (bad["id"], bad["error"]["status"], bad["error"]["code"]) == ("bad", 422, "empty_text")
 
 
-def raw(port: int, request: bytes) -> bytes:
-    """Everything that comes back before the server closes the connection."""
+def send_raw(port: int, request: bytes) -> bytes:
+    """Send the request, and return everything that the server sends before it closes the connection."""
     with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(request)
         received = b""
@@ -183,8 +183,10 @@ def raw(port: int, request: bytes) -> bytes:
     ],
     ids=["header flood", "long URL", "two lengths", "no HTTP"],
 )
-def test_what_is_not_http_is_refused_at_once(neighbours: Client, service: Service, request_head: bytes) -> None:
-    """By HAProxy, which has a page of its own for this."""
+def test_input_that_is_not_http_is_refused_immediately(
+    neighbours: Client, service: Service, request_head: bytes
+) -> None:
+    """HAProxy refuses it with a fixed page."""
     started_s = time.monotonic()
-    assert raw(service.port, request_head).startswith(b"HTTP/1.1 400 ")
-    assert time.monotonic() - started_s < WITHIN_S
+    assert send_raw(service.port, request_head).startswith(b"HTTP/1.1 400 ")
+    assert time.monotonic() - started_s < MAX_SECONDS

@@ -17,10 +17,10 @@ from unittest.mock import patch
 
 def variables(folder: Path) -> object:
     """Of Ray, that the cluster is started with."""
-    from service.cluster.local import environment
+    from service.cluster.local import build_environment
     from service.settings import Settings
 
-    composed = environment(Settings(), folder, {})
+    composed = build_environment(Settings(), folder, {})
     names = ("RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_event_stats")
     return [name for name in names if name in composed]
 
@@ -97,7 +97,7 @@ def calls(folder: Path) -> object:
         async with answering(handle):
             await asyncio.gather(*(remote.predict([Item("good")]) for _ in range(6)))
         await remote.stop()
-        return [len(sent.parts) for sent in handle.sent]
+        return [len(sent.requests) for sent in handle.sent]
 
     return asyncio.run(ask())
 

@@ -77,7 +77,7 @@ class Bench:
     def engine(self, runtime: Runtime, texts: Sequence[Encoding], limits: BatchLimits) -> float:
         """With the batcher that serves, and enough callers, of many texts as gateways are, that two batches wait."""
         callers = max(2, 2 * limits.batch_items // TOGETHER)
-        measured = throughput.measure(runtime, self.pad, texts, callers, limits, self.size.seconds, TOGETHER)
+        measured = throughput.measure_throughput(runtime, self.pad, texts, callers, limits, self.size.seconds, TOGETHER)
         return asyncio.run(measured) * len(texts) / sum(text.length for text in texts)
 
     def limits(self, runtime: Runtime) -> BatchLimits:
@@ -225,7 +225,7 @@ def made_up(bench: Bench, lengths: Sequence[int]) -> list[Encoding]:
 
 
 def mixed(bench: Bench) -> list[Encoding]:
-    lengths = cycle(throughput.lengths(bench.bundle.max_tokens))
+    lengths = cycle(throughput.sample_lengths(bench.bundle.max_tokens))
     return made_up(bench, [next(lengths) for _ in range(bench.size.texts)])
 
 

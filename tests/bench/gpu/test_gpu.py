@@ -23,6 +23,8 @@ from tests.bench.gpu import __main__ as gpu
 from tests.bench.harness.weights import Shape, network_of
 from tests.support.tiny_bundle import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_bundle, weights
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:

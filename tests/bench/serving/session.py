@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.settings import Settings
+<<<<<<< HEAD:tests/bench/serving/session.py
 from tests.bench.harness.closed_loop import Load, LoadError, closed_loop, http_request
 from tests.bench.harness.processes import NotStartedError, Tree
 from tests.bench.serving import bare_runtime, engine_only, open_loop
@@ -21,6 +22,15 @@ from tests.bench.serving.contenders import PEERS, Answers, Contender, Kind, Mach
 from tests.bench.serving.texts import TextSet
 from tests.bench.serving.workloads import CAPACITY, Workload
 from tests.support.local_service import JSON, Client, counted
+=======
+from tests.bench.serve import alone, arrivals, limit
+from tests.bench.serve.contenders import PEERS, Answers, Contender, Kind, Machine
+from tests.bench.serve.load import Load, LoadError, closed_loop, http_request
+from tests.bench.serve.texts import TextSet
+from tests.bench.serve.tree import NotStartedError, Tree
+from tests.bench.serve.workloads import CAPACITY, Workload
+from tests.support.local_service import JSON, Client, metric_sum
+>>>>>>> e8:tests/bench/serve/turn.py
 
 _START_S = 120.0
 _WARM_UP_S = 3.0
@@ -194,7 +204,7 @@ class Turn:
         return since
 
     def _counts(self, client: Client) -> tuple[float, float]:
-        return counted(client, "heed_tokens_total"), counted(client, "heed_batch_tokens_sum")
+        return metric_sum(client, "heed_tokens_total"), metric_sum(client, "heed_batch_tokens_sum")
 
 
 def _refuse_unknown_settings(contender: Contender) -> None:

@@ -32,6 +32,8 @@ from models.prediction.intent_head import load_bundle_heads
 from models.prediction.reply_ranker import RANKER, load_ranker
 from tests.support.tiny_bundle import tiny_bundle, tiny_intent_bundle
 
+pytestmark = pytest.mark.slow
+
 
 def linear_instance(weights: list[float]) -> Any:
     """Return an instance whose score is the sum of the weights of the features that are kept."""

@@ -19,6 +19,8 @@ from models.text.encoding import Batch, Encoding, collate
 from models.text.tokenizer import Tokenizer
 from tests.support.tiny_bundle import HEADS, LAYERS, graph_for_gpus, tiny_bundle
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ("Shares of Acme plunge after profit warning", "股价涨停，大涨50%", "up", "Profit warning. " * 90)
 
 

@@ -20,6 +20,8 @@ from models.text.encoding import Batch, Encoding, collate
 from models.text.tokenizer import EmptyTextError, Tokenizer
 from models.text.words import LINK_WORD, WordSpans
 
+pytestmark = pytest.mark.slow
+
 BUNDLE = load_bundle(SHIPPED)
 TOKENIZER = Tokenizer.from_bundle(BUNDLE)
 RUNTIME = OnnxRuntime(BUNDLE.graph)

@@ -34,6 +34,8 @@ from models.training.history_network import (
 )
 from models.training.item_neighbours import NeighbourConfig
 
+pytestmark = pytest.mark.slow
+
 ITEMS, WIDTH = 20, 8
 WEIGHTS = ColdStartWeights(bias=0.7, neighbours=0.6, taken=1.5)
 

@@ -19,6 +19,8 @@ from models.training.losses import expectation_regularization, masked_cross_entr
 from models.training.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
 from tests.models.conftest import CONFIG
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_two_label_row_moves_only_the_two_labels_it_was_chosen_among() -> None:
     logits = torch.zeros(2, 3, requires_grad=True)

@@ -37,6 +37,8 @@ from models.training.losses import hidden_state_loss, soft_target_loss
 from models.training.trainer import WEIGHTS, ConfigError, DeviceCollator, Inputs
 from tests.models.conftest import CONFIG, WORDS
 
+pytestmark = pytest.mark.slow
+
 EIGHT = [
     Encoding(np.arange(start, start + 8), np.zeros(8, np.int64), truncated=False, language="en") for start in (4, 12)
 ]

@@ -48,6 +48,8 @@ from models.training.intent_batches import (
 from models.training.trainer import ConfigError
 from service.cli.main import app
 
+pytestmark = pytest.mark.slow
+
 WORDS = {"pay": "pay it", "stop": "stop it", "find": "find it"}
 CONFIG = IntentConfig(
     seed=3,

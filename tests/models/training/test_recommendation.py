@@ -50,6 +50,8 @@ from models.training.recommendation import (
 from models.training.score_weights import choose_score_weights
 from models.training.trainer import ConfigError
 
+pytestmark = pytest.mark.slow
+
 FAMILIES = ("cup", "hat", "pen", "bag")
 COLOURS = tuple("abcdefgh")
 CONFIG = RecommendConfig(

@@ -19,6 +19,8 @@ from models.training.score_weights import (
     search_score_weights,
 )
 
+pytestmark = pytest.mark.slow
+
 ITEMS = 12
 TEXTS = np.eye(ITEMS, 8, dtype=np.float32) + 0.1
 SCHEDULE = HistoryConfig(

@@ -1,4 +1,4 @@
-"""The replica's side of the hop, with a real engine: what crosses is pickled both ways, as Ray does."""
+"""The replica's side of the hop, with a real engine. Calls and responses are pickled, as Ray does."""
 
 from __future__ import annotations
 
@@ -22,41 +22,56 @@ pytestmark = pytest.mark.anyio
 
 class Replica:
     def __init__(self, folder: Path) -> None:
+<<<<<<< HEAD
         self.runtime = fakes.FakeRuntime()
         self.bundle: Bundle = fakes.make_bundle(folder)
         self.tally = CountBuffer()
         tokenizer = Tokenizer(fakes.write_tokenizer_file(folder), self.bundle.max_tokens)
         self.engine = Engine(self.bundle, tokenizer, self.runtime, fakes.LIMITS, self.tally)
+=======
+        self.runtime = fakes.FirstWord()
+        self.bundle: Bundle = fakes.bundle(folder)
+        self.counts = CountBuffer()
+        tokenizer = Tokenizer(fakes.tokenizer_file(folder), self.bundle.max_tokens)
+        self.engine = Engine(self.bundle, tokenizer, self.runtime, fakes.LIMITS, self.counts)
+>>>>>>> e8
 
-    async def call(self, *parts: RemoteRequest) -> RemoteResponse:
-        crossed: Sequence[RemoteRequest] = pickle.loads(pickle.dumps(parts))
-        reply: RemoteResponse = pickle.loads(pickle.dumps(await answer_requests(self.engine, self.tally, crossed)))
+    async def call(self, *requests: RemoteRequest) -> RemoteResponse:
+        crossed: Sequence[RemoteRequest] = pickle.loads(pickle.dumps(requests))
+        reply: RemoteResponse = pickle.loads(pickle.dumps(await answer_requests(self.engine, self.counts, crossed)))
         return reply
 
 
 @pytest.fixture
 async def replica(tmp_path: Path) -> AsyncIterator[Replica]:
-    made = Replica(tmp_path)
-    await made.engine.start()
-    yield made
-    made.runtime.gate.set()
-    await made.engine.stop()
+    started = Replica(tmp_path)
+    await started.engine.start()
+    yield started
+    started.runtime.gate.set()
+    await started.engine.stop()
 
 
-def part(*texts: str, truncate: bool = True, remaining_s: float = float("inf")) -> RemoteRequest:
+def request(*texts: str, truncate: bool = True, remaining_s: float = float("inf")) -> RemoteRequest:
     return RemoteRequest(tuple(Item(text) for text in texts), truncate, remaining_s)
 
 
+<<<<<<< HEAD
 def described(outcome: PredictionBatch | Problem) -> list[str] | str:
     if isinstance(outcome, Problem):
         return outcome.code
     return [fakes.label_or_code(one) for one in outcome.outcomes]
+=======
+def summary(answer: PredictionBatch | Problem) -> list[str] | str:
+    if isinstance(answer, Problem):
+        return answer.code
+    return [fakes.told(outcome) for outcome in answer.outcomes]
+>>>>>>> e8
 
 
-async def test_each_part_gets_its_own_answer_in_order(replica: Replica) -> None:
+async def test_each_request_gets_its_answer_in_order(replica: Replica) -> None:
     long = "good " * 600
-    reply = await replica.call(part("good", ""), part("bad", long), part(long, truncate=False))
-    assert [described(one) for one in reply.answers] == [
+    reply = await replica.call(request("good", ""), request("bad", long), request(long, truncate=False))
+    assert [summary(answer) for answer in reply.answers] == [
         ["positive", "empty_text"],
         ["negative", "positive"],
         ["text_too_long"],
@@ -64,32 +79,32 @@ async def test_each_part_gets_its_own_answer_in_order(replica: Replica) -> None:
     assert reply.digest == replica.bundle.digest
 
 
-async def test_the_batcher_merges_the_parts(replica: Replica) -> None:
+async def test_the_batcher_merges_the_requests(replica: Replica) -> None:
     replica.runtime.gate.clear()
     replica.runtime.entered.clear()
-    calls = [asyncio.create_task(replica.call(part("good")))]
+    calls = [asyncio.create_task(replica.call(request("good")))]
     assert await asyncio.to_thread(replica.runtime.entered.wait, 60)
-    calls.append(asyncio.create_task(replica.call(*[part("good")] * 5)))
-    calls.append(asyncio.create_task(replica.call(*[part("bad")] * 5)))
-    for _ in range(20):  # encoding so few blocks nowhere, so after these turns all of them wait
+    calls.append(asyncio.create_task(replica.call(*[request("good")] * 5)))
+    calls.append(asyncio.create_task(replica.call(*[request("bad")] * 5)))
+    for _ in range(20):  # encoding a few texts does not block, so after these turns all of them wait
         await asyncio.sleep(0)
     replica.runtime.gate.set()
     await asyncio.gather(*calls)
     assert [len(batch.ids) for batch in replica.runtime.batches[-2:]] == [1, 10]
 
 
-async def test_a_part_whose_time_is_over_is_late_alone(replica: Replica) -> None:
+async def test_an_expired_request_is_the_only_late_one(replica: Replica) -> None:
     replica.runtime.gate.clear()
     replica.runtime.entered.clear()
-    call = asyncio.create_task(replica.call(part("good"), part("bad", remaining_s=0.05)))
+    call = asyncio.create_task(replica.call(request("good"), request("bad", remaining_s=0.05)))
     assert await asyncio.to_thread(replica.runtime.entered.wait, 60)
     await asyncio.sleep(0.2)
     replica.runtime.gate.set()
-    assert [described(one) for one in (await call).answers] == [["positive"], ["deadline_exceeded"]]
+    assert [summary(answer) for answer in (await call).answers] == [["positive"], ["deadline_exceeded"]]
 
 
 class Faulty:
-    """Refuses, or breaks, by the first text."""
+    """Refuses or fails, depending on the first text."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -107,8 +122,13 @@ class Faulty:
         raise ValueError("secret")
 
 
+<<<<<<< HEAD
 async def test_what_is_wrong_with_one_part_is_that_parts_alone(tmp_path: Path) -> None:
     reply = await answer_requests(Faulty(fakes.make_bundle(tmp_path)), CountBuffer(), [part("full"), part("broken")])
+=======
+async def test_a_fault_in_one_request_affects_no_other(tmp_path: Path) -> None:
+    reply = await answer_requests(Faulty(fakes.bundle(tmp_path)), CountBuffer(), [request("full"), request("broken")])
+>>>>>>> e8
     full, broken = reply.answers
     assert isinstance(full, Overloaded)
     assert full.headers == {"Retry-After": "9"}
@@ -116,9 +136,9 @@ async def test_what_is_wrong_with_one_part_is_that_parts_alone(tmp_path: Path) -
     assert (broken.code, "secret" in broken.detail) == ("internal_error", False)
 
 
-async def test_a_reply_carries_what_was_counted_since_the_last_one(replica: Replica) -> None:
-    first = (await replica.call(part("good", "bad", ""))).counts
-    assert sum(len(batch.queued_s) for batch in first.batches) == 2  # and nothing of the warming up
+async def test_a_response_carries_the_counts_since_the_last_one(replica: Replica) -> None:
+    first = (await replica.call(request("good", "bad", ""))).counts
+    assert sum(len(batch.queued_s) for batch in first.batches) == 2  # without those of the warm-up
     assert len(first.tokenized_s) == 1
-    second = (await replica.call(part("good"))).counts
+    second = (await replica.call(request("good"))).counts
     assert len(second.batches) == 1
