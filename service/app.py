@@ -85,15 +85,9 @@ class GatewayDeployment:
         )
         caches, heads, rankings = {}, None, None
         for predictor in self._predictors:
-<<<<<<< HEAD
-            served, task = predictor.bundle, predictor.bundle.task.name
-            metrics.set_bundle(task, served.name, served.version, served.digest)
-            caches[task] = CachedPredictor(predictor, chosen.cache_entries, metrics.task(task))
-=======
             bundle, task = predictor.bundle, predictor.bundle.task.name
-            metrics.bundle(task, bundle.name, bundle.version, bundle.digest)
+            metrics.set_bundle(task, bundle.name, bundle.version, bundle.digest)
             caches[task] = CachedPredictor(predictor, settings.cache_entries, metrics.task(task))
->>>>>>> e8
             if task == "intent":
                 heads = HeadRegistry(bundle, settings.data_dir)
             if task == "recommend":

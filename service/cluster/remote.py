@@ -246,21 +246,12 @@ class RemotePredictor:
         self._throughput.completed(answered, self._last_reply_s)
         call.tokens = 0
 
-<<<<<<< HEAD
-    def _record(self, call: _Call, counted: EngineCounts, seconds: float) -> None:
-        self._call_metrics.record_call(sum(len(request.items) for request in call.requests), seconds)
-        for tokenized_s in counted.tokenized_s:
-            self._metrics.record_tokenization(tokenized_s)
-        for report in counted.batches:
-            self._metrics.record_batch(report)
-=======
     def _record(self, call: _Call, counts: EngineCounts, seconds: float) -> None:
-        self._call_metrics.call(sum(len(request.items) for request in call.requests), seconds)
+        self._call_metrics.record_call(sum(len(request.items) for request in call.requests), seconds)
         for tokenized_s in counts.tokenized_s:
-            self._metrics.tokenized(tokenized_s)
+            self._metrics.record_tokenization(tokenized_s)
         for report in counts.batches:
-            self._metrics.batch(report)
->>>>>>> e8
+            self._metrics.record_batch(report)
 
 
 def _fail(call: _Call, problem: Problem) -> None:

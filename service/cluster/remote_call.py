@@ -57,13 +57,8 @@ class CountBuffer:
     def record_tokenization(self, seconds: float) -> None:
         self._tokenized_s.append(seconds)
 
-<<<<<<< HEAD
     def set_depth(self, waiting: int) -> None:
-        """Not carried: it would be old when it arrived. What waits here is seen as time in the queue."""
-=======
-    def depth(self, waiting: int) -> None:
         """Ignore the depth, which would be outdated on arrival. Time in the queue shows what waits here."""
->>>>>>> e8
 
     def record_batch(self, report: BatchReport) -> None:
         self._batches.append(report)

@@ -125,14 +125,14 @@ def history_weights(items: int, seed: int = 11) -> Weights:
     network |= random.dense("taste", width, WIDTH) | _norm("norm", width)
     network |= random.dense("look", WIDTH, attention) | random.dense("shown", width, attention)
     network |= random.dense("strength", width, ATTENTION_HEADS)
-    rows = {"kinds": len(EVENT_TYPES), "ages": AGES, "places": POSITION_BUCKETS}
+    rows = {"kinds": len(EVENT_TYPES), "ages": AGE_BUCKETS, "places": POSITION_BUCKETS}
     network |= random.embeddings(0.2, rows, width)
     for index in range(2):
         network |= random.layer(f"blocks.{index}", _HISTORY_LAYER, width, 2 * width)
     return network | {
         "ids.weight": random.normal(0.1, items, WIDTH),
         "known": np.ones(items, np.float32),
-        "again": np.full((AGES, ATTENTION_HEADS), 2.0, np.float32),
+        "again": np.full((AGE_BUCKETS, ATTENTION_HEADS), 2.0, np.float32),
         "eyes": np.ones(ATTENTION_HEADS, np.float32),
         "often": np.ones(1, np.float32),
         "neighbours": np.stack([np.roll(np.arange(items, dtype=np.int32), -1 - row)[:3] for row in range(items)]),
@@ -174,48 +174,15 @@ def write_tokenizer(path: Path) -> None:
     path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
-<<<<<<< HEAD
-def tiny_intent_bundle(folder: Path) -> Path:
-    """The same encoder without a head, in a new folder `intent` of `folder`: two label sets of what first words say."""
-    path = folder / "intent"
-    (path / heads.HEADS_FOLDER).mkdir(parents=True)
-=======
 def tiny_bundle(folder: Path, task: Task = SENTIMENT) -> Path:
     """Write a bundle of the task into a new folder of `folder` with the task's name, and return that folder."""
     path = folder / task.name
     path.mkdir(parents=True)
->>>>>>> e8
     write_tokenizer(path / TOKENIZER)
     with_head = task is SENTIMENT
     graph_weights = {name: value for name, value in weights().items() if with_head or not name.startswith("head.")}
     save_graph(build_graph(graph_weights, HEADS, 1e-12, "int8"), path / GRAPH)
     (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")
-<<<<<<< HEAD
-    encoder = file_digest(path / GRAPH)
-    reader = TextEncoder(OnnxRuntime(path / GRAPH), Tokenizer(path / TOKENIZER, INTENT.max_tokens))
-    for name, starts in LABEL_SETS.items():
-        head = tiny_head(name, starts, reader, encoder)
-        save_head(head, path / heads.HEADS_FOLDER / f"{name}{SUFFIX}")
-    rng = np.random.default_rng(8)
-    projections = [
-        np.eye(WIDTH, dtype=np.float32) + rng.normal(0, 0.05, (WIDTH, WIDTH)).astype(np.float32) for _ in "ab"
-    ]
-    save_ranker(ReplyRanker(projections[0], projections[1], 5.0, -2.0, 0.3), path / RANKER)
-    save_bundle(
-        path,
-        Manifest(
-            name="intent",
-            version="0.0.1",
-            task=INTENT,
-            languages=("en", "zh"),
-            max_tokens=INTENT.max_tokens,
-            base="tiny",
-            base_digest="0" * 64,
-            calibration={},
-            sources=(Source("none", "en", "none"),),
-            metrics=(),
-        ),
-=======
     if task is INTENT:
         _write_heads_and_ranker(path)
     if task is RECOMMEND:
@@ -232,69 +199,14 @@ def tiny_bundle(folder: Path, task: Task = SENTIMENT) -> Path:
         calibration={"en": scaling, "zh": scaling} if with_head else {},
         sources=(Source("none", "en", "none"),),
         metrics=(Metric("none", "en", "accuracy", 0.5, "heed evaluate"),) if with_head else (),
->>>>>>> e8
     )
     save_bundle(path, manifest)
     return path
 
 
-<<<<<<< HEAD
-def tiny_head(name: str, starts: Sequence[str], reader: TextEncoder, encoder: str) -> IntentHead:
-    """Tells texts apart that consist of one character of `starts` again and again; the character is the intent."""
-    rows = [(start, start * length) for start in starts for length in range(3, 15)]
-    vectors = reader.encode_dialogues([(Turn("customer", text),) for _, text in rows])
-    return fit_intent_head(name, ["en"], encoder, Examples(vectors, tuple(start for start, _ in rows)))[0]
-
-
-CATALOGUE = "letters"
-CATALOGUE_ITEMS = tuple(
-    Item(f"item-{start}{length}", start * length, {"price": float(length), "kind": start}, float(length % 5))
-    for start in "abc上下"
-    for length in range(1, 9)
-)
-EYES, EYE = 2, 4
-
-
-def history_weights(items: int, seed: int = 11) -> dict[str, NDArray[np.float32]]:
-    """Named as `models.recommender.HistoryNetwork` names them; an item that comes again counts most."""
-    rng = np.random.default_rng(seed)
-    inner = 2 * HEADS
-
-    def dense(name: str, inputs: int, outputs: int) -> dict[str, NDArray[np.float32]]:
-        return {
-            f"{name}.weight": rng.normal(0, 0.3, (outputs, inputs)).astype(np.float32),
-            f"{name}.bias": rng.normal(0, 0.1, outputs).astype(np.float32),
-        }
-
-    def norm(name: str) -> dict[str, NDArray[np.float32]]:
-        return {f"{name}.weight": np.ones(inner, np.float32), f"{name}.bias": np.zeros(inner, np.float32)}
-
-    found = dense("enter", WIDTH, inner) | dense("reader", inner, HEADS) | dense("taste", inner, WIDTH) | norm("norm")
-    found |= dense("look", WIDTH, EYES * EYE) | dense("shown", inner, EYES * EYE) | dense("strength", inner, EYES)
-    for name, rows in (("kinds", len(EVENT_TYPES)), ("ages", AGE_BUCKETS), ("places", POSITION_BUCKETS)):
-        found[f"{name}.weight"] = rng.normal(0, 0.2, (rows, inner)).astype(np.float32)
-    for number in range(2):
-        block = f"blocks.{number}"
-        for part in ("query", "key", "value", "output"):
-            found |= dense(f"{block}.attention.{part}", inner, inner)
-        found |= dense(f"{block}.inner", inner, 2 * inner) | dense(f"{block}.output", 2 * inner, inner)
-        found |= norm(f"{block}.attention_norm") | norm(f"{block}.inner_norm")
-    return found | {
-        "ids.weight": rng.normal(0, 0.1, (items, WIDTH)).astype(np.float32),
-        "known": np.ones(items, np.float32),
-        "again": np.full((AGE_BUCKETS, EYES), 2.0, np.float32),
-        "eyes": np.ones(EYES, np.float32),
-        "often": np.ones(1, np.float32),
-        "neighbours": np.stack([np.roll(np.arange(items, dtype=np.int32), -1 - row)[:3] for row in range(items)]),
-        "nearness": np.tile(np.asarray([0.5, 0.2, -0.1], np.float32), (items, 1)),
-        "centre": np.zeros(WIDTH, np.float32),
-        "calibration": np.asarray([0.5, -3.0], np.float32),
-    }
-=======
 def tiny_intent_bundle(folder: Path) -> Path:
     """Write the bundle `intent`: the encoder, two label sets that tell first characters apart, and a reply ranker."""
     return tiny_bundle(folder, INTENT)
->>>>>>> e8
 
 
 def tiny_recommend_bundle(folder: Path) -> Path:
@@ -316,10 +228,10 @@ def graph_for_gpus(folder: Path) -> Path:
 
 
 def _write_heads_and_ranker(path: Path) -> None:
-    (path / heads.HEADS).mkdir()
+    (path / heads.HEADS_FOLDER).mkdir()
     encoder, digest = _text_encoder(path, INTENT), file_digest(path / GRAPH)
     for name, starts in LABEL_SETS.items():
-        save_head(tiny_head(name, starts, encoder, digest), path / heads.HEADS / f"{name}{SUFFIX}")
+        save_head(tiny_head(name, starts, encoder, digest), path / heads.HEADS_FOLDER / f"{name}{SUFFIX}")
     random = _RandomWeights(8)
     dialogues, replies = (np.eye(WIDTH, dtype=np.float32) + random.normal(0.05, WIDTH, WIDTH) for _ in range(2))
     save_ranker(ReplyRanker(dialogues, replies, 5.0, -2.0, 0.3), path / RANKER)

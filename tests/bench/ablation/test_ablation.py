@@ -22,13 +22,9 @@ from tests.bench.serving.report import About
 from tests.bench.serving.session import Measurement
 from tests.bench.serving.workloads import WORKLOADS
 
-<<<<<<< HEAD:tests/bench/ablation/test_ablation.py
-ROOT = Path(__file__).parents[3]
-=======
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[2]
->>>>>>> e8:tests/bench/test_ablation.py
+ROOT = Path(__file__).parents[3]
 BY_NAME = {lever.name: lever for lever in LEVERS}
 NEAR = BY_NAME["near-lengths"]
 PATCHED = [(name, module, patch) for name, patches in PATCHES.items() for module, patch in patches.items()]

@@ -14,23 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.settings import Settings
-<<<<<<< HEAD:tests/bench/serving/session.py
 from tests.bench.harness.closed_loop import Load, LoadError, closed_loop, http_request
 from tests.bench.harness.processes import NotStartedError, Tree
 from tests.bench.serving import bare_runtime, engine_only, open_loop
 from tests.bench.serving.contenders import PEERS, Answers, Contender, Kind, Machine
 from tests.bench.serving.texts import TextSet
 from tests.bench.serving.workloads import CAPACITY, Workload
-from tests.support.local_service import JSON, Client, counted
-=======
-from tests.bench.serve import alone, arrivals, limit
-from tests.bench.serve.contenders import PEERS, Answers, Contender, Kind, Machine
-from tests.bench.serve.load import Load, LoadError, closed_loop, http_request
-from tests.bench.serve.texts import TextSet
-from tests.bench.serve.tree import NotStartedError, Tree
-from tests.bench.serve.workloads import CAPACITY, Workload
 from tests.support.local_service import JSON, Client, metric_sum
->>>>>>> e8:tests/bench/serve/turn.py
 
 _START_S = 120.0
 _WARM_UP_S = 3.0

@@ -114,20 +114,11 @@ def handle() -> Handle:
 
 
 @pytest.fixture
-<<<<<<< HEAD
-async def remote(tmp_path: Path, metrics: Metrics, handle: Handle) -> AsyncIterator[RemotePredictor]:
-    made = RemotePredictor(
-        fakes.make_bundle(tmp_path), handle, handle.count, LIMITS, metrics.task("sentiment"), metrics.calls("sentiment")
-    )
-    await made.start()
-    yield made
-=======
 async def remote(tmp_path: Path, metrics: Metrics, handle: Handle, clock: Clock) -> AsyncIterator[RemotePredictor]:
     counts = (metrics.task("sentiment"), metrics.calls("sentiment"))
-    predictor = RemotePredictor(fakes.bundle(tmp_path), handle, handle.count, LIMITS, *counts, clock=clock)
+    predictor = RemotePredictor(fakes.make_bundle(tmp_path), handle, handle.count, LIMITS, *counts, clock=clock)
     await predictor.start()
     yield predictor
->>>>>>> e8
     async with answering(handle):
         await asyncio.wait_for(predictor.stop(), TIMEOUT_S)
 
@@ -161,13 +152,8 @@ async def send(remote: RemotePredictor, *texts: str, **options: Any) -> asyncio.
     return task
 
 
-<<<<<<< HEAD
-def labels(answer: PredictionBatch) -> list[str]:
-    return [fakes.label_or_code(one) for one in answer.outcomes]
-=======
 def labels(batch: PredictionBatch) -> list[str]:
-    return [fakes.told(outcome) for outcome in batch.outcomes]
->>>>>>> e8
+    return [fakes.label_or_code(outcome) for outcome in batch.outcomes]
 
 
 async def fill_calls(remote: RemotePredictor, handle: Handle) -> list[asyncio.Task[PredictionBatch]]:

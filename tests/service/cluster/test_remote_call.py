@@ -22,19 +22,11 @@ pytestmark = pytest.mark.anyio
 
 class Replica:
     def __init__(self, folder: Path) -> None:
-<<<<<<< HEAD
         self.runtime = fakes.FakeRuntime()
         self.bundle: Bundle = fakes.make_bundle(folder)
-        self.tally = CountBuffer()
-        tokenizer = Tokenizer(fakes.write_tokenizer_file(folder), self.bundle.max_tokens)
-        self.engine = Engine(self.bundle, tokenizer, self.runtime, fakes.LIMITS, self.tally)
-=======
-        self.runtime = fakes.FirstWord()
-        self.bundle: Bundle = fakes.bundle(folder)
         self.counts = CountBuffer()
-        tokenizer = Tokenizer(fakes.tokenizer_file(folder), self.bundle.max_tokens)
+        tokenizer = Tokenizer(fakes.write_tokenizer_file(folder), self.bundle.max_tokens)
         self.engine = Engine(self.bundle, tokenizer, self.runtime, fakes.LIMITS, self.counts)
->>>>>>> e8
 
     async def call(self, *requests: RemoteRequest) -> RemoteResponse:
         crossed: Sequence[RemoteRequest] = pickle.loads(pickle.dumps(requests))
@@ -55,17 +47,10 @@ def request(*texts: str, truncate: bool = True, remaining_s: float = float("inf"
     return RemoteRequest(tuple(Item(text) for text in texts), truncate, remaining_s)
 
 
-<<<<<<< HEAD
-def described(outcome: PredictionBatch | Problem) -> list[str] | str:
-    if isinstance(outcome, Problem):
-        return outcome.code
-    return [fakes.label_or_code(one) for one in outcome.outcomes]
-=======
 def summary(answer: PredictionBatch | Problem) -> list[str] | str:
     if isinstance(answer, Problem):
         return answer.code
-    return [fakes.told(outcome) for outcome in answer.outcomes]
->>>>>>> e8
+    return [fakes.label_or_code(outcome) for outcome in answer.outcomes]
 
 
 async def test_each_request_gets_its_answer_in_order(replica: Replica) -> None:
@@ -122,13 +107,8 @@ class Faulty:
         raise ValueError("secret")
 
 
-<<<<<<< HEAD
-async def test_what_is_wrong_with_one_part_is_that_parts_alone(tmp_path: Path) -> None:
-    reply = await answer_requests(Faulty(fakes.make_bundle(tmp_path)), CountBuffer(), [part("full"), part("broken")])
-=======
 async def test_a_fault_in_one_request_affects_no_other(tmp_path: Path) -> None:
-    reply = await answer_requests(Faulty(fakes.bundle(tmp_path)), CountBuffer(), [request("full"), request("broken")])
->>>>>>> e8
+    reply = await answer_requests(Faulty(fakes.make_bundle(tmp_path)), CountBuffer(), [request("full"), request("broken")])
     full, broken = reply.answers
     assert isinstance(full, Overloaded)
     assert full.headers == {"Retry-After": "9"}
