@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score
 
 from models.bundle import Bundle, Metric
-from models.data.classification import Dataset, Example, read
+from models.data.classification import Dataset, Example, read_dataset
 from models.prediction.calibration import Calibration
 from models.prediction.calibration_fit import ValidationPredictions, calibrate, expected_calibration_error
 from models.runtime.auto import open_runtime
@@ -57,7 +57,7 @@ def predict_validation(
     """Every validation set, or the first `rows` of each, answered by the runtime."""
     answers = []
     for dataset in datasets:
-        examples = read(data, dataset, "validation")[:rows]
+        examples = read_dataset(data, dataset, "validation")[:rows]
         tokens = encode_examples(tokenizer, examples)
         answers.append(
             ValidationPredictions(
@@ -118,7 +118,7 @@ def datasets_of(bundle: Bundle, data: Path) -> list[Dataset]:
         if source.name not in measured:
             continue
         whole = Dataset(source.name, source.language, labels, source.licence)
-        used = {example.label for example in read(data, whole, "validation")}
+        used = {example.label for example in read_dataset(data, whole, "validation")}
         found.append(Dataset(source.name, source.language, tuple(x for x in labels if x in used), source.licence))
     return found
 

@@ -12,13 +12,13 @@ import torch
 from transformers import BertConfig, BertModel
 
 from models.data.classification import Dataset
-from models.training.classification import Config, train_classifier
+from models.training.classification import ClassificationConfig, train_classifier
 from tests.support.tiny_bundle import PIECES, write_tokenizer
 
 THREE, TWO = ("negative", "neutral", "positive"), ("negative", "positive")
 WORDS = {"negative": ("falls", "跌"), "neutral": ("is", "的"), "positive": ("gains", "涨")}
 
-CONFIG = Config(
+CONFIG = ClassificationConfig(
     task="sentiment",
     seed=7,
     epochs=5,

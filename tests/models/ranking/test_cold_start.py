@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logit
 
-from models.data.interactions import Interactions, Split, draw_removed_items, hold_out_last, remove_items, sequence_of
+from models.data.interactions import Interactions, Split, draw_removed_items, hold_out_last, make_sequence, remove_items
 from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import training_index_by_id
 from models.ranking.cold_start import (
@@ -28,8 +28,8 @@ from models.training.cold_start import fit_cold_start, maximum_likelihood_weight
 from models.training.history_network import (
     HistoryConfig,
     cold_start_scores,
-    history_input,
-    scores_of,
+    make_history_input,
+    score_histories,
     train_history_network,
 )
 from models.training.item_neighbours import NeighbourConfig
@@ -119,7 +119,7 @@ def shop() -> tuple[Interactions, np.ndarray]:
     kinds = np.arange(items) % 4
     vectors = np.eye(4, WIDTH)[kinds] + chance.normal(0, 0.2, (items, WIDTH))
     users = {
-        f"u{user}": sequence_of(
+        f"u{user}": make_sequence(
             (86400.0 * day, dict.fromkeys(chance.choice(np.flatnonzero(kinds == user % 4), 3, False).tolist(), np.nan))
             for day in range(5)
         )
@@ -146,7 +146,7 @@ def test_newcomers_get_their_share_of_what_is_taken_next(
     interactions, vectors = shop
     whole = replace(hold_out_last(interactions), training=asked.training)
     network = train_history_network(asked.training, vectors, found, lambda line: None)
-    before, new = scores_of(network, vectors, whole, found), np.flatnonzero(network.known.numpy() == 0)
+    before, new = score_histories(network, vectors, whole, found), np.flatnonzero(network.known.numpy() == 0)
     assert len(new) == 12
     scores = before.copy()
     scores[:, new] += cold_start_scores(network, whole, new)
@@ -222,18 +222,18 @@ def test_what_serves_tells_newcomers_what_training_found(
         recommender.cached_training_indices(renamed, placed).tolist()
         == recommender.training_indices(renamed, placed).tolist()
     )
-    expected = scores_of(network, vectors, asked, found)
+    expected = score_histories(network, vectors, asked, found)
     expected[:, unknown[1:]] += cold_start_scores(network, asked, unknown[1:])
     for row, trail in enumerate(asked.histories[:5]):
-        past = history_input(trail, "purchase", 16)
+        past = make_history_input(trail, "purchase", 16)
         days = ((trail.times[-1] - trail.times) / 86400).astype(np.float32)
-        history = History(placed[past.items], past.items, past.kinds, days, numbers[past.items])
+        history = History(placed[past.items], past.items, past.event_types, days, numbers[past.items])
         best = recommender.rank(history, placed, None, 60, trained=numbers)
         np.testing.assert_allclose(logit(best.scores.astype(float)), expected[row][best.order], atol=2e-2)
         scored = recommender.score([history], placed, np.arange(60), numbers)[0]
         np.testing.assert_allclose(scored[best.order], best.scores, atol=1e-5)
         new = next(item for item in best.order if numbers[item] < -1)
-        with_it = History(placed[[*past.items, new]], np.append(past.items, new), np.append(past.kinds, past.kinds[0]),
+        with_it = History(placed[[*past.items, new]], np.append(past.items, new), np.append(past.event_types, past.event_types[0]),
                           np.append(days, np.float32(0)), np.append(numbers[past.items], numbers[new]))  # fmt: skip
         plain = replace(with_it, training_indices=None)
         for items in (None, np.arange(60)):

@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 import pytest
 
-from models.data.interactions import InteractionSequence, sequence_of
+from models.data.interactions import InteractionSequence, make_sequence
 from models.ranking.item_neighbours import ItemNeighbours
 from models.training.item_neighbours import NeighbourConfig, decayed_counts, fit_item_neighbours, fit_item_weights
 
@@ -19,7 +19,7 @@ def trails() -> list[InteractionSequence]:
     """Items in random order, some of them twice."""
     chance = np.random.default_rng(0)
     taken = [chance.choice(ITEMS, chance.integers(1, 9)) for _ in range(30)]
-    return [sequence_of((float(at), {int(item): np.nan}) for at, item in enumerate(own)) for own in taken]
+    return [make_sequence((float(at), {int(item): np.nan}) for at, item in enumerate(own)) for own in taken]
 
 
 def rows_of(trail: InteractionSequence, past: float, ahead: float) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def test_largest_weights_are_kept(trails: list[InteractionSequence]) -> None:
 
 
 def test_what_comes_after_is_told_from_what_came_before() -> None:
-    trails = [sequence_of((float(at), {item: np.nan}) for at, item in enumerate((0, 1, 2)))] * 9
+    trails = [make_sequence((float(at), {item: np.nan}) for at, item in enumerate((0, 1, 2)))] * 9
     schedule = NeighbourConfig(weight=1.0, ridge=1.0, kept=3, after=1.0, past=1.0, ahead=1.0)
     weights = fit_item_weights(trails, 3, schedule)
     assert weights[0, 1] > 0.3

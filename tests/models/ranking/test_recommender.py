@@ -12,7 +12,7 @@ from scipy.special import erf, logit
 
 from models.bundle import BundleError, load_bundle
 from models.catalogue.top_k import top_k
-from models.networks.recommender import HistoryBatch, HistoryNetwork, LogSumExp, Shape
+from models.networks.recommender import HistoryBatch, HistoryNetwork, HistoryShape, LogSumExp
 from models.ranking.bundle_files import WEIGHTS, load_own_catalogue, load_recommender
 from models.ranking.candidates import preselect
 from models.ranking.events import (
@@ -37,7 +37,7 @@ BOUGHT = EVENT_TYPES.index("purchase")
 @pytest.fixture(scope="module")
 def network() -> HistoryNetwork:
     torch.manual_seed(4)
-    found = HistoryNetwork(Shape(WIDTH, 16, 2, 4, 2, 4), ITEMS).eval()
+    found = HistoryNetwork(HistoryShape(WIDTH, 16, 2, 4, 2, 4), ITEMS).eval()
     with torch.no_grad():
         for parameter in found.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -14,7 +14,7 @@ from models.bundle import load_bundle
 from models.evaluation.classification import evaluate_classifier, metrics_of
 from models.export.classification import export_classifier
 from models.export.parity import ParityError
-from models.training.classification import CONFIGS, config_of, read_config, train_classifier
+from models.training.classification import CONFIGS, parse_config, read_config, train_classifier
 from models.training.losses import expectation_regularization, masked_cross_entropy
 from models.training.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
 from tests.models.conftest import CONFIG
@@ -114,6 +114,6 @@ def test_the_shipped_configuration_is_valid() -> None:
 
 def test_a_field_that_is_missing_or_unknown_is_named() -> None:
     with pytest.raises(ConfigError, match="seed"):
-        config_of({"task": "sentiment", "datasets": []})
+        parse_config({"task": "sentiment", "datasets": []})
     with pytest.raises(ConfigError, match="pace"):
-        config_of({"pace": 1, "datasets": []})
+        parse_config({"pace": 1, "datasets": []})

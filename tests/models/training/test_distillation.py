@@ -26,11 +26,11 @@ from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from models.training.classification import CONFIGS, Row, labelled_loss, load_run, load_weights
 from models.training.distillation import (
-    Distillation,
+    DistillationConfig,
     DistillationObjective,
     distill_classifier,
-    distillation_of,
-    read_distillation,
+    parse_distillation,
+    read_distillation_config,
     swap_tokens,
 )
 from models.training.losses import hidden_state_loss, soft_target_loss
@@ -41,7 +41,7 @@ EIGHT = [
     Encoding(np.arange(start, start + 8), np.zeros(8, np.int64), truncated=False, language="en") for start in (4, 12)
 ]
 TEXTS = Dataset("headlines", "en", (), "MIT")
-STUDENT = Distillation(
+STUDENT = DistillationConfig(
     layers=(1,),
     temperature=2.0,
     labels_weight=0.3,
@@ -217,8 +217,8 @@ def test_a_text_without_a_label_adds_nothing_to_the_labels_loss(run: Path) -> No
 
 
 def test_the_shipped_configuration_is_valid_and_a_wrong_field_is_named() -> None:
-    shipped = read_distillation(CONFIGS / "sentiment-student.toml")
+    shipped = read_distillation_config(CONFIGS / "sentiment-student.toml")
     assert len(shipped.layers) == 8
     assert shipped.texts
     with pytest.raises(ConfigError, match="distillation"):
-        distillation_of({"task": "sentiment", "datasets": [], "texts": []})
+        parse_distillation({"task": "sentiment", "datasets": [], "texts": []})

@@ -20,9 +20,9 @@ from models.data.dialogues import (
     SHARED_INTENTS,
     LabelSet,
     ReplySet,
-    all_templates,
     fill_template,
-    read_exchanges,
+    read_reply_examples,
+    read_reply_templates,
     read_utterances,
     remove_held_out,
 )
@@ -39,7 +39,7 @@ from models.training.intent import distill_intents, load_intent_run, train_inten
 from models.training.intent_batches import (
     BatchPlanner,
     IntentConfig,
-    IntentDistillation,
+    IntentDistillationConfig,
     add_user_examples,
     load_training_data,
     read_intent_config,
@@ -73,7 +73,7 @@ CONFIG = IntentConfig(
     ),
     reply_sets=(ReplySet("star", "star", "star", "en", "MIT"),),
 )
-STUDENT = IntentDistillation(layers=(1,), labels_weight=0.5, states_weight=1.0, direction_weight=1.0)
+STUDENT = IntentDistillationConfig(layers=(1,), labels_weight=0.5, states_weight=1.0, direction_weight=1.0)
 
 
 def write(path: Path, rows: Sequence[Any]) -> None:
@@ -180,7 +180,7 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     assert heads_said() in said
     aged.write_text(said.replace(heads_said(), "- Heads are\n  something older.\n"), encoding="utf-8")
     save_bundle(old.path, old)
-    monkeypatch.setattr("models.export.intent.shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
+    monkeypatch.setattr("models.export.intent.load_shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
     heed("export", old.path, "--data", sets, "--out", old.path, "--version", "1.1.0")
     new = load_bundle(old.path)
     assert (new.version, new.encoder_digest, new.metrics) == ("1.1.0", old.encoder_digest, old.metrics)
@@ -234,7 +234,7 @@ def heed(*arguments: str | Path) -> str:
     return result.output
 
 
-def as_toml(config: IntentConfig, student: IntentDistillation) -> str:
+def as_toml(config: IntentConfig, student: IntentDistillationConfig) -> str:
     def lines(row: dict[str, Any]) -> list[str]:
         return [f"{name} = {json.dumps(value)}" for name, value in row.items() if value is not None]
 
@@ -315,12 +315,12 @@ def test_an_intent_of_dstc11_keeps_its_domain_only_where_its_meaning_has_no_othe
 
 
 def test_replies_follow_their_dialogues_own_templates(sets: Path) -> None:
-    exchanges = read_exchanges(sets, CONFIG.reply_sets[0], "validation")
+    exchanges = read_reply_examples(sets, CONFIG.reply_sets[0], "validation")
     assert exchanges[0].turns[-1].text.endswith("pay it")
     assert (exchanges[0].reply, exchanges[0].template) == ("I pay it", "I pay amount now")
     assert exchanges[0].options == ("I pay amount now", "I stop it")
     assert len(exchanges) == 30  # what follows no template is no reply to learn
-    assert all_templates(sets, CONFIG.reply_sets[0]) == ["I pay amount now", "I stop it", "never"]
+    assert read_reply_templates(sets, CONFIG.reply_sets[0]) == ["I pay amount now", "I stop it", "never"]
     assert fill_template("{a_b:s} is\n{c} ") == "a b is c"
 
 

@@ -32,17 +32,17 @@ from models.training.history_network import (
     FOLDS,
     HistoryConfig,
     fit_neighbours_by_fold,
-    near_apart,
-    scores_of,
+    score_histories,
+    score_neighbours_by_fold,
     train_history_network,
 )
-from models.training.item_encoder import ItemEncoderConfig, co_occurrence
+from models.training.item_encoder import ItemEncoderConfig, compute_co_occurrence
 from models.training.item_neighbours import NeighbourConfig
 from models.training.recommendation import (
     VECTORS,
     AnchorTexts,
     RecommendConfig,
-    centred,
+    center_vectors,
     load_recommend_run,
     read_recommend_config,
     train_recommend,
@@ -224,7 +224,7 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
     train_recommend(config, str(base), shop, shop, own, lambda line: None)
     told = load_recommend_run(own).config.histories
     assert told == choose_score_weights(
-        load_held_out(shop).training, centred(_vectors(run)), config.histories, lambda line: None
+        load_held_out(shop).training, center_vectors(_vectors(run)), config.histories, lambda line: None
     )
     assert told.scales != AS_TRAINED
     assert float(load_file(own / "history.safetensors")["often"][0]) == told.often * told.scales.often
@@ -237,13 +237,13 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
 
 
 def test_item_that_was_removed_is_neither_known_nor_predicted_in_training(run: Path, shop: Path) -> None:
-    texts = centred(_vectors(run))
+    texts = center_vectors(_vectors(run))
     removed = draw_removed_items(len(texts), 0.1, 7)
     split = remove_items(load_held_out(shop), removed)
     network = train_history_network(split.training, texts, CONFIG.histories, lambda line: None)
     assert (network.known[removed] == 0).all()
     assert network.known.sum() == len(texts) - len(removed)
-    scores = scores_of(network, texts, split, CONFIG.histories)
+    scores = score_histories(network, texts, split, CONFIG.histories)
     assert np.isfinite(scores).all()
 
 
@@ -252,10 +252,10 @@ def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
     split, schedule = load_held_out(shop), replace(CONFIG.histories, epochs=1, **{change: False})  # type: ignore[arg-type]
     texts = _vectors(run)
     network = train_history_network(split.training, texts, schedule, lambda line: None)
-    plain = scores_of(network, texts, split, schedule)
+    plain = score_histories(network, texts, split, schedule)
     assert np.isfinite(plain).all()
     if change == "use_text":
-        np.testing.assert_array_equal(plain, scores_of(network, texts[::-1].copy(), split, schedule))
+        np.testing.assert_array_equal(plain, score_histories(network, texts[::-1].copy(), split, schedule))
     if change == "use_ids":
         assert (network.known == 0).all()
     if change == "use_candidates":
@@ -266,7 +266,7 @@ def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
 def test_with_residual_the_network_learns_beside_what_is_not_learned(
     run: Path, shop: Path, often: float, weight: float
 ) -> None:
-    split, texts = load_held_out(shop), centred(_vectors(run))
+    split, texts = load_held_out(shop), center_vectors(_vectors(run))
     neighbours = replace(CONFIG.histories.neighbours, weight=weight)
     schedule = replace(CONFIG.histories, epochs=1, often=often, neighbours=neighbours)
     plain, beside = (
@@ -288,14 +288,14 @@ def test_what_neighbours_say_in_training_is_found_without_the_user(shop: Path) -
         replace(training, users=dict([(first[0], odd), *others])), CONFIG.histories.neighbours
     )
     items = torch.tensor([[31, -1]] * 2)
-    own, other = near_apart(items, [0, 1], apart, fade=1.0)[:, 0]
+    own, other = score_neighbours_by_fold(items, [0, 1], apart, decay=1.0)[:, 0]
     assert abs(float(own)) < 1e-6
     assert float(other) > 0.1
     assert len(apart) == FOLDS
 
 
 def test_companions_are_who_stands_beside_whom() -> None:
-    found = co_occurrence([np.asarray([0, 1]), np.asarray([0, 1, 2]), np.asarray([3])], 4).toarray()
+    found = compute_co_occurrence([np.asarray([0, 1]), np.asarray([0, 1, 2]), np.asarray([3])], 4).toarray()
     np.testing.assert_allclose(found[0], [0, 0.75, 0.25, 0])
     np.testing.assert_allclose(found[2], [0.5, 0.5, 0, 0])
     np.testing.assert_allclose(found[3], 0)

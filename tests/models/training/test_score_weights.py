@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.interactions import Interactions, Split, hold_out_last, sequence_of
+from models.data.interactions import Interactions, Split, hold_out_last, make_sequence
 from models.networks.recommender import ScoreWeights
-from models.training.history_network import HistoryConfig, scores_of, train_history_network
+from models.training.history_network import HistoryConfig, score_histories, train_history_network
 from models.training.item_neighbours import NeighbourConfig
 from models.training.score_weights import (
     choose_score_weights,
@@ -32,7 +32,7 @@ SCHEDULE = HistoryConfig(
 def interactions() -> Interactions:
     chance = np.random.default_rng(0)
     users = {
-        f"u{user}": sequence_of((float(day), {int(item): np.nan}) for day, item in enumerate(chance.choice(ITEMS, 6)))
+        f"u{user}": make_sequence((float(day), {int(item): np.nan}) for day, item in enumerate(chance.choice(ITEMS, 6)))
         for user in range(20)
     }
     return Interactions("purchase", tuple(map(str, range(ITEMS))), tuple(map(str, range(ITEMS))), users)
@@ -78,11 +78,11 @@ def test_a_rescaled_network_scores_by_its_parts_multiplied(interactions: Interac
     network = train_history_network(split.training, TEXTS, SCHEDULE, lambda line: None)
     parts = score_components(network, TEXTS, split, SCHEDULE)
     assert all(np.ptp(part) > 0.1 for part in parts.values())
-    np.testing.assert_allclose(sum(parts.values()), scores_of(network, TEXTS, split, SCHEDULE), atol=1e-5)
+    np.testing.assert_allclose(sum(parts.values()), score_histories(network, TEXTS, split, SCHEDULE), atol=1e-5)
     scales = ScoreWeights(attention=0.25, neighbours=0.5, often=4.0)
     again = train_history_network(split.training, TEXTS, replace(SCHEDULE, scales=scales), lambda line: None)
     expected = 0.25 * parts["attention"] + 0.5 * parts["neighbours"] + 4 * parts["often"]
-    np.testing.assert_allclose(scores_of(again, TEXTS, split, SCHEDULE), expected, atol=1e-5)
+    np.testing.assert_allclose(score_histories(again, TEXTS, split, SCHEDULE), expected, atol=1e-5)
 
 
 def test_scales_are_those_that_are_best_for_a_network_without_the_last_baskets(interactions: Interactions) -> None:
