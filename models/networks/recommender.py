@@ -248,7 +248,7 @@ def dense_neighbour_weights(neighbours: Tensor, weights: Tensor) -> Tensor:
 
 
 def score_neighbours(items: Tensor, weights: Tensor, decay: Tensor) -> Tensor:
-    """Return the neighbour scores (batch, items) of histories' distinct items, zero for the histories' own.
+    """Return the scores (batch, items) that the items of histories give to all other items, and zero to themselves.
 
     `items` (batch, events) are the histories and `weights` (items, items) the weight of each item for each. An item
     counts by its newest event, multiplied by `decay` (1,) for each later event.

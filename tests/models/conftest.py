@@ -1,4 +1,4 @@
-"""A tiny encoder and data sets that it learns in seconds, for training and distilling."""
+"""A tiny encoder and data sets that it learns in seconds, for training and distillation."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    chance = random.Random(2)
+    rng = random.Random(2)
     for dataset in CONFIG.datasets:
         (folder / dataset.name).mkdir()
-        for part, count in (("train", 90), ("validation", 45)):
+        for split, count in (("train", 90), ("validation", 45)):
             rows = []
             for number in range(count):
                 label = dataset.labels[number % len(dataset.labels)]
-                name = "".join(chance.choices("BCDEGHKMPQ", k=4))
+                name = "".join(rng.choices("BCDEGHKMPQ", k=4))
                 word = WORDS[label][dataset.language == "zh"]
                 rows.append(
                     {"text": f"{name} {word}" if dataset.language == "en" else f"{name}{word}了", "label": label}
                 )
                 if dataset.name == "companies":
                     rows[-1]["entity"] = name
-            with gzip.open(folder / dataset.name / f"{part}.jsonl.gz", "wt", encoding="utf-8") as file:
+            with gzip.open(folder / dataset.name / f"{split}.jsonl.gz", "wt", encoding="utf-8") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     return folder
 

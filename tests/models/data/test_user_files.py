@@ -123,7 +123,7 @@ def test_a_damaged_gzip_file_is_refused(tmp_path: Path) -> None:
 def test_an_unknown_label_is_reported_with_the_nearest_of_many(tmp_path: Path) -> None:
     path = lines(tmp_path / "my.jsonl", {"text": "x", "label": "intent_3"})
     names = [f"intent-{index}" for index in range(13)]
-    with pytest.raises(DataError, match=r"none of the 13 of this label set; the nearest is \"intent-3\""):
+    with pytest.raises(DataError, match='none of the 13 of this label set; the nearest is "intent-3"'):
         read_dialogues(path, names)
     with pytest.raises(DataError, match=r"line 1: its label 'intent_3' is none of intent-0, intent-1$"):
         read_dialogues(path, names[:2])
@@ -150,5 +150,5 @@ def test_replies_are_lines_or_rows_without_repetitions(tmp_path: Path) -> None:
     assert read_replies(lines(tmp_path / "r.jsonl", {"text": "Hello!"}, {"text": "Bye"})) == ["Hello!", "Bye"]
     with pytest.raises(DataError, match=r"r.txt line 3: it repeats the reply of r.txt line 1"):
         read_replies(lines(tmp_path / "r.txt", "Hello!", "Bye", "Hello!"))
-    with pytest.raises(DataError, match='r.jsonl line 1: it has no "text": rename "reply" to "text"'):
+    with pytest.raises(DataError, match=r'r\.jsonl line 1: it has no "text": rename "reply" to "text"'):
         read_replies(lines(tmp_path / "r.jsonl", {"reply": "Hello!"}))
