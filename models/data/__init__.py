@@ -1,1 +1,1 @@
-"""Data sets and a team's own files, read and checked."""
+"""Readers and checks of data sets and of users' files."""

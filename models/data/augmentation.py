@@ -1,4 +1,4 @@
-"""Epochs with entity swaps and concatenated pairs."""
+"""Training epochs with augmented rows: swapped entity names and concatenated pairs."""
 
 from __future__ import annotations
 
@@ -23,71 +23,77 @@ AnyRow = TypeVar("AnyRow")
 
 
 def make_epoch(
-    train: Sequence[Example], datasets: Sequence[Dataset], seed: int, number: int, augment: float
+    train: Sequence[Example], datasets: Sequence[Dataset], seed: int, epoch: int, augment: float
 ) -> list[Example]:
-    """The rows of epoch `number` in random order: each set's share, plus target-dependent rows made from others.
+    """Return the rows of an epoch in random order: the share of each data set, plus augmented rows.
 
-    `augment` is the number of made rows for each row that names an entity.
+    Augmented rows need their entity to be answered. `augment` is their number per row that names an entity.
     """
-    chance = random.Random(seed + number)
+    rng = random.Random(seed + epoch)
     rows: list[Example] = []
-    by_set: dict[str, list[Example]] = {dataset.name: [] for dataset in datasets}
+    by_dataset: dict[str, list[Example]] = {dataset.name: [] for dataset in datasets}
     for example in train:
-        by_set[example.dataset].append(example)
+        by_dataset[example.dataset].append(example)
     for dataset in datasets:
-        own = by_set[dataset.name]
-        rows += sample_epoch(own, dataset.share, seed, number)
-        targeted = [example for example in own if example.entity] or entities_before(own, dataset.named_before)
+        examples = by_dataset[dataset.name]
+        rows += sample_epoch(examples, dataset.share, seed, epoch)
+        targeted = [example for example in examples if example.entity] or extract_leading_entities(
+            examples, dataset.named_before
+        )
         if targeted:
-            rows += chance.sample(targeted, round(len(targeted) * augment / 2)) if not own[0].entity else []
-            rows += [concatenate_pair(chance, targeted) for _ in range(round(len(targeted) * augment))]
-    chance.shuffle(rows)
+            rows += rng.sample(targeted, round(len(targeted) * augment / 2)) if not examples[0].entity else []
+            rows += [concatenate_pair(rng, targeted) for _ in range(round(len(targeted) * augment))]
+    rng.shuffle(rows)
     return rows
 
 
-def sample_epoch(own: Sequence[AnyRow], share: float, seed: int, number: int) -> list[AnyRow]:
-    """One epoch's rows of a set, so that over the epochs every row is seen equally often, give or take one."""
-    order = random.Random(seed).sample(own, len(own))
-    first, last = (round(len(own) * share * epochs) for epochs in (number, number + 1))
-    return [order[place % len(own)] for place in range(first, last)]
+def sample_epoch(rows: Sequence[AnyRow], share: float, seed: int, epoch: int) -> list[AnyRow]:
+    """Return a data set's rows for one epoch.
+
+    Over the epochs, the numbers of times that two rows are seen differ by at most one.
+    """
+    order = random.Random(seed).sample(rows, len(rows))
+    start, end = (round(len(rows) * share * epochs) for epochs in (epoch, epoch + 1))
+    return [order[position % len(rows)] for position in range(start, end)]
 
 
-def entities_before(examples: Sequence[Example], separator: str | None) -> list[Example]:
-    """The rows that name their company first, `Company：what happened`, with that company as their entity."""
+def extract_leading_entities(examples: Sequence[Example], separator: str | None) -> list[Example]:
+    """Return the rows that begin with a company, `Company：what happened`, with the company as their entity."""
     if separator is None:
         return []
-    found = []
+    targeted = []
     for example in examples:
         name, _, rest = example.text.partition(separator)
         if rest and 2 <= len(name) <= 6 and name not in rest:
-            found.append(replace(example, entity=name))
-    return found
+            targeted.append(replace(example, entity=name))
+    return targeted
 
 
-def concatenate_pair(chance: random.Random, targeted: Sequence[Example]) -> Example:
-    """Two texts of different labels joined to one; the target is either, so only its own part decides.
+def concatenate_pair(rng: random.Random, targeted: Sequence[Example]) -> Example:
+    """Join two texts of different labels and pick one of their entities as the target.
 
-    Half of the time the names are swapped for placeholders, so that the name itself cannot decide either.
+    Only the target's half then decides the label. Half of the time placeholders replace the names, so that the name
+    itself cannot decide either.
     """
-    first, second = draw_pair(chance, targeted)
-    while first.label == second.label or name_of(first) in second.text or name_of(second) in first.text:
-        first, second = draw_pair(chance, targeted)
-    if chance.random() < 0.5:
-        names = chance.sample(PLACEHOLDERS[first.language], 2)
-        first, second = rename(first, names[0]), rename(second, names[1])
-    text = first.text.rstrip("。.；; ") + chance.choice(CONNECTORS[first.language]) + second.text
-    return replace(chance.choice((first, second)), text=text)
+    first, second = draw_pair(rng, targeted)
+    while first.label == second.label or entity_name(first) in second.text or entity_name(second) in first.text:
+        first, second = draw_pair(rng, targeted)
+    if rng.random() < 0.5:
+        names = rng.sample(PLACEHOLDERS[first.language], 2)
+        first, second = rename_entity(first, names[0]), rename_entity(second, names[1])
+    text = first.text.rstrip("。.；; ") + rng.choice(CONNECTORS[first.language]) + second.text
+    return replace(rng.choice((first, second)), text=text)
 
 
-def draw_pair(chance: random.Random, targeted: Sequence[Example]) -> tuple[Example, Example]:
-    first, second = chance.sample(targeted, 2)
+def draw_pair(rng: random.Random, targeted: Sequence[Example]) -> tuple[Example, Example]:
+    first, second = rng.sample(targeted, 2)
     return first, second
 
 
-def name_of(example: Example) -> str:
+def entity_name(example: Example) -> str:
     return example.entity or ""
 
 
-def rename(example: Example, name: str) -> Example:
-    """The same row about an entity of another name."""
-    return replace(example, text=example.text.replace(name_of(example), name), entity=name)
+def rename_entity(example: Example, name: str) -> Example:
+    """Return the same row about an entity of another name."""
+    return replace(example, text=example.text.replace(entity_name(example), name), entity=name)

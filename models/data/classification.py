@@ -1,7 +1,7 @@
-"""Labelled texts: reading data sets, keeping validation out of training, and the target-dependent augmentations.
+"""Labelled texts: the readers of data sets, and the removal of validation texts from training.
 
-A data set is a folder with `train.jsonl.gz` and `validation.jsonl.gz`, a row `{"text", "label", "entity"?}` a line.
-Knows nothing of networks.
+A data set is a folder with `train.jsonl.gz` and `validation.jsonl.gz`. Each line is a row
+`{"text", "label", "entity"?}`. This module knows no networks.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ from pathlib import Path
 from models.text.language import has_text
 
 LABEL_NAMES = {"bearish": "negative", "bullish": "positive"}
-"""What a data set calls a label, where that differs from the task."""
+"""The task's names for labels that data sets call differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text; `among` are the labels its annotators could choose from, none for a text without a label."""
+    """A text with its label, or None without a label.
+
+    `label_choices` are the labels that its annotators chose from. They are empty for a text without a label.
+    """
 
     text: str
     label: str | None
@@ -34,12 +37,12 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """One data set as the configuration names it.
+    """A data set as a configuration describes it.
 
-    `share`: how often an epoch goes through its training rows; under 1, the next epoch goes on where this one stopped.
-    `smoothing`: label smoothing; `bootstrap`: weight of the model's own answer in the training target (both for
-    noisy labels). `absent_share`: for a set without some of the task's labels, the share of its texts that would have
-    got one of them, had it been offered. `named_before`: rows like `Company：what happened` also train the
+    `share` is how often an epoch goes through the training rows. Below 1, the next epoch continues where this one
+    stopped. `smoothing` is the label smoothing and `bootstrap` the weight of the model's answer in the training target.
+    Both are for noisy labels. `absent_share` is for a data set that lacks some of the task's labels. It is the share of
+    texts that would have got such a label. With `named_before`, rows like `Company：what happened` also train the
     target-dependent answer.
     """
 
@@ -54,36 +57,40 @@ class Dataset:
     named_before: str | None = None
 
 
-def read(root: Path, dataset: Dataset, part: str) -> list[Example]:
-    """All rows of one part (`train` or `validation`); raises ValueError naming the row when a label is unknown."""
+def read_dataset(root: Path, dataset: Dataset, split: str) -> list[Example]:
+    """Return all rows of a split, `train` or `validation`.
+
+    Raises:
+        ValueError: A label is not one of the data set's. The message names the line.
+    """
     examples = []
-    path = root / dataset.name / f"{part}.jsonl.gz"
+    path = root / dataset.name / f"{split}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
+        for line_number, line in enumerate(lines, 1):
             row = json.loads(line)
             label = LABEL_NAMES.get(row["label"], row["label"])
             if label not in dataset.labels:
-                raise ValueError(f"{path} line {number}: label {row['label']!r} is not one of {dataset.labels}")
+                raise ValueError(f"{path} line {line_number}: label {row['label']!r} is not one of {dataset.labels}")
             examples.append(
                 Example(row["text"], label, row.get("entity"), dataset.name, dataset.language, dataset.labels)
             )
     return examples
 
 
-def read_texts(root: Path, source: Dataset) -> list[Example]:
-    """All lines of `NAME.txt.gz`, without labels."""
+def read_unlabelled_texts(root: Path, source: Dataset) -> list[Example]:
+    """Return all lines of `NAME.txt.gz`, without labels."""
     with gzip.open(root / f"{source.name}.txt.gz", "rt", encoding="utf-8") as lines:
         texts = [line.strip() for line in lines]
     return [Example(text, None, None, source.name, source.language, ()) for text in texts if has_text(text)]
 
 
 def deduplication_key(text: str) -> str:
-    """What two copies of a text have in common: letters and digits only, without case, width or links."""
+    """Return the letters and digits of a text, without case, width or links. Copies of a text share it."""
     plain = re.sub(r"https?://\S+", "", unicodedata.normalize("NFKC", text)).casefold()
     return "".join(character for character in plain if character.isalnum())
 
 
 def remove_leaks(train: Sequence[Example], validation: Sequence[Example]) -> list[Example]:
-    """The training rows whose text is in no validation row of any data set."""
+    """Return the training rows whose text is in no validation row of any data set."""
     held_out = {deduplication_key(example.text) for example in validation}
     return [example for example in train if deduplication_key(example.text) not in held_out]

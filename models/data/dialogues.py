@@ -1,6 +1,7 @@
-"""Dialogues to train and measure on: what a customer wants at a turn, and what an agent answered.
+"""Dialogues for training and evaluation: the customer's intent at a turn, and the agent's reply.
 
-Reads the published sets as they are filed and makes turns, labels and replies of them. Knows nothing of networks.
+Reads published data sets in their formats and converts them to turns, labels and replies. This module knows no
+networks.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from models.text.tokenizer import Turn
 SHARED_INTENTS = frozenset(
     ("closinggreeting", "confirmation", "contentonly", "openinggreeting", "outofdomain", "rejection", "thankyou")
 )
-"""Of MultiDoGO: they mean the same in every domain; all others are named `domain/intent`."""
+"""Intents of MultiDoGO that mean the same in every domain. The rest are named `domain/intent`."""
 
 DSTC11_SHARED = frozenset(
     (
@@ -37,30 +38,33 @@ DSTC11_SHARED = frozenset(
         "UpdateStreetAddress",
     )
 )
-"""Of DSTC11, whose three domains are three firms' bots: nobody can tell by "update cell number" which is meant."""
+"""Intents of DSTC11 that several domains share.
+
+Its three domains are three firms' bots. "Update cell number" does not tell which firm is meant.
+"""
 
 DSTC11_SAME = {
     "CloseBankAccount": "CloseAccount",
     "OpenBankingAccount": "OpenAccount",
     "ChangeAddress": "UpdateStreetAddress",
 }
-"""What one domain calls otherwise."""
+"""The shared names of intents that a domain names differently."""
 
 CONFIG = Path(__file__).parent.parent / "configs" / "intent.toml"
-PLACE = re.compile(r"\{(\w+)(:\w+)?\}")
-"""A place in a reply template that an agent fills in."""
+SLOT = re.compile(r"\{(\w+)(:\w+)?\}")
+"""A slot in a reply template that an agent fills in."""
 
 HELD_OUT_DIALOGUES = 50
-"""Of a set without a validation file, kept for validation."""
+"""Dialogues held out for validation from a data set without a validation file."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelSet:
-    """One set of intents as the configuration names it.
+    """A label set of intents as a configuration describes it.
 
-    `kind` is how its files are read: single texts, those of DSTC11, MultiDoGO's dialogues, or a team's own file of
-    examples, which `folder` then is and of which every tenth row is kept for validation. `share`: how often an epoch
-    goes through its rows. `outside`: the label of what is none of the others, where the set has one.
+    `kind` is the format of its files: single texts, the texts of DSTC11, MultiDoGO's dialogues, or a user's file of
+    examples. That file is `folder`, and every tenth of its rows is held out for validation. `share` is how often an
+    epoch goes through the rows. `outside` is the label of out-of-scope rows, or None if the data set has no such label.
     """
 
     name: str
@@ -74,7 +78,7 @@ class LabelSet:
 
 @dataclass(frozen=True, slots=True)
 class ReplySet:
-    """Dialogues with both sides; `kind` is how their files are read."""
+    """A data set of dialogues with both sides. `kind` is the format of its files."""
 
     name: str
     folder: str
@@ -86,9 +90,9 @@ class ReplySet:
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """The newest turn of `turns`, a customer's, and what was wanted; None is outside all intents of the set.
+    """Turns up to the customer's newest, and its intent. None is out of scope: none of the set's intents.
 
-    `name` is that of the set, `part` of the domain in it, where it has several.
+    `name` is the name of the label set. `split` is the domain within it, if it has several.
     """
 
     turns: tuple[Turn, ...]
@@ -99,9 +103,9 @@ class Utterance:
 
 @dataclass(frozen=True, slots=True)
 class ReplyExample:
-    """What was said, the agent's reply, and the templates it could be chosen from with the one that was.
+    """A dialogue, the agent's reply, its template and the templates that the agent chose from.
 
-    Of a set without templates `template` is None and `options` are empty.
+    Without templates, `template` is None and `options` are empty.
     """
 
     turns: tuple[Turn, ...]
@@ -111,91 +115,95 @@ class ReplyExample:
 
 
 def parse_sets(content: dict[str, Any]) -> tuple[tuple[LabelSet, ...], tuple[ReplySet, ...]]:
-    """The sets that a configuration names."""
+    """Return the label sets and reply sets of a configuration."""
     labels, replies = content["label_sets"], content["reply_sets"]
     return tuple(LabelSet(**row) for row in labels), tuple(ReplySet(**row) for row in replies)
 
 
-def shipped_sets() -> tuple[tuple[LabelSet, ...], tuple[ReplySet, ...]]:
-    """Those that the shipped bundle was made of."""
+def load_shipped_sets() -> tuple[tuple[LabelSet, ...], tuple[ReplySet, ...]]:
+    """Return the label sets and reply sets of the shipped bundle."""
     return parse_sets(tomllib.loads(CONFIG.read_text(encoding="utf-8")))
 
 
-def read_utterances(root: Path, source: LabelSet, part: str) -> list[Utterance]:
-    """All rows of one part, `train` or `validation`."""
+def read_utterances(root: Path, source: LabelSet, split: str) -> list[Utterance]:
+    """Return all rows of a split, `train` or `validation`."""
     if source.kind == "examples":
-        every = read_examples(root / source.folder)
+        examples = read_examples(root / source.folder)
         return [
             Utterance(turns, label, source.name)
-            for number, (turns, label) in enumerate(every)
-            if (number % 10 == 9) is (part == "validation")
+            for index, (turns, label) in enumerate(examples)
+            if (index % 10 == 9) is (split == "validation")
         ]
-    rows = _rows(root / source.folder / f"{part}.jsonl.gz")
+    rows = _read_rows(root / source.folder / f"{split}.jsonl.gz")
     if source.kind == "multidogo":
-        return [one for row in rows for one in _sentences(row, source.name)]
-    named = shared_label if source.kind == "dstc11" else str
+        return [utterance for row in rows for utterance in _iterate_sentences(row, source.name)]
+    normalize = normalize_dstc11_label if source.kind == "dstc11" else str
     return [
-        Utterance((Turn("customer", row["text"]),), None if label == source.outside else named(label), source.name)
+        Utterance((Turn("customer", row["text"]),), None if label == source.outside else normalize(label), source.name)
         for row in rows
         if has_text(row["text"])
         for label in (row["label"],)
     ]
 
 
-def shared_label(label: str) -> str:
-    """An intent of DSTC11, `domain/intent`, without its domain where it means the same in others."""
+def normalize_dstc11_label(label: str) -> str:
+    """Return an intent of DSTC11, `domain/intent`, without its domain if several domains share it."""
     _, _, intent = label.partition("/")
     intent = DSTC11_SAME.get(intent, intent)
     return intent if intent in DSTC11_SHARED else label
 
 
-def read_exchanges(root: Path, source: ReplySet, part: str) -> list[ReplyExample]:
+def read_reply_examples(root: Path, source: ReplySet, split: str) -> list[ReplyExample]:
+    """Return the agent's replies of a split, `train` or `validation`."""
     folder = root / source.folder
     if source.kind == "star":
         templates = json.loads((folder / "response_templates.json").read_text(encoding="utf-8"))
-        rows = _rows(folder / f"{part}.jsonl.gz")
-        return [one for row in rows for one in _answers(row, spoken_templates(templates, row["tasks"]))]
-    every = list(_rows(folder / "validation.jsonl.gz"))  # the only file there is
-    chosen = every[:-HELD_OUT_DIALOGUES] if part == "train" else every[-HELD_OUT_DIALOGUES:]
-    return [one for row in chosen for one in _answers(row, {})]
+        rows = _read_rows(folder / f"{split}.jsonl.gz")
+        return [
+            example for row in rows for example in _iterate_replies(row, resolve_templates(templates, row["tasks"]))
+        ]
+    dialogues = list(_read_rows(folder / "validation.jsonl.gz"))  # the only file there is
+    chosen = dialogues[:-HELD_OUT_DIALOGUES] if split == "train" else dialogues[-HELD_OUT_DIALOGUES:]
+    return [example for row in chosen for example in _iterate_replies(row, {})]
 
 
-def all_templates(root: Path, source: ReplySet) -> list[str]:
-    """Every reply template once, as text."""
+def read_reply_templates(root: Path, source: ReplySet) -> list[str]:
+    """Return the distinct reply templates as texts."""
     content = json.loads((root / source.folder / "response_templates.json").read_text(encoding="utf-8"))
-    return list(dict.fromkeys(fill_template(text) for own in content.values() for text in own.values()))
+    return list(dict.fromkeys(fill_template(text) for templates in content.values() for text in templates.values()))
 
 
-def spoken_templates(templates: dict[str, dict[str, str]], tasks: Sequence[str]) -> dict[str, str]:
-    """Actions to texts; where tasks word an action differently, as the dialogue's own do."""
-    every = [own for task, own in templates.items() if task not in tasks] + [templates[task] for task in tasks]
-    return {action: fill_template(text) for own in every for action, text in own.items()}
+def resolve_templates(templates: dict[str, dict[str, str]], tasks: Sequence[str]) -> dict[str, str]:
+    """Return the text of each action. The dialogue's tasks override the wording of the rest."""
+    ordered = [actions for task, actions in templates.items() if task not in tasks]
+    ordered += [templates[task] for task in tasks]
+    return {action: fill_template(text) for actions in ordered for action, text in actions.items()}
 
 
 def fill_template(template: str) -> str:
-    """A template as a text: its places become words."""
-    return " ".join(PLACE.sub(lambda found: found[1].replace("_", " "), template).split())
+    """Return a template as a text, with the names of its slots as words."""
+    return " ".join(SLOT.sub(lambda slot: slot[1].replace("_", " "), template).split())
 
 
 def remove_held_out(train: Iterable[Utterance], held_out: Iterable[Utterance]) -> list[Utterance]:
-    """The training rows of which no validation row has the same words in its newest turn, and in those before it."""
-    known = {_key(one) for one in held_out}
-    return [one for one in train if _key(one) not in known]
+    """Return the training rows whose turns equal those of no validation row, up to case and punctuation."""
+    held_out_keys = {_deduplication_key(utterance) for utterance in held_out}
+    return [utterance for utterance in train if _deduplication_key(utterance) not in held_out_keys]
 
 
-def add_context(chance: random.Random, row: Utterance, pool: Sequence[Turn]) -> Utterance:
-    """The row after one to three turns that have nothing to do with it, so that what was said before cannot mislead."""
-    before = tuple(chance.choice(pool) for _ in range(chance.randint(1, 3)))
-    return replace(row, turns=(*before, *row.turns))
+def add_context(rng: random.Random, utterance: Utterance, pool: Sequence[Turn]) -> Utterance:
+    """Return the utterance after one to three unrelated turns, so that context cannot mislead the network."""
+    context = tuple(rng.choice(pool) for _ in range(rng.randint(1, 3)))
+    return replace(utterance, turns=(*context, *utterance.turns))
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
+def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         yield from map(json.loads, lines)
 
 
-def _sentences(dialogue: dict[str, Any], name: str) -> Iterator[Utterance]:
-    """Every sentence with all before it. Of its labels the first: two in a thousand sentences have more."""
+def _iterate_sentences(dialogue: dict[str, Any], name: str) -> Iterator[Utterance]:
+    """Yield every sentence after all before it, with its first label. Two in a thousand sentences have more."""
     turns: tuple[Turn, ...] = ()
     for sentence in dialogue["turns"]:
         if not has_text(sentence["text"]):
@@ -206,8 +214,8 @@ def _sentences(dialogue: dict[str, Any], name: str) -> Iterator[Utterance]:
         yield Utterance(turns, intent if intent in SHARED_INTENTS else f"{domain}/{intent}", name, domain)
 
 
-def _answers(dialogue: dict[str, Any], templates: dict[str, str]) -> Iterator[ReplyExample]:
-    """Each reply of the agent after all before it; with templates, those that follow one."""
+def _iterate_replies(dialogue: dict[str, Any], templates: dict[str, str]) -> Iterator[ReplyExample]:
+    """Yield each reply of the agent after all turns before it. With templates, only replies that follow a template."""
     turns: tuple[Turn, ...] = ()
     for turn in dialogue["turns"]:
         if not has_text(turn["text"]):
@@ -219,5 +227,5 @@ def _answers(dialogue: dict[str, Any], templates: dict[str, str]) -> Iterator[Re
         turns = (*turns, Turn(turn["speaker"], turn["text"]))
 
 
-def _key(utterance: Utterance) -> tuple[str, ...]:
+def _deduplication_key(utterance: Utterance) -> tuple[str, ...]:
     return (utterance.name, *(deduplication_key(turn.text) for turn in utterance.turns))

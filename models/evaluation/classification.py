@@ -14,7 +14,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix, f1_score
 
 from models.bundle import Bundle, Metric
-from models.data.classification import Dataset, Example, read
+from models.data.classification import Dataset, Example, read_dataset
 from models.prediction.calibration import Calibration
 from models.prediction.calibration_fit import ValidationPredictions, calibrate, expected_calibration_error
 from models.runtime.auto import open_runtime
@@ -57,7 +57,7 @@ def predict_validation(
     """Run every validation set, or its first `rows`, through the runtime."""
     predictions = []
     for dataset in datasets:
-        examples = read(data, dataset, "validation")[:rows]
+        examples = read_dataset(data, dataset, "validation")[:rows]
         encodings = encode_examples(tokenizer, examples)
         predictions.append(
             ValidationPredictions(
@@ -121,7 +121,7 @@ def datasets_of(bundle: Bundle, data: Path) -> list[Dataset]:
         if source.name not in measured:
             continue
         full = Dataset(source.name, source.language, labels, source.licence)
-        used = {example.label for example in read(data, full, "validation")}
+        used = {example.label for example in read_dataset(data, full, "validation")}
         datasets.append(
             Dataset(source.name, source.language, tuple(label for label in labels if label in used), source.licence)
         )

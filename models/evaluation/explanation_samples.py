@@ -14,8 +14,8 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from models.bundle import Bundle
-from models.data.classification import Dataset, read
-from models.data.dialogues import LabelSet, ReplySet, read_exchanges, read_utterances
+from models.data.classification import Dataset, read_dataset
+from models.data.dialogues import LabelSet, ReplySet, read_reply_examples, read_utterances
 from models.data.interactions import RETAIL, load_held_out
 from models.evaluation.recommendation import history_of
 from models.explain.explainer import Explainer
@@ -46,7 +46,7 @@ def text_instances(
 ) -> Iterator[InstancesBySet]:
     """Yield the instances of classified texts."""
     for dataset in datasets:
-        rows = shuffled(read(data, dataset, "validation"))
+        rows = shuffled(read_dataset(data, dataset, "validation"))
         yield dataset.name, (explainer.text_instance(change(row.text, row.entity), row.entity) for row in rows)
 
 
@@ -73,7 +73,7 @@ def reply_instances(
 ) -> Iterator[InstancesBySet]:
     """Yield the instances of the best-scoring reply among those that the agent was offered."""
     for source in sources:
-        rows = [row for row in read_exchanges(data, source, "validation") if len(row.options) > 1]
+        rows = [row for row in read_reply_examples(data, source, "validation") if len(row.options) > 1]
         if rows:
             yield (
                 source.name,

@@ -21,10 +21,10 @@ from models.data.dialogues import (
     ReplyExample,
     ReplySet,
     Utterance,
-    all_templates,
-    read_exchanges,
+    load_shipped_sets,
+    read_reply_examples,
+    read_reply_templates,
     read_utterances,
-    shipped_sets,
 )
 from models.prediction.calibration import log_softmax, scale_logits
 from models.prediction.calibration_fit import expected_calibration_error, expected_error_by_chance, top_confidences
@@ -205,7 +205,9 @@ def evaluate_intents(
         if source.kind == "multidogo":
             context += measure_context(heads[source.name], encoder, vectors, rows)
     replies = [
-        measure_replies(ranker, encoder, read_exchanges(data, source, "validation"), all_templates(data, source))
+        measure_replies(
+            ranker, encoder, read_reply_examples(data, source, "validation"), read_reply_templates(data, source)
+        )
         for source in reply_sets
         if source.kind == "star"
     ]
@@ -218,7 +220,7 @@ def evaluate_intent_bundle(bundle: Bundle, data: Path, device: Device = "cpu") -
     Raises RuntimeError as `open_runtime` does.
     """
     heads, ranker = load_bundle_heads(bundle.path, bundle.encoder_digest), load_ranker(bundle.path / RANKER)
-    label_sets, reply_sets = shipped_sets()
+    label_sets, reply_sets = load_shipped_sets()
     known = [source for source in label_sets if source.name in heads]
     return evaluate_intents(heads, ranker, open_text_encoder(bundle, device), data, known, reply_sets)
 

@@ -145,7 +145,8 @@ def _score_drop(
     """Return the drop of the log-odds of the item `first` without the events of `item`."""
     versions = (history, history.select(history.items != item))
     before, after = (
-        recommender.rank(version, vectors[first], first, 1, training_indices=trained[first]).scores[0] for version in versions
+        recommender.rank(version, vectors[first], first, 1, training_indices=trained[first]).scores[0]
+        for version in versions
     )
     return float(logit(before) - logit(after))
 

@@ -227,7 +227,9 @@ def make_explanation(
             WordAttribution(start, end, weight, words.is_entity(word))
             for word, ((start, end), weight) in enumerate(zip(words.spans, segment_weights, strict=True))
         )
-        segments.append(SegmentAttribution(attributions, words.read_span, None if turns is None else float(turns[index])))
+        segments.append(
+            SegmentAttribution(attributions, words.read_span, None if turns is None else float(turns[index]))
+        )
     return Explanation(
         method=method,
         signed=METHODS[method].signed,

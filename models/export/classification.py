@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.bundle import GRAPH, TOKENIZER, Bundle, Source
-from models.data.classification import Dataset, read
+from models.data.classification import Dataset, read_dataset
 from models.evaluation.classification import CONFUSION, draw_confusion, metrics_of, predict_validation, report_dataset
 from models.export.card_classification import render_classifier_card
 from models.export.parity import BATCH, HALVED, ROUNDED, Parity, batch_change, check_parity, measure_parity
@@ -76,6 +76,6 @@ def export_classifier(
 def sample_encodings(tokenizer: Tokenizer, data: Path, datasets: Sequence[Dataset]) -> list[Encoding]:
     """Validation texts of all sets and lengths, shuffled, so that every batch of them is mixed."""
     chance = random.Random(0)
-    rows = [example for dataset in datasets for example in read(data, dataset, "validation")]
+    rows = [example for dataset in datasets for example in read_dataset(data, dataset, "validation")]
     chosen = chance.sample(rows, min(len(rows), BATCH * BATCHES_COMPARED))
     return [tokenizer.encode(example.text, example.entity) for example in chosen]

@@ -21,10 +21,10 @@ from models.data.dialogues import (
     ReplyExample,
     ReplySet,
     Utterance,
-    read_exchanges,
+    load_shipped_sets,
+    read_reply_examples,
     read_utterances,
     remove_held_out,
-    shipped_sets,
 )
 from models.evaluation.intent import evaluate_intents, metrics_of_intents
 from models.export.card_intent import render_intent_card, with_heads
@@ -71,7 +71,7 @@ def export_intents(run: Path, data: Path, out: Path, version: str, say: Callable
         reader, encoder = TextEncoder(runtime, tokenizer), file_digest(building / GRAPH)
         make_heads(building, config.label_sets, reader, data, rows, encoder, say)
         ranker = fitted_ranker(
-            network, reader, [one for own in config.reply_sets for one in read_exchanges(data, own, "validation")]
+            network, reader, [one for own in config.reply_sets for one in read_reply_examples(data, own, "validation")]
         )
         save_ranker(ranker, building / RANKER)
         sets: list[LabelSet | ReplySet] = [*config.label_sets, *config.reply_sets]
@@ -95,7 +95,7 @@ def export_heads(
     old = load_bundle(bundle)
     own = {
         source.name: source
-        for source in shipped_sets()[0]
+        for source in load_shipped_sets()[0]
         if (bundle / HEADS_FOLDER / f"{source.name}{SUFFIX}").is_file()
     }
     chosen = [own[name] for name in names or own if name in own]

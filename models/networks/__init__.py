@@ -1,1 +1,1 @@
-"""The torch modules, and nothing about how they are trained."""
+"""The torch modules, without their training."""

@@ -1,8 +1,9 @@
-"""The network behind intents and replies: one encoder, a vector for each text, and what teaches it.
+"""The network behind intents and replies: an encoder, a vector per text, and its losses.
 
-Intents are told apart by the cosine between a text's vector and a prototype of each, with a margin while training
-(large margin cosine loss, Wang et al. 2018), which leaves room between the intents for what is none of them. A reply
-fits a dialogue by the cosine of their projected vectors (dual encoder, Henderson et al. 2019). Knows torch, no files.
+An intent is chosen by the cosine between a text's vector and a prototype per intent. Training adds a margin (large
+margin cosine loss, Wang et al. 2018), which leaves room between the intents for out-of-scope texts. A reply fits a
+dialogue by the cosine of their projected vectors (dual encoder, Henderson et al. 2019). This module knows torch and no
+files.
 """
 
 from __future__ import annotations
@@ -21,19 +22,25 @@ from models.text.encoding import Encoding
 SCALE, MARGIN = 24.0, 0.25
 REPLY_SCALE = 20.0
 OUT_OF_SCOPE = -1
-"""The label of a row that is none of its set's intents."""
+"""The label of a row that has none of its set's intents."""
 
 OUT_OF_SCOPE_WEIGHT = 0.5
-"""Of the loss on such rows (outlier exposure, Hendrycks et al. 2019)."""
+"""The weight of the loss on out-of-scope rows (outlier exposure, Hendrycks et al. 2019)."""
 
 
 class IntentNetwork(Network):
-    """`forward` maps ids, mask and types, each (batch, length), to vectors (batch, width)."""
+    """An encoder with prototypes per label set and the projections of the reply ranker.
+
+    `labels` are the numbers of intents by label set. `forward` maps ids, mask and types, each (batch, length), to
+    vectors (batch, width).
+    """
 
     def __init__(self, encoder: PreTrainedModel, width: int, labels: Mapping[str, int], dropout: float = 0.1) -> None:
         super().__init__(encoder)
         self.dropout = nn.Dropout(dropout)
-        self.prototypes = nn.ParameterDict({name: nn.Parameter(torch.randn(n, width)) for name, n in labels.items()})
+        self.prototypes = nn.ParameterDict(
+            {name: nn.Parameter(torch.randn(count, width)) for name, count in labels.items()}
+        )
         self.dialogue, self.reply = (nn.Linear(width, width, bias=False) for _ in range(2))
         for projection in (self.dialogue, self.reply):
             nn.init.eye_(projection.weight)
@@ -44,7 +51,7 @@ class IntentNetwork(Network):
 
 @dataclass(frozen=True, slots=True)
 class IntentRow:
-    """One tokenised utterance; `label` is OUTSIDE or an index of the set `name`, None where nobody said."""
+    """A tokenised utterance. `label` is an index in the label set `name`, OUT_OF_SCOPE, or None without a label."""
 
     tokens: Encoding
     name: str
@@ -53,38 +60,42 @@ class IntentRow:
 
 @dataclass(frozen=True, slots=True)
 class ReplyRow:
-    """One tokenised dialogue, the reply that was given, and others that were not."""
+    """A tokenised dialogue with the agent's reply and replies that the agent did not choose."""
 
     tokens: Encoding
     reply: Encoding
-    others: tuple[Encoding, ...]
+    negatives: tuple[Encoding, ...]
 
 
 def intent_loss(network: IntentNetwork, vectors: Tensor, rows: Sequence[IntentRow]) -> Tensor:
-    """Mean over the labelled rows, each among its own set's intents; vectors (rows, width)."""
+    """Return the mean loss of the labelled rows, each over the intents of its label set; vectors (rows, width)."""
     total, count = vectors.new_zeros(()), 0
     for name in sorted({row.name for row in rows if row.label is not None}):
-        own = [number for number, row in enumerate(rows) if row.name == name and row.label is not None]
-        labels = torch.tensor([rows[number].label for number in own], device=vectors.device)
-        cosines = normalize(network.dropout(vectors[own])) @ normalize(network.prototypes[name]).T
+        indices = [index for index, row in enumerate(rows) if row.name == name and row.label is not None]
+        labels = torch.tensor([rows[index].label for index in indices], device=vectors.device)
+        cosines = normalize(network.dropout(vectors[indices])) @ normalize(network.prototypes[name]).T
         total = total + margin_loss(cosines, labels)
-        count += len(own)
+        count += len(indices)
     return total / max(1, count)
 
 
 def margin_loss(cosines: Tensor, labels: Tensor) -> Tensor:
-    """Summed over the rows; cosines (rows, intents), labels (rows,) indices or OUTSIDE.
+    """Return the loss summed over the rows; cosines (rows, intents), labels (rows,) indices or OUT_OF_SCOPE.
 
-    Cross-entropy in which the right cosine is made smaller by MARGIN. A row outside is to be as far from every intent.
+    It is the cross-entropy with MARGIN subtracted from the correct cosine. An out-of-scope row is pushed to the same
+    distance from every intent.
     """
-    inside = labels != OUT_OF_SCOPE
-    right = one_hot(labels.clamp_min(0), cosines.shape[1])
-    known = cross_entropy(SCALE * (cosines - MARGIN * right)[inside], labels[inside], reduction="sum")
-    outside = -log_softmax(SCALE * cosines[~inside], dim=-1).mean(dim=-1).sum()
-    return known + OUT_OF_SCOPE_WEIGHT * outside
+    in_scope = labels != OUT_OF_SCOPE
+    correct = one_hot(labels.clamp_min(0), cosines.shape[1])
+    in_scope_loss = cross_entropy(SCALE * (cosines - MARGIN * correct)[in_scope], labels[in_scope], reduction="sum")
+    out_of_scope_loss = -log_softmax(SCALE * cosines[~in_scope], dim=-1).mean(dim=-1).sum()
+    return in_scope_loss + OUT_OF_SCOPE_WEIGHT * out_of_scope_loss
 
 
-def reply_loss(network: IntentNetwork, dialogues: Tensor, replies: Tensor, right: Tensor) -> Tensor:
-    """Each dialogue's reply among all of the batch; dialogues (rows, width), replies (texts, width), right (rows,)."""
+def reply_loss(network: IntentNetwork, dialogues: Tensor, replies: Tensor, correct: Tensor) -> Tensor:
+    """Return the loss of each dialogue's reply over all replies of the batch.
+
+    dialogues (rows, width); replies (texts, width); correct (rows,), the index of each dialogue's reply.
+    """
     cosines = normalize(network.dialogue(dialogues)) @ normalize(network.reply(replies)).T
-    return cross_entropy(REPLY_SCALE * cosines, right)
+    return cross_entropy(REPLY_SCALE * cosines, correct)

@@ -1,9 +1,9 @@
-"""Eight-bit arithmetic as the exported graph does it, for a network that is trained to bear it.
+"""Eight-bit arithmetic as the exported graph does it, for quantisation-aware training.
 
-Every linear layer of the encoder sees its input rounded to 8 bits, with one step for all tokens that training learns
-(Esser et al. 2020, learned step size quantization), and its weights rounded to 7 bits with one scale for each output.
-A step is a constant, so an answer never depends on its batch, and the graph need not look for each token's largest
-value. Seven bits, because on processors without VNNI the products of two pairs overflow 16 bits. Knows torch; the same
+Every linear layer of the encoder rounds its input to 8 bits. The step is the same for all tokens and is learned (Esser
+et al. 2020, learned step size quantization). Weights are rounded to 7 bits with a scale per output. A step is a
+constant, so an answer never depends on its batch, and the graph need not look for each token's largest value. Weights
+have seven bits because two products overflow 16 bits on processors without VNNI. This module knows torch. The same
 rounding in numpy and ONNX is in `models.graph.builder`.
 """
 
@@ -21,17 +21,21 @@ from models.graph.weights import ACTIVATION_LEVELS, GELU_ZERO, SIGNED_ZERO
 from models.graph.writer import WEIGHT_LEVELS
 from models.networks.encoder import AnyNetwork, Network, encoder_layers, keep_layers
 
-SAMPLED_ROWS = 2048
-"""Tokens whose states a step is first fitted to."""
+MAX_SAMPLED_TOKENS = 2048
+"""Tokens to whose states a step is fitted before training."""
 
-SHARES = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.12, 0.08)
-"""Of the largest value, where the range may end at first: a few huge values would cost all others their precision."""
+RANGE_SHARES = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2, 0.12, 0.08)
+"""Candidate ends of the initial range, as shares of the largest value.
+
+A range up to a few huge values would cost all the rest their precision.
+"""
 
 
 class LearnedStepQuantization(torch.autograd.Function):
-    """Values in whole steps within a range; the gradient passes where nothing was cut, and the step has one of its own.
+    """Values rounded to whole steps and clipped to a range.
 
-    The step by which its reader multiplies must be detached: that gradient is counted here.
+    The gradient passes where nothing was clipped, and the step gets a gradient too. The consumer multiplies by the step
+    and must detach it, because this function already counts that gradient.
     """
 
     @staticmethod
@@ -50,16 +54,18 @@ class LearnedStepQuantization(torch.autograd.Function):
         change = whole - exact
         inside = change.abs() <= 0.5
         change = torch.where(inside, change, whole)
-        # Scaled as the paper does, so that the one step of many values does not drown their own gradients.
-        own = torch.dot(gradient.float().flatten(), change.flatten()) * step / (exact.numel() * ctx.highest) ** 0.5
-        return gradient * inside, own, None, None
+        # Scaled as in the paper, so that the gradient of the shared step does not drown those of its many values.
+        step_gradient = (
+            torch.dot(gradient.float().flatten(), change.flatten()) * step / (exact.numel() * ctx.highest) ** 0.5
+        )
+        return gradient * inside, step_gradient, None, None
 
 
 class QuantizedLinear(nn.Module):
     """A linear layer on rounded inputs and weights. Layers that read the same input share its `log_step`.
 
-    It multiplies whole numbers and scales the sums, as the graph does: exact in fp32 below 2^24, and each factor in
-    bfloat16 too.
+    It multiplies whole numbers and scales the sums, as the graph does. The sums are exact in fp32 below 2^24, and the
+    factors are exact in bfloat16 too.
     """
 
     def __init__(self, plain: nn.Linear, log_step: nn.Parameter, zero: int) -> None:
@@ -76,7 +82,10 @@ class QuantizedLinear(nn.Module):
 
 
 class StraightThrough(torch.autograd.Function):
-    """`rounded` with the gradient of `value` (Bengio et al. 2013): two passes over memory less than by adding."""
+    """`rounded` with the gradient of `value` (Bengio et al. 2013).
+
+    It saves two passes over memory compared with adding a detached difference.
+    """
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, rounded: Tensor) -> Tensor:
@@ -93,30 +102,33 @@ def straight_through(value: Tensor, rounded: Tensor) -> Tensor:
 
 
 def quantization_scale(value: Tensor, levels: int) -> Tensor:
-    """Of each row (last axis, kept as 1), so that it lies on `levels` even steps to either side of zero."""
+    """Return the scale of each row (last axis, with size 1) for `levels` even steps to either side of zero."""
     return value.abs().amax(dim=-1, keepdim=True).clamp_min_(1e-12) / levels
 
 
 @torch.no_grad()
 def round_rows(value: Tensor, levels: int) -> Tensor:
-    """Each row (last axis) on `levels` even steps to either side of zero."""
+    """Round each row (last axis) to `levels` even steps to either side of zero."""
     scale = quantization_scale(value, levels)
     return (value / scale).round_().mul_(scale)
 
 
 def quantize_encoder(model: Network) -> None:
-    """Replace every linear layer of the encoder's layers, in place; the names of the weights stay.
+    """Quantise every linear layer of the encoder's layers, in place. The names of the weights stay.
 
-    Steps begin at 1: load them, or fit them beforehand with `fit_steps`.
+    Steps begin at 1. Load them, or fit them first with `fit_steps`.
     """
-    for group, zero in record_inputs(model):
+    for group, zero in quantized_inputs(model):
         log_step = nn.Parameter(torch.zeros(()))
         for owner, name in group:
             setattr(owner, name, QuantizedLinear(getattr(owner, name), log_step, zero))
 
 
-def record_inputs(model: Network) -> Iterator[tuple[list[tuple[Any, str]], int]]:
-    """For each input that linear layers read: those layers, as attributes of their owners, and its zero point."""
+def quantized_inputs(model: Network) -> Iterator[tuple[list[tuple[Any, str]], int]]:
+    """Yield the readers and the zero point of each input of linear layers.
+
+    Readers are pairs of a module and the name of its linear layer.
+    """
     for layer in encoder_layers(model):
         attention: Any = layer.attention
         yield [(attention.self, name) for name in ("query", "key", "value")], SIGNED_ZERO
@@ -126,21 +138,21 @@ def record_inputs(model: Network) -> Iterator[tuple[list[tuple[Any, str]], int]]
 
 
 def fit_steps(model: Network, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) -> list[float]:
-    """The step of each of `inputs_of`, of the least squared error on what a plain model's layers read.
+    """Return the step of each of `quantized_inputs` with the least squared error on the inputs of a plain model.
 
     `batches` are ids, mask and types, each (batch, length).
     """
-    seen: list[list[Tensor]] = []
+    recorded: list[list[Tensor]] = []
     hooks = []
     masks: list[Tensor] = []
 
-    def keep(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        return lambda _, given: into.append(given[0][masks[-1]])
+    def append_to(rows: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, inputs: rows.append(inputs[0][masks[-1]])
 
-    for group, _ in record_inputs(model):
+    for group, _ in quantized_inputs(model):
         owner, name = group[0]
-        seen.append([])
-        hooks.append(getattr(owner, name).register_forward_pre_hook(keep(seen[-1])))
+        recorded.append([])
+        hooks.append(getattr(owner, name).register_forward_pre_hook(append_to(recorded[-1])))
     with torch.no_grad():
         for ids, mask, types in batches:
             masks.append(mask.bool())
@@ -148,15 +160,16 @@ def fit_steps(model: Network, batches: Iterable[tuple[Tensor, Tensor, Tensor]]) 
     for hook in hooks:
         hook.remove()
     return [
-        fit_step(torch.cat(rows)[:SAMPLED_ROWS], zero)
-        for rows, (_, zero) in zip(seen, record_inputs(model), strict=True)
+        fit_step(torch.cat(rows)[:MAX_SAMPLED_TOKENS], zero)
+        for rows, (_, zero) in zip(recorded, quantized_inputs(model), strict=True)
     ]
 
 
 def fit_step(value: Tensor, zero: int) -> float:
+    """Return the step with the least squared error on `value`, of any shape, with this zero point."""
     lowest, highest = -zero, ACTIVATION_LEVELS - zero
     peak = float(value.abs().max().clamp_min(1e-6))
-    steps = [peak * share / highest for share in SHARES]
+    steps = [peak * share / highest for share in RANGE_SHARES]
 
     def error(step: float) -> float:
         return float(((value / step).round().clamp(lowest, highest) * step - value).square().sum())
@@ -165,14 +178,17 @@ def fit_step(value: Tensor, zero: int) -> float:
 
 
 def set_steps(model: Network, steps: Iterable[float]) -> None:
-    """Of a quantized model, in the order of `inputs_of`."""
-    for (group, _), step in zip(record_inputs(model), steps, strict=True):
+    """Set the steps of a quantised model, in the order of `quantized_inputs`."""
+    for (group, _), step in zip(quantized_inputs(model), steps, strict=True):
         owner, name = group[0]
         getattr(owner, name).log_step.data.fill_(step).log_()
 
 
 def load_trained(model: AnyNetwork, weights: Mapping[str, Tensor], layers: Sequence[int] | None) -> AnyNetwork:
-    """The network with what training left, ready to evaluate: of these layers alone, rounding where it learned to."""
+    """Load trained weights into the network and return it in evaluation mode.
+
+    Only `layers` of the encoder remain, or all if None. It is quantised if the weights have learned steps.
+    """
     if layers is not None:
         keep_layers(model, layers)
     if any(name.endswith(LOG_STEP) for name in weights):

@@ -1,14 +1,18 @@
 """The network that scores items after a history: self-attention over events, and attention of each candidate to them.
 
-score(c) = u·v_c + Σ_h w_h log(1 + Σ_t exp e_h(c, t)) + o log(1 + n_c) + Σ_i B_ic: the taste u is read from all of the
-history, each head of the candidate's own attention adds what the events that concern it say, and n_c of them are of the
-item itself; of one that is new to the user, B tells which of their items i are its neighbours
-(`models.ranking.item_neighbours`), of
-which older ones may count less. Log-sum-exp is the potential whose gradient is softmax attention with an empty slot
-(Ramsauer et al. 2021), so that three purchases weigh more than one, a history without anything alike adds nothing, and
-the attention weights say by how much the score falls without an event. `models.ranking.recommender` computes the same
-without
-torch. Knows torch, no files and no data.
+score(c) = u·v_c + Σ_h w_h log(1 + Σ_t exp e_h(c, t)) + o log(1 + n_c) + Σ_i B_ic
+
+- u is the user vector, read from the whole history, and v_c is the vector of candidate c.
+- Each head h of the candidate attention adds the score of the events that concern the candidate.
+- n_c is the number of events with the item itself.
+- B_ic is the weight of the user's item i for an item that is new to the user (`models.ranking.item_neighbours`). Older
+  items may count less.
+
+Log-sum-exp is the potential whose gradient is softmax attention with an empty slot (Ramsauer et al. 2021). So three
+purchases weigh more than one, and a history without anything similar adds nothing. The attention weights tell by how
+much the score falls without an event.
+
+`models.ranking.recommender` computes the same without torch. This module knows torch, no files and no data.
 """
 
 from __future__ import annotations
@@ -26,13 +30,17 @@ from models.ranking.events import AGE_BUCKETS, EVENT_TYPES, POSITION_BUCKETS
 from models.ranking.item_neighbours import ItemNeighbours
 from models.ranking.recommender import SCALE
 
-NEVER = -1e4
+MASKED_SCORE = -1e4
+"""The score of an empty position or an impossible item, low enough for a softmax of zero."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """Item vectors are `width` wide and the events' states `inner`, in `heads` parts; `eyes` are the heads with which a
-    candidate looks at events, each of `eye` dimensions."""
+class HistoryShape:
+    """The sizes of a history network.
+
+    Item vectors have `width` dimensions, and the states of events `inner`, in `heads` attention heads. The candidate
+    attention has `eyes` heads of `eye` dimensions each.
+    """
 
     width: int
     inner: int
@@ -44,8 +52,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreWeights:
-    """By what the parts of a score are multiplied once they are trained or found: taste and attention, neighbours, and
-    how often an item was taken."""
+    """The factors of a score's components after training.
+
+    The components are user vector and attention, neighbours, and how often the user took the item.
+    """
 
     attention: float = 1.0
     neighbours: float = 1.0
@@ -57,13 +67,16 @@ AS_TRAINED = ScoreWeights()
 
 @dataclass(frozen=True, slots=True)
 class HistoryBatch:
-    """A batch: `items` (batch, events) numbers, -1 where there is no event; `kinds`, and `ages` and `places` as
-    `ranking.age_of` and `ranking.place_of` give them, all (batch, events)."""
+    """A batch of histories, all (batch, events).
+
+    `items` are item indices, -1 for padding. `event_types`, `ages` and `positions` are buckets of
+    `models.ranking.events`.
+    """
 
     items: Tensor
-    kinds: Tensor
+    event_types: Tensor
     ages: Tensor
-    places: Tensor
+    positions: Tensor
 
     @property
     def mask(self) -> Tensor:
@@ -71,37 +84,37 @@ class HistoryBatch:
 
 
 class LogSumExp(torch.autograd.Function):
-    """log(1 + Σ_t exp(asked_c · shown_bt + again_bt [item of t is c])), for candidates that are items 0 to n - 1.
+    """log(1 + Σ_t exp(query_c · key_bt + again_bt [item of t is c])), for the candidates 0 to n - 1.
 
-    asked (items, size); shown (batch, events, size), again and items (batch, events); gives (batch, items). The
-    energies (batch, items, events) are large, and passing over them is what a step of training takes its time for, so
-    they are made once and changed in place. An event whose item is -1 counts only by `shown`.
+    The shapes are queries (items, size), keys (batch, events, size), again and items (batch, events). The result is
+    (batch, items). The energies (batch, items, events) are large, and memory traffic on them dominates a training step.
+    So they are allocated once and changed in place. An event whose item is -1 counts only by its key.
     """
 
     @staticmethod
-    def forward(context: Any, asked: Tensor, shown: Tensor, again: Tensor, items: Tensor) -> Tensor:
-        raised = asked @ shown.transpose(1, 2)
+    def forward(context: Any, queries: Tensor, keys: Tensor, again: Tensor, items: Tensor) -> Tensor:
+        exponentials = queries @ keys.transpose(1, 2)
         rows, events = torch.nonzero(items >= 0, as_tuple=True)
-        raised[rows, items[rows, events], events] += again[rows, events]
-        raised = raised.clamp_(max=60.0).exp_()
-        total = raised.sum(dim=-1) + 1
-        context.save_for_backward(asked, shown, items, raised, total)
+        exponentials[rows, items[rows, events], events] += again[rows, events]
+        exponentials = exponentials.clamp_(max=60.0).exp_()
+        total = exponentials.sum(dim=-1) + 1
+        context.save_for_backward(queries, keys, items, exponentials, total)
         return total.log()
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        asked, shown, items, raised, total = context.saved_tensors
-        found = raised * (gradients[0] / total)[..., None]
+        queries, keys, items, exponentials, total = context.saved_tensors
+        slopes = exponentials * (gradients[0] / total)[..., None]
         rows, events = torch.nonzero(items >= 0, as_tuple=True)
-        again = torch.zeros_like(shown[..., 0])
-        again[rows, events] = found[rows, items[rows, events], events]
-        return torch.einsum("bct,bte->ce", found, shown), found.transpose(1, 2) @ asked, again, None
+        again = torch.zeros_like(keys[..., 0])
+        again[rows, events] = slopes[rows, items[rows, events], events]
+        return torch.einsum("bct,bte->ce", slopes, keys), slopes.transpose(1, 2) @ queries, again, None
 
 
 class Block(nn.Module):
-    """A layer with its norms before its parts (Xiong et al. 2020)."""
+    """A transformer layer with pre-normalisation (Xiong et al. 2020)."""
 
-    def __init__(self, shape: Shape, dropout: float) -> None:
+    def __init__(self, shape: HistoryShape, dropout: float) -> None:
         super().__init__()
         inner = shape.inner
         self.attention_norm, self.inner_norm = nn.LayerNorm(inner), nn.LayerNorm(inner)
@@ -111,19 +124,21 @@ class Block(nn.Module):
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
         states = states + self.dropout(self.attention(self.attention_norm(states), mask)[0])
-        added: Tensor = states + self.dropout(self.output(gelu(self.inner(self.inner_norm(states)))))
-        return added
+        result: Tensor = states + self.dropout(self.output(gelu(self.inner(self.inner_norm(states)))))
+        return result
 
 
 class HistoryNetwork(nn.Module):
-    """Scores of the items that it was made for, after histories of them.
+    """A network that scores the items of its catalogue after histories of them.
 
-    `known` (items,) is 0 for an item whose id says nothing, because nobody had anything to do with it in training.
-    `often` (1,) is the weight of how often an item was taken, and `neighbours` and `nearness` (items, any number) what
-    an item says of others, times `fade` (1,) for every event after it: they come to the network, and are not learned.
-    So are `newcomers` (3,), always, said and taken of `models.ranking.cold_start`, and `kin`, if anything is told to
-    them: that
-    is no part of what `forward` gives.
+    Some buffers are set rather than learned:
+
+    - `known` (items,) is 0 for an item that nobody took in training, so that its ID embedding is untrained.
+    - `often` (1,) is the weight of how often the user took an item.
+    - `neighbours` and `nearness` (items, neighbours) are the indices and weights of an item's neighbours. `fade` (1,)
+      is their decay per later event.
+    - `newcomers` (3,) are the cold-start weights bias, neighbours and taken, and `kin` the nearest known items
+      (`models.ranking.cold_start`). They are empty if cold items get no scores. `forward` does not use them.
     """
 
     known: Tensor
@@ -134,7 +149,7 @@ class HistoryNetwork(nn.Module):
     newcomers: Tensor
     kin: Tensor
 
-    def __init__(self, shape: Shape, items: int, dropout: float = 0.2) -> None:
+    def __init__(self, shape: HistoryShape, items: int, dropout: float = 0.2) -> None:
         super().__init__()
         width, inner = shape.width, shape.inner
         self.shape = shape
@@ -142,7 +157,7 @@ class HistoryNetwork(nn.Module):
         self.register_buffer("known", torch.ones(items))
         self.enter = nn.Linear(width, inner)
         self.kinds, self.ages, self.places = (
-            nn.Embedding(n, inner) for n in (len(EVENT_TYPES), AGE_BUCKETS, POSITION_BUCKETS)
+            nn.Embedding(size, inner) for size in (len(EVENT_TYPES), AGE_BUCKETS, POSITION_BUCKETS)
         )
         self.blocks = nn.ModuleList(Block(shape, dropout) for _ in range(shape.layers))
         self.norm = nn.LayerNorm(inner)
@@ -165,15 +180,19 @@ class HistoryNetwork(nn.Module):
         nn.init.constant_(self.strength.bias, -3.0)
 
     def item_vectors(self, texts: Tensor, known: Tensor) -> Tensor:
-        """Texts' vectors (items, width) to item vectors; known (items,) is 0 where the id is not to count, else 1."""
+        """Return the item vectors for the vectors (items, width) of their texts.
+
+        `known` (items,) is 0 for items whose ID embedding is left out, and 1 otherwise.
+        """
         return normalize(texts, dim=-1) * SCALE + self.ids.weight * known[:, None]
 
     def forward(self, histories: HistoryBatch, vectors: Tensor) -> Tensor:
-        """Scores (batch, items) of all items; vectors (items, width) are theirs."""
-        taste, states = self.read(histories, vectors)
-        scores = taste @ vectors.T + self.attended(histories, states, vectors)
+        """Return the scores (batch, items) of all items; vectors (items, width) are theirs."""
+        user_vectors, states = self.encode(histories, vectors)
+        scores = user_vectors @ vectors.T + self.score_events(histories, states, vectors)
         if self.nearness.shape[1]:
-            scores = scores + near(histories.items, between(self.neighbours, self.nearness), self.fade)
+            weights = dense_neighbour_weights(self.neighbours, self.nearness)
+            scores = scores + score_neighbours(histories.items, weights, self.fade)
         return scores
 
     def set_neighbours(self, neighbours: ItemNeighbours) -> None:
@@ -182,67 +201,67 @@ class HistoryNetwork(nn.Module):
 
     @torch.no_grad()
     def scale_components(self, scales: ScoreWeights) -> None:
-        for one in (self.taste.weight, self.taste.bias, self.eyes):
-            one.mul_(scales.attention)
+        for parameter in (self.taste.weight, self.taste.bias, self.eyes):
+            parameter.mul_(scales.attention)
         self.nearness.mul_(scales.neighbours)
         self.often.mul_(scales.often)
 
-    def set_cold_start(self, newcomers: ColdStart) -> None:
+    def set_cold_start(self, cold_start: ColdStart) -> None:
         self.newcomers, self.kin = (
-            torch.tensor(list(asdict(newcomers.weights).values())),
-            torch.from_numpy(newcomers.nearest_items),
+            torch.tensor(list(asdict(cold_start.weights).values())),
+            torch.from_numpy(cold_start.nearest_items),
         )
 
-    def read(self, histories: HistoryBatch, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """The taste (batch, width) and the events' states (batch, events, inner)."""
-        states = self.enter(vectors)[histories.items.clamp_min(0)] + self.kinds(histories.kinds)
-        states = self.dropout(states + self.ages(histories.ages) + self.places(histories.places))
+    def encode(self, histories: HistoryBatch, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the user vectors (batch, width) and the states of the events (batch, events, inner)."""
+        states = self.enter(vectors)[histories.items.clamp_min(0)] + self.kinds(histories.event_types)
+        states = self.dropout(states + self.ages(histories.ages) + self.places(histories.positions))
         for block in self.blocks:
             states = block(states, histories.mask)
         states = self.norm(states)
-        weights = self.reader(states).masked_fill(~histories.mask[..., None], NEVER).softmax(dim=1)
+        weights = self.reader(states).masked_fill(~histories.mask[..., None], MASKED_SCORE).softmax(dim=1)
         batch, events, inner = states.shape
-        parts = states.view(batch, events, self.shape.heads, inner // self.shape.heads)
-        pooled = torch.einsum("beh,behd->bhd", weights, parts).reshape(batch, inner)
-        taste: Tensor = self.taste(self.dropout(pooled))
-        return taste, states
+        by_head = states.view(batch, events, self.shape.heads, inner // self.shape.heads)
+        pooled = torch.einsum("beh,behd->bhd", weights, by_head).reshape(batch, inner)
+        user_vectors: Tensor = self.taste(self.dropout(pooled))
+        return user_vectors, states
 
-    def attended(self, histories: HistoryBatch, states: Tensor, vectors: Tensor) -> Tensor:
-        """What the candidates' own attention adds, (batch, items)."""
+    def score_events(self, histories: HistoryBatch, states: Tensor, vectors: Tensor) -> Tensor:
+        """Return what candidate attention and repeated events add to the scores, (batch, items)."""
         size = self.shape.eye
-        asked, shown = self.look(vectors), self.shown(states) / size**0.5
-        strength = self.strength(states).masked_fill(~histories.mask[..., None], NEVER)
+        queries, keys = self.look(vectors), self.shown(states) / size**0.5
+        strength = self.strength(states).masked_fill(~histories.mask[..., None], MASKED_SCORE)
         again = self.again[histories.ages]
-        added = vectors.new_zeros(len(states), len(vectors))
-        for eye in range(self.shape.eyes):
-            part = slice(eye * size, (eye + 1) * size)
-            own = torch.cat([asked[:, part], torch.ones_like(asked[:, :1])], dim=1)
-            events = torch.cat([shown[..., part], strength[..., eye : eye + 1]], dim=2)
-            heard: Tensor = LogSumExp.apply(own, events, again[..., eye], histories.items)  # type: ignore[no-untyped-call]
-            added = added + self.eyes[eye] * heard
-        return added + self.often * times_taken(histories.items, len(vectors)).log1p()
+        scores = vectors.new_zeros(len(states), len(vectors))
+        for head in range(self.shape.eyes):
+            dimensions = slice(head * size, (head + 1) * size)
+            head_queries = torch.cat([queries[:, dimensions], torch.ones_like(queries[:, :1])], dim=1)
+            head_keys = torch.cat([keys[..., dimensions], strength[..., head : head + 1]], dim=2)
+            potentials: Tensor = LogSumExp.apply(head_queries, head_keys, again[..., head], histories.items)  # type: ignore[no-untyped-call]
+            scores = scores + self.eyes[head] * potentials
+        return scores + self.often * count_items(histories.items, len(vectors)).log1p()
 
 
-def between(numbers: Tensor, weights: Tensor) -> Tensor:
-    """What each item says of each, (items, items), of what is kept as in `Neighbours`."""
-    return weights.new_zeros(2 * (len(weights),)).scatter_(1, numbers.long(), weights)
+def dense_neighbour_weights(neighbours: Tensor, weights: Tensor) -> Tensor:
+    """Return the weight of each item for each item, (items, items), from the sparse form of `ItemNeighbours`."""
+    return weights.new_zeros(2 * (len(weights),)).scatter_(1, neighbours.long(), weights)
 
 
-def near(items: Tensor, between: Tensor, fade: Tensor) -> Tensor:
-    """What distinct ones of `items` (batch, events) say of those that are not among them, (batch, items).
+def score_neighbours(items: Tensor, weights: Tensor, decay: Tensor) -> Tensor:
+    """Return the scores (batch, items) that the items of histories give to all other items, and zero to themselves.
 
-    `between` (items, items) is what each says of each; an item counts by its newest event, `fade` (1,) times less for
-    every event after that.
+    `items` (batch, events) are the histories and `weights` (items, items) the weight of each item for each. An item
+    counts by its newest event, multiplied by `decay` (1,) for each later event.
     """
     mask = items >= 0
-    after = mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)
-    newest = between.new_zeros(len(items), len(between) + 1)
-    newest.scatter_reduce_(1, items.where(mask, len(between)), fade**after, "amax")
-    return (newest[:, :-1] @ between) * (times_taken(items, len(between)) == 0)
+    events_after = mask.sum(dim=1, keepdim=True) - mask.cumsum(dim=1)
+    newest = weights.new_zeros(len(items), len(weights) + 1)
+    newest.scatter_reduce_(1, items.where(mask, len(weights)), decay**events_after, "amax")
+    return (newest[:, :-1] @ weights) * (count_items(items, len(weights)) == 0)
 
 
-def times_taken(items: Tensor, of: int) -> Tensor:
-    """How often each of the items 0 to `of` - 1 is in each row; items (batch, events), -1 for none; (batch, of)."""
-    counts = torch.zeros(len(items), of + 1, device=items.device)
+def count_items(items: Tensor, size: int) -> Tensor:
+    """Count each of the items 0 to `size` - 1 per row; items (batch, events), -1 for padding; (batch, size)."""
+    counts = torch.zeros(len(items), size + 1, device=items.device)
     ones = torch.ones_like(items, dtype=counts.dtype)
-    return counts.scatter_add_(1, items.where(items >= 0, of), ones)[:, :of]
+    return counts.scatter_add_(1, items.where(items >= 0, size), ones)[:, :size]

@@ -1,4 +1,4 @@
-"""A shallower network made of a teacher's layers."""
+"""A shallower network, made from layers of a teacher."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from models.networks.encoder import AnyNetwork, keep_layers
 from models.networks.quantization import fit_steps, quantize_encoder, round_rows, set_steps
 
 FITTED_BATCHES = 16
-"""Of the plan, to which the steps of the student's inputs are fitted at first."""
+"""The number of first training batches to which the initial quantisation steps are fitted."""
 
 
 def make_student(
     teacher: AnyNetwork, layers: Sequence[int], batches: Sequence[tuple[Tensor, Tensor, Tensor]]
 ) -> AnyNetwork:
-    """The teacher's word embeddings and these of its layers, all in 8 bits; no dropout, as it sees few texts twice.
+    """Return a student of the teacher's word embeddings and these of its layers, all in 8 bits.
 
-    The steps of its inputs are fitted to `batches` of ids, mask and types, each (batch, length).
+    It has no dropout, because it sees few texts twice. The steps of its inputs are fitted to `batches` of ids, mask and
+    types, each (batch, length).
     """
     student = keep_layers(deepcopy(teacher), layers)
     steps = fit_steps(student, batches)
@@ -36,9 +37,10 @@ def make_student(
     return student
 
 
-States = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+StatesFunction = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
+"""`Network.states`, or a compiled version of it."""
 
 
-def compile_states(states: States) -> States:
-    found: States = torch.compile(states, dynamic=True)
-    return found
+def compile_states(states: StatesFunction) -> StatesFunction:
+    compiled: StatesFunction = torch.compile(states, dynamic=True)
+    return compiled

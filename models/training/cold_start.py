@@ -1,9 +1,8 @@
-"""Finding what newcomers are told (`models.ranking.cold_start`): on items held back from a training of their own.
+"""Fits the cold-start weights (`models.ranking.cold_start`) on items held out from a separate training.
 
-A network is trained without some of the items and without each user's last basket, and the three numbers are those
-with the greatest likelihood of these baskets under the softmax over all items: so newcomers have the share of what is
-taken next that is theirs, whatever the seed of a training makes of texts that it never saw. Knows torch; nothing of
-bundles.
+A network is trained without some of the items and without each user's last basket. The weights have the greatest
+likelihood of these baskets under the softmax over all items. So cold items get their share of the next purchases,
+whatever scores a network happens to give to texts that it never saw. This module knows torch and no bundles.
 """
 
 from __future__ import annotations
@@ -18,55 +17,62 @@ from scipy.special import logsumexp
 
 from models.data.interactions import Interactions, Items, Split, hold_out_last, remove_items
 from models.ranking.cold_start import ColdStartWeights
-from models.training.history_network import HistoryConfig, cold_start_scores, scores_of, train_history_network
+from models.training.history_network import HistoryConfig, cold_start_scores, score_histories, train_history_network
 
 Array = NDArray[np.float32]
 
 
 def fit_cold_start(
-    interactions: Interactions, texts: Array, config: HistoryConfig, held_back: Items, say: Callable[[str], None]
+    interactions: Interactions, texts: Array, config: HistoryConfig, held_out: Items, log: Callable[[str], None]
 ) -> HistoryConfig:
-    """The schedule with what its newcomers are told, if it wants that found; other arguments as of `train_histories`.
+    """Return the configuration with fitted cold-start weights, or unchanged if it does not ask for them.
 
-    `held_back` are items that the encoder was not taught beside others, if there are such: as newcomers will be.
-
-    Nothing is found for a network without ids or texts: there nobody is known, or like anybody.
+    `held_out` are items without co-occurrences in the encoder's training, as cold items will be. The other arguments
+    are those of `train_history_network`. Nothing is fitted for a network without IDs, where no item is known, or
+    without texts, where no item is similar to another.
     """
     if not (config.find_newcomers and config.use_ids and config.use_text):
         return config
-    held = hold_out_last(interactions)
-    training = remove_items(held, held_back).training
-    split = replace(held.where([user in training.users for user in held.users]), training=training)
-    kin_alone, taken_alone = (
+    last = hold_out_last(interactions)
+    training = remove_items(last, held_out).training
+    split = replace(last.select_users([user in training.users for user in last.users]), training=training)
+    neighbours_alone, taken_alone = (
         ColdStartWeights(bias=0, neighbours=1, taken=0),
         ColdStartWeights(bias=0, neighbours=0, taken=1),
     )
-    network = train_history_network(training, texts, replace(config, newcomers=kin_alone), say)
-    there = np.unique(np.concatenate([trail.items for trail in interactions.users.values()]))
-    new = np.intersect1d(held_back, there)  # what nobody takes even at last cannot be asked for
-    said, taken = (cold_start_scores(network, split, new, worth) for worth in (kin_alone, taken_alone))
-    scores = scores_of(network, texts, split, config)
-    scores[:, np.setdiff1d(held_back, there)] = -np.inf
-    worth = maximum_likelihood_weights(scores, new, said, taken, split)
-    say(f"told newcomers, by the last baskets of {len(split.users)} users: {worth}")
-    return replace(config, newcomers=worth)
+    network = train_history_network(training, texts, replace(config, newcomers=neighbours_alone), log)
+    all_taken = np.unique(np.concatenate([sequence.items for sequence in interactions.users.values()]))
+    cold = np.intersect1d(held_out, all_taken)  # an item that nobody ever takes cannot be a target
+    neighbours, taken = (cold_start_scores(network, split, cold, unit) for unit in (neighbours_alone, taken_alone))
+    scores = score_histories(network, texts, split, config)
+    scores[:, np.setdiff1d(held_out, all_taken)] = -np.inf
+    weights = maximum_likelihood_weights(scores, cold, neighbours, taken, split)
+    log(f"cold-start weights, fitted on the last baskets of {len(split.users)} users: {weights}")
+    return replace(config, newcomers=weights)
 
 
-def maximum_likelihood_weights(scores: Array, new: Items, said: Array, taken: Array, split: Split) -> ColdStartWeights:
-    """By the mean log likelihood of each user's targets, each a like part; scores (users, items) without what the items
-    `new` are told, `said` and `taken` (users, new) what one part of each would be."""
-    wanted = np.zeros_like(scores)
-    for row, targets in zip(wanted, split.targets, strict=True):
-        row[targets] = 1 / len(targets)
-    parts = np.stack([np.ones_like(said), said, taken])
-    others, own, asked = logsumexp(np.delete(scores, new, axis=1), axis=1), scores[:, new], wanted[:, new]
+def maximum_likelihood_weights(
+    scores: Array, cold: Items, neighbours: Array, taken: Array, split: Split
+) -> ColdStartWeights:
+    """Return the weights with the greatest mean log likelihood of the users' targets.
 
-    def loss(worth: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        found = own + np.tensordot(worth, parts, axes=1)
-        total = np.logaddexp(others, logsumexp(found, axis=1))
-        missing = asked - np.exp(found - total[:, None])
-        gradient = np.tensordot(parts, missing, axes=2) / len(own)
-        return float((total - (asked * found).sum(axis=1)).mean()), -gradient
+    Each target of a user has an equal share. `scores` (users, items) lack the cold-start scores of the items `cold`.
+    `neighbours` and `taken` (users, cold) are these scores for a weight of 1.
+    """
+    targets = np.zeros_like(scores)
+    for row, items in zip(targets, split.targets, strict=True):
+        row[items] = 1 / len(items)
+    terms = np.stack([np.ones_like(neighbours), neighbours, taken])
+    warm_total = logsumexp(np.delete(scores, cold, axis=1), axis=1)
+    cold_scores, cold_targets = scores[:, cold], targets[:, cold]
 
-    always, by_kin, by_taken = minimize(loss, np.asarray([0.0, 1.0, 0.0]), jac=True, method="BFGS").x.tolist()
-    return ColdStartWeights(bias=always, neighbours=by_kin, taken=by_taken)
+    def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        adjusted = cold_scores + np.tensordot(weights, terms, axes=1)
+        total = np.logaddexp(warm_total, logsumexp(adjusted, axis=1))
+        residuals = cold_targets - np.exp(adjusted - total[:, None])
+        gradient = np.tensordot(terms, residuals, axes=2) / len(cold_scores)
+        return float((total - (cold_targets * adjusted).sum(axis=1)).mean()), -gradient
+
+    solution = minimize(loss, np.asarray([0.0, 1.0, 0.0]), jac=True, method="BFGS").x.tolist()
+    bias, neighbour_weight, taken_weight = solution
+    return ColdStartWeights(bias=bias, neighbours=neighbour_weight, taken=taken_weight)

@@ -1,8 +1,8 @@
-"""Distillation: a trained network teaches a shallower one, on labelled data and on plain text.
+"""Distillation: training of a shallower student on a teacher's answers, with labelled data and plain texts.
 
-The student begins as some of the teacher's own layers and learns its softened answers (Hinton et al. 2015), the states
-of the layers it stands in for (Sun et al. 2019, patient distillation), and the labels where there are any. Its
-linear layers compute in 8 bits from the first step, as the graph that serves will. Knows nothing of bundles.
+The student begins with some of the teacher's layers. It learns the teacher's softened answers (Hinton et al. 2015), the
+states of the layers it stands in for (Sun et al. 2019, patient distillation), and the labels where they exist. Its
+linear layers compute in 8 bits from the first step, as the served graph will. This module knows no bundles.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import torch
 from torch import Tensor
 
 from models.bundle import TOKENIZER
-from models.data.classification import Dataset, read, read_texts, remove_leaks
+from models.data.classification import Dataset, read_dataset, read_unlabelled_texts, remove_leaks
 from models.networks.encoder import Classifier, encoder_layers
-from models.networks.student import FITTED_BATCHES, States, compile_states, make_student
+from models.networks.student import FITTED_BATCHES, StatesFunction, compile_states, make_student
 from models.tasks import TASKS
 from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
 from models.training.classification import (
-    Config,
+    ClassificationConfig,
+    ClassificationValidation,
     Row,
-    Validation,
-    config_of,
-    dataset_of,
     labelled_loss,
     load_run,
     load_weights,
+    parse_config,
+    parse_dataset,
     plan_batches,
     sample_validation,
     save_run,
@@ -43,13 +43,13 @@ from models.training.trainer import ConfigError, DeviceCollator, Inputs, Trainer
 
 
 @dataclass(frozen=True, slots=True)
-class Distillation:
-    """What a student is and learns from; `models/configs/*-student.toml` explains each field.
+class DistillationConfig:
+    """The student and its training. `models/configs/*-student.toml` explains each field.
 
-    `layers` are those of the teacher that the student begins with, in order; `texts` are files without labels.
-    Of the texts a share `corrupted` has a share `corrupted_tokens` of its tokens swapped for others: the teacher tells
-    what they mean now, so the few labelled texts become many. `compiled` needs a C++ compiler and a minute or two at
-    the start.
+    `layers` are the teacher's layers that the student begins with, in order. `texts` are files without labels.
+    In a share `corrupted` of the texts, a share `corrupted_tokens` of the tokens is swapped for random tokens. The
+    teacher answers the corrupted texts too, so a few labelled texts become many. `compiled` needs a C++ compiler and a
+    minute or two at the start.
     """
 
     layers: tuple[int, ...]
@@ -60,97 +60,104 @@ class Distillation:
     corrupted_tokens: float
     compiled: bool
     texts: tuple[Dataset, ...]
-    training: Config
+    training: ClassificationConfig
 
 
-def read_distillation(path: Path) -> Distillation:
-    """Raises ConfigError naming the field when one is missing or unknown."""
-    return distillation_of(tomllib.loads(path.read_text(encoding="utf-8")))
+def read_distillation_config(path: Path) -> DistillationConfig:
+    """Read a configuration file. Raises ConfigError naming a missing or unknown field."""
+    return parse_distillation(tomllib.loads(path.read_text(encoding="utf-8")))
 
 
-def distillation_of(content: dict[str, Any]) -> Distillation:
+def parse_distillation(content: dict[str, Any]) -> DistillationConfig:
+    """Return the configuration of a parsed file. Raises ConfigError naming a missing or unknown field."""
     try:
-        texts = tuple(dataset_of(row) for row in content["texts"])
-        own = content["distillation"]
+        texts = tuple(parse_dataset(row) for row in content["texts"])
+        student = content["distillation"]
         training = {name: value for name, value in content.items() if name not in ("texts", "distillation")}
-        return Distillation(**{**own, "layers": tuple(own["layers"])}, texts=texts, training=config_of(training))
+        fields = {**student, "layers": tuple(student["layers"])}
+        return DistillationConfig(**fields, texts=texts, training=parse_config(training))
     except (KeyError, TypeError) as error:
         raise ConfigError(f"the configuration cannot be used: {error}") from error
 
 
-def distill_classifier(config: Distillation, teacher: Path, data: Path, texts: Path, out: Path) -> Path:
-    """Train a student of the training folder `teacher`; returns `out`, a training folder like it.
+def distill_classifier(config: DistillationConfig, teacher: Path, data: Path, texts: Path, out: Path) -> Path:
+    """Train a student of the training folder `teacher`, and return `out`, a training folder like it.
 
-    `texts` holds the files that the configuration names, `NAME.txt.gz`, a text a line.
+    `texts` holds the files that the configuration names, `NAME.txt.gz`, with a text per line.
     """
-    training, task, taught = config.training, TASKS[config.training.task], load_run(teacher)
+    training, task, teacher_run = config.training, TASKS[config.training.task], load_run(teacher)
     torch.manual_seed(training.seed)
     random.seed(training.seed)
     out.mkdir(parents=True, exist_ok=True)
     copyfile(teacher / TOKENIZER, out / TOKENIZER)
     tokenizer = Tokenizer(out / TOKENIZER, training.max_tokens)
-    validation = [row for dataset in training.datasets for row in read(data, dataset, "validation")]
-    rows = [row for dataset in training.datasets for row in read(data, dataset, "train")]
-    rows += [row for source in config.texts for row in read_texts(texts, source)]
+    validation = [row for dataset in training.datasets for row in read_dataset(data, dataset, "validation")]
+    rows = [row for dataset in training.datasets for row in read_dataset(data, dataset, "train")]
+    rows += [row for source in config.texts for row in read_unlabelled_texts(texts, source)]
     batches = plan_batches(
         training, (*training.datasets, *config.texts), task, tokenizer, remove_leaks(rows, validation)
     )
-    network = load_weights(teacher, taught, task)
+    network = load_weights(teacher, teacher_run, task)
     student = make_student(network, config.layers, [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]])
-    feed = DeviceCollator(tokenizer, choose_device())
-    network.to(feed.device)
-    objective = DistillationObjective(student, network, config, feed)
-    looked_at = Validation(student, task, feed, sample_validation(validation, training))
-    Trainer(training, student, objective, looked_at, out, len(batches)).run(batches)
-    kept = taught.layers or tuple(range(len(encoder_layers(network))))
-    save_run(out, taught.base, [kept[layer] for layer in config.layers], config.texts, training)
+    collator = DeviceCollator(tokenizer, choose_device())
+    network.to(collator.device)
+    objective = DistillationObjective(student, network, config, collator)
+    validate = ClassificationValidation(student, task, collator, sample_validation(validation, training))
+    Trainer(training, student, objective, validate, out, len(batches)).run(batches)
+    base_layers = teacher_run.layers or tuple(range(len(encoder_layers(network))))
+    save_run(out, teacher_run.base, [base_layers[layer] for layer in config.layers], config.texts, training)
     return out
 
 
 def collate_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ids, mask and types of the rows, each (rows, length)."""
     batch = collate([row.tokens for row in rows], tokenizer.pad_id)
     return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), torch.from_numpy(batch.token_types)
 
 
 class DistillationObjective:
-    """The loss of a student beside its teacher."""
+    """The loss of a student on its teacher's answers and states and on the labels."""
 
-    def __init__(self, student: Classifier, teacher: Classifier, config: Distillation, feed: DeviceCollator) -> None:
-        self._feed = feed
+    def __init__(
+        self, student: Classifier, teacher: Classifier, config: DistillationConfig, collator: DeviceCollator
+    ) -> None:
+        self._collator = collator
         self._student, self._teacher, self._config = student, teacher.requires_grad_(False).eval(), config
-        self._own: States = student.states
-        self._shown: States = teacher.states
+        self._student_states: StatesFunction = student.states
+        self._teacher_states: StatesFunction = teacher.states
         if config.compiled:
-            self._own, self._shown = compile_states(self._own), compile_states(self._shown)
+            self._student_states = compile_states(self._student_states)
+            self._teacher_states = compile_states(self._teacher_states)
 
     def __call__(self, rows: Sequence[Row]) -> Tensor:
-        inputs = self._feed([row.tokens for row in rows])
+        inputs = self._collator([row.tokens for row in rows])
         mask, types, config = inputs.mask, inputs.types, self._config
-        ids, whole = swap_tokens(inputs, config.corrupted, config.corrupted_tokens)
+        ids, unchanged = swap_tokens(inputs, config.corrupted, config.corrupted_tokens)
         with torch.no_grad():
-            shown = self._shown(ids, mask, types)
-            target = self._teacher.answer(shown[-1], mask, types).float()
-        own = self._own(ids, mask, types)
-        logits = self._student.answer(own[-1], mask, types).float()
-        pairs = [(own[place], shown[layer + 1]) for place, layer in enumerate(config.layers, 1)]
+            teacher = self._teacher_states(ids, mask, types)
+            target = self._teacher.classify(teacher[-1], mask, types).float()
+        student = self._student_states(ids, mask, types)
+        logits = self._student.classify(student[-1], mask, types).float()
+        pairs = [(student[index], teacher[layer + 1]) for index, layer in enumerate(config.layers, 1)]
         states = torch.stack([hidden_state_loss(*pair, mask) for pair in pairs]).mean()
         soft = soft_target_loss(logits, target, config.temperature)
-        labelled = labelled_loss(logits[whole], [rows[number] for number in whole.tolist()])
+        labelled = labelled_loss(logits[unchanged], [rows[index] for index in unchanged.tolist()])
         return soft + config.labels_weight * labelled + config.states_weight * states
 
 
 def swap_tokens(inputs: Inputs, share: float, tokens: float) -> tuple[Tensor, Tensor]:
-    """The ids, (batch, length), some swapped for other tokens of the batch, and the numbers of the rows left whole.
+    """Swap a share `tokens` of the tokens in a share `share` of the texts for random tokens of the batch.
 
-    The first and last piece of a text stay, and a target's tokens.
+    Returns the ids (batch, length) and the indices of the unchanged rows. The first and last token of a text stay, and
+    so do the entity's tokens.
     """
     ids, mask = inputs.ids, inputs.mask
-    words = mask * (1 - inputs.types)
-    words[:, 0] = 0
-    words.scatter_(1, mask.sum(dim=1, keepdim=True) - 1, 0)
+    swappable = mask * (1 - inputs.types)
+    swappable[:, 0] = 0
+    swappable.scatter_(1, mask.sum(dim=1, keepdim=True) - 1, 0)
     changed = torch.rand(len(ids), device=ids.device) < share
-    swapped = changed.unsqueeze(1) & (torch.rand(ids.shape, device=ids.device) < tokens) & words.bool()
-    others = ids[words.bool()]
-    if len(others):
-        ids = torch.where(swapped, others[torch.randint(len(others), ids.shape, device=ids.device)], ids)
+    swapped = changed.unsqueeze(1) & (torch.rand(ids.shape, device=ids.device) < tokens) & swappable.bool()
+    pool = ids[swappable.bool()]
+    if len(pool):
+        ids = torch.where(swapped, pool[torch.randint(len(pool), ids.shape, device=ids.device)], ids)
     return ids, (~changed).nonzero().flatten()

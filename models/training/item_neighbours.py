@@ -1,4 +1,4 @@
-"""Fits item-to-item weights (EASE, SLIT)."""
+"""Fits item-to-item weights in closed form (EASE, SLIT)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.ranking.item_neighbours import ItemNeighbours
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NeighbourConfig:
-    """`models/configs/recommend.toml` explains each field."""
+    """The settings of neighbour weights. `models/configs/recommend.toml` explains each field."""
 
     weight: float
     ridge: float
@@ -28,68 +28,74 @@ class NeighbourConfig:
     popular: float = 0.0
 
     @property
-    def fade(self) -> float:
-        """What an item of a history counts less for every event that came after it, as a factor."""
+    def recency_decay(self) -> float:
+        """The factor of an item of a history for each later event."""
         return exp(-1 / self.asked)
 
 
 def fit_item_neighbours(
-    trails: Collection[InteractionSequence], items: int, schedule: NeighbourConfig
+    sequences: Collection[InteractionSequence], items: int, config: NeighbourConfig
 ) -> ItemNeighbours:
-    """The largest weights of each item in amount, times the schedule's weight; what is popular is said less."""
-    users = np.bincount(np.concatenate([np.unique(trail.items) for trail in trails]), minlength=items)
-    weights = fit_item_weights(trails, items, schedule) * schedule.weight / np.maximum(users, 1) ** schedule.popular
-    kept = np.argsort(-np.abs(weights), axis=1)[:, : schedule.kept]
+    """Return the weights of each item that are largest in amount, times the configured weight.
+
+    Weights of popular items are divided by a power of the number of their users.
+    """
+    users = np.bincount(np.concatenate([np.unique(sequence.items) for sequence in sequences]), minlength=items)
+    weights = fit_item_weights(sequences, items, config) * config.weight / np.maximum(users, 1) ** config.popular
+    largest = np.argsort(-np.abs(weights), axis=1)[:, : config.kept]
     return ItemNeighbours(
-        kept.astype(np.int32), np.take_along_axis(weights, kept, axis=1).astype(np.float32), schedule.fade
+        largest.astype(np.int32),
+        np.take_along_axis(weights, largest, axis=1).astype(np.float32),
+        config.recency_decay,
     )
 
 
 def fit_item_weights(
-    trails: Collection[InteractionSequence], items: int, schedule: NeighbourConfig
+    sequences: Collection[InteractionSequence], items: int, config: NeighbourConfig
 ) -> NDArray[np.float64]:
-    """B (items, items)."""
-    gram, told = moments(trails, items, schedule)
+    """Return the matrix B (items, items) of item-to-item weights, with a zero diagonal."""
+    gram, cross = second_moments(sequences, items, config)
     inverse = np.linalg.inv(gram)
-    weights: NDArray[np.float64] = inverse @ told
+    weights: NDArray[np.float64] = inverse @ cross
     weights -= inverse * (np.diag(weights) / np.diag(inverse))
     np.fill_diagonal(weights, 0)
     return weights
 
 
-def moments(
-    trails: Collection[InteractionSequence], items: int, schedule: NeighbourConfig
+def second_moments(
+    sequences: Collection[InteractionSequence], items: int, config: NeighbourConfig
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """XᵀX + ridge · I and XᵀY, both (items, items)."""
-    gram, told = schedule.ridge * np.eye(items), np.zeros((items, items))
-    for trail in trails:
-        own, places = np.unique(trail.items, return_inverse=True)
-        block = np.ix_(own, own)
-        gram[block] += 1 - schedule.after
-        told[block] += 1 - schedule.after
-        if schedule.after and len(places) > 1:
-            before, coming = co_occurrence_around(places, len(own), schedule.past, schedule.ahead)
-            gram[block] += schedule.after * (before.T @ before)
-            told[block] += schedule.after * (before.T @ coming)
-    return gram, told
+    """Return XᵀX + ridge · I and XᵀY, both (items, items)."""
+    gram, cross = config.ridge * np.eye(items), np.zeros((items, items))
+    for sequence in sequences:
+        distinct, events = np.unique(sequence.items, return_inverse=True)
+        block = np.ix_(distinct, distinct)
+        gram[block] += 1 - config.after
+        cross[block] += 1 - config.after
+        if config.after and len(events) > 1:
+            past, future = past_and_future_counts(events, len(distinct), config.past, config.ahead)
+            gram[block] += config.after * (past.T @ past)
+            cross[block] += config.after * (past.T @ future)
+    return gram, cross
 
 
-def co_occurrence_around(
-    events: Items, items: int, past: float, ahead: float
+def past_and_future_counts(
+    events: Items, items: int, past_scale: float, future_scale: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """What came up to each event but the last, and what came after it, both (events - 1, items).
+    """Return the decayed counts of items up to each event but the last, and after it, both (events - 1, items).
 
-    An event counts exp(-1 / `past`) for each one after it, and what comes exp(-1 / `ahead`) for each one before it, of
-    1 in all.
+    A past event decays by exp(-1 / `past_scale`) per later event. A future event decays by exp(-1 / `future_scale`) per
+    earlier event. Future counts are normalised to sum to 1.
     """
-    before, coming = decayed_counts(events, items, past)[:-1], decayed_counts(events[::-1], items, ahead)[::-1][1:]
-    return before, coming / coming.sum(axis=1, keepdims=True)
+    past = decayed_counts(events, items, past_scale)[:-1]
+    future = decayed_counts(events[::-1], items, future_scale)[::-1][1:]
+    return past, future / future.sum(axis=1, keepdims=True)
 
 
 def decayed_counts(events: Items, items: int, scale: float) -> NDArray[np.float64]:
-    """(events, items): after each event, what came up to it, each less by exp(-1 / scale) for every one after it."""
-    found = np.zeros((len(events), items))
-    found[np.arange(len(events)), events] = 1
-    for earlier, later in pairwise(found):
+    """Return the counts (events, items) of items up to each event, decayed by exp(-1 / scale) per later event."""
+    counts = np.zeros((len(events), items))
+    counts[np.arange(len(events)), events] = 1
+    for earlier, later in pairwise(counts):
         later += earlier * exp(-1 / scale)
-    return found
+    return counts

@@ -1,6 +1,6 @@
-"""Training a recommender: first the encoder of item texts, then the attention over histories of its vectors.
+"""Training of a recommender: first the encoder of item texts, then the history network on its vectors.
 
-Knows nothing of bundles: `models.export.recommendation` makes one of the folder.
+This module knows no bundles: `models.export.recommendation` makes a bundle of the folder.
 """
 
 from __future__ import annotations
@@ -36,27 +36,28 @@ from models.training.item_encoder import (
     AnchorText,
     CoOccurrenceObjective,
     ItemEncoderConfig,
-    batches_of,
-    co_occurrence,
-    embed,
+    compute_co_occurrence,
+    embed_texts,
+    plan_item_batches,
 )
 from models.training.item_neighbours import NeighbourConfig
 from models.training.score_weights import choose_score_weights
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
 HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
-MAX_KEPT_TOKENS = 24
-"""Characters of a kept text, near the length of an item's."""
+MAX_ANCHOR_CHARACTERS = 24
+"""Characters of an anchor text that are read, about the length of an item's text."""
 
 COLD_START_KEYS = ("always", "said", "taken")
-"""Keys of `training.json` for the bias, neighbours and taken of `ColdStartWeights`."""
+"""The keys of `training.json` for the bias, neighbours and taken of `ColdStartWeights`."""
 
 NEAREST = 20
+"""Nearest items by vector whose co-occurrences are measured in validation."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnchorTexts:
-    """So many lines of a file NAME.txt.gz."""
+    """The number of lines to draw from a file NAME.txt.gz."""
 
     name: str
     rows: int
@@ -64,7 +65,7 @@ class AnchorTexts:
 
 @dataclass(frozen=True, slots=True)
 class RecommendConfig:
-    """`models/configs/recommend.toml` explains each field."""
+    """The settings of a run. `models/configs/recommend.toml` explains each field."""
 
     removed: float
     removed_seed: int
@@ -75,40 +76,40 @@ class RecommendConfig:
 
 @dataclass(frozen=True, slots=True)
 class RecommendRun:
-    """A finished run, as its folder tells of it."""
+    """A finished run, read from its folder."""
 
     base: str
     config: RecommendConfig
 
 
 def read_recommend_config(path: Path) -> RecommendConfig:
-    """Raises ConfigError naming the field when one is missing or unknown."""
+    """Read a configuration file. Raises ConfigError naming a missing or unknown field."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     try:
-        return _config_of(content)
+        return _parse_config(content)
     except (KeyError, TypeError) as error:
         raise ConfigError(f"the configuration cannot be used: {error}") from error
 
 
-def _config_of(content: dict[str, object]) -> RecommendConfig:
-    own = dict(content)
-    items, histories, kept = own.pop("items"), own.pop("histories"), own.pop("kept")
+def _parse_config(content: dict[str, object]) -> RecommendConfig:
+    fields = dict(content)
+    items, histories, kept = fields.pop("items"), fields.pop("histories"), fields.pop("kept")
     assert isinstance(items, dict)
     assert isinstance(histories, dict)
     assert isinstance(kept, list)
-    texts = tuple(AnchorTexts(**one) for one in kept)
+    anchors = tuple(AnchorTexts(**table) for table in kept)
     neighbours, scales = NeighbourConfig(**histories["neighbours"]), ScoreWeights(**histories.get("scales", {}))
     newcomers = histories.get("newcomers")
-    found = {
+    parsed = {
         "neighbours": neighbours,
         "scales": scales,
         "newcomers": newcomers and _cold_start_weights(newcomers),
     }
     return RecommendConfig(
         items=ItemEncoderConfig(**items),
-        histories=HistoryConfig(**{**histories, **found}),
-        kept=texts,
-        **own,  # type: ignore[arg-type]
+        histories=HistoryConfig(**{**histories, **parsed}),
+        kept=anchors,
+        **fields,  # type: ignore[arg-type]
     )
 
 
@@ -117,7 +118,7 @@ def _cold_start_weights(content: Mapping[str, float]) -> ColdStartWeights:
     return ColdStartWeights(bias=bias, neighbours=neighbours, taken=taken)
 
 
-def _content_of(config: RecommendConfig) -> dict[str, Any]:
+def _config_content(config: RecommendConfig) -> dict[str, Any]:
     """Return the configuration as `training.json` holds it."""
     content = asdict(config)
     if (weights := config.histories.newcomers) is not None:
@@ -127,11 +128,12 @@ def _content_of(config: RecommendConfig) -> dict[str, Any]:
 
 
 def train_recommend(
-    config: RecommendConfig, base: str, data: Path, texts: Path, out: Path, say: Callable[[str], None] = print
+    config: RecommendConfig, base: str, data: Path, texts: Path, out: Path, log: Callable[[str], None] = print
 ) -> Path:
-    """Returns `out` with the encoder's `model.safetensors`, `history.safetensors`, `tokenizer.json`, `training.json`.
+    """Train on all but each user's last basket, and return `out`.
 
-    Each user's last basket is left out of everything. Started again, it goes on with the encoder's newest checkpoint.
+    The folder has the encoder's `model.safetensors`, `history.safetensors`, `tokenizer.json` and `training.json`. A
+    stopped run resumes from the encoder's newest checkpoint.
     """
     out.mkdir(parents=True, exist_ok=True)
     adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
@@ -139,93 +141,98 @@ def train_recommend(
     if not (out / VECTORS).exists():
         _train_encoder(config, base, interactions, texts, out)
     vectors = load_file(out / VECTORS)["vectors"].numpy()
-    histories = choose_score_weights(interactions, centred(vectors), config.histories, say)
+    histories = choose_score_weights(interactions, center_vectors(vectors), config.histories, log)
     removed = draw_removed_items(len(vectors), config.removed, config.removed_seed)
-    histories = fit_cold_start(interactions, centred(vectors), histories, removed, say)
-    network = train_history_network(interactions, centred(vectors), histories, say)
+    histories = fit_cold_start(interactions, center_vectors(vectors), histories, removed, log)
+    network = train_history_network(interactions, center_vectors(vectors), histories, log)
     save_file({name: value.clone() for name, value in network.state_dict().items()}, out / HISTORY)
-    content = {"task": "recommend", "base": base, "config": _content_of(replace(config, histories=histories))}
+    content = {"task": "recommend", "base": base, "config": _config_content(replace(config, histories=histories))}
     (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
     return out
 
 
-def centred(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    found: NDArray[np.float32] = vectors - vectors.mean(axis=0)
-    return found
+def center_vectors(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the vectors (items, width) less their mean."""
+    centered: NDArray[np.float32] = vectors - vectors.mean(axis=0)
+    return centered
 
 
 def load_recommend_run(folder: Path) -> RecommendRun:
     content = json.loads((folder / RUN).read_text(encoding="utf-8"))
-    return RecommendRun(content["base"], _config_of(content["config"]))
+    return RecommendRun(content["base"], _parse_config(content["config"]))
 
 
 def load_encoder(folder: Path, run: RecommendRun) -> Embedder:
-    """The trained encoder of a training folder, ready to evaluate."""
+    """Load the trained encoder of a training folder, in evaluation mode."""
     return load_trained(Embedder(load_base_encoder(run.base)), load_file(folder / WEIGHTS), None)
 
 
 def _train_encoder(config: RecommendConfig, base: str, interactions: Interactions, texts: Path, out: Path) -> None:
-    schedule = config.items
-    torch.manual_seed(schedule.seed)
-    tokenizer = Tokenizer(out / TOKENIZER, schedule.max_tokens)
+    settings = config.items
+    torch.manual_seed(settings.seed)
+    tokenizer = Tokenizer(out / TOKENIZER, settings.max_tokens)
     tokens = [tokenizer.encode(text) for text in interactions.texts]
     removed = draw_removed_items(len(tokens), config.removed, config.removed_seed)
-    beside = co_occurrence(baskets_of(interactions, removed), len(tokens))
-    taught = np.flatnonzero(np.diff(beside.indptr) > 0).tolist()
-    network, feed = Embedder(load_base_encoder(base)).eval(), DeviceCollator(tokenizer, choose_device())
-    network.to(feed.device)
-    kept = _kept(config, network, feed, texts)
-    batches = list(batches_of(taught, tokens, kept, schedule))
-    look = ItemValidation(
-        network, feed, tokens, co_occurrence(baskets_of(interactions, removed[:0]), len(tokens)), removed, taught
-    )
-    objective = CoOccurrenceObjective(network, feed, tokens, beside, schedule)
-    Trainer(schedule, network, objective, look, out, len(batches)).run(batches)
-    save_file({"vectors": embed(network.eval(), feed, tokens).cpu()}, out / VECTORS)
+    co_occurrence = compute_co_occurrence(collect_baskets(interactions, removed), len(tokens))
+    trained = np.flatnonzero(np.diff(co_occurrence.indptr) > 0).tolist()
+    network, collator = Embedder(load_base_encoder(base)).eval(), DeviceCollator(tokenizer, choose_device())
+    network.to(collator.device)
+    anchors = _draw_anchors(config, network, collator, texts)
+    batches = list(plan_item_batches(trained, tokens, anchors, settings))
+    with_removed = compute_co_occurrence(collect_baskets(interactions, removed[:0]), len(tokens))
+    validate = ItemValidation(network, collator, tokens, with_removed, removed, trained)
+    objective = CoOccurrenceObjective(network, collator, tokens, co_occurrence, settings)
+    Trainer(settings, network, objective, validate, out, len(batches)).run(batches)
+    save_file({"vectors": embed_texts(network.eval(), collator, tokens).cpu()}, out / VECTORS)
 
 
-def baskets_of(interactions: Interactions, removed: Items) -> list[Items]:
-    """Every basket, and every two that follow each other taken together, without the removed items."""
-    found: list[Items] = []
-    for trail in interactions.users.values():
-        own = [basket[~np.isin(basket, removed)] for basket in trail.each_basket()]
-        found += own + [np.concatenate(pair) for pair in pairwise(own)]
-    return found
+def collect_baskets(interactions: Interactions, removed: Items) -> list[Items]:
+    """Return every basket, and the union of every two successive baskets, without the removed items."""
+    collected: list[Items] = []
+    for sequence in interactions.users.values():
+        baskets = [basket[~np.isin(basket, removed)] for basket in sequence.each_basket()]
+        collected += baskets + [np.concatenate(pair) for pair in pairwise(baskets)]
+    return collected
 
 
-def _kept(config: RecommendConfig, network: Embedder, feed: DeviceCollator, folder: Path) -> list[AnchorText]:
-    chance = random.Random(config.items.seed)
-    chosen: list[str] = []
+def _draw_anchors(
+    config: RecommendConfig, network: Embedder, collator: DeviceCollator, folder: Path
+) -> list[AnchorText]:
+    rng = random.Random(config.items.seed)
+    texts: list[str] = []
     for source in config.kept:
         with gzip.open(folder / f"{source.name}.txt.gz", "rt", encoding="utf-8") as file:
-            lines = [line.strip()[:MAX_KEPT_TOKENS] for line in file]
+            lines = [line.strip()[:MAX_ANCHOR_CHARACTERS] for line in file]
         lines = [line for line in lines if line]
-        chosen += chance.sample(lines, min(source.rows, len(lines)))
-    tokens = [feed.tokenizer.encode(text) for text in chosen]
-    return [AnchorText(*pair) for pair in zip(tokens, embed(network, feed, tokens), strict=True)]
+        texts += rng.sample(lines, min(source.rows, len(lines)))
+    tokens = [collator.tokenizer.encode(text) for text in texts]
+    return [AnchorText(*pair) for pair in zip(tokens, embed_texts(network, collator, tokens), strict=True)]
 
 
 class ItemValidation:
-    """How much of an item's company is among the NEAREST by its vector: of some taught items, and of the removed."""
+    """The share of an item's co-occurrences among the NEAREST items by vector.
+
+    It is measured for a sample of the trained items and for the removed items.
+    """
 
     def __init__(
         self,
         network: Embedder,
-        feed: DeviceCollator,
+        collator: DeviceCollator,
         tokens: Sequence[Encoding],
-        beside: csr_matrix,
+        co_occurrence: csr_matrix,
         removed: Items,
-        taught: Sequence[int],
+        trained: Sequence[int],
     ) -> None:
-        self._network, self._feed, self._tokens, self._beside = network, feed, tokens, beside
-        some = np.random.default_rng(0).permutation(taught)[:300]
-        self._groups = {"taught": some, "removed": removed}
+        self._network, self._collator, self._tokens, self._co_occurrence = network, collator, tokens, co_occurrence
+        sample = np.random.default_rng(0).permutation(trained)[:300]
+        self._groups = {"taught": sample, "removed": removed}
 
     def __call__(self) -> Iterator[tuple[str, float]]:
-        vectors = normalize(embed(self._network, self._feed, self._tokens), dim=-1).cpu().numpy()
+        vectors = normalize(embed_texts(self._network, self._collator, self._tokens), dim=-1).cpu().numpy()
         for name, items in self._groups.items():
             cosines = vectors[items] @ vectors.T
             cosines[np.arange(len(items)), items] = -np.inf
-            near = np.argsort(-cosines, axis=1)[:, :NEAREST]
-            company = self._beside[items].toarray()
-            yield f"company/{name}", float(np.take_along_axis(company, near, axis=1).sum(axis=1).mean())
+            nearest = np.argsort(-cosines, axis=1)[:, :NEAREST]
+            co_occurrence = self._co_occurrence[items].toarray()
+            yield f"company/{name}", float(np.take_along_axis(co_occurrence, nearest, axis=1).sum(axis=1).mean())

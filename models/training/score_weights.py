@@ -1,9 +1,9 @@
-"""What the parts of a score count beside each other, chosen where nobody was asked in training.
+"""Chooses the weights of a score's components on baskets that the network was not trained on.
 
-Attention is taught by the loss of whole rankings, on the same users as it is asked for; where they are few it knows
-them too well, and its part harms the first ten more than it helps. So the network is trained once without each user's
-last basket, its parts are multiplied, and the multiples with the best NDCG@10 on those baskets are those with which a
-network of all baskets serves. Knows torch; nothing of bundles.
+Attention is trained with the loss of whole rankings, on the users that it will serve. With few users it overfits them,
+and its component harms the first ten items more than it helps. So a network is trained without each user's last basket,
+and its components are multiplied by weights from a grid. The weights with the best NDCG@10 on those baskets are used
+for the network that is trained on all baskets. This module knows torch and no bundles.
 """
 
 from __future__ import annotations
@@ -19,55 +19,62 @@ from numpy.typing import NDArray
 from models.data.interactions import Interactions, Split, hold_out_last
 from models.evaluation.ranking_metrics import measure_rankings, sort_by_score
 from models.networks.recommender import AS_TRAINED, HistoryNetwork, ScoreWeights
-from models.training.history_network import HistoryConfig, scores_of, train_history_network
+from models.training.history_network import HistoryConfig, score_histories, train_history_network
 
 RATIOS = tuple(2.0**power for power in range(-6, 7))
-"""Of attention to neighbours. The lesser is never nothing: an item that nobody took yet is known to attention alone."""
+"""Weights of attention relative to neighbours.
+
+Neither is ever zero, because only attention can score an item that nobody took.
+"""
 
 OFTEN = tuple(2.0**power for power in range(-2, 3))
+"""Factors of the weight of how often the user took an item."""
 
 
 def choose_score_weights(
-    interactions: Interactions, texts: NDArray[np.float32], config: HistoryConfig, say: Callable[[str], None]
+    interactions: Interactions, texts: NDArray[np.float32], config: HistoryConfig, log: Callable[[str], None]
 ) -> HistoryConfig:
-    """The schedule with the scales chosen for it, if it wants them chosen; arguments as of `train_histories`."""
+    """Return the configuration with the chosen weights, or unchanged if it does not ask for them.
+
+    The arguments are those of `train_history_network`.
+    """
     if not config.choose_scales:
         return config
     split = hold_out_last(interactions)
-    network = train_history_network(split.training, texts, replace(config, scales=AS_TRAINED), say)
+    network = train_history_network(split.training, texts, replace(config, scales=AS_TRAINED), log)
     scales = search_score_weights(score_components(network, texts, split, config), split)
-    say(f"chosen on the last basket of {len(split.users)} users: {scales}")
+    log(f"score weights, chosen on the last baskets of {len(split.users)} users: {scales}")
     return replace(config, scales=scales)
 
 
 def score_components(
     network: HistoryNetwork, texts: NDArray[np.float32], split: Split, config: HistoryConfig
 ) -> dict[str, NDArray[np.float32]]:
-    """What each part that `Scales` names adds to the scores of the split's users, (users, items)."""
-    found = {}
-    for name in names():
-        alone = deepcopy(network)
-        alone.scale_components(ScoreWeights(**{other: float(other == name) for other in names()}))
-        found[name] = scores_of(alone, texts, split, config)
-    return found
+    """Return the part of the scores of the split's users (users, items) that each field of `ScoreWeights` scales."""
+    components = {}
+    for name in component_names():
+        isolated = deepcopy(network)
+        isolated.scale_components(ScoreWeights(**{other: float(other == name) for other in component_names()}))
+        components[name] = score_histories(isolated, texts, split, config)
+    return components
 
 
-def search_score_weights(parts: dict[str, NDArray[np.float32]], split: Split) -> ScoreWeights:
-    """By NDCG@10 of all targets among all items; of equally good ones those that change least."""
+def search_score_weights(components: dict[str, NDArray[np.float32]], split: Split) -> ScoreWeights:
+    """Return the weights of the grid with the best NDCG@10. Ties go to the weights closest to 1."""
 
     def ndcg(scales: ScoreWeights) -> float:
-        summed = sum(getattr(scales, name) * part for name, part in parts.items())
-        return measure_rankings(sort_by_score(np.asarray(summed)), split.targets, len(split.training.ids)).ndcg
+        scores = sum(getattr(scales, name) * component for name, component in components.items())
+        return measure_rankings(sort_by_score(np.asarray(scores)), split.targets, len(split.training.ids)).ndcg
 
     return max(score_weight_grid(), key=ndcg)
 
 
 def score_weight_grid() -> Iterator[ScoreWeights]:
-    """Those that change least come first."""
+    """Yield the weights to try, the closest to 1 first."""
     near_one = [sorted(values, key=lambda value: abs(np.log(value))) for values in (OFTEN, RATIOS)]
     for often, ratio in product(*near_one):
         yield ScoreWeights(attention=min(ratio, 1.0), neighbours=min(1 / ratio, 1.0), often=often)
 
 
-def names() -> list[str]:
+def component_names() -> list[str]:
     return [field.name for field in fields(ScoreWeights)]

@@ -1,7 +1,7 @@
-"""A training run of any network: batches, the optimiser, checkpoints, and where the tensors are.
+"""A training run of any network: batches, the optimiser, checkpoints, and the device.
 
 Every step follows from the seed alone, so a killed run resumes from its newest checkpoint as if it had not stopped.
-Knows nothing of data sets, tasks or labels.
+This module knows no data sets, tasks or labels.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from models.text.tokenizer import Tokenizer
 
 WEIGHTS, CHECKPOINT, RUN = "model.safetensors", "checkpoint.pt", "training.json"
 SHUFFLE_ROWS = 2048
-"""Rows that are sorted by length together: enough for little padding, few enough for random batches."""
+"""Rows that are sorted by length together. More would pad less, and fewer would make batches more random."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """How a network is trained; `models/configs/*.toml` explains each field. Rates are per step, shares of all."""
+    """The settings of a training run. `models/configs/*.toml` explains each field."""
 
     seed: int
     epochs: float
@@ -51,19 +51,19 @@ class TrainingConfig:
 
 
 class ConfigError(ValueError):
-    """A configuration that lacks a field or has one too many."""
+    """A configuration that cannot be used, such as one with a missing or unknown field."""
 
 
-class Sized(Protocol):
+class Tokenized(Protocol):
     @property
     def tokens(self) -> Encoding: ...
 
 
-AnyRow = TypeVar("AnyRow", bound=Sized)
+AnyRow = TypeVar("AnyRow", bound=Tokenized)
 
 
-def batch_by_length(rows: Sequence[AnyRow], config: TrainingConfig, chance: random.Random) -> list[list[AnyRow]]:
-    """Batches of near lengths within the budget of padded tokens, in random order."""
+def batch_by_length(rows: Sequence[AnyRow], config: TrainingConfig, rng: random.Random) -> list[list[AnyRow]]:
+    """Return batches of similar lengths in random order, each within the budget of padded tokens."""
     batches: list[list[AnyRow]] = []
     for start in range(0, len(rows), SHUFFLE_ROWS):
         batch: list[AnyRow] = []
@@ -75,13 +75,13 @@ def batch_by_length(rows: Sequence[AnyRow], config: TrainingConfig, chance: rand
                 batch = []
             batch.append(row)
         batches.append(batch)
-    chance.shuffle(batches)
+    rng.shuffle(batches)
     return batches
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """A batch on the device: `ids`, `mask` and `types`, each (batch, length)."""
+    """A batch on the device. `ids`, `mask` and `types` are (batch, length) each."""
 
     ids: Tensor
     mask: Tensor
@@ -89,7 +89,7 @@ class Inputs:
 
 
 class DeviceCollator:
-    """Encoding to tensors on the device."""
+    """Collates encodings to tensors on the device."""
 
     def __init__(self, tokenizer: Tokenizer, device: torch.device) -> None:
         self.tokenizer, self.device = tokenizer, device
@@ -102,25 +102,25 @@ class DeviceCollator:
 
 
 Objective = Callable[[list[Any]], Tensor]
-"""What a step makes smaller, from the rows of its batch."""
+"""Computes the loss of a batch from its rows."""
 
 
 Validate = Callable[[], Iterator[tuple[str, float]]]
-"""Names and values of what is looked at while training."""
+"""Yields the names and values of the validation metrics during training."""
 
 
 class Trainer:
-    """One run: the optimiser's state, and the steps with their checkpoints, scalars and looks at validation rows."""
+    """A training run: the optimiser's state, the steps, checkpoints, logged scalars and validation."""
 
     def __init__(
-        self, config: TrainingConfig, model: Network, objective: Objective, look: Validate, out: Path, steps: int
+        self, config: TrainingConfig, model: Network, objective: Objective, validate: Validate, out: Path, steps: int
     ) -> None:
         self.config, self.out, self.steps = config, out, steps
-        self.objective, self.validate_model = objective, look
+        self.objective, self.compute_metrics = objective, validate
         self.device = choose_device()
         self.use_bfloat16 = supports_bfloat16(self.device)
         if self.use_bfloat16 and self.device.type == "cpu":
-            # The fused attention's gradient in bfloat16 is ten times slower there than the plain operators.
+            # There, the gradient of fused attention in bfloat16 is ten times slower than the plain operators.
             model.encoder.set_attn_implementation("eager")
         self.model = model.to(self.device)
         self.optimizer = torch.optim.AdamW(
@@ -132,11 +132,12 @@ class Trainer:
             self.resume()
 
     def rate(self, step: int) -> float:
-        """Linear warm-up, a constant stretch, linear annealing to zero, as a factor of the peak rate."""
-        warm, left = self.config.warmup_steps, (self.steps - step) / (self.config.anneal * self.steps)
-        return max(0.0, min(1.0, (step + 1) / max(1.0, warm), left))
+        """Return the learning rate as a factor of its peak: linear warm-up, constant, linear annealing to zero."""
+        warmup_steps, annealed = self.config.warmup_steps, (self.steps - step) / (self.config.anneal * self.steps)
+        return max(0.0, min(1.0, (step + 1) / max(1.0, warmup_steps), annealed))
 
     def run(self, batches: Sequence[list[Any]]) -> None:
+        """Take all remaining steps, then write the weights."""
         bar = Progress(
             TextColumn("train"),
             BarColumn(),
@@ -145,27 +146,27 @@ class Trainer:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with bar, SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step) as board:
-            shown = bar.add_task("train", total=self.steps, completed=self.step, loss=0.0)
+        with bar, SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step) as writer:
+            progress = bar.add_task("train", total=self.steps, completed=self.step, loss=0.0)
             while self.step < self.steps:
                 loss = self.train_step(batches[self.step])
                 if self.step % 20 == 0 and not bar.console.is_terminal:
                     bar.console.print(f"step {self.step} of {self.steps} loss {loss:.3f}", highlight=False)
-                bar.update(shown, completed=self.step, loss=loss)
-                board.add_scalar("loss", loss, self.step)
-                board.add_scalar("learning_rate", self.schedule.get_last_lr()[0], self.step)
+                bar.update(progress, completed=self.step, loss=loss)
+                writer.add_scalar("loss", loss, self.step)
+                writer.add_scalar("learning_rate", self.schedule.get_last_lr()[0], self.step)
                 if self.step % self.config.validate_every == 0 or self.step == self.steps:
                     for name, value in self.validate():
-                        board.add_scalar(name, value, self.step)
+                        writer.add_scalar(name, value, self.step)
                         bar.console.print(f"step {self.step} loss {loss:.3f} {name} {value:.4f}", highlight=False)
                 if self.step % self.config.checkpoint_every == 0:
                     self.save()
-        # Copies: layers may share a parameter, which safetensors refuses.
+        # Clones, because layers may share a parameter and safetensors refuses shared memory.
         save_file({name: tensor.clone() for name, tensor in self.model.state_dict().items()}, self.out / WEIGHTS)
 
     def train_step(self, rows: list[Any]) -> float:
-        """One optimiser step; returns its loss."""
-        # The step's own seed makes dropout the same whether or not the run was resumed.
+        """Take an optimiser step and return its loss."""
+        # Seeding each step makes dropout the same whether or not the run was resumed.
         torch.manual_seed(self.config.seed * 1_000_003 + self.step)
         self.model.train()
         with self.precision():
@@ -181,7 +182,7 @@ class Trainer:
     def validate(self) -> list[tuple[str, float]]:
         self.model.eval()
         with torch.inference_mode(), self.precision():
-            return list(self.validate_model())
+            return list(self.compute_metrics())
 
     def precision(self) -> Any:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.use_bfloat16)
@@ -193,8 +194,8 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "step": self.step,
         }
-        with replace_atomically(self.out / CHECKPOINT) as part:
-            torch.save(state, part)
+        with replace_atomically(self.out / CHECKPOINT) as temporary:
+            torch.save(state, temporary)
 
     def resume(self) -> None:
         state = torch.load(self.out / CHECKPOINT, weights_only=True, map_location=self.device)
@@ -209,12 +210,16 @@ def choose_device() -> torch.device:
 
 
 def supports_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is faster than fp32: on a GPU, and on a CPU with matrix units (AMX)."""
+    """Return whether bfloat16 is faster than fp32: on a GPU, and on a CPU with matrix units (AMX)."""
     return device.type == "cuda" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def parameter_groups(model: Network, config: TrainingConfig) -> list[dict[str, Any]]:
-    """The head at its own rate, each encoder layer slower than the one above; word embeddings frozen if asked."""
+    """Return the optimiser's parameter groups.
+
+    The head has a separate rate, and each encoder layer a lower rate than the layer above. Word embeddings are frozen
+    if the configuration says so.
+    """
     layers = len(model.encoder.encoder.layer)  # type: ignore[union-attr, arg-type]
     groups: dict[int, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -232,7 +237,7 @@ def parameter_groups(model: Network, config: TrainingConfig) -> list[dict[str, A
 
 
 def layer_depth(name: str, layers: int) -> int:
-    """0 for embeddings, 1 to `layers` for encoder layers, one more for the head."""
+    """Return 0 for embeddings, 1 to `layers` for encoder layers, and `layers` + 1 for the head."""
     if "encoder.layer." in name:
         return int(name.split("encoder.layer.")[1].split(".")[0]) + 1
     return 0 if "embeddings" in name else layers + 1

@@ -99,15 +99,17 @@ def _measured_histories(bundle: Bundle, data: Path, rows: int) -> Iterator[Faith
 def _asked(
     task: TaskName, explainer: Explainer, bundle: Bundle, data: Path, change: Change
 ) -> Iterator[InstancesBySet]:
-    from models.data.dialogues import shipped_sets
+    from models.data.dialogues import load_shipped_sets
     from models.evaluation import explanation_samples as asked
     from models.evaluation.classification import datasets_of
     from models.prediction.intent_head import load_bundle_heads
     from models.prediction.reply_ranker import RANKER, load_ranker
 
-    label_sets, reply_sets = shipped_sets()
+    label_sets, reply_sets = load_shipped_sets()
     if task == "sentiment":
         return asked.text_instances(explainer, data, datasets_of(bundle, data), change)
     if task == "intent":
-        return asked.intent_instances(explainer, data, label_sets, load_bundle_heads(bundle.path, bundle.encoder_digest), change)
+        return asked.intent_instances(
+            explainer, data, label_sets, load_bundle_heads(bundle.path, bundle.encoder_digest), change
+        )
     return asked.reply_instances(explainer, data, reply_sets, load_ranker(bundle.path / RANKER), change)

@@ -110,7 +110,7 @@ def distill(
     """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
     from models.training.classification import CONFIGS
     from models.training.distillation import distill_classifier as teach
-    from models.training.distillation import read_distillation
+    from models.training.distillation import read_distillation_config
     from models.training.intent import distill_intents
     from models.training.intent_batches import read_intent_config
     from models.training.trainer import ConfigError
@@ -121,7 +121,7 @@ def distill(
         elif texts is None:
             fail("--texts is needed", 2)
         else:
-            teach(read_distillation(config or CONFIGS / f"{task}-student.toml"), teacher, data, texts, out)
+            teach(read_distillation_config(config or CONFIGS / f"{task}-student.toml"), teacher, data, texts, out)
     except (ConfigError, OSError) as error:
         fail(error, 2)
     print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
@@ -152,10 +152,10 @@ def export(
     from models.export.intent import export_heads, export_intents
     from models.export.parity import ParityError
     from models.export.recommendation import export_recommend
-    from models.training.classification import task_of
+    from models.training.classification import read_task
 
     try:
-        task = "" if (run / MANIFEST).is_file() else task_of(run)
+        task = "" if (run / MANIFEST).is_file() else read_task(run)
         if not task:
             bundle = export_heads(run, data, out, version, head or (), print)
         elif task == "intent":

@@ -1,4 +1,4 @@
-"""A tiny encoder, and data sets that it learns in seconds, for tests of training and distillation."""
+"""A tiny encoder and data sets that it learns in seconds, for training and distillation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from transformers import BertConfig, BertModel
 
 from models.data.classification import Dataset
-from models.training.classification import Config, train_classifier
+from models.training.classification import ClassificationConfig, train_classifier
 from tests.support.tiny_bundle import PIECES, write_tokenizer
 
 THREE_LABELS, TWO_LABELS = ("negative", "neutral", "positive"), ("negative", "positive")
 WORDS = {"negative": ("falls", "跌"), "neutral": ("is", "的"), "positive": ("gains", "涨")}
 
-CONFIG = Config(
+CONFIG = ClassificationConfig(
     task="sentiment",
     seed=7,
     epochs=5,
@@ -69,8 +69,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / dataset.name).mkdir()
         for split, count in (("train", 90), ("validation", 45)):
             rows = []
-            for index in range(count):
-                label = dataset.labels[index % len(dataset.labels)]
+            for number in range(count):
+                label = dataset.labels[number % len(dataset.labels)]
                 name = "".join(rng.choices("BCDEGHKMPQ", k=4))
                 word = WORDS[label][dataset.language == "zh"]
                 rows.append(

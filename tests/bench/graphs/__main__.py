@@ -24,7 +24,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 from models.bundle import TOKENIZER, find_external_locations
-from models.data.classification import read
+from models.data.classification import read_dataset
 from models.evaluation.classification import encode_examples, predict_validation, report_dataset
 from models.export.parity import batch_change, plain
 from models.graph.builder import build_graph, save_graph
@@ -67,7 +67,7 @@ def main(
     task = TASKS[trained.config.task]
     tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
     texts = encode_examples(
-        tokenizer, [row for dataset in trained.config.datasets for row in read(data, dataset, "train")]
+        tokenizer, [row for dataset in trained.config.datasets for row in read_dataset(data, dataset, "train")]
     )
     random.Random(0).shuffle(texts)
     fitting = [text for text in texts if TIMED_TOKENS[0] <= text.length <= TIMED_TOKENS[1]]

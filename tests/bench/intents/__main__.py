@@ -26,7 +26,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import f1_score, roc_auc_score
 
 from models.bundle import TOKENIZER
-from models.data.dialogues import Utterance, all_templates, read_exchanges, read_utterances
+from models.data.dialogues import Utterance, read_reply_examples, read_reply_templates, read_utterances
 from models.evaluation.intent import measure_replies
 from models.export.torch_runtime import TorchRuntime
 from models.networks.encoder import base_file, load_base_encoder
@@ -38,7 +38,7 @@ from models.prediction.reply_ranker import ReplyRanker
 from models.runtime.offline import TextEncoder
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.classification import CONFIGS
-from models.training.intent import IntentObjective, labels_loss
+from models.training.intent import TokenEncoder, intent_or_reply_loss
 from models.training.intent_batches import IntentConfig, read_intent_config
 from models.training.trainer import WEIGHTS, DeviceCollator, Trainer, batch_by_length, choose_device
 from tests.bench.harness.frozen_encoder import Known, UpperNetwork
@@ -150,21 +150,29 @@ class Bench:
             chance.shuffle(rows)
             batches += batch_by_length(rows, config, chance)
         network = self.network(len(known))
-        vectors = IntentObjective(network, DeviceCollator(self.tokenizer, choose_device()), False)
+        vectors = TokenEncoder(network, DeviceCollator(self.tokenizer, choose_device()), False)
         out = self.folder / f"{name}-{seed}"
         if (out / WEIGHTS).exists():
             network.load_state_dict(load_file(out / WEIGHTS))
             return network.eval()
         out.mkdir(exist_ok=True)
         trainer = Trainer(
-            config, network, lambda batch: labels_loss(network, vectors, batch), lambda: iter(()), out, len(batches)
+            config,
+            network,
+            lambda batch: intent_or_reply_loss(network, vectors, batch),
+            lambda: iter(()),
+            out,
+            len(batches),
         )
         trainer.run(batches)
         return network.eval()
 
     def replies(self) -> Iterator[str]:
         (source,) = (one for one in self.config.reply_sets if one.kind == "star")
-        exchanges, templates = read_exchanges(self.data, source, "validation"), all_templates(self.data, source)
+        exchanges, templates = (
+            read_reply_examples(self.data, source, "validation"),
+            read_reply_templates(self.data, source),
+        )
         yield "| replies | first among those offered | recall@1 | recall@5 |"
         yield "|---|--:|--:|--:|"
         untuned = ReplyRanker(

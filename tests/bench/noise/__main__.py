@@ -20,7 +20,14 @@ from models.export.parity import plain
 from models.export.torch_runtime import TorchRuntime
 from models.tasks import TASKS
 from models.text.tokenizer import Tokenizer
-from models.training.classification import CONFIGS, Config, load_run, load_weights, read_config, train_classifier
+from models.training.classification import (
+    CONFIGS,
+    ClassificationConfig,
+    load_run,
+    load_weights,
+    read_config,
+    train_classifier,
+)
 
 SET = "finfe_zh"
 ARMS = {"plain": (0.0, 0.0), "smoothing": (0.1, 0.0), "bootstrapping": (0.0, 0.2), "both": (0.1, 0.2)}
@@ -46,7 +53,7 @@ def main(
         print(f"{arm}: mean {mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}")
 
 
-def macro_f1(config: Config, base: str, data: Path) -> float:
+def macro_f1(config: ClassificationConfig, base: str, data: Path) -> float:
     task = TASKS[config.task]
     with TemporaryDirectory() as folder:
         out = train_classifier(config, base, data, Path(folder))

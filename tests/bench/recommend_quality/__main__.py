@@ -27,7 +27,7 @@ from models.runtime.offline import open_text_encoder
 from models.training.classification import CONFIGS
 from models.training.history_network import HistoryConfig
 from models.training.item_neighbours import NeighbourConfig
-from models.training.recommendation import centred, read_recommend_config
+from models.training.recommendation import center_vectors, read_recommend_config
 from tests.bench.recommend_quality import methods, newcomers, report
 from tests.bench.recommend_quality.heed import HEED, Trained, ablations, shipped, trained
 from tests.bench.recommend_quality.methods import Method
@@ -119,7 +119,7 @@ def parts(part: str, given: argparse.Namespace) -> tuple[str, Study, Iterator[Me
 def heeds(part: str, given: argparse.Namespace, texts: Sequence[str]) -> Iterator[Method]:
     """Heed's history network trained on the part's own split, on the vectors of the encoder that ships."""
     vectors, schedule = (
-        centred(open_text_encoder(load_bundle(given.bundle)).encode_texts(texts)),
+        center_vectors(open_text_encoder(load_bundle(given.bundle)).encode_texts(texts)),
         schedule_of(part, given.epochs),
     )
     new, held_back = (draw_removed_items(len(texts), REMOVED, seed) for seed in (REMOVED_SEED, HELD_BACK_SEED))

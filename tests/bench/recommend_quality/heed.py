@@ -15,7 +15,7 @@ from models.evaluation.recommendation import measure_recommender
 from models.networks.recommender import HistoryNetwork
 from models.ranking.bundle_files import load_own_catalogue, load_recommender
 from models.training.cold_start import fit_cold_start
-from models.training.history_network import HistoryConfig, cold_start_scores, scores_of, train_history_network
+from models.training.history_network import HistoryConfig, cold_start_scores, score_histories, train_history_network
 from models.training.score_weights import choose_score_weights
 from tests.bench.recommend_quality.methods import Method, directly
 from tests.bench.recommend_quality.simple import Rankings
@@ -61,7 +61,7 @@ class Trained:
             found = choose_score_weights(training, texts, self._schedule, print)
             found = fit_cold_start(training, texts, found, self._held_back, print)
             self._made = training, found, train_history_network(training, texts, found, print)
-        scores = scores_of(self._made[2], texts, split, self._made[1])
+        scores = score_histories(self._made[2], texts, split, self._made[1])
         if len(self._new):
             scores[:, self._new] += cold_start_scores(self._made[2], split, self._new)
         return sort_by_score(scores)

@@ -6,7 +6,7 @@ import numpy as np
 
 from models.data.interactions import Split
 from models.evaluation.ranking_metrics import sort_by_score
-from models.training.item_neighbours import NeighbourConfig, fit_item_weights, moments
+from models.training.item_neighbours import NeighbourConfig, fit_item_weights, second_moments
 from tests.bench.recommend_quality.simple import Rankings
 
 
@@ -20,8 +20,12 @@ def linear(split: Split, **setting: float) -> Rankings:
     schedule = NeighbourConfig(weight=1.0, kept=items, **setting)
     last = np.zeros((len(split.users), items))
     for row, trail in zip(last, split.histories, strict=True):
-        np.maximum.at(row, trail.items, schedule.fade ** np.arange(len(trail) - 1, -1, -1))
+        np.maximum.at(row, trail.items, schedule.recency_decay ** np.arange(len(trail) - 1, -1, -1))
     trails = split.training.users.values()
     alone = schedule.after == 1
-    weights = np.linalg.solve(*moments(trails, items, schedule)) if alone else fit_item_weights(trails, items, schedule)
+    weights = (
+        np.linalg.solve(*second_moments(trails, items, schedule))
+        if alone
+        else fit_item_weights(trails, items, schedule)
+    )
     return sort_by_score((last @ weights).astype(np.float32))

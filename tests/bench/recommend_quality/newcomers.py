@@ -29,7 +29,7 @@ def newcomers_first(rankings: Rankings, new: Items, wanted: int, top_k: int = TO
 
 def whole(removed: Split, held_out: Split) -> Split:
     """All that users took next, newcomers and others, after the histories of `removed`, which have no newcomers."""
-    asked = held_out.where([user in removed.training.users for user in held_out.users])
+    asked = held_out.select_users([user in removed.training.users for user in held_out.users])
     return replace(asked, training=removed.training)
 
 

@@ -13,9 +13,9 @@ from models.data.interactions import (
     Interactions,
     Split,
     hold_out_last,
+    make_sequence,
     read_online_retail,
     remove_items,
-    sequence_of,
 )
 from models.prediction.normalize import l2_normalize
 from models.ranking.cold_start import ColdStartWeights
@@ -60,7 +60,7 @@ def interactions(*users: list[list[int]]) -> Interactions:
     """Each user's baskets, a day apart."""
     names = tuple(str(item) for item in range(ITEMS))
     trails = {
-        f"u{number}": sequence_of(
+        f"u{number}": make_sequence(
             [(86400.0 * day, dict.fromkeys(basket, np.nan)) for day, basket in enumerate(baskets)]
         )
         for number, baskets in enumerate(users)

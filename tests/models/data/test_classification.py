@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from models.data.augmentation import concatenate_pair, entities_before, make_epoch
-from models.data.classification import Dataset, Example, deduplication_key, read, remove_leaks
+from models.data.augmentation import concatenate_pair, extract_leading_entities, make_epoch
+from models.data.classification import Dataset, Example, deduplication_key, read_dataset, remove_leaks
 
 THREE = ("negative", "neutral", "positive")
 
@@ -26,58 +26,58 @@ def write(folder: Path, name: str, rows: list[dict[str, str]]) -> None:
 
 def test_bearish_and_bullish_are_negative_and_positive(tmp_path: Path) -> None:
     write(tmp_path, "tweets", [{"text": "a", "label": "bearish"}, {"text": "b", "label": "bullish"}])
-    rows = read(tmp_path, Dataset("tweets", "en", THREE, "MIT"), "train")
+    rows = read_dataset(tmp_path, Dataset("tweets", "en", THREE, "MIT"), "train")
     assert [row.label for row in rows] == ["negative", "positive"]
 
 
-def test_a_label_that_a_set_cannot_have_is_named_with_its_line(tmp_path: Path) -> None:
+def test_an_unknown_label_is_reported_with_its_line(tmp_path: Path) -> None:
     write(tmp_path, "reviews", [{"text": "a", "label": "positive"}, {"text": "b", "label": "neutral"}])
     with pytest.raises(ValueError, match="line 2: label 'neutral'"):
-        read(tmp_path, Dataset("reviews", "en", ("negative", "positive"), "MIT"), "train")
+        read_dataset(tmp_path, Dataset("reviews", "en", ("negative", "positive"), "MIT"), "train")
 
 
-def test_training_keeps_no_text_of_any_validation_set() -> None:
+def test_training_rows_with_the_text_of_a_validation_row_are_removed() -> None:
     train = [example("Acme  soars! https://t.co/1", "positive"), example("Acme falls", "negative")]
     held_out = [example("ACME soars", "positive", dataset="tweets")]
     assert remove_leaks(train, held_out) == train[1:]
 
 
-def test_copies_differ_in_case_width_links_and_punctuation_only() -> None:
+def test_copies_of_a_text_share_a_key_despite_case_width_links_and_punctuation() -> None:
     assert deduplication_key("Ａcme, UP 5%! http://x.y/z") == deduplication_key("acme up 5")
     assert deduplication_key("acme up 5") != deduplication_key("acme up 6")
 
 
-def test_a_made_row_holds_both_texts_and_takes_the_label_of_its_target() -> None:
+def test_a_concatenated_row_has_both_texts_and_the_label_of_its_target() -> None:
     rows = [example("Acme soars", "positive", "Acme"), example("Beta plunges", "negative", "Beta")]
     for seed in range(40):
-        made = concatenate_pair(random.Random(seed), rows)
-        assert made.entity is not None
-        assert "soars" in made.text
-        assert "plunges" in made.text
-        own_part = f"{made.entity} {'soars' if made.label == 'positive' else 'plunges'}"
-        assert own_part in made.text
+        row = concatenate_pair(random.Random(seed), rows)
+        assert row.entity is not None
+        assert "soars" in row.text
+        assert "plunges" in row.text
+        target_half = f"{row.entity} {'soars' if row.label == 'positive' else 'plunges'}"
+        assert target_half in row.text
 
 
-def test_a_title_that_names_its_company_first_is_about_that_company() -> None:
+def test_a_leading_company_name_becomes_the_entity() -> None:
     texts = ("永吉股份：拟减持", "晚间公告：永吉：减持", "上涨", "某某某某某某公司：减持")
     rows = [example(text, "negative") for text in texts]
-    assert [row.entity for row in entities_before(rows, "：")] == ["永吉股份", "晚间公告"]
-    assert entities_before(rows, None) == []
+    assert [row.entity for row in extract_leading_entities(rows, "：")] == ["永吉股份", "晚间公告"]
+    assert extract_leading_entities(rows, None) == []
 
 
-def test_an_epoch_follows_from_its_seed_and_goes_on_where_the_one_before_stopped() -> None:
+def test_an_epoch_depends_on_its_seed_and_continues_after_the_previous_epoch() -> None:
     rows = [example(f"text {number}", "neutral") for number in range(100)]
     sets = [Dataset("news", "en", THREE, "MIT", share=0.3)]
-    epochs = [make_epoch(rows, sets, seed=1, number=number, augment=0.0) for number in range(4)]
-    assert [len(part) for part in epochs] == [30] * 4
-    assert epochs[0] == make_epoch(rows, sets, seed=1, number=0, augment=0.0)
-    assert epochs[0] != make_epoch(rows, sets, seed=2, number=0, augment=0.0)
-    seen = Counter(row.text for part in epochs for row in part)
+    epochs = [make_epoch(rows, sets, seed=1, epoch=epoch, augment=0.0) for epoch in range(4)]
+    assert [len(epoch) for epoch in epochs] == [30] * 4
+    assert epochs[0] == make_epoch(rows, sets, seed=1, epoch=0, augment=0.0)
+    assert epochs[0] != make_epoch(rows, sets, seed=2, epoch=0, augment=0.0)
+    seen = Counter(row.text for epoch in epochs for row in epoch)
     assert sorted(seen.values()) == [1] * 80 + [2] * 20
 
 
-def test_a_share_over_one_repeats_rows_evenly() -> None:
+def test_a_share_above_one_repeats_rows_evenly() -> None:
     rows = [example(f"text {number}", "neutral") for number in range(10)]
     sets = [Dataset("news", "en", THREE, "MIT", share=2.5)]
-    seen = Counter(row.text for row in make_epoch(rows, sets, seed=1, number=0, augment=0.0))
+    seen = Counter(row.text for row in make_epoch(rows, sets, seed=1, epoch=0, augment=0.0))
     assert sorted(seen.values()) == [2] * 5 + [3] * 5

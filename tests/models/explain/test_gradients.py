@@ -23,7 +23,7 @@ from models.graph.names import LOG_STEP
 from models.graph.weights import dequantize, read_graph_weights
 from models.graph.writer import Precision
 from models.networks.encoder import Classifier, graph_weights
-from models.networks.quantization import quantize_encoder, record_inputs, set_steps
+from models.networks.quantization import quantize_encoder, quantized_inputs, set_steps
 from models.prediction.calibration import LogitScaling
 from models.prediction.intent_head import load_bundle_heads
 from models.prediction.reply_ranker import RANKER, load_ranker
@@ -72,7 +72,7 @@ def clip_inputs(network: Classifier, folder: Path) -> None:
     network.load_state_dict(
         {name: torch.from_numpy(value) for name, value in weights.items() if LOG_STEP not in name}, strict=False
     )
-    for group, zero in record_inputs(network):
+    for group, zero in quantized_inputs(network):
         owner, name = group[0]
         lowest, highest = -zero * STEP, (255 - zero) * STEP
         for owner, name in group:

@@ -52,7 +52,7 @@ def texts() -> Batch:
 
 @pytest.fixture(scope="module")
 def student(network: Classifier, texts: Batch) -> Classifier:
-    """Rounded, with steps so small that the largest values are cut."""
+    """A quantised network, with steps so small that the largest values are clipped."""
     rounded = deepcopy(network)
     steps = fit_steps(
         rounded, [(torch.from_numpy(texts.ids), torch.from_numpy(texts.mask), torch.from_numpy(texts.token_types))]
@@ -65,38 +65,38 @@ def student(network: Classifier, texts: Batch) -> Classifier:
 
 
 @pytest.mark.parametrize("storage", ["int8", "mixed", "fp32", "fp16"])
-def test_the_graphs_of_a_student_compute_what_it_was_trained_with(
+def test_the_graphs_of_a_student_compute_as_in_its_training(
     network: Classifier, student: Classifier, texts: Batch, storage: Precision, tmp_path: Path
 ) -> None:
-    """Several times nearer to the rounded network than the plain one is, the 8-bit graph by ten times."""
+    """The graph is at least four times nearer to the student than the plain network is, the 8-bit graph ten times."""
     onnx.save(
         build_graph(graph_weights(student), heads=4, epsilon=1e-12, precision=storage), str(tmp_path / "graph.onnx")
     )
-    answered = OnnxRuntime(tmp_path / "graph.onnx").run(texts)
-    near = np.abs(answered - TorchRuntime(student).run(texts)).mean()
+    output = OnnxRuntime(tmp_path / "graph.onnx").run(texts)
+    near = np.abs(output - TorchRuntime(student).run(texts)).mean()
     far = np.abs(TorchRuntime(network).run(texts) - TorchRuntime(student).run(texts)).mean()
     assert near < far / (10 if storage == "int8" else 4)
 
 
-def test_the_8_bit_graph_of_a_network_without_steps_rounds_each_token_by_its_own_size(
+def test_the_8_bit_graph_of_a_network_without_steps_rounds_each_token_by_its_largest_value(
     network: Classifier, texts: Batch, tmp_path: Path
 ) -> None:
-    onnx.save(build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision="int8"), str(tmp_path / "graph.onnx"))
+    onnx.save(
+        build_graph(graph_weights(network), heads=4, epsilon=1e-12, precision="int8"), str(tmp_path / "graph.onnx")
+    )
     plain = TorchRuntime(network).run(texts)
     assert np.abs(OnnxRuntime(tmp_path / "graph.onnx").run(texts) - plain).mean() < 0.1 * np.ptp(plain)
 
 
-def test_the_names_of_the_weights_stay_so_that_a_student_is_exported_as_any_network(
-    network: Classifier, student: Classifier
-) -> None:
+def test_quantisation_keeps_the_names_of_the_weights(network: Classifier, student: Classifier) -> None:
     weights = graph_weights(student)
     assert {name for name in weights if not name.endswith("log_step")} == graph_weights(network).keys()
 
 
 def test_layers_that_read_the_same_input_share_its_step(student: Classifier) -> None:
     weights = graph_weights(student)
-    own = [weights[f"encoder.encoder.layer.2.attention.self.{part}.log_step"] for part in ("query", "key", "value")]
-    assert own[0] == own[1] == own[2]
+    steps = [weights[f"encoder.encoder.layer.2.attention.self.{name}.log_step"] for name in ("query", "key", "value")]
+    assert steps[0] == steps[1] == steps[2]
     assert len({float(value) for name, value in weights.items() if name.endswith("log_step")}) == 4 * 4
 
 
@@ -106,29 +106,31 @@ def test_weights_are_rounded_in_torch_as_in_the_graph() -> None:
     np.testing.assert_allclose(round_rows(value, WEIGHT_LEVELS).numpy(), whole * scale[:, None], atol=1e-6)
 
 
-def test_the_first_step_weighs_what_it_cuts_against_what_it_blurs() -> None:
+def test_the_fitted_step_balances_clipping_and_rounding() -> None:
     value = torch.randn(400_000, generator=torch.Generator().manual_seed(2)).pow(3)
     peak = float(value.abs().max())
     step = fit_step(value, SIGNED_ZERO)
     assert step < 0.9 * peak / 127
-    whole, cut = (float((rounding(value, one, SIGNED_ZERO) - value).square().sum()) for one in (peak / 127, step))
-    assert cut < whole
+    unclipped, clipped = (
+        float((dequantized(value, size, SIGNED_ZERO) - value).square().sum()) for size in (peak / 127, step)
+    )
+    assert clipped < unclipped
 
 
-def test_after_a_gelu_the_range_holds_all_that_is_below_zero() -> None:
+def test_the_range_after_a_gelu_covers_all_negative_values() -> None:
     value = nn.functional.gelu(torch.linspace(-6, 6, 4001))
     step = fit_step(value, GELU_ZERO)
-    rounded = rounding(value, step, GELU_ZERO)
+    rounded = dequantized(value, step, GELU_ZERO)
     assert float((rounded - value).abs().max()) <= step / 2 + 1e-6
 
 
-def rounding(value: torch.Tensor, step: float, zero: int) -> torch.Tensor:
+def dequantized(value: torch.Tensor, step: float, zero: int) -> torch.Tensor:
     whole: torch.Tensor = LearnedStepQuantization.apply(value, torch.tensor(step).log(), -zero, 255 - zero)  # type: ignore[no-untyped-call]
     return whole * step
 
 
-def test_a_step_learns_from_what_is_rounded_and_from_what_is_cut() -> None:
-    """Against the finite difference of the sum of squares, once where values are cut and once where none is."""
+def test_the_gradient_of_a_step_counts_rounded_and_clipped_values() -> None:
+    """Clipped values ask for a larger step. Without clipping the squared error is flat."""
     for peak in (1.0, 3.0):
         value = torch.linspace(-peak, peak, 301) + 0.001
         log_step = torch.tensor(2.0 / 255).log().requires_grad_()
@@ -136,12 +138,12 @@ def test_a_step_learns_from_what_is_rounded_and_from_what_is_cut() -> None:
         torch.autograd.backward((whole * log_step.detach().exp() - value).square().sum())
         assert log_step.grad is not None
         if peak == 3.0:
-            assert float(log_step.grad) < 0  # cut values want a larger step
+            assert float(log_step.grad) < 0  # clipped values want a larger step
         else:
             assert abs(float(log_step.grad)) < 1e-4
 
 
-def test_gradients_pass_the_rounding_where_nothing_is_cut() -> None:
+def test_gradients_pass_the_rounding_of_unclipped_values() -> None:
     plain = nn.Linear(8, 4)
     layer = QuantizedLinear(plain, nn.Parameter(torch.tensor(0.02).log()), SIGNED_ZERO)
     hidden = torch.randn(3, 8, generator=torch.Generator().manual_seed(3))
@@ -155,10 +157,10 @@ def test_gradients_pass_the_rounding_where_nothing_is_cut() -> None:
     assert float(hidden.grad[1:].abs().min()) > 0
 
 
-def test_a_layer_multiplies_whole_numbers_so_that_nothing_is_lost_in_16_bits() -> None:
-    chance = torch.Generator().manual_seed(4)
+def test_a_layer_multiplies_whole_numbers_that_16_bits_hold_exactly() -> None:
+    generator = torch.Generator().manual_seed(4)
     layer = QuantizedLinear(nn.Linear(64, 8), nn.Parameter(torch.tensor(0.02).log()), SIGNED_ZERO).eval()
-    hidden = torch.randn(50, 64, generator=chance)
+    hidden = torch.randn(50, 64, generator=generator)
     with torch.no_grad():
         exact = layer(hidden)
         with torch.autocast("cpu", torch.bfloat16):
@@ -168,11 +170,11 @@ def test_a_layer_multiplies_whole_numbers_so_that_nothing_is_lost_in_16_bits() -
     assert float(((narrow - exact).abs() / unbiased).max()) < 2**-7
 
 
-def test_kept_layers_are_those_asked_for_in_order(network: Classifier) -> None:
-    kept = keep_layers(deepcopy(network), [1, 3])
-    own, whole = graph_weights(kept), graph_weights(network)
-    for place, layer in enumerate((1, 3)):
+def test_only_the_chosen_layers_remain_in_order(network: Classifier) -> None:
+    shallow = keep_layers(deepcopy(network), [1, 3])
+    weights, all_weights = graph_weights(shallow), graph_weights(network)
+    for index, layer in enumerate((1, 3)):
         name = "encoder.encoder.layer.{}.output.dense.weight"
-        np.testing.assert_array_equal(own[name.format(place)], whole[name.format(layer)])
-    assert name.format(2) not in own
-    assert kept.encoder.config.num_hidden_layers == 2
+        np.testing.assert_array_equal(weights[name.format(index)], all_weights[name.format(layer)])
+    assert name.format(2) not in weights
+    assert shallow.encoder.config.num_hidden_layers == 2

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, logit
 
-from models.data.interactions import Interactions, Split, draw_removed_items, hold_out_last, remove_items, sequence_of
+from models.data.interactions import Interactions, Split, draw_removed_items, hold_out_last, make_sequence, remove_items
 from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import training_index_by_id
 from models.ranking.cold_start import (
@@ -28,8 +28,8 @@ from models.training.cold_start import fit_cold_start, maximum_likelihood_weight
 from models.training.history_network import (
     HistoryConfig,
     cold_start_scores,
-    history_input,
-    scores_of,
+    make_history_input,
+    score_histories,
     train_history_network,
 )
 from models.training.item_neighbours import NeighbourConfig
@@ -117,7 +117,7 @@ def shop() -> tuple[Interactions, np.ndarray]:
     kinds = np.arange(items) % 4
     vectors = np.eye(4, WIDTH)[kinds] + rng.normal(0, 0.2, (items, WIDTH))
     users = {
-        f"u{user}": sequence_of(
+        f"u{user}": make_sequence(
             (86400.0 * day, dict.fromkeys(rng.choice(np.flatnonzero(kinds == user % 4), 3, False).tolist(), np.nan))
             for day in range(5)
         )
@@ -144,7 +144,7 @@ def test_cold_items_get_their_share_of_the_next_interactions(
     interactions, vectors = shop
     complete = replace(hold_out_last(interactions), training=split.training)
     network = train_history_network(split.training, vectors, fitted, lambda line: None)
-    before, cold = scores_of(network, vectors, complete, fitted), np.flatnonzero(network.known.numpy() == 0)
+    before, cold = score_histories(network, vectors, complete, fitted), np.flatnonzero(network.known.numpy() == 0)
     assert len(cold) == 12
     scores = before.copy()
     scores[:, cold] += cold_start_scores(network, complete, cold)
@@ -224,12 +224,12 @@ def test_recommender_scores_cold_items_like_training(
         recommender.cached_training_indices(renamed, item_vectors).tolist()
         == recommender.training_indices(renamed, item_vectors).tolist()
     )
-    expected = scores_of(network, vectors, split, fitted)
+    expected = score_histories(network, vectors, split, fitted)
     expected[:, unknown[1:]] += cold_start_scores(network, split, unknown[1:])
     for row, sequence in enumerate(split.histories[:5]):
-        past = history_input(sequence, "purchase", 16)
+        past = make_history_input(sequence, "purchase", 16)
         days = ((sequence.times[-1] - sequence.times) / 86400).astype(np.float32)
-        history = History(item_vectors[past.items], past.items, past.kinds, days, indices[past.items])
+        history = History(item_vectors[past.items], past.items, past.event_types, days, indices[past.items])
         best = recommender.rank(history, item_vectors, None, 60, training_indices=indices)
         np.testing.assert_allclose(logit(best.scores.astype(float)), expected[row][best.order], atol=2e-2)
         scored = recommender.score([history], item_vectors, np.arange(60), indices)[0]
@@ -238,7 +238,7 @@ def test_recommender_scores_cold_items_like_training(
         with_it = History(
             item_vectors[[*past.items, cold]],
             np.append(past.items, cold),
-            np.append(past.kinds, past.kinds[0]),
+            np.append(past.event_types, past.kinds[0]),
             np.append(days, np.float32(0)),
             np.append(indices[past.items], indices[cold]),
         )

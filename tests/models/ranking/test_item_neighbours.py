@@ -7,7 +7,7 @@ from math import log
 import numpy as np
 import pytest
 
-from models.data.interactions import InteractionSequence, sequence_of
+from models.data.interactions import InteractionSequence, make_sequence
 from models.ranking.item_neighbours import ItemNeighbours
 from models.training.item_neighbours import NeighbourConfig, decayed_counts, fit_item_neighbours, fit_item_weights
 
@@ -19,7 +19,7 @@ def sequences() -> list[InteractionSequence]:
     """Sequences of items in random order, some of them repeated."""
     rng = np.random.default_rng(0)
     drawn = [rng.choice(ITEMS, rng.integers(1, 9)) for _ in range(30)]
-    return [sequence_of((float(at), {int(item): np.nan}) for at, item in enumerate(items)) for items in drawn]
+    return [make_sequence((float(at), {int(item): np.nan}) for at, item in enumerate(items)) for items in drawn]
 
 
 def rows_of(sequence: InteractionSequence, past: float, ahead: float) -> tuple[np.ndarray, np.ndarray]:
@@ -83,7 +83,7 @@ def test_largest_weights_are_kept(sequences: list[InteractionSequence]) -> None:
 
 
 def test_later_items_are_predicted_from_earlier_ones() -> None:
-    sequences = [sequence_of((float(at), {item: np.nan}) for at, item in enumerate((0, 1, 2)))] * 9
+    sequences = [make_sequence((float(at), {item: np.nan}) for at, item in enumerate((0, 1, 2)))] * 9
     config = NeighbourConfig(weight=1.0, ridge=1.0, kept=3, after=1.0, past=1.0, ahead=1.0)
     weights = fit_item_weights(sequences, 3, config)
     assert weights[0, 1] > 0.3

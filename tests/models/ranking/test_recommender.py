@@ -11,7 +11,7 @@ import torch
 from scipy.special import logit
 
 from models.bundle import BundleError, load_bundle
-from models.networks.recommender import HistoryBatch, HistoryNetwork, LogSumExp, Shape
+from models.networks.recommender import HistoryBatch, HistoryNetwork, HistoryShape, LogSumExp
 from models.ranking.bundle_files import WEIGHTS, load_own_catalogue, load_recommender
 from models.ranking.candidates import preselect
 from models.ranking.events import DISLIKE, EVENT_TYPES, History, age_bucket, position_bucket
@@ -25,7 +25,7 @@ BOUGHT = EVENT_TYPES.index("purchase")
 @pytest.fixture(scope="module")
 def network() -> HistoryNetwork:
     torch.manual_seed(4)
-    model = HistoryNetwork(Shape(WIDTH, 16, 2, 4, 2, 4), ITEMS).eval()
+    model = HistoryNetwork(HistoryShape(WIDTH, 16, 2, 4, 2, 4), ITEMS).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

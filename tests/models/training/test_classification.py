@@ -14,7 +14,7 @@ from models.bundle import load_bundle
 from models.evaluation.classification import evaluate_classifier, metrics_of
 from models.export.classification import export_classifier
 from models.export.parity import ParityError
-from models.training.classification import CONFIGS, config_of, read_config, train_classifier
+from models.training.classification import CONFIGS, parse_config, read_config, train_classifier
 from models.training.losses import expectation_regularization, masked_cross_entropy
 from models.training.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
 from tests.models.conftest import CONFIG
@@ -22,39 +22,39 @@ from tests.models.conftest import CONFIG
 pytestmark = pytest.mark.slow
 
 
-def test_a_two_label_row_moves_only_the_two_labels_it_was_chosen_among() -> None:
+def test_a_two_label_row_changes_only_its_two_labels() -> None:
     logits = torch.zeros(2, 3, requires_grad=True)
-    among = torch.tensor([[True, False, True], [True, True, True]])
+    label_choices = torch.tensor([[True, False, True], [True, True, True]])
     zeros = torch.zeros(2)
-    torch.autograd.backward(masked_cross_entropy(logits, torch.tensor([0, 0]), among, zeros, zeros))
+    torch.autograd.backward(masked_cross_entropy(logits, torch.tensor([0, 0]), label_choices, zeros, zeros))
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([-0.25, 0.0, 0.25])
     assert logits.grad[1].tolist() == pytest.approx([-1 / 3, 1 / 6, 1 / 6])
 
 
-def test_two_label_rows_are_held_to_the_expected_share_of_the_third_label_together_not_one_by_one() -> None:
-    among = torch.tensor([[True, False, True]] * 2 + [[True, True, True]])
+def test_two_label_rows_match_the_expected_share_of_the_third_label_on_average() -> None:
+    label_choices = torch.tensor([[True, False, True]] * 2 + [[True, True, True]])
     share = torch.tensor([0.25, 0.25, 0.0])
     sure, half, free = [0.0, -20.0, 0.0], [0.0, math.log(2.0), 0.0], [0.0, 9.0, 0.0]
-    assert float(expectation_regularization(torch.tensor([sure, half, free]), among, share)) == pytest.approx(
+    assert float(expectation_regularization(torch.tensor([sure, half, free]), label_choices, share)) == pytest.approx(
         0, abs=1e-6
     )
-    assert float(expectation_regularization(torch.tensor([half, half, free]), among, share)) > 0.05
-    assert float(expectation_regularization(torch.tensor([sure, sure, free]), among, share)) > 0.05
-    assert float(expectation_regularization(torch.tensor([free]), among[2:], share[2:])) == 0
+    assert float(expectation_regularization(torch.tensor([half, half, free]), label_choices, share)) > 0.05
+    assert float(expectation_regularization(torch.tensor([sure, sure, free]), label_choices, share)) > 0.05
+    assert float(expectation_regularization(torch.tensor([free]), label_choices[2:], share[2:])) == 0
 
 
-def test_noisy_rows_are_pulled_towards_their_neighbours_and_the_own_answer() -> None:
+def test_smoothing_and_bootstrapping_lower_the_loss_of_a_confident_wrong_prediction() -> None:
     logits = torch.tensor([[0.0, 0.0, 4.0]])
-    label, among = torch.tensor([0]), torch.ones(1, 3, dtype=torch.bool)
+    label, label_choices = torch.tensor([0]), torch.ones(1, 3, dtype=torch.bool)
     plain, smooth, boot = (
-        masked_cross_entropy(logits, label, among, torch.tensor([s]), torch.tensor([b]))
+        masked_cross_entropy(logits, label, label_choices, torch.tensor([s]), torch.tensor([b]))
         for s, b in ((0, 0), (0.3, 0), (0, 0.3))
     )
     assert plain > smooth > boot
 
 
-def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path, data: Path, tmp_path: Path) -> None:
+def test_training_learns_a_plain_task_and_the_served_graph_solves_it(run: Path, data: Path, tmp_path: Path) -> None:
     bundle = export_classifier(run, data, tmp_path / "sentiment", "1.2.3", "int8", teacher=None, say=lambda line: None)
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
@@ -65,7 +65,7 @@ def test_training_learns_a_plain_task_and_the_served_graph_answers_it(run: Path,
     assert "news" in (bundle.path / "CARD.md").read_text(encoding="utf-8")
 
 
-def test_an_export_that_drifts_writes_no_bundle(
+def test_an_export_without_parity_writes_no_bundle(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def lossy(value: NDArray[np.float32], axis: int, levels: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
@@ -80,26 +80,26 @@ def test_an_export_that_drifts_writes_no_bundle(
 def test_a_killed_run_resumes_to_the_same_weights(
     base: Path, data: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    advance = Trainer.train_step
+    train_step = Trainer.train_step
 
-    def killed(self: Trainer, rows: list[object]) -> float:
+    def killed_step(self: Trainer, rows: list[object]) -> float:
         if self.step == 13:
             raise KeyboardInterrupt
-        return advance(self, rows)
+        return train_step(self, rows)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "train_step", killed)
+        patched.setattr(Trainer, "train_step", killed_step)
         with pytest.raises(KeyboardInterrupt):
             train_classifier(CONFIG, str(base), data, tmp_path)
     assert (tmp_path / CHECKPOINT).exists()
     assert not (tmp_path / WEIGHTS).exists()
     train_classifier(CONFIG, str(base), data, tmp_path)
-    whole, resumed = load_file(run / WEIGHTS), load_file(tmp_path / WEIGHTS)
-    for name, tensor in whole.items():
+    uninterrupted, resumed = load_file(run / WEIGHTS), load_file(tmp_path / WEIGHTS)
+    for name, tensor in uninterrupted.items():
         torch.testing.assert_close(resumed[name], tensor, msg=name)
 
 
-def test_frozen_word_embeddings_stay_as_they_were(base: Path, data: Path, tmp_path: Path) -> None:
+def test_frozen_word_embeddings_do_not_change(base: Path, data: Path, tmp_path: Path) -> None:
     train_classifier(replace(CONFIG, epochs=1, freeze_embeddings=True), str(base), data, tmp_path)
     before, after = load_file(base / "model.safetensors"), load_file(tmp_path / WEIGHTS)
     name = "embeddings.word_embeddings.weight"
@@ -114,8 +114,8 @@ def test_the_shipped_configuration_is_valid() -> None:
     assert {dataset.name for dataset in config.datasets} >= {"sentfin", "sentfin_entities", "finfe_zh", "reviews_zh"}
 
 
-def test_a_field_that_is_missing_or_unknown_is_named() -> None:
+def test_a_missing_or_unknown_field_is_named() -> None:
     with pytest.raises(ConfigError, match="seed"):
-        config_of({"task": "sentiment", "datasets": []})
+        parse_config({"task": "sentiment", "datasets": []})
     with pytest.raises(ConfigError, match="pace"):
-        config_of({"pace": 1, "datasets": []})
+        parse_config({"pace": 1, "datasets": []})

@@ -26,11 +26,11 @@ from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from models.training.classification import CONFIGS, Row, labelled_loss, load_run, load_weights
 from models.training.distillation import (
-    Distillation,
+    DistillationConfig,
     DistillationObjective,
     distill_classifier,
-    distillation_of,
-    read_distillation,
+    parse_distillation,
+    read_distillation_config,
     swap_tokens,
 )
 from models.training.losses import hidden_state_loss, soft_target_loss
@@ -43,7 +43,7 @@ EIGHT = [
     Encoding(np.arange(start, start + 8), np.zeros(8, np.int64), truncated=False, language="en") for start in (4, 12)
 ]
 TEXTS = Dataset("headlines", "en", (), "MIT")
-STUDENT = Distillation(
+STUDENT = DistillationConfig(
     layers=(1,),
     temperature=2.0,
     labels_weight=0.3,
@@ -76,7 +76,7 @@ def teacher(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     return export_classifier(run, data, out, "1.0.0", "fp32", teacher=None, say=lambda line: None)
 
 
-def test_a_student_of_fewer_layers_answers_as_well_and_its_card_says_what_it_is(
+def test_a_student_of_fewer_layers_is_as_accurate_and_its_card_describes_it(
     student: Path, teacher: Bundle, data: Path, tmp_path: Path
 ) -> None:
     bundle = export_classifier(
@@ -95,70 +95,68 @@ def test_a_student_of_fewer_layers_answers_as_well_and_its_card_says_what_it_is(
     assert "headlines" in {source.name for source in bundle.sources}
 
 
-def test_the_card_sets_the_student_beside_its_teacher(teacher: Bundle) -> None:
+def test_the_card_compares_the_student_with_its_teacher(teacher: Bundle) -> None:
     worse = tuple(replace(metric, value=metric.value / 2) for metric in teacher.metrics)
     text = compare_with_teacher(replace(teacher, metrics=worse), teacher)
-    known = [metric.value for metric in teacher.metrics if metric.name == "macro_f1"]
-    for name, value in zip((*(row.name for row in CONFIG.datasets), "mean"), (*known, sum(known) / 3), strict=True):
+    values = [metric.value for metric in teacher.metrics if metric.name == "macro_f1"]
+    for name, value in zip((*(row.name for row in CONFIG.datasets), "mean"), (*values, sum(values) / 3), strict=True):
         assert f"| {name} | {value:.3f} | {value / 2:.3f} | -{value / 2:.3f} |" in text
 
 
-def test_each_layer_follows_the_one_it_began_as(run: Path) -> None:
-    """A student of all layers, not yet trained and not rounded, has nothing to learn from its teacher."""
+def test_each_layer_imitates_the_layer_it_started_from(run: Path) -> None:
+    """An untrained student of all layers, without quantisation, equals its teacher."""
     network = load_weights(run, load_run(run), TASKS["sentiment"])
     config = replace(STUDENT, layers=(0, 1), labels_weight=0.0)
-    feed = DeviceCollator(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
+    collator = DeviceCollator(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
     rows = [Row(tokens, None, (False,) * 3, 0, 0, 0) for tokens in EIGHT]
-    assert float(DistillationObjective(deepcopy(network), network, config, feed)(rows).detach()) == pytest.approx(
+    assert float(DistillationObjective(deepcopy(network), network, config, collator)(rows).detach()) == pytest.approx(
         0, abs=1e-6
     )
     damaged = deepcopy(network)
     with torch.no_grad():
         damaged.head.weight.mul_(-1)
-    assert float(DistillationObjective(damaged, network, config, feed)(rows).detach()) > 0.1
+    assert float(DistillationObjective(damaged, network, config, collator)(rows).detach()) > 0.1
 
 
-def test_only_the_words_of_some_texts_are_swapped_and_only_for_words_of_the_batch() -> None:
+def test_only_words_of_some_texts_are_swapped_for_words_of_the_batch() -> None:
     torch.manual_seed(0)
     ids = torch.cat([torch.zeros(400, 1, dtype=torch.long), torch.arange(4, 2404).reshape(400, 6)], dim=1)
-    ids[:, 4], ids[:, 5:] = 2, 1  # the last piece, and padding
+    ids[:, 4], ids[:, 5:] = 2, 1  # the last token, and padding
     mask, types = (ids != 1).long(), torch.zeros_like(ids)
     types[:, 2] = 1
-    swapped, whole = swap_tokens(Inputs(ids, mask, types), share=0.5, tokens=0.4)
+    swapped, unchanged = swap_tokens(Inputs(ids, mask, types), share=0.5, tokens=0.4)
     moved = swapped != ids
     assert not moved[:, [0, 2, 4, 5, 6]].any()
-    assert not moved[whole].any()
-    assert 160 < len(whole) < 240
-    assert 0.3 < float(moved[:, [1, 3]].float().sum()) / (2 * (400 - len(whole))) < 0.5
+    assert not moved[unchanged].any()
+    assert 160 < len(unchanged) < 240
+    assert 0.3 < float(moved[:, [1, 3]].float().sum()) / (2 * (400 - len(unchanged))) < 0.5
     assert set(swapped[moved].tolist()) <= set(ids[:, [1, 3]].flatten().tolist())
 
 
-def test_texts_with_swapped_words_keep_no_label(run: Path) -> None:
+def test_texts_with_swapped_words_lose_their_label(run: Path) -> None:
     network = load_weights(run, load_run(run), TASKS["sentiment"])
-    feed = DeviceCollator(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
+    collator = DeviceCollator(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
     rows = {label: [Row(tokens, label, (True,) * 3, 0, 0, 0) for tokens in EIGHT] for label in (0, 2)}
     for share, matters in ((0.0, True), (1.0, False)):
         config = replace(STUDENT, layers=(0, 1), corrupted=share, corrupted_tokens=0.0)
-        first, other = (
-            float(DistillationObjective(deepcopy(network).eval(), network, config, feed)(labelled).detach())
+        first, second = (
+            float(DistillationObjective(deepcopy(network).eval(), network, config, collator)(labelled).detach())
             for labelled in rows.values()
         )
-        assert (first != other) is matters
+        assert (first != second) is matters
 
 
-def test_the_run_says_which_layers_of_the_base_are_left(student: Path) -> None:
+def test_the_run_records_the_remaining_layers_of_the_base(student: Path) -> None:
     assert load_run(student).layers == (1,)
     assert len(encoder_layers(load_weights(student, load_run(student), TASKS["sentiment"]))) == 1
 
 
-def test_a_student_can_teach_in_its_turn(student: Path, data: Path, texts: Path, tmp_path: Path) -> None:
+def test_a_student_can_be_a_teacher(student: Path, data: Path, texts: Path, tmp_path: Path) -> None:
     config = replace(STUDENT, layers=(0,), training=replace(STUDENT.training, epochs=0.1))
     assert load_run(distill_classifier(config, student, data, texts, tmp_path)).layers == (1,)
 
 
-def test_the_teacher_alone_teaches_when_labels_count_for_nothing(
-    run: Path, data: Path, texts: Path, tmp_path: Path
-) -> None:
+def test_a_student_learns_from_its_teacher_without_labels(run: Path, data: Path, texts: Path, tmp_path: Path) -> None:
     config = replace(STUDENT, labels_weight=0.0)
     out = distill_classifier(config, run, data, texts, tmp_path)
     task = TASKS["sentiment"]
@@ -167,18 +165,18 @@ def test_the_teacher_alone_teaches_when_labels_count_for_nothing(
     assert report_dataset(rows, plain(rows, 3), task).accuracy > 0.9
 
 
-def test_the_teacher_stays_as_it_was(run: Path, data: Path, texts: Path, tmp_path: Path) -> None:
+def test_distillation_does_not_change_the_teacher(run: Path, data: Path, texts: Path, tmp_path: Path) -> None:
     before = (run / WEIGHTS).read_bytes()
     distill_classifier(replace(STUDENT, training=replace(STUDENT.training, epochs=0.1)), run, data, texts, tmp_path)
     assert (run / WEIGHTS).read_bytes() == before
 
 
-def test_a_student_reads_the_word_embeddings_that_its_8_bit_graph_holds(student: Path, run: Path) -> None:
-    own, taught = (
+def test_a_student_is_trained_with_the_word_embeddings_of_its_8_bit_graph(student: Path, run: Path) -> None:
+    student_words, teacher_words = (
         load_weights(out, load_run(out), TASKS["sentiment"]).get_parameter(WORD_EMBEDDINGS) for out in (student, run)
     )
-    whole, scale = quantize(taught.detach().numpy(), axis=1, levels=EMBEDDING_LEVELS)
-    np.testing.assert_allclose(own.detach().numpy(), whole * scale[:, None], atol=1e-7)
+    whole, scale = quantize(teacher_words.detach().numpy(), axis=1, levels=EMBEDDING_LEVELS)
+    np.testing.assert_allclose(student_words.detach().numpy(), whole * scale[:, None], atol=1e-7)
 
 
 def test_a_student_has_no_dropout(run: Path) -> None:
@@ -189,7 +187,7 @@ def test_a_student_has_no_dropout(run: Path) -> None:
     assert torch.equal(network(ids, mask, types), network(ids, mask, types))
 
 
-def test_the_softened_loss_is_nothing_for_equal_answers_and_keeps_its_size_at_any_temperature() -> None:
+def test_the_soft_target_loss_is_zero_for_equal_logits_and_independent_of_temperature() -> None:
     target = torch.tensor([[2.0, 0.0, -1.0]])
     assert float(soft_target_loss(target, target, 2.0)) == pytest.approx(0, abs=1e-6)
     other = target + torch.tensor([[0.05, 0.0, 0.0]])
@@ -198,15 +196,15 @@ def test_the_softened_loss_is_nothing_for_equal_answers_and_keeps_its_size_at_an
     assert warm > 0
 
 
-def test_padding_does_not_count_among_the_states() -> None:
-    own, shown = torch.ones(1, 3, 2), torch.full((1, 3, 2), 2.0)
+def test_padding_does_not_count_in_the_hidden_state_loss() -> None:
+    student, teacher = torch.ones(1, 3, 2), torch.full((1, 3, 2), 2.0)
     mask = torch.tensor([[1, 1, 0]])
-    assert float(hidden_state_loss(own, shown, mask)) == pytest.approx(0.25)
-    own[0, 2] = 99.0
-    assert float(hidden_state_loss(own, shown, mask)) == pytest.approx(0.25)
+    assert float(hidden_state_loss(student, teacher, mask)) == pytest.approx(0.25)
+    student[0, 2] = 99.0
+    assert float(hidden_state_loss(student, teacher, mask)) == pytest.approx(0.25)
 
 
-def test_a_text_without_a_label_adds_nothing_to_the_labels_loss(run: Path) -> None:
+def test_a_text_without_a_label_does_not_change_the_labelled_loss(run: Path) -> None:
     tokens = Tokenizer(run / TOKENIZER, 64).encode("X falls")
     labelled, plain_text = Row(tokens, 0, (True,) * 3, 0, 0, 0), Row(tokens, None, (False,) * 3, 0, 0, 0)
     logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]], requires_grad=True)
@@ -218,9 +216,9 @@ def test_a_text_without_a_label_adds_nothing_to_the_labels_loss(run: Path) -> No
     assert float(labelled_loss(logits[1:], [plain_text]).detach()) == 0
 
 
-def test_the_shipped_configuration_is_valid_and_a_wrong_field_is_named() -> None:
-    shipped = read_distillation(CONFIGS / "sentiment-student.toml")
+def test_the_shipped_configuration_is_valid_and_a_missing_section_is_named() -> None:
+    shipped = read_distillation_config(CONFIGS / "sentiment-student.toml")
     assert len(shipped.layers) == 8
     assert shipped.texts
     with pytest.raises(ConfigError, match="distillation"):
-        distillation_of({"task": "sentiment", "datasets": [], "texts": []})
+        parse_distillation({"task": "sentiment", "datasets": [], "texts": []})

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 from shutil import copytree
@@ -32,28 +29,27 @@ from models.training.history_network import (
     FOLDS,
     HistoryConfig,
     fit_neighbours_by_fold,
-    near_apart,
-    scores_of,
+    score_histories,
+    score_neighbours_by_fold,
     train_history_network,
 )
-from models.training.item_encoder import ItemEncoderConfig, co_occurrence
+from models.training.item_encoder import ItemEncoderConfig
 from models.training.item_neighbours import NeighbourConfig
 from models.training.recommendation import (
     VECTORS,
     AnchorTexts,
     RecommendConfig,
-    centred,
+    center_vectors,
     load_recommend_run,
     read_recommend_config,
     train_recommend,
 )
 from models.training.score_weights import choose_score_weights
 from models.training.trainer import ConfigError
+from tests.support.tiny_shop import write_shop
 
 pytestmark = pytest.mark.slow
 
-FAMILIES = ("cup", "hat", "pen", "bag")
-COLOURS = tuple("abcdefgh")
 CONFIG = RecommendConfig(
     removed=0.1,
     removed_seed=7,
@@ -101,29 +97,7 @@ CONFIG = RecommendConfig(
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each user stays with one family of items, and takes one of the last basket again."""
-    folder = tmp_path_factory.mktemp("shop")
-    own = folder / "online_retail"
-    own.mkdir()
-    items = [f"{colour} {family}" for family in FAMILIES for colour in COLOURS]
-    with gzip.open(own / "items.jsonl.gz", "wt", encoding="utf-8") as file:
-        rows = ({"item_id": f"i{n}", "text": text, "median_price": n + 0.5} for n, text in enumerate(items))
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    chance = random.Random(1)
-    with gzip.open(own / "interactions.csv.gz", "wt", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["user_id", "item_id", "timestamp", "invoice", "quantity"])
-        for user in range(80):
-            family, again = user % len(FAMILIES), chance.randrange(len(COLOURS))
-            for day in range(1, 5):
-                basket = {again, *chance.sample(range(len(COLOURS)), 2)}
-                again = min(basket)
-                for colour in sorted(basket):
-                    item = f"i{family * len(COLOURS) + colour}"
-                    writer.writerow([user, item, f"2011-03-{day:02d} 10:00:00", f"{user}-{day}", 1])
-    with gzip.open(folder / "zh.txt.gz", "wt", encoding="utf-8") as file:
-        file.writelines(f"手机质量好{word}\n" for word in "一二三四五六")
-    return folder
+    return write_shop(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
@@ -139,18 +113,18 @@ def bundle(run: Path, shop: Path, tmp_path_factory: pytest.TempPathFactory) -> P
         return export_recommend(run, shop, out, "0.0.1", lambda line: None).path
 
 
-def test_what_a_user_takes_next_is_learned(bundle: Path, shop: Path) -> None:
-    found = evaluate_recommender(load_bundle(bundle), shop)
+def test_the_recommender_learns_the_next_baskets(bundle: Path, shop: Path) -> None:
+    report = evaluate_recommender(load_bundle(bundle), shop)
     split = load_held_out(shop)
-    popular = np.bincount(np.concatenate([trail.items for trail in split.training.users.values()]), minlength=32)
+    popular = np.bincount(np.concatenate([sequence.items for sequence in split.training.users.values()]), minlength=32)
     everyone = np.tile(popular.astype(np.float64), (len(split.users), 1))
-    assert found.every.ndcg > measure_rankings(sort_by_score(everyone), split.targets, 32).ndcg + 0.3
-    assert found.again.ndcg > 0.4
-    assert found.calibration_error < 0.1
-    assert found.deletion.named > found.deletion.random
+    assert report.every.ndcg > measure_rankings(sort_by_score(everyone), split.targets, 32).ndcg + 0.3
+    assert report.again.ndcg > 0.4
+    assert report.calibration_error < 0.1
+    assert report.deletion.named > report.deletion.random
 
 
-def test_bundle_holds_the_shop_as_its_catalogue(bundle: Path) -> None:
+def test_the_bundle_has_the_shop_as_its_catalogue(bundle: Path) -> None:
     loaded = load_bundle(bundle)
     name, items, vectors = load_own_catalogue(loaded)
     assert name == "online_retail"
@@ -160,16 +134,16 @@ def test_bundle_holds_the_shop_as_its_catalogue(bundle: Path) -> None:
     assert set(load_recommender(loaded).ids) == {item.item_id for item in items}
 
 
-def test_figures_are_in_the_card_and_in_the_files(bundle: Path, shop: Path, tmp_path: Path) -> None:
+def test_the_card_and_the_files_have_the_figures(bundle: Path, shop: Path, tmp_path: Path) -> None:
     loaded = load_bundle(bundle)
-    found = evaluate_recommender(loaded, shop)
-    write_recommender(found, tmp_path)
-    assert recommend_table(found) in (bundle / "CARD.md").read_text(encoding="utf-8")
+    report = evaluate_recommender(loaded, shop)
+    write_recommender(report, tmp_path)
+    assert recommend_table(report) in (bundle / "CARD.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "recommend.json").read_text())["every"]["users"] == 80
     assert {metric.name for metric in loaded.metrics} == {"hr_at_10", "ndcg_at_10"}
 
 
-def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_path: Path) -> None:
+def test_an_export_without_parity_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "recommend"
     out.mkdir()
     with pytest.MonkeyPatch.context() as patched:
@@ -180,17 +154,17 @@ def test_drift_is_refused_and_leaves_the_old_bundle(run: Path, shop: Path, tmp_p
     assert list(out.iterdir()) == []
 
 
-def test_run_tells_how_it_was_made(run: Path, base: Path) -> None:
-    found = load_recommend_run(run)
-    assert found.base == str(base)
-    newcomers = found.config.histories.newcomers
+def test_the_run_records_how_it_was_trained(run: Path, base: Path) -> None:
+    loaded = load_recommend_run(run)
+    assert loaded.base == str(base)
+    newcomers = loaded.config.histories.newcomers
     assert isinstance(newcomers, ColdStartWeights)
-    assert found.config == replace(CONFIG, histories=replace(CONFIG.histories, newcomers=newcomers))
+    assert loaded.config == replace(CONFIG, histories=replace(CONFIG.histories, newcomers=newcomers))
 
 
-def test_an_item_added_later_is_told_what_its_like_are_told(run: Path, bundle: Path) -> None:
+def test_a_cold_item_gets_the_scores_of_its_nearest_items(run: Path, bundle: Path) -> None:
     recommender, (_, items, vectors) = load_recommender(load_bundle(bundle)), load_own_catalogue(load_bundle(bundle))
-    added = (vectors - load_file(run / "history.safetensors")["ids.weight"])[[9]]  # that of the text alone
+    added = (vectors - load_file(run / "history.safetensors")["ids.weight"])[[9]]  # the vector of the text alone
     (number,) = recommender.training_indices(["added later"], added)
     assert items[decode_cold_index(number)].text == "b hat"
     numbers, taken = np.append(np.arange(32), number), np.asarray([10])
@@ -198,18 +172,21 @@ def test_an_item_added_later_is_told_what_its_like_are_told(run: Path, bundle: P
         vectors[taken], taken, np.asarray([EVENT_TYPES.index("purchase")]), np.asarray([0.0], np.float32), taken
     )
     every = np.concatenate([vectors, added])
-    told, untold = (
-        recommender.score([history], every, np.arange(33), one)[0] for one in (numbers, np.append(numbers[:-1], -1))
+    adjusted, plain = (
+        recommender.score([history], every, np.arange(33), indices)[0]
+        for indices in (numbers, np.append(numbers[:-1], -1))
     )
-    assert told[32] != untold[32]
-    worth = load_recommend_run(run).config.histories.newcomers
-    assert worth is not None
-    assert f"is told {worth.bias:.2f}, {worth.neighbours:.2f} times" in (bundle / "CARD.md").read_text(encoding="utf-8")
-    np.testing.assert_array_equal(told[:32], untold[:32])
+    assert adjusted[32] != plain[32]
+    weights = load_recommend_run(run).config.histories.newcomers
+    assert weights is not None
+    assert f"is told {weights.bias:.2f}, {weights.neighbours:.2f} times" in (bundle / "CARD.md").read_text(
+        encoding="utf-8"
+    )
+    np.testing.assert_array_equal(adjusted[:32], plain[:32])
 
 
-def test_histories_are_trained_anew_without_the_encoder(run: Path, base: Path, shop: Path) -> None:
-    """A run that was stopped after its encoder goes on from there, to the same end."""
+def test_the_history_network_is_retrained_without_the_encoder(run: Path, base: Path, shop: Path) -> None:
+    """A run that was stopped after its encoder resumes there and ends with the same weights."""
     vectors = (run / VECTORS).read_bytes()
     before = (run / "history.safetensors").read_bytes()
     (run / "history.safetensors").unlink()
@@ -218,46 +195,46 @@ def test_histories_are_trained_anew_without_the_encoder(run: Path, base: Path, s
     assert (run / "history.safetensors").read_bytes() == before
 
 
-def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
+def test_chosen_score_weights_are_in_the_run_the_weights_and_the_card(
     run: Path, bundle: Path, base: Path, shop: Path, tmp_path: Path
 ) -> None:
-    own = copytree(run, tmp_path / "run")
+    copy = copytree(run, tmp_path / "run")
     config = replace(CONFIG, histories=replace(CONFIG.histories, epochs=1, choose_scales=True, find_newcomers=False))
-    train_recommend(config, str(base), shop, shop, own, lambda line: None)
-    told = load_recommend_run(own).config.histories
-    assert told == choose_score_weights(
-        load_held_out(shop).training, centred(_vectors(run)), config.histories, lambda line: None
+    train_recommend(config, str(base), shop, shop, copy, lambda line: None)
+    histories = load_recommend_run(copy).config.histories
+    assert histories == choose_score_weights(
+        load_held_out(shop).training, center_vectors(_vectors(run)), config.histories, lambda line: None
     )
-    assert told.scales != AS_TRAINED
-    assert float(load_file(own / "history.safetensors")["often"][0]) == told.often * told.scales.often
+    assert histories.scales != AS_TRAINED
+    assert float(load_file(copy / "history.safetensors")["often"][0]) == histories.often * histories.scales.often
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "MIN_COSINE", 0.8)
-        made = export_recommend(own, shop, tmp_path / "recommend", "0.0.1", lambda line: None).path
-    said = f"attention was multiplied by {told.scales.attention}, neighbours by {told.scales.neighbours}"
-    assert said in (made / "CARD.md").read_text(encoding="utf-8")
+        exported = export_recommend(copy, shop, tmp_path / "recommend", "0.0.1", lambda line: None).path
+    sentence = f"attention was multiplied by {histories.scales.attention}, neighbours by {histories.scales.neighbours}"
+    assert sentence in (exported / "CARD.md").read_text(encoding="utf-8")
     assert "multiplied" not in (bundle / "CARD.md").read_text(encoding="utf-8")
 
 
-def test_item_that_was_removed_is_neither_known_nor_predicted_in_training(run: Path, shop: Path) -> None:
-    texts = centred(_vectors(run))
+def test_a_removed_item_is_neither_known_nor_predicted_in_training(run: Path, shop: Path) -> None:
+    texts = center_vectors(_vectors(run))
     removed = draw_removed_items(len(texts), 0.1, 7)
     split = remove_items(load_held_out(shop), removed)
     network = train_history_network(split.training, texts, CONFIG.histories, lambda line: None)
     assert (network.known[removed] == 0).all()
     assert network.known.sum() == len(texts) - len(removed)
-    scores = scores_of(network, texts, split, CONFIG.histories)
+    scores = score_histories(network, texts, split, CONFIG.histories)
     assert np.isfinite(scores).all()
 
 
 @pytest.mark.parametrize("change", ["use_text", "use_ids", "use_time", "use_candidates"])
-def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
+def test_each_component_can_be_left_out(run: Path, shop: Path, change: str) -> None:
     split, schedule = load_held_out(shop), replace(CONFIG.histories, epochs=1, **{change: False})  # type: ignore[arg-type]
     texts = _vectors(run)
     network = train_history_network(split.training, texts, schedule, lambda line: None)
-    plain = scores_of(network, texts, split, schedule)
+    plain = score_histories(network, texts, split, schedule)
     assert np.isfinite(plain).all()
     if change == "use_text":
-        np.testing.assert_array_equal(plain, scores_of(network, texts[::-1].copy(), split, schedule))
+        np.testing.assert_array_equal(plain, score_histories(network, texts[::-1].copy(), split, schedule))
     if change == "use_ids":
         assert (network.known == 0).all()
     if change == "use_candidates":
@@ -265,52 +242,45 @@ def test_each_part_can_be_left_out(run: Path, shop: Path, change: str) -> None:
 
 
 @pytest.mark.parametrize(("often", "weight"), [(0.0, 2.0), (3.0, 0.0)])
-def test_with_residual_the_network_learns_beside_what_is_not_learned(
+def test_a_residual_network_is_trained_beside_the_fixed_components(
     run: Path, shop: Path, often: float, weight: float
 ) -> None:
-    split, texts = load_held_out(shop), centred(_vectors(run))
+    split, texts = load_held_out(shop), center_vectors(_vectors(run))
     neighbours = replace(CONFIG.histories.neighbours, weight=weight)
     schedule = replace(CONFIG.histories, epochs=1, often=often, neighbours=neighbours)
-    plain, beside = (
+    plain, residual_network = (
         train_history_network(split.training, texts, replace(schedule, residual=residual), lambda line: None)
         for residual in (False, True)
     )
-    assert plain.often == beside.often == often
-    assert plain.nearness.equal(beside.nearness)
-    assert not plain.taste.weight.equal(beside.taste.weight)
+    assert plain.often == residual_network.often == often
+    assert plain.nearness.equal(residual_network.nearness)
+    assert not plain.taste.weight.equal(residual_network.taste.weight)
 
 
-def test_what_neighbours_say_in_training_is_found_without_the_user(shop: Path) -> None:
-    """Only the first user knows that 0 and 31 go together, so that nothing says so in their own fold."""
+def test_neighbour_weights_in_training_are_fitted_without_the_user(shop: Path) -> None:
+    """Only the first user takes 0 and 31 together, so the weights of this user's fold do not link them."""
     training = load_held_out(shop).training
-    first, *others = training.users.items()
-    trail = first[1]
-    odd = replace(trail, items=np.where(np.arange(len(trail)) % 2, 0, 31))
-    apart = fit_neighbours_by_fold(
-        replace(training, users=dict([(first[0], odd), *others])), CONFIG.histories.neighbours
+    first, *rest = training.users.items()
+    sequence = first[1]
+    changed = replace(sequence, items=np.where(np.arange(len(sequence)) % 2, 0, 31))
+    fold_weights = fit_neighbours_by_fold(
+        replace(training, users=dict([(first[0], changed), *rest])), CONFIG.histories.neighbours
     )
     items = torch.tensor([[31, -1]] * 2)
-    own, other = near_apart(items, [0, 1], apart, fade=1.0)[:, 0]
-    assert abs(float(own)) < 1e-6
-    assert float(other) > 0.1
-    assert len(apart) == FOLDS
+    same_fold, other_fold = score_neighbours_by_fold(items, [0, 1], fold_weights, decay=1.0)[:, 0]
+    assert abs(float(same_fold)) < 1e-6
+    assert float(other_fold) > 0.1
+    assert len(fold_weights) == FOLDS
 
 
-def test_companions_are_who_stands_beside_whom() -> None:
-    found = co_occurrence([np.asarray([0, 1]), np.asarray([0, 1, 2]), np.asarray([3])], 4).toarray()
-    np.testing.assert_allclose(found[0], [0, 0.75, 0.25, 0])
-    np.testing.assert_allclose(found[2], [0.5, 0.5, 0, 0])
-    np.testing.assert_allclose(found[3], 0)
-
-
-def test_calibration_error_is_the_distance_from_what_happened() -> None:
+def test_calibration_error_is_the_distance_of_scores_from_outcomes() -> None:
     rankings, scores = np.asarray([[0, 1], [0, 1]]), np.full(4, 0.5, np.float32)
-    half, every = (hit_mask(rankings, [np.asarray(own)] * 2).ravel() for own in ([0], [0, 1]))
+    half, every = (hit_mask(rankings, [np.asarray(items)] * 2).ravel() for items in ([0], [0, 1]))
     assert expected_calibration_error(scores, half) == pytest.approx(0)
     assert expected_calibration_error(scores, every) == pytest.approx(0.5)
 
 
-def test_shipped_configuration_is_read_and_a_wrong_one_is_named(tmp_path: Path) -> None:
+def test_the_shipped_configuration_is_valid_and_an_unknown_field_is_named(tmp_path: Path) -> None:
     assert read_recommend_config(CONFIGS / "recommend.toml").histories.epochs > 1
     wrong = tmp_path / "wrong.toml"
     wrong.write_text((CONFIGS / "recommend.toml").read_text().replace("id_dropout", "id_dropped"))

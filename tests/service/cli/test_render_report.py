@@ -80,10 +80,10 @@ def test_texts_without_labels_say_nothing_of_mistakes(bundle: Path, tmp_path: Pa
     ("rows", "said"),
     [
         ([], "it holds no texts"),
-        ([{"text": "up"}, {"text": " "}], "line 2: it has no text"),
+        ([{"text": "up"}, {"text": " "}], 'line 2: its "text" is empty'),
         ([{"text": "up", "label": "great"}], "line 1: its label 'great' is none of negative, neutral, positive"),
         ([{"text": "up", "label": ["positive"]}], "line 1: its label ['positive'] is none of"),
-        ([{"text": "up", "entity": ""}], "line 1: its entity is empty"),
+        ([{"text": "up", "entity": ""}], 'line 1: its "entity" is empty'),
         ([["up"]], "line 1: it is not an object"),
     ],
 )

@@ -108,7 +108,9 @@ class Faulty:
 
 
 async def test_a_fault_in_one_request_affects_no_other(tmp_path: Path) -> None:
-    reply = await answer_requests(Faulty(fakes.make_bundle(tmp_path)), CountBuffer(), [request("full"), request("broken")])
+    reply = await answer_requests(
+        Faulty(fakes.make_bundle(tmp_path)), CountBuffer(), [request("full"), request("broken")]
+    )
     full, broken = reply.answers
     assert isinstance(full, Overloaded)
     assert full.headers == {"Retry-After": "9"}
