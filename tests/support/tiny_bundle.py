@@ -179,7 +179,7 @@ def tiny_bundle(folder: Path, task: Task = SENTIMENT) -> Path:
     path = folder / task.name
     path.mkdir(parents=True)
     write_tokenizer(path / TOKENIZER)
-    with_head = task is SENTIMENT
+    with_head = task.kind == "classification"
     graph_weights = {name: value for name, value in weights().items() if with_head or not name.startswith("head.")}
     save_graph(build_graph(graph_weights, HEADS, 1e-12, "int8"), path / GRAPH)
     (path / CARD).write_text("# Tiny\n\nFor tests.\n", encoding="utf-8")

@@ -238,7 +238,7 @@ def test_recommender_scores_cold_items_like_training(
         with_it = History(
             item_vectors[[*past.items, cold]],
             np.append(past.items, cold),
-            np.append(past.event_types, past.kinds[0]),
+            np.append(past.event_types, past.event_types[0]),
             np.append(days, np.float32(0)),
             np.append(indices[past.items], indices[cold]),
         )
