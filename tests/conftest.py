@@ -15,7 +15,6 @@ from tests.support import recommender_app as shops
 from tests.support.service_app import Service, serving
 from tests.support.tiny_bundle import tiny_recommend_bundle
 
-
 TESTS = Path(__file__).parent
 FOLDERS_WITH_MARKERS = ("browser", "shipped", "system")
 """Folders whose tests all carry the marker of the same name."""

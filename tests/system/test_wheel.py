@@ -44,8 +44,8 @@ def wheel(files: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(ROOT / path, source / path)
     pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index", "--no-build-isolation"]
     run(*pip, "--wheel-dir", built, source, cwd=built)
-    (path,) = built.glob("heed-*.whl")
-    return path
+    (wheel_path,) = built.glob("heed-*.whl")
+    return wheel_path
 
 
 @pytest.fixture(scope="module")
