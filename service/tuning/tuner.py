@@ -135,7 +135,7 @@ def count_fitting_replicas(pss_bytes: int, memory_bytes: int) -> int:
 
 
 def usable_cores(requested: int | None) -> int:
-    """Return the requested number of cores, or all that this process may use. Raises TuneError if they are fewer."""
+    """Return the requested cores, or all that this process may use. Raises TuneError if it may not use that many."""
     allowed = len(os.sched_getaffinity(0))
     if requested is not None and requested > allowed:
         raise TuneError(f"{requested} cores: this process may use {allowed}")

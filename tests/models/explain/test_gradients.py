@@ -32,6 +32,8 @@ from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Turn
 from tests.support.tiny_bundle import graph_for_gpus
 
+pytestmark = pytest.mark.slow
+
 WIDTH, HEADS, LENGTH = 32, 4, 9
 STEP = 0.008
 
