@@ -60,13 +60,14 @@ def read(root: Path, dataset: Dataset, part: str) -> list[Example]:
     path = root / dataset.name / f"{part}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
-            row = json.loads(line)
-            label = LABEL_NAMES.get(row["label"], row["label"])
+            try:
+                row = json.loads(line)
+                text, label = row["text"], LABEL_NAMES.get(row["label"], row["label"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} line {number}: no object with a text and a label ({error!r})") from error
             if label not in dataset.labels:
                 raise ValueError(f"{path} line {number}: label {row['label']!r} is not one of {dataset.labels}")
-            examples.append(
-                Example(row["text"], label, row.get("entity"), dataset.name, dataset.language, dataset.labels)
-            )
+            examples.append(Example(text, label, row.get("entity"), dataset.name, dataset.language, dataset.labels))
     return examples
 
 

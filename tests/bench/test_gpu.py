@@ -16,11 +16,11 @@ from models.bundle import GRAPH, Bundle, load_bundle
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import LOG_STEP
+from models.networks.graph_network import Shape, load_graph_classifier
 from models.runtime.cuda import to_fp16
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
 from tests.bench import gpu
-from tests.bench.weights import Shape, network_of
 from tests.support.tiny_bundle import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_bundle, weights
 
 
@@ -53,7 +53,7 @@ def test_on_the_cpu_it_measures_everything_and_claims_nothing(tiny: Bundle, caps
 
 
 def test_the_network_of_a_graph_is_the_one_it_was_written_from(tiny: Bundle) -> None:
-    network, shape = network_of(tiny.graph)
+    network, shape = load_graph_classifier(tiny.graph)
     assert shape == Shape(LAYERS, WIDTH, INNER, HEADS)
     assert network.encoder.config._attn_implementation == "sdpa"  # the fused one, by default of transformers
     for name, value in weights().items():
@@ -70,7 +70,7 @@ def test_inputs_are_cut_where_the_graph_of_a_rounded_network_cuts_them(tmp_path:
     save_graph(build_graph(own | steps, HEADS, 1e-12, "int8"), tmp_path / GRAPH)
     ids = np.random.default_rng(1).integers(4, len(PIECES), (3, 20))
     batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    network, _ = network_of(tmp_path / GRAPH)
+    network, _ = load_graph_classifier(tmp_path / GRAPH)
     np.testing.assert_allclose(
         TorchRuntime(network).run(batch), OnnxRuntime(to_fp16(tmp_path / GRAPH)).run(batch), atol=0.02
     )
@@ -78,7 +78,7 @@ def test_inputs_are_cut_where_the_graph_of_a_rounded_network_cuts_them(tmp_path:
 
 def test_operations_are_those_that_torch_counts(tiny: Bundle) -> None:
     """But for the head and the pooling, which the formula leaves out."""
-    network, shape = network_of(tiny.graph)
+    network, shape = load_graph_classifier(tiny.graph)
     ids = torch.full((1, 64), 5)
     unfused = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the fused one of a CPU
     with unfused, torch.inference_mode(), FlopCounterMode(display=False) as counter:
