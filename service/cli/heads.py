@@ -214,6 +214,6 @@ def _remove(kind: str, name: str, suffix: str, data_dir: Path | None) -> None:
     folder, _ = _find_data_dir(data_dir)
     names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
     if name not in names:
-        fail(f"there is no {kind} {name!r} in {folder}: it holds {', '.join(names) or 'none'}")
+        fail(f"there is no {kind} {name!r} in {folder}, which holds {', '.join(names) or f'no {kind}'}")
     (folder / f"{name}{suffix}").unlink()
     print(f"{name} is removed.")

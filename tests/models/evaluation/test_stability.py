@@ -30,7 +30,7 @@ from models.evaluation.stability import (
 )
 from models.evaluation.stability import write_stability as write_stability
 from models.explain.explainer import METHODS, open_explainer
-from models.export.card_explanations import record_faithfulness, with_section
+from models.export.card_explanations import record_faithfulness, insert_section
 from models.graph.builder import build_graph, save_graph
 from models.graph.convert import convert_graph
 from models.graph.writer import Precision
@@ -196,9 +196,9 @@ def test_the_card_of_a_recommender_says_it_of_histories_and_catalogues_stay(tmp_
 
 def test_a_section_goes_before_the_limits_in_place_of_the_last_one() -> None:
     card = "# m\n\n## Figures\nx\n\n## Limits\n- y\n\n## Attribution\nz\n"
-    once = with_section(card, "## Explanations: intent\nfirst\n\n")
+    once = insert_section(card, "## Explanations: intent\nfirst\n\n")
     assert once == card.replace("## Limits", "## Explanations: intent\nfirst\n\n## Limits")
-    both = with_section(once, "## Explanations: replies\nsecond\n\n")
+    both = insert_section(once, "## Explanations: replies\nsecond\n\n")
     assert both.index("first") < both.index("second") < both.index("## Limits")
-    assert with_section(both, "## Explanations: intent\nthird\n\n").count("## Explanations: intent\nthird\n\n") == 1
-    assert "first" not in with_section(both, "## Explanations: intent\nthird\n\n")
+    assert insert_section(both, "## Explanations: intent\nthird\n\n").count("## Explanations: intent\nthird\n\n") == 1
+    assert "first" not in insert_section(both, "## Explanations: intent\nthird\n\n")

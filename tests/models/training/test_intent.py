@@ -27,7 +27,7 @@ from models.data.dialogues import (
     remove_held_out,
 )
 from models.evaluation.intent import evaluate_intents, intents_table
-from models.export.card_intent import heads_said, with_heads
+from models.export.card_intent import describe_heads, update_heads
 from models.export.intent import export_intents
 from models.export.parity import ParityError
 from models.networks.intent import OUT_OF_SCOPE, ReplyRow, margin_loss
@@ -143,7 +143,7 @@ def test_a_student_becomes_a_bundle_that_reads_intents_context_and_replies(
     student: Path, sets: Path, tmp_path: Path
 ) -> None:
     said: list[str] = []
-    bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=said.append)
+    bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", log=said.append)
     assert load_bundle(bundle.path).digest == bundle.digest
     heads = load_bundle_heads(bundle.path, bundle.encoder_digest)
     assert heads["wishes"].labels == ("find", "pay", "stop")
@@ -171,14 +171,14 @@ def test_a_student_becomes_a_bundle_that_reads_intents_context_and_replies(
 def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
+    old = export_intents(student, sets, tmp_path / "intent", "1.0.0", log=lambda line: None)
     head = old.path / HEADS / f"wishes{SUFFIX}"
     made = head.read_bytes()
     save_head(replace(load_head(head, old.encoder_digest), temperature=9.0), head)
     aged = old.path / "CARD.md"
     said = aged.read_text(encoding="utf-8")
-    assert heads_said() in said
-    aged.write_text(said.replace(heads_said(), "- Heads are\n  something older.\n"), encoding="utf-8")
+    assert describe_heads() in said
+    aged.write_text(said.replace(describe_heads(), "- Heads are\n  something older.\n"), encoding="utf-8")
     save_bundle(old.path, old)
     monkeypatch.setattr("models.export.intent.shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
     heed("export", old.path, "--data", sets, "--out", old.path, "--version", "1.1.0")
@@ -199,7 +199,7 @@ def test_a_bundles_own_heads_are_made_anew_on_the_encoder_it_has(
     refused = CliRunner().invoke(app, [str(one) for one in (*again, "--head", "moods")])
     assert (refused.exit_code, "its heads are wishes, talk, not moods" in refused.output) == (1, True)
     with pytest.raises(ValueError, match="0 rows of figures for wishes"):
-        with_heads("# intent\n", measured)
+        update_heads("# intent\n", measured)
 
 
 def test_intents_of_ones_own_are_learned_with_the_encoder_and_answered_by_the_bundle(
@@ -252,7 +252,7 @@ def test_a_graph_that_drifts_is_refused_and_nothing_is_written(
 ) -> None:
     monkeypatch.setattr("models.export.intent.MIN_COSINE", 1.01)
     with pytest.raises(ParityError, match="mean cosine"):
-        export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
+        export_intents(student, sets, tmp_path / "intent", "1.0.0", log=lambda line: None)
     assert not list(tmp_path.iterdir())
 
 
