@@ -66,14 +66,15 @@ def read_dataset(root: Path, dataset: Dataset, split: str) -> list[Example]:
     examples = []
     path = root / dataset.name / f"{split}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line_number, line in enumerate(lines, 1):
-            row = json.loads(line)
-            label = LABEL_NAMES.get(row["label"], row["label"])
+        for number, line in enumerate(lines, 1):
+            try:
+                row = json.loads(line)
+                text, label = row["text"], LABEL_NAMES.get(row["label"], row["label"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{path} line {number}: no object with a text and a label ({error!r})") from error
             if label not in dataset.labels:
-                raise ValueError(f"{path} line {line_number}: label {row['label']!r} is not one of {dataset.labels}")
-            examples.append(
-                Example(row["text"], label, row.get("entity"), dataset.name, dataset.language, dataset.labels)
-            )
+                raise ValueError(f"{path} line {number}: label {row['label']!r} is not one of {dataset.labels}")
+            examples.append(Example(text, label, row.get("entity"), dataset.name, dataset.language, dataset.labels))
     return examples
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from models.data.classification import deduplication_key
-from models.data.user_files import read_examples
+from models.data.user_files import DataError, read_examples
 from models.text.language import has_text
 from models.text.tokenizer import Turn
 
@@ -199,7 +199,11 @@ def add_context(rng: random.Random, utterance: Utterance, pool: Sequence[Turn]) 
 
 def _read_rows(path: Path) -> Iterator[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        yield from map(json.loads, lines)
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path} line {number}: it is not JSON ({error})") from error
 
 
 def _iterate_sentences(dialogue: dict[str, Any], name: str) -> Iterator[Utterance]:

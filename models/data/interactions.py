@@ -155,6 +155,8 @@ def read_online_retail(folder: Path) -> Interactions:
     baskets: dict[str, dict[str, tuple[float, dict[int, float]]]] = defaultdict(dict)
     with gzip.open(folder / "interactions.csv.gz", "rt", encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
+            if row["item_id"] not in index_by_id:
+                raise ValueError(f"{file.name}: the item {row['item_id']!r} is not in items.jsonl.gz")
             time = datetime.fromisoformat(row["timestamp"]).replace(tzinfo=UTC).timestamp()
             basket = baskets[row["user_id"]].setdefault(row["invoice"], (time, {}))
             basket[1][index_by_id[row["item_id"]]] = np.nan

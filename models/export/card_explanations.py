@@ -1,7 +1,7 @@
-"""What a bundle's card says of its explanations: how far each method is to be trusted, as it was measured.
+"""The sections of a bundle's card on explanations: how far each method can be trusted.
 
-Measured after the export, so these sections are put into the card of a bundle that exists; an export writes a card
-without them. The bundle's own digest changes by it, those of its graph and of all that is bound to that do not.
+Faithfulness is measured after the export, so the sections go into the card of an existing bundle. This changes the
+bundle's digest, but neither that of its graph nor those of heads and reply sets that depend on it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from models.explain.methods import (
 )
 from models.export.card_template import load_template
 
-BEFORE = "## Limits\n"
+LIMITS_HEADING = "## Limits\n"
 
 
 def record_faithfulness(bundle: Bundle, task: ExplainableTask, rows: int, measured: Path) -> Bundle:
-    """Put what `heed faithfulness` wrote to the folder `measured` into the card, in place of what it said before."""
+    """Write the results of `heed faithfulness` in the folder `measured` into the card. Earlier ones are replaced."""
     picture = f"explanations_{task}.png"
     copyfile(measured / CURVES, bundle.path / picture)
     section = load_template("explanations").substitute(
@@ -41,23 +41,23 @@ def record_faithfulness(bundle: Bundle, task: ExplainableTask, rows: int, measur
         least=f"{MIN_TIMES_RANDOM:g}",
         offered=", ".join(SUPPORTED_METHODS[task]),
         faithfulness=(measured / TABLE).read_text(encoding="utf-8").strip(),
-        stability=stability_of(measured / STABILITY),
+        stability=stability_section(measured / STABILITY),
     )
     card = bundle.path / CARD
-    card.write_text(with_section(card.read_text(encoding="utf-8"), section), encoding="utf-8")
+    card.write_text(insert_section(card.read_text(encoding="utf-8"), section), encoding="utf-8")
     return save_bundle(bundle.path, bundle)
 
 
-def with_section(card: str, section: str) -> str:
-    """The card with a section before its limits, or at its end without any, in place of that of the same heading."""
+def insert_section(card: str, section: str) -> str:
+    """Return the card with a section before its limits, or at its end. It replaces one with the same heading."""
     heading = section.partition("\n")[0]
     rest = re.sub(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
-    before, found, after = rest.partition(BEFORE)
-    return before + section + found + after
+    before, limits_heading, after = rest.partition(LIMITS_HEADING)
+    return before + section + limits_heading + after
 
 
-def stability_of(table: Path) -> str:
-    """What was measured of it, if it was."""
+def stability_section(table: Path) -> str:
+    """Return the section on stability, or nothing if it was not measured."""
     if not table.is_file():
         return ""
     return load_template("explanations_stability").substitute(table=table.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""The model card of a bundle of intents and replies, in the model-card convention (Mitchell et al. 2019).
+"""The model card of an intent bundle, in the model-card convention (Mitchell et al. 2019).
 
-Every figure in it comes from the evaluation and the export that made the bundle; the prose is in `cards/`.
+Every figure comes from the evaluation and the export that made the bundle. The prose is in `cards/`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from models.prediction.intent_head_fit import MAX_GROUPS_PER_INTENT
 from models.training.intent import IntentRun
 
 
-def heads_said() -> str:
-    """What heads are, as every such card says it."""
+def describe_heads() -> str:
+    """Return the paragraph on heads, which all cards of intents share."""
     return load_template("intent_heads").substitute(groups=MAX_GROUPS_PER_INTENT)
 
 
@@ -29,13 +29,13 @@ def render_intent_card(
     return load_template(manifest.task.name).substitute(
         name=manifest.name,
         version=manifest.version,
-        student=f" of {len(trained.layers)} layers, taught by one of twelve" if trained.layers else "",
+        student=f" of {len(trained.layers)} layers, distilled from one of twelve" if trained.layers else "",
         base=manifest.base,
         base_digest=manifest.base_digest,
         max_tokens=manifest.max_tokens,
         trained_tokens=config.max_tokens,
-        heads=heads_said().rstrip("\n"),
-        data="\n".join(f"| {own.name} | {own.language} | {own.licence} |" for own in sources),
+        heads=describe_heads().rstrip("\n"),
+        data="\n".join(f"| {source.name} | {source.language} | {source.licence} |" for source in sources),
         seed=config.seed,
         figures=intents_table(measured),
         command=COMMAND.format(name=manifest.name),
@@ -43,17 +43,17 @@ def render_intent_card(
     )
 
 
-def with_heads(text: str, measured: IntentBundleReport) -> str:
-    """A card of heads that were made anew: with what they are and the rows of its tables that were measured.
+def update_heads(card: str, measured: IntentBundleReport) -> str:
+    """Return a card with the paragraph on heads and the measured rows of its tables written anew.
 
-    Raises ValueError where it has no such row.
+    Raises ValueError if the card lacks one of the rows.
     """
     for line in intents_table(measured).splitlines():
-        found = re.match(r"\| (\S+) \| [\d,]+ \|", line)
-        if found is None:
+        row = re.match(r"\| (\S+) \| [\d,]+ \|", line)
+        if row is None:
             continue
-        text, count = re.subn(rf"^\| {re.escape(found[1])} \| [\d,]+ \|.*$", lambda _: line, text, flags=re.MULTILINE)  # noqa: B023
+        card, count = re.subn(rf"^\| {re.escape(row[1])} \| [\d,]+ \|.*$", lambda _: line, card, flags=re.MULTILINE)  # noqa: B023
         if count != 1:
-            raise ValueError(f"the card has {count} rows of figures for {found[1]}")
-    said = heads_said()
-    return re.sub(r"^- Heads are\b.*?(?=^- )", lambda _: said, text, flags=re.MULTILINE | re.DOTALL)
+            raise ValueError(f"the card has {count} rows of figures for {row[1]}")
+    paragraph = describe_heads()
+    return re.sub(r"^- Heads are\b.*?(?=^- )", lambda _: paragraph, card, flags=re.MULTILINE | re.DOTALL)

@@ -1,6 +1,6 @@
 """The model card of a recommender bundle, in the model-card convention (Mitchell et al. 2019).
 
-Every figure in it comes from the evaluation and the export that made the bundle; the prose is in `cards/`.
+Every figure comes from the evaluation and the export that made the bundle. The prose is in `cards/`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ def render_recommendation_card(
 ) -> str:
     histories = trained.config.histories
     scales = histories.scales if histories.choose_scales else None
-    worth = {} if histories.newcomers is None else asdict(histories.newcomers)
+    cold_start = {} if histories.newcomers is None else asdict(histories.newcomers)
+    cold_start = {name: f"{weight:.2f}" for name, weight in cold_start.items()}
     return load_template(manifest.task.name).substitute(
         name=manifest.name,
         version=manifest.version,
@@ -28,14 +29,14 @@ def render_recommendation_card(
         id_dropout=f"{histories.id_dropout:.0%}",
         seed=histories.seed,
         neighbours=histories.neighbours.kept,
-        scales="" if scales is None else more("recommend_scales", asdict(scales)),
-        newcomers=more("recommend_newcomers", {name: f"{one:.2f}" for name, one in worth.items()}) if worth else "",
+        scales="" if scales is None else continue_list("recommend_score_weights", asdict(scales)),
+        cold_start=continue_list("recommend_cold_start", cold_start) if cold_start else "",
         figures=recommend_table(measured),
         command=COMMAND.format(name=manifest.name),
         drift="\n\n".join(drift),
     )
 
 
-def more(name: str, values: Mapping[str, object]) -> str:
-    """Lines that go on after one that has no end."""
+def continue_list(name: str, values: Mapping[str, object]) -> str:
+    """Return a filled template that starts on a new line and has no line end."""
     return "\n" + load_template(name).substitute(values).rstrip("\n")

@@ -1,4 +1,4 @@
-"""The prose of model cards, files beside this one with a place for each figure."""
+"""The prose of model cards: templates with a placeholder for each figure."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ CARDS = Path(__file__).parent / "cards"
 
 
 def load_template(name: str) -> Template:
-    """That of a task, or a part that cards share, by the name of its file."""
+    """Return the template of a task, or of a section that cards share, by the name of its file."""
     return Template((CARDS / f"{name}.md").read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
-"""Export: a training folder to a bundle, refused when the graph that would serve answers otherwise than torch.
+"""Export of a classifier: a training folder becomes a bundle, unless the graph's answers drift from torch's.
 
-Builds each graph, compares it with the trained network over the whole validation data, calibrates, evaluates and
-writes the card. Knows all of `models/`; torch is needed here for the last time.
+The export builds each graph, compares it with the trained network on all validation data, calibrates, evaluates and
+writes the card. Serving the bundle needs no torch.
 """
 
 from __future__ import annotations
@@ -15,7 +15,15 @@ from models.bundle import GRAPH, TOKENIZER, Bundle, Source
 from models.data.classification import Dataset, read_dataset
 from models.evaluation.classification import CONFUSION, draw_confusion, metrics_of, predict_validation, report_dataset
 from models.export.card_classification import render_classifier_card
-from models.export.parity import BATCH, HALVED, ROUNDED, Parity, batch_change, check_parity, measure_parity
+from models.export.parity import (
+    BATCH,
+    FP16_BOUNDS,
+    INT8_BOUNDS,
+    Parity,
+    check_parity,
+    largest_batch_change,
+    measure_parity,
+)
 from models.export.staging import make_manifest, open_runtimes, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
 from models.graph.writer import Precision
@@ -26,8 +34,8 @@ from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from models.training.classification import load_run, load_weights
 
-BOUNDS = {GRAPH: ROUNDED, GPU_GRAPH_LABEL: HALVED}
-BATCHES_COMPARED = 20
+BOUNDS = {GRAPH: INT8_BOUNDS, GPU_GRAPH_LABEL: FP16_BOUNDS}
+COMPARED_BATCHES = 20
 
 
 def export_classifier(
@@ -37,11 +45,12 @@ def export_classifier(
     version: str,
     storage: Precision,
     teacher: Bundle | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Bundle:
-    """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift.
+    """Write the bundle `out` from the training folder `run`.
 
-    `storage` is that of the graph's weights; the card of a student compares it with its `teacher`.
+    `storage` is that of the graph's weights. The card of a student compares it with its `teacher`. Raises ParityError
+    on drift, and then leaves `out` alone.
     """
     trained = load_run(run)
     task, datasets = TASKS[trained.config.task], trained.config.datasets
@@ -49,22 +58,24 @@ def export_classifier(
     with staging(out, run) as building:
         network = load_weights(run, trained, task)
         truth = predict_validation(TorchRuntime(network), tokenizer, task, data, datasets)
-        say("answered the validation data with torch in fp32")
-        mixed = sample_encodings(tokenizer, data, datasets)
+        log("predicted the validation data with torch in fp32")
+        sample = sample_encodings(tokenizer, data, datasets)
         write_graph(network, storage, building)
         answers: dict[str, list[ValidationPredictions]] = {}
         drifts: dict[str, Parity] = {}
         for name, runtime in open_runtimes(building):
             answers[name] = predict_validation(runtime, tokenizer, task, data, datasets)
-            drifts[name] = measure_parity(truth, answers[name], batch_change(runtime, mixed, tokenizer.pad_id), task)
+            drifts[name] = measure_parity(
+                truth, answers[name], largest_batch_change(runtime, sample, tokenizer.pad_id), task
+            )
             check_parity(name, drifts[name], BOUNDS[name])
-            say(f"{name}: {drifts[name]}")
+            log(f"{name}: {drifts[name]}")
 
         calibration = fit_calibration(answers[GRAPH])
         measured = [report_dataset(rows, calibration, task) for rows in answers[GRAPH]]
         draw_confusion(measured, task, building / CONFUSION)
         languages = sorted({dataset.language for dataset in datasets})
-        sources = [Source(own.name, own.language, own.licence) for own in (*datasets, *trained.texts)]
+        sources = [Source(source.name, source.language, source.licence) for source in (*datasets, *trained.texts)]
         manifest = make_manifest(out.name, version, task, trained.base, languages, sources)
         manifest = replace(manifest, calibration=calibration, metrics=metrics_of(out.name, measured))
         text = render_classifier_card(
@@ -74,8 +85,8 @@ def export_classifier(
 
 
 def sample_encodings(tokenizer: Tokenizer, data: Path, datasets: Sequence[Dataset]) -> list[Encoding]:
-    """Validation texts of all sets and lengths, shuffled, so that every batch of them is mixed."""
-    chance = random.Random(0)
+    """Return shuffled validation texts of all sets, so that every batch mixes languages and lengths."""
+    rng = random.Random(0)
     rows = [example for dataset in datasets for example in read_dataset(data, dataset, "validation")]
-    chosen = chance.sample(rows, min(len(rows), BATCH * BATCHES_COMPARED))
+    chosen = rng.sample(rows, min(len(rows), BATCH * COMPARED_BATCHES))
     return [tokenizer.encode(example.text, example.entity) for example in chosen]

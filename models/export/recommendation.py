@@ -1,6 +1,6 @@
-"""Export of a recommender: a training folder to a bundle with its own catalogue, refused when the graph drifts.
+"""Export of a recommender: a training folder becomes a bundle with its own catalogue, unless the graph drifts.
 
-Item vectors are made with the graph that serves, so they know its rounding. torch is needed here for the last time.
+Item vectors come from the graph that serves, so they include its rounding. Serving the bundle needs no torch.
 """
 
 from __future__ import annotations
@@ -36,16 +36,19 @@ from models.text.tokenizer import Tokenizer
 from models.training.recommendation import HISTORY, VECTORS, load_encoder, load_recommend_run
 
 MIN_COSINE = 0.99
-"""Mean over the catalogue's texts, between a graph's vectors and torch's, both with the middle taken away."""
+"""The least mean cosine between the vectors of a graph and of torch on the catalogue's texts, both centred."""
 
 LICENCE = "CC-BY-4.0"
 Array = NDArray[np.float32]
-SHOWN = 10
-"""Of a ranking, for which its scores are calibrated: what is further down belongs to other odds."""
+CALIBRATED_RANKS = 10
+"""The ranks whose scores are calibrated. Lower ranks follow other odds."""
 
 
-def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callable[[str], None]) -> Bundle:
-    """Write the bundle `out` from the training folder `run`; raises DriftError, and leaves `out` alone, on drift."""
+def export_recommend(run: Path, data: Path, out: Path, version: str, log: Callable[[str], None]) -> Bundle:
+    """Write the bundle `out` from the training folder `run`.
+
+    Raises ParityError on drift, and then leaves `out` alone.
+    """
     trained = load_recommend_run(run)
     tokenizer = Tokenizer(run / TOKENIZER, RECOMMEND.max_tokens)
     with staging(out, run) as building:
@@ -53,7 +56,7 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callab
         texts = split.training.texts
         write_graph(network, "int8", building)
         drift, runtime = check_graphs(
-            building, lambda name, runtime: check_items(name, network, runtime, tokenizer, texts), say
+            building, lambda name, runtime: check_items(name, network, runtime, tokenizer, texts), log
         )
         history, vectors = item_vectors(run, split, TextEncoder(runtime, tokenizer).encode_texts(texts))
         save_file(history, building / HISTORY_WEIGHTS)
@@ -67,50 +70,48 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, say: Callab
 
 
 def item_vectors(run: Path, split: Split, raw: NDArray[np.float32]) -> tuple[dict[str, Array], Array]:
-    """The history model's weights, calibrated, and the item vectors (items, width) of texts' vectors `raw`."""
+    """Return the calibrated history weights, and item vectors (items, width) from the texts' vectors `raw`."""
     history: dict[str, Array] = load_file(run / HISTORY)
     history["ids.weight"] *= history["known"][:, None]
     history |= {"centre": load_file(run / VECTORS)["vectors"].mean(axis=0)}
     history |= {"calibration": np.asarray([1.0, 0.0], np.float32)}
     ids = training_index_by_id(split.training.ids, history["known"])
     vectors = Recommender(history, RETAIL, ids).item_vectors(raw, split.training.ids)
-    history["calibration"] = calibrated(Recommender(history, RETAIL, ids, vectors), vectors, split)
+    history["calibration"] = fit_calibration(Recommender(history, RETAIL, ids, vectors), vectors, split)
     return history, vectors
 
 
 def check_items(
     name: str, network: Embedder, runtime: OnnxRuntime, tokenizer: Tokenizer, texts: tuple[str, ...]
 ) -> str:
-    """How near the graph's item vectors are to the trained network's, in a sentence; raises DriftError."""
-    truth, found = (TextEncoder(one, tokenizer).encode_texts(texts) for one in (TorchRuntime(network), runtime))
-    centre = truth.mean(axis=0)
-    cosines = (l2_normalize(truth - centre) * l2_normalize(found - centre)).sum(axis=1)
+    """Return a sentence on how close the graph's item vectors are to the trained network's. Raises ParityError."""
+    expected, vectors = (TextEncoder(each, tokenizer).encode_texts(texts) for each in (TorchRuntime(network), runtime))
+    centre = expected.mean(axis=0)
+    cosines = (l2_normalize(expected - centre) * l2_normalize(vectors - centre)).sum(axis=1)
     if cosines.mean() < MIN_COSINE:
         raise ParityError(f"{name}: its vectors have a mean cosine of {cosines.mean():.4f} to torch's")
     return (
-        f"`{name}` against the trained encoder in fp32 (torch), {len(texts)} item texts: mean cosine of the vectors "
-        f"from their middle {cosines.mean():.4f}, least {cosines.min():.4f}."
+        f"`{name}` against the trained encoder in fp32 (torch), {len(texts)} item texts: the mean cosine of the "
+        f"centred vectors is {cosines.mean():.4f}, the least {cosines.min():.4f}."
     )
 
 
-def calibrated(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
-    """Slope and offset (Platt 1999) with which the scores of a user's first ten are probabilities."""
+def fit_calibration(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
+    """Return the slope and offset that turn the scores of a user's top ten into probabilities (Platt 1999)."""
     rankings, scores = rank_users(recommender, vectors, split)
-    taken = hit_mask(rankings[:, :SHOWN], split.targets)
-    clear = np.clip(scores[:, :SHOWN].astype(np.float64), 1e-12, 1 - 1e-12)
-    odds = np.log(clear / (1 - clear))
-    model = LogisticRegression(C=1e6).fit(odds.reshape(-1, 1), taken.ravel())
+    hits = hit_mask(rankings[:, :CALIBRATED_RANKS], split.targets)
+    clipped = np.clip(scores[:, :CALIBRATED_RANKS].astype(np.float64), 1e-12, 1 - 1e-12)
+    log_odds = np.log(clipped / (1 - clipped))
+    model = LogisticRegression(C=1e6).fit(log_odds.reshape(-1, 1), hits.ravel())
     return np.asarray([model.coef_[0, 0], model.intercept_[0]], np.float32)
 
 
 def catalogue_items(data: Path, split: Split) -> list[Item]:
-    """With the price, and how many users took it before their last basket."""
+    """Return the items with their price, and as popularity how many users bought them before their last basket."""
     with gzip.open(data / RETAIL / "items.jsonl.gz", "rt", encoding="utf-8") as file:
         prices = {row["item_id"]: float(row["median_price"]) for row in map(json.loads, file)}
     users = np.zeros(len(split.training.ids))
-    for trail in split.training.users.values():
-        users[np.unique(trail.items)] += 1
-    return [
-        Item(one, text, {"price": prices[one]}, float(users[number]))
-        for number, (one, text) in enumerate(zip(split.training.ids, split.training.texts, strict=True))
-    ]
+    for sequence in split.training.users.values():
+        users[np.unique(sequence.items)] += 1
+    rows = zip(split.training.ids, split.training.texts, users.tolist(), strict=True)
+    return [Item(item_id, text, {"price": prices[item_id]}, popularity) for item_id, text, popularity in rows]

@@ -1,6 +1,6 @@
-"""What every export does: build a bundle in a folder beside its place, check each graph, and publish it by a rename.
+"""The steps that all exports share: build a bundle in a staging folder, check each graph, and publish by a rename.
 
-So a bundle is there whole or not at all, and an export that fails leaves nothing behind.
+A bundle is therefore complete or absent, and a failed export leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STAGING_SUFFIX = ".building"
 
 @contextmanager
 def staging(out: Path, run: Path | None = None, start: Path | None = None) -> Iterator[Path]:
-    """A folder beside `out` to build its bundle in: with a training folder's tokenizer, or all of another bundle."""
+    """Yield a folder beside `out` to build in. It starts with the tokenizer of `run`, or as a copy of `start`."""
     building = out.with_name(out.name + STAGING_SUFFIX)
     rmtree(building, ignore_errors=True)
     try:
@@ -40,7 +40,7 @@ def staging(out: Path, run: Path | None = None, start: Path | None = None) -> It
 
 
 def publish(building: Path, out: Path, manifest: Manifest, card: str) -> Bundle:
-    """All of `building` in the place of `out`, once the manifest holds."""
+    """Write the card and the manifest, verify them, and move `building` to `out`."""
     (building / CARD).write_text(card, encoding="utf-8")
     save_bundle(building, manifest)
     rmtree(out, ignore_errors=True)
@@ -49,35 +49,41 @@ def publish(building: Path, out: Path, manifest: Manifest, card: str) -> Bundle:
 
 
 def write_graph(network: Network, storage: Precision, building: Path) -> None:
+    """Write the graph of a network. Raises ValueError if its encoder cannot be exported."""
     config = network.encoder.config
     if config.hidden_act != "gelu":
-        raise ValueError(f"the base uses {config.hidden_act}: only encoders of the BERT family with gelu are exported")
+        raise ValueError(
+            f"the base uses {config.hidden_act}: only encoders of the BERT family with gelu can be exported"
+        )
     weights = graph_weights(network)
     save_graph(build_graph(weights, config.num_attention_heads, config.layer_norm_eps, storage), building / GRAPH)
 
 
 def open_runtimes(building: Path) -> Iterator[tuple[str, OnnxRuntime]]:
-    """Each way in which the graph serves, and what cards call it."""
+    """Yield each form in which the graph serves, with the name that cards use."""
     yield GRAPH, OnnxRuntime(building / GRAPH, threads=0)
     yield GPU_GRAPH_LABEL, OnnxRuntime(to_fp16(building / GRAPH), threads=0)
 
 
 def check_graphs(
-    building: Path, check: Callable[[str, OnnxRuntime], str], say: Callable[[str], None]
+    building: Path, check: Callable[[str, OnnxRuntime], str], log: Callable[[str], None]
 ) -> tuple[list[str], OnnxRuntime]:
-    """What `check`, which may raise, says of each way in which the graph serves; and the runtime on a CPU."""
-    ways = dict(open_runtimes(building))
-    said = []
-    for name, runtime in ways.items():
-        said.append(check(name, runtime))
-        say(said[-1])
-    return said, ways[GRAPH]
+    """Check each form in which the graph serves. Return the reports of `check` and the runtime on a CPU.
+
+    `check` may raise.
+    """
+    runtimes = dict(open_runtimes(building))
+    reports = []
+    for name, runtime in runtimes.items():
+        reports.append(check(name, runtime))
+        log(reports[-1])
+    return reports, runtimes[GRAPH]
 
 
 def make_manifest(
     name: str, version: str, task: Task, base: str, languages: Sequence[str], sources: Sequence[Source]
 ) -> Manifest:
-    """Of a trained network on the encoder `base`; what is measured of it comes later."""
+    """Return the manifest of a network trained from the encoder `base`, still without figures."""
     return Manifest(
         name=name,
         version=version,

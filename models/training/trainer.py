@@ -6,6 +6,7 @@ This module knows no data sets, tasks or labels.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from models.bundle import TOKENIZER
 from models.files import replace_atomically
 from models.graph.names import WORD_EMBEDDINGS
+from models.networks.base_encoder import BaseEncoderError, check_base_encoder
 from models.networks.encoder import Network
 from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Tokenizer
@@ -241,3 +244,14 @@ def layer_depth(name: str, layers: int) -> int:
     if "encoder.layer." in name:
         return int(name.split("encoder.layer.")[1].split(".")[0]) + 1
     return 0 if "embeddings" in name else layers + 1
+
+
+def require_run(folder: Path) -> None:
+    """Raise ConfigError unless `folder` holds what a finished training run leaves, and its base encoder is there."""
+    missing = [name for name in (RUN, WEIGHTS, TOKENIZER) if not (folder / name).is_file()]
+    if missing:
+        raise ConfigError(f"{folder} is no finished training run: it lacks {', '.join(missing)}")
+    try:
+        check_base_encoder(str(json.loads((folder / RUN).read_text(encoding="utf-8"))["base"]))
+    except BaseEncoderError as error:
+        raise ConfigError(f"{folder} needs the base encoder that it was trained from: {error}") from error

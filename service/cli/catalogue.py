@@ -1,4 +1,4 @@
-"""`heed catalogue`: whole catalogues, from a file and on disk, where running services see them at once."""
+"""`heed catalogue`: catalogues on disk, filled from a file. A running service sees every change immediately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 from service import settings
 from service.cli.catalogue_import import Embedder, embed_missing, progress_bar, put_items, read_items
-from service.cli.exit import fail, stop_on_signals
+from service.cli.command import examples, fail, stop_on_signals
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -21,32 +21,37 @@ if TYPE_CHECKING:
     from models.catalogue.store import Catalogue
 
 
-catalogue = typer.Typer(no_args_is_help=True, help="Items that the service recommends from.")
+catalogue = typer.Typer(no_args_is_help=True, help="Add, list, rebuild and remove catalogues of items to recommend.")
 
-_SHOWN = 20
+_MAX_SHOWN_FAULTS = 20
 
 _Name = Annotated[str, typer.Argument(help="Name of the catalogue.")]
-_Shelf = Annotated[Path | None, typer.Option(help="Folder that holds the catalogues (HEED_DATA_DIR).", file_okay=False)]
-_Bundle = Annotated[
-    Path | None, typer.Option(help="Folder of the recommendation model (HEED_RECOMMEND_BUNDLE, the shipped one).")
+_DataDir = Annotated[
+    Path | None, typer.Option(help="Folder whose catalogues are used (HEED_DATA_DIR).", file_okay=False)
+]
+_BundleFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the recommendation model (HEED_RECOMMEND_BUNDLE). The default is the shipped one."),
 ]
 
 
-@catalogue.command("add")
+@catalogue.command("add", epilog=examples("heed catalogue add books items.jsonl"))
 def add(
     name: _Name,
     file: Annotated[
         Path,
         typer.Argument(
-            help="A JSON object a line: item_id, text, attributes, popularity.", exists=True, dir_okay=False
+            help="A .jsonl file: one object per line with item_id, text, and optional attributes and popularity.",
+            exists=True,
+            dir_okay=False,
         ),
     ],
-    data_dir: _Shelf = None,
-    bundle: _Bundle = None,
+    data_dir: _DataDir = None,
+    bundle: _BundleFolder = None,
 ) -> None:
-    """Embed items and serve them; items of the same id are replaced, others stay.
+    """Embed items and serve them. An item replaces one of the same id, and all further items stay.
 
-    Interrupted, it goes on where it was when it is run again. Lines that cannot be used are named and left out.
+    Run the same command again to continue after an interruption. Faulty lines are named and skipped.
     """
     from models.catalogue.errors import CatalogueError
     from models.catalogue.folder import is_valid_name
@@ -54,13 +59,13 @@ def add(
 
     if not is_valid_name(name):
         fail(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
-    folder = _folder(data_dir)
+    folder = _find_folder(data_dir)
     items, faults = read_items(file)
-    for fault in faults[:_SHOWN]:
+    for fault in faults[:_MAX_SHOWN_FAULTS]:
         print(f"heed: {file.name}, {fault}", file=sys.stderr)
-    if len(faults) > _SHOWN:
-        print(f"heed: {file.name}: and {len(faults) - _SHOWN} more lines", file=sys.stderr)
-    loaded = _loaded(bundle)
+    if len(faults) > _MAX_SHOWN_FAULTS:
+        print(f"heed: {file.name}: and {len(faults) - _MAX_SHOWN_FAULTS} more lines", file=sys.stderr)
+    loaded = _load_recommend_bundle(bundle)
     outcomes: Counter[str] = Counter()
     stop_on_signals()
     try:
@@ -70,91 +75,91 @@ def add(
             for edited in put_items(opened, items, embedder, progress):
                 outcomes.update(edited)
             opened.compact()
-            count = _finished(opened, embedder)
+            count = _index(opened, embedder)
     except CatalogueError as error:
-        fail(f"{error}; {_told(outcomes)} before that")
+        fail(f"{error}; {_summarize(outcomes)} before that")
     except KeyboardInterrupt:
-        fail(f"stopped: {_told(outcomes)}; run it again to go on", 130)
-    print(f"{name}: {_told(outcomes)}; {count} items. A running service has them now.")
+        fail(f"stopped: {_summarize(outcomes)}; run it again to go on", 130)
+    print(f"{name}: {_summarize(outcomes)}; {count} items. A running service has them now.")
     if faults:
-        fail(f"{len(faults)} lines of {file.name} were left out")
+        fail(f"{len(faults)} lines of {file.name} were skipped")
 
 
-@catalogue.command("list")
-def list_catalogues(data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
-    """Every catalogue that a request can name, and what is wrong with the others."""
+@catalogue.command("list", epilog=examples("heed catalogue list"))
+def list_catalogues(data_dir: _DataDir = None, bundle: _BundleFolder = None) -> None:
+    """List every catalogue that a request can name, and say why the rest cannot be used."""
     from models.catalogue.errors import CatalogueError, check_digest
     from models.catalogue.folder import list_names
     from models.catalogue.store import Catalogue
 
-    folder, loaded = _folder(data_dir), _loaded(bundle)
+    folder, loaded = _find_folder(data_dir), _load_recommend_bundle(bundle)
     for name in list_names(folder):
         try:
             with closing(Catalogue(folder / name)) as opened:
-                found = opened.snapshot()
-            check_digest(name, found.digest, loaded.model_digest)
-            print(f"{name}: {found.count} items, {found.version} edits")
+                snapshot = opened.snapshot()
+            check_digest(name, snapshot.digest, loaded.model_digest)
+            print(f"{name}: {snapshot.count} items, {snapshot.version} edits")
         except CatalogueError as error:
             print(f"not usable: {error}")
 
 
-@catalogue.command("rebuild")
-def rebuild(name: _Name, data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
-    """Embed all items again, by the model that serves now; what is edited meanwhile is kept."""
+@catalogue.command("rebuild", epilog=examples("heed catalogue rebuild books"))
+def rebuild(name: _Name, data_dir: _DataDir = None, bundle: _BundleFolder = None) -> None:
+    """Embed all items again with the current model. Edits made meanwhile are not lost."""
     from models.catalogue.errors import CatalogueError, VectorsMissingError
 
-    folder, loaded = _folder(data_dir), _loaded(bundle)
+    folder, loaded = _find_folder(data_dir), _load_recommend_bundle(bundle)
     stop_on_signals()
     try:
-        with closing(_existing(folder, name)) as opened, progress_bar() as progress:
-            found = opened.snapshot()
-            if found.digest == loaded.model_digest:
-                print(f"{name} is by this model already.")
+        with closing(_open_existing(folder, name)) as opened, progress_bar() as progress:
+            snapshot = opened.snapshot()
+            if snapshot.digest == loaded.model_digest:
+                print(f"{name} was embedded with this model already.")
                 return
             embedder = Embedder(name, loaded)
-            made: dict[str, tuple[str, Vector]] = {}
-            wanted: Sequence[str] = list(found.row_by_id)
+            vectors: dict[str, tuple[str, Vector]] = {}
+            missing: Sequence[str] = list(snapshot.row_by_id)
             while True:
-                texts = [found.texts[found.row_by_id[item_id]] for item_id in wanted]
-                made |= embed_missing(wanted, texts, embedder, progress)
+                texts = [snapshot.texts[snapshot.row_by_id[item_id]] for item_id in missing]
+                vectors |= embed_missing(missing, texts, embedder, progress)
                 try:
-                    opened.replace_vectors(embedder.digest, embedder.width, made)
+                    opened.replace_vectors(embedder.digest, embedder.width, vectors)
                     break
                 except VectorsMissingError as error:
-                    found = opened.snapshot()
-                    wanted = [item_id for item_id in error.ids if item_id in found.row_by_id]
-            count = _finished(opened, embedder)
+                    snapshot = opened.snapshot()
+                    missing = [item_id for item_id in error.ids if item_id in snapshot.row_by_id]
+            count = _index(opened, embedder)
     except CatalogueError as error:
         fail(error)
     except KeyboardInterrupt:
         fail("stopped; nothing was changed", 130)
-    print(f"{name}: {count} items embedded again. A running service of this model has them now.")
+    print(f"{name}: {count} items embedded again. A running service with this model has them now.")
 
 
-@catalogue.command("remove")
-def remove_catalogue(name: _Name, data_dir: _Shelf = None) -> None:
-    """Delete a catalogue and its items; the model's own comes back, as shipped, when the service starts."""
+@catalogue.command("remove", epilog=examples("heed catalogue remove books"))
+def remove_catalogue(name: _Name, data_dir: _DataDir = None) -> None:
+    """Delete a catalogue and its items. The model's own catalogue returns as shipped when the service starts."""
     from models.catalogue.errors import CatalogueError
 
     try:
-        with closing(_existing(_folder(data_dir), name)) as opened:
+        with closing(_open_existing(_find_folder(data_dir), name)) as opened:
             opened.delete()
     except CatalogueError as error:
         fail(error)
     print(f"{name} is removed.")
 
 
-def _finished(opened: Catalogue, embedder: Embedder) -> int:
-    """How many items there are."""
-    found = opened.snapshot()
+def _index(opened: Catalogue, embedder: Embedder) -> int:
+    """Index a large catalogue and return how many items there are."""
+    snapshot = opened.snapshot()
     try:
-        embedder.index(opened.path, found)
-    except OSError as error:  # the service tries again, and takes all products meanwhile
-        print(f"heed: {found.name} could not be indexed ({error})", file=sys.stderr)
-    return found.count
+        embedder.index(opened.path, snapshot)
+    except OSError as error:  # the service tries again, and searches exhaustively until then
+        print(f"heed: {snapshot.name} could not be indexed ({error})", file=sys.stderr)
+    return snapshot.count
 
 
-def _folder(data_dir: Path | None) -> Path:
+def _find_folder(data_dir: Path | None) -> Path:
     from service.registry.catalogues import FOLDER
 
     try:
@@ -166,25 +171,25 @@ def _folder(data_dir: Path | None) -> Path:
     return chosen / FOLDER
 
 
-def _loaded(bundle: Path | None) -> Bundle:
+def _load_recommend_bundle(bundle: Path | None) -> Bundle:
     from models.bundle import BundleError, load_bundle
 
     try:
         chosen = bundle or settings.load_settings().bundles.get("recommend")
         if chosen is None:
-            fail("HEED_RECOMMEND_BUNDLE is none: there is no model of recommendations", 2)
-        found = load_bundle(chosen)
-        if found.task.name != "recommend":
-            fail(f"{found.name} is a model of {found.task.name}, not of recommendations", 2)
-        return found
+            fail("HEED_RECOMMEND_BUNDLE is none: there is no recommendation model", 2)
+        loaded = load_bundle(chosen)
+        if loaded.task.name != "recommend":
+            fail(f"{loaded.name} is a model of {loaded.task.name}, not of recommendations", 2)
+        return loaded
     except settings.SettingsError as error:
         fail(error, 2)
     except BundleError as error:
         fail(error)
 
 
-def _existing(folder: Path, name: str) -> Catalogue:
-    """Raises CatalogueError."""
+def _open_existing(folder: Path, name: str) -> Catalogue:
+    """Open a catalogue. Raises CatalogueError."""
     from models.catalogue.folder import is_valid_name
     from models.catalogue.store import Catalogue
 
@@ -193,5 +198,5 @@ def _existing(folder: Path, name: str) -> Catalogue:
     return Catalogue(folder / name)
 
 
-def _told(outcomes: Counter[str]) -> str:
+def _summarize(outcomes: Counter[str]) -> str:
     return ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in ("added", "changed", "unchanged"))

@@ -1,4 +1,4 @@
-"""Reads and embeds a file of items."""
+"""Import of a file of items into a catalogue: read, embed, store."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 BATCH = 256
-"""Items that are embedded, and become durable, together."""
+"""Items that are embedded and stored together."""
 
 
 class Embedder:
+    """The model of one catalogue: it embeds items and indexes them."""
+
     def __init__(self, name: str, bundle: Bundle) -> None:
         from models.ranking.bundle_files import load_recommender
         from models.runtime.offline import open_text_encoder
@@ -31,7 +33,10 @@ class Embedder:
         self.width, self.digest = self._recommender.width, bundle.model_digest
 
     def prepare(self, path: Path) -> None:
-        """The catalogue to add to: the model's own begins with what is shipped. Raises CatalogueError."""
+        """Create the catalogue if it is missing. The model's own starts with the shipped items.
+
+        Raises CatalogueError.
+        """
         from models.catalogue.folder import create_catalogue
         from service.registry.catalogues import copy_own_catalogue
 
@@ -40,12 +45,13 @@ class Embedder:
         else:
             create_catalogue(path, self.digest, self.width)
 
-    def index(self, path: Path, found: Snapshot) -> None:
-        """Of a large catalogue, so that a service need not build it. Raises OSError."""
+    def index(self, path: Path, snapshot: Snapshot) -> None:
+        """Index a large catalogue, so that a service need not. Raises OSError."""
         from models.catalogue.vector_index import MIN_INDEX_ROWS, load_or_build
 
-        if found.rows > MIN_INDEX_ROWS:
-            load_or_build(path, found.file, found.vectors, *self._recommender.query_subspace(found.vectors))
+        if snapshot.rows > MIN_INDEX_ROWS:
+            subspace = self._recommender.query_subspace(snapshot.vectors)
+            load_or_build(path, snapshot.file, snapshot.vectors, *subspace)
 
     def vectors(self, ids: Sequence[str], texts: Sequence[str]) -> dict[str, Vector]:
         from service.registry.catalogues import item_vectors
@@ -56,23 +62,23 @@ class Embedder:
 def put_items(
     opened: Catalogue, items: Sequence[CatalogueItem], embedder: Embedder, progress: Progress
 ) -> Iterator[Sequence[str]]:
-    """The outcomes of batch after batch; what is there already is not embedded again."""
+    """Store items and yield the outcomes of each batch. Unchanged texts are not embedded again."""
     from models.catalogue.errors import VectorsMissingError, check_digest
 
-    there = opened.snapshot()
-    check_digest(there.name, there.digest, embedder.digest)
+    snapshot = opened.snapshot()
+    check_digest(snapshot.name, snapshot.digest, embedder.digest)
     task = progress.add_task("items", total=len(items))
     for start in range(0, len(items), BATCH):
         batch = items[start : start + BATCH]
-        wanted = [item for item in batch if not there.has(item.item_id, item.text)]
+        changed = [item for item in batch if not snapshot.has(item.item_id, item.text)]
         entries = [item.to_item() for item in batch]
         while True:
-            vectors = embedder.vectors([item.item_id for item in wanted], [item.text for item in wanted])
+            vectors = embedder.vectors([item.item_id for item in changed], [item.text for item in changed])
             try:
                 edited = opened.edit(embedder.digest, entries, vectors)
                 break
-            except VectorsMissingError:  # someone else changed a text since
-                wanted = list(batch)
+            except VectorsMissingError:  # another writer changed a text meanwhile
+                changed = list(batch)
         progress.advance(task, len(batch))
         yield edited.outcomes
 
@@ -80,18 +86,19 @@ def put_items(
 def embed_missing(
     ids: Sequence[str], texts: Sequence[str], embedder: Embedder, progress: Progress
 ) -> dict[str, tuple[str, Vector]]:
+    """Return the text and the vector of each item."""
     task = progress.add_task("items", total=len(ids))
-    found: dict[str, tuple[str, Vector]] = {}
+    embedded: dict[str, tuple[str, Vector]] = {}
     for start in range(0, len(ids), BATCH):
-        part = slice(start, start + BATCH)
-        vectors = embedder.vectors(ids[part], texts[part])
-        found |= {item_id: (text, vectors[item_id]) for item_id, text in zip(ids[part], texts[part], strict=True)}
+        batch_ids, batch_texts = ids[start : start + BATCH], texts[start : start + BATCH]
+        vectors = embedder.vectors(batch_ids, batch_texts)
+        embedded |= {item_id: (text, vectors[item_id]) for item_id, text in zip(batch_ids, batch_texts, strict=True)}
         progress.advance(task, len(vectors))
-    return found
+    return embedded
 
 
 def read_items(file: Path) -> tuple[list[CatalogueItem], list[str]]:
-    """The items of a file, and what is wrong with which line."""
+    """Return the items of a file, and what is wrong with which line."""
     from models.text.language import has_text
     from service.errors import Problem
     from service.http.body import parse
@@ -101,19 +108,19 @@ def read_items(file: Path) -> tuple[list[CatalogueItem], list[str]]:
     faults: list[str] = []
     lines: dict[str, int] = {}
     with file.open("rb") as opened:
-        for number, line in enumerate(opened, 1):
+        for line_number, line in enumerate(opened, 1):
             if not line.strip():
                 continue
             try:
                 item = parse(CatalogueItem, line)
             except Problem as problem:
                 where = f" ({problem.pointer})" if problem.pointer else ""
-                faults.append(f"line {number}: {problem.detail}{where}")
+                faults.append(f"line {line_number}: {problem.detail}{where}")
                 continue
-            if (first := lines.setdefault(item.item_id, number)) != number:
-                faults.append(f"line {number}: the item {item.item_id!r} is in line {first} already")
+            if (first := lines.setdefault(item.item_id, line_number)) != line_number:
+                faults.append(f"line {line_number}: the item {item.item_id!r} is in line {first} already")
             elif not has_text(item.text):
-                faults.append(f"line {number}: the text holds nothing that can be read")
+                faults.append(f"line {line_number}: the text holds nothing that can be read")
             else:
                 items.append(item)
     return items, faults

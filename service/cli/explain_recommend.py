@@ -1,4 +1,4 @@
-"""`heed explain recommend`: which items of a history speak for a recommended item, without a service."""
+"""`heed explain recommend`: the items of a history that a recommendation rests on. No service runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from models.explain.methods import HistoryMethod
-from service.cli.exit import fail
+from service.cli.command import fail
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -18,45 +18,49 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 
-_SHOWN = 20
-_FAINTEST = 0.05
-"""Share of the heaviest weight below which an item is not coloured."""
+_MAX_SHOWN_ITEMS = 20
+_MIN_COLOURED_SHARE = 0.05
+"""An item whose weight is a smaller share of the largest weight is not coloured."""
 
 
 def explain_recommend(
     file: Annotated[
         Path,
         typer.Argument(
-            help="A JSON body as for /v1/explain/recommend, or one of its inputs alone.", exists=True, dir_okay=False
+            help="JSON file: a request body of /v1/explain/recommend, or one of its inputs.",
+            exists=True,
+            dir_okay=False,
         ),
     ],
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
-    target: Annotated[str | None, typer.Option(help="item_id to explain (the one ranked first).")] = None,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle. The default is the shipped one.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="item_id to explain. The default is the item ranked first.")
+    ] = None,
     method: Annotated[
         Literal["auto", HistoryMethod] | None,
-        typer.Option(help="How the history is weighed; auto is the one measured to be best for its time."),
+        typer.Option(help="Explanation method. auto is the most faithful one for its time."),
     ] = None,
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with a catalogue that the file names (HEED_DATA_DIR).", file_okay=False)
+        Path | None, typer.Option(help="Folder of the catalogue that the file names (HEED_DATA_DIR).", file_okay=False)
     ] = None,
 ) -> None:
-    """Show which items of a history a recommendation rests on: green speaks for it, red against it."""
+    """Show which items of a history a recommendation rests on. Green items speak for it, red ones against it."""
     from models.bundle import SHIPPED_RECOMMEND, BundleError, load_bundle
     from models.explain.history import DEFAULT_HISTORY_METHOD
     from service import settings
     from service.errors import Problem
 
     try:
-        user, named = _read(file.read_bytes())
+        user, named_method = _read_user(file.read_bytes())
         loaded = load_bundle(bundle or SHIPPED_RECOMMEND)
         if loaded.task.name != "recommend":
-            fail(f"{loaded.name} is a model of {loaded.task.name}", 2)
-        chosen = method or named
+            fail(f"{loaded.name} is a model of {loaded.task.name}, not of recommendations", 2)
+        chosen = method or named_method
         # One explanation needs no GPU, whatever the service runs on.
         configured = settings.load_settings(data_dir=data_dir and data_dir.resolve(), device="cpu")
-        asked = user if target is None else user.model_copy(update={"target": target})
-        found = asyncio.run(
-            _explained(loaded, asked, DEFAULT_HISTORY_METHOD if chosen == "auto" else chosen, configured)
+        targeted = user if target is None else user.model_copy(update={"target": target})
+        explanation = asyncio.run(
+            _explain(loaded, targeted, DEFAULT_HISTORY_METHOD if chosen == "auto" else chosen, configured)
         )
     except settings.SettingsError as error:
         fail(error, 2)
@@ -64,11 +68,11 @@ def explain_recommend(
         fail(f"{file}{f' at {problem.pointer}' if problem.pointer else ''}: {problem.detail}", 2)
     except (BundleError, RuntimeError, OSError) as error:
         fail(error)
-    _show(found, user)
+    _show(explanation, user)
 
 
-def _read(content: bytes) -> tuple[ExplainedUser, Literal["auto"] | HistoryMethod]:
-    """The one user of a body, and the method that it names; raises a Problem."""
+def _read_user(content: bytes) -> tuple[ExplainedUser, Literal["auto"] | HistoryMethod]:
+    """Return the only user of a request body, and the method that it names. Raises Problem."""
     import orjson
 
     from service.errors import InvalidRequest
@@ -76,10 +80,10 @@ def _read(content: bytes) -> tuple[ExplainedUser, Literal["auto"] | HistoryMetho
     from service.schemas.explain_recommend import ExplainedUser, ExplainRecommendRequest
 
     try:
-        alone = "history" in orjson.loads(content)
+        is_user = "history" in orjson.loads(content)
     except (orjson.JSONDecodeError, TypeError):
-        alone = False  # what is wrong with it is said below
-    if alone:
+        is_user = False  # parsing the body below says what is wrong
+    if is_user:
         return parse(ExplainedUser, content), "auto"
     request = parse(ExplainRecommendRequest, content)
     users = request.inputs if isinstance(request.inputs, list) else [request.inputs]
@@ -88,10 +92,8 @@ def _read(content: bytes) -> tuple[ExplainedUser, Literal["auto"] | HistoryMetho
     return users[0], request.method
 
 
-async def _explained(
-    bundle: Bundle, user: ExplainedUser, method: HistoryMethod, configured: Settings
-) -> dict[str, Any]:
-    """As the service answers; raises a Problem."""
+async def _explain(bundle: Bundle, user: ExplainedUser, method: HistoryMethod, configured: Settings) -> dict[str, Any]:
+    """Return the result as the service answers it. Raises Problem."""
     from models.ranking.bundle_files import load_recommender
     from service.api.explain_recommend import explanation_result
     from service.api.recommend import build_queries
@@ -108,18 +110,19 @@ async def _explained(
     await engine.start()
     await catalogues.start()
     try:
-        (question,), read, _ = await build_queries(engine, catalogues, [user], float("inf"))
-        ask = history_job(recommender, question, user.target, method)
-        outcome = ask if isinstance(ask, Problem) else ask(Pacer(lambda: False))
+        (query,), encoded, _ = await build_queries(engine, catalogues, [user], float("inf"))
+        job = history_job(recommender, query, user.target, method)
+        outcome = job if isinstance(job, Problem) else job(Pacer(lambda: False))
         if isinstance(outcome, Problem):
             raise outcome
-        return explanation_result(user, question, outcome, read)
+        return explanation_result(user, query, outcome, encoded)
     finally:
         await catalogues.stop()
         await engine.stop()
 
 
-def _show(found: dict[str, Any], user: ExplainedUser) -> None:
+def _show(explanation: dict[str, Any], user: ExplainedUser) -> None:
+    """Print the target and the items of the history, those with the largest weights first."""
     from rich.console import Console
     from rich.text import Text
 
@@ -127,25 +130,27 @@ def _show(found: dict[str, Any], user: ExplainedUser) -> None:
     from service.cli.render_explanation import colour, visible
 
     console = Console(highlight=False, soft_wrap=True)
-    target, weighed = found["target"], sorted(found["history"], key=lambda one: -abs(one["weight"]))
+    target = explanation["target"]
+    items = sorted(explanation["history"], key=lambda item: -abs(item["weight"]))
     console.print(Text(f"{visible(_name(target))}: {target['score']:.3f}", "bold"))
-    peak = max(abs(one["weight"]) for one in weighed) or 1.0
-    for one in weighed[:_SHOWN]:
-        share = one["weight"] / peak
-        counted = Counter(user.history[index]["event"] for index in one["history_indexes"])
-        events = ", ".join(f"{event} x {count}" if count > 1 else event for event, count in counted.items())
-        line = Text(f"{one['weight']:+.4f}  ")
-        line.append(visible(_name(one)), f"black on {colour(share, True)}" if abs(share) >= _FAINTEST else "")
+    peak = max(abs(item["weight"]) for item in items) or 1.0
+    for item in items[:_MAX_SHOWN_ITEMS]:
+        share = item["weight"] / peak
+        counts = Counter(user.history[index]["event"] for index in item["history_indexes"])
+        events = ", ".join(f"{event} x {count}" if count > 1 else event for event, count in counts.items())
+        line = Text(f"{item['weight']:+.4f}  ")
+        is_coloured = abs(share) >= _MIN_COLOURED_SHARE
+        line.append(visible(_name(item)), f"black on {colour(share, True)}" if is_coloured else "")
         console.print(line.append(f"  {visible(events)}", "dim"))
-    more = len(weighed) - _SHOWN
+    more = len(items) - _MAX_SHOWN_ITEMS
     notes = [
-        f"{found['method']}: {HISTORY_METHODS[found['method']]}.",
+        f"{explanation['method']}: {HISTORY_METHODS[explanation['method']]}.",
         f"Green speaks for {_name(target)}, red against it.",
     ]
-    if found["history_dropped"]:
-        notes.append(f"The oldest {found['history_dropped']} events were not read.")
+    if explanation["history_dropped"]:
+        notes.append(f"The oldest {explanation['history_dropped']} events were not read.")
     if more > 0:
-        notes.append(f"{more} items that weigh less are not shown.")
+        notes.append(f"{more} items with smaller weights are not shown.")
     console.print(Text(visible("\n".join(notes)), "dim"))
 
 

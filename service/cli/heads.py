@@ -1,4 +1,4 @@
-"""`heed heads` and `heed replies`: what a team adds to the intent model, and a running service picks up by itself."""
+"""`heed heads` and `heed replies`: label sets and reply sets of a team, which a running service loads by itself."""
 
 from __future__ import annotations
 
@@ -9,26 +9,33 @@ from typing import Annotated
 import typer
 
 from models.bundle import Bundle, BundleError, load_bundle
+from models.files import replace_atomically
 from service import settings
-from service.cli.exit import fail
+from service.cli.command import examples, fail
 
-heads = typer.Typer(no_args_is_help=True, help="Sets of intents that the service answers with.")
-replies = typer.Typer(no_args_is_help=True, help="Sets of replies that the service ranks.")
+heads = typer.Typer(no_args_is_help=True, help="Add, list and remove label sets of intents.")
+replies = typer.Typer(no_args_is_help=True, help="Add, list and remove sets of replies.")
 
-_Shelf = Annotated[Path | None, typer.Option(help="Folder of heads and reply sets (HEED_DATA_DIR).", file_okay=False)]
-_Bundle = Annotated[Path | None, typer.Option(help="Folder of the intent model (HEED_INTENT_BUNDLE, the shipped one).")]
+_DataDir = Annotated[Path | None, typer.Option(help="Folder of heads and reply sets (HEED_DATA_DIR).", file_okay=False)]
+_BundleFolder = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the intent model (HEED_INTENT_BUNDLE). The default is the shipped one."),
+]
 _SERVED = "A running service has it within two seconds."
 
 
-@heads.command("add")
+@heads.command("add", epilog=examples("heed heads add my-team.head.safetensors"))
 def add_head(
     file: Annotated[
-        Path, typer.Argument(help="What `heed train intent --label-set` wrote.", exists=True, dir_okay=False)
+        Path,
+        typer.Argument(
+            help="NAME.head.safetensors, which heed train intent --label-set wrote.", exists=True, dir_okay=False
+        ),
     ],
-    data_dir: _Shelf = None,
-    bundle: _Bundle = None,
+    data_dir: _DataDir = None,
+    bundle: _BundleFolder = None,
 ) -> None:
-    """Serve a head; one of the same name is replaced."""
+    """Serve a head. It replaces a head of the same name."""
     from models.prediction.intent_head import SUFFIX, load_head
     from models.prediction.tensor_file import ArtifactError
 
@@ -37,18 +44,19 @@ def add_head(
         head = load_head(file, loaded.encoder_digest)
     except ArtifactError as error:
         fail(error)
-    if head.name in _own_names(loaded.path):
+    if head.name in _bundle_label_sets(loaded.path):
         fail(f"{head.name} is a label set of the model itself; train yours under another name")
-    target = folder / f"{head.name}{SUFFIX}"
-    part = target.with_name(f".{target.name}.part")
-    shutil.copyfile(file, part)
-    part.replace(target)
+    try:
+        with replace_atomically(folder / f"{head.name}{SUFFIX}") as temporary:
+            shutil.copyfile(file, temporary)
+    except OSError as error:
+        fail(error)
     print(f"{head.name}: {len(head.labels)} intents. {_SERVED}")
 
 
-@heads.command("list")
-def list_heads(data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
-    """Every label set a request can name."""
+@heads.command("list", epilog=examples("heed heads list"))
+def list_heads(data_dir: _DataDir = None, bundle: _BundleFolder = None) -> None:
+    """List every label set that a request can name, with its measured figures."""
     from models.prediction.intent_head import HEADS_FOLDER, SUFFIX, load_head
     from models.prediction.tensor_file import ArtifactError
 
@@ -57,28 +65,33 @@ def list_heads(data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
         for path in sorted(source.glob(f"*{SUFFIX}")):
             try:
                 head = load_head(path, loaded.encoder_digest)
-                measured = ", ".join(f"{name} {value:.3f}" for name, value in head.figures.items())
-                print(f"{head.name}: {len(head.labels)} intents, {measured}")
+                figures = ", ".join(f"{name} {value:.3f}" for name, value in head.figures.items())
+                print(f"{head.name}: {len(head.labels)} intents, {figures}")
             except ArtifactError as error:
                 print(f"not usable: {error}")
 
 
-@heads.command("remove")
-def remove_head(name: Annotated[str, typer.Argument(help="Name of the label set.")], data_dir: _Shelf = None) -> None:
-    """Serve a head no longer."""
+@heads.command("remove", epilog=examples("heed heads remove my-team"))
+def remove_head(name: Annotated[str, typer.Argument(help="Name of the label set.")], data_dir: _DataDir = None) -> None:
+    """Stop serving a head and delete its file."""
     from models.prediction.intent_head import SUFFIX
 
-    _remove(name, SUFFIX, data_dir)
+    _remove("head", name, SUFFIX, data_dir)
 
 
-@replies.command("add")
+@replies.command("add", epilog=examples("heed replies add support replies.txt"))
 def add_replies(
     name: Annotated[str, typer.Argument(help="Name of the reply set.")],
-    file: Annotated[Path, typer.Argument(help="Replies, a line each, or .jsonl with a text each.", dir_okay=False)],
-    data_dir: _Shelf = None,
-    bundle: _Bundle = None,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help='A text file with one reply per line, or a .jsonl or .jsonl.gz file of {"text"}.', dir_okay=False
+        ),
+    ],
+    data_dir: _DataDir = None,
+    bundle: _BundleFolder = None,
 ) -> None:
-    """Embed replies once and serve them; a set of the same name is replaced."""
+    """Embed replies and serve them. They replace a set of the same name."""
     from models.data.user_files import DataError, read_replies
     from models.prediction.reply_ranker import RANKER, SET_SUFFIX, ReplySet, load_ranker, save_replies
     from models.prediction.tensor_file import ArtifactError
@@ -91,38 +104,38 @@ def add_replies(
         ranker = load_ranker(loaded.path / RANKER)
     except (DataError, ArtifactError) as error:
         fail(error)
-    placed = ranker.project_replies(open_text_encoder(loaded).encode_texts(texts))
-    save_replies(ReplySet(name, loaded.encoder_digest, tuple(texts), placed), folder / f"{name}{SET_SUFFIX}")
+    projected = ranker.project_replies(open_text_encoder(loaded).encode_texts(texts))
+    save_replies(ReplySet(name, loaded.encoder_digest, tuple(texts), projected), folder / f"{name}{SET_SUFFIX}")
     print(f"{name}: {len(texts)} replies. {_SERVED}")
 
 
-@replies.command("list")
-def list_replies(data_dir: _Shelf = None, bundle: _Bundle = None) -> None:
-    """Every reply set a request can name."""
+@replies.command("list", epilog=examples("heed replies list"))
+def list_replies(data_dir: _DataDir = None, bundle: _BundleFolder = None) -> None:
+    """List every reply set that a request can name."""
     from models.prediction.reply_ranker import SET_SUFFIX, load_replies
     from models.prediction.tensor_file import ArtifactError
 
     folder, loaded = open_data_dir(data_dir, bundle)
     for path in sorted(folder.glob(f"*{SET_SUFFIX}")):
         try:
-            found = load_replies(path, loaded.encoder_digest)
-            print(f"{found.name}: {len(found.texts)} replies")
+            reply_set = load_replies(path, loaded.encoder_digest)
+            print(f"{reply_set.name}: {len(reply_set.texts)} replies")
         except ArtifactError as error:
             print(f"not usable: {error}")
 
 
-@replies.command("remove")
+@replies.command("remove", epilog=examples("heed replies remove support"))
 def remove_replies(
-    name: Annotated[str, typer.Argument(help="Name of the reply set.")], data_dir: _Shelf = None
+    name: Annotated[str, typer.Argument(help="Name of the reply set.")], data_dir: _DataDir = None
 ) -> None:
-    """Serve a reply set no longer."""
+    """Stop serving a reply set and delete its file."""
     from models.prediction.reply_ranker import SET_SUFFIX
 
-    _remove(name, SET_SUFFIX, data_dir)
+    _remove("reply set", name, SET_SUFFIX, data_dir)
 
 
 def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejection_rate: float) -> None:
-    """Make a head of a team's own examples, and say how good it is."""
+    """Fit a head to a team's examples, write it and print how good it is."""
     from models.data.user_files import DataError, read_examples
     from models.prediction.intent_head import save_head
     from models.prediction.intent_head_fit import Examples, fit_intent_head
@@ -132,13 +145,13 @@ def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejection_
 
     check_name(name)
     try:
-        loaded = _loaded(bundle or settings.load_settings().bundles.get("intent"))
         rows = read_examples(data)
+        loaded = _load_intent_bundle(bundle or settings.load_settings().bundles.get("intent"))
         print(f"Embedding {len(rows)} examples ...", flush=True)
         vectors = open_text_encoder(loaded).encode_dialogues([turns for turns, _ in rows])
         languages = sorted({detect_language(turns[-1].text) for turns, _ in rows})
-        examples = Examples(vectors, tuple(label for _, label in rows))
-        head, report = fit_intent_head(name, languages, loaded.encoder_digest, examples, rejection_rate=rejection_rate)
+        labelled = Examples(vectors, tuple(label for _, label in rows))
+        head, report = fit_intent_head(name, languages, loaded.encoder_digest, labelled, rejection_rate=rejection_rate)
     except (DataError, ArtifactError, BundleError, settings.SettingsError) as error:
         fail(error)
     save_head(head, out)
@@ -147,33 +160,41 @@ def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejection_
         f"{report.ece:.3f}"
     )
     for pair in report.confusions:
-        print(f"  {pair.count} of {pair.label} taken for {pair.taken_for}")
-    for one in report.label_issues:
-        text = rows[one.index][0][-1].text
-        print(f"  perhaps mislabelled: {text!r} is {one.label}, looks like {one.looks_like} ({one.confidence:.2f})")
+        print(f"  {pair.count} of {pair.label} predicted as {pair.taken_for}")
+    for issue in report.label_issues:
+        text = rows[issue.index][0][-1].text
+        print(
+            f"  perhaps mislabelled: {text!r} is {issue.label}, looks like {issue.looks_like} ({issue.confidence:.2f})"
+        )
     print(f"Wrote {out}; serve it: heed heads add {out}")
 
 
 def check_name(name: str) -> None:
+    """Fail unless a label set or a reply set may have this name."""
     if not name or len(name) > 128 or not all(c.isalnum() or c in "-_." for c in name) or name[0] == ".":
         fail(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
 
 
 def open_data_dir(data_dir: Path | None, bundle: Path | None) -> tuple[Path, Bundle]:
-    """The folder, made if missing, and the intent model."""
+    """Return the data folder, which is created if it is missing, and the intent model."""
+    folder, configured = _find_data_dir(data_dir, bundle)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder, _load_intent_bundle(configured.bundles.get("intent"))
+
+
+def _find_data_dir(data_dir: Path | None, bundle: Path | None = None) -> tuple[Path, settings.Settings]:
     try:
-        chosen = settings.load_settings(
+        configured = settings.load_settings(
             data_dir=data_dir and data_dir.resolve(), intent_bundle=bundle and bundle.resolve()
         )
     except settings.SettingsError as error:
         fail(error, 2)
-    if chosen.data_dir is None:
+    if configured.data_dir is None:
         fail("HEED_DATA_DIR is none: there is no folder for heads and reply sets", 2)
-    chosen.data_dir.mkdir(parents=True, exist_ok=True)
-    return chosen.data_dir, _loaded(chosen.bundles.get("intent"))
+    return configured.data_dir, configured
 
 
-def _loaded(bundle: Path | None) -> Bundle:
+def _load_intent_bundle(bundle: Path | None) -> Bundle:
     if bundle is None:
         fail("HEED_INTENT_BUNDLE is none: there is no intent model", 2)
     try:
@@ -182,16 +203,17 @@ def _loaded(bundle: Path | None) -> Bundle:
         fail(error)
 
 
-def _own_names(bundle: Path) -> set[str]:
+def _bundle_label_sets(bundle: Path) -> set[str]:
     from models.prediction.intent_head import HEADS_FOLDER, SUFFIX
 
     return {path.name.removesuffix(SUFFIX) for path in (bundle / HEADS_FOLDER).glob(f"*{SUFFIX}")}
 
 
-def _remove(name: str, suffix: str, data_dir: Path | None) -> None:
-    chosen = settings.load_settings(data_dir=data_dir and data_dir.resolve())
-    path = (chosen.data_dir or Path()) / f"{name}{suffix}"
-    if not path.is_file():
-        fail(f"there is no {name} in {chosen.data_dir}")
-    path.unlink()
+def _remove(kind: str, name: str, suffix: str, data_dir: Path | None) -> None:
+    """Delete a head or a reply set. Fail with the names that are there if this one is not."""
+    folder, _ = _find_data_dir(data_dir)
+    names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+    if name not in names:
+        fail(f"there is no {kind} {name!r} in {folder}, which holds {', '.join(names) or f'no {kind}'}")
+    (folder / f"{name}{suffix}").unlink()
     print(f"{name} is removed.")

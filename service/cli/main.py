@@ -1,34 +1,103 @@
-"""The `heed` command: reads what is given, refuses what cannot work with one line, and calls the part that does it.
+"""The `heed` command: checks arguments, refuses what cannot work with one line, and calls the room that does it.
 
-Imports inside the commands: each then needs only what it uses, and serving needs no torch.
+Commands import what they need in their bodies. Serving therefore needs no torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Annotated, Any
+
 import typer
+from typer.core import TyperGroup
 
 from service.cli.catalogue import catalogue
+from service.cli.command import examples
+from service.cli.evaluation import evaluate, faithfulness
 from service.cli.explain import explain, explain_intent
 from service.cli.explain_recommend import explain_recommend
-from service.cli.faithfulness import faithfulness
 from service.cli.heads import heads, replies
 from service.cli.serve import serve, tune
-from service.cli.training import distill, evaluate, export, train
+from service.cli.training import base, distill, export, train
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.add_typer(catalogue, name="catalogue")
-app.add_typer(heads, name="heads")
-app.add_typer(replies, name="replies")
-app.add_typer(explain, name="explain")
-for command in (serve, tune, train, distill, export, evaluate, faithfulness):
-    app.command()(command)
-explain.command("intent")(explain_intent)
-explain.command("recommend")(explain_recommend)
+_PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
+    "Serve": {"serve": serve, "tune": tune},
+    "Your own intents, replies and items": {"heads": heads, "replies": replies, "catalogue": catalogue},
+    "Explain": {"explain": explain, "faithfulness": faithfulness},
+    "Train and measure models": {
+        "train": train,
+        "distill": distill,
+        "export": export,
+        "evaluate": evaluate,
+        "base": base,
+    },
+}
+"""The commands by the panel of `heed --help` that shows them, in order."""
+
+_EXAMPLES = {
+    "serve": ("heed serve --port 8080 --replicas 2",),
+    "tune": ("heed tune > heed.env", "heed tune --seconds 1 --cores 4"),
+    "faithfulness": ("heed faithfulness intent --data DATA --rows 40 --out runs/faithfulness",),
+    "train": (
+        "heed train sentiment --base BASE --data DATA --out runs/sentiment",
+        "heed train intent --label-set my-team --data my.jsonl",
+        "heed train recommend --base BASE --data DATA --texts TEXTS --out runs/recommend",
+    ),
+    "distill": (
+        "heed distill sentiment --teacher runs/sentiment --data DATA --texts TEXTS --out runs/student",
+        "heed distill intent --teacher runs/intent --data DATA --out runs/intent-student",
+    ),
+    "export": (
+        "heed export runs/student --data DATA --out models/bundles/mine --teacher models/bundles/my-teacher",
+        "heed export models/bundles/intent --data DATA --out models/bundles/my-intent --head dstc11",
+    ),
+    "evaluate": ("heed evaluate intent --data DATA --bundle models/bundles/my-intent --out runs/evaluation",),
+    "base": ("heed base models/bundles/sentiment --out BASE",),
+}
+
+
+class _OrderedCommands(TyperGroup):
+    """A group that lists its commands in the order of the panels. Typer would list all groups last."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for commands in _PANELS.values() for name in commands]
+
+
+app = typer.Typer(
+    cls=_OrderedCommands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # paragraphs of docstrings are wrapped anew
+)
+for _panel, _commands in _PANELS.items():
+    for _name, _command in _commands.items():
+        if isinstance(_command, typer.Typer):
+            app.add_typer(_command, name=_name, rich_help_panel=_panel)
+        else:
+            app.command(_name, rich_help_panel=_panel, epilog=examples(*_EXAMPLES[_name]))(_command)
+explain.command("intent", epilog=examples('heed explain intent "my card was declined" --label-set banking77'))(
+    explain_intent
+)
+explain.command(
+    "recommend", epilog=examples("heed explain recommend user.json", "heed explain recommend user.json --target 22423")
+)(explain_recommend)
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"heed {version('heed')}")
+        raise typer.Exit
 
 
 @app.callback()
-def heed() -> None:
-    """Sentiment, intents and replies, English and Chinese."""
+def heed(
+    _: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Sentiment, intents, replies and recommendations in English and Chinese: serve, explain and train the models."""
 
 
 def main() -> None:

@@ -1,10 +1,11 @@
-"""Findings as one page that needs nothing else: bars, maps of heads, a curve and coloured texts, all of it markup.
+"""An analysis of many texts as one self-contained page: bars, maps of heads, a curve and coloured texts.
 
-Knows findings, nothing of how they are found. Whatever a text holds is shown as it is.
+Knows the analysis, but not how it is made. Markup in a text is shown, never executed.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -44,197 +45,209 @@ svg {{ max-width: 100%; height: auto }}
 """
 
 MEASURES = (
-    ("entropy", "How evenly each head looks (1: at all tokens alike)"),
-    ("distance", "How far it looks, in tokens"),
-    ("itself", "Share that goes to the token itself (the diagonal)"),
-    ("previous", "Share that goes to the token before"),
-    ("following", "Share that goes to the token after"),
-    ("separator", "Share that goes to the marks at both ends"),
-    ("rare", "What rare tokens get, beside what even attention would give them"),
+    ("entropy", "How evenly each head attends (1: to all tokens alike)"),
+    ("distance", "How far it attends, in tokens"),
+    ("itself", "Share of the token itself (the diagonal)"),
+    ("previous", "Share of the token before"),
+    ("following", "Share of the token after"),
+    ("separator", "Share of the marks at both ends"),
+    ("rare", "Share of rare tokens, relative to uniform attention"),
 )
 MIN_SHARE = 0.0005
-"""Of a kind of word, to be shown."""
+"""A kind of word with a smaller share is not shown."""
 
 WIDTH, HEIGHT, EDGE = 640, 260, 44
-"""Of the curve, in pixels, and the room for what its axes say."""
+"""Size of the curve in pixels, and the margin for the labels of its axes."""
+
+Pair = tuple[float, float]
+"""A share for right answers and a share for wrong ones."""
 
 
-def report_page(title: str, findings: AttentionAnalysis) -> str:
-    parts = [summary(findings), *words(findings), *heads(findings), *removal(findings), *mistakes(findings)]
-    return PAGE.format(title=escape(title), body="\n".join(parts))
+def report_page(title: str, analysis: AttentionAnalysis) -> str:
+    """Return the whole page."""
+    sections = [
+        render_summary(analysis),
+        *render_words(analysis),
+        *render_heads(analysis),
+        *render_ablation(analysis),
+        *render_mistakes(analysis),
+    ]
+    return PAGE.format(title=escape(title), body="\n".join(sections))
 
 
-def summary(findings: AttentionAnalysis) -> str:
-    known = "none has a label, so nothing is said of mistakes"
-    if findings.labelled:
-        known = f"{findings.labelled:,} have a label, and {findings.wrong:,} of those are answered otherwise"
-    return f"<p>{findings.texts:,} texts; {known}.</p>"
+def render_summary(analysis: AttentionAnalysis) -> str:
+    labels = "none has a label, so the report cannot show mistakes"
+    if analysis.labelled:
+        labels = f"{analysis.labelled:,} have a label, and {analysis.wrong:,} of those are answered wrongly"
+    return f"<p>{analysis.texts:,} texts; {labels}.</p>"
 
 
-def words(findings: AttentionAnalysis) -> Iterable[str]:
+def render_words(analysis: AttentionAnalysis) -> Iterable[str]:
     yield "<h2>Words that drive each answer</h2>"
-    yield note(
-        f"In the mean over the texts that were given the answer, in points of its probability; words of at least "
-        f"{MIN_TEXTS} such texts and {MIN_MEAN_WEIGHT} points. The number is of texts."
+    yield render_note(
+        "Weights are means over the texts with this answer, in points of its probability. Words have at least "
+        f"{MIN_TEXTS} such texts and {MIN_MEAN_WEIGHT} points. The last column counts texts."
     )
-    peak = max((word.weight for own in findings.influential_words.values() for word in own), default=1.0)
-    driven = {label: own for label, own in findings.influential_words.items() if own}
-    columns = (f"<div><h3>{escape(label)}</h3>{bars(own, peak)}</div>" for label, own in driven.items())
+    peak = max((word.weight for words in analysis.influential_words.values() for word in words), default=1.0)
+    driven = {label: words for label, words in analysis.influential_words.items() if words}
+    columns = (f"<div><h3>{escape(label)}</h3>{render_bars(words, peak)}</div>" for label, words in driven.items())
     yield f'<div class="columns">{"".join(columns)}</div>'
-    others = [label for label in findings.influential_words if label not in driven]
-    if others:
-        yield note(f"Without such a word: {', '.join(others)}.")
+    without = [label for label in analysis.influential_words if label not in driven]
+    if without:
+        yield render_note(f"Without such a word: {', '.join(without)}.")
 
 
-def bars(driving: Sequence[InfluentialWord], peak: float) -> str:
+def render_bars(words: Sequence[InfluentialWord], peak: float) -> str:
     rows = (
-        f"<tr><td>{escape(one.word)}</td><td>{bar(one.weight / peak)}</td>"
-        f'<td class="figure">{one.weight:+.3f}</td><td class="figure">{one.texts}</td></tr>'
-        for one in driving
+        f"<tr><td>{escape(word.word)}</td><td>{render_bar(word.weight / peak)}</td>"
+        f'<td class="figure">{word.weight:+.3f}</td><td class="figure">{word.texts}</td></tr>'
+        for word in words
     )
     return f'<table class="bars">{"".join(rows)}</table>'
 
 
-def bar(share: float, kind: str = "") -> str:
+def render_bar(share: float, kind: str = "") -> str:
     return f'<span class="bar {kind}" style="width:{100 * max(0.0, min(1.0, share)):.1f}%"></span>'
 
 
-def heads(findings: AttentionAnalysis) -> Iterable[str]:
+def render_heads(analysis: AttentionAnalysis) -> Iterable[str]:
     yield "<h2>What heads do</h2>"
-    names = {role.index: role.role for role in findings.roles}
-    counts = {name: list(names.values()).count(name) for name in dict.fromkeys(names.values())}
-    told = ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda item: -item[1]))
-    yield note(f"Named by where most of their attention goes: {told}. Rows are layers, columns are heads.")
-    yield table([[role.role for role in own] for own in by_layer(findings.roles)], None)
-    for name, about in MEASURES:
-        values = [[float(getattr(role, name)) for role in own] for own in by_layer(findings.roles)]
-        yield f"<h3>{escape(about)}</h3>" + table([[f"{value:.2f}" for value in own] for own in values], values)
+    counts = Counter(role.role for role in analysis.roles)
+    roles = ", ".join(f"{role} {count}" for role, count in counts.most_common())
+    yield render_note(f"Roles name where most of a head's attention goes: {roles}. Rows are layers, columns are heads.")
+    layers = group_by_layer(analysis.roles)
+    yield render_table([[role.role for role in layer] for layer in layers], None)
+    for name, meaning in MEASURES:
+        values = [[float(getattr(role, name)) for role in layer] for layer in layers]
+        cells = [[f"{value:.2f}" for value in layer] for layer in values]
+        yield f"<h3>{escape(meaning)}</h3>" + render_table(cells, values)
 
 
-def by_layer(roles: Sequence[HeadRole]) -> list[list[HeadRole]]:
+def group_by_layer(roles: Sequence[HeadRole]) -> list[list[HeadRole]]:
     return [[role for role in roles if role.index[0] == layer] for layer in sorted({role.index[0] for role in roles})]
 
 
-def table(cells: Sequence[Sequence[str]], values: Sequence[Sequence[float]] | None) -> str:
-    """A row for each layer; where there are values, cells are as dark as theirs."""
-    peak = max((value for own in values or () for value in own), default=0.0) or 1.0
+def render_table(cells: Sequence[Sequence[str]], values: Sequence[Sequence[float]] | None) -> str:
+    """Return a table with a row per layer. With values, a cell is darker the larger its value."""
+    peak = max((value for layer in values or () for value in layer), default=0.0) or 1.0
     lines = ["<tr><th></th>" + "".join(f'<th scope="col">{head}</th>' for head in range(len(cells[0]))) + "</tr>"]
-    for layer, own in enumerate(cells):
-        found = []
-        for head, cell in enumerate(own):
+    for layer, row in enumerate(cells):
+        columns = []
+        for head, cell in enumerate(row):
             share = values[layer][head] / peak if values else 0.0
-            found.append(f'<td style="background:rgba(53,132,228,{0.75 * max(share, 0.0):.2f})">{escape(cell)}</td>')
-        lines.append(f'<tr><th scope="row">layer {layer}</th>{"".join(found)}</tr>')
+            columns.append(f'<td style="background:rgba(53,132,228,{0.75 * max(share, 0.0):.2f})">{escape(cell)}</td>')
+        lines.append(f'<tr><th scope="row">layer {layer}</th>{"".join(columns)}</tr>')
     return f'<div class="scroll"><table class="map">{"".join(lines)}</table></div>'
 
 
-def removal(findings: AttentionAnalysis) -> Iterable[str]:
+def render_ablation(analysis: AttentionAnalysis) -> Iterable[str]:
     yield "<h2>Heads that can be removed</h2>"
-    yield note(
-        "Each head is masked in the graph that serves, and the texts are answered again: how much the probabilities "
-        "move in the mean, in hundredths."
+    yield render_note(
+        "Each head is masked in the graph that serves, and the texts are answered again. The table shows how much "
+        "probabilities change on average, in hundredths."
     )
-    moved = {one.heads[0]: 100 * one.score_change for one in findings.single[1:]}
-    layers = by_layer(findings.roles)
-    values = [[moved[role.index] for role in own] for own in layers]
-    yield table([[f"{value:.1f}" for value in own] for own in values], values)
-    yield "<h3>Together, those that move least first</h3>" + note(spared(findings))
-    yield curve(findings)
+    changes = {result.heads[0]: 100 * result.score_change for result in analysis.single[1:]}
+    values = [[changes[role.index] for role in layer] for layer in group_by_layer(analysis.roles)]
+    yield render_table([[f"{value:.1f}" for value in layer] for layer in values], values)
+    yield "<h3>Together, those with the smallest change first</h3>" + render_note(removable_heads(analysis))
+    yield render_curve(analysis)
 
 
-def spared(findings: AttentionAnalysis) -> str:
-    """How many heads can go together, by what was measured."""
-    whole = findings.single[0]
-    kept = [one for one in findings.cumulative if is_as_good(one, whole)]
-    count = max((len(one.heads) for one in kept), default=0)
+def removable_heads(analysis: AttentionAnalysis) -> str:
+    """Return a sentence on how many heads can be removed together."""
+    whole = analysis.single[0]
+    count = max((len(result.heads) for result in analysis.cumulative if is_as_good(result, whole)), default=0)
     by = "at most 1 % of answers change" if whole.accuracy is None else "as many answers are right as with all of them"
-    return f"{count} of {len(findings.roles)} heads can be taken away together so that {by}."
+    return f"{count} of {len(analysis.roles)} heads can be removed together so that {by}."
 
 
-def is_as_good(one: AblationResult, whole: AblationResult) -> bool:
-    if one.accuracy is None or whole.accuracy is None:
-        return one.changed <= 0.01
-    return one.accuracy >= whole.accuracy
+def is_as_good(result: AblationResult, whole: AblationResult) -> bool:
+    if result.accuracy is None or whole.accuracy is None:
+        return result.changed <= 0.01
+    return result.accuracy >= whole.accuracy
 
 
-def curve(findings: AttentionAnalysis) -> str:
-    every = [findings.single[0], *findings.cumulative]
-    most = len(findings.roles)
-    lines = [("answers that stay the same", "#3584e4", [1 - one.changed for one in every])]
-    if findings.single[0].accuracy is not None:
-        lines.append(("right answers", "#26a269", [one.accuracy or 0.0 for one in every]))
+def render_curve(analysis: AttentionAnalysis) -> str:
+    results = [analysis.single[0], *analysis.cumulative]
+    head_count = len(analysis.roles)
+    curves = [("unchanged answers", "#3584e4", [1 - result.changed for result in results])]
+    if analysis.single[0].accuracy is not None:
+        curves.append(("right answers", "#26a269", [result.accuracy or 0.0 for result in results]))
 
-    def at(count: int, share: float) -> str:
-        across = EDGE + count / most * (WIDTH - 2 * EDGE)
-        return f"{across:.1f},{HEIGHT - EDGE - share * (HEIGHT - 2 * EDGE):.1f}"
+    def point(count: int, share: float) -> tuple[str, str]:
+        x = EDGE + count / head_count * (WIDTH - 2 * EDGE)
+        return f"{x:.1f}", f"{HEIGHT - EDGE - share * (HEIGHT - 2 * EDGE):.1f}"
 
-    drawn = []
-    for number, (name, colour, shares) in enumerate(lines):
-        points = " ".join(at(len(one.heads), share) for one, share in zip(every, shares, strict=True))
-        drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
-        drawn.append(f'<text x="{EDGE + 8}" y="{HEIGHT - EDGE - 28 + 18 * number}" fill="{colour}">{name}</text>')
-    for share in (0.0, 0.5, 1.0):
-        left, down = at(0, share).split(",")
-        drawn.append(f'<line x1="{left}" x2="{WIDTH - EDGE}" y1="{down}" y2="{down}" stroke="#ccc"/>')
-        drawn.append(f'<text x="{EDGE - 8}" y="{float(down) + 4}" text-anchor="end">{share:.0%}</text>')
-    for count in (0, most // 2, most):
-        drawn.append(
-            f'<text x="{at(count, 0).split(",")[0]}" y="{HEIGHT - EDGE + 18}" text-anchor="middle">{count}</text>'
+    shapes = []
+    for index, (name, colour, shares) in enumerate(curves):
+        points = " ".join(
+            ",".join(point(len(result.heads), share)) for result, share in zip(results, shares, strict=True)
         )
-    drawn.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 6}" text-anchor="middle">heads masked</text>')
+        shapes.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2.5"/>')
+        shapes.append(f'<text x="{EDGE + 8}" y="{HEIGHT - EDGE - 28 + 18 * index}" fill="{colour}">{name}</text>')
+    for share in (0.0, 0.5, 1.0):
+        x, y = point(0, share)
+        shapes.append(f'<line x1="{x}" x2="{WIDTH - EDGE}" y1="{y}" y2="{y}" stroke="#ccc"/>')
+        shapes.append(f'<text x="{EDGE - 8}" y="{float(y) + 4}" text-anchor="end">{share:.0%}</text>')
+    for count in (0, head_count // 2, head_count):
+        x, _ = point(count, 0)
+        shapes.append(f'<text x="{x}" y="{HEIGHT - EDGE + 18}" text-anchor="middle">{count}</text>')
+    shapes.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 6}" text-anchor="middle">heads masked</text>')
     return (
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" font-size="13" font-family="system-ui" '
-        f'aria-label="Answers as heads are masked">{"".join(drawn)}</svg>'
+        f'aria-label="Answers as heads are masked">{"".join(shapes)}</svg>'
     )
 
 
-def mistakes(findings: AttentionAnalysis) -> Iterable[str]:
-    if not findings.wrong:
+def render_mistakes(analysis: AttentionAnalysis) -> Iterable[str]:
+    if not analysis.wrong:
         return
     yield "<h2>Where the model looks when it is wrong</h2>"
-    yield note(
-        "By kind of word, for right answers (green) and wrong ones (red): the share of what the answer rests on (the "
-        "size of weights), and of where the model looks (attention times what it carries)."
+    yield render_note(
+        "Shares by kind of word, for right answers (green) and wrong ones (red). The first table shares out the size "
+        "of the weights, the second attention times the values that it carries."
     )
-    for title, found in (("Rests on", findings.attribution_by_kind), ("Looks at", findings.attention_by_kind)):
-        if found:
-            yield f"<h3>{title}</h3>" + kinds(found)
-    yield "<h3>The most frequent mistakes</h3>" + frequent(findings)
+    for title, shares in (("Rests on", analysis.attribution_by_kind), ("Looks at", analysis.attention_by_kind)):
+        if shares:
+            yield f"<h3>{title}</h3>" + render_kinds(shares)
+    yield "<h3>The most frequent mistakes</h3>" + render_confusions(analysis)
     yield "<h3>The surest mistakes</h3>"
-    yield note("Green speaks for the answer that was given, red against it.")
-    yield "".join(mistake(one) for one in findings.mistakes)
+    yield render_note("Green words speak for the predicted label, red ones against it.")
+    yield "".join(render_mistake(mistake) for mistake in analysis.mistakes)
 
 
-def kinds(found: dict[str, tuple[float, float]]) -> str:
-    peak = max(share for both in found.values() for share in both) or 1.0
+def render_kinds(shares: dict[str, Pair]) -> str:
+    """Return the bars of each kind of word, right answers above wrong ones."""
+    peak = max(share for pair in shares.values() for share in pair) or 1.0
     rows = (
-        f"<tr><td>{kind}</td><td>{bar(right / peak)}{bar(wrong / peak, 'wrong')}</td>"
+        f"<tr><td>{kind}</td><td>{render_bar(right / peak)}{render_bar(wrong / peak, 'wrong')}</td>"
         f'<td class="figure">{right:.1%}<br>{wrong:.1%}</td></tr>'
-        for kind, (right, wrong) in found.items()
+        for kind, (right, wrong) in shares.items()
         if max(right, wrong) >= MIN_SHARE
     )
     return f'<table class="bars kinds">{"".join(rows)}</table>'
 
 
-def mistake(one: ExplainedText) -> str:
-    towards = f" towards {escape(one.row.entity)}" if one.row.entity else ""
-    score = one.explanation.scores[one.answer]
-    said = f"{escape(one.answer)} ({score:.2f}){towards}, labelled {escape(str(one.row.label))}"
+def render_mistake(mistake: ExplainedText) -> str:
+    towards = f" towards {escape(mistake.row.entity)}" if mistake.row.entity else ""
+    score = mistake.explanation.scores[mistake.answer]
+    title = f"{escape(mistake.answer)} ({score:.2f}){towards}, labelled {escape(str(mistake.row.label))}"
     turns = (
-        f'<p class="text" dir="auto">{coloured_words(words.text, one.explanation, turn)}</p>'
-        for turn, words in enumerate(one.row.instance.encoding.segments)
+        f'<p class="text" dir="auto">{coloured_words(segment.text, mistake.explanation, turn)}</p>'
+        for turn, segment in enumerate(mistake.row.instance.encoding.segments)
     )
-    return f"<section><div>{said}</div>{''.join(turns)}</section>"
+    return f"<section><div>{title}</div>{''.join(turns)}</section>"
 
 
-def frequent(findings: AttentionAnalysis) -> str:
+def render_confusions(analysis: AttentionAnalysis) -> str:
     rows = (
-        f'<tr><td>{escape(one.label)}</td><td>{escape(one.answer)}</td><td class="figure">{one.texts}</td></tr>'
-        for one in findings.confusions
+        f"<tr><td>{escape(confusion.label)}</td><td>{escape(confusion.answer)}</td>"
+        f'<td class="figure">{confusion.texts}</td></tr>'
+        for confusion in analysis.confusions
     )
-    head = '<tr><th scope="col">labelled</th><th scope="col">answered</th><th scope="col">texts</th></tr>'
+    head = '<tr><th scope="col">labelled</th><th scope="col">predicted</th><th scope="col">texts</th></tr>'
     return f"<table>{head}{''.join(rows)}</table>"
 
 
-def note(sentence: str) -> str:
-    return f'<p class="note">{escape(sentence)}</p>'
+def render_note(text: str) -> str:
+    return f'<p class="note">{escape(text)}</p>'

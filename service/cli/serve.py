@@ -9,39 +9,42 @@ from typing import Annotated
 import typer
 
 from models.tasks import TASKS
-from service.cli.exit import fail, say, stop_on_signals
+from service.cli.command import fail, log, stop_on_signals
 from service.cluster.local import Cluster, ClusterError, check_data_dir, check_port_is_free
 from service.settings import Settings, SettingsError
 
 _OPTIONS = {"host": "--host", "port": "--port", "sentiment_bundle": "--bundle", "replicas": "--replicas"}
-"""The options of `heed serve` by the setting that each overrides."""
+"""The options of `heed serve` by the setting that they override."""
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on (HEED_HOST, 127.0.0.1).")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on (HEED_PORT, 8000).")] = None,
     bundle: Annotated[
-        Path | None, typer.Option(help="Folder of the sentiment model (HEED_SENTIMENT_BUNDLE, the shipped one).")
+        Path | None,
+        typer.Option(help="Folder of the sentiment model (HEED_SENTIMENT_BUNDLE). The default is the shipped one."),
     ] = None,
-    replicas: Annotated[int | None, typer.Option(help="Processes (HEED_REPLICAS, one per core up to 4).")] = None,
+    replicas: Annotated[
+        int | None, typer.Option(help="Number of processes (HEED_REPLICAS). The default is one per core, at most 4.")
+    ] = None,
 ) -> None:
-    """Serve the models on this machine until Ctrl-C."""
+    """Serve the models on this machine until Ctrl-C. Environment variables set the rest: docs/settings.md."""
     from models.bundle import BundleError
     from models.prediction.tensor_file import ArtifactError
     from models.runtime.auto import require_runtime
     from service import settings
     from service.cluster import haproxy
 
-    given = {"host": host, "port": port, "sentiment_bundle": bundle and bundle.resolve(), "replicas": replicas}
+    options = {"host": host, "port": port, "sentiment_bundle": bundle and bundle.resolve(), "replicas": replicas}
     try:
-        chosen = settings.load_settings(**given)
+        chosen = settings.load_settings(**options)
     except SettingsError as error:
-        fail(error if given.get(error.name) is None else error.for_option(_OPTIONS[error.name]), 2)
+        fail(error if options.get(error.name) is None else error.for_option(_OPTIONS[error.name]), 2)
     try:
         require_runtime(chosen.device)
         if chosen.data_dir is not None and {"intent", "recommend"} & chosen.bundles.keys():
             check_data_dir(chosen.data_dir)
-        names = _verified(chosen)
+        names = _verify(chosen)
         check_port_is_free(chosen.host, chosen.port)
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
         fail(error)
@@ -50,8 +53,8 @@ def serve(
     _run(Cluster(chosen), " and ".join(names), f"http://{chosen.host}:{chosen.port}", list(chosen.bundles))
 
 
-def _verified(chosen: Settings) -> list[str]:
-    """What would be served, by name and version; raises when any of it cannot be."""
+def _verify(chosen: Settings) -> list[str]:
+    """Return the names and versions of the models. Raises if any of them cannot be served."""
     from models.bundle import BundleError, load_bundle
     from models.ranking.bundle_files import load_recommender
     from service.registry.heads import HeadRegistry
@@ -62,11 +65,9 @@ def _verified(chosen: Settings) -> list[str]:
         if bundle.task.name != task:
             raise BundleError(f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}")
         if task == "intent":
-            known = HeadRegistry(bundle, chosen.data_dir).scan_heads()
-            if chosen.label_set not in known:
-                raise BundleError(
-                    f"HEED_LABEL_SET={chosen.label_set}: there are the label sets {', '.join(sorted(known))}"
-                )
+            heads = HeadRegistry(bundle, chosen.data_dir).scan_heads()
+            if chosen.label_set not in heads:
+                raise BundleError(f"HEED_LABEL_SET={chosen.label_set}: the label sets are {', '.join(sorted(heads))}")
         if task == "recommend":
             load_recommender(bundle)
         names.append(f"{bundle.name} {bundle.version}")
@@ -75,12 +76,15 @@ def _verified(chosen: Settings) -> list[str]:
 
 def tune(
     bundle: Annotated[
-        Path | None, typer.Option(help="Folder of the sentiment model (HEED_SENTIMENT_BUNDLE, the shipped one).")
+        Path | None,
+        typer.Option(help="Folder of the sentiment model (HEED_SENTIMENT_BUNDLE). The default is the shipped one."),
     ] = None,
-    seconds: Annotated[float, typer.Option(help="For each measurement; about a dozen are made.", min=0.1)] = 4.0,
-    cores: Annotated[int | None, typer.Option(help="Cores to use (all of this machine).", min=1)] = None,
+    seconds: Annotated[
+        float, typer.Option(help="Duration of each measurement. There are about a dozen.", min=0.1)
+    ] = 4.0,
+    cores: Annotated[int | None, typer.Option(help="Cores to use. The default is all of this machine.", min=1)] = None,
 ) -> None:
-    """Measure this machine and print the settings that suit it: heed tune > heed.env."""
+    """Measure this machine and print the settings that suit it."""
     from models.bundle import BundleError, load_bundle
     from service import settings
     from service.tuning.throughput import ThroughputError
@@ -97,17 +101,20 @@ def tune(
         served = load_bundle(next(iter(chosen.bundles.values())))
         for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy_warning(used), HEADER):
             if line:
-                say(line)
-        found = measure(TuningRun(served, chosen, seconds, say), used, free_memory_bytes())
+                log(line)
+        recommended = measure(TuningRun(served, chosen, seconds, log), used, free_memory_bytes())
     except (BundleError, ThroughputError, TuneError) as error:
         fail(error)
     except KeyboardInterrupt:
         fail("stopped", 130)
-    print("\n".join(f"HEED_{name.upper()}={value}" for name, value in found.items()))
+    print("\n".join(f"HEED_{name.upper()}={value}" for name, value in recommended.items()))
 
 
 def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
-    """Start, say where, wait, stop: by Ctrl-C or SIGTERM with exit code 0, by a failure with 1."""
+    """Start the service, print how to reach it, wait and stop.
+
+    Ctrl-C and SIGTERM end it with exit code 0, a failure with 1.
+    """
     stop_on_signals()
     failure: ClusterError | None = None
     try:

@@ -1,212 +1,295 @@
-"""`heed train`, `distill`, `export` and `evaluate`."""
+"""`heed train`, `distill`, `export` and `base`."""
 
 from __future__ import annotations
 
+import zlib
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from models.tasks import TASKS
-from service.cli.exit import fail
+from service.cli.command import DataFolder, fail, require_packages, task_argument
 from service.cli.heads import train_head
 
-
-def _task_argument(description: str, *names: str) -> Any:
-    def parse(value: str) -> str:
-        if value not in names:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}")
-        return value
-
-    return typer.Argument(help=description, parser=parse, metavar="|".join(names))
-
+TRAINING_PACKAGES = ("torch", "transformers", "tensorboard")
+_UNUSABLE = (OSError, EOFError, ValueError, zlib.error)
+"""The exceptions that a missing or faulty file raises, be it data, a configuration or a training folder."""
 
 _DISTILLED = [name for name in TASKS if name != "recommend"]
+_team_option = partial(typer.Option, rich_help_panel="Intents of your own (heed train intent --label-set)")
+
+_TrainedTask = Annotated[str, task_argument("What to train.", *TASKS)]
+_DataPath = Annotated[
+    Path, typer.Option(help="Folder of data sets. With --label-set, a .jsonl or .jsonl.gz file.", exists=True)
+]
+_Base = Annotated[
+    str | None,
+    typer.Option(help="Encoder to start from: a folder in the layout of transformers, or a name on the hub."),
+]
+_RunFolder = Annotated[Path, typer.Option(help="Folder to write weights, checkpoints and TensorBoard files to.")]
+_RunPath = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder to write weights, checkpoints and TensorBoard files to. With --label-set, a file for the head."
+    ),
+]
+_Config = Annotated[
+    Path | None, typer.Option(help="Configuration in TOML. The default is the shipped one of the task.")
+]
+_LabelSet = Annotated[str | None, _team_option(help="Fit a head for your intents under this name.")]
+_IntentBundle = Annotated[Path | None, _team_option(help="Intent model to fit the head on (HEED_INTENT_BUNDLE).")]
+_RejectionRate = Annotated[
+    float, _team_option(help="Share of in-scope texts that the threshold may reject.", min=0.0, max=0.5)
+]
+_Full = Annotated[bool, _team_option(help="Train the encoder too. This needs --base, --sets and --out.")]
+_Sets = Annotated[
+    Path | None, _team_option(help="With --full: folder of the configuration's data sets.", file_okay=False)
+]
+_OtherTexts = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of texts that are no items, NAME.txt.gz with one text per line.",
+        file_okay=False,
+        rich_help_panel="Recommendation",
+    ),
+]
 
 
 def train(
-    task: Annotated[str, _task_argument("What to learn.", *TASKS)],
-    data: Annotated[
-        Path, typer.Option(help="Folder with a folder for each data set; with --label-set a .jsonl.", exists=True)
-    ],
-    base: Annotated[
-        str | None, typer.Option(help="Encoder to start from: a folder in the transformers format, or a hub name.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for weights, checkpoints and TensorBoard files; with --label-set a file."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
-    label_set: Annotated[
-        str | None, typer.Option(help="Intent: learn intents of your own, under this name, on the model as it is.")
-    ] = None,
-    bundle: Annotated[
-        Path | None, typer.Option(help="With --label-set: the intent model (HEED_INTENT_BUNDLE).")
-    ] = None,
-    full: Annotated[
-        bool,
-        typer.Option(help="With --label-set: teach the encoder too, from --base with the sets of --sets, into --out."),
-    ] = False,
-    sets: Annotated[
-        Path | None, typer.Option(help="With --full: folder of the configuration's data sets.", file_okay=False)
-    ] = None,
-    texts: Annotated[
-        Path | None, typer.Option(help="Recommend: folder with the texts that are no items.", file_okay=False)
-    ] = None,
-    rejection_rate: Annotated[
-        float, typer.Option(help="With --label-set: share of texts in scope to turn away.", min=0.0, max=0.5)
-    ] = 0.05,
+    task: _TrainedTask,
+    data: _DataPath,
+    base: _Base = None,
+    out: _RunPath = None,
+    config: _Config = None,
+    label_set: _LabelSet = None,
+    bundle: _IntentBundle = None,
+    rejection_rate: _RejectionRate = 0.05,
+    full: _Full = False,
+    sets: _Sets = None,
+    texts: _OtherTexts = None,
 ) -> None:
-    """Fine-tune a model; run again after a kill, it goes on from its newest checkpoint.
+    """Fine-tune a model. Run the same command again to resume after an interruption.
 
-    heed train intent --label-set my-team --data my.jsonl takes seconds and no torch: it learns a head on the model.
+    The files of --data depend on the task, and docs/training.md describes them all.
+
+    sentiment: NAME/train.jsonl.gz and NAME/validation.jsonl.gz for each data set, rows {"text", "label"} with an
+    optional "entity".
+
+    intent: the folders that the configuration names. With --label-set, one file with rows {"text", "label"} or
+    {"turns", "label"}. Fitting a head takes seconds and needs no torch.
+
+    recommend: online_retail/items.jsonl.gz and online_retail/interactions.csv.gz.
     """
-    if label_set is not None:
-        if task != "intent":
-            fail("--label-set is for intents: heed train intent --label-set NAME --data FILE", 2)
-        if not full:
-            train_head(label_set, data, out or Path(f"{label_set}.head.safetensors"), bundle, rejection_rate)
-            return
-        if sets is None:
-            fail("--sets is needed to teach the encoder too", 2)
+    if label_set is not None and task != "intent":
+        fail("--label-set is for intents: heed train intent --label-set NAME --data FILE", 2)
+    if label_set is not None and not full:
+        train_head(label_set, data, out or Path(f"{label_set}.head.safetensors"), bundle, rejection_rate)
+        return
+    if label_set is not None and sets is None:
+        fail("--sets is needed to train the encoder too", 2)
     if base is None or out is None:
         fail("--base and --out are needed to train an encoder", 2)
-    from models.data.user_files import DataError
-    from models.training.classification import CONFIGS, read_config
-    from models.training.classification import train_classifier as fine_tune
+    if task == "recommend" and texts is None:
+        fail("--texts is needed to train a recommender", 2)
+    folder = data if sets is None or label_set is None else sets
+    try:
+        path = _prepare(task, base, config)
+        if TASKS[task].kind == "classification":
+            _train_classifier(path, base, folder, out)
+        elif texts is not None and task == "recommend":
+            _train_recommender(path, base, folder, texts, out)
+        else:
+            _train_intent(path, base, folder, out, label_set, data)
+    except _UNUSABLE as error:
+        fail(error, 2)
+    _report_run(task, folder, out)
+
+
+def _prepare(task: str, base: str, config: Path | None) -> Path:
+    """Check what every training needs, and return its configuration."""
+    require_packages("training", *TRAINING_PACKAGES)
+    from models.networks.base_encoder import check_base_encoder
+    from models.training.classification import CONFIGS
+
+    check_base_encoder(base)
+    return config or CONFIGS / f"{task}.toml"
+
+
+def _train_classifier(config: Path, base: str, data: Path, out: Path) -> None:
+    from models.data.training_files import classification_files, require_files
+    from models.training.classification import read_config, train_classifier
+
+    settings = read_config(config)
+    require_files(classification_files(data, settings.datasets))
+    train_classifier(settings, base, data, out)
+
+
+def _train_intent(config: Path, base: str, data: Path, out: Path, label_set: str | None, examples: Path) -> None:
+    """Train the encoder of intents. With a label set, `examples` are its rows beside the shipped data sets."""
+    from models.data.training_files import dialogue_folders, require_files
     from models.training.intent import train_intents
     from models.training.intent_batches import add_user_examples, read_intent_config
-    from models.training.recommendation import read_recommend_config, train_recommend
-    from models.training.trainer import ConfigError
 
-    path = config or CONFIGS / f"{task}.toml"
-    try:
-        if TASKS[task].kind == "classification":
-            fine_tune(read_config(path), base, data, out)
-        elif task == "recommend":
-            if texts is None:
-                fail("--texts is needed to train a recommender", 2)
-            train_recommend(read_recommend_config(path), base, data, texts, out)
-        elif label_set is not None and sets is not None:
-            data, own = sets, data
-            train_intents(add_user_examples(read_intent_config(path)[0], label_set, own), base, data, out)
-        else:
-            train_intents(read_intent_config(path)[0], base, data, out)
-    except (ConfigError, DataError, OSError) as error:
-        fail(error, 2)
-    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
+    settings, _ = read_intent_config(config)
+    if label_set is not None:
+        settings = add_user_examples(settings, label_set, examples)
+    require_files(dialogue_folders(data, (*settings.label_sets, *settings.reply_sets)))
+    train_intents(settings, base, data, out)
+
+
+def _train_recommender(config: Path, base: str, data: Path, texts: Path, out: Path) -> None:
+    from models.data.training_files import interaction_files, require_files, text_files
+    from models.training.recommendation import read_recommend_config, train_recommend
+
+    settings = read_recommend_config(config)
+    require_files([*interaction_files(data), *text_files(texts, (source.name for source in settings.kept))])
+    train_recommend(settings, base, data, texts, out)
 
 
 def distill(
-    task: Annotated[str, _task_argument("What the model answers.", *_DISTILLED)],
-    teacher: Annotated[Path, typer.Option(help="The folder that `heed train` wrote.", exists=True, file_okay=False)],
-    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
-    out: Annotated[Path, typer.Option(help="Folder for weights, checkpoints and TensorBoard files.")],
+    task: Annotated[str, task_argument("Task of the teacher.", *_DISTILLED)],
+    teacher: Annotated[Path, typer.Option(help="Folder that heed train wrote.", exists=True, file_okay=False)],
+    data: DataFolder,
+    out: _RunFolder,
     texts: Annotated[
-        Path | None, typer.Option(help="Sentiment: folder with the texts without labels.", exists=True, file_okay=False)
+        Path | None,
+        typer.Option(
+            help="Sentiment: folder of texts without labels, NAME.txt.gz with one text per line.",
+            exists=True,
+            file_okay=False,
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Configuration (the shipped one of the task).")] = None,
+    config: _Config = None,
 ) -> None:
-    """Teach a shallower model what a fine-tuned one knows; resumes like `train`."""
+    """Train a shallower student on the answers of a fine-tuned teacher. Run the same command again to resume.
+
+    The files of --data are those of heed train, and docs/training.md describes them all.
+    """
+    if task != "intent" and texts is None:
+        fail("--texts is needed", 2)
+    require_packages("training", *TRAINING_PACKAGES)
     from models.training.classification import CONFIGS
-    from models.training.distillation import distill_classifier as teach
-    from models.training.distillation import read_distillation_config
-    from models.training.intent import distill_intents
-    from models.training.intent_batches import read_intent_config
-    from models.training.trainer import ConfigError
 
     try:
-        if task == "intent":
-            distill_intents(*read_intent_config(config or CONFIGS / "intent.toml"), teacher, data, out)
-        elif texts is None:
-            fail("--texts is needed", 2)
+        if texts is None or task == "intent":
+            _distill_intents(config or CONFIGS / "intent.toml", teacher, data, out)
         else:
-            teach(read_distillation_config(config or CONFIGS / f"{task}-student.toml"), teacher, data, texts, out)
-    except (ConfigError, OSError) as error:
+            _distill_classifier(config or CONFIGS / f"{task}-student.toml", teacher, data, texts, out)
+    except _UNUSABLE as error:
         fail(error, 2)
-    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")
+    _report_run(task, data, out)
+
+
+def _distill_classifier(config: Path, teacher: Path, data: Path, texts: Path, out: Path) -> None:
+    from models.data.training_files import classification_files, require_files, text_files
+    from models.training.distillation import distill_classifier, read_distillation_config
+    from models.training.trainer import require_run
+
+    settings = read_distillation_config(config)
+    require_run(teacher)
+    unlabelled = text_files(texts, (source.name for source in settings.texts))
+    require_files([*classification_files(data, settings.training.datasets), *unlabelled])
+    distill_classifier(settings, teacher, data, texts, out)
+
+
+def _distill_intents(config: Path, teacher: Path, data: Path, out: Path) -> None:
+    from models.data.training_files import dialogue_folders, require_files
+    from models.training.intent import distill_intents
+    from models.training.intent_batches import read_intent_config
+    from models.training.trainer import require_run
+
+    settings, student = read_intent_config(config)
+    require_run(teacher)
+    require_files(dialogue_folders(data, (*settings.label_sets, *settings.reply_sets)))
+    distill_intents(settings, student, teacher, data, out)
 
 
 def export(
     run: Annotated[
         Path,
         typer.Argument(
-            help="The folder that `heed train` wrote; or a bundle of intents, to make its heads anew.",
+            help="Folder that heed train or heed distill wrote. A bundle of intents gets new heads instead.",
             exists=True,
             file_okay=False,
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
-    out: Annotated[Path, typer.Option(help="Folder of the bundle; it is replaced.")],
+    data: DataFolder,
+    out: Annotated[Path, typer.Option(help="Folder of the bundle. An existing one is replaced.")],
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1.0.0",
     storage: Annotated[
         Literal["int8", "mixed", "fp32"],
-        typer.Option(help="Of the graph's matrices: int8, mixed (16 bits) or fp32."),
+        typer.Option(help="How sentiment stores matrices: in 8 bits, in 16 bits (mixed) or in 32 bits."),
     ] = "int8",
-    teacher: Annotated[Path | None, typer.Option(help="The teacher's bundle, for the card of a student.")] = None,
-    head: Annotated[list[str] | None, typer.Option(help="Of a bundle of intents: this head alone; repeatable.")] = None,
+    teacher: Annotated[
+        Path | None, typer.Option(help="Bundle of the teacher, which the card of a sentiment student compares with.")
+    ] = None,
+    head: Annotated[
+        list[str] | None, typer.Option(help="For a bundle of intents: fit only this head. Repeatable.")
+    ] = None,
 ) -> None:
-    """Make a bundle that serves, unless its answers drift from the trained network's."""
-    from models.bundle import MANIFEST, BundleError, load_bundle
-    from models.export.classification import export_classifier as make
-    from models.export.intent import export_heads, export_intents
+    """Make a bundle that serves. An export fails if the graph's answers drift from the trained network's.
+
+    The files of --data are those of heed train, and docs/training.md describes them all.
+    """
+    require_packages("export", *TRAINING_PACKAGES, "onnx", "matplotlib")
+    from models.bundle import MANIFEST, BundleError
+    from models.export.intent import export_heads
     from models.export.parity import ParityError
+
+    try:
+        if (run / MANIFEST).is_file():
+            bundle = export_heads(run, data, out, version, head or (), print)
+        else:
+            bundle = _export_run(run, data, out, version, storage, teacher)
+    except (BundleError, ParityError, *_UNUSABLE) as error:
+        fail(error)
+    print(f"Wrote {bundle.path}. {bundle.path / 'CARD.md'} has its figures.")
+
+
+def _export_run(
+    run: Path, data: Path, out: Path, version: str, storage: Literal["int8", "mixed", "fp32"], teacher: Path | None
+) -> Any:
+    from models.bundle import load_bundle
+    from models.export.classification import export_classifier
+    from models.export.intent import export_intents
     from models.export.recommendation import export_recommend
     from models.training.classification import read_task
+    from models.training.trainer import require_run
 
-    try:
-        task = "" if (run / MANIFEST).is_file() else read_task(run)
-        if not task:
-            bundle = export_heads(run, data, out, version, head or (), print)
-        elif task == "intent":
-            bundle = export_intents(run, data, out, version, print)
-        elif task == "recommend":
-            bundle = export_recommend(run, data, out, version, print)
-        else:
-            bundle = make(run, data, out, version, storage, None if teacher is None else load_bundle(teacher), print)
-    except (BundleError, ParityError, ValueError, OSError) as error:
-        fail(error)
-    print(f"Wrote {bundle.path}; its figures are in {bundle.path / 'CARD.md'}")
+    require_run(run)
+    task = read_task(run)
+    if task == "intent":
+        return export_intents(run, data, out, version, print)
+    if task == "recommend":
+        return export_recommend(run, data, out, version, print)
+    compared = None if teacher is None else load_bundle(teacher)
+    return export_classifier(run, data, out, version, storage, compared, print)
 
 
-def evaluate(
-    task: Annotated[str, _task_argument("Which model.", *TASKS)] = "sentiment",
-    *,
-    data: Annotated[Path, typer.Option(help="Folder with a folder for each data set.", exists=True, file_okay=False)],
-    bundle: Annotated[Path | None, typer.Option(help="Folder of the bundle (the shipped one).")] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the table, the JSON and the confusion matrices.")] = Path(
-        "runs/evaluation"
-    ),
-    device: Annotated[
-        Literal["cpu", "cuda"], typer.Option(help="Where the model runs; of sentiment and intent.")
-    ] = "cpu",
+def base(
+    bundle: Annotated[Path, typer.Argument(help="Folder of a bundle.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Option(help="New folder for the base encoder.")],
 ) -> None:
-    """Measure a bundle on the validation files, as it serves."""
-    from models.bundle import SHIPPED_BUNDLES, BundleError, load_bundle
-    from models.evaluation.classification import classification_table, write_classification
-    from models.evaluation.classification import evaluate_classifier as measure
-    from models.evaluation.intent import evaluate_intent_bundle, intents_table, write_intents
-    from models.evaluation.recommendation import evaluate_recommender, recommend_table, write_recommender
-    from models.prediction.tensor_file import ArtifactError
+    """Write a base encoder from a bundle's weights, to start training from.
+
+    The folder has the layout of Hugging Face transformers: config.json, model.safetensors, tokenizer.json and
+    tokenizer_config.json.
+    """
+    require_packages("a base encoder", "torch", "transformers")
+    from models.bundle import BundleError, load_bundle
+    from models.export.base import export_base
+    from models.networks.base_encoder import BaseEncoderError
 
     try:
-        loaded = load_bundle(bundle or SHIPPED_BUNDLES[task])
-        if loaded.task.name == "recommend":
-            if device != "cpu":
-                fail("heed evaluate recommend ranks vectors that the bundle stores, which no device changes")
-            taken = evaluate_recommender(loaded, data)
-            write_recommender(taken, out)
-            shown = recommend_table(taken)
-        elif loaded.task.name == "intent":
-            found = evaluate_intent_bundle(loaded, data, device)
-            write_intents(found, out)
-            shown = intents_table(found)
-        else:
-            measured = measure(loaded, data, device)
-            write_classification(measured, loaded.task, out)
-            shown = classification_table(measured)
-    except (BundleError, ArtifactError, OSError, RuntimeError) as error:
+        shape = export_base(load_bundle(bundle), out)
+    except (BundleError, OSError) as error:
         fail(error)
-    print(
-        f"{loaded.name} {loaded.version}, {loaded.graph.name} on {device}, validation files\n\n{shown}\n\nWrote {out}"
-    )
+    except BaseEncoderError as error:
+        fail(error, 2)
+    print(f"Wrote {out}: {shape}. Train with it: heed train sentiment --base {out} --data DATA --out runs/sentiment")
+
+
+def _report_run(task: str, data: Path, out: Path) -> None:
+    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import typer.main
@@ -15,9 +15,9 @@ _HEADER = """\
 
 # Commands
 
-Every command of `heed`, with its arguments and options.
+Every command of `heed`, with its arguments and options. `heed --version` prints the version.
 
-`make serve` installs the command as `.venv/serve/bin/heed`. Training, `distill`, `export`, `evaluate`,
+`make serve` installs the command as `.venv/serve/bin/heed`. `train`, `distill`, `export`, `base`, `evaluate`,
 `faithfulness` and `heed explain` with `--png` need `.venv/test/bin/heed`, which `make test` installs. The exit code is
 0 for success, 1 for a failure, 2 for a wrong argument or setting, and 130 after Ctrl-C. Formats of data files are in
 [training](training.md).
@@ -45,16 +45,29 @@ def _commands(command: Any, parent: Any, name: str) -> Iterator[tuple[str, Any, 
 def _section(name: str, command: Any, context: Any) -> str:
     usage = " ".join([name, *command.collect_usage_pieces(context)])
     lines = [f"## `{name}`\n", _cleaned(command.help or ""), "", "```text", usage, "```", ""]
-    for kind in ("argument", "option"):
-        records = [
-            parameter.get_help_record(context)
-            for parameter in command.get_params(context)
-            if parameter.param_type_name == kind and "--help" not in parameter.opts
-        ]
-        rows = [(f"`{shown}`", _cleaned(text)) for shown, text in filter(None, records)]
-        if rows:
-            lines.append(table((kind, "meaning"), rows))
+    for (kind, panel), parameters in _by_panel(command.get_params(context)).items():
+        records = filter(None, (parameter.get_help_record(context) for parameter in parameters))
+        if panel:
+            lines.append(f"{panel}:\n")
+        lines.append(table((kind, "meaning"), [(f"`{shown}`", _cleaned(text)) for shown, text in records]))
+    if command.epilog:
+        lines.append(_example_fence(command.epilog))
     return "\n".join(lines)
+
+
+def _by_panel(parameters: Iterable[Any]) -> dict[tuple[str, str], list[Any]]:
+    """Group parameters by their kind and the panel of the help that shows them, without `--help`."""
+    panels: dict[tuple[str, str], list[Any]] = {("argument", ""): [], ("option", ""): []}
+    for parameter in parameters:
+        if "--help" not in parameter.opts:
+            key = (parameter.param_type_name, getattr(parameter, "rich_help_panel", None) or "")
+            panels.setdefault(key, []).append(parameter)
+    return {key: members for key, members in panels.items() if members}
+
+
+def _example_fence(epilog: str) -> str:
+    heading, *commands = epilog.split("\n\n")
+    return "\n".join([f"{heading}\n", "```console", *commands, "```", ""])
 
 
 def _first_line(command: Any) -> str:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from models.bundle import SHIPPED, Bundle, BundleError, load_bundle
 from models.export.torch_runtime import TorchRuntime
+from models.networks.graph_network import Shape, load_graph_classifier
 from models.runtime.cuda import CudaRuntime, pad_to_shape, padded_shape, to_fp16
 from models.runtime.offline import infer_all
 from models.runtime.onnx import PROVIDERS, OnnxRuntime
@@ -38,7 +39,6 @@ from service.inference.batch_policy import BatchLimits
 from service.telemetry import logs
 from service.tuning import gpu_batches as budget
 from service.tuning import throughput
-from tests.bench.harness.weights import Shape, network_of
 from tests.bench.serving import texts
 
 PLAIN_BATCH = 32
@@ -140,7 +140,7 @@ def available() -> bool:
 
 def report(bench: Bench, chosen: Sequence[Encoding]) -> Iterator[str]:
     """Lines of Markdown; `chosen` are the texts of mixed lengths."""
-    network, shape = network_of(bench.bundle.graph)
+    network, shape = load_graph_classifier(bench.bundle.graph)
     runtimes: dict[str, Runtime] = {
         "engine, fp16 graph": CudaRuntime(bench.bundle.graph, device=bench.device),
         "engine, torch fp16": Shaped(TorchRuntime(deepcopy(network), bench.device, torch.float16)),
@@ -182,7 +182,7 @@ def report(bench: Bench, chosen: Sequence[Encoding]) -> Iterator[str]:
     yield "|---|--:|--:|"
     yield from (f"| {name} | {rate:,.0f} | {served / rate:.2f} |" for name, rate in rates.items())
 
-    truth = TorchRuntime(network_of(bench.bundle.graph)[0], bench.device)
+    truth = TorchRuntime(load_graph_classifier(bench.bundle.graph)[0], bench.device)
     agreement = same_labels(truth, runtimes["engine, fp16 graph"], chosen, bench.pad)
     speedup = served / rates["plain transformers fp16, padded"]
     yield ""

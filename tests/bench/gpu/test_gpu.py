@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,16 +9,11 @@ from numpy.typing import NDArray
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from models.bundle import GRAPH, Bundle, load_bundle
-from models.export.torch_runtime import TorchRuntime
-from models.graph.builder import build_graph, save_graph
-from models.graph.names import LOG_STEP
-from models.runtime.cuda import to_fp16
-from models.runtime.onnx import OnnxRuntime
+from models.bundle import Bundle, load_bundle
+from models.networks.graph_network import load_graph_classifier
 from models.text.encoding import Batch
 from tests.bench.gpu import __main__ as gpu
-from tests.bench.harness.weights import Shape, network_of
-from tests.support.tiny_bundle import HEADS, INNER, LAYERS, PIECES, WIDTH, tiny_bundle, weights
+from tests.support.tiny_bundle import tiny_bundle
 
 pytestmark = pytest.mark.slow
 
@@ -54,33 +46,9 @@ def test_on_the_cpu_it_measures_everything_and_claims_nothing(tiny: Bundle, caps
     assert float(agreement.partition(": ")[2].partition("%")[0]) >= 97.5  # of 40 texts, one may differ
 
 
-def test_the_network_of_a_graph_is_the_one_it_was_written_from(tiny: Bundle) -> None:
-    network, shape = network_of(tiny.graph)
-    assert shape == Shape(LAYERS, WIDTH, INNER, HEADS)
-    assert network.encoder.config._attn_implementation == "sdpa"  # the fused one, by default of transformers
-    for name, value in weights().items():
-        np.testing.assert_allclose(network.state_dict()[name].numpy(), value, atol=0.01, err_msg=name)
-    ids = np.random.default_rng(1).integers(4, len(PIECES), (3, 20))
-    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    np.testing.assert_allclose(TorchRuntime(network).run(batch), OnnxRuntime(to_fp16(tiny.graph)).run(batch), atol=0.02)
-
-
-def test_inputs_are_cut_where_the_graph_of_a_rounded_network_cuts_them(tmp_path: Path) -> None:
-    own = weights()
-    linear = [name.removesuffix(".weight") for name in own if re.search(r"(query|key|value|dense)\.weight", name)]
-    steps = {f"{name}.{LOG_STEP}": np.asarray(np.log(0.004), np.float32) for name in linear}
-    save_graph(build_graph(own | steps, HEADS, 1e-12, "int8"), tmp_path / GRAPH)
-    ids = np.random.default_rng(1).integers(4, len(PIECES), (3, 20))
-    batch = Batch(ids, np.ones_like(ids), np.zeros_like(ids))
-    network, _ = network_of(tmp_path / GRAPH)
-    np.testing.assert_allclose(
-        TorchRuntime(network).run(batch), OnnxRuntime(to_fp16(tmp_path / GRAPH)).run(batch), atol=0.02
-    )
-
-
 def test_operations_are_those_that_torch_counts(tiny: Bundle) -> None:
     """But for the head and the pooling, which the formula leaves out."""
-    network, shape = network_of(tiny.graph)
+    network, shape = load_graph_classifier(tiny.graph)
     ids = torch.full((1, 64), 5)
     unfused = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the fused one of a CPU
     with unfused, torch.inference_mode(), FlopCounterMode(display=False) as counter:

@@ -26,7 +26,7 @@ from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from models.bundle import TOKENIZER, find_external_locations
 from models.data.classification import read_dataset
 from models.evaluation.classification import encode_examples, predict_validation, report_dataset
-from models.export.parity import batch_change, plain
+from models.export.parity import largest_batch_change, uncalibrated
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import LOG_STEP
 from models.graph.writer import Precision
@@ -94,9 +94,9 @@ def main(
             answers = predict_validation(graph, tokenizer, task, data, trained.config.datasets, rows)
             truth = truth or answers
             speeds = [f"{sum(map(len, timed[kind])) / median(seconds[name, kind]):.0f}" for kind in timed]
-            f1 = np.mean([report_dataset(a, plain(a, len(task.labels)), task).macro_f1 for a in answers])
+            f1 = np.mean([report_dataset(a, uncalibrated(a, len(task.labels)), task).macro_f1 for a in answers])
             same = np.concatenate([chosen(a) == chosen(b) for a, b in zip(answers, truth, strict=True)]).mean()
-            change = batch_change(graph, texts[:INVARIANCE_TEXTS], tokenizer.pad_id)
+            change = largest_batch_change(graph, texts[:INVARIANCE_TEXTS], tokenizer.pad_id)
             size = megabytes(paths[name])
             print(f"| {name} | {size:.0f} | {' | '.join(speeds)} | {f1:.4f} | {same:.2%} | {change:.1e} |", flush=True)
 

@@ -16,7 +16,7 @@ import typer
 
 from models.bundle import TOKENIZER
 from models.evaluation.classification import predict_validation, report_dataset
-from models.export.parity import plain
+from models.export.parity import uncalibrated
 from models.export.torch_runtime import TorchRuntime
 from models.tasks import TASKS
 from models.text.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ def macro_f1(config: ClassificationConfig, base: str, data: Path) -> float:
         runtime = TorchRuntime(load_weights(out, load_run(out), task))
         tokenizer = Tokenizer(out / TOKENIZER, task.max_tokens)
         (rows,) = predict_validation(runtime, tokenizer, task, data, config.datasets)
-    return report_dataset(rows, plain(rows, len(task.labels)), task).macro_f1
+    return report_dataset(rows, uncalibrated(rows, len(task.labels)), task).macro_f1
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.evaluation.classification import classification_table, report_dataset, write_classification
-from models.export.parity import ROUNDED, Parity, ParityError, batch_change, check_parity, measure_parity
+from models.export.parity import INT8_BOUNDS, Parity, ParityError, check_parity, largest_batch_change, measure_parity
 from models.prediction.calibration import LogitScaling
 from models.prediction.calibration_fit import ValidationPredictions
 from models.runtime.offline import infer_all
@@ -101,8 +101,8 @@ def test_parity_measures_agreement_and_loss_of_f1() -> None:
 
 
 def test_a_score_that_depends_on_its_batch_is_measured() -> None:
-    assert batch_change(LengthRuntime(), texts(1, 2, 1), pad=1) == 0
-    assert batch_change(LengthRuntime(leak=0.1), texts(1, 2, 1), pad=1) > 0.01
+    assert largest_batch_change(LengthRuntime(), texts(1, 2, 1), pad=1) == 0
+    assert largest_batch_change(LengthRuntime(leak=0.1), texts(1, 2, 1), pad=1) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -110,6 +110,6 @@ def test_a_score_that_depends_on_its_batch_is_measured() -> None:
     [(Parity(0.98, 0, 0), "agree"), (Parity(1, 0.004, 0), "macro-F1"), (Parity(1, 0, 0.002), "batch")],
 )
 def test_a_graph_that_drifts_is_refused(parity: Parity, reason: str) -> None:
-    check_parity("good", Parity(0.985, 0.003, 0.001), ROUNDED)
+    check_parity("good", Parity(0.985, 0.003, 0.001), INT8_BOUNDS)
     with pytest.raises(ParityError, match=reason):
-        check_parity("bad", parity, ROUNDED)
+        check_parity("bad", parity, INT8_BOUNDS)

@@ -30,7 +30,7 @@ from models.evaluation.stability import (
 )
 from models.explain.attribution import METHODS
 from models.explain.explainer import open_explainer
-from models.export.card_explanations import record_faithfulness, with_section
+from models.export.card_explanations import insert_section, record_faithfulness
 from models.graph.builder import build_graph, save_graph
 from models.graph.convert import convert_graph
 from models.graph.writer import Precision
@@ -202,9 +202,9 @@ def test_the_card_of_a_recommender_speaks_of_histories(tmp_path: Path) -> None:
 
 def test_a_section_replaces_its_earlier_version_before_the_limits() -> None:
     card = "# m\n\n## Figures\nx\n\n## Limits\n- y\n\n## Attribution\nz\n"
-    once = with_section(card, "## Explanations: intent\nfirst\n\n")
+    once = insert_section(card, "## Explanations: intent\nfirst\n\n")
     assert once == card.replace("## Limits", "## Explanations: intent\nfirst\n\n## Limits")
-    both = with_section(once, "## Explanations: replies\nsecond\n\n")
+    both = insert_section(once, "## Explanations: replies\nsecond\n\n")
     assert both.index("first") < both.index("second") < both.index("## Limits")
-    assert with_section(both, "## Explanations: intent\nthird\n\n").count("## Explanations: intent\nthird\n\n") == 1
-    assert "first" not in with_section(both, "## Explanations: intent\nthird\n\n")
+    assert insert_section(both, "## Explanations: intent\nthird\n\n").count("## Explanations: intent\nthird\n\n") == 1
+    assert "first" not in insert_section(both, "## Explanations: intent\nthird\n\n")

@@ -55,7 +55,7 @@ def test_smoothing_and_bootstrapping_lower_the_loss_of_a_confident_wrong_predict
 
 
 def test_training_learns_a_plain_task_and_the_served_graph_solves_it(run: Path, data: Path, tmp_path: Path) -> None:
-    bundle = export_classifier(run, data, tmp_path / "sentiment", "1.2.3", "int8", teacher=None, say=lambda line: None)
+    bundle = export_classifier(run, data, tmp_path / "sentiment", "1.2.3", "int8", teacher=None, log=lambda line: None)
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
     assert figures["companies", "accuracy"] > 0.9
@@ -73,7 +73,7 @@ def test_an_export_without_parity_writes_no_bundle(
 
     monkeypatch.setattr("models.graph.builder.quantize", lossy)
     with pytest.raises(ParityError):
-        export_classifier(run, data, tmp_path / "sentiment", "1", "mixed", teacher=None, say=lambda line: None)
+        export_classifier(run, data, tmp_path / "sentiment", "1", "mixed", teacher=None, log=lambda line: None)
     assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,7 @@ from models.data.classification import Dataset
 from models.evaluation.classification import evaluate_classifier, metrics_of, predict_validation, report_dataset
 from models.export.card_classification import compare_with_teacher
 from models.export.classification import export_classifier
-from models.export.parity import plain
+from models.export.parity import uncalibrated
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import EMBEDDING_LEVELS
 from models.graph.names import WORD_EMBEDDINGS
@@ -73,14 +73,14 @@ def student(run: Path, data: Path, texts: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def teacher(run: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("bundles") / "teacher"
-    return export_classifier(run, data, out, "1.0.0", "fp32", teacher=None, say=lambda line: None)
+    return export_classifier(run, data, out, "1.0.0", "fp32", teacher=None, log=lambda line: None)
 
 
 def test_a_student_of_fewer_layers_is_as_accurate_and_its_card_describes_it(
     student: Path, teacher: Bundle, data: Path, tmp_path: Path
 ) -> None:
     bundle = export_classifier(
-        student, data, tmp_path / "small", "2.0.0", "int8", teacher=teacher, say=lambda line: None
+        student, data, tmp_path / "small", "2.0.0", "int8", teacher=teacher, log=lambda line: None
     )
     figures = {(metric.dataset, metric.name): metric.value for metric in bundle.metrics}
     assert figures["news", "accuracy"] > 0.9
@@ -162,7 +162,7 @@ def test_a_student_learns_from_its_teacher_without_labels(run: Path, data: Path,
     task = TASKS["sentiment"]
     runtime = TorchRuntime(load_weights(out, load_run(out), task))
     (rows,) = predict_validation(runtime, Tokenizer(out / TOKENIZER, 64), task, data, CONFIG.datasets[:1])
-    assert report_dataset(rows, plain(rows, 3), task).accuracy > 0.9
+    assert report_dataset(rows, uncalibrated(rows, 3), task).accuracy > 0.9
 
 
 def test_distillation_does_not_change_the_teacher(run: Path, data: Path, texts: Path, tmp_path: Path) -> None:

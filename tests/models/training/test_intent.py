@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from models.bundle import TOKENIZER, load_bundle, save_bundle
 from models.evaluation.intent import evaluate_intents, intents_table
-from models.export.card_intent import heads_said, with_heads
+from models.export.card_intent import describe_heads, update_heads
 from models.export.intent import export_intents
 from models.export.parity import ParityError
 from models.networks.intent import ReplyRow
@@ -57,7 +57,7 @@ def test_a_student_is_exported_as_a_bundle_with_intents_context_and_replies(
     student: Path, sets: Path, tmp_path: Path
 ) -> None:
     logged: list[str] = []
-    bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=logged.append)
+    bundle = export_intents(student, sets, tmp_path / "intent", "1.0.0", log=logged.append)
     assert load_bundle(bundle.path).digest == bundle.digest
     heads = load_bundle_heads(bundle.path, bundle.encoder_digest)
     assert heads["wishes"].labels == ("find", "pay", "stop")
@@ -85,14 +85,14 @@ def test_a_student_is_exported_as_a_bundle_with_intents_context_and_replies(
 def test_the_heads_of_a_bundle_are_refitted_on_its_encoder(
     student: Path, sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old = export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
+    old = export_intents(student, sets, tmp_path / "intent", "1.0.0", log=lambda line: None)
     head = old.path / HEADS_FOLDER / f"wishes{SUFFIX}"
     original = head.read_bytes()
     save_head(replace(load_head(head, old.encoder_digest), temperature=9.0), head)
     card_file = old.path / "CARD.md"
     old_card = card_file.read_text(encoding="utf-8")
-    assert heads_said() in old_card
-    card_file.write_text(old_card.replace(heads_said(), "- Heads are\n  something older.\n"), encoding="utf-8")
+    assert describe_heads() in old_card
+    card_file.write_text(old_card.replace(describe_heads(), "- Heads are\n  something older.\n"), encoding="utf-8")
     save_bundle(old.path, old)
     monkeypatch.setattr("models.export.intent.load_shipped_sets", lambda: (CONFIG.label_sets, CONFIG.reply_sets))
     heed("export", old.path, "--data", sets, "--out", old.path, "--version", "1.1.0")
@@ -113,7 +113,7 @@ def test_the_heads_of_a_bundle_are_refitted_on_its_encoder(
     refused = CliRunner().invoke(app, [str(argument) for argument in (*again, "--head", "moods")])
     assert (refused.exit_code, "its heads are wishes, talk, not moods" in refused.output) == (1, True)
     with pytest.raises(ValueError, match="0 rows of figures for wishes"):
-        with_heads("# intent\n", measured)
+        update_heads("# intent\n", measured)
 
 
 def test_user_intents_are_trained_with_the_encoder_and_served_by_the_bundle(
@@ -166,7 +166,7 @@ def test_a_graph_without_parity_is_refused_and_nothing_is_written(
 ) -> None:
     monkeypatch.setattr("models.export.intent.MIN_COSINE", 1.01)
     with pytest.raises(ParityError, match="mean cosine"):
-        export_intents(student, sets, tmp_path / "intent", "1.0.0", say=lambda line: None)
+        export_intents(student, sets, tmp_path / "intent", "1.0.0", log=lambda line: None)
     assert not list(tmp_path.iterdir())
 
 

@@ -64,7 +64,7 @@ def test_one_page_is_written_that_needs_nothing_else(bundle: Path, tmp_path: Pat
     assert not any({"src", "href", "onerror"} & set(attributes) for _, attributes in tags.found)
     for title in ("Words that drive each answer", "What heads do", "Heads that can be removed", "The surest mistakes"):
         assert f">{title}</h" in page
-    assert re.search(r"\d+ of 8 heads can be taken away together so that as many answers", page)
+    assert re.search(r"\d+ of 8 heads can be removed together so that as many answers", page)
 
 
 def test_texts_without_labels_say_nothing_of_mistakes(bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,106 @@
+"""`heed` itself: its version, and help that is complete, ordered and short."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import version
+from statistics import median
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from service.cli.main import app
+from tests.docs.markdown import count_words, split_sentences
+
+MAX_SENTENCE_WORDS = 30
+
+
+def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    for below, child in getattr(command, "commands", {}).items():
+        yield from leaves(child, f"{name} {below}".strip())
+    if not hasattr(command, "commands"):
+        yield name, command
+
+
+COMMANDS = dict(leaves(typer.main.get_command(app)))
+
+
+def help_of(*arguments: str) -> str:
+    result = CliRunner().invoke(app, [*arguments, "--help"])
+    assert result.exit_code == 0
+    return result.output
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"heed {version('heed')}\n")
+
+
+def test_commands_are_listed_in_panels_and_in_a_sensible_order() -> None:
+    lines = help_of().splitlines()
+    panels = [line.strip("╭╮─ ") for line in lines if line.startswith("╭")]
+    assert panels == [
+        "Options",
+        "Serve",
+        "Your own intents, replies and items",
+        "Explain",
+        "Train and measure models",
+    ]
+    names = [found[1] for line in lines if (found := re.match(r"│ ([a-z]+) ", line))]
+    assert names == [
+        *("serve", "tune"),
+        *("heads", "replies", "catalogue"),
+        *("explain", "faithfulness"),
+        *("train", "distill", "export", "evaluate", "base"),
+    ]
+    assert "recommendations" in help_of()
+
+
+def test_options_of_a_training_are_grouped_by_task() -> None:
+    panels = [line.strip("╭╮─ ") for line in help_of("train").splitlines() if line.startswith("╭")]
+    assert panels == [
+        "Arguments",
+        "Options",
+        "Intents of your own (heed train intent --label-set)",
+        "Recommendation",
+    ]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_it_accepts(name: str) -> None:
+    heading, *examples = COMMANDS[name].epilog.split("\n\n")
+    assert heading == ("Example:" if len(examples) == 1 else "Examples:")
+    for example in examples:
+        assert f"heed {name} ".startswith("heed explain text") or example.startswith(f"heed {name}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_is_in_short_sentences(name: str) -> None:
+    texts = [COMMANDS[name].help, *(parameter.help or "" for parameter in COMMANDS[name].params)]
+    sentences = [sentence for text in texts for sentence in split_sentences(" ".join(text.split()))]
+    assert max(map(count_words, sentences)) <= MAX_SENTENCE_WORDS
+    assert median(map(count_words, sentences)) <= 16
+
+
+@pytest.mark.parametrize(
+    ("name", "format_names"),
+    [
+        ("train", ["train.jsonl.gz", '{"text", "label"}', '"turns"', "interactions.csv.gz", ".txt.gz", "TOML"]),
+        ("distill", [".txt.gz", "docs/training.md"]),
+        ("export", ["docs/training.md"]),
+        ("evaluate", ["docs/training.md"]),
+        ("base", ["config.json", "model.safetensors", "tokenizer.json"]),
+        ("heads add", [".head.safetensors"]),
+        ("replies add", [".jsonl", "text file"]),
+        ("catalogue add", [".jsonl", "item_id", "attributes"]),
+        ("explain report", [".jsonl", '"entity"']),
+        ("explain recommend", ["JSON", "/v1/explain/recommend"]),
+    ],
+)
+def test_help_names_the_formats_of_files(name: str, format_names: list[str]) -> None:
+    command = COMMANDS[name]
+    text = " ".join([command.help, *(parameter.help or "" for parameter in command.params)])
+    assert not [wanted for wanted in format_names if wanted not in " ".join(text.split())]
