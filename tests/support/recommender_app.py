@@ -1,4 +1,4 @@
-"""A whole recommender in this process, of a real tiny bundle and its catalogue, and a client of it."""
+"""A recommender in this process, with a real tiny bundle and its catalogue, and a client of it."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class Shop:
     metrics: Metrics
     recommending: RankingEngine
     catalogues: CatalogueRegistry
-    folder: Path  # its shelf
+    folder: Path  # of the service's data
 
     async def send(self, inputs: Any) -> httpx.Response:
         return await self.client.post("/v1/recommend", json={"inputs": inputs})
 
     async def ask(self, history: list[Any], **more: Any) -> dict[str, Any]:
-        """The one result of one user."""
+        """Return the result of a single user."""
         answer = await self.send({"history": history, **more})
         assert answer.status_code == 200, answer.text
         RecommendResponse.model_validate_json(answer.content)
@@ -71,7 +71,7 @@ async def serving(
 
 
 def event(item_id: str, kind: str = "purchase", days_ago: float | None = None, **more: Any) -> dict[str, Any]:
-    """Of an item of the catalogue."""
+    """Return an event on an item of the catalogue."""
     at = {} if days_ago is None else {"at": (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()}
     return {"item_id": item_id, "event": kind, **at, **more}
 
