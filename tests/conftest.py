@@ -52,5 +52,5 @@ def recommend_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture
 async def shop(recommend_bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[shops.Shop]:
-    async with shops.serving(recommend_bundle, tmp_path / "shelf", metrics) as running:
+    async with shops.serving(recommend_bundle, tmp_path / "data", metrics) as running:
         yield running

@@ -194,7 +194,7 @@ async def test_a_short_ranking_is_made_in_the_event_loop_and_others_in_their_thr
 
 async def test_a_short_ranking_that_comes_too_late_is_not_made(shop: Shop) -> None:
     user, snapshot = User.model_validate({"history": [BOUGHT]}), await shop.catalogues.snapshot(CATALOGUE)
-    (outcome,), _ = await shop.recommending.rank([build_query(user, snapshot, time.time())], time.monotonic() - 1)
+    (outcome,), _ = await shop.ranking_engine.rank([build_query(user, snapshot, time.time())], time.monotonic() - 1)
     assert isinstance(outcome, DeadlineExceeded)
 
 
@@ -217,7 +217,7 @@ async def test_what_rankings_keep_of_a_catalogue_is_made_before_the_first(
 
 
 async def test_a_service_without_rankings_says_so_and_is_replaced(shop: Shop) -> None:
-    await shop.recommending.stop()
+    await shop.ranking_engine.stop()
     refused = await shop.send({"history": [BOUGHT]})
     assert_problem(refused, 503, "not_ready")
 

@@ -35,7 +35,7 @@ BOUGHT = {"item_id": "item-a3", "event": "purchase"}
 class Shop:
     client: httpx.AsyncClient
     metrics: Metrics
-    recommending: RankingEngine
+    ranking_engine: RankingEngine
     catalogues: CatalogueRegistry
     folder: Path  # of the service's data
 
@@ -60,14 +60,14 @@ async def serving(
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
     recommender.__class__ = kind
-    recommending = RankingEngine(recommender, metrics.task(TASK))
+    ranking_engine = RankingEngine(recommender, metrics.task(TASK))
     catalogues = CatalogueRegistry(bundle, recommender, folder)
     predictors = {"recommend": CachedPredictor(engine, 0, task)}
-    explaining = ExplanationWorker({}, lambda: engine.busy or recommending.busy)
-    app = create_app(predictors, Settings(), metrics, None, explaining, Rankings(recommending, catalogues))
+    explanations = ExplanationWorker({}, lambda: engine.busy or ranking_engine.busy)
+    app = create_app(predictors, Settings(), metrics, None, explanations, Rankings(ranking_engine, catalogues))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Shop(client, metrics, recommending, catalogues, folder)
+        yield Shop(client, metrics, ranking_engine, catalogues, folder)
 
 
 def event(item_id: str, kind: str = "purchase", days_ago: float | None = None, **more: Any) -> dict[str, Any]:

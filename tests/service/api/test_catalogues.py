@@ -82,12 +82,12 @@ class Shop:
 
 
 @asynccontextmanager
-async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settings: Any) -> AsyncIterator[Shop]:
+async def serving(bundle: Bundle, data_dir: Path | None, metrics: Metrics, **settings: Any) -> AsyncIterator[Shop]:
     task = metrics.task("recommend")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
-    catalogues = CatalogueRegistry(bundle, recommender, shelf)
+    catalogues = CatalogueRegistry(bundle, recommender, data_dir)
     app = create_app(
         {"recommend": CachedPredictor(engine, 0, task)},
         Settings(**settings),
@@ -96,13 +96,13 @@ async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settin
     )
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Shop(client, catalogues, (shelf or Path()) / "catalogues", engine)
+        yield Shop(client, catalogues, (data_dir or Path()) / "catalogues", engine)
 
 
 @pytest.fixture
 async def shop(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Shop]:
-    create_catalogue(tmp_path / "shelf" / "catalogues" / "books", bundle.model_digest, WIDTH)
-    async with serving(bundle, tmp_path / "shelf", metrics) as running:
+    create_catalogue(tmp_path / "data" / "catalogues" / "books", bundle.model_digest, WIDTH)
+    async with serving(bundle, tmp_path / "data", metrics) as running:
         yield running
 
 

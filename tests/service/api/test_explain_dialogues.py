@@ -43,7 +43,7 @@ DIALOGUE = [
     {"speaker": "agent", "text": "c?"},
     {"speaker": "customer", "text": "bb 👍🏽 b "},
 ]
-TURNS = tuple(Turn(one["speaker"], one["text"]) for one in DIALOGUE)  # type: ignore[arg-type]
+TURNS = tuple(Turn(turn["speaker"], turn["text"]) for turn in DIALOGUE)  # type: ignore[arg-type]
 CANDIDATES = ["aaaa", "bbbb", "1234"]
 
 
@@ -55,7 +55,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @dataclass(frozen=True)
 class Explains:
     client: httpx.AsyncClient
-    shelf: HeadRegistry
+    registry: HeadRegistry
 
     async def intent(self, inputs: Any, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         return await self.client.post(INTENT, json={"inputs": inputs, **more}, headers=headers)
@@ -64,16 +64,16 @@ class Explains:
         return await self.client.post(REPLIES, json={"turns": DIALOGUE, **body})
 
 
-def app_of(bundle: Bundle, shelf: HeadRegistry, metrics: Metrics, explains: bool) -> Any:
+def app_of(bundle: Bundle, registry: HeadRegistry, metrics: Metrics, explains: bool) -> Any:
     task = metrics.task("intent")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    explaining = (
+    explanations = (
         ExplanationWorker({"intent": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy) if explains else None
     )
-    labels = "letters" if "letters" in shelf.heads else "banking77"
+    labels = "letters" if "letters" in registry.heads else "banking77"
     return create_app(
-        {"intent": CachedPredictor(engine, 0, task)}, Settings(label_set=labels), metrics, shelf, explaining
+        {"intent": CachedPredictor(engine, 0, task)}, Settings(label_set=labels), metrics, registry, explanations
     )
 
 
@@ -82,11 +82,11 @@ async def explains(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIte
     ranker, texts = HeadRegistry(bundle, None).ranker, tuple(letter * 5 for letter in "abcdefg" * 20)
     placed = ranker.project_replies(open_text_encoder(bundle).encode_texts(texts))
     save_replies(ReplySet("support", bundle.encoder_digest, texts, placed), tmp_path / "support.replies.safetensors")
-    shelf = HeadRegistry(bundle, tmp_path)
-    app = app_of(bundle, shelf, metrics, explains=True)
+    registry = HeadRegistry(bundle, tmp_path)
+    app = app_of(bundle, registry, metrics, explains=True)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Explains(client, shelf)
+        yield Explains(client, registry)
 
 
 def results(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -134,9 +134,9 @@ async def test_the_explained_scores_are_the_served_scores(explains: Explains) ->
 
 
 async def test_occlusion_is_the_change_without_a_word_or_turn(explains: Explains, bundle: Bundle) -> None:
-    said = [*DIALOGUE[:2], {"speaker": "customer", "text": " bb 股 b"}]
-    (result,) = results(await explains.intent({"turns": said}, method="occlusion", target="a"))
-    head, tokenizer = explains.shelf.heads["letters"], Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    turns = [*DIALOGUE[:2], {"speaker": "customer", "text": " bb 股 b"}]
+    (result,) = results(await explains.intent({"turns": turns}, method="occlusion", target="a"))
+    head, tokenizer = explains.registry.heads["letters"], Tokenizer(bundle.tokenizer, bundle.max_tokens)
     runtime = OnnxRuntime(bundle.graph)
 
     def confidence(hidden: set[int]) -> float:
@@ -145,7 +145,7 @@ async def test_occlusion_is_the_change_without_a_word_or_turn(explains: Explains
         rows = runtime.run(Batch(np.asarray([tokens.ids[remaining]]), np.ones_like(kinds), kinds))
         return float(predict_intents(head, rows).confidences[0, head.labels.index("a")])
 
-    tokens, _ = tokenizer.encode_dialogue(said[-1]["text"], TURNS[:-1])
+    tokens, _ = tokenizer.encode_dialogue(turns[-1]["text"], TURNS[:-1])
     pieces = tokenizer.token_strings(tokens)
     # The tiny tokenizer has a token per character: a word has its characters and the space before it.
     index = len(pieces) - 2
@@ -177,7 +177,7 @@ async def test_weights_explain_the_target(explains: Explains) -> None:
     assert {result["turns"][0]["weight"] for result in by_label} == {None}
 
 
-def asked(explains: Explains, task: str, method: str) -> Awaitable[Any]:
+def explain(explains: Explains, task: str, method: str) -> Awaitable[Any]:
     if task == "intent":
         return explains.intent({"turns": DIALOGUE}, method=method)
     return explains.reply(candidates=CANDIDATES, method=method)
@@ -188,7 +188,7 @@ def asked(explains: Explains, task: str, method: str) -> Awaitable[Any]:
     [(task, method) for task in ("intent", "replies") for method in ("auto", *SUPPORTED_METHODS[task])],
 )
 async def test_every_supported_method_works(explains: Explains, task: str, method: str) -> None:
-    (result,) = results(await asked(explains, task, method))
+    (result,) = results(await explain(explains, task, method))
     assert result["method"] == ("two_sided_occlusion" if method == "auto" else method)
     assert result["signed"] is (method != "value_norm")
     assert all(turn["weight"] is not None for turn in result["turns"])
@@ -199,7 +199,7 @@ async def test_an_unfaithful_method_is_refused_with_the_supported_ones(
     explains: Explains, task: ExplainableTask
 ) -> None:
     for method in set(METHODS) - {*SUPPORTED_METHODS[task], "attention"}:
-        answer = await asked(explains, task, method)
+        answer = await explain(explains, task, method)
         assert_problem(answer, 422, "invalid_request", "/method")
         assert all(f"'{offered}'" in answer.json()["detail"] for offered in ("auto", *SUPPORTED_METHODS[task]))
 
@@ -252,7 +252,7 @@ async def test_a_reply_of_a_set_is_explained_like_a_candidate(explains: Explains
     weights = [[word["weight"] for turn in result["turns"] for word in turn["words"]] for result in (item, two)]
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-4)
     (best,) = results(await explains.reply(reply_set="support"))
-    assert best["target"]["text"] == explains.shelf.reply_sets["support"].texts[best["target"]["index"]]
+    assert best["target"]["text"] == explains.registry.reply_sets["support"].texts[best["target"]["index"]]
 
 
 async def test_a_bad_item_does_not_affect_the_rest(explains: Explains) -> None:

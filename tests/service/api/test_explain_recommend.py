@@ -203,7 +203,7 @@ class Broken(Recommender):
 async def test_a_model_that_fails_on_a_history_fails_that_item(
     recommend_bundle: Bundle, tmp_path: Path, metrics: Metrics
 ) -> None:
-    async with shops.serving(recommend_bundle, tmp_path / "shelf", metrics, Broken) as shop:
+    async with shops.serving(recommend_bundle, tmp_path / "data", metrics, Broken) as shop:
         assert_problem(await send(shop, {"history": [BOUGHT]}), 500, "inference_failed")
         assert (await explain(shop, {"history": [BOUGHT]}, method="attention"))["history"]
 

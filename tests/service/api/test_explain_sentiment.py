@@ -55,14 +55,14 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @dataclass(frozen=True)
 class Explains:
     client: httpx.AsyncClient
-    explaining: ExplanationWorker
+    explanations: ExplanationWorker
     engine: Engine
 
     async def ask(self, inputs: Any, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         return await self.client.post(PATH, json={"inputs": inputs, **more}, headers=headers)
 
-    async def label(self, given: Any) -> str:
-        answer = await self.client.post("/v1/sentiment", json={"inputs": given})
+    async def label(self, inputs: Any) -> str:
+        answer = await self.client.post("/v1/sentiment", json={"inputs": inputs})
         return str(answer.json()["results"][0]["label"])
 
 
@@ -77,11 +77,11 @@ async def serving(bundle: Bundle, metrics: Metrics) -> AsyncIterator[Explains]:
     task = metrics.task("sentiment")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    explaining = ExplanationWorker({"sentiment": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy)
-    app = create_app({"sentiment": CachedPredictor(engine, 0, task)}, Settings(), metrics, None, explaining)
+    explanations = ExplanationWorker({"sentiment": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy)
+    app = create_app({"sentiment": CachedPredictor(engine, 0, task)}, Settings(), metrics, None, explanations)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Explains(client, explaining, engine)
+        yield Explains(client, explanations, engine)
 
 
 class Gate:
@@ -464,19 +464,19 @@ async def test_explanations_pause_while_plain_texts_are_answered(
     steps = 2  # the whole text, and the text without its words
     for busy in (True, False):
         source = {"sentiment": ExplainableModel(bundle, tokenizer)}
-        explaining = ExplanationWorker(source, {True: lambda: True, False: lambda: False}[busy])
-        result = await explaining.explain("sentiment", [ASK], ExplanationRequest(), time.monotonic() + 60)
+        explanations = ExplanationWorker(source, {True: lambda: True, False: lambda: False}[busy])
+        result = await explanations.explain("sentiment", [ASK], ExplanationRequest(), time.monotonic() + 60)
         assert isinstance(result.outcomes[0], TextExplanation)
         assert not busy or result.explain_s > steps * 9 * 0.02
-        await explaining.stop()
+        await explanations.stop()
 
 
 async def test_a_stopped_worker_refuses(bundle: Bundle) -> None:
     source = ExplainableModel(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens))
-    explaining = ExplanationWorker({"sentiment": source}, lambda: False)
-    await explaining.stop()
+    explanations = ExplanationWorker({"sentiment": source}, lambda: False)
+    await explanations.stop()
     with pytest.raises(NotReady):
-        await explaining.explain("sentiment", [ASK], ExplanationRequest(), time.monotonic() + 60)
+        await explanations.explain("sentiment", [ASK], ExplanationRequest(), time.monotonic() + 60)
 
 
 async def test_the_shipped_model_rests_on_plausible_words(metrics: Metrics) -> None:

@@ -45,7 +45,7 @@ class Intents:
     client: httpx.AsyncClient
     folder: Path
     bundle: Bundle
-    shelf: HeadRegistry
+    registry: HeadRegistry
 
     async def intent(self, inputs: Any, **more: Any) -> httpx.Response:
         return await self.client.post("/v1/intent", json={"inputs": inputs, **more})
@@ -56,7 +56,7 @@ class Intents:
 
 @pytest.fixture
 async def intents(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Intents]:
-    async with serving(bundle, tmp_path / "shelf", metrics) as running:
+    async with serving(bundle, tmp_path / "data", metrics) as running:
         yield running
 
 
@@ -66,11 +66,11 @@ async def serving(bundle: Bundle, folder: Path, metrics: Metrics) -> AsyncIterat
     task = metrics.task("intent")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    shelf = HeadRegistry(bundle, folder)
-    app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(label_set="letters"), metrics, shelf)
+    registry = HeadRegistry(bundle, folder)
+    app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(label_set="letters"), metrics, registry)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Intents(client, folder, bundle, shelf)
+        yield Intents(client, folder, bundle, registry)
 
 
 def turn(speaker: str, text: str) -> dict[str, str]:
@@ -186,7 +186,7 @@ async def test_candidates_are_ranked(intents: Intents) -> None:
     assert scores == sorted(scores, reverse=True)
     assert all(candidates[result["index"]] == result["text"] for result in body["results"])
     assert body["turns_used"] == 2
-    assert body["no_good_reply"] is (scores[0] < intents.shelf.ranker.min_score)
+    assert body["no_good_reply"] is (scores[0] < intents.registry.ranker.min_score)
     for threshold, none_good in ((0, False), (1, True)):
         again = await intents.replies(turns=[turn(CUSTOMER, "hello")], candidates=candidates, threshold=threshold)
         assert again.json()["no_good_reply"] is none_good
@@ -200,9 +200,9 @@ async def test_many_replies_are_scored_in_a_thread_with_the_same_scores(
     scoring: list[str] = []
     scores = ReplyRanker.scores
 
-    def watched(self: ReplyRanker, *given: Any) -> Any:
+    def watched(self: ReplyRanker, *arguments: Any) -> Any:
         scoring.append(threading.current_thread().name)
-        return scores(self, *given)
+        return scores(self, *arguments)
 
     monkeypatch.setattr(ReplyRanker, "scores", watched)
     monkeypatch.setattr("service.api.replies.MAX_INLINE_REPLIES", 2)
@@ -212,13 +212,13 @@ async def test_many_replies_are_scored_in_a_thread_with_the_same_scores(
 
 async def test_a_reply_set_gets_the_scores_of_the_same_candidates(intents: Intents) -> None:
     texts = tuple(f"{letter * 5} {index}" for letter in "abcdef" for index in range(140))
-    ranker, reader = intents.shelf.ranker, open_text_encoder(intents.bundle)
+    ranker, reader = intents.registry.ranker, open_text_encoder(intents.bundle)
     replies = ReplySet(
         "support", intents.bundle.encoder_digest, texts, ranker.project_replies(reader.encode_texts(texts))
     )
     save_replies(replies, intents.folder / "support.replies.safetensors")
     async with asyncio.timeout(60):
-        while "support" not in intents.shelf.reply_sets:
+        while "support" not in intents.registry.reply_sets:
             await asyncio.sleep(0.05)
     turns = [turn(CUSTOMER, "bbb please")]
     named, sent = [
@@ -290,11 +290,14 @@ async def test_heads_that_change_fail_no_request_and_mix_no_labels(intents: Inte
     for index in range(6):
         save_head(versions[index % 2], path)
         async with asyncio.timeout(60):
-            while "mine" not in intents.shelf.heads or intents.shelf.heads["mine"].labels != versions[index % 2].labels:
+            while (
+                "mine" not in intents.registry.heads
+                or intents.registry.heads["mine"].labels != versions[index % 2].labels
+            ):
                 await asyncio.sleep(0.02)
     path.unlink()
     async with asyncio.timeout(60):
-        while "mine" in intents.shelf.heads:
+        while "mine" in intents.registry.heads:
             await asyncio.sleep(0.02)
     going = False
     result = await asyncio.gather(*asking)

@@ -97,7 +97,7 @@ async def test_invalid_times_are_refused(shop: Shop, at: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "pointer"),
+    ("bad_event", "pointer"),
     [
         (event("item-a3", "rating"), "/inputs/history/0"),
         (event("item-a3", "rating", value=6), "/inputs/history/0/value"),
@@ -115,8 +115,8 @@ async def test_invalid_times_are_refused(shop: Shop, at: str) -> None:
         ("item-a3", "/inputs/history/0"),
     ],
 )
-async def test_a_bad_event_has_a_pointer(shop: Shop, one: Any, pointer: str) -> None:
-    assert_problem(await shop.send({"history": [one]}), 422, "invalid_request", pointer)
+async def test_a_bad_event_has_a_pointer(shop: Shop, bad_event: Any, pointer: str) -> None:
+    assert_problem(await shop.send({"history": [bad_event]}), 422, "invalid_request", pointer)
 
 
 @pytest.mark.parametrize(

@@ -161,12 +161,12 @@ async def test_ten_thousand_events_are_accepted_and_no_more(shop: Shop) -> None:
 
 async def test_a_low_rating_is_a_dislike(shop: Shop) -> None:
     options = [{"item_id": "item-a3"}]
-    liked, disliked, said = [
+    liked, rated_low, disliked = [
         (await shop.ask([event("item-c1", "view"), event("item-a3", **kind)], candidates=options))["items"][0]
         for kind in ({"kind": "rating", "value": 4.5}, {"kind": "rating", "value": 2.5}, {"kind": "dislike"})
     ]
     assert liked["score"] > disliked["score"]
-    assert disliked == said
+    assert rated_low == disliked
     assert [reason["history_index"] for reason in liked["reasons"]][:1] == [1]
     assert 1 not in [reason["history_index"] for reason in disliked["reasons"]]
     neutral = (await shop.ask([event("item-c1", "view"), event("item-a3", "like")], candidates=options))["items"][0]
@@ -239,7 +239,7 @@ async def test_a_filter_selects_items_by_attributes(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "pointer"),
+    ("conditions", "pointer"),
     [
         ({"colour": "red"}, "/inputs/filter/colour"),
         ({"price": {"below": 3}}, "/inputs/filter/price/below"),
@@ -249,5 +249,5 @@ async def test_a_filter_selects_items_by_attributes(shop: Shop) -> None:
         ({"a/b": 1}, "/inputs/filter/a~1b"),
     ],
 )
-async def test_a_bad_filter_has_a_pointer(shop: Shop, given: Any, pointer: str) -> None:
-    assert_problem(await shop.send({"history": [BOUGHT], "filter": given}), 422, "invalid_request", pointer)
+async def test_a_bad_filter_has_a_pointer(shop: Shop, conditions: Any, pointer: str) -> None:
+    assert_problem(await shop.send({"history": [BOUGHT], "filter": conditions}), 422, "invalid_request", pointer)

@@ -43,7 +43,7 @@ async def cold_start_shop(tmp_path: Path, metrics: Metrics) -> AsyncIterator[Sho
     manifest = json.loads((path / MANIFEST).read_text())
     manifest["files"][WEIGHTS] = file_digest(path / WEIGHTS)
     (path / MANIFEST).write_text(json.dumps(manifest))
-    async with shops.serving(load_bundle(path), tmp_path / "other shelf", metrics) as running:
+    async with shops.serving(load_bundle(path), tmp_path / "other", metrics) as running:
         yield running
 
 

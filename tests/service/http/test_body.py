@@ -54,7 +54,7 @@ def test_a_body_that_is_not_utf8_is_malformed(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "place"),
+    ("body", "pointer"),
     [
         (b"[]", ""),
         (b"{}", "/inputs"),
@@ -73,8 +73,8 @@ def test_a_body_that_is_not_utf8_is_malformed(body: bytes) -> None:
         (b'{"inputs": ["a", {"text": "x\\ud83d"}]}', "/inputs/1/text"),
     ],
 )
-def test_a_wrong_value_has_a_pointer_into_the_callers_document(body: bytes, place: str) -> None:
-    assert (refusal(body).status, refusal(body).code, refusal(body).pointer) == (422, "invalid_request", place)
+def test_a_wrong_value_has_a_pointer_into_the_callers_document(body: bytes, pointer: str) -> None:
+    assert (refusal(body).status, refusal(body).code, refusal(body).pointer) == (422, "invalid_request", pointer)
 
 
 def test_pointers_are_short_and_valid_utf8_for_any_key() -> None:
