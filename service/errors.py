@@ -1,8 +1,8 @@
-"""Problems: every way in which a request can fail, as one tree of exceptions (RFC 9457).
+"""Problems: every way in which a request can fail, as a tree of exceptions (RFC 9457).
 
 The class of a `Problem` has its HTTP status and its stable code. Its detail is a sentence that is safe to show.
 Any other exception is a fault of the service. The caller then gets an opaque 500 and a request id to quote.
-The log gets the type and the place of a fault, but never its message, which may quote a caller's text.
+The log gets the type and the place of a fault, but never its message, which may quote text of a caller.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`/v1/catalogues`: edits of items, and the catalogues that there are.
 
 New texts go through the predictor, and share batches with the texts of all requests. Then the whole edit becomes
-durable in one step, and only then does the service answer.
+durable in a single step, and only then does the service answer.
 """
 
 from collections.abc import Mapping, Sequence

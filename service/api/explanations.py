@@ -55,7 +55,7 @@ def parse_request(body: ExplainOptions, items: int, npz: bool, pointer: str = "/
 async def explanation_response(
     request: Request, predictor: Predictor, results: list[dict[str, Any]], batch: ExplanationBatch[Any], **more: Any
 ) -> Response:
-    """Return the results as JSON, or as a file of arrays if there are maps and the caller accepts one."""
+    """Return the results as JSON, or as a file of arrays if there are maps and the caller accepts a file."""
     answer = {
         "model": predictor.bundle.name,
         "version": predictor.bundle.version,

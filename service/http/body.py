@@ -54,7 +54,7 @@ class JsonBody(Generic[Model]):
         self._timeout_s = timeout_s
 
     async def read(self, request: Request) -> Model:
-        """Return the body as a model; raise a Problem for a wrong one."""
+        """Return the body as a model; raise a Problem for a wrong body."""
         _check_media_type(request)
         body = await self._read_bytes(request)
         if self._fast_parser is not None:

@@ -1,4 +1,4 @@
-"""Hot routes: called without FastAPI's own handling, and under a deadline.
+"""Hot routes: they bypass FastAPI's handling of requests, and have deadlines.
 
 This knows the common shapes of the wire, and no task.
 """
@@ -37,7 +37,7 @@ _PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 502, 503, 504)
 class DirectRoute(APIRoute):
     """A route that calls its endpoint with nothing but the request; routing and documentation stay FastAPI's.
 
-    FastAPI's own handling resolves dependencies, parses the query and opens two exit stacks for every request.
+    FastAPI's handling resolves dependencies, parses the query and opens two exit stacks for every request.
     """
 
     def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **options: Any) -> None:
@@ -59,7 +59,7 @@ def add_hot_route(
     operation: Operation,
     method: str = "POST",
 ) -> None:
-    """Add a route for a request model and a response model; `operation` names only the problems that are its own."""
+    """Add a route for a request model and a response model; `operation` names only the problems beyond `_PROBLEMS`."""
     request_models(app).append(request)
     operation = replace(
         operation,

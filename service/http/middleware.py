@@ -1,6 +1,6 @@
 """Middleware for every request: it sets an id, counts the request once, and answers every exception.
 
-It is pure ASGI, and outermost but for Starlette's last resort. Of routes it knows only the path of the matching one.
+It is pure ASGI, and outermost but for Starlette's last resort. It knows only the path of the matching route.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ABANDONED = 499  # counted when the client went away before there was an answer
 
 
 class RequestMiddleware:
-    """The ASGI middleware; one instance serves all requests."""
+    """The ASGI middleware; an instance serves all requests."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

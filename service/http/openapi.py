@@ -53,7 +53,7 @@ def path_parameter(name: str, description: str) -> dict[str, Any]:
 
 
 def _problem_responses(statuses: tuple[int, ...]) -> dict[int, dict[str, Any]]:
-    """Refer to the one response that all problems share; the description beside a reference overrides its own."""
+    """Refer to the response that all problems share; the description beside the reference overrides its description."""
     reference = f"#/components/responses/{_PROBLEM}"
     return {status: {"$ref": reference, "description": HTTPStatus(status).phrase} for status in sorted(statuses)}
 

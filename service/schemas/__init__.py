@@ -1,1 +1,1 @@
-"""Schemas of requests and answers, one file per route family, and their limits."""
+"""Schemas of requests and answers, a file per family of routes, and their limits."""

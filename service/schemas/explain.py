@@ -223,7 +223,7 @@ class ExplainReplyResult(ExplanationFields):
 
 
 class ExplainTimings(WireModel):
-    """Milliseconds that the request waited for other explanations, and that its own took."""
+    """Milliseconds of waiting for earlier explanations, and of the work for this request."""
 
     queue: float
     explain: float
@@ -253,7 +253,7 @@ class ExplainIntentResponse(WireModel):
 
 
 class ExplainRepliesResponse(WireModel):
-    """A single result, because a request has one dialogue and one reply."""
+    """A single result, because a request has a single dialogue."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.EXPLAIN_REPLIES_RESPONSE]})
 

@@ -1,4 +1,4 @@
-"""Shared parts of the wire: limits, inputs that are one item or a list, item errors and problems.
+"""Shared parts of the wire: limits, inputs that are an item or a list, item errors and problems.
 
 Schemas are strict (no coercion, no unknown field) and bounded. They know neither models nor HTTP.
 A text that no model can answer is no fault of the schema: it comes back as the `error` of its item.
@@ -48,7 +48,7 @@ def one_or_many(item: type[WireModel], noun: str, max_items: int, *, or_text: bo
     """Return the annotation of inputs that are an item or a list of items.
 
     With `or_text`, each item may also be a string. The type of the value chooses the branch, so that a wrong input
-    gets one error. That error calls the item by `noun`.
+    gets a single error. That error calls the item by `noun`.
     """
 
     def item_branch(value: Any) -> str | None:
@@ -77,7 +77,7 @@ def _choose(branch: Callable[[Any], str | None], choices: dict[Any, CoreSchema],
 
 
 class ItemError(WireModel):
-    """The problem of one input. Branch on `code`; the sentences may change."""
+    """The problem of an input. Branch on `code`; the sentences may change."""
 
     status: int
     code: str

@@ -197,7 +197,7 @@ async def test_only_short_rankings_run_in_the_event_loop(
 
 async def test_a_short_ranking_past_its_deadline_does_not_run(shop: Shop) -> None:
     user, snapshot = User.model_validate({"history": [BOUGHT]}), await shop.catalogues.snapshot(CATALOGUE)
-    (outcome,), _ = await shop.recommending.rank([build_query(user, snapshot, time.time())], time.monotonic() - 1)
+    (outcome,), _ = await shop.ranking_engine.rank([build_query(user, snapshot, time.time())], time.monotonic() - 1)
     assert isinstance(outcome, DeadlineExceeded)
 
 
@@ -220,7 +220,7 @@ async def test_projections_are_cached_before_the_first_ranking(
 
 
 async def test_a_service_whose_ranking_engine_stopped_is_not_ready(shop: Shop) -> None:
-    await shop.recommending.stop()
+    await shop.ranking_engine.stop()
     refused = await shop.send({"history": [BOUGHT]})
     assert_problem(refused, 503, "not_ready")
 

@@ -46,7 +46,7 @@ STABLE = {
 }
 
 
-def test_codes_and_their_statuses_are_these_and_stay_these() -> None:
+def test_codes_and_statuses_are_stable() -> None:
     assert {(kind.code, kind.status) for kind in leaves()} == STABLE
 
 
@@ -67,24 +67,24 @@ def test_a_problem_is_an_rfc_9457_document() -> None:
 
 @pytest.mark.parametrize("kind", [Overloaded, NotReady])
 @pytest.mark.parametrize(("retry_after_s", "header"), [(0.0, "1"), (1.2, "2"), (60.0, "60")])
-def test_who_may_come_back_is_told_when_in_whole_seconds(
+def test_retry_after_is_in_whole_seconds(
     kind: type[Overloaded] | type[NotReady], retry_after_s: float, header: str
 ) -> None:
     assert render(kind("Later.", retry_after_s=retry_after_s), "r").headers["retry-after"] == header
 
 
-def test_an_unknown_error_tells_the_caller_nothing_of_itself() -> None:
+def test_the_problem_of_an_unknown_error_hides_its_message() -> None:
     problem = errors.from_unknown(ValueError("/etc/passwd"))
     assert (problem.status, problem.code) == (500, "internal_error")
     assert "passwd" not in problem.detail
 
 
-def test_what_the_router_refuses_with_another_status_is_opaque() -> None:
+def test_another_refusal_of_the_router_is_opaque() -> None:
     assert from_http(HTTPException(401, "secret")).detail == "The request could not be handled."
 
 
 @pytest.mark.parametrize("kind", [Problem, *(kind for kind in leaves() if not kind.__subclasses__())])
-def test_a_problem_crosses_to_another_process_as_it_is(kind: type[Problem]) -> None:
+def test_a_problem_is_the_same_after_pickling(kind: type[Problem]) -> None:
     if issubclass(kind, Overloaded | NotReady | CatalogueBusy | CatalogueUnusable):
         made: Problem = kind("Wait.", retry_after_s=7)
     else:

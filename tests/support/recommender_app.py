@@ -1,4 +1,4 @@
-"""A whole recommender in this process, of a real tiny bundle and its catalogue, and a client of it."""
+"""A recommender in this process, with a real tiny bundle and its catalogue, and a client of it."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ BOUGHT = {"item_id": "item-a3", "event": "purchase"}
 class Shop:
     client: httpx.AsyncClient
     metrics: Metrics
-    recommending: RankingEngine
+    ranking_engine: RankingEngine
     catalogues: CatalogueRegistry
-    folder: Path  # its shelf
+    folder: Path  # of the service's data
 
     async def send(self, inputs: Any) -> httpx.Response:
         return await self.client.post("/v1/recommend", json={"inputs": inputs})
 
     async def ask(self, history: list[Any], **more: Any) -> dict[str, Any]:
-        """The one result of one user."""
+        """Return the result of a single user."""
         answer = await self.send({"history": history, **more})
         assert answer.status_code == 200, answer.text
         RecommendResponse.model_validate_json(answer.content)
@@ -60,18 +60,18 @@ async def serving(
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
     recommender.__class__ = kind
-    recommending = RankingEngine(recommender, metrics.task(TASK))
+    ranking_engine = RankingEngine(recommender, metrics.task(TASK))
     catalogues = CatalogueRegistry(bundle, recommender, folder)
     predictors = {"recommend": CachedPredictor(engine, 0, task)}
-    explaining = ExplanationWorker({}, lambda: engine.busy or recommending.busy)
-    app = create_app(predictors, Settings(), metrics, None, explaining, Rankings(recommending, catalogues))
+    explanations = ExplanationWorker({}, lambda: engine.busy or ranking_engine.busy)
+    app = create_app(predictors, Settings(), metrics, None, explanations, Rankings(ranking_engine, catalogues))
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Shop(client, metrics, recommending, catalogues, folder)
+        yield Shop(client, metrics, ranking_engine, catalogues, folder)
 
 
 def event(item_id: str, kind: str = "purchase", days_ago: float | None = None, **more: Any) -> dict[str, Any]:
-    """Of an item of the catalogue."""
+    """Return an event on an item of the catalogue."""
     at = {} if days_ago is None else {"at": (datetime.now(UTC) - timedelta(days=days_ago)).isoformat()}
     return {"item_id": item_id, "event": kind, **at, **more}
 

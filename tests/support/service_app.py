@@ -1,4 +1,4 @@
-"""A whole service in this process, a client of it, and the one shape that every refusal of it has."""
+"""A sentiment service in this process with a fake model, a client of it, and the check of its problems."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Service:
         return await self.client.post("/v1/sentiment", content=body, headers=headers)
 
     async def held(self) -> asyncio.Task[httpx.Response]:
-        """Shut the gate and let one request hold the model."""
+        """Close the gate and let a request block the model."""
         self.runtime.gate.clear()
         self.runtime.entered.clear()
         first = asyncio.ensure_future(self.ask("good"))
@@ -54,9 +54,9 @@ async def serving(
     runtime = fakes.FakeRuntime()
     limits = dataclasses.replace(fakes.LIMITS, queue_tokens=queue_tokens)
     engine = fakes.make_engine(folder, metrics, runtime, limits)
-    chosen = Settings(**settings)
-    cache = CachedPredictor(engine, chosen.cache_entries, metrics.task("sentiment"))
-    app = create_app({"sentiment": cache}, chosen, metrics)
+    configured = Settings(**settings)
+    cache = CachedPredictor(engine, configured.cache_entries, metrics.task("sentiment"))
+    app = create_app({"sentiment": cache}, configured, metrics)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
         yield Service(app, client, engine, runtime, metrics)
@@ -64,7 +64,7 @@ async def serving(
 
 
 def assert_problem(response: httpx.Response, status: int, code: str, pointer: str | None = None) -> None:
-    """The one shape of every refusal."""
+    """Check a refusal: all of them are problems with the same fields."""
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     request_id = response.headers["x-request-id"]

@@ -1,4 +1,4 @@
-"""Catalogues over HTTP and under the hands of other processes, from a real tiny bundle in this process."""
+"""Catalogues over HTTP and beside other processes, with a real tiny bundle in this process."""
 
 from __future__ import annotations
 
@@ -72,20 +72,22 @@ class Shop:
         answer = await self.put(name, items, remove)
         assert answer.status_code == 200, answer.text
         CatalogueEdited.model_validate_json(answer.content)
-        return [one["outcome"] if "outcome" in one else one["error"]["code"] for one in answer.json()["results"]]
+        return [
+            result["outcome"] if "outcome" in result else result["error"]["code"] for result in answer.json()["results"]
+        ]
 
     async def texts(self, name: str) -> dict[str, str]:
-        found = await self.catalogues.snapshot(name)
-        return {item_id: found.texts[row] for item_id, row in found.row_by_id.items()}
+        snapshot = await self.catalogues.snapshot(name)
+        return {item_id: snapshot.texts[row] for item_id, row in snapshot.row_by_id.items()}
 
 
 @asynccontextmanager
-async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settings: Any) -> AsyncIterator[Shop]:
+async def serving(bundle: Bundle, data_dir: Path | None, metrics: Metrics, **settings: Any) -> AsyncIterator[Shop]:
     task = metrics.task("recommend")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
-    catalogues = CatalogueRegistry(bundle, recommender, shelf)
+    catalogues = CatalogueRegistry(bundle, recommender, data_dir)
     app = create_app(
         {"recommend": CachedPredictor(engine, 0, task)},
         Settings(**settings),
@@ -94,20 +96,20 @@ async def serving(bundle: Bundle, shelf: Path | None, metrics: Metrics, **settin
     )
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Shop(client, catalogues, (shelf or Path()) / "catalogues", engine)
+        yield Shop(client, catalogues, (data_dir or Path()) / "catalogues", engine)
 
 
 @pytest.fixture
 async def shop(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Shop]:
-    create_catalogue(tmp_path / "shelf" / "catalogues" / "books", bundle.model_digest, WIDTH)
-    async with serving(bundle, tmp_path / "shelf", metrics) as running:
+    create_catalogue(tmp_path / "data" / "catalogues" / "books", bundle.model_digest, WIDTH)
+    async with serving(bundle, tmp_path / "data", metrics) as running:
         yield running
 
 
-# Single items.
+# Edits.
 
 
-async def test_items_are_added_changed_and_removed_in_the_order_they_came(shop: Shop, bundle: Bundle) -> None:
+async def test_outcomes_of_an_edit_are_in_the_order_of_the_request(shop: Shop, bundle: Bundle) -> None:
     answer = await shop.put("books", [ITEM, {"item_id": "茶", "text": "手机质量", "attributes": {"price": 3}}])
     body = answer.json()
     timings = body.pop("timings_ms")
@@ -127,26 +129,28 @@ async def test_items_are_added_changed_and_removed_in_the_order_they_came(shop: 
     assert await shop.texts("books") == {}
 
 
-async def test_an_item_is_where_its_text_is_embedded(shop: Shop, bundle: Bundle, recommender: Recommender) -> None:
+async def test_the_vector_of_an_item_is_the_embedding_of_its_text(
+    shop: Shop, bundle: Bundle, recommender: Recommender
+) -> None:
     texts = ["abc", "上下", "aabb", "x" * 500]
     await shop.outcomes("books", [{"item_id": text[:4], "text": text} for text in texts])
     expected = recommender.item_vectors(open_text_encoder(bundle).encode_texts(texts), [None] * 4)
-    found = await shop.catalogues.snapshot("books")
-    np.testing.assert_allclose(found.vectors[[found.row_by_id[text[:4]] for text in texts]], expected, atol=1e-5)
+    snapshot = await shop.catalogues.snapshot("books")
+    np.testing.assert_allclose(snapshot.vectors[[snapshot.row_by_id[text[:4]] for text in texts]], expected, atol=1e-5)
 
 
-async def test_what_was_learned_of_an_id_counts_in_the_models_own_catalogue_alone(
-    shop: Shop, recommender: Recommender
-) -> None:
+async def test_id_embeddings_count_only_in_the_models_own_catalogue(shop: Shop, recommender: Recommender) -> None:
     known = CATALOGUE_ITEMS[0]
     for name in ("books", CATALOGUE):
         await shop.outcomes(name, [{"item_id": known.item_id, "text": "xyz"}, {"item_id": "other", "text": "xyz"}])
-        found = await shop.catalogues.snapshot(name)
-        same = np.allclose(found.vectors[found.row_by_id[known.item_id]], found.vectors[found.row_by_id["other"]])
+        snapshot = await shop.catalogues.snapshot(name)
+        same = np.allclose(
+            snapshot.vectors[snapshot.row_by_id[known.item_id]], snapshot.vectors[snapshot.row_by_id["other"]]
+        )
         assert same == (name == "books")
 
 
-async def test_one_text_that_cannot_be_used_leaves_its_neighbours_unharmed(shop: Shop) -> None:
+async def test_an_unusable_text_does_not_affect_other_items(shop: Shop) -> None:
     await shop.outcomes("books", [{"item_id": "2", "text": "abc"}])
     items = [ITEM, {"item_id": "2", "text": " \u200b "}, {"item_id": "3", "text": ""}, {"item_id": "4", "text": "好"}]
     assert await shop.outcomes("books", items) == ["added", "empty_text", "empty_text", "added"]
@@ -155,25 +159,25 @@ async def test_one_text_that_cannot_be_used_leaves_its_neighbours_unharmed(shop:
     assert_problem(await shop.put("books", items[1:3]), 422, "empty_text", "/items/0/text")
 
 
-async def test_a_text_that_is_there_is_not_read_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unchanged_text_is_not_embedded_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     await shop.outcomes("books", [ITEM])
     monkeypatch.setattr(shop.engine, "predict", None)
     answer = await shop.put("books", [ITEM | {"popularity": 3}])
     assert answer.json()["results"] == [{"item_id": "1", "outcome": "changed", "truncated": None}]
 
 
-async def test_a_long_text_is_shortened_and_says_so(shop: Shop) -> None:
+async def test_a_long_text_is_truncated_and_marked(shop: Shop) -> None:
     answer = await shop.put("books", [{"item_id": "long", "text": "ab " * 300}])
     assert answer.json()["results"][0]["truncated"] is True
 
 
-async def test_an_item_is_ranked_as_soon_as_it_was_acknowledged_and_never_after_it_was_removed(shop: Shop) -> None:
-    for number in range(10):
-        await shop.outcomes("books", [{"item_id": f"new {number}", "text": "好" * (number + 1), "popularity": number}])
+async def test_an_item_is_ranked_from_its_acknowledged_edit_to_its_removal(shop: Shop) -> None:
+    for index in range(10):
+        await shop.outcomes("books", [{"item_id": f"new {index}", "text": "好" * (index + 1), "popularity": index}])
         answer = await shop.client.post("/v1/recommend", json={"inputs": {"history": [], "catalogue": "books"}})
         (result,) = answer.json()["results"]
-        assert [item["item_id"] for item in result["items"]] == [f"new {number}"]
-        await shop.outcomes("books", [], [f"new {number}"])
+        assert [item["item_id"] for item in result["items"]] == [f"new {index}"]
+        await shop.outcomes("books", [], [f"new {index}"])
 
 
 @pytest.mark.parametrize(
@@ -194,12 +198,12 @@ async def test_an_item_is_ranked_as_soon_as_it_was_acknowledged_and_never_after_
         ({"items": [ITEM | {"colour": "red"}]}, "/items/0/colour"),
         ({"items": [ITEM | {"attributes": ["red"]}]}, "/items/0/attributes"),
         ({"items": [ITEM | {"attributes": {f"a{n}": 1 for n in range(33)}}]}, "/items/0/attributes"),
-        ({"items": [{"item_id": str(number), "text": "a"} for number in range(MAX_INPUTS + 1)]}, "/items"),
-        ({"remove": [str(number) for number in range(MAX_REMOVED + 1)]}, "/remove"),
+        ({"items": [{"item_id": str(index), "text": "a"} for index in range(MAX_INPUTS + 1)]}, "/items"),
+        ({"remove": [str(index) for index in range(MAX_REMOVED + 1)]}, "/remove"),
         ({"remove": [""]}, "/remove/0"),
     ],
 )
-async def test_a_wrong_edit_is_refused_where_it_is_wrong(shop: Shop, body: dict[str, Any], pointer: str) -> None:
+async def test_a_wrong_edit_is_refused_with_a_pointer(shop: Shop, body: dict[str, Any], pointer: str) -> None:
     answer = await shop.client.put("/v1/catalogues/books/items", json=body)
     assert_problem(answer, 422, "invalid_request", pointer)
     assert await shop.texts("books") == {}
@@ -232,7 +236,7 @@ async def test_attributes_are_bounded_over_the_whole_catalogue(shop: Shop) -> No
 
 
 @pytest.mark.parametrize("name", ["none", "..", "%2e%2e", ".books", "a b", "书" * 100, "x" * 300, "%00", "%ff"])
-async def test_there_is_no_such_catalogue(shop: Shop, name: str) -> None:
+async def test_an_invalid_name_is_no_catalogue(shop: Shop, name: str) -> None:
     for answer in (
         await shop.client.put(f"/v1/catalogues/{name}/items", json={"items": [ITEM]}),
         await shop.client.get(f"/v1/catalogues/{name}"),
@@ -241,7 +245,7 @@ async def test_there_is_no_such_catalogue(shop: Shop, name: str) -> None:
     assert sorted(path.name for path in shop.folder.iterdir()) == ["books", CATALOGUE]
 
 
-async def test_two_callers_at_once_both_get_what_they_asked_for(shop: Shop) -> None:
+async def test_concurrent_edits_all_succeed(shop: Shop) -> None:
     edits = [[{"item_id": f"{caller} {n}", "text": "ab" * (n + 1)} for n in range(5)] for caller in range(12)]
     answers = await asyncio.gather(*(shop.outcomes("books", items) for items in edits))
     assert answers == [["added"] * 5] * 12
@@ -249,10 +253,9 @@ async def test_two_callers_at_once_both_get_what_they_asked_for(shop: Shop) -> N
     assert (await shop.catalogues.snapshot("books")).version == 12
 
 
-async def test_a_full_disk_is_a_problem_of_its_own_and_changes_nothing(shop: Shop) -> None:
+async def test_a_full_disk_is_a_problem_and_changes_nothing(shop: Shop) -> None:
     items = [
-        {"item_id": str(number), "text": "ab" * (number % 20 + 1), "attributes": {"a": "x" * 900}}
-        for number in range(200)
+        {"item_id": str(index), "text": "ab" * (index % 20 + 1), "attributes": {"a": "x" * 900}} for index in range(200)
     ]
     await shop.outcomes("books", items[:1])
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -266,7 +269,9 @@ async def test_a_full_disk_is_a_problem_of_its_own_and_changes_nothing(shop: Sho
     assert await shop.outcomes("books", items) == ["unchanged"] + ["added"] * 199
 
 
-async def test_writers_that_never_end_are_a_problem_that_passes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_writer_that_holds_the_lock_makes_the_catalogue_busy(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("models.catalogue.store.BUSY_S", 0.1)
     remove_catalogue(shop.folder / "books")
     create_catalogue(shop.folder / "books", (await shop.catalogues.snapshot(CATALOGUE)).digest, WIDTH)
@@ -274,35 +279,33 @@ async def test_writers_that_never_end_are_a_problem_that_passes(shop: Shop, monk
     with closing(sqlite3.connect(shop.folder / "books" / "items.sqlite", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         assert_problem(await shop.put("books", [ITEM]), 503, "catalogue_busy")
-        assert await shop.texts("books") == {}  # who reads does not wait
+        assert await shop.texts("books") == {}  # readers do not wait
     assert await shop.outcomes("books", [ITEM]) == ["added"]
 
 
-# What there is.
+# Lists.
 
 
-async def test_catalogues_are_listed_with_what_is_wrong_with_them(shop: Shop, bundle: Bundle) -> None:
+async def test_unusable_catalogues_are_listed_with_the_reason(shop: Shop, bundle: Bundle) -> None:
     create_catalogue(shop.folder / "old", "b" * 64, WIDTH)
     create_catalogue(shop.folder / "broken", bundle.model_digest, WIDTH)
     (shop.folder / "broken" / "items.sqlite").write_bytes(b"no database" * 1000)
     answer = await shop.client.get("/v1/catalogues")
     CatalogueList.model_validate_json(answer.content)
-    found = {one["name"]: one for one in answer.json()["catalogues"]}
-    assert sorted(found) == sorted(["books", "broken", "old", CATALOGUE])
-    assert found["books"] == {"name": "books", "count": 0, "version": 0, "digest": bundle.model_digest}
-    assert found[CATALOGUE]["count"] == len(CATALOGUE_ITEMS)
-    assert (found["old"]["error"]["code"], found["broken"]["error"]["code"]) == (
+    catalogues = {catalogue["name"]: catalogue for catalogue in answer.json()["catalogues"]}
+    assert sorted(catalogues) == sorted(["books", "broken", "old", CATALOGUE])
+    assert catalogues["books"] == {"name": "books", "count": 0, "version": 0, "digest": bundle.model_digest}
+    assert catalogues[CATALOGUE]["count"] == len(CATALOGUE_ITEMS)
+    assert (catalogues["old"]["error"]["code"], catalogues["broken"]["error"]["code"]) == (
         "catalogue_outdated",
         "catalogue_unusable",
     )
-    one = await shop.client.get("/v1/catalogues/books")
-    assert CatalogueInfo.model_validate_json(one.content).count == 0
-    assert one.json() == found["books"]
+    catalogue = await shop.client.get("/v1/catalogues/books")
+    assert CatalogueInfo.model_validate_json(catalogue.content).count == 0
+    assert catalogue.json() == catalogues["books"]
 
 
-async def test_another_models_catalogue_is_refused_with_the_command_and_the_others_serve_on(
-    shop: Shop, bundle: Bundle
-) -> None:
+async def test_a_catalogue_of_another_model_is_refused_with_the_command_that_helps(shop: Shop, bundle: Bundle) -> None:
     create_catalogue(shop.folder / "old", "b" * 64, WIDTH, [Item("1", "abc")], {"1": np.ones(WIDTH, np.float32)})
     for answer in (await shop.put("old", [ITEM]), await shop.client.get("/v1/catalogues/old")):
         assert_problem(answer, 409, "catalogue_outdated")
@@ -313,7 +316,7 @@ async def test_another_models_catalogue_is_refused_with_the_command_and_the_othe
     assert await shop.outcomes("old", [ITEM]) == ["unchanged"]
 
 
-async def test_what_is_broken_is_tried_again_when_it_has_changed(shop: Shop, bundle: Bundle) -> None:
+async def test_a_broken_catalogue_is_opened_again_when_its_file_changes(shop: Shop, bundle: Bundle) -> None:
     create_catalogue(shop.folder / "broken", bundle.model_digest, WIDTH)
     file = shop.folder / "broken" / "items.sqlite"
     whole = file.read_bytes()
@@ -327,7 +330,7 @@ async def test_what_is_broken_is_tried_again_when_it_has_changed(shop: Shop, bun
 # Other processes.
 
 
-async def test_what_others_do_is_seen_by_the_next_request(shop: Shop, bundle: Bundle) -> None:
+async def test_the_next_request_sees_edits_of_other_processes(shop: Shop, bundle: Bundle) -> None:
     vectors = {"1": np.ones(WIDTH, np.float32)}
     with closing(Catalogue(shop.folder / "books")) as elsewhere:
         elsewhere.edit(bundle.model_digest, [Item("1", "abc")], vectors)
@@ -342,19 +345,19 @@ async def test_what_others_do_is_seen_by_the_next_request(shop: Shop, bundle: Bu
     assert await shop.texts("later") == {"1": "again"}
 
 
-async def test_a_request_that_is_given_up_leaves_nothing_stale(shop: Shop, bundle: Bundle) -> None:
-    """The thread that reads the newest state goes on without its caller, and the next one must not miss it."""
+async def test_a_cancelled_request_leaves_no_stale_snapshot(shop: Shop, bundle: Bundle) -> None:
+    """Cancel a caller while its thread reads the newest state: the next caller must not miss that state."""
     with closing(Catalogue(shop.folder / "books")) as elsewhere:
-        for number in range(20):
-            elsewhere.edit(bundle.model_digest, [Item(str(number), "abc")], {str(number): np.ones(WIDTH, np.float32)})
+        for index in range(20):
+            elsewhere.edit(bundle.model_digest, [Item(str(index), "abc")], {str(index): np.ones(WIDTH, np.float32)})
             given_up = asyncio.ensure_future(shop.catalogues.snapshot("books"))
             await asyncio.sleep(0)
             given_up.cancel()
             await asyncio.sleep(0.01)
-            assert len(await shop.texts("books")) == number + 1
+            assert len(await shop.texts("books")) == index + 1
 
 
-async def test_looking_for_news_is_cheap(shop: Shop) -> None:
+async def test_checking_for_changes_is_cheap(shop: Shop) -> None:
     await shop.catalogues.snapshot(CATALOGUE)
     started_s = time.perf_counter()
     for _ in range(200):
@@ -362,16 +365,16 @@ async def test_looking_for_news_is_cheap(shop: Shop) -> None:
     assert (time.perf_counter() - started_s) / 200 < 0.002
 
 
-# The model's own.
+# The model's own catalogue.
 
 
-async def test_the_models_own_catalogue_is_there_and_edits_of_it_stay(
+async def test_the_models_own_catalogue_exists_and_keeps_its_edits(
     bundle: Bundle, tmp_path: Path, metrics: Metrics
 ) -> None:
     async with serving(bundle, tmp_path, metrics) as shop:
         assert await shop.texts(CATALOGUE) == {item.item_id: item.text for item in CATALOGUE_ITEMS}
-        found = await shop.catalogues.snapshot(CATALOGUE)
-        assert found.filter_mask({"price": {"lte": 2}, "kind": "上"}).sum() == 2  # type: ignore[union-attr]
+        snapshot = await shop.catalogues.snapshot(CATALOGUE)
+        assert snapshot.filter_mask({"price": {"lte": 2}, "kind": "上"}).sum() == 2  # type: ignore[union-attr]
         assert await shop.outcomes(CATALOGUE, [], [CATALOGUE_ITEMS[0].item_id]) == ["removed"]
     async with serving(bundle, tmp_path, metrics) as again:
         assert len(await again.texts(CATALOGUE)) == len(CATALOGUE_ITEMS) - 1
@@ -379,7 +382,7 @@ async def test_the_models_own_catalogue_is_there_and_edits_of_it_stay(
 
 @pytest.fixture(scope="module")
 def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Another model, by its digest: it reads one token less."""
+    """Another model by its digest: it reads a token less."""
     folder = tmp_path_factory.mktemp("successor")
     shutil.copytree(bundle.path, folder / "recommend")
     manifest = folder / "recommend" / "bundle.json"
@@ -389,7 +392,7 @@ def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundl
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["as shipped", "edited"])
-async def test_a_new_model_brings_its_catalogue_unless_the_old_one_was_edited(
+async def test_a_new_model_replaces_its_own_catalogue_unless_it_was_edited(
     bundle: Bundle, successor: Bundle, tmp_path: Path, metrics: Metrics, edited: bool
 ) -> None:
     async with serving(bundle, tmp_path, metrics) as shop:
@@ -403,33 +406,31 @@ async def test_a_new_model_brings_its_catalogue_unless_the_old_one_was_edited(
             assert answer.json()["digest"] == successor.model_digest
 
 
-async def test_a_bundle_that_only_says_more_of_its_model_keeps_edited_catalogues(
-    bundle: Bundle, tmp_path: Path, metrics: Metrics
-) -> None:
+async def test_a_new_card_of_a_bundle_keeps_edited_catalogues(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> None:
     shutil.copytree(bundle.path, tmp_path / "recommend")
     (tmp_path / "recommend" / CARD).write_text("Measured again.\n", encoding="utf-8")
-    told = save_bundle(tmp_path / "recommend", replace(bundle, version="0.0.2"))
-    assert told.digest != bundle.digest
+    renewed = save_bundle(tmp_path / "recommend", replace(bundle, version="0.0.2"))
+    assert renewed.digest != bundle.digest
     async with serving(bundle, tmp_path, metrics) as shop:
         await shop.outcomes(CATALOGUE, [ITEM])
         before = await shop.texts(CATALOGUE)
-    async with serving(told, tmp_path, metrics) as shop:
+    async with serving(renewed, tmp_path, metrics) as shop:
         assert await shop.texts(CATALOGUE) == before
 
 
-async def test_replicas_that_start_together_place_it_once(
+async def test_replicas_that_start_together_copy_the_catalogue_once(
     bundle: Bundle, recommender: Recommender, tmp_path: Path
 ) -> None:
     replicas = [CatalogueRegistry(bundle, recommender, tmp_path) for _ in range(4)]
-    await asyncio.gather(*(one.start() for one in replicas))
-    counts = [(await one.snapshot(CATALOGUE)).count for one in replicas]
+    await asyncio.gather(*(replica.start() for replica in replicas))
+    counts = [(await replica.snapshot(CATALOGUE)).count for replica in replicas]
     assert counts == [len(CATALOGUE_ITEMS)] * 4
     assert [path.name for path in (tmp_path / "catalogues").iterdir()] == [CATALOGUE]
-    for one in replicas:
-        await one.stop()
+    for replica in replicas:
+        await replica.stop()
 
 
-async def test_without_a_shelf_it_is_served_and_cannot_be_edited(bundle: Bundle, metrics: Metrics) -> None:
+async def test_without_a_data_folder_the_catalogue_is_read_only(bundle: Bundle, metrics: Metrics) -> None:
     async with serving(bundle, None, metrics) as shop:
         assert len(await shop.texts(CATALOGUE)) == len(CATALOGUE_ITEMS)
         assert_problem(await shop.put(CATALOGUE, [ITEM]), 409, "catalogue_read_only")
@@ -437,9 +438,9 @@ async def test_without_a_shelf_it_is_served_and_cannot_be_edited(bundle: Bundle,
 
 @contextmanager
 def no_room(size: int = 4_096) -> Iterator[None]:
-    """For files of more bytes.
+    """Let no file grow beyond a size.
 
-    Not a fixture: pytest would write its own report, which may go to a file, while the limit holds.
+    This is no fixture, because pytest may write its report to a file while a fixture is active.
     """
     _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
@@ -449,7 +450,7 @@ def no_room(size: int = 4_096) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
 
-async def test_a_shelf_without_room_for_it_is_said_and_does_not_stop_the_service(
+async def test_a_full_data_folder_makes_the_catalogue_unusable_and_does_not_stop_the_service(
     bundle: Bundle, recommender: Recommender, tmp_path: Path
 ) -> None:
     catalogues = CatalogueRegistry(bundle, recommender, tmp_path)
@@ -461,8 +462,8 @@ async def test_a_shelf_without_room_for_it_is_said_and_does_not_stop_the_service
     await catalogues.stop()
 
 
-def test_placed_gives_a_vector_for_each_id(recommender: Recommender) -> None:
+def test_item_vectors_has_a_vector_for_each_id(recommender: Recommender) -> None:
     raw = np.eye(WIDTH, dtype=np.float32)[:2]
-    found = item_vectors(recommender, "books", ["a", "b"], raw)
-    assert list(found) == ["a", "b"]
-    np.testing.assert_array_equal(found["b"], recommender.item_vectors(raw, [None, None])[1])
+    result = item_vectors(recommender, "books", ["a", "b"], raw)
+    assert list(result) == ["a", "b"]
+    np.testing.assert_array_equal(result["b"], recommender.item_vectors(raw, [None, None])[1])

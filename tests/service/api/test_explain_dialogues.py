@@ -1,4 +1,4 @@
-"""Intents and replies explained over HTTP, from a real tiny bundle in this process."""
+"""Explanations of intents and replies over HTTP, with a real tiny bundle in this process."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ DIALOGUE = [
     {"speaker": "agent", "text": "c?"},
     {"speaker": "customer", "text": "bb 👍🏽 b "},
 ]
-TURNS = tuple(Turn(one["speaker"], one["text"]) for one in DIALOGUE)  # type: ignore[arg-type]
+TURNS = tuple(Turn(turn["speaker"], turn["text"]) for turn in DIALOGUE)  # type: ignore[arg-type]
 CANDIDATES = ["aaaa", "bbbb", "1234"]
 
 
@@ -55,7 +55,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @dataclass(frozen=True)
 class Explains:
     client: httpx.AsyncClient
-    shelf: HeadRegistry
+    registry: HeadRegistry
 
     async def intent(self, inputs: Any, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
         return await self.client.post(INTENT, json={"inputs": inputs, **more}, headers=headers)
@@ -64,16 +64,16 @@ class Explains:
         return await self.client.post(REPLIES, json={"turns": DIALOGUE, **body})
 
 
-def app_of(bundle: Bundle, shelf: HeadRegistry, metrics: Metrics, explains: bool) -> Any:
+def app_of(bundle: Bundle, registry: HeadRegistry, metrics: Metrics, explains: bool) -> Any:
     task = metrics.task("intent")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    explaining = (
+    explanations = (
         ExplanationWorker({"intent": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy) if explains else None
     )
-    labels = "letters" if "letters" in shelf.heads else "banking77"
+    labels = "letters" if "letters" in registry.heads else "banking77"
     return create_app(
-        {"intent": CachedPredictor(engine, 0, task)}, Settings(label_set=labels), metrics, shelf, explaining
+        {"intent": CachedPredictor(engine, 0, task)}, Settings(label_set=labels), metrics, registry, explanations
     )
 
 
@@ -82,19 +82,19 @@ async def explains(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIte
     ranker, texts = HeadRegistry(bundle, None).ranker, tuple(letter * 5 for letter in "abcdefg" * 20)
     placed = ranker.project_replies(open_text_encoder(bundle).encode_texts(texts))
     save_replies(ReplySet("support", bundle.encoder_digest, texts, placed), tmp_path / "support.replies.safetensors")
-    shelf = HeadRegistry(bundle, tmp_path)
-    app = app_of(bundle, shelf, metrics, explains=True)
+    registry = HeadRegistry(bundle, tmp_path)
+    app = app_of(bundle, registry, metrics, explains=True)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Explains(client, shelf)
+        yield Explains(client, registry)
 
 
 def results(answer: httpx.Response) -> list[dict[str, Any]]:
     assert answer.status_code == 200, answer.text
     kind = ExplainIntentResponse if "label_set" in answer.json() else ExplainRepliesResponse
     kind.model_validate_json(answer.content)
-    found: list[dict[str, Any]] = answer.json()["results"]
-    return found
+    result: list[dict[str, Any]] = answer.json()["results"]
+    return result
 
 
 def assert_words_are_of(turns: list[dict[str, Any]], sent: list[dict[str, str]]) -> None:
@@ -104,77 +104,80 @@ def assert_words_are_of(turns: list[dict[str, Any]], sent: list[dict[str, str]])
         assert "".join(word["text"] for word in turn["words"]) == "".join(text.split())
 
 
-async def test_words_and_turns_of_a_dialogue_are_weighed(explains: Explains) -> None:
-    (one,) = results(await explains.intent({"turns": DIALOGUE, "id": "c-9"}, label_set="letters"))
-    assert [turn["turn"] for turn in one["turns"]] == [0, 1, 2]
-    assert_words_are_of(one["turns"], DIALOGUE)
-    assert all(any(word["weight"] for word in turn["words"]) for turn in one["turns"])
-    assert all(turn["weight"] for turn in one["turns"])
-    assert (one["method"], one["signed"], one["turns_dropped"], one["id"]) == ("two_sided_occlusion", True, 0, "c-9")
+async def test_every_word_and_turn_of_a_dialogue_has_a_weight(explains: Explains) -> None:
+    (result,) = results(await explains.intent({"turns": DIALOGUE, "id": "c-9"}, label_set="letters"))
+    assert [turn["turn"] for turn in result["turns"]] == [0, 1, 2]
+    assert_words_are_of(result["turns"], DIALOGUE)
+    assert all(any(word["weight"] for word in turn["words"]) for turn in result["turns"])
+    assert all(turn["weight"] for turn in result["turns"])
+    assert (result["method"], result["signed"], result["turns_dropped"], result["id"]) == (
+        "two_sided_occlusion",
+        True,
+        0,
+        "c-9",
+    )
 
 
-async def test_what_is_explained_is_what_is_served(explains: Explains) -> None:
+async def test_the_explained_scores_are_the_served_scores(explains: Explains) -> None:
     inputs = ["aaaa", {"turns": DIALOGUE}, "股票上涨"]
     answer = await explains.client.post("/v1/intent", json={"inputs": inputs, "label_set": "letters"})
-    for one, own in zip(results(await explains.intent(inputs)), answer.json()["results"], strict=True):
-        assert (one["intent"], one["out_of_scope"], one["tokens"]) == (
-            own["intent"],
-            own["out_of_scope"],
-            own["tokens"],
+    for result, expected in zip(results(await explains.intent(inputs)), answer.json()["results"], strict=True):
+        assert (result["intent"], result["out_of_scope"], result["tokens"]) == (
+            expected["intent"],
+            expected["out_of_scope"],
+            expected["tokens"],
         )
-        assert one["target"] == own["ranking"][0]["intent"]
-        assert one["confidence"] == pytest.approx(own["confidence"], abs=1e-4)
-        assert one["out_of_scope_score"] == pytest.approx(own["out_of_scope_score"], abs=1e-4)
-        assert len(one["turns"]) == own["turns_used"]
+        assert result["target"] == expected["ranking"][0]["intent"]
+        assert result["confidence"] == pytest.approx(expected["confidence"], abs=1e-4)
+        assert result["out_of_scope_score"] == pytest.approx(expected["out_of_scope_score"], abs=1e-4)
+        assert len(result["turns"]) == expected["turns_used"]
 
 
-async def test_occlusion_is_what_taking_each_word_and_turn_away_by_hand_changes(
-    explains: Explains, bundle: Bundle
-) -> None:
-    said = [*DIALOGUE[:2], {"speaker": "customer", "text": " bb 股 b"}]
-    (one,) = results(await explains.intent({"turns": said}, method="occlusion", target="a"))
-    head, tokenizer = explains.shelf.heads["letters"], Tokenizer(bundle.tokenizer, bundle.max_tokens)
+async def test_occlusion_is_the_change_without_a_word_or_turn(explains: Explains, bundle: Bundle) -> None:
+    turns = [*DIALOGUE[:2], {"speaker": "customer", "text": " bb 股 b"}]
+    (result,) = results(await explains.intent({"turns": turns}, method="occlusion", target="a"))
+    head, tokenizer = explains.registry.heads["letters"], Tokenizer(bundle.tokenizer, bundle.max_tokens)
     runtime = OnnxRuntime(bundle.graph)
 
     def confidence(hidden: set[int]) -> float:
-        left = [place for place in range(tokens.length) if place not in hidden]
-        kinds = np.asarray([tokens.token_types[left]])
-        rows = runtime.run(Batch(np.asarray([tokens.ids[left]]), np.ones_like(kinds), kinds))
+        remaining = [index for index in range(tokens.length) if index not in hidden]
+        kinds = np.asarray([tokens.token_types[remaining]])
+        rows = runtime.run(Batch(np.asarray([tokens.ids[remaining]]), np.ones_like(kinds), kinds))
         return float(predict_intents(head, rows).confidences[0, head.labels.index("a")])
 
-    tokens, _ = tokenizer.encode_dialogue(said[-1]["text"], TURNS[:-1])
+    tokens, _ = tokenizer.encode_dialogue(turns[-1]["text"], TURNS[:-1])
     pieces = tokenizer.token_strings(tokens)
-    # The tiny tokenizer has a piece a character: the last of each word's are its own, and the space before it.
-    place = len(pieces) - 2
+    # The tiny tokenizer has a token per character: a word has its characters and the space before it.
+    index = len(pieces) - 2
     whole = confidence(set())
-    for turn in reversed(one["turns"]):
+    for turn in reversed(result["turns"]):
         gone: set[int] = set()
         for word in reversed(turn["words"]):
-            own = set()
+            expected = set()
             for character in reversed(word["text"]):
-                own.add(place)
-                assert pieces[place] == character
-                place -= 1
-            if pieces[place] == "▁":
-                own.add(place)
-                place -= 1
-            assert word["weight"] == pytest.approx(whole - confidence(own), abs=1e-5), word
-            gone |= own
+                expected.add(index)
+                assert pieces[index] == character
+                index -= 1
+            if pieces[index] == "▁":
+                expected.add(index)
+                index -= 1
+            assert word["weight"] == pytest.approx(whole - confidence(expected), abs=1e-5), word
+            gone |= expected
         assert turn["weight"] == pytest.approx(whole - confidence(gone), abs=1e-5)
-        while pieces[place] != "</s>" and pieces[place] != "▁" and place:
-            place -= 1  # over the speaker's name
-        place -= 1
+        while pieces[index] != "</s>" and pieces[index] != "▁" and index:
+            index -= 1  # before the name of the speaker
+        index -= 1
 
 
-async def test_a_target_turns_the_weights_to_it(explains: Explains) -> None:
+async def test_weights_explain_the_target(explains: Explains) -> None:
     by_label = [results(await explains.intent("ab cc", target=label))[0] for label in "abc"]
-    assert [one["target"] for one in by_label] == list("abc")
-    sums = np.sum([[word["weight"] for word in one["turns"][0]["words"]] for one in by_label], axis=0)
+    assert [result["target"] for result in by_label] == list("abc")
+    sums = np.sum([[word["weight"] for word in result["turns"][0]["words"]] for result in by_label], axis=0)
     np.testing.assert_allclose(sums, 0, atol=1e-6)
-    assert {one["turns"][0]["weight"] for one in by_label} == {None}
+    assert {result["turns"][0]["weight"] for result in by_label} == {None}
 
 
-def asked(explains: Explains, task: str, method: str) -> Awaitable[Any]:
+def explain(explains: Explains, task: str, method: str) -> Awaitable[Any]:
     if task == "intent":
         return explains.intent({"turns": DIALOGUE}, method=method)
     return explains.reply(candidates=CANDIDATES, method=method)
@@ -184,44 +187,44 @@ def asked(explains: Explains, task: str, method: str) -> Awaitable[Any]:
     ("task", "method"),
     [(task, method) for task in ("intent", "replies") for method in ("auto", *SUPPORTED_METHODS[task])],
 )
-async def test_every_method_that_is_offered_can_be_asked_for(explains: Explains, task: str, method: str) -> None:
-    (found,) = results(await asked(explains, task, method))
-    assert found["method"] == ("two_sided_occlusion" if method == "auto" else method)
-    assert found["signed"] is (method != "value_norm")
-    assert all(turn["weight"] is not None for turn in found["turns"])
+async def test_every_supported_method_works(explains: Explains, task: str, method: str) -> None:
+    (result,) = results(await explain(explains, task, method))
+    assert result["method"] == ("two_sided_occlusion" if method == "auto" else method)
+    assert result["signed"] is (method != "value_norm")
+    assert all(turn["weight"] is not None for turn in result["turns"])
 
 
 @pytest.mark.parametrize("task", ["intent", "replies"])
-async def test_a_method_that_was_measured_not_to_be_worth_it_is_refused_naming_the_others(
+async def test_an_unfaithful_method_is_refused_with_the_supported_ones(
     explains: Explains, task: ExplainableTask
 ) -> None:
     for method in set(METHODS) - {*SUPPORTED_METHODS[task], "attention"}:
-        answer = await asked(explains, task, method)
+        answer = await explain(explains, task, method)
         assert_problem(answer, 422, "invalid_request", "/method")
         assert all(f"'{offered}'" in answer.json()["detail"] for offered in ("auto", *SUPPORTED_METHODS[task]))
 
 
-async def test_attention_of_a_dialogue_is_shown(explains: Explains) -> None:
-    asked: dict[str, Any] = {"method": "attention", "layers": [1], "heads": [0, 2]}
-    (one,) = results(await explains.intent({"turns": DIALOGUE}, **asked))
+async def test_a_dialogue_has_attention_maps(explains: Explains) -> None:
+    options: dict[str, Any] = {"method": "attention", "layers": [1], "heads": [0, 2]}
+    (result,) = results(await explains.intent({"turns": DIALOGUE}, **options))
     (two,) = results(await explains.reply(candidates=CANDIDATES, method="attention", reduce="rollout"))
-    assert np.asarray(one["attention"]["weights"]).shape == (1, 2, one["tokens"], one["tokens"])
-    assert np.asarray(two["attention"]["weights"]).shape == (1, 1, one["tokens"], one["tokens"])
-    for turn in one["turns"]:
-        # A token that two words share is in both of their weights.
+    assert np.asarray(result["attention"]["weights"]).shape == (1, 2, result["tokens"], result["tokens"])
+    assert np.asarray(two["attention"]["weights"]).shape == (1, 1, result["tokens"], result["tokens"])
+    for turn in result["turns"]:
+        # A token that two words share is part of both weights.
         assert 0 < turn["weight"] <= sum(word["weight"] for word in turn["words"]) + 1e-5
-    packed = await explains.intent({"turns": DIALOGUE}, {"Accept": "application/x-npz"}, **asked)
+    packed = await explains.intent({"turns": DIALOGUE}, {"Accept": "application/x-npz"}, **options)
     file = np.load(io.BytesIO(packed.content), allow_pickle=False)
     assert json.loads(str(file["answer"]))["label_set"] == "letters"
-    np.testing.assert_allclose(file["weights_0"], one["attention"]["weights"], atol=1e-6)
+    np.testing.assert_allclose(file["weights_0"], result["attention"]["weights"], atol=1e-6)
 
 
-async def test_turns_that_did_not_fit_are_counted(explains: Explains) -> None:
-    many = [{"speaker": "agent", "text": f"x{number} " * 8} for number in range(20)] + [DIALOGUE[2]]
-    (one,) = results(await explains.intent({"turns": many}, PATIENCE))
-    assert one["turns_dropped"] + len(one["turns"]) == 21
-    assert [turn["turn"] for turn in one["turns"]] == list(range(one["turns_dropped"], 21))
-    assert_words_are_of(one["turns"], many)
+async def test_dropped_turns_are_counted(explains: Explains) -> None:
+    many = [{"speaker": "agent", "text": f"x{index} " * 8} for index in range(20)] + [DIALOGUE[2]]
+    (result,) = results(await explains.intent({"turns": many}, PATIENCE))
+    assert result["turns_dropped"] + len(result["turns"]) == 21
+    assert [turn["turn"] for turn in result["turns"]] == list(range(result["turns_dropped"], 21))
+    assert_words_are_of(result["turns"], many)
     (two,) = results(
         await explains.intent({"turns": [DIALOGUE[0], {"speaker": "customer", "text": "ab " * 2000}]}, PATIENCE)
     )
@@ -229,30 +232,30 @@ async def test_turns_that_did_not_fit_are_counted(explains: Explains) -> None:
     assert two["turns"][0]["words"][-1]["end"] <= two["turns"][0]["read_span"]["end"] < 6000
 
 
-async def test_the_best_reply_is_explained_or_the_one_asked_about(explains: Explains) -> None:
+async def test_the_target_reply_is_explained_and_by_default_the_best(explains: Explains) -> None:
     plain = await explains.client.post("/v1/replies", json={"turns": DIALOGUE, "candidates": CANDIDATES})
     best = plain.json()["results"][0]
-    by_index = {one["index"]: one["score"] for one in plain.json()["results"]}
-    (one,) = results(await explains.reply(candidates=CANDIDATES))
-    assert (one["target"]["index"], one["target"]["text"]) == (best["index"], best["text"])
-    assert one["target"]["score"] == pytest.approx(best["score"], abs=1e-4)
-    assert_words_are_of(one["turns"], DIALOGUE)
+    by_index = {result["index"]: result["score"] for result in plain.json()["results"]}
+    (result,) = results(await explains.reply(candidates=CANDIDATES))
+    assert (result["target"]["index"], result["target"]["text"]) == (best["index"], best["text"])
+    assert result["target"]["score"] == pytest.approx(best["score"], abs=1e-4)
+    assert_words_are_of(result["turns"], DIALOGUE)
     for index, text in enumerate(CANDIDATES):
         (two,) = results(await explains.reply(candidates=CANDIDATES, target=index))
         assert two["target"] == {"index": index, "text": text, "score": pytest.approx(by_index[index], abs=1e-4)}
 
 
-async def test_a_reply_of_a_set_is_explained_as_it_is_when_sent_along(explains: Explains) -> None:
-    (one,) = results(await explains.reply(reply_set="support", target=3))
+async def test_a_reply_of_a_set_is_explained_like_a_candidate(explains: Explains) -> None:
+    (item,) = results(await explains.reply(reply_set="support", target=3))
     (two,) = results(await explains.reply(candidates=["ddddd"]))
-    assert one["target"] | {"index": 0} == two["target"] | {"score": pytest.approx(one["target"]["score"], abs=1e-4)}
-    weights = [[word["weight"] for turn in found["turns"] for word in turn["words"]] for found in (one, two)]
+    assert item["target"] | {"index": 0} == two["target"] | {"score": pytest.approx(item["target"]["score"], abs=1e-4)}
+    weights = [[word["weight"] for turn in result["turns"] for word in turn["words"]] for result in (item, two)]
     np.testing.assert_allclose(weights[0], weights[1], atol=1e-4)
     (best,) = results(await explains.reply(reply_set="support"))
-    assert best["target"]["text"] == explains.shelf.reply_sets["support"].texts[best["target"]["index"]]
+    assert best["target"]["text"] == explains.registry.reply_sets["support"].texts[best["target"]["index"]]
 
 
-async def test_one_bad_item_leaves_its_neighbours_unharmed(explains: Explains) -> None:
+async def test_a_bad_item_does_not_affect_the_rest(explains: Explains) -> None:
     good, bad = (await explains.intent(["aa", {"text": " ", "id": "x"}])).json()["results"]
     assert good["turns"][0]["words"][0]["text"] == "aa"
     assert (bad["error"]["code"], bad["id"]) == ("empty_text", "x")
@@ -260,9 +263,9 @@ async def test_one_bad_item_leaves_its_neighbours_unharmed(explains: Explains) -
 
 
 @pytest.mark.parametrize("text", ["x", "‰‰‰ ‰", "🙂", "<s>"])
-async def test_texts_of_one_word_or_of_nothing_known_are_explained(explains: Explains, text: str) -> None:
-    (one,) = results(await explains.intent({"turns": [DIALOGUE[0], {"speaker": "customer", "text": text}]}))
-    assert "".join(word["text"] for word in one["turns"][1]["words"]) == text.replace(" ", "")
+async def test_texts_of_a_single_word_or_of_unknown_tokens_are_explained(explains: Explains, text: str) -> None:
+    (result,) = results(await explains.intent({"turns": [DIALOGUE[0], {"speaker": "customer", "text": text}]}))
+    assert "".join(word["text"] for word in result["turns"][1]["words"]) == text.replace(" ", "")
 
 
 @pytest.mark.parametrize(
@@ -285,19 +288,19 @@ async def test_texts_of_one_word_or_of_nothing_known_are_explained(explains: Exp
         (REPLIES, {"method": "attention", "layers": [0], "heads": [9]}, "/heads/0"),
     ],
 )
-async def test_bad_input_is_named(explains: Explains, path: str, more: dict[str, Any], pointer: str) -> None:
+async def test_bad_input_has_a_pointer(explains: Explains, path: str, more: dict[str, Any], pointer: str) -> None:
     body = {"inputs": "ab"} if path == INTENT else {"turns": DIALOGUE, "candidates": CANDIDATES}
     assert_problem(await explains.client.post(path, json=body | more), 422, "invalid_request", pointer)
 
 
-async def test_what_is_not_there_is_named(explains: Explains) -> None:
+async def test_unknown_names_have_a_pointer(explains: Explains) -> None:
     assert_problem(await explains.intent("ab", label_set="nope"), 404, "not_found", "/label_set")
     assert_problem(await explains.reply(reply_set="nope"), 404, "not_found", "/reply_set")
 
 
-async def test_too_much_is_refused_with_the_limit(explains: Explains) -> None:
+async def test_too_large_a_request_is_refused_with_the_limit(explains: Explains) -> None:
     assert_problem(await explains.intent(["a"] * (MAX_EXPLAINED + 1)), 413, "explanation_too_large", "/inputs")
-    many = [f"a{number}" for number in range(MAX_COMPARED + 1)]
+    many = [f"a{index}" for index in range(MAX_COMPARED + 1)]
     refused = await explains.reply(candidates=many)
     assert_problem(refused, 413, "explanation_too_large", "/candidates")
     assert str(MAX_COMPARED) in refused.json()["detail"]
@@ -307,13 +310,13 @@ async def test_too_much_is_refused_with_the_limit(explains: Explains) -> None:
     assert_problem(answer, 413, "explanation_too_large", "/turns")
 
 
-async def test_malformed_bodies_are_refused_as_everywhere(explains: Explains) -> None:
+async def test_malformed_bodies_are_refused(explains: Explains) -> None:
     for path in (INTENT, REPLIES):
         for content, status, code in ((b"{", 400, "malformed_json"), (b"\xff", 400, "malformed_body")):
             assert_problem(await explains.client.post(path, content=content, headers=JSON), status, code)
 
 
-async def test_where_the_model_is_elsewhere_nothing_is_explained(bundle: Bundle, metrics: Metrics) -> None:
+async def test_a_remote_model_has_no_explanations(bundle: Bundle, metrics: Metrics) -> None:
     app = app_of(bundle, HeadRegistry(bundle, None), metrics, explains=False)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
@@ -322,7 +325,7 @@ async def test_where_the_model_is_elsewhere_nothing_is_explained(bundle: Bundle,
         assert_problem(await client.post(REPLIES, json=body), 404, "not_found")
 
 
-async def test_the_shipped_model_rests_on_the_words_anyone_would_name(metrics: Metrics) -> None:
+async def test_the_shipped_model_rests_on_plausible_words(metrics: Metrics) -> None:
     bundle = load_bundle(SHIPPED_INTENT)
     app = app_of(bundle, HeadRegistry(bundle, None), metrics, explains=True)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
@@ -338,6 +341,10 @@ async def test_the_shipped_model_rests_on_the_words_anyone_would_name(metrics: M
         assert (where["target"], {first["text"], second["text"]}) == ("card_arrival", {"where", "card"})
         assert_words_are_of(lost["turns"], turns)
         hotel = [{"speaker": "customer", "text": "I need a hotel in the north of the city"}]
-        asked = {"turns": hotel, "candidates": ["Do you have a price range in mind?", "Goodbye."], "method": "shapley"}
-        (one,) = results(await client.post(REPLIES, json=asked, headers=PATIENCE))
-        assert max(one["turns"][0]["words"], key=lambda word: float(word["weight"]))["text"] == "hotel"
+        options = {
+            "turns": hotel,
+            "candidates": ["Do you have a price range in mind?", "Goodbye."],
+            "method": "shapley",
+        }
+        (result,) = results(await client.post(REPLIES, json=options, headers=PATIENCE))
+        assert max(result["turns"][0]["words"], key=lambda word: float(word["weight"]))["text"] == "hotel"

@@ -1,4 +1,4 @@
-"""The HTTP surface over a real engine: every shape, every refusal, and what each leaves in the metrics."""
+"""The HTTP application over a real engine: all inputs, all refusals, and their metrics."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from tests.support.service_app import Service, assert_problem, serving
 
 pytestmark = pytest.mark.anyio
 
-# What is answered.
+# Answers.
 
 
-async def test_the_answer_has_this_shape(service: Service) -> None:
+async def test_the_answer_has_the_documented_fields(service: Service) -> None:
     response = await service.ask(["good day", {"text": "bad news", "entity": "day", "id": "n-17"}])
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
@@ -46,7 +46,7 @@ async def test_the_answer_has_this_shape(service: Service) -> None:
 
 
 @pytest.mark.parametrize("inputs", ["good", {"text": "good"}, ["good"], [{"text": "good"}]])
-async def test_one_text_gives_one_result_however_it_is_given(service: Service, inputs: Any) -> None:
+async def test_a_single_text_has_a_single_result_in_every_form(service: Service, inputs: Any) -> None:
     (result,) = (await service.ask(inputs)).json()["results"]
     assert result["label"] == "positive"
 
@@ -64,7 +64,7 @@ async def test_one_text_gives_one_result_however_it_is_given(service: Service, i
     ],
     ids=["1 MB word", "combining marks", "NUL", "joined emoji", "right to left", "mixed", "private use"],
 )
-async def test_odd_text_is_answered(service: Service, text: str) -> None:
+async def test_unusual_text_is_answered(service: Service, text: str) -> None:
     response = await service.ask(text)
     assert response.status_code == 200
     assert "label" in response.json()["results"][0]
@@ -72,11 +72,11 @@ async def test_odd_text_is_answered(service: Service, text: str) -> None:
 
 async def test_256_texts_are_answered_in_order(service: Service) -> None:
     words = ["good", "bad", "fine"]
-    results = (await service.ask([f"{words[number % 3]} {number}" for number in range(256)])).json()["results"]
+    results = (await service.ask([f"{words[index % 3]} {index}" for index in range(256)])).json()["results"]
     assert [result["label"] for result in results] == (["positive", "negative", "neutral"] * 86)[:256]
 
 
-async def test_a_failed_text_carries_its_error_and_its_neighbours_are_unharmed(service: Service) -> None:
+async def test_a_failed_text_has_its_error_and_does_not_affect_the_rest(service: Service) -> None:
     response = await service.ask(["good", {"text": " ", "id": "x"}, {"text": "bad", "entity": "\t"}, "poison", "bad"])
     assert response.status_code == 200
     first, empty, no_entity, poisoned, last = response.json()["results"]
@@ -88,8 +88,8 @@ async def test_a_failed_text_carries_its_error_and_its_neighbours_are_unharmed(s
     assert "secret" not in response.text
 
 
-async def test_the_answer_is_what_the_openapi_document_says(service: Service) -> None:
-    """It is written without the models of the document, so they must be held against it here."""
+async def test_the_answer_fits_its_schema(service: Service) -> None:
+    """Validate the answer, because the service writes it without its schema."""
     response = await service.ask(["good", {"text": " ", "id": "x"}, {"text": "bad", "entity": "day"}, "poison"])
     read = SentimentResponse.model_validate_json(response.content)
     assert [type(result) for result in read.results] == [SentimentResult, FailedItem, SentimentResult, FailedItem]
@@ -107,19 +107,19 @@ async def test_the_answer_is_what_the_openapi_document_says(service: Service) ->
         ([{"text": "good", "entity": ""}], "invalid_request", "/inputs/0/entity"),
     ],
 )
-async def test_when_no_text_can_be_answered_the_first_problem_is_the_requests(
+async def test_without_a_usable_text_the_first_problem_is_that_of_the_request(
     service: Service, inputs: Any, code: str, pointer: str
 ) -> None:
     assert_problem(await service.ask(inputs), 422, code, pointer)
 
 
-async def test_over_long_text_is_shortened_and_says_so_or_is_refused(service: Service) -> None:
+async def test_a_long_text_is_truncated_and_marked_or_refused(service: Service) -> None:
     (result,) = (await service.ask("good " * 600)).json()["results"]
     assert (result["truncated"], result["tokens"]) == (True, 512)
     assert_problem(await service.ask(["good " * 600], truncate=False), 422, "text_too_long", "/inputs/0")
 
 
-# What is refused. What JSON can be wrong in is in test_bodies; here is one of each kind, through the whole service.
+# Refusals. All faults of JSON are in test_body; here is an example of each kind, through the whole service.
 
 
 @pytest.mark.parametrize(
@@ -157,12 +157,12 @@ async def test_a_wrong_body_is_refused(
     ],
     ids=str,
 )
-async def test_another_type_of_body_is_refused(service: Service, headers: dict[str, str]) -> None:
+async def test_a_body_that_is_not_plain_json_is_refused(service: Service, headers: dict[str, str]) -> None:
     assert_problem(await service.send(b'{"inputs": "good"}', headers), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("kind", ["application/json; charset=UTF-8", "Application/JSON", "application/vnd.api+json"])
-async def test_every_name_of_json_is_taken(service: Service, kind: str) -> None:
+async def test_every_media_type_of_json_is_accepted(service: Service, kind: str) -> None:
     assert (await service.send(b'{"inputs": "good"}', {"content-type": kind})).status_code == 200
 
 
@@ -175,15 +175,13 @@ async def test_an_unknown_route_is_not_found(service: Service, path: str) -> Non
     ("method", "path", "allowed"),
     [("GET", "/v1/sentiment", "POST"), ("PUT", "/v1/sentiment", "POST"), ("POST", "/readyz", "GET")],
 )
-async def test_an_unknown_method_is_told_which_are_known(
-    service: Service, method: str, path: str, allowed: str
-) -> None:
+async def test_a_wrong_method_gets_the_allowed_ones(service: Service, method: str, path: str, allowed: str) -> None:
     response = await service.client.request(method, path)
     assert_problem(response, 405, "method_not_allowed")
     assert response.headers["allow"] == allowed
 
 
-async def test_a_full_queue_is_429_and_what_was_accepted_is_answered(tmp_path: Path, metrics: Metrics) -> None:
+async def test_a_full_queue_is_429_and_accepted_requests_are_answered(tmp_path: Path, metrics: Metrics) -> None:
     async with serving(tmp_path, metrics, queue_tokens=3) as service:
         first = await service.held()
         second = asyncio.ensure_future(service.ask("bad"))
@@ -191,7 +189,7 @@ async def test_a_full_queue_is_429_and_what_was_accepted_is_answered(tmp_path: P
             await asyncio.sleep(0)
         assert_problem(await service.ask("fine"), 429, "overloaded")
         service.runtime.gate.set()
-        assert [(await one).status_code for one in (first, second)] == [200, 200]
+        assert [(await result).status_code for result in (first, second)] == [200, 200]
 
 
 async def test_past_the_deadline_is_504(tmp_path: Path, metrics: Metrics) -> None:
@@ -200,10 +198,10 @@ async def test_past_the_deadline_is_504(tmp_path: Path, metrics: Metrics) -> Non
         assert_problem(await service.ask("good"), 504, "deadline_exceeded")
 
 
-# How it is.
+# Health.
 
 
-async def test_is_alive_but_not_ready_until_the_models_are_warm(tmp_path: Path, metrics: Metrics) -> None:
+async def test_the_service_is_alive_but_not_ready_until_the_models_are_warm(tmp_path: Path, metrics: Metrics) -> None:
     async with serving(tmp_path, metrics) as service:
         engine = fakes.make_engine(tmp_path, metrics, fakes.FakeRuntime())
         cold_predictor = CachedPredictor(engine, 0, metrics.task("sentiment"))
@@ -228,7 +226,7 @@ async def test_a_dead_inference_thread_is_unhealthy(service: Service) -> None:
     assert_problem(await service.client.get("/readyz"), 503, "not_ready")
 
 
-async def test_the_models_tell_what_they_are(service: Service) -> None:
+async def test_models_are_listed_with_their_details(service: Service) -> None:
     (model,) = (await service.client.get("/v1/models")).json()["models"]
     assert model == {
         "name": "sentiment",
@@ -247,7 +245,7 @@ async def test_the_models_tell_what_they_are(service: Service) -> None:
     }
 
 
-# What it says of itself.
+# Documentation.
 
 
 async def test_the_docs_page_needs_no_other_host(service: Service) -> None:
@@ -270,10 +268,10 @@ async def test_the_openapi_document_is_whole(service: Service) -> None:
     assert post["requestBody"]["content"]["application/json"]["schema"]["$ref"].endswith("/SentimentRequest")
     assert post["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/SentimentResponse")
     assert set(post["responses"]) == {"200", "400", "408", "413", "415", "422", "429", "500", "502", "503", "504"}
-    assert "application/problem+json" in post["responses"]["422"]["content"]
+    assert post["responses"]["422"]["$ref"] == "#/components/responses/Problem"
 
 
-# How long a caller will wait.
+# Timeouts of callers.
 
 
 async def ask_waiting(service: Service, *values: str) -> httpx.Response:
@@ -282,7 +280,7 @@ async def ask_waiting(service: Service, *values: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("values", [("0",), ("-1",), ("1.5",), ("soon",), ("",), ("9" * 400,), ("\u0661",), ("5", "5")])
-async def test_a_time_that_is_no_number_of_milliseconds_is_refused(service: Service, values: tuple[str, ...]) -> None:
+async def test_an_invalid_timeout_is_refused(service: Service, values: tuple[str, ...]) -> None:
     encoded = [value.encode() for value in values]
     headers = [(b"content-type", b"application/json"), *((b"x-request-timeout-ms", value) for value in encoded)]
     response = await service.client.post("/v1/sentiment", content=b'{"inputs": "good"}', headers=headers)
@@ -290,14 +288,14 @@ async def test_a_time_that_is_no_number_of_milliseconds_is_refused(service: Serv
     assert "X-Request-Timeout-Ms" in response.json()["detail"]
 
 
-async def test_a_caller_who_waits_for_less_is_told_earlier(service: Service) -> None:
+async def test_a_shorter_timeout_ends_a_request_earlier(service: Service) -> None:
     service.runtime.gate.clear()
     assert_problem(await ask_waiting(service, "40"), 504, "deadline_exceeded")
     service.runtime.gate.set()
     assert (await ask_waiting(service, "9999")).status_code == 200
 
 
-async def test_no_caller_waits_longer_than_the_service_does(tmp_path: Path, metrics: Metrics) -> None:
+async def test_a_longer_timeout_does_not_extend_that_of_the_service(tmp_path: Path, metrics: Metrics) -> None:
     async with serving(tmp_path, metrics, request_timeout_s=0.05) as service:
         service.runtime.gate.clear()
         assert_problem(await ask_waiting(service, "600000"), 504, "deadline_exceeded")

@@ -1,4 +1,4 @@
-"""Intents and replies over HTTP, from a real tiny bundle in this process."""
+"""Intents and replies over HTTP, with a real tiny bundle in this process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Intents:
     client: httpx.AsyncClient
     folder: Path
     bundle: Bundle
-    shelf: HeadRegistry
+    registry: HeadRegistry
 
     async def intent(self, inputs: Any, **more: Any) -> httpx.Response:
         return await self.client.post("/v1/intent", json={"inputs": inputs, **more})
@@ -56,7 +56,7 @@ class Intents:
 
 @pytest.fixture
 async def intents(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Intents]:
-    async with serving(bundle, tmp_path / "shelf", metrics) as running:
+    async with serving(bundle, tmp_path / "data", metrics) as running:
         yield running
 
 
@@ -66,11 +66,11 @@ async def serving(bundle: Bundle, folder: Path, metrics: Metrics) -> AsyncIterat
     task = metrics.task("intent")
     tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    shelf = HeadRegistry(bundle, folder)
-    app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(label_set="letters"), metrics, shelf)
+    registry = HeadRegistry(bundle, folder)
+    app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(label_set="letters"), metrics, registry)
     client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
     async with client, app.router.lifespan_context(app):
-        yield Intents(client, folder, bundle, shelf)
+        yield Intents(client, folder, bundle, registry)
 
 
 def turn(speaker: str, text: str) -> dict[str, str]:
@@ -85,14 +85,14 @@ async def test_texts_and_dialogues_get_intents_in_order(intents: Intents) -> Non
     IntentResponse.model_validate_json(answer.content)
     assert (body["model"], body["label_set"]) == ("intent", "letters")
     first, second, third = body["results"]
-    assert [one["ranking"][0]["intent"] for one in (first, third)] == ["a", "c"]
-    assert [one["id"] for one in body["results"]] == [None, "c-9", "c-10"]
+    assert [result["ranking"][0]["intent"] for result in (first, third)] == ["a", "c"]
+    assert [result["id"] for result in body["results"]] == [None, "c-9", "c-10"]
     assert (second["turns_used"], second["turns_dropped"]) == (3, 0)
     assert (first["turns_used"], first["truncated"]) == (1, False)
-    for one in body["results"]:
-        assert len(one["ranking"]) == 2
-        assert one["confidence"] == one["ranking"][0]["confidence"] >= one["ranking"][1]["confidence"]
-        assert one["intent"] == (None if one["out_of_scope"] else one["ranking"][0]["intent"])
+    for result in body["results"]:
+        assert len(result["ranking"]) == 2
+        assert result["confidence"] == result["ranking"][0]["confidence"] >= result["ranking"][1]["confidence"]
+        assert result["intent"] == (None if result["out_of_scope"] else result["ranking"][0]["intent"])
 
 
 async def test_the_label_set_can_be_named(intents: Intents) -> None:
@@ -104,48 +104,48 @@ async def test_the_label_set_can_be_named(intents: Intents) -> None:
     assert "digits, letters" in refused.json()["detail"]
 
 
-async def test_a_threshold_of_the_request_counts_instead_of_the_heads_own(intents: Intents) -> None:
-    (score,) = [one["out_of_scope_score"] for one in (await intents.intent("ccccc")).json()["results"]]
+async def test_the_threshold_of_the_request_replaces_that_of_the_head(intents: Intents) -> None:
+    (score,) = [result["out_of_scope_score"] for result in (await intents.intent("ccccc")).json()["results"]]
     below, above = max(0.0, score - 0.01), min(1.0, score + 0.01)
-    kept = (await intents.intent("ccccc", threshold=above)).json()["results"][0]
+    remaining = (await intents.intent("ccccc", threshold=above)).json()["results"][0]
     away = (await intents.intent("ccccc", threshold=0)).json()["results"][0] if below == 0 else None
-    assert (kept["out_of_scope"], kept["intent"]) == (False, "c")
+    assert (remaining["out_of_scope"], remaining["intent"]) == (False, "c")
     strange = (await intents.intent("利润增长股票", threshold=0)).json()["results"][0]
     assert (strange["out_of_scope"], strange["intent"]) == (True, None)
     assert away is None or away["out_of_scope"] is (score > 0)
 
 
-async def test_the_newest_customer_turn_is_what_is_classified_and_the_oldest_give_way(intents: Intents) -> None:
+async def test_the_newest_customer_turn_is_classified_and_the_oldest_turns_are_dropped(intents: Intents) -> None:
     after = {"turns": [turn(CUSTOMER, "aaaaa"), turn(AGENT, "bbbbb")]}
     alone = (await intents.intent("aaaaa")).json()["results"][0]
     assert (await intents.intent(after)).json()["results"][0]["ranking"] == alone["ranking"]
     many = {"turns": [turn(AGENT, "x" * 40) for _ in range(20)] + [turn(CUSTOMER, "aaaaa")]}
-    found = (await intents.intent(many)).json()["results"][0]
-    assert found["turns_used"] + found["turns_dropped"] == 21
-    assert 1 < found["turns_used"] < 20
-    assert found["tokens"] <= intents.bundle.max_tokens
+    result = (await intents.intent(many)).json()["results"][0]
+    assert result["turns_used"] + result["turns_dropped"] == 21
+    assert 1 < result["turns_used"] < 20
+    assert result["tokens"] <= intents.bundle.max_tokens
     long = (await intents.intent({"turns": [turn(AGENT, "yes?"), turn(CUSTOMER, "a" * 100_000)]})).json()["results"][0]
     assert (long["truncated"], long["turns_used"], long["turns_dropped"]) == (True, 1, 1)
     assert_problem(await intents.intent("a" * 100_000, truncate=False), 422, "text_too_long", "/inputs")
 
 
-async def test_both_languages_in_one_dialogue_in_either_order(intents: Intents) -> None:
+async def test_a_dialogue_may_have_both_languages(intents: Intents) -> None:
     for texts in (("股票上涨", "aaaa"), ("aaaa", "股票上涨")):
         answer = await intents.intent({"turns": [turn(CUSTOMER, text) for text in texts]})
         assert answer.json()["results"][0]["turns_used"] == 2
 
 
-async def test_many_dialogues_get_what_each_gets_alone(intents: Intents) -> None:
+async def test_many_dialogues_get_the_answers_of_single_requests(intents: Intents) -> None:
     texts = [letter * length for letter in "abc1" for length in range(3, 10)]
     together = (await intents.intent(texts)).json()["results"]
     alone = [(await intents.intent(text)).json()["results"][0] for text in texts]
-    for one, other in zip(together, alone, strict=True):
-        assert one["intent"] == other["intent"]
-        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
-        assert one["out_of_scope_score"] == pytest.approx(other["out_of_scope_score"], abs=1e-4)
+    for result, other in zip(together, alone, strict=True):
+        assert result["intent"] == other["intent"]
+        assert result["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
+        assert result["out_of_scope_score"] == pytest.approx(other["out_of_scope_score"], abs=1e-4)
 
 
-async def test_one_bad_item_leaves_its_neighbours_unharmed(intents: Intents) -> None:
+async def test_a_bad_item_does_not_affect_the_rest(intents: Intents) -> None:
     good, bad = (await intents.intent(["aaaa", {"text": " ", "id": "x"}])).json()["results"]
     assert good["ranking"][0]["intent"] == "a"
     assert (bad["error"]["code"], bad["id"]) == ("empty_text", "x")
@@ -171,7 +171,7 @@ async def test_one_bad_item_leaves_its_neighbours_unharmed(intents: Intents) -> 
         ({"inputs": "a", "label": "letters"}, "/label"),
     ],
 )
-async def test_bad_input_is_named(intents: Intents, body: Any, pointer: str) -> None:
+async def test_bad_input_has_a_pointer(intents: Intents, body: Any, pointer: str) -> None:
     assert_problem(await intents.client.post("/v1/intent", json=body), 422, "invalid_request", pointer)
 
 
@@ -181,51 +181,52 @@ async def test_candidates_are_ranked(intents: Intents) -> None:
     assert answer.status_code == 200, answer.text
     RepliesResponse.model_validate_json(answer.content)
     body = answer.json()
-    scores = [one["score"] for one in body["results"]]
+    scores = [result["score"] for result in body["results"]]
     assert len(scores) == 3
     assert scores == sorted(scores, reverse=True)
-    assert all(candidates[one["index"]] == one["text"] for one in body["results"])
+    assert all(candidates[result["index"]] == result["text"] for result in body["results"])
     assert body["turns_used"] == 2
-    assert body["no_good_reply"] is (scores[0] < intents.shelf.ranker.min_score)
+    assert body["no_good_reply"] is (scores[0] < intents.registry.ranker.min_score)
     for threshold, none_good in ((0, False), (1, True)):
         again = await intents.replies(turns=[turn(CUSTOMER, "hello")], candidates=candidates, threshold=threshold)
         assert again.json()["no_good_reply"] is none_good
 
 
-async def test_many_replies_are_scored_beside_the_event_loop_and_alike(
+async def test_many_replies_are_scored_in_a_thread_with_the_same_scores(
     intents: Intents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: dict[str, Any] = {"turns": [turn(CUSTOMER, "hello")], "candidates": ["good bye", "hello there", "what"]}
-    inline = (await intents.replies(**asked)).json()["results"]
+    options: dict[str, Any] = {"turns": [turn(CUSTOMER, "hello")], "candidates": ["good bye", "hello there", "what"]}
+    inline = (await intents.replies(**options)).json()["results"]
     scoring: list[str] = []
     scores = ReplyRanker.score_replies
 
-    def watched(self: ReplyRanker, *given: Any) -> Any:
+    def watched(self: ReplyRanker, *arguments: Any) -> Any:
         scoring.append(threading.current_thread().name)
-        return scores(self, *given)
+        return scores(self, *arguments)
 
     monkeypatch.setattr(ReplyRanker, "score_replies", watched)
     monkeypatch.setattr("service.api.replies.MAX_INLINE_REPLIES", 2)
-    assert (await intents.replies(**asked)).json()["results"] == inline
+    assert (await intents.replies(**options)).json()["results"] == inline
     assert scoring != [threading.main_thread().name]
 
 
-async def test_a_reply_set_answers_as_its_replies_sent_along_do(intents: Intents) -> None:
-    texts = tuple(f"{letter * 5} {number}" for letter in "abcdef" for number in range(140))
-    ranker, reader = intents.shelf.ranker, open_text_encoder(intents.bundle)
+async def test_a_reply_set_gets_the_scores_of_the_same_candidates(intents: Intents) -> None:
+    texts = tuple(f"{letter * 5} {index}" for letter in "abcdef" for index in range(140))
+    ranker, reader = intents.registry.ranker, open_text_encoder(intents.bundle)
     replies = ReplySet(
         "support", intents.bundle.encoder_digest, texts, ranker.project_replies(reader.encode_texts(texts))
     )
     save_replies(replies, intents.folder / "support.replies.safetensors")
     async with asyncio.timeout(60):
-        while "support" not in intents.shelf.reply_sets:
+        while "support" not in intents.registry.reply_sets:
             await asyncio.sleep(0.05)
     turns = [turn(CUSTOMER, "bbb please")]
     named, sent = [
         (await intents.replies(turns=turns, top_k=7, **more)).json()["results"]
         for more in ({"reply_set": "support"}, {"candidates": texts})
     ]
-    assert [one["score"] for one in named] == pytest.approx([one["score"] for one in sent], abs=1e-4)
+    assert [result["score"] for result in named] == pytest.approx([result["score"] for result in sent], abs=1e-4)
+    assert_problem(await intents.replies(turns=turns, reply_set=""), 404, "not_found", "/reply_set")
     refused = await intents.replies(turns=turns, reply_set="other")
     assert_problem(refused, 404, "not_found", "/reply_set")
     assert "support" in refused.json()["detail"]
@@ -245,7 +246,7 @@ async def test_a_reply_set_answers_as_its_replies_sent_along_do(intents: Intents
         ({"turns": [turn(CUSTOMER, " ")], "candidates": ["a"]}, "/turns/0/text"),
     ],
 )
-async def test_a_bad_request_for_replies_is_named(intents: Intents, body: Any, pointer: str) -> None:
+async def test_a_bad_request_for_replies_has_a_pointer(intents: Intents, body: Any, pointer: str) -> None:
     assert_problem(await intents.client.post("/v1/replies", json=body), 422, "invalid_request", pointer)
 
 
@@ -254,21 +255,21 @@ async def test_duplicate_candidates_are_named(intents: Intents) -> None:
     assert "Candidates 0 and 2 are the same" in answer.json()["detail"]
 
 
-async def test_malformed_bodies_are_refused_as_everywhere(intents: Intents) -> None:
+async def test_malformed_bodies_are_refused(intents: Intents) -> None:
     for path in ("/v1/intent", "/v1/replies"):
         for content, status, code in ((b"{", 400, "malformed_json"), (b"\xff", 400, "malformed_body")):
             assert_problem(await intents.client.post(path, content=content, headers=JSON), status, code)
 
 
-async def test_models_tell_the_label_sets_and_reply_sets(intents: Intents) -> None:
+async def test_models_list_label_sets_and_reply_sets(intents: Intents) -> None:
     (model,) = (await intents.client.get("/v1/models")).json()["models"]
     assert model["task"] == "intent"
     assert model["label_sets"] == {"letters": ["a", "b", "c"], "digits": ["1", "2", "3", "4"]}
     assert model["reply_sets"] == []
 
 
-async def test_heads_that_come_and_go_fail_no_request_and_mix_no_labels(intents: Intents) -> None:
-    """Half of the callers ask a set that is always there, half one that changes between two sets of intents."""
+async def test_heads_that_change_fail_no_request_and_mix_no_labels(intents: Intents) -> None:
+    """Half of the callers use a label set that stays. The label set of the rest changes between two sets of intents."""
     versions = [
         tiny_head("mine", starts, open_text_encoder(intents.bundle), intents.bundle.encoder_digest)
         for starts in ("xy", "uv")
@@ -277,29 +278,30 @@ async def test_heads_that_come_and_go_fail_no_request_and_mix_no_labels(intents:
     going = True
 
     async def ask(labels: str) -> list[tuple[int, frozenset[str]]]:
-        found = []
+        result = []
         while going:
             answer = await intents.intent(["aaaa", "xxxx"], label_set=labels)
-            named = {r["intent"] for one in answer.json().get("results", ()) for r in one["ranking"]}
-            found.append((answer.status_code, frozenset(named)))
-            await asyncio.sleep(0.005)  # a refusal waits for nothing, and would keep all others from running
-        return found
+            named = {r["intent"] for item in answer.json().get("results", ()) for r in item["ranking"]}
+            result.append((answer.status_code, frozenset(named)))
+            await asyncio.sleep(0.005)  # a refusal never waits, and would keep all other tasks from running
+        return result
 
     asking = [asyncio.create_task(ask(labels)) for labels in ("letters", "mine") * 4]
-    for number in range(6):
-        save_head(versions[number % 2], path)
+    for index in range(6):
+        save_head(versions[index % 2], path)
         async with asyncio.timeout(60):
             while (
-                "mine" not in intents.shelf.heads or intents.shelf.heads["mine"].labels != versions[number % 2].labels
+                "mine" not in intents.registry.heads
+                or intents.registry.heads["mine"].labels != versions[index % 2].labels
             ):
                 await asyncio.sleep(0.02)
     path.unlink()
     async with asyncio.timeout(60):
-        while "mine" in intents.shelf.heads:
+        while "mine" in intents.registry.heads:
             await asyncio.sleep(0.02)
     going = False
-    found = await asyncio.gather(*asking)
-    steady = {one for own in found[::2] for one in own}
+    result = await asyncio.gather(*asking)
+    steady = {item for expected in result[::2] for item in expected}
     assert steady == {(200, frozenset("abc"))}
-    changing = {one for own in found[1::2] for one in own}
+    changing = {item for expected in result[1::2] for item in expected}
     assert changing == {(404, frozenset()), (200, frozenset("xy")), (200, frozenset("uv"))}

@@ -1,4 +1,4 @@
-"""What can be wrong with a request for recommendations: each is told to whom it concerns."""
+"""Faults in requests for recommendations, and whom they concern."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 # Bad input.
 
 
-async def test_unknown_ids_without_a_text_are_an_error_of_their_user(shop: Shop) -> None:
+async def test_unknown_ids_without_a_text_are_the_error_of_their_user(shop: Shop) -> None:
     users = [
         {"id": "a", "history": [event("nope")]},
         {"id": "b", "history": [BOUGHT]},
@@ -51,25 +51,25 @@ async def test_unknown_ids_can_be_skipped_and_are_counted(shop: Shop) -> None:
     assert (nobody["items"], nobody["candidates_skipped"]) == ([], 1)
 
 
-async def test_candidates_that_come_twice_are_ranked_once_and_counted(shop: Shop) -> None:
+async def test_repeated_candidates_are_ranked_once_and_counted(shop: Shop) -> None:
     candidates = [{"item_id": "item-b1"}, {"text": "new"}, {"item_id": "item-b1"}, {"text": "new"}, {"text": "newer"}]
     result = await shop.ask([BOUGHT], candidates=candidates)
     assert sorted(item["candidate_index"] for item in result["items"]) == [0, 1, 4]
     assert result["candidates_repeated"] == 2
-    known = [{"item_id": one} for one in ("item-b1", "item-c1", "item-b1")]
+    known = [{"item_id": item_id} for item_id in ("item-b1", "item-c1", "item-b1")]
     result = await shop.ask([BOUGHT], candidates=known)
     assert sorted(item["candidate_index"] for item in result["items"]) == [0, 1]
     assert result["candidates_repeated"] == 1
 
 
-async def test_events_of_the_future_are_refused(shop: Shop) -> None:
+async def test_events_in_the_future_are_refused(shop: Shop) -> None:
     refused = await shop.send({"history": [event("item-a3", days_ago=1), event("item-a3", days_ago=-2)]})
     assert_problem(refused, 422, "invalid_request", "/inputs/history/1/at")
     assert "future" in refused.json()["detail"]
-    assert (await shop.ask([event("item-a3", days_ago=-0.9)]))["history_used"] == 1  # in another time zone, or clock
+    assert (await shop.ask([event("item-a3", days_ago=-0.9)]))["history_used"] == 1  # another time zone or clock
 
 
-async def test_times_for_some_events_and_not_for_others_are_refused(shop: Shop) -> None:
+async def test_times_on_a_part_of_the_events_are_refused(shop: Shop) -> None:
     refused = await shop.send({"history": [event("item-a3", days_ago=1), event("item-b1")]})
     assert_problem(refused, 422, "invalid_request", "/inputs/history/1")
     assert "1 of 2 events have a time" in refused.json()["detail"]
@@ -92,12 +92,12 @@ async def test_times_are_rfc_3339(shop: Shop, at: str) -> None:
         "0000-01-01T00:00:00Z",
     ],
 )
-async def test_times_that_are_none_are_refused(shop: Shop, at: str) -> None:
+async def test_invalid_times_are_refused(shop: Shop, at: str) -> None:
     assert_problem(await shop.send({"history": [BOUGHT | {"at": at}]}), 422, "invalid_request", "/inputs/history/0/at")
 
 
 @pytest.mark.parametrize(
-    ("one", "pointer"),
+    ("bad_event", "pointer"),
     [
         (event("item-a3", "rating"), "/inputs/history/0"),
         (event("item-a3", "rating", value=6), "/inputs/history/0/value"),
@@ -115,8 +115,8 @@ async def test_times_that_are_none_are_refused(shop: Shop, at: str) -> None:
         ("item-a3", "/inputs/history/0"),
     ],
 )
-async def test_a_bad_event_is_named(shop: Shop, one: Any, pointer: str) -> None:
-    assert_problem(await shop.send({"history": [one]}), 422, "invalid_request", pointer)
+async def test_a_bad_event_has_a_pointer(shop: Shop, bad_event: Any, pointer: str) -> None:
+    assert_problem(await shop.send({"history": [bad_event]}), 422, "invalid_request", pointer)
 
 
 @pytest.mark.parametrize(
@@ -142,11 +142,11 @@ async def test_a_bad_event_is_named(shop: Shop, one: Any, pointer: str) -> None:
         ([{"history": []}, "u-17"], "/inputs/1"),
     ],
 )
-async def test_bad_input_is_named(shop: Shop, user: Any, pointer: str) -> None:
+async def test_bad_input_has_a_pointer(shop: Shop, user: Any, pointer: str) -> None:
     assert_problem(await shop.send(user), 422, "invalid_request", pointer)
 
 
-async def test_an_empty_text_is_an_error_of_its_user(shop: Shop) -> None:
+async def test_an_empty_text_is_the_error_of_its_user(shop: Shop) -> None:
     users = [{"history": [BOUGHT], "candidates": [{"text": "a"}, {"text": " "}]}, {"history": [BOUGHT]}]
     first, second = (await shop.send(users)).json()["results"]
     assert first["error"]["code"] == "empty_text"
@@ -156,7 +156,7 @@ async def test_an_empty_text_is_an_error_of_its_user(shop: Shop) -> None:
     assert_problem(await shop.send([silent]), 422, "empty_text", "/inputs/0/history/1/text")
 
 
-async def test_an_over_long_text_is_shortened_and_said_to_be(shop: Shop) -> None:
+async def test_a_long_text_is_truncated_and_marked(shop: Shop) -> None:
     result = await shop.ask([BOUGHT], candidates=[{"text": "a" * 100_000}, {"text": "b"}])
     assert (result["truncated"], len(result["items"])) == (True, 2)
     assert (await shop.ask([BOUGHT], candidates=[{"text": "b"}]))["truncated"] is False
@@ -178,21 +178,21 @@ async def test_a_catalogue_of_another_model_is_refused(shop: Shop) -> None:
     assert (bad["error"]["status"], bad["error"]["code"]) == (409, "catalogue_outdated")
 
 
-async def test_a_hundred_thousand_candidates_are_more_than_a_body_may_hold(shop: Shop) -> None:
+async def test_a_hundred_thousand_candidates_exceed_the_limit_of_a_body(shop: Shop) -> None:
     refused = await shop.send({"history": [], "candidates": [{"item_id": f"item-{n}"} for n in range(100_000)]})
     assert_problem(refused, 413, "body_too_large")
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
-async def test_a_value_that_is_no_number_is_refused(shop: Shop, number: str) -> None:
-    for given in ({"history": [event("item-a3", "rating", value=7.25)]}, {"history": [], "filter": {"price": 7.25}}):
-        content = json.dumps({"inputs": given}).replace("7.25", number)
+async def test_a_value_that_is_not_a_number_is_refused(shop: Shop, number: str) -> None:
+    for value in ({"history": [event("item-a3", "rating", value=7.25)]}, {"history": [], "filter": {"price": 7.25}}):
+        content = json.dumps({"inputs": value}).replace("7.25", number)
         refused = await shop.client.post("/v1/recommend", content=content, headers=JSON)
         assert refused.status_code in (400, 422), refused.text
         assert refused.json()["code"] in ("malformed_json", "invalid_request")
 
 
-async def test_malformed_bodies_are_refused_as_everywhere(shop: Shop) -> None:
+async def test_malformed_bodies_are_refused(shop: Shop) -> None:
     for content, status, code in ((b"{", 400, "malformed_json"), (b"\xff", 400, "malformed_body")):
         assert_problem(await shop.client.post("/v1/recommend", content=content, headers=JSON), status, code)
 
@@ -200,7 +200,7 @@ async def test_malformed_bodies_are_refused_as_everywhere(shop: Shop) -> None:
 @pytest.mark.parametrize(
     "wrong", [{"item_id": 5}, {"item_id": ""}, {"item_id": "x" * (MAX_ID_CHARS + 1)}, {"item_id": "a", "x": 1}, [], "a"]
 )
-def test_a_wrong_candidate_among_plain_ones_is_found_either_way(wrong: object) -> None:
+def test_both_parsers_refuse_a_wrong_candidate_among_ids(wrong: object) -> None:
     body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}, wrong, {"item_id": "b"}]}}).encode()
     with pytest.raises(ValueError, match="candidates"):
         fast_parser(body)
@@ -210,7 +210,7 @@ def test_a_wrong_candidate_among_plain_ones_is_found_either_way(wrong: object) -
     assert refused.value.pointer.startswith("/inputs/candidates/1")
 
 
-def test_both_ways_give_the_same_request() -> None:
+def test_both_parsers_return_the_same_request() -> None:
     history = [{"item_id": "a", "event": "rating", "value": 4, "at": "2011-11-03T10:00:00Z"}]
     plain = [{"item_id": "a"}, {"item_id": "\u732b"}, {"item_id": "a"}, {"item_id": "x" * MAX_ID_CHARS}]
     for candidates in (None, plain, [*plain, {"text": "c"}, {}]):
@@ -225,7 +225,7 @@ def spelled(request: RecommendRequest) -> list[dict[str, object]]:
     return [dict(user) | {"candidates": user.candidates and list(user.candidates)} for user in users]
 
 
-def test_candidates_that_are_ids_alone_are_these() -> None:
+def test_candidates_with_ids_alone_become_candidate_ids() -> None:
     body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}, {"item_id": "b"}]}}).encode()
     request = fast_parser(body.replace(b'"a"', b'"old", "item_id": "a"'))
     assert isinstance(request.inputs, User)
@@ -254,7 +254,7 @@ def test_candidates_that_are_ids_alone_are_these() -> None:
         (b"]}", b'], "candidates": []}'),
     ],
 )
-def test_what_one_way_refuses_the_other_does(old: bytes, new: bytes) -> None:
+def test_both_parsers_refuse_the_same_bodies(old: bytes, new: bytes) -> None:
     body = json.dumps({"inputs": {"history": [], "candidates": [{"item_id": "a"}]}}).encode().replace(old, new)
     with pytest.raises(ValueError, match=r"."):
         fast_parser(body)
@@ -262,11 +262,11 @@ def test_what_one_way_refuses_the_other_does(old: bytes, new: bytes) -> None:
         parse(RecommendRequest, body)
 
 
-def test_too_many_candidates_are_refused_either_way() -> None:
-    candidates = [{"item_id": str(number)} for number in range(MAX_RANKED_CANDIDATES + 1)]
-    for given in (candidates[1:], candidates):
-        body = json.dumps({"inputs": {"history": [], "candidates": given}}).encode()
-        if given is candidates:
+def test_both_parsers_refuse_too_many_candidates() -> None:
+    candidates = [{"item_id": str(index)} for index in range(MAX_RANKED_CANDIDATES + 1)]
+    for value in (candidates[1:], candidates):
+        body = json.dumps({"inputs": {"history": [], "candidates": value}}).encode()
+        if value is candidates:
             with pytest.raises(ValueError, match="at most"):
                 fast_parser(body)
         else:

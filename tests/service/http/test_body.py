@@ -42,19 +42,19 @@ def refusal(body: bytes) -> Problem:
     ],
     ids=lambda body: body[:40].decode("utf-8", "backslashreplace"),
 )
-def test_what_is_not_json_is_malformed(body: bytes) -> None:
+def test_invalid_json_is_malformed(body: bytes) -> None:
     assert (refusal(body).status, refusal(body).code) == (400, "malformed_json")
 
 
 @pytest.mark.parametrize(
     "body", [b'{"inputs": "\xff"}', b'{"inputs": "\xed\xa0\x80"}', '{"inputs": "a"}'.encode("utf-16")]
 )
-def test_what_is_not_utf8_is_a_malformed_body(body: bytes) -> None:
+def test_a_body_that_is_not_utf8_is_malformed(body: bytes) -> None:
     assert (refusal(body).status, refusal(body).code) == (400, "malformed_body")
 
 
 @pytest.mark.parametrize(
-    ("body", "place"),
+    ("body", "pointer"),
     [
         (b"[]", ""),
         (b"{}", "/inputs"),
@@ -73,22 +73,22 @@ def test_what_is_not_utf8_is_a_malformed_body(body: bytes) -> None:
         (b'{"inputs": ["a", {"text": "x\\ud83d"}]}', "/inputs/1/text"),
     ],
 )
-def test_a_wrong_value_is_pointed_at_in_the_callers_own_document(body: bytes, place: str) -> None:
-    assert (refusal(body).status, refusal(body).code, refusal(body).pointer) == (422, "invalid_request", place)
+def test_a_wrong_value_has_a_pointer_into_the_callers_document(body: bytes, pointer: str) -> None:
+    assert (refusal(body).status, refusal(body).code, refusal(body).pointer) == (422, "invalid_request", pointer)
 
 
-def test_a_pointer_is_short_and_can_be_sent_whatever_the_key() -> None:
+def test_pointers_are_short_and_valid_utf8_for_any_key() -> None:
     assert len(json_pointer(("x" * 10_000,))) <= 200
     assert json_pointer(("\ud800",)).encode() == b"/?"
 
 
 @pytest.mark.parametrize("escape", ["", ', "z": "\\ud800"'], ids=["plain", "with a surrogate"])
-def test_a_hundred_thousand_faults_are_counted_and_not_spelled_out(escape: str) -> None:
-    body = '{"inputs": "a"' + "".join(f', "k{number}": 1' for number in range(100_000)) + escape + "}"
+def test_a_hundred_thousand_faults_are_counted_and_not_listed(escape: str) -> None:
+    body = '{"inputs": "a"' + "".join(f', "k{index}": 1' for index in range(100_000)) + escape + "}"
     assert refusal(body.encode()).detail.startswith("10000")
 
 
-def test_surrogates_that_pair_up_are_a_character() -> None:
+def test_a_surrogate_pair_is_a_character() -> None:
     assert parse(SentimentRequest, b'{"inputs": "\\ud83d\\ude00"}').inputs == "\U0001f600"
 
 
@@ -96,46 +96,46 @@ def test_surrogates_that_pair_up_are_a_character() -> None:
 
 
 class Upload:
-    """A body of `size` bytes in pieces that remembers how much of it was taken."""
+    """A body of `size` bytes in chunks, which counts the bytes that were read."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.taken = 0
+        self.read_bytes = 0
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while self.taken < self.size:
-            self.taken += 65_536
+        while self.read_bytes < self.size:
+            self.read_bytes += 65_536
             yield b" " * 65_536
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("declared", [True, False], ids=["content-length", "chunked"])
-async def test_a_body_over_the_limit_is_refused_and_read_only_so_far(service: Service, declared: bool) -> None:
-    for size, all_of_it in ((10 * 2**20, True), (100 * 2**20, False)):
+async def test_a_body_over_the_limit_is_refused_and_drained_only_in_part(service: Service, declared: bool) -> None:
+    for size, is_drained in ((10 * 2**20, True), (100 * 2**20, False)):
         upload = Upload(size)
         headers = JSON | ({"content-length": str(size)} if declared else {})
         assert_problem(await service.send(upload, headers), 413, "body_too_large")
-        assert (upload.taken >= size) is all_of_it
-        assert upload.taken < 20 * 2**20
+        assert (upload.read_bytes >= size) is is_drained
+        assert upload.read_bytes < 20 * 2**20
 
 
 @pytest.mark.anyio
-async def test_who_asks_before_sending_a_large_body_need_not_send_it(service: Service) -> None:
+async def test_a_client_that_expects_100_continue_need_not_send_a_large_body(service: Service) -> None:
     upload = Upload(10 * 2**20)
     headers = JSON | {"content-length": str(upload.size), "expect": "100-continue"}
     assert_problem(await service.send(upload, headers), 413, "body_too_large")
-    assert upload.taken == 0
+    assert upload.read_bytes == 0
 
 
 @pytest.mark.anyio
-async def test_a_body_at_the_limit_is_read(service: Service) -> None:
+async def test_a_body_at_the_limit_is_accepted(service: Service) -> None:
     body = b'{"inputs": "good"}'
     assert (await service.send(body + b" " * (2 * 2**20 - len(body)))).status_code == 200
     assert_problem(await service.send(body + b" " * (2 * 2**20 - len(body) + 1)), 413, "body_too_large")
 
 
 @pytest.mark.anyio
-async def test_a_body_that_does_not_end_is_given_up(tmp_path: Path, metrics: Metrics) -> None:
+async def test_a_body_without_an_end_times_out(tmp_path: Path, metrics: Metrics) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield b"{"
         await asyncio.Event().wait()

@@ -12,17 +12,19 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"),
+    ("sent", "is_valid"),
     [("abc-1.2_X", True), ("a" * 128, True), ("a" * 129, False), ("a b", False), ("a\x1b[31m", False)],
 )
-async def test_a_sane_request_id_comes_back_and_another_is_replaced(service: Service, given: str, kept: bool) -> None:
+async def test_a_valid_request_id_comes_back_and_an_invalid_one_is_replaced(
+    service: Service, sent: str, is_valid: bool
+) -> None:
     for path in ("/healthz", "/nowhere"):
-        found = (await service.client.get(path, headers={"x-request-id": given})).headers["x-request-id"]
-        assert (found == given) is kept
-        assert re.fullmatch(r"[\w.-]{1,128}", found)
+        result = (await service.client.get(path, headers={"x-request-id": sent})).headers["x-request-id"]
+        assert (result == sent) is is_valid
+        assert re.fullmatch(r"[\w.-]{1,128}", result)
 
 
-async def test_a_fault_of_ours_is_an_opaque_500(service: Service) -> None:
+async def test_an_unexpected_exception_is_an_opaque_500(service: Service) -> None:
     @service.app.get("/fault")
     async def fault() -> None:
         raise RuntimeError("/home/secret")
@@ -32,7 +34,7 @@ async def test_a_fault_of_ours_is_an_opaque_500(service: Service) -> None:
     assert "secret" not in response.text
 
 
-async def test_every_request_is_counted_once_by_the_time_it_is_answered(service: Service) -> None:
+async def test_every_request_is_counted_once_before_its_answer_ends(service: Service) -> None:
     await asyncio.gather(*(service.ask([f"good {turn}", f"bad {turn}", ""]) for turn in range(20)))
     await service.ask([])
     await service.client.get("/v1/sentiment")
@@ -40,21 +42,21 @@ async def test_every_request_is_counted_once_by_the_time_it_is_answered(service:
         await service.client.get(f"/random/{name}")
     response = await service.client.get("/metrics")
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
-    found = samples(service.metrics)
-    assert {key[1:]: value for key, value in found.items() if key[0] == "heed_requests_total"} == {
+    counts = samples(service.metrics)
+    assert {key[1:]: value for key, value in counts.items() if key[0] == "heed_requests_total"} == {
         ("/v1/sentiment", "200"): 20,
         ("/v1/sentiment", "422"): 1,
         ("/v1/sentiment", "405"): 1,
         ("other", "404"): 5,
         ("/metrics", "200"): 1,
     }
-    assert found["heed_request_seconds_count", "/v1/sentiment"] == 22
-    computed, shared = found["heed_batch_items_sum", "sentiment"], found["heed_items_shared_total", "sentiment"]
-    assert found["heed_items_total", "ok", "sentiment"] == computed + shared == 40
-    assert found["heed_items_total", "empty_text", "sentiment"] == 20
+    assert counts["heed_request_seconds_count", "/v1/sentiment"] == 22
+    computed, shared = counts["heed_batch_items_sum", "sentiment"], counts["heed_items_shared_total", "sentiment"]
+    assert counts["heed_items_total", "ok", "sentiment"] == computed + shared == 40
+    assert counts["heed_items_total", "empty_text", "sentiment"] == 20
 
 
-async def test_who_goes_away_is_counted_as_such_and_leaves_the_queue(service: Service) -> None:
+async def test_a_client_that_disconnects_is_counted_and_leaves_the_queue(service: Service) -> None:
     first = await service.held()
     gone = asyncio.ensure_future(service.ask("bad"))
     while not samples(service.metrics)["heed_queue_depth", "sentiment"]:
@@ -62,8 +64,8 @@ async def test_who_goes_away_is_counted_as_such_and_leaves_the_queue(service: Se
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
-    found = samples(service.metrics)
-    assert found["heed_queue_depth", "sentiment"] == 0
-    assert found["heed_requests_total", "/v1/sentiment", "499"] == 1
+    counts = samples(service.metrics)
+    assert counts["heed_queue_depth", "sentiment"] == 0
+    assert counts["heed_requests_total", "/v1/sentiment", "499"] == 1
     service.runtime.gate.set()
     assert (await first).status_code == 200

@@ -33,7 +33,7 @@ def faults(document: Any) -> list[tuple[tuple[int | str, ...], str]]:
     ],
     ids=["text", "object", "list", "mixed", "256", "odd characters"],
 )
-def test_takes_a_text_an_object_or_a_list_of_either(inputs: Any) -> None:
+def test_inputs_are_a_text_an_object_or_a_list_of_either(inputs: Any) -> None:
     assert read({"inputs": inputs}).truncate is True
 
 
@@ -62,11 +62,11 @@ def test_takes_a_text_an_object_or_a_list_of_either(inputs: Any) -> None:
     ],
     ids=lambda document: json.dumps(document)[:40],
 )
-def test_one_wrong_shape_is_one_fault(document: Any) -> None:
+def test_a_wrong_shape_is_a_single_fault(document: Any) -> None:
     assert len(faults(document)) == 1
 
 
-def test_a_wrong_input_is_told_what_is_expected() -> None:
+def test_the_message_for_a_wrong_input_says_what_is_expected() -> None:
     assert faults({"inputs": [3]})[0][1] == "Input should be a string or an object with a text"
     assert faults({"inputs": 3})[0][1] == "Input should be a string, an object with a text, or a list of either"
 
@@ -75,7 +75,7 @@ def test_a_megabyte_of_text_is_within_the_limits() -> None:
     assert isinstance(read({"inputs": {"text": "a" * 2**20}}).inputs, SentimentItem)
 
 
-def test_the_labels_on_the_wire_are_those_of_the_task() -> None:
+def test_labels_of_the_schema_are_those_of_the_task() -> None:
     assert get_args(sentiment_schemas.Label) == SENTIMENT.labels
 
 
