@@ -32,7 +32,7 @@ class RemoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class EngineCounts:
-    """What the engine did since the last response, for any caller."""
+    """The engine's work since the last response, for any caller."""
 
     batches: tuple[BatchReport, ...]
     tokenized_s: tuple[float, ...]

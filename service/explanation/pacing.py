@@ -27,7 +27,7 @@ class Job(Generic[AnyExplanation]):
 
     @property
     def is_over(self) -> bool:
-        """Whether the request is cancelled or past its deadline."""
+        """Return whether the request is cancelled or past its deadline."""
         return self.cancelled.is_set() or time.monotonic() >= self.deadline_s
 
     def all_outcomes(self) -> tuple[AnyExplanation | Problem, ...]:

@@ -46,7 +46,7 @@ class ExplanationRequest:
 
     @property
     def wants_maps(self) -> bool:
-        """Whether attention maps are returned."""
+        """Return whether attention maps are returned."""
         return bool(self.layers) or self.reduce is not None
 
 

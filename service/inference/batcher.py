@@ -90,7 +90,7 @@ class Batcher(Generic[Work, Row]):
 
     @property
     def accepting(self) -> bool:
-        """Whether new items are accepted."""
+        """Return whether new items are accepted."""
         return self._open
 
     @property

@@ -109,7 +109,7 @@ class Engine:
 
     @property
     def busy(self) -> bool:
-        """Whether any text waits or runs."""
+        """Return whether any text waits or runs."""
         return self._batcher.busy
 
     async def predict(

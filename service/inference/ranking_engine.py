@@ -59,7 +59,7 @@ class RankingEngine:
 
     @property
     def busy(self) -> bool:
-        """Whether any ranking waits or runs."""
+        """Return whether any ranking waits or runs."""
         return self._batcher.busy
 
     @property

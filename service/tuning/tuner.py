@@ -42,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class TuningRun:
-    """How each trial is run: the bundle, the settings, the duration and the log."""
+    """The conditions of each trial: the bundle, the settings, the duration and the log."""
 
     bundle: Bundle
     settings: Settings
