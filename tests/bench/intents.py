@@ -157,14 +157,22 @@ class Bench:
             return network.eval()
         out.mkdir(exist_ok=True)
         trainer = Trainer(
-            config, network, lambda batch: intent_or_reply_loss(network, vectors, batch), lambda: iter(()), out, len(batches)
+            config,
+            network,
+            lambda batch: intent_or_reply_loss(network, vectors, batch),
+            lambda: iter(()),
+            out,
+            len(batches),
         )
         trainer.run(batches)
         return network.eval()
 
     def replies(self) -> Iterator[str]:
         (source,) = (one for one in self.config.reply_sets if one.kind == "star")
-        exchanges, templates = read_reply_examples(self.data, source, "validation"), read_reply_templates(self.data, source)
+        exchanges, templates = (
+            read_reply_examples(self.data, source, "validation"),
+            read_reply_templates(self.data, source),
+        )
         yield "| replies | first among those offered | recall@1 | recall@5 |"
         yield "|---|--:|--:|--:|"
         untuned = ReplyRanker(

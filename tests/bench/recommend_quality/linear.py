@@ -23,5 +23,9 @@ def linear(split: Split, **setting: float) -> Rankings:
         np.maximum.at(row, trail.items, schedule.recency_decay ** np.arange(len(trail) - 1, -1, -1))
     trails = split.training.users.values()
     alone = schedule.after == 1
-    weights = np.linalg.solve(*second_moments(trails, items, schedule)) if alone else fit_item_weights(trails, items, schedule)
+    weights = (
+        np.linalg.solve(*second_moments(trails, items, schedule))
+        if alone
+        else fit_item_weights(trails, items, schedule)
+    )
     return sort_by_score((last @ weights).astype(np.float32))
