@@ -233,8 +233,13 @@ def test_what_serves_tells_newcomers_what_training_found(
         scored = recommender.score([history], placed, np.arange(60), numbers)[0]
         np.testing.assert_allclose(scored[best.order], best.scores, atol=1e-5)
         new = next(item for item in best.order if numbers[item] < -1)
-        with_it = History(placed[[*past.items, new]], np.append(past.items, new), np.append(past.event_types, past.event_types[0]),
-                          np.append(days, np.float32(0)), np.append(numbers[past.items], numbers[new]))  # fmt: skip
+        with_it = History(
+            placed[[*past.items, new]],
+            np.append(past.items, new),
+            np.append(past.event_types, past.event_types[0]),
+            np.append(days, np.float32(0)),
+            np.append(numbers[past.items], numbers[new]),
+        )
         plain = replace(with_it, training_indices=None)
         for items in (None, np.arange(60)):
             own, alone = (recommender.rank(one, placed, items, 60, trained=numbers) for one in (with_it, plain))
