@@ -190,8 +190,8 @@ def test_the_card_of_a_recommender_says_it_of_histories_and_catalogues_stay(tmp_
     assert told.digest != own.digest
     assert told.model_digest == own.model_digest
     card = (own.path / "CARD.md").read_text(encoding="utf-8")
-    assert "without the items that a method weighs most" in card
-    assert "up to 7 histories of at most 64 parts" in card
+    assert "remove or keep the items with the largest weights" in card
+    assert "up to 7 histories of at most 64 items" in card
 
 
 def test_a_section_goes_before_the_limits_in_place_of_the_last_one() -> None:

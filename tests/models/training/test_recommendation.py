@@ -202,7 +202,9 @@ def test_an_item_added_later_is_told_what_its_like_are_told(run: Path, bundle: P
     assert told[32] != untold[32]
     worth = load_recommend_run(run).config.histories.newcomers
     assert worth is not None
-    assert f"is told {worth.bias:.2f}, {worth.neighbours:.2f} times" in (bundle / "CARD.md").read_text(encoding="utf-8")
+    assert f"gets {worth.bias:.2f}, plus {worth.neighbours:.2f} times" in (bundle / "CARD.md").read_text(
+        encoding="utf-8"
+    )
     np.testing.assert_array_equal(told[:32], untold[:32])
 
 
@@ -231,7 +233,7 @@ def test_scales_that_were_chosen_are_in_the_run_the_weights_and_the_card(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "MIN_COSINE", 0.8)
         made = export_recommend(own, shop, tmp_path / "recommend", "0.0.1", lambda line: None).path
-    said = f"attention was multiplied by {told.scales.attention}, neighbours by {told.scales.neighbours}"
+    said = f"Attention was then multiplied by {told.scales.attention}, neighbours by {told.scales.neighbours}"
     assert said in (made / "CARD.md").read_text(encoding="utf-8")
     assert "multiplied" not in (bundle / "CARD.md").read_text(encoding="utf-8")
 
