@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -84,10 +83,10 @@ def load_graph_encoder(graph: Path, pad_id: int) -> tuple[PreTrainedModel, Shape
     Raises ValueError as `read_graph_weights` does.
     """
     stored = _read(graph)
-    encoder: PreTrainedModel = BertModel(_config(stored, pad_token_id=pad_id), add_pooling_layer=False)
+    encoder: PreTrainedModel = BertModel(_config(stored, pad_id), add_pooling_layer=False)
     names = {name: name.removeprefix(_ENCODER) for name in stored.weights if name.startswith(_ENCODER)}
     encoder.load_state_dict(_tensors({short: stored.weights[name] for name, short in names.items()}))
-    return encoder.train(False), stored.shape
+    return nn.Module.eval(encoder), stored.shape
 
 
 def _read(graph: Path) -> _StoredNetwork:
@@ -98,7 +97,7 @@ def _read(graph: Path) -> _StoredNetwork:
     return _StoredNetwork(weights, steps, stored.heads, stored.epsilon)
 
 
-def _config(stored: _StoredNetwork, **options: Any) -> BertConfig:
+def _config(stored: _StoredNetwork, pad_id: int = 0) -> BertConfig:
     return BertConfig(
         vocab_size=len(stored.weights[WORD_EMBEDDINGS]),
         hidden_size=stored.shape.width,
@@ -107,7 +106,7 @@ def _config(stored: _StoredNetwork, **options: Any) -> BertConfig:
         intermediate_size=stored.shape.inner,
         max_position_embeddings=len(stored.weights["encoder.embeddings.position_embeddings.weight"]),
         layer_norm_eps=stored.epsilon,
-        **options,
+        pad_token_id=pad_id,
     )
 
 

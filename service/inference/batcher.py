@@ -100,7 +100,7 @@ class Batcher(Generic[Work, Row]):
 
     @property
     def busy(self) -> bool:
-        """Whether any item waits or runs; any thread may read it, and it may be a moment old."""
+        """Return whether any item waits or runs; any thread may read it, and it may be a moment old."""
         return self._throughput.pending > 0
 
     async def run(self, work: Sequence[Work], deadline_s: float = float("inf")) -> list[InferenceResult[Row] | Problem]:

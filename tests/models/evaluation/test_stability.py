@@ -196,8 +196,8 @@ def test_the_card_of_a_recommender_speaks_of_histories(tmp_path: Path) -> None:
     assert recorded.digest != original.digest
     assert recorded.model_digest == original.model_digest
     card = (original.path / "CARD.md").read_text(encoding="utf-8")
-    assert "without the items that a method weighs most" in card
-    assert "up to 7 histories of at most 64 parts" in card
+    assert "remove or keep the items with the largest weights" in card
+    assert "up to 7 histories of at most 64 items" in card
 
 
 def test_a_section_replaces_its_earlier_version_before_the_limits() -> None:

@@ -65,7 +65,7 @@ def test_a_base_encoder_has_the_layout_of_transformers(bundle: Bundle, exported:
 def test_a_base_encoder_computes_what_the_bundle_computes(bundle: Bundle, exported: Path) -> None:
     tokenizer = Tokenizer.from_bundle(bundle)
     batch = collate([tokenizer.encode(text) for text in TEXTS], tokenizer.pad_id)
-    encoder, (reference, _) = load_base_encoder(str(exported)).train(False), load_graph_classifier(bundle.graph)
+    encoder, (reference, _) = load_base_encoder(str(exported)), load_graph_classifier(bundle.graph)
     inputs = [torch.from_numpy(array) for array in (batch.ids, batch.mask, batch.token_types)]
     network = Classifier(encoder, encoder.config.hidden_size, len(SENTIMENT.labels)).eval()
     network.head.load_state_dict(reference.head.state_dict())

@@ -89,7 +89,7 @@ def test_a_student_of_fewer_layers_is_as_accurate_and_its_card_describes_it(
     assert load_bundle(bundle.path).digest == bundle.digest
     assert metrics_of("small", evaluate_classifier(bundle, data)) == bundle.metrics
     card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
-    assert "its 1 layers began as the layers 2 of" in card
+    assert "its 1 layers started as the layers 2 of" in card
     assert "heed distill sentiment" in card
     assert "| headlines | en | MIT | none | all texts |" in card
     assert "headlines" in {source.name for source in bundle.sources}

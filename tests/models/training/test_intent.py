@@ -78,7 +78,7 @@ def test_a_student_is_exported_as_a_bundle_with_intents_context_and_replies(
     assert figures["wishes", "accuracy"] == pytest.approx(wishes.accuracy, abs=1e-6)
     card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
     assert intents_table(measured) in card
-    assert "of 1 layers, taught by one of twelve" in card
+    assert "of 1 layers, distilled from one of twelve" in card
     assert any("mean cosine" in line for line in logged)
 
 

@@ -179,7 +179,7 @@ def test_a_cold_item_gets_the_scores_of_its_nearest_items(run: Path, bundle: Pat
     assert adjusted[32] != plain[32]
     weights = load_recommend_run(run).config.histories.newcomers
     assert weights is not None
-    assert f"is told {weights.bias:.2f}, {weights.neighbours:.2f} times" in (bundle / "CARD.md").read_text(
+    assert f"gets {weights.bias:.2f}, plus {weights.neighbours:.2f} times" in (bundle / "CARD.md").read_text(
         encoding="utf-8"
     )
     np.testing.assert_array_equal(adjusted[:32], plain[:32])
@@ -210,7 +210,9 @@ def test_chosen_score_weights_are_in_the_run_the_weights_and_the_card(
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(exporting, "MIN_COSINE", 0.8)
         exported = export_recommend(copy, shop, tmp_path / "recommend", "0.0.1", lambda line: None).path
-    sentence = f"attention was multiplied by {histories.scales.attention}, neighbours by {histories.scales.neighbours}"
+    sentence = (
+        f"Attention was then multiplied by {histories.scales.attention}, neighbours by {histories.scales.neighbours}"
+    )
     assert sentence in (exported / "CARD.md").read_text(encoding="utf-8")
     assert "multiplied" not in (bundle / "CARD.md").read_text(encoding="utf-8")
 

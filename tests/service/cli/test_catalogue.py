@@ -133,7 +133,7 @@ def test_lines_that_cannot_be_used_are_named_and_left_out(bundle: Bundle, shelf:
     numbers = [line.split(":")[1] for line in complaints.splitlines() if "items.jsonl, line" in line]
     assert numbers == [f" items.jsonl, line {number}" for number in range(4, 12)]
     assert "line 7: the item '22138' is in line 1 already" in complaints
-    assert "8 lines of items.jsonl were left out" in complaints
+    assert "8 lines of items.jsonl were skipped" in complaints
 
 
 def started(bundle: Bundle, path: Path) -> subprocess.Popen[str]:
@@ -201,11 +201,11 @@ def test_a_catalogue_of_another_model_is_refused_until_it_is_rebuilt(
     assert "heed catalogue rebuild books" in complaints
     before = found(shelf, "books")
     code, said, _ = run(successor, "rebuild", "books")
-    assert (code, said) == (0, "books: 3 items embedded again. A running service of this model has them now.\n")
+    assert (code, said) == (0, "books: 3 items embedded again. A running service with this model has them now.\n")
     after = found(shelf, "books")
     assert (after.digest, after.row_by_id) == (successor.model_digest, before.row_by_id)
     np.testing.assert_allclose(after.vectors, before.vectors, atol=1e-5)
-    assert run(successor, "rebuild", "books")[1] == "books is by this model already.\n"
+    assert run(successor, "rebuild", "books")[1] == "books was embedded with this model already.\n"
     assert run(successor, "add", "books", path)[1].startswith("books: 0 added, 0 changed, 3 unchanged")
 
 
