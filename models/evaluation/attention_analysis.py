@@ -108,7 +108,7 @@ def analyze(
     for index, row in enumerate(rows):
         explained.append(explain_row(explainer, row, index in mapped))
         if (index + 1) % 250 == 0:
-            log(f"{index + 1} texts weighed")
+            log(f"{index + 1} texts explained")
     log(f"Attention maps of {len(mapped)} texts: the roles of heads")
     roles = head_roles(explainer, [rows[index].instance for index in sorted(mapped)])
     ablated = sorted(random.Random(1).sample(range(len(rows)), min(MAX_ABLATED_TEXTS, len(rows))))

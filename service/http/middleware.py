@@ -14,7 +14,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import from_unknown
-from service.http.problems import render
+from service.http.problems import renderer
 from service.telemetry.metrics import Metrics
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -41,7 +41,7 @@ class RequestMiddleware:
         except Exception as error:  # a caller gets a problem and never a closed connection
             if state.status:
                 raise
-            await render(from_unknown(error), state.request_id)(scope, receive, state.send)
+            await renderer(scope)(from_unknown(error), state.request_id)(scope, receive, state.send)
 
 
 class _RequestState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -9,6 +10,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from service.errors import MethodNotAllowed, NotFound, Problem, from_unknown
 
@@ -38,10 +40,19 @@ def render(problem: Problem, request_id: str) -> Response:
     return Response(orjson.dumps(body), problem.status, problem.headers, media_type="application/problem+json")
 
 
+def renderer(scope: Scope) -> Callable[[Problem, str], Response]:
+    """Return how the route of a request renders problems: its own `render_problem`, or `render`.
+
+    A dialect whose clients expect errors in another shape sets `render_problem` on the class of its routes.
+    """
+    render_problem: Callable[[Problem, str], Response] = getattr(scope.get("route"), "render_problem", render)
+    return render_problem
+
+
 async def _respond(request: Request, error: Exception) -> Response:
     """Handle a problem, a refusal of the router, or a fault."""
     problem = error if isinstance(error, Problem) else from_http(error) if isinstance(error, HTTPException) else None
-    return render(problem or from_unknown(error), request.state.request_id)
+    return renderer(request.scope)(problem or from_unknown(error), request.state.request_id)
 
 
 def install(app: FastAPI) -> None:
