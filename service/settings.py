@@ -168,8 +168,15 @@ class Settings(_BundleSettings):
         return value
 
 
+_RENAMED = {"SHELF": "DATA_DIR", "LABELS": "LABEL_SET"}
+"""Present names of variables by their earlier names. Ignored, an earlier name would silently hide a team's data."""
+
+
 def load_settings(**overrides: object) -> Settings:
     """Return the settings from the environment, with the overrides that are not None. Raises SettingsError."""
+    for earlier, present in _RENAMED.items():
+        if (value := os.environ.get(_PREFIX + earlier)) is not None:
+            raise SettingsError(earlier, value, f"this variable is called {_PREFIX}{present} now; rename it")
     values = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**values)  # type: ignore[arg-type]

@@ -20,7 +20,7 @@ Figures = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class UserFigures:
+class UserMetrics:
     """Metrics per user, (users,). Two of these on the same users can be compared user by user."""
 
     hit: Figures
@@ -59,7 +59,7 @@ def target_ranks(rankings: Items, targets: Sequence[Items]) -> tuple[Items, Item
     return users, ranks[users, items]
 
 
-def per_user_metrics(rankings: Items, targets: Sequence[Items], k: int) -> UserFigures:
+def per_user_metrics(rankings: Items, targets: Sequence[Items], k: int) -> UserMetrics:
     """Return the metrics of each user. MRR reads the whole of `rankings`.
 
     `targets` are distinct item numbers. Raises ValueError for a user without any.
@@ -75,7 +75,7 @@ def per_user_metrics(rankings: Items, targets: Sequence[Items], k: int) -> UserF
     first = np.full(len(targets), rankings.shape[1])
     np.minimum.at(first, users, ranks)
     reciprocal = np.where(first < rankings.shape[1], 1 / (first + 1), 0)
-    return UserFigures((hits > 0).astype(np.float64), hits / counts, gains / ideal, reciprocal)
+    return UserMetrics((hits > 0).astype(np.float64), hits / counts, gains / ideal, reciprocal)
 
 
 def discount(ranks: Items) -> Figures:

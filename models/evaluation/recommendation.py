@@ -158,7 +158,7 @@ VIEWS: tuple[tuple[str, str, Callable[[RecommendationReport], RankingMetrics]], 
 )
 
 
-def recommend_table(report: RecommendationReport) -> str:
+def recommendation_table(report: RecommendationReport) -> str:
     rows = [
         f"| {name} | {metrics.users} | {metrics.hit_rate:.3f} | {metrics.recall:.3f} | {metrics.ndcg:.4f} "
         f"| {metrics.mrr:.3f} | {metrics.coverage:.3f} |"
@@ -190,7 +190,7 @@ def metrics_of_recommender(name: str, report: RecommendationReport) -> tuple[Met
     )
 
 
-def write_recommender(report: RecommendationReport, out: Path) -> None:
+def write_recommendation(report: RecommendationReport, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "recommend.json").write_text(json.dumps(asdict(report), indent=1) + "\n", encoding="utf-8")
-    (out / "recommend.md").write_text(recommend_table(report) + "\n", encoding="utf-8")
+    (out / "recommend.md").write_text(recommendation_table(report) + "\n", encoding="utf-8")

@@ -78,7 +78,7 @@ def measure_stability(
                 pairs = [
                     (weights[row], attribute_instance(difference.explainer, instance, method))
                     for row, instance in difference.after.items()
-                    if answer_of(instance) == before[row].target
+                    if predicted_label(instance) == before[row].target
                 ]
                 yield rank_agreement(sets[0][0], difference.name, method, len(difference.after), pairs)
 
@@ -92,7 +92,7 @@ class Difference:
     after: dict[int, Instance]
 
 
-def answer_of(instance: Instance) -> str:
+def predicted_label(instance: Instance) -> str:
     return max(instance.scores, key=instance.scores.__getitem__)
 
 

@@ -88,7 +88,7 @@ class Step(Protocol):
     def __call__(self, work: Callable[[], Result]) -> Result: ...
 
 
-def run_step(work: Callable[[], Result]) -> Result:
+def run_unpaced(work: Callable[[], Result]) -> Result:
     return work()
 
 
@@ -99,7 +99,7 @@ class Explainer:
     call at the same time. Long work outside the runtime goes through `step`, in small steps.
     """
 
-    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, step: Step = run_step) -> None:
+    def __init__(self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, step: Step = run_unpaced) -> None:
         self._bundle, self._tokenizer, self._runtime, self._step = bundle, tokenizer, runtime, step
 
     def text_instance(self, text: str, entity: str | None = None, target: str | None = None) -> Instance:

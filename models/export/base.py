@@ -11,11 +11,11 @@ from safetensors.torch import save_file
 from models.bundle import TOKENIZER, Bundle
 from models.export.staging import staging
 from models.networks.base_encoder import BASE_CONFIG, BASE_TOKENIZER_CONFIG, BASE_WEIGHTS, BaseEncoderError
-from models.networks.graph_network import Shape, load_graph_encoder
+from models.networks.graph_network import NetworkShape, load_graph_encoder
 from models.text.tokenizer import Tokenizer
 
 
-def export_base(bundle: Bundle, out: Path) -> Shape:
+def export_base(bundle: Bundle, out: Path) -> NetworkShape:
     """Write the encoder of a bundle to the new folder `out`, in the layout of Hugging Face transformers.
 
     The weights are dequantised to fp32. Raises BaseEncoderError when `out` holds files or the graph cannot be read.

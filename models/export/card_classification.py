@@ -35,18 +35,18 @@ def render_classifier_card(
     manifest: Manifest,
     measured: Sequence[ClassificationReport],
     crossfit: Mapping[str, float],
-    drifts: Mapping[str, Parity],
+    parities: Mapping[str, Parity],
     trained: TrainingRun,
     teacher: Bundle | None,
     storage: Precision,
 ) -> str:
     """Return the card's text. `crossfit` is the cross-fitted calibration error by data set."""
     datasets, is_student = trained.config.datasets, trained.layers is not None
-    drift = [
+    parity = [
         f"`{name}` against the trained network in fp32 (torch), on all validation rows: {parity.agreement:.2%} of "
         f"labels agree. The largest macro-F1 loss of a data set is {parity.f1_loss:.4f}. A probability alone and in a "
         f"batch of 32 differs by at most {parity.batch_change:.1e}."
-        for name, parity in drifts.items()
+        for name, parity in parities.items()
     ]
     return load_template(manifest.task.name).substitute(
         name=manifest.name,
@@ -65,7 +65,7 @@ def render_classifier_card(
         figures=classification_table(measured),
         command=COMMAND.format(name=manifest.name),
         crossfit=", ".join(f"{name} {error:.3f}" for name, error in crossfit.items()),
-        drift="\n\n".join(drift),
+        parity="\n\n".join(parity),
         compared="" if teacher is None else compare_with_teacher(manifest, teacher),
     )
 

@@ -22,7 +22,7 @@ def describe_heads() -> str:
 
 
 def render_intent_card(
-    manifest: Manifest, measured: IntentBundleReport, drift: Sequence[str], trained: IntentRun
+    manifest: Manifest, measured: IntentBundleReport, parity: Sequence[str], trained: IntentRun
 ) -> str:
     config = trained.config
     sources: list[LabelSet | ReplySet] = [*config.label_sets, *config.reply_sets]
@@ -39,7 +39,7 @@ def render_intent_card(
         seed=config.seed,
         figures=intents_table(measured),
         command=COMMAND.format(name=manifest.name),
-        drift="\n\n".join(drift),
+        parity="\n\n".join(parity),
     )
 
 

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from models.bundle import Manifest
-from models.evaluation.recommendation import COMMAND, RecommendationReport, recommend_table
+from models.evaluation.recommendation import COMMAND, RecommendationReport, recommendation_table
 from models.export.card_template import load_template
 from models.training.recommendation import RecommendRun
 
 
 def render_recommendation_card(
-    manifest: Manifest, measured: RecommendationReport, drift: Sequence[str], trained: RecommendRun
+    manifest: Manifest, measured: RecommendationReport, parity: Sequence[str], trained: RecommendRun
 ) -> str:
     histories = trained.config.histories
     scales = histories.scales if histories.choose_scales else None
@@ -31,9 +31,9 @@ def render_recommendation_card(
         neighbours=histories.neighbours.kept,
         scales="" if scales is None else continue_list("recommend_score_weights", asdict(scales)),
         cold_start=continue_list("recommend_cold_start", cold_start) if cold_start else "",
-        figures=recommend_table(measured),
+        figures=recommendation_table(measured),
         command=COMMAND.format(name=manifest.name),
-        drift="\n\n".join(drift),
+        parity="\n\n".join(parity),
     )
 
 

@@ -1,4 +1,4 @@
-"""Export of a classifier: a training folder becomes a bundle, unless the graph's answers drift from torch's.
+"""Export of a classifier: a training folder becomes a bundle, unless the graph's answers differ too much from torch's.
 
 The export builds each graph, compares it with the trained network on all validation data, calibrates, evaluates and
 writes the card. Serving the bundle needs no torch.
@@ -50,7 +50,7 @@ def export_classifier(
     """Write the bundle `out` from the training folder `run`.
 
     `storage` is that of the graph's weights. The card of a student compares it with its `teacher`. Raises ParityError
-    on drift, and then leaves `out` alone.
+    if the graph drifts, and then leaves `out` alone.
     """
     trained = load_run(run)
     task, datasets = TASKS[trained.config.task], trained.config.datasets
@@ -62,14 +62,14 @@ def export_classifier(
         sample = sample_encodings(tokenizer, data, datasets)
         write_graph(network, storage, building)
         answers: dict[str, list[ValidationPredictions]] = {}
-        drifts: dict[str, Parity] = {}
+        parities: dict[str, Parity] = {}
         for name, runtime in open_runtimes(building):
             answers[name] = predict_validation(runtime, tokenizer, task, data, datasets)
-            drifts[name] = measure_parity(
+            parities[name] = measure_parity(
                 truth, answers[name], largest_batch_change(runtime, sample, tokenizer.pad_id), task
             )
-            check_parity(name, drifts[name], BOUNDS[name])
-            log(f"{name}: {drifts[name]}")
+            check_parity(name, parities[name], BOUNDS[name])
+            log(f"{name}: {parities[name]}")
 
         calibration = fit_calibration(answers[GRAPH])
         measured = [report_dataset(rows, calibration, task) for rows in answers[GRAPH]]
@@ -79,7 +79,7 @@ def export_classifier(
         manifest = make_manifest(out.name, version, task, trained.base, languages, sources)
         manifest = replace(manifest, calibration=calibration, metrics=metrics_of(out.name, measured))
         text = render_classifier_card(
-            manifest, measured, cross_fitted_errors(answers[GRAPH]), drifts, trained, teacher, storage
+            manifest, measured, cross_fitted_errors(answers[GRAPH]), parities, trained, teacher, storage
         )
         return publish(building, out, manifest, text)
 

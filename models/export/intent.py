@@ -58,7 +58,7 @@ REPLY_REJECTION_RATE = 0.05
 def export_intents(run: Path, data: Path, out: Path, version: str, log: Callable[[str], None]) -> Bundle:
     """Write the bundle `out` from the training folder `run`.
 
-    Raises ParityError on drift, and then leaves `out` alone.
+    Raises ParityError if the graph drifts, and then leaves `out` alone.
     """
     trained = load_intent_run(run)
     config, tokenizer = trained.config, Tokenizer(run / TOKENIZER, INTENT.max_tokens)
@@ -67,7 +67,7 @@ def export_intents(run: Path, data: Path, out: Path, version: str, log: Callable
         rows = {source.name: read_utterances(data, source, "validation") for source in config.label_sets}
         compared = sample_rows([row for held_out in rows.values() for row in held_out])
         write_graph(network, "int8", building)
-        drift, runtime = check_graphs(
+        parity, runtime = check_graphs(
             building, lambda name, runtime: check_vectors(name, network, runtime, tokenizer, compared), log
         )
         reader, encoder = TextEncoder(runtime, tokenizer), file_digest(building / GRAPH)
@@ -81,7 +81,7 @@ def export_intents(run: Path, data: Path, out: Path, version: str, log: Callable
         heads = load_bundle_heads(building, encoder)
         measured = evaluate_intents(heads, ranker, reader, data, config.label_sets, config.reply_sets)
         metrics = metrics_of_intents(out.name, measured, {source.name: source.language for source in config.label_sets})
-        text = render_intent_card(manifest, measured, drift, trained)
+        text = render_intent_card(manifest, measured, parity, trained)
         return publish(building, out, replace(manifest, metrics=metrics), text)
 
 

@@ -47,7 +47,7 @@ CALIBRATED_RANKS = 10
 def export_recommend(run: Path, data: Path, out: Path, version: str, log: Callable[[str], None]) -> Bundle:
     """Write the bundle `out` from the training folder `run`.
 
-    Raises ParityError on drift, and then leaves `out` alone.
+    Raises ParityError if the graph drifts, and then leaves `out` alone.
     """
     trained = load_recommend_run(run)
     tokenizer = Tokenizer(run / TOKENIZER, RECOMMEND.max_tokens)
@@ -55,10 +55,10 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, log: Callab
         network, split = load_encoder(run, trained), load_held_out(data)
         texts = split.training.texts
         write_graph(network, "int8", building)
-        drift, runtime = check_graphs(
-            building, lambda name, runtime: check_items(name, network, runtime, tokenizer, texts), log
+        parity, runtime = check_graphs(
+            building, lambda name, runtime: check_item_vectors(name, network, runtime, tokenizer, texts), log
         )
-        history, vectors = item_vectors(run, split, TextEncoder(runtime, tokenizer).encode_texts(texts))
+        history, vectors = export_item_vectors(run, split, TextEncoder(runtime, tokenizer).encode_texts(texts))
         save_file(history, building / HISTORY_WEIGHTS)
         save_items(building, RETAIL, catalogue_items(data, split), vectors)
         recommender = Recommender(history, RETAIL, training_index_by_id(split.training.ids, history["known"]), vectors)
@@ -66,10 +66,10 @@ def export_recommend(run: Path, data: Path, out: Path, version: str, log: Callab
         manifest = make_manifest(out.name, version, RECOMMEND, trained.base, ("en", "zh"), sources)
         measured = measure_recommender(recommender, vectors, split)
         final = replace(manifest, metrics=metrics_of_recommender(out.name, measured))
-        return publish(building, out, final, render_recommendation_card(manifest, measured, drift, trained))
+        return publish(building, out, final, render_recommendation_card(manifest, measured, parity, trained))
 
 
-def item_vectors(run: Path, split: Split, raw: NDArray[np.float32]) -> tuple[dict[str, Array], Array]:
+def export_item_vectors(run: Path, split: Split, raw: NDArray[np.float32]) -> tuple[dict[str, Array], Array]:
     """Return the calibrated history weights, and item vectors (items, width) from the texts' vectors `raw`."""
     history: dict[str, Array] = load_file(run / HISTORY)
     history["ids.weight"] *= history["known"][:, None]
@@ -77,11 +77,11 @@ def item_vectors(run: Path, split: Split, raw: NDArray[np.float32]) -> tuple[dic
     history |= {"calibration": np.asarray([1.0, 0.0], np.float32)}
     ids = training_index_by_id(split.training.ids, history["known"])
     vectors = Recommender(history, RETAIL, ids).item_vectors(raw, split.training.ids)
-    history["calibration"] = fit_calibration(Recommender(history, RETAIL, ids, vectors), vectors, split)
+    history["calibration"] = fit_score_scaling(Recommender(history, RETAIL, ids, vectors), vectors, split)
     return history, vectors
 
 
-def check_items(
+def check_item_vectors(
     name: str, network: Embedder, runtime: OnnxRuntime, tokenizer: Tokenizer, texts: tuple[str, ...]
 ) -> str:
     """Return a sentence on how close the graph's item vectors are to the trained network's. Raises ParityError."""
@@ -96,7 +96,7 @@ def check_items(
     )
 
 
-def fit_calibration(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
+def fit_score_scaling(recommender: Recommender, vectors: NDArray[np.float32], split: Split) -> NDArray[np.float32]:
     """Return the slope and offset that turn the scores of a user's top ten into probabilities (Platt 1999)."""
     rankings, scores = rank_users(recommender, vectors, split)
     hits = hit_mask(rankings[:, :CALIBRATED_RANKS], split.targets)

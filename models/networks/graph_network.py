@@ -34,7 +34,7 @@ _PROJECTIONS = ("query", "key", "value")
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class NetworkShape:
     """The size of an encoder."""
 
     layers: int
@@ -56,14 +56,14 @@ class _StoredNetwork:
     epsilon: float
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> NetworkShape:
         width = self.weights[WORD_EMBEDDINGS].shape[1]
         inner = self.weights[f"{_LAYER}.0.intermediate.dense.weight"].shape[0]
         layers = sum(name.endswith("intermediate.dense.weight") for name in self.weights)
-        return Shape(layers, width, inner, self.heads)
+        return NetworkShape(layers, width, inner, self.heads)
 
 
-def load_graph_classifier(graph: Path) -> tuple[Classifier, Shape]:
+def load_graph_classifier(graph: Path) -> tuple[Classifier, NetworkShape]:
     """Return the classifier of a graph, which clips its inputs where the graph does.
 
     Raises ValueError as `read_graph_weights` does.
@@ -77,7 +77,7 @@ def load_graph_classifier(graph: Path) -> tuple[Classifier, Shape]:
     return network.eval(), stored.shape
 
 
-def load_graph_encoder(graph: Path, pad_id: int) -> tuple[PreTrainedModel, Shape]:
+def load_graph_encoder(graph: Path, pad_id: int) -> tuple[PreTrainedModel, NetworkShape]:
     """Return a graph's encoder as plain BERT, without clipping and without what follows it.
 
     Raises ValueError as `read_graph_weights` does.

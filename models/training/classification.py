@@ -102,7 +102,7 @@ def load_run(folder: Path) -> TrainingRun:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TrainingRow:
     """A tokenised training row: the index of its label, and a mask (labels,) of the labels it was chosen from.
 
     A row without a label is for distillation alone.
@@ -149,10 +149,10 @@ def plan_batches(
     task: Task,
     tokenizer: Tokenizer,
     training: Sequence[Example],
-) -> list[list[Row]]:
+) -> list[list[TrainingRow]]:
     """Return every batch of the whole run, in order."""
     by_name = {dataset.name: dataset for dataset in datasets}
-    batches: list[list[Row]] = []
+    batches: list[list[TrainingRow]] = []
     for epoch in range(ceil(config.epochs)):
         rows = []
         for example in make_epoch(training, datasets, config.seed, epoch, config.augment):
@@ -160,7 +160,9 @@ def plan_batches(
             tokens = tokenizer.encode(example.text, example.entity)
             dataset = by_name[example.dataset]
             label = None if example.label is None else task.labels.index(example.label)
-            rows.append(Row(tokens, label, label_choices, dataset.smoothing, dataset.bootstrap, dataset.absent_share))
+            rows.append(
+                TrainingRow(tokens, label, label_choices, dataset.smoothing, dataset.bootstrap, dataset.absent_share)
+            )
         epoch_batches = batch_by_length(rows, config, random.Random(config.seed + epoch))
         batches += epoch_batches[: round(min(1.0, config.epochs - epoch) * len(epoch_batches))]
     return batches
@@ -181,7 +183,7 @@ class SupervisedObjective:
     def __init__(self, model: Classifier, collator: DeviceCollator) -> None:
         self._model, self._collator = model, collator
 
-    def __call__(self, rows: Sequence[Row]) -> Tensor:
+    def __call__(self, rows: Sequence[TrainingRow]) -> Tensor:
         inputs = self._collator([row.tokens for row in rows])
         return labelled_loss(self._model(inputs.ids, inputs.mask, inputs.types).float(), rows)
 
@@ -206,7 +208,7 @@ class ClassificationValidation:
             yield f"macro_f1/{name}", float(f1_score(labels, predictions, labels=sorted(set(labels)), average="macro"))
 
 
-def labelled_loss(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+def labelled_loss(logits: Tensor, rows: Sequence[TrainingRow]) -> Tensor:
     """Return the loss of the rows that have a label; logits (batch, labels)."""
     indices = [index for index, row in enumerate(rows) if row.label is not None]
     if not indices:

@@ -28,7 +28,7 @@ from models.text.tokenizer import Tokenizer
 from models.training.classification import (
     ClassificationConfig,
     ClassificationValidation,
-    Row,
+    TrainingRow,
     labelled_loss,
     load_run,
     load_weights,
@@ -109,7 +109,7 @@ def distill_classifier(config: DistillationConfig, teacher: Path, data: Path, te
     return out
 
 
-def collate_rows(rows: Sequence[Row], tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
+def collate_rows(rows: Sequence[TrainingRow], tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
     """Return the ids, mask and types of the rows, each (rows, length)."""
     batch = collate([row.tokens for row in rows], tokenizer.pad_id)
     return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), torch.from_numpy(batch.token_types)
@@ -129,7 +129,7 @@ class DistillationObjective:
             self._student_states = compile_states(self._student_states)
             self._teacher_states = compile_states(self._teacher_states)
 
-    def __call__(self, rows: Sequence[Row]) -> Tensor:
+    def __call__(self, rows: Sequence[TrainingRow]) -> Tensor:
         inputs = self._collator([row.tokens for row in rows])
         mask, types, config = inputs.mask, inputs.types, self._config
         ids, unchanged = swap_tokens(inputs, config.corrupted, config.corrupted_tokens)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service import settings
-from service.cli.catalogue_import import Embedder, embed_missing, progress_bar, put_items, read_items
+from service.cli.catalogue_import import CatalogueEmbedder, embed_missing, progress_bar, put_items, read_items
 from service.cli.command import examples, fail, stop_on_signals
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def add(
     outcomes: Counter[str] = Counter()
     stop_on_signals()
     try:
-        embedder = Embedder(name, loaded)
+        embedder = CatalogueEmbedder(name, loaded)
         embedder.prepare(folder / name)
         with closing(Catalogue(folder / name)) as opened, progress_bar() as progress:
             for edited in put_items(opened, items, embedder, progress):
@@ -116,7 +116,7 @@ def rebuild(name: _Name, data_dir: _DataDir = None, bundle: _BundleFolder = None
             if snapshot.digest == loaded.model_digest:
                 print(f"{name} was embedded with this model already.")
                 return
-            embedder = Embedder(name, loaded)
+            embedder = CatalogueEmbedder(name, loaded)
             vectors: dict[str, tuple[str, Vector]] = {}
             missing: Sequence[str] = list(snapshot.row_by_id)
             while True:
@@ -149,7 +149,7 @@ def remove_catalogue(name: _Name, data_dir: _DataDir = None) -> None:
     print(f"{name} is removed.")
 
 
-def _index(opened: Catalogue, embedder: Embedder) -> int:
+def _index(opened: Catalogue, embedder: CatalogueEmbedder) -> int:
     """Index a large catalogue and return how many items there are."""
     snapshot = opened.snapshot()
     try:

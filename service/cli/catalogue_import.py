@@ -20,7 +20,7 @@ BATCH = 256
 """Items that are embedded and stored together."""
 
 
-class Embedder:
+class CatalogueEmbedder:
     """The model of one catalogue: it embeds items and indexes them."""
 
     def __init__(self, name: str, bundle: Bundle) -> None:
@@ -60,7 +60,7 @@ class Embedder:
 
 
 def put_items(
-    opened: Catalogue, items: Sequence[CatalogueItem], embedder: Embedder, progress: Progress
+    opened: Catalogue, items: Sequence[CatalogueItem], embedder: CatalogueEmbedder, progress: Progress
 ) -> Iterator[Sequence[str]]:
     """Store items and yield the outcomes of each batch. Unchanged texts are not embedded again."""
     from models.catalogue.errors import VectorsMissingError, check_digest
@@ -84,7 +84,7 @@ def put_items(
 
 
 def embed_missing(
-    ids: Sequence[str], texts: Sequence[str], embedder: Embedder, progress: Progress
+    ids: Sequence[str], texts: Sequence[str], embedder: CatalogueEmbedder, progress: Progress
 ) -> dict[str, tuple[str, Vector]]:
     """Return the text and the vector of each item."""
     task = progress.add_task("items", total=len(ids))

@@ -54,13 +54,13 @@ def evaluate(
 def _evaluate(bundle: Bundle, data: Path, out: Path, device: Device) -> str:
     """Measure a bundle, write the figures and return them as a table."""
     if bundle.task.name == "recommend":
-        from models.evaluation.recommendation import evaluate_recommender, recommend_table, write_recommender
+        from models.evaluation.recommendation import evaluate_recommender, recommendation_table, write_recommendation
 
         if device != "cpu":
             fail("heed evaluate recommend ranks vectors that the bundle stores, so --device changes nothing")
         recommendation = evaluate_recommender(bundle, data)
-        write_recommender(recommendation, out)
-        return recommend_table(recommendation)
+        write_recommendation(recommendation, out)
+        return recommendation_table(recommendation)
     if bundle.task.name == "intent":
         from models.evaluation.intent import evaluate_intent_bundle, intents_table, write_intents
 

@@ -178,7 +178,10 @@ def check_name(name: str) -> None:
 def open_data_dir(data_dir: Path | None, bundle: Path | None) -> tuple[Path, Bundle]:
     """Return the data folder, which is created if it is missing, and the intent model."""
     folder, configured = _find_data_dir(data_dir, bundle)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        fail(f"{folder} cannot be used as the data folder ({error.strerror}); set HEED_DATA_DIR or --data-dir", 2)
     return folder, _load_intent_bundle(configured.bundles.get("intent"))
 
 

@@ -72,12 +72,27 @@ def document(app: FastAPI) -> dict[str, Any]:
         result = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         bodies = [(model, "validation") for model in request_models(app)]
         _, unseen = models_json_schema([*bodies, (ProblemBody, "serialization")], ref_template=SCHEMA)  # type: ignore[list-item]
-        result["components"]["schemas"] |= unseen["$defs"]
+        schemas = result["components"]["schemas"]
+        schemas |= unseen["$defs"]
+        # FastAPI drops the nulls of examples, which the schemas require.
+        for model in (*request_models(app), *_response_models(app)):
+            if examples := _examples_of(model):
+                schemas[model.__name__]["examples"] = examples
         result["components"]["responses"] = {_PROBLEM: _PROBLEM_RESPONSE}
         used = {tag for path in result["paths"].values() for entry in path.values() for tag in entry["tags"]}
         result["tags"] = [tag for tag in app.openapi_tags or () if tag["name"] in used]
         app.openapi_schema = result
     return app.openapi_schema
+
+
+def _response_models(app: FastAPI) -> list[type[BaseModel]]:
+    models = [getattr(route, "response_model", None) for route in app.routes]
+    return [model for model in models if isinstance(model, type) and issubclass(model, BaseModel)]
+
+
+def _examples_of(model: type[BaseModel]) -> list[Any]:
+    extra: Any = model.model_config.get("json_schema_extra")
+    return list(extra.get("examples", ())) if isinstance(extra, dict) else []
 
 
 def package_version() -> str:

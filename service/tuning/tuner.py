@@ -33,7 +33,7 @@ class TuneError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class TunedBatch:
     """Limits of a batch."""
 
     items: int
@@ -52,7 +52,7 @@ class TuningRun:
     def start_replicas(self, layout: Layout) -> ReplicaProcesses:
         return ReplicaProcesses(self.bundle.path, layout, self.settings.device)
 
-    def measure_rate(self, replicas: ReplicaProcesses, layout: Layout, batch: Batch) -> float:
+    def measure_rate(self, replicas: ReplicaProcesses, layout: Layout, batch: TunedBatch) -> float:
         """Return the tokens per second of the replicas, and log them."""
         rate = replicas.tokens_per_s(batch.tokens, batch.items, self.seconds)
         self.log(format_row(layout.replicas, layout.threads, batch.items, batch.tokens, f"{rate:,.0f}"))
@@ -83,7 +83,7 @@ def tune(run: TuningRun, cores: int, memory_bytes: int) -> Mapping[str, int]:
 
 
 def _best_layout(run: TuningRun, cores: int, memory_bytes: int) -> Layout:
-    batch = Batch(run.settings.batch_items, run.settings.batch_tokens)
+    batch = TunedBatch(run.settings.batch_items, run.settings.batch_tokens)
     pss_bytes = 0
 
     def rate(layout: Layout) -> float:
@@ -106,16 +106,18 @@ def _best_layout(run: TuningRun, cores: int, memory_bytes: int) -> Layout:
     return smallest_near_best(search_while_gaining(multi_threaded, rate, readings))
 
 
-def _best_batch(run: TuningRun, replicas: ReplicaProcesses, layout: Layout) -> Batch:
-    def rate(batch: Batch) -> float:
+def _best_batch(run: TuningRun, replicas: ReplicaProcesses, layout: Layout) -> TunedBatch:
+    def rate(batch: TunedBatch) -> float:
         return run.measure_rate(replicas, layout, batch)
 
     device = run.settings.device
     max_items = CONCURRENCY[device] // 2
     budgets = doubling(MIN_TOKENS[device], max_items * MAX_LENGTH)
-    tokens = smallest_near_best(search_while_gaining([Batch(max_items, budget) for budget in budgets], rate)).tokens
+    tokens = smallest_near_best(
+        search_while_gaining([TunedBatch(max_items, budget) for budget in budgets], rate)
+    ).tokens
     sizes = doubling(1, min(max_items, tokens // MIN_LENGTH))
-    return smallest_near_best(search_while_gaining([Batch(items, tokens) for items in sizes], rate))
+    return smallest_near_best(search_while_gaining([TunedBatch(items, tokens) for items in sizes], rate))
 
 
 def candidate_layouts(cores: int, max_replicas: int) -> tuple[list[Layout], list[Layout]]:

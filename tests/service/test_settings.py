@@ -107,3 +107,13 @@ def test_the_first_variable_of_the_sentiment_bundle_is_still_read(monkeypatch: p
     assert load_settings().bundles["sentiment"] == Path("/first/name")
     monkeypatch.setenv("HEED_SENTIMENT_BUNDLE", "/later/name")
     assert load_settings().bundles["sentiment"] == Path("/later/name")
+
+
+@pytest.mark.parametrize(("earlier", "present"), [("HEED_SHELF", "HEED_DATA_DIR"), ("HEED_LABELS", "HEED_LABEL_SET")])
+def test_an_earlier_name_of_a_variable_is_refused_with_the_present_one(
+    monkeypatch: pytest.MonkeyPatch, earlier: str, present: str
+) -> None:
+    monkeypatch.setenv(earlier, "/my/data")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert str(refused.value) == f"{earlier}='/my/data': this variable is called {present} now; rename it"

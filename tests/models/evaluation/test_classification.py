@@ -77,6 +77,7 @@ def test_a_neutral_answer_is_wrong_but_not_among_the_two_labels_of_a_set() -> No
     assert "between its two labels" in classification_table([report])
 
 
+@pytest.mark.slow
 def test_an_evaluation_writes_three_files(tmp_path: Path) -> None:
     write_classification(
         [report_dataset(predictions([("neutral", "neutral")]), EVEN, SENTIMENT)], SENTIMENT, tmp_path / "new"

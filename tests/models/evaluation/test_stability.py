@@ -162,6 +162,7 @@ def test_a_graph_for_gpus_cannot_be_converted(tmp_path: Path) -> None:
         convert_graph(tmp_path / "g.onnx", "fp32")
 
 
+@pytest.mark.slow
 def test_a_card_gets_a_section_on_explanations_and_the_bundle_stays_valid(
     bundle: Bundle, data: Path, measured: list[StabilityReport], tmp_path: Path
 ) -> None:

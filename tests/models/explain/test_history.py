@@ -162,6 +162,7 @@ def test_an_empty_history_is_refused(recommender: Recommender, vectors: Vectors)
         make_history_instance(recommender, history_of(vectors, []), vectors[0], 0)
 
 
+@pytest.mark.slow
 def test_two_sided_occlusion_is_more_faithful_than_a_random_order(recommender: Recommender, vectors: Vectors) -> None:
     rng = np.random.default_rng(1)
     instances = [

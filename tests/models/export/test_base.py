@@ -85,6 +85,7 @@ def toml(content: dict[str, Any]) -> Iterator[str]:
         yield from (f"{name} = {json.dumps(value)}" for name, value in table.items() if value is not None)
 
 
+@pytest.mark.slow
 def test_a_model_is_trained_from_the_base_encoder_of_a_bundle(bundle: Bundle, data: Path, tmp_path: Path) -> None:
     base, out, config = tmp_path / "base", tmp_path / "run", tmp_path / "config.toml"
     config.write_text("\n".join(toml(asdict(replace(CONFIG, epochs=0.2)))), encoding="utf-8")

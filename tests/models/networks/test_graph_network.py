@@ -14,7 +14,7 @@ from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import LOG_STEP
 from models.networks.encoder import Embedder
-from models.networks.graph_network import Shape, load_graph_classifier, load_graph_encoder
+from models.networks.graph_network import NetworkShape, load_graph_classifier, load_graph_encoder
 from models.runtime.cuda import to_fp16
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
@@ -44,7 +44,7 @@ def batch() -> Batch:
 
 def test_the_classifier_of_a_graph_has_the_weights_that_the_graph_was_written_from(tiny: Bundle, batch: Batch) -> None:
     network, shape = load_graph_classifier(tiny.graph)
-    assert shape == Shape(LAYERS, WIDTH, INNER, HEADS)
+    assert shape == NetworkShape(LAYERS, WIDTH, INNER, HEADS)
     assert str(shape) == "2 layers of width 32, inner width 64, 4 heads"
     assert network.encoder.config._attn_implementation == "sdpa"  # the fused one, by default of transformers
     for name, value in weights().items():
@@ -62,10 +62,11 @@ def test_inputs_are_clipped_where_a_graph_with_learned_steps_clips_them(tmp_path
     np.testing.assert_allclose(TorchRuntime(network).run(batch), expected, atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_encoder_of_an_embedding_model_gives_its_vectors(tmp_path: Path, batch: Batch) -> None:
     bundle = load_bundle(tiny_intent_bundle(tmp_path))
     encoder, shape = load_graph_encoder(bundle.graph, pad_id=1)
-    assert shape == Shape(LAYERS, WIDTH, INNER, HEADS)
+    assert shape == NetworkShape(LAYERS, WIDTH, INNER, HEADS)
     assert encoder.config.pad_token_id == 1
     vectors = TorchRuntime(Embedder(encoder)).run(batch)
     assert vectors.dtype == np.float32

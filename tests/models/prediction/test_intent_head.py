@@ -53,6 +53,7 @@ def head(fitted: tuple[IntentHead, FitReport]) -> IntentHead:
     return fitted[0]
 
 
+@pytest.mark.slow
 def test_a_head_classifies_unseen_texts_as_accurately_as_its_report_says(
     fitted: tuple[IntentHead, FitReport],
 ) -> None:
@@ -73,6 +74,7 @@ def test_the_threshold_rejects_the_requested_share(head: IntentHead) -> None:
     assert float((predict_intents(head, draw_out_of_scope(500)).out_of_scope_scores > head.threshold).mean()) > 0.9
 
 
+@pytest.mark.slow
 def test_a_text_between_two_wordings_of_an_intent_is_out_of_scope_though_near_its_mean() -> None:
     rng = np.random.default_rng(1)
     wordings = np.random.default_rng(0).normal(0, 1, (6, WIDTH))  # two for each of three intents
@@ -94,6 +96,7 @@ def test_few_examples_stay_single_groups_and_many_are_clustered() -> None:
     assert nearest.mean() < np.linalg.norm(many.vectors - many.vectors.mean(axis=0), axis=1).mean() / 2
 
 
+@pytest.mark.slow
 def test_many_intents_share_the_limit_of_groups() -> None:
     labels = MAX_GROUPS_PER_HEAD // 4
     rng = np.random.default_rng(5)

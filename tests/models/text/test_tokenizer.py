@@ -63,6 +63,7 @@ def test_a_text_over_the_limit_keeps_the_part_that_names_the_entity(tokenizer: T
     assert len(pieces) == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1_000, 1_000_000])
 @pytest.mark.parametrize("unit", ["a", "e\u0301", " a  b", "👩‍👩‍👧", "涨", "\ufdfa"])
 def test_a_text_of_any_length_is_encoded(tokenizer: Tokenizer, unit: str, length: int) -> None:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from models.bundle import load_bundle
 from models.data.interactions import draw_removed_items, load_held_out, remove_items
 from models.evaluation.ranking_metrics import measure_rankings, sort_by_score
-from models.evaluation.recommendation import evaluate_recommender, hit_mask, recommend_table, write_recommender
+from models.evaluation.recommendation import evaluate_recommender, hit_mask, recommendation_table, write_recommendation
 from models.export import recommendation as exporting
 from models.export.parity import ParityError
 from models.export.recommendation import export_recommend
@@ -137,8 +137,8 @@ def test_the_bundle_has_the_shop_as_its_catalogue(bundle: Path) -> None:
 def test_the_card_and_the_files_have_the_figures(bundle: Path, shop: Path, tmp_path: Path) -> None:
     loaded = load_bundle(bundle)
     report = evaluate_recommender(loaded, shop)
-    write_recommender(report, tmp_path)
-    assert recommend_table(report) in (bundle / "CARD.md").read_text(encoding="utf-8")
+    write_recommendation(report, tmp_path)
+    assert recommendation_table(report) in (bundle / "CARD.md").read_text(encoding="utf-8")
     assert json.loads((tmp_path / "recommend.json").read_text())["every"]["users"] == 80
     assert {metric.name for metric in loaded.metrics} == {"hr_at_10", "ndcg_at_10"}
 

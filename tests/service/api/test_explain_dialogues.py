@@ -104,6 +104,7 @@ def assert_words_are_of(turns: list[dict[str, Any]], sent: list[dict[str, str]])
         assert "".join(word["text"] for word in turn["words"]) == "".join(text.split())
 
 
+@pytest.mark.slow
 async def test_every_word_and_turn_of_a_dialogue_has_a_weight(explains: Explains) -> None:
     (result,) = results(await explains.intent({"turns": DIALOGUE, "id": "c-9"}, label_set="letters"))
     assert [turn["turn"] for turn in result["turns"]] == [0, 1, 2]
@@ -293,6 +294,7 @@ async def test_bad_input_has_a_pointer(explains: Explains, path: str, more: dict
     assert_problem(await explains.client.post(path, json=body | more), 422, "invalid_request", pointer)
 
 
+@pytest.mark.slow
 async def test_unknown_names_have_a_pointer(explains: Explains) -> None:
     assert_problem(await explains.intent("ab", label_set="nope"), 404, "not_found", "/label_set")
     assert_problem(await explains.reply(reply_set="nope"), 404, "not_found", "/reply_set")
@@ -325,6 +327,7 @@ async def test_a_remote_model_has_no_explanations(bundle: Bundle, metrics: Metri
         assert_problem(await client.post(REPLIES, json=body), 404, "not_found")
 
 
+@pytest.mark.slow
 async def test_the_shipped_model_rests_on_plausible_words(metrics: Metrics) -> None:
     bundle = load_bundle(SHIPPED_INTENT)
     app = app_of(bundle, HeadRegistry(bundle, None), metrics, explains=True)

@@ -358,6 +358,7 @@ async def test_plain_texts_are_answered_during_an_explanation(
     shown(await options)
 
 
+@pytest.mark.slow
 async def test_a_few_explanations_wait_and_more_are_refused(
     explains: Explains, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -386,6 +387,7 @@ async def test_an_explanation_that_waits_too_long_gets_504_and_leaves_the_queue(
     shown(await explains.ask("ab cd"))
 
 
+@pytest.mark.slow
 async def test_items_that_were_explained_in_time_have_results(
     explains: Explains, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +452,7 @@ async def test_the_thread_has_the_lowest_priority(explains: Explains, monkeypatc
     assert niceness["explain"] == min(19, niceness["sentiment-inference"] + 10)
 
 
+@pytest.mark.slow
 async def test_explanations_pause_while_plain_texts_are_answered(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,6 +482,7 @@ async def test_a_stopped_worker_refuses(bundle: Bundle) -> None:
         await explanations.explain("sentiment", [ASK], ExplanationRequest(), time.monotonic() + 60)
 
 
+@pytest.mark.slow
 async def test_the_shipped_model_rests_on_plausible_words(metrics: Metrics) -> None:
     async with serving(load_bundle(SHIPPED), metrics) as shipped:
         inputs = [NEWS, "公司利润大增，股价上涨", {"text": "Stock A soars while B plunges", "entity": "B"}]

@@ -171,6 +171,7 @@ async def test_an_unknown_route_is_not_found(service: Service, path: str) -> Non
     assert_problem(await service.client.get(path), 404, "not_found")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [("GET", "/v1/sentiment", "POST"), ("PUT", "/v1/sentiment", "POST"), ("POST", "/readyz", "GET")],
@@ -192,6 +193,7 @@ async def test_a_full_queue_is_429_and_accepted_requests_are_answered(tmp_path: 
         assert [(await result).status_code for result in (first, second)] == [200, 200]
 
 
+@pytest.mark.slow
 async def test_past_the_deadline_is_504(tmp_path: Path, metrics: Metrics) -> None:
     async with serving(tmp_path, metrics, request_timeout_s=1.0) as service:
         service.runtime.gate.clear()

@@ -210,6 +210,7 @@ async def test_many_replies_are_scored_in_a_thread_with_the_same_scores(
     assert scoring != [threading.main_thread().name]
 
 
+@pytest.mark.slow
 async def test_a_reply_set_gets_the_scores_of_the_same_candidates(intents: Intents) -> None:
     texts = tuple(f"{letter * 5} {index}" for letter in "abcdef" for index in range(140))
     ranker, reader = intents.registry.ranker, open_text_encoder(intents.bundle)
@@ -268,6 +269,7 @@ async def test_models_list_label_sets_and_reply_sets(intents: Intents) -> None:
     assert model["reply_sets"] == []
 
 
+@pytest.mark.slow
 async def test_heads_that_change_fail_no_request_and_mix_no_labels(intents: Intents) -> None:
     """Half of the callers use a label set that stays. The label set of the rest changes between two sets of intents."""
     versions = [

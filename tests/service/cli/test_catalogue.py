@@ -75,6 +75,7 @@ def found(shelf: Path, name: str) -> Snapshot:
         return catalogue.snapshot()
 
 
+@pytest.mark.slow
 def test_a_file_becomes_a_catalogue(bundle: Bundle, shelf: Path, tmp_path: Path) -> None:
     code, said, _ = run(bundle, "add", "books", str(written(tmp_path, LINES)))
     assert (code, said) == (0, "books: 3 added, 0 changed, 0 unchanged; 3 items. A running service has them now.\n")
@@ -151,6 +152,7 @@ def started(bundle: Bundle, path: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_interrupted_it_goes_on_when_it_is_run_again(
     bundle: Bundle, shelf: Path, tmp_path: Path, number: signal.Signals

@@ -96,4 +96,5 @@ def test_examples_are_checked_before_a_model_is_loaded(tmp_path: Path, monkeypat
     monkeypatch.setenv("HEED_INTENT_BUNDLE", str(tmp_path / "none"))
     (tmp_path / "my.jsonl").write_text('{"text": "up"}\n', encoding="utf-8")
     code, output = heed("train", "intent", "--label-set", "mine", "--data", tmp_path / "my.jsonl")
-    assert (code, output) == (1, "heed: my.jsonl line 1: it has no label\n")
+    assert code == 1
+    assert output.startswith('heed: my.jsonl line 1: it has no "label"; each line is a JSON object with "text" and')

@@ -50,6 +50,7 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
+@pytest.mark.slow
 def test_one_page_is_written_that_needs_nothing_else(bundle: Path, tmp_path: Path) -> None:
     rows: list[object] = [
         {"text": f"{word} {word} {NASTY}", "label": label, "entity": "<b>up"}
@@ -100,6 +101,7 @@ def intents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_intent_bundle(tmp_path_factory.mktemp("intents"))
 
 
+@pytest.mark.slow
 def test_intents_are_told_of_by_the_words_of_all_turns(intents: Path, tmp_path: Path) -> None:
     before = {"speaker": "agent", "text": f"cc? {NASTY}"}
     rows: list[object] = [

@@ -438,6 +438,7 @@ async def test_a_gateway_without_a_replica_is_healthy_but_not_ready(
         assert (await client.get("/v1/models")).json()["models"][0]["version"] == "1.2.3"
 
 
+@pytest.mark.slow
 async def test_a_model_that_answers_other_requests_is_late_not_gone(remote: RemotePredictor, handle: Handle) -> None:
     slow = await send(remote, "slow", deadline_s=time.monotonic() + 1.0)
     other = await send(remote, "other")
@@ -446,6 +447,7 @@ async def test_a_model_that_answers_other_requests_is_late_not_gone(remote: Remo
     assert type(await problem(slow)) is DeadlineExceeded
 
 
+@pytest.mark.slow
 async def test_a_late_request_without_any_replica_gets_not_ready(remote: RemotePredictor, handle: Handle) -> None:
     late = await send(remote, "late", deadline_s=time.monotonic() + 0.5)
     other = await send(remote, "other")

@@ -88,8 +88,9 @@ def test_every_request_and_answer_has_an_example(app: FastAPI) -> None:
 
 
 def test_examples_fit_their_schemas(app: FastAPI) -> None:
+    schemas = document(app)["components"]["schemas"]
     for model in models_of(app):
-        for example in model.model_json_schema()["examples"]:
+        for example in schemas[model.__name__]["examples"]:
             model.model_validate_json(json.dumps(example))
 
 

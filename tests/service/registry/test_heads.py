@@ -35,6 +35,7 @@ def write_head(name: str, starts: str, bundle: Bundle, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 async def test_a_head_is_served_while_its_file_exists(bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "later"
     registry = HeadRegistry(bundle, folder)
@@ -53,6 +54,7 @@ async def test_a_head_is_served_while_its_file_exists(bundle: Bundle, tmp_path: 
     await registry.stop()
 
 
+@pytest.mark.slow
 async def test_unusable_files_change_nothing(bundle: Bundle, tmp_path: Path) -> None:
     path = write_head("mine", "xyz", bundle, tmp_path)
     registry = HeadRegistry(bundle, tmp_path)
@@ -78,6 +80,7 @@ async def test_a_file_cannot_replace_a_head_of_the_bundle(bundle: Bundle, tmp_pa
     await registry.stop()
 
 
+@pytest.mark.slow
 async def test_a_reply_set_is_served_while_its_file_exists(bundle: Bundle, tmp_path: Path) -> None:
     registry = HeadRegistry(bundle, tmp_path)
     await registry.start()

@@ -36,7 +36,7 @@ from service.tuning.tuner import (
     CLUSTER_BYTES,
     MIN_TOKENS,
     SERVING_BYTES,
-    Batch,
+    TunedBatch,
     TuneError,
     TuningRun,
     busy_warning,
@@ -131,6 +131,7 @@ def tokens(*sizes: int) -> Sequence[Encoding]:
     return [Encoding(np.zeros(size, np.int64), np.zeros(size, np.int64), False, "en") for size in sizes]
 
 
+@pytest.mark.slow
 def test_the_rate_is_measured_with_full_batches_within_the_limits() -> None:
     runtime = Sleeping(0.02)
     rate = asyncio.run(measure_throughput(runtime, 1, tokens(10), 32, BatchLimits(80, 16, 1 << 40), 0.4))
@@ -138,6 +139,7 @@ def test_the_rate_is_measured_with_full_batches_within_the_limits() -> None:
     assert 0 < rate <= 80 / 0.02
 
 
+@pytest.mark.slow
 def test_a_batch_longer_than_the_time_is_still_measured() -> None:
     rate = asyncio.run(measure_throughput(Sleeping(0.2), 1, tokens(10), 4, BatchLimits(512, 4, 1 << 40), 0.01))
     assert 0 < rate <= 40 / 0.2
@@ -152,6 +154,7 @@ def test_a_failing_model_raises_its_error() -> None:
         asyncio.run(measure_throughput(Failing(0), 1, tokens(10), 4, BatchLimits(512, 4, 1 << 40), 0.1))
 
 
+@pytest.mark.slow
 def test_replicas_can_be_measured_and_end_with_the_block(tiny: Path) -> None:
     before = set(psutil.Process().children())
     with ReplicaProcesses(tiny, Layout(2, 1), "cpu") as replicas:
@@ -161,6 +164,7 @@ def test_replicas_can_be_measured_and_end_with_the_block(tiny: Path) -> None:
     assert set(psutil.Process().children()) <= before
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_raises_an_error(tiny: Path) -> None:
     before = set(psutil.Process().children())
     with ReplicaProcesses(tiny, Layout(1, 1), "cpu") as replicas:
@@ -170,11 +174,13 @@ def test_a_process_that_dies_raises_an_error(tiny: Path) -> None:
             replicas.tokens_per_s(512, 4, 0.1)
 
 
+@pytest.mark.slow
 def test_a_device_that_cannot_be_used_raises_an_error(tiny: Path) -> None:
     with pytest.raises(ThroughputError, match="cuda"), ReplicaProcesses(tiny, Layout(1, 1), "cuda"):
         pass
 
 
+@pytest.mark.slow
 def test_without_memory_for_one_replica_tuning_fails(tiny: Path) -> None:
     run = TuningRun(bundles.load_bundle(tiny), load_settings(sentiment_bundle=tiny), 0.1, lambda _: None)
     with pytest.raises(TuneError, match="MiB of memory are free"):
@@ -184,7 +190,7 @@ def test_without_memory_for_one_replica_tuning_fails(tiny: Path) -> None:
 class Scaling(TuningRun):
     """A run in which twice the replicas are twice as fast and larger batches gain nothing."""
 
-    def measure_rate(self, replicas: ReplicaProcesses, layout: Layout, batch: Batch) -> float:
+    def measure_rate(self, replicas: ReplicaProcesses, layout: Layout, batch: TunedBatch) -> float:
         return float(layout.replicas)
 
 
@@ -198,6 +204,7 @@ def test_memory_bounds_the_replicas_that_would_be_faster(tiny: Path) -> None:
     assert "at most 1 replicas" in lines[0]
 
 
+@pytest.mark.slow
 def test_the_smallest_batch_is_chosen_when_larger_ones_gain_nothing(tiny: Path) -> None:
     run = Scaling(bundles.load_bundle(tiny), load_settings(sentiment_bundle=tiny), 0.1, lambda _: None)
     assert tune(run, 1, 1 << 40) == {"replicas": 1, "threads": 1, "batch_tokens": MIN_TOKENS["cpu"], "batch_items": 1}
@@ -206,10 +213,11 @@ def test_the_smallest_batch_is_chosen_when_larger_ones_gain_nothing(tiny: Path) 
 class Crowded(Scaling):
     """A run in which batches are faster up to 160 padded tokens and 4 texts."""
 
-    def measure_rate(self, replicas: ReplicaProcesses, layout: Layout, batch: Batch) -> float:
+    def measure_rate(self, replicas: ReplicaProcesses, layout: Layout, batch: TunedBatch) -> float:
         return min(batch.tokens, 160) * min(batch.items, 4) / (2 if batch.tokens > 160 else 1)
 
 
+@pytest.mark.slow
 def test_tokens_are_chosen_before_texts(tiny: Path) -> None:
     run = Crowded(bundles.load_bundle(tiny), load_settings(sentiment_bundle=tiny), 0.1, lambda _: None)
     chosen = tune(run, 1, 1 << 40)
@@ -256,6 +264,7 @@ READ = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "environment", "code", "message"),
     [
