@@ -1,195 +1,182 @@
-"""What each lever is worth: Heed as it is beside Heed with exactly one of them off, on the same machine and texts.
+"""The ablation of the levers: Heed beside Heed with exactly one lever off, on the same machine and texts.
 
-Run with `make bench-ablation DATA=folder`; the folder holds data sets as for `heed evaluate`. For each lever both
-servers are up at once and are asked in turn, so that a machine whose speed changes by the minute changes it for both.
-Writes the report after every lever, so an interrupted run leaves those that it finished. A lever is refused, and not
-measured under a wrong name, when a replica of the server was not changed.
+Run with `make bench-ablation DATA=folder`; the folder holds data sets as for `heed evaluate`. For each lever, both
+servers run at the same time and get requests in turn, so that changes of the machine's speed affect both. Writes the
+report after every lever, so an interrupted run leaves the finished levers. A lever fails, rather than being measured
+under a wrong name, if a replica of the server was not patched.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from http.client import HTTPException
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from subprocess import SubprocessError
 from typing import TypeVar
 
 import psutil
 
-from models.bundle import SHIPPED, Bundle, load_bundle
-from models.text.tokenizer import Tokenizer
+from models.bundle import Bundle
 from tests.bench.ablation import patches, report
 from tests.bench.ablation.levers import LEVERS, Lever
 from tests.bench.harness import versions
-from tests.bench.harness.closed_loop import MISSING, LoadError, wrk_version
 from tests.bench.harness.processes import NotStartedError, adopt_orphans
-from tests.bench.serving import expected_labels, texts
 from tests.bench.serving.contenders import Contender, Machine
-from tests.bench.serving.report import About, line
-from tests.bench.serving.session import CHECKED, Measurement, Questions, Turn
-from tests.bench.serving.workloads import WORKLOADS, Workload, chosen
+from tests.bench.serving.report import About, progress_line
+from tests.bench.serving.session import Inputs, Measurement, Turn
+from tests.bench.serving.setup import CORES, FAILURES, add_options, parse_options, prepare
+from tests.bench.serving.workloads import WORKLOADS, Workload, choose_workloads
 from tests.support.local_service import command_of, free_port
 
-_TEXTS = 512
-_FAILURES = (NotStartedError, LoadError, OSError, ValueError, HTTPException, SubprocessError)
-_CORES = len(os.sched_getaffinity(0))
 _WORKLOADS = ("short-1", "short-64", "mixed-64")
-_BACKLOG_S = 2.0  # of the last workload, before idling is measured
+_BACKLOG_S = 2.0  # for the last workload to drain, before idle use is measured
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Results:
     measurements: list[Measurement] = field(default_factory=list)
     idle: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     failures: list[str] = field(default_factory=list)
 
 
 def main() -> None:
-    given = _options()
-    if wrk_version() is None:
-        raise SystemExit(MISSING)
-    try:
-        bundle = load_bundle(given.bundle)
-        sets = texts.read(given.data, Tokenizer(bundle.tokenizer, bundle.max_tokens), _TEXTS)
-        given.out.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"bench-ablation: {error}") from None
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a turn that is cut off still ends its processes
-    _run(given, bundle, Questions(sets, expected_labels.expected(bundle, sets["short"].texts[:CHECKED])))
+    options = _options()
+    _run(options, *prepare("bench-ablation", options))
 
 
-def _run(given: argparse.Namespace, bundle: Bundle, questions: Questions) -> None:
-    levers = [lever for lever in LEVERS if lever.name in given.levers]
-    bases = {lever.of.name: lever.of for lever in levers}
-    found = Found()
+def _run(options: argparse.Namespace, bundle: Bundle, inputs: Inputs) -> None:
+    levers = [lever for lever in LEVERS if lever.name in options.levers]
+    bases = {lever.base.name: lever.base for lever in levers}
+    results = Results()
     about = About(
         model=f"{bundle.name} {bundle.version}, {bundle.graph.name}",
-        seconds=given.seconds,
-        texts=[one.described() for one in questions.sets.values()],
-        versions=versions.found(list(bases.values()), Path()),
-        failures=found.failures,
+        seconds=options.seconds,
+        texts=[text_set.describe() for text_set in inputs.sets.values()],
+        versions=versions.package_versions(list(bases.values()), Path()),
+        failures=results.failures,
     )
-    for place, lever in enumerate(levers):
+    for index, lever in enumerate(levers):
         try:
-            _compare(lever, place * given.rounds, given, questions, found)
-        except _FAILURES as error:
-            found.failures.append(f"without {lever.title}: {error}")
+            _compare(lever, index * options.rounds, options, inputs, results)
+        except FAILURES as error:
+            results.failures.append(f"without {lever.title}: {error}")
             print(f"{lever.name}: {error}", flush=True)
-        raw = {"measurements": [asdict(one) for one in found.measurements], "idle_cores": found.idle}
-        (given.out / "measurements.json").write_text(json.dumps(raw, indent=1))
-        written = report.markdown(about, levers, given.rounds, found.measurements, found.idle)
-        (given.out / "report.md").write_text(written, encoding="utf-8")
-    print(f"Wrote {given.out / 'report.md'}")
+        raw = {
+            "measurements": [asdict(measurement) for measurement in results.measurements],
+            "idle_cores": results.idle,
+        }
+        (options.out / "measurements.json").write_text(json.dumps(raw, indent=1))
+        markdown = report.render(about, levers, options.rounds, results.measurements, results.idle)
+        (options.out / "report.md").write_text(markdown, encoding="utf-8")
+    print(f"Wrote {options.out / 'report.md'}")
 
 
-def _compare(lever: Lever, before: int, given: argparse.Namespace, questions: Questions, found: Found) -> None:
-    """Both servers' measurements, in rounds numbered from `before` on; raises _FAILURES."""
-    workloads = [one for _ in range(given.rounds) for one in chosen(given.workloads, of_peer=False)]
+def _compare(lever: Lever, before: int, options: argparse.Namespace, inputs: Inputs, results: Results) -> None:
+    """Add the measurements of both servers, in rounds numbered after `before`. Raise any of FAILURES."""
+    workloads = [
+        workload for _ in range(options.rounds) for workload in choose_workloads(options.workloads, of_peer=False)
+    ]
     with tempfile.TemporaryDirectory() as folder:
         marks = Path(folder)
         with (
-            _side(lever.of, None, marks, workloads, given, questions) as on,
-            _side(lever.without(marks), lever, marks, workloads, given, questions) as off,
+            _run_side(lever.base, None, marks, workloads, options, inputs) as on,
+            _run_side(lever.without(marks), lever, marks, workloads, options, inputs) as off,
         ):
-            for place in range(len(workloads)):
-                number = before + 1 + place * given.rounds // len(workloads)
-                # Forth and back, so that a machine that grows faster or slower does not favour the same one every time.
-                for side in (on, off) if number % 2 else (off, on):
-                    measurement = replace(side.next(), round=number)
-                    found.measurements.append(measurement)
-                    print(line(measurement), flush=True)
-            for contender, side in ((lever.of.name, on), (lever.name, off)):
-                found.idle[contender].append(side.idle_cores())
+            for index in range(len(workloads)):
+                round_number = before + 1 + index * options.rounds // len(workloads)
+                # Alternate the order, so that a drift of the machine's speed favours neither server.
+                for side in (on, off) if round_number % 2 else (off, on):
+                    measurement = replace(side.next(), round=round_number)
+                    results.measurements.append(measurement)
+                    print(progress_line(measurement), flush=True)
+            for contender, side in ((lever.base.name, on), (lever.name, off)):
+                results.idle[contender].append(side.idle_cores())
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """A server, and the process above it that measures when it is told to."""
+    """A server, seen through the connection to the process that measures it on request."""
 
-    told: Connection
+    connection: Connection
 
     def next(self) -> Measurement:
-        """Of the next workload; raises NotStartedError with what went wrong there."""
-        return self._asked(Measurement)
+        """Return the measurement of the next workload. Raise NotStartedError with the failure of that process."""
+        return self._request(Measurement)
 
     def idle_cores(self) -> float:
-        """Once all workloads are through."""
-        return self._asked(float)
+        """Return the cores that the server uses without requests. Call it after all workloads."""
+        return self._request(float)
 
-    def _asked(self, kind: type[Answer]) -> Answer:
-        self.told.send(True)
-        answer = self.told.recv()
-        if not isinstance(answer, kind):
-            raise NotStartedError(str(answer))
-        return answer
+    def _request(self, kind: type[T]) -> T:
+        self.connection.send(True)
+        reply = self.connection.recv()
+        if not isinstance(reply, kind):
+            raise NotStartedError(str(reply))
+        return reply
 
 
 @contextmanager
-def _side(
+def _run_side(
     contender: Contender,
     lever: Lever | None,
     marks: Path,
     workloads: Sequence[Workload],
-    given: argparse.Namespace,
-    questions: Questions,
+    options: argparse.Namespace,
+    inputs: Inputs,
 ) -> Iterator[Side]:
-    turn = Turn(contender, Machine(given.bundle, Path(), free_port(), _CORES), questions, given.seconds, 0)
-    ours, theirs = Pipe()
-    log = given.out / f"{lever.name if lever else contender.name}.log"
-    # Forked: whatever runs below it is its own server's, and what it needs is there already.
-    process = get_context("fork").Process(target=_measure, args=(theirs, turn, lever, marks, workloads, log))
+    turn = Turn(contender, Machine(options.bundle, Path(), free_port(), CORES), inputs, options.seconds, 0)
+    connection, remote = Pipe()
+    log = options.out / f"{lever.name if lever else contender.name}.log"
+    # Forked, so that every process below it belongs to its server, and all modules are loaded.
+    process = get_context("fork").Process(target=_measure, args=(remote, turn, lever, marks, workloads, log))
     process.start()
-    theirs.close()
+    remote.close()
     try:
-        yield Side(ours)
+        yield Side(connection)
     finally:
         with suppress(OSError):  # it may have ended
-            ours.send(False)
+            connection.send(False)
         process.join()
 
 
 def _measure(
-    told: Connection, turn: Turn, lever: Lever | None, marks: Path, workloads: Sequence[Workload], log: Path
+    connection: Connection, turn: Turn, lever: Lever | None, marks: Path, workloads: Sequence[Workload], log: Path
 ) -> None:
-    """One workload each time that True is received, then what the server uses when idle; it ends with False."""
+    """Send the measurement of a workload for each True received, then the idle use. End with False."""
     adopt_orphans()
     with closing(turn.serve(workloads, log)) as measurements:
         try:
             for _ in workloads:
-                if not told.recv():
+                if not connection.recv():
                     return
                 measurement = next(measurements)
                 if lever is not None:
-                    refuse_unpatched(lever, marks, replicas())
-                told.send(measurement)
-            while told.recv():
-                told.send(_idle_cores(turn.seconds))
-        except _FAILURES as error:
-            told.send(str(error))
+                    require_patched(lever, marks, replica_ids())
+                connection.send(measurement)
+            while connection.recv():
+                connection.send(_idle_cores(turn.seconds))
+        except FAILURES as error:
+            connection.send(str(error))
 
 
-def replicas() -> list[int]:
-    """Process ids of the replicas of the one server that is up."""
+def replica_ids() -> list[int]:
+    """Return the process ids of the replicas of the running server."""
     return [process.pid for process in _server() if "ServeReplica" in command_of(process)]
 
 
-def refuse_unpatched(lever: Lever, marks: Path, process_ids: Sequence[int]) -> None:
-    """Raises NotStartedError unless each of these processes has turned the lever off."""
+def require_patched(lever: Lever, marks: Path, process_ids: Sequence[int]) -> None:
+    """Raise NotStartedError unless every process has turned the lever off."""
     for module in lever.changes:
-        missing = [one for one in process_ids if not patches.mark(marks, module, one).exists()]
+        missing = [process_id for process_id in process_ids if not patches.mark(marks, module, process_id).exists()]
         if missing or not process_ids:
             raise NotStartedError(f"{lever.name} is not off: {module} was not changed in {missing or 'any replica'}")
 
@@ -202,35 +189,36 @@ def _idle_cores(seconds: float) -> float:
 
 
 def _cpu_s() -> float:
-    used_s = 0.0
+    total_s = 0.0
     for process in _server():
         with suppress(psutil.Error):
-            used_s += sum(process.cpu_times()[:2])
-    return used_s
+            total_s += sum(process.cpu_times()[:2])
+    return total_s
 
 
 def _server() -> list[psutil.Process]:
-    found: list[psutil.Process] = psutil.Process().children(recursive=True)
-    return found
+    processes: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return processes
 
 
 def _options() -> argparse.Namespace:
-    names, asked = [one.name for one in LEVERS], [one.name for one in WORKLOADS]
+    lever_names, workload_names = [lever.name for lever in LEVERS], [workload.name for workload in WORKLOADS]
     parser = argparse.ArgumentParser(prog="bench-ablation", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder with a folder for each data set")
-    parser.add_argument("--bundle", type=Path, default=SHIPPED, help="folder of the model")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench-ablation"), help="folder of the report")
-    parser.add_argument("--rounds", type=int, default=6, help="of each lever")
+    add_options(parser)
+    parser.add_argument("--rounds", type=int, default=6, help="rounds per lever")
     parser.add_argument("--seconds", type=int, default=3, help="for each workload")
-    parser.add_argument("--levers", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument(
-        "--workloads", nargs="+", choices=asked, default=_WORKLOADS, metavar="NAME", help=", ".join(asked)
+        "--levers", nargs="+", choices=lever_names, default=lever_names, metavar="NAME", help=", ".join(lever_names)
     )
-    given = parser.parse_args()
-    # Servers run in another folder.
-    for name in ("bundle", "out"):
-        setattr(given, name, getattr(given, name).absolute())
-    return given
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=workload_names,
+        default=_WORKLOADS,
+        metavar="NAME",
+        help=", ".join(workload_names),
+    )
+    return parse_options(parser, ("bundle", "out"))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What each patched lever changes, small enough to see without a server. For `test_ablation`.
+"""The effects of the patched levers that are visible without a server, for `test_ablation`.
 
-Run as a command in a process with the lever off: prints the effect of that name. Imports inside the functions, so that
-each process loads only what its lever is in.
+As a command, in a process with a lever off, prints the effect of that lever. Imports are inside the functions, so that
+each process loads only the modules of its lever.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from unittest.mock import patch
 
 
-def variables(folder: Path) -> object:
-    """Of Ray, that the cluster is started with."""
+def ray_variables(folder: Path) -> object:
+    """Return the Ray variables that the cluster starts with."""
     from service.cluster.local import build_environment
     from service.settings import Settings
 
@@ -25,43 +25,43 @@ def variables(folder: Path) -> object:
     return [name for name in names if name in composed]
 
 
-def handling(folder: Path) -> object:
-    """Of the hot route: whether FastAPI reads the body."""
+def fastapi_reads_body(folder: Path) -> object:
+    """Return whether FastAPI reads the body of the hot route."""
     from fastapi.routing import APIRoute
 
     from service.api.gateway import create_app
     from service.settings import Settings
     from service.telemetry.metrics import Metrics
 
-    app = create_app({"sentiment": _Twice()}, Settings(), Metrics(folder / "metrics"))
-    (route,) = (one for one in app.routes if isinstance(one, APIRoute) and one.path == "/v1/sentiment")
+    app = create_app({"sentiment": _SlowPredictor()}, Settings(), Metrics(folder / "metrics"))
+    (route,) = (route for route in app.routes if isinstance(route, APIRoute) and route.path == "/v1/sentiment")
     return route.body_field is not None
 
 
-def batch(_: Path) -> object:
-    """Which of the waiting texts run together."""
+def batch_positions(_: Path) -> object:
+    """Return the positions of the waiting texts that run together."""
     from service.inference.batch_policy import BatchLimits, next_batch
 
     return next_batch([10, 200, 11, 10, 10], BatchLimits(batch_tokens=650, batch_items=16, queue_tokens=4096))
 
 
-def computed(_: Path) -> object:
-    """Texts, of two callers that ask the same at once."""
+def computed_texts(_: Path) -> object:
+    """Return the number of texts that are computed for two concurrent callers with the same text."""
     from service.inference.cache import CachedPredictor
     from service.inference.predictor import Item
 
-    behind = _Twice()
+    predictor = _SlowPredictor()
 
-    async def ask() -> None:
-        asked = CachedPredictor(behind, 0, _Counts())  # type: ignore[arg-type]
-        await asyncio.gather(*(asked.predict([Item("the same")]) for _ in range(2)))
+    async def send_twice() -> None:
+        cached = CachedPredictor(predictor, 0, _NullMetrics())  # type: ignore[arg-type]
+        await asyncio.gather(*(cached.predict([Item("the same")]) for _ in range(2)))
 
-    asyncio.run(ask())
-    return behind.texts
+    asyncio.run(send_twice())
+    return predictor.texts
 
 
-def scores(_: Path) -> object:
-    """Of two texts, and how many are calibrated at a time."""
+def calibrated_scores(_: Path) -> object:
+    """Return the scores of two texts and the sizes of the calibrated batches."""
     import numpy as np
 
     from models.prediction import calibration as predict
@@ -69,11 +69,11 @@ def scores(_: Path) -> object:
 
     scaling = predict.LogitScaling(1.0, 1.0, (0.0, 0.0, 0.0))
     with patch.object(predict, "probabilities", wraps=predict.probabilities) as probabilities:
-        found = vars(engine)["calibrate_logits"](np.array([[0, 1, 2], [2, 1, 0]], np.float32), [scaling, scaling])
-    return [np.round(found, 2).tolist(), [len(call.args[0]) for call in probabilities.call_args_list]]
+        values = vars(engine)["calibrate_logits"](np.array([[0, 1, 2], [2, 1, 0]], np.float32), [scaling, scaling])
+    return [np.round(values, 2).tolist(), [len(call.args[0]) for call in probabilities.call_args_list]]
 
 
-def arena(folder: Path) -> object:
+def arena_is_enabled(folder: Path) -> object:
     from models.runtime.onnx import OnnxRuntime
     from tests.support.tiny_bundle import tiny_bundle
 
@@ -81,15 +81,15 @@ def arena(folder: Path) -> object:
     return runtime._session.get_session_options().enable_cpu_mem_arena
 
 
-def calls(folder: Path) -> object:
-    """Requests in each call, of six that come at once to a single replica."""
+def requests_per_call(folder: Path) -> object:
+    """Return the number of requests per call, for six concurrent requests to a single replica."""
     from service.cluster.remote import RemotePredictor
     from service.inference.predictor import Item
     from service.telemetry.metrics import Metrics
     from tests.service.cluster.test_remote import LIMITS, Handle, answering
     from tests.support import fake_model as fakes
 
-    async def ask() -> list[int]:
+    async def send_six() -> list[int]:
         handle, metrics = Handle(), Metrics(folder / "metrics")
         counts = (metrics.task("sentiment"), metrics.calls("sentiment"))
         remote = RemotePredictor(fakes.make_bundle(folder), handle, handle.count, LIMITS, *counts)
@@ -99,11 +99,11 @@ def calls(folder: Path) -> object:
         await remote.stop()
         return [len(sent.requests) for sent in handle.sent]
 
-    return asyncio.run(ask())
+    return asyncio.run(send_six())
 
 
-class _Twice:
-    """A predictor that takes two turns of the event loop and counts the texts."""
+class _SlowPredictor:
+    """A predictor that yields to the event loop twice and counts the texts."""
 
     bundle: Any = None
     ready = healthy = True
@@ -119,12 +119,12 @@ class _Twice:
         self.texts += len(items)
         for _ in range(2):
             await asyncio.sleep(0)
-        rated = Classification(3, False, 1, {"negative": 0.1, "neutral": 0.2, "positive": 0.7})
-        return PredictionBatch(tuple(rated for _ in items), Timings(0.0, 0.0, 0.0))
+        classification = Classification(3, False, 1, {"negative": 0.1, "neutral": 0.2, "positive": 0.7})
+        return PredictionBatch(tuple(classification for _ in items), Timings(0.0, 0.0, 0.0))
 
 
-class _Counts:
-    """Metrics that nobody reads."""
+class _NullMetrics:
+    """Metrics that count nothing."""
 
     def count_outcomes(self, _: object) -> None: ...
 
@@ -136,18 +136,18 @@ _NAMES = ["RAY_SERVE_ENABLE_HA_PROXY", "RAY_SERVE_THROUGHPUT_OPTIMIZED", "RAY_ev
 _SCORES = [[0.05, 0.2, 0.75], [0.75, 0.2, 0.05]]
 
 EFFECTS: Mapping[str, tuple[Effect, object, object]] = {
-    "haproxy": (variables, _NAMES, _NAMES[1:]),
-    "throughput": (variables, _NAMES, [_NAMES[0], _NAMES[2]]),
-    "idle-loops": (variables, _NAMES, _NAMES[:2]),
-    "direct-route": (handling, False, True),
-    "near-lengths": (batch, [0, 2, 3, 4], [0, 1, 2]),
-    "batching": (batch, [0, 2, 3, 4], [0]),
-    "in-flight": (computed, 1, 2),
-    "calibration": (scores, [_SCORES, [2]], [_SCORES, [1, 1]]),
-    "arena": (arena, False, True),
-    "coalescing": (calls, [6], [1, 1, 1, 1, 1, 1]),
+    "haproxy": (ray_variables, _NAMES, _NAMES[1:]),
+    "throughput": (ray_variables, _NAMES, [_NAMES[0], _NAMES[2]]),
+    "idle-loops": (ray_variables, _NAMES, _NAMES[:2]),
+    "direct-route": (fastapi_reads_body, False, True),
+    "near-lengths": (batch_positions, [0, 2, 3, 4], [0, 1, 2]),
+    "batching": (batch_positions, [0, 2, 3, 4], [0]),
+    "in-flight": (computed_texts, 1, 2),
+    "calibration": (calibrated_scores, [_SCORES, [2]], [_SCORES, [1, 1]]),
+    "arena": (arena_is_enabled, False, True),
+    "coalescing": (requests_per_call, [6], [1, 1, 1, 1, 1, 1]),
 }
-"""By lever: the effect, what it is with the lever on, and what with the lever off."""
+"""By lever: the effect, and its value with the lever on and off."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The levers: what makes Heed fast, and what a server has in the place of one that is off. The one list of them."""
+"""The list of levers: the optimisations of Heed, each with its replacement when it is off."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ _ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True, slots=True)
 class Lever:
-    """Is turned off by `patches` of the same name, or by the environment and options given here."""
+    """An optimisation. The patches of its name, or its environment and options, turn it off."""
 
     name: str
     title: str
-    off: str  # what is in its place
-    of: Contender = INLINE  # who has it, and is compared with
+    off: str  # the replacement, for the report
+    base: Contender = INLINE  # the contender that has it
     environment: Mapping[str, str] = field(default_factory=dict)
     options: tuple[str, ...] = ()
 
     @property
     def changes(self) -> Mapping[str, patches.Patch]:
-        """By the module that is changed."""
+        """The patches by the module that they change."""
         return patches.PATCHES.get(self.name, {})
 
     def without(self, marks: Path) -> Contender:
-        """`of` with the lever off; patched processes leave their marks in that folder."""
+        """Return the base contender with the lever off. Patched processes leave their marks in the folder."""
         return replace(
-            self.of,
+            self.base,
             name=self.name,
             title=f"without {self.title}",
             settings=self.off,
-            command=(*self.of.command, *self.options),
-            environment={**self.of.environment, **self.environment, **self._patched(marks)},
+            command=(*self.base.command, *self.options),
+            environment={**self.base.environment, **self.environment, **self._patched(marks)},
         )
 
     def _patched(self, marks: Path) -> Mapping[str, str]:
@@ -49,9 +49,9 @@ class Lever:
 
 
 LEVERS = (
-    Lever("nothing", "nothing", "a second server like the first: what two of them differ by is no lever's"),
-    Lever("haproxy", "the HAProxy ingress", "Serve's own proxy, and from it a hop to the replica for each request"),
-    Lever("throughput", "Serve's throughput-optimised mode", "Serve's defaults, behind HAProxy all the same"),
+    Lever("nothing", "nothing", "an identical second server: the difference of the two is noise"),
+    Lever("haproxy", "the HAProxy ingress", "Serve's proxy, with a hop to the replica per request"),
+    Lever("throughput", "Serve's throughput-optimised mode", "Serve's defaults, still behind HAProxy"),
     Lever(
         "direct-route",
         "the direct hot route",
@@ -61,14 +61,14 @@ LEVERS = (
     Lever(
         "near-lengths",
         "near lengths together",
-        "a batch takes what waits, oldest first, within the same budget but without a bound on padding",
+        "batches of the oldest texts, within the same budget but without a limit on padding",
     ),
-    Lever("batching", "batching", "one text a batch, oldest first"),
+    Lever("batching", "batching", "one text per batch, oldest first"),
     Lever(
         "in-flight",
         "identical texts in flight computed once",
-        "every text is computed. The texts of a set differ and repeat after all have been asked, so hardly any is in "
-        "flight twice: this is what looking for them costs, not what finding them saves",
+        "every text is computed. The texts of a set differ and repeat only after the whole set, so few are in "
+        "flight twice: this shows the cost of the lookup, not its gain",
     ),
     Lever(
         "one-thread",
@@ -77,19 +77,19 @@ LEVERS = (
         environment={"HEED_THREADS": "{cores}"},
         options=("--replicas", "1"),
     ),
-    Lever("calibration", "calibrating a batch at once", "a text at a time"),
+    Lever("calibration", "calibrating whole batches", "one text at a time"),
     Lever(
         "dashboard",
         "Ray's dashboard off",
-        "`HEED_DASHBOARD=1`: it and its agents run",
+        "`HEED_DASHBOARD=1`: the dashboard and its agents run",
         environment={"HEED_DASHBOARD": "1"},
     ),
-    Lever("idle-loops", "slower idle loops of Ray", "Ray's own rates"),
+    Lever("idle-loops", "slower idle loops of Ray", "Ray's default rates"),
     Lever("arena", "ONNX Runtime's memory arena off", "the arena is on"),
     Lever(
         "coalescing",
         "coalescing before the hop",
-        "one request a call, as many calls as requests; remote placement",
-        of=REMOTE,
+        "one request per call; remote placement",
+        base=REMOTE,
     ),
 )

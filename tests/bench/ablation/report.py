@@ -1,4 +1,4 @@
-"""What each lever is worth, as a Markdown report: rates beside those of the same round with all levers on."""
+"""The Markdown report of the ablation: rates relative to the same round with all levers on."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from tests.bench.serving.targets import Round
 from tests.bench.serving.workloads import WORKLOADS, Workload
 
 Idle = Mapping[str, Sequence[float]]
-"""By contender, one a turn: cores that all its processes used while nothing was asked."""
+"""By contender, per turn: the cores that all its processes used without requests."""
 
 
-def markdown(
-    about: About, levers: Sequence[Lever], rounds: int, measurements: Sequence[Measurement], idle: Idle
-) -> str:
-    measured = [workload for workload in WORKLOADS if any(one.workload == workload.name for one in measurements)]
+def render(about: About, levers: Sequence[Lever], rounds: int, measurements: Sequence[Measurement], idle: Idle) -> str:
+    measured = [
+        workload for workload in WORKLOADS if any(measurement.workload == workload.name for measurement in measurements)
+    ]
     return "\n".join(
         [
-            f"# What each lever is worth, {date.today().isoformat()}",
+            f"# Ablation of the levers, {date.today().isoformat()}",
             "",
-            f"`make bench-ablation`: {about.model}; {machine()}. For each lever the server with it and the one without "
-            f"are up at once and are asked in turn, {rounds} times {about.seconds:g} s a workload. A rate is a share "
-            "of that with all levers on in the same round, the median, and the middle half of the rounds in brackets: "
-            "below 1, the lever gains. Where the brackets reach over 1 it is not told from noise.",
+            f"`make bench-ablation`: {about.model}; {machine()}. For each lever, a server with it and a server without "
+            f"it run at the same time and get requests in turn, {rounds} times {about.seconds:g} s per workload. A "
+            "rate is relative to the rate with all levers on in the same round. The table shows the median and, in "
+            "brackets, the quartiles. Below 1, the lever helps. If the brackets reach above 1, it may be noise.",
             "",
             *(f"- {text}" for text in about.texts),
             *(f"- {name}: {versions}" for name, versions in about.versions.items()),
@@ -45,30 +45,33 @@ def markdown(
     )
 
 
-def share(lever: Lever, workload: Workload, measurements: Sequence[Measurement]) -> list[float]:
-    """Of the rate with all levers on, one for each round that has both."""
+def relative_rates(lever: Lever, workload: Workload, measurements: Sequence[Measurement]) -> list[float]:
+    """Return the rate without the lever over the rate with all levers, for each round that has both."""
     pairs = [
-        (one.rate(lever.name, workload.name), one.rate(lever.of.name, workload.name)) for one in _rounds(measurements)
+        (turn.rate(lever.name, workload.name), turn.rate(lever.base.name, workload.name))
+        for turn in _rounds(measurements)
     ]
     return [off / on for off, on in pairs if on > 0 and not math.isnan(off)]
 
 
 def _rounds(measurements: Sequence[Measurement]) -> list[Round]:
-    numbers = sorted({one.round for one in measurements})
-    return [Round([one for one in measurements if one.round == number]) for number in numbers]
+    numbers = sorted({measurement.round for measurement in measurements})
+    return [Round([measurement for measurement in measurements if measurement.round == number]) for number in numbers]
 
 
 def _summary(
     levers: Sequence[Lever], measurements: Sequence[Measurement], measured: Sequence[Workload], idle: Idle
 ) -> Iterator[str]:
     medians = Medians(measurements)
-    yield f"| off | in its place | {' | '.join(one.title for one in measured)} | ready after, s | idle, cores |"
+    titles = " | ".join(workload.title for workload in measured)
+    yield f"| off | replaced by | {titles} | ready after, s | idle, cores |"
     yield "|---|---|" + "--:|" * (len(measured) + 2)
     for base in _bases(levers):
-        yield f"| {base.title} | {base.settings} | {' | '.join('1' for _ in measured)} | {_rest(base, medians, idle)} |"
-        for lever in (one for one in levers if one.of == base):
-            shares = [_range(share(lever, workload, measurements)) for workload in measured]
-            rest = _rest(_named(lever), medians, idle)
+        ones = " | ".join("1" for _ in measured)
+        yield f"| {base.title} | {base.settings} | {ones} | {_rest(base, medians, idle)} |"
+        for lever in (lever for lever in levers if lever.base == base):
+            shares = [_range(relative_rates(lever, workload, measurements)) for workload in measured]
+            rest = _rest(_as_contender(lever), medians, idle)
             yield f"| {lever.title} | {lever.off} | {' | '.join(shares)} | {rest} |"
     yield ""
 
@@ -81,37 +84,39 @@ def _rest(contender: Contender, medians: Medians, idle: Idle) -> str:
 def _table(workload: Workload, levers: Sequence[Lever], medians: Medians) -> Iterator[str]:
     yield f"**{workload.title}** (`{workload.name}`)"
     yield ""
-    yield "| off | texts/s | p50, ms | p99, ms | CPU, ms each | memory, GB | padded ÷ real | refused, broken, late |"
+    yield "| off | texts/s | p50, ms | p99, ms | CPU, ms | memory, GB | padded ÷ real | refused, broken, late |"
     yield "|---|" + "--:|" * 7
     for base in _bases(levers):
-        rows = [(base.title, base), *((one.title, _named(one)) for one in levers if one.of == base)]
+        rows = [(base.title, base), *((lever.title, _as_contender(lever)) for lever in levers if lever.base == base)]
         for title, contender in rows:
-            if medians.found(contender, workload):
+            if medians.measurements_of(contender, workload):
                 yield f"| {title} | {_row(contender, workload, medians)} |"
     yield ""
 
 
 def _row(contender: Contender, workload: Workload, medians: Medians) -> str:
-    found = medians.found(contender, workload)
+    measurements = medians.measurements_of(contender, workload)
     values = [
-        (medians.value(contender, workload, lambda one: one.texts_per_s), 1),
-        (medians.value(contender, workload, lambda one: one.p50_ms), 1),
-        (medians.value(contender, workload, lambda one: one.p99_ms), 1),
-        (medians.value(contender, workload, lambda one: one.cpu_ms), 1),
-        (medians.value(contender, workload, lambda one: one.pss_bytes / 1e9), 2),
-        (medians.value(contender, workload, lambda one: one.padding), 3),
+        (medians.value(contender, workload, lambda measurement: measurement.texts_per_s), 1),
+        (medians.value(contender, workload, lambda measurement: measurement.p50_ms), 1),
+        (medians.value(contender, workload, lambda measurement: measurement.p99_ms), 1),
+        (medians.value(contender, workload, lambda measurement: measurement.cpu_ms), 1),
+        (medians.value(contender, workload, lambda measurement: measurement.pss_bytes / 1e9), 2),
+        (medians.value(contender, workload, lambda measurement: measurement.padding), 3),
     ]
-    counts = zip(*((one.refused, one.broken, one.late) for one in found), strict=True)
+    counts = zip(
+        *((measurement.refused, measurement.broken, measurement.late) for measurement in measurements), strict=True
+    )
     return " | ".join([*(_number(*value) for value in values), ", ".join(str(sum(count)) for count in counts)])
 
 
 def _bases(levers: Sequence[Lever]) -> list[Contender]:
-    return list({lever.of.name: lever.of for lever in levers}.values())
+    return list({lever.base.name: lever.base for lever in levers}.values())
 
 
-def _named(lever: Lever) -> Contender:
-    """For `Medians`, which goes by the name."""
-    return Contender(lever.name, lever.title, lever.of.kind, lever.off)
+def _as_contender(lever: Lever) -> Contender:
+    """Return a contender with the name of the lever, for `Medians`."""
+    return Contender(lever.name, lever.title, lever.base.kind, lever.off)
 
 
 def _range(shares: Sequence[float]) -> str:

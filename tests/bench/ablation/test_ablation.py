@@ -1,4 +1,4 @@
-"""Every lever can still be turned off, and one that cannot is never measured as if it were."""
+"""Tests that every lever can be turned off, and that a lever which is still on is not measured."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from types import ModuleType
 
 import pytest
 
-from tests.bench.ablation.__main__ import refuse_unpatched
+from tests.bench.ablation.__main__ import require_patched
 from tests.bench.ablation.lever_effects import EFFECTS
 from tests.bench.ablation.levers import LEVERS, Lever
 from tests.bench.ablation.patches import PATCHES, MovedError, Patch, mark
-from tests.bench.ablation.report import markdown, share
+from tests.bench.ablation.report import relative_rates, render
 from tests.bench.harness.processes import NotStartedError
 from tests.bench.serving.contenders import INLINE, Machine
 from tests.bench.serving.report import About
@@ -31,7 +31,7 @@ PATCHED = [(name, module, patch) for name, patches in PATCHES.items() for module
 
 
 def run(folder: Path, *command: str, lever: Lever | None = None) -> subprocess.CompletedProcess[str]:
-    """In a process as the server's are: elsewhere, with nothing but the environment to tell it which lever is off."""
+    """Run Python in another folder. Like the server's processes, it learns of the lever from the environment."""
     machine = Machine(folder, Path(), 0, 2)
     environment = lever.without(folder).environment_on(machine) if lever else {"PYTHONPATH": str(ROOT)}
     return subprocess.run(
@@ -45,42 +45,42 @@ def effect(name: str, folder: Path, lever: Lever | None) -> object:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_every_patch_has_its_lever_and_its_effect() -> None:
+def test_every_patch_has_a_lever_and_an_effect() -> None:
     assert set(PATCHES) == set(EFFECTS)
     assert set(PATCHES) < set(BY_NAME)
 
 
 @pytest.mark.parametrize("name", PATCHES)
 def test_a_lever_is_on_until_it_is_turned_off(name: str, tmp_path: Path) -> None:
-    found, on, off = EFFECTS[name]
-    assert found(tmp_path / "on") == on
+    measure, on, off = EFFECTS[name]
+    assert measure(tmp_path / "on") == on
     assert effect(name, tmp_path, BY_NAME[name]) == off
     for module in PATCHES[name]:
         assert list(tmp_path.glob(f"{module}-*"))
 
 
 @pytest.mark.parametrize(("name", "module", "patch"), PATCHED, ids=[name for name, _, _ in PATCHED])
-def test_a_lever_that_has_moved_is_an_error(name: str, module: str, patch: Patch) -> None:
-    with pytest.raises(MovedError, match="any more"):
+def test_a_missing_patch_target_is_an_error(name: str, module: str, patch: Patch) -> None:
+    with pytest.raises(MovedError, match="no longer has"):
         patch(ModuleType(module))
 
 
-def test_a_function_that_takes_something_else_by_now_is_an_error() -> None:
+def test_a_changed_signature_is_an_error() -> None:
     module = ModuleType("service.inference.batch_policy")
     exec("def next_batch(lengths, limits, clock): ...", vars(module))
     with pytest.raises(MovedError, match="clock"):
         PATCHES["near-lengths"]["service.inference.batch_policy"](module)
 
 
-def test_a_variable_that_the_cluster_no_longer_sets_is_an_error() -> None:
+def test_a_missing_cluster_variable_is_an_error() -> None:
     module = ModuleType("service.cluster.local")
-    exec("def environment(settings, folder, inherited): return {}", vars(module))
+    exec("def build_environment(settings, folder, inherited): return {}", vars(module))
     PATCHES["idle-loops"]["service.cluster.local"](module)
     with pytest.raises(MovedError, match="RAY_event_stats"):
-        module.environment(None, None, None)
+        module.build_environment(None, None, None)
 
 
-def test_a_process_that_cannot_turn_the_lever_off_does_not_run(tmp_path: Path) -> None:
+def test_a_process_that_cannot_turn_the_lever_off_ends(tmp_path: Path) -> None:
     done = run(tmp_path, "-c", "print('ran')", lever=Lever("near-lengths", "", "", environment={}))
     assert done.stdout == "ran\n"
     unknown = {**NEAR.without(tmp_path).environment, "ABLATION_LEVER": "gone"}
@@ -89,17 +89,17 @@ def test_a_process_that_cannot_turn_the_lever_off_does_not_run(tmp_path: Path) -
     assert "no lever is named gone" in done.stderr
 
 
-def test_a_replica_in_which_nothing_changed_is_not_measured(tmp_path: Path) -> None:
+def test_an_unpatched_replica_is_not_measured(tmp_path: Path) -> None:
     mark(tmp_path, "service.inference.batch_policy", 11).touch()
-    refuse_unpatched(NEAR, tmp_path, [11])
+    require_patched(NEAR, tmp_path, [11])
     with pytest.raises(NotStartedError, match=r"\[12\]"):
-        refuse_unpatched(NEAR, tmp_path, [11, 12])
+        require_patched(NEAR, tmp_path, [11, 12])
     with pytest.raises(NotStartedError, match="any replica"):
-        refuse_unpatched(NEAR, tmp_path, [])
-    refuse_unpatched(BY_NAME["one-thread"], tmp_path, [11, 12])
+        require_patched(NEAR, tmp_path, [])
+    require_patched(BY_NAME["one-thread"], tmp_path, [11, 12])
 
 
-def test_one_replica_with_all_threads_is_started_as_such(tmp_path: Path) -> None:
+def test_the_one_thread_lever_starts_a_replica_with_all_threads(tmp_path: Path) -> None:
     contender, machine = BY_NAME["one-thread"].without(tmp_path), Machine(tmp_path, tmp_path, 0, 6)
     assert contender.command_on(machine)[-2:] == ["--replicas", "1"]
     assert contender.environment_on(machine)["HEED_THREADS"] == "6"
@@ -109,17 +109,17 @@ def measured(contender: str, number: int, rate: float) -> Measurement:
     return Measurement(contender, "short-64", number, rate, rate, 10.0, 20.0, 1.0, 1e9, start_s=12.0)
 
 
-def test_a_share_is_that_of_the_same_round() -> None:
-    workload = next(one for one in WORKLOADS if one.name == "short-64")
+def test_relative_rates_compare_the_same_round() -> None:
+    workload = next(workload for workload in WORKLOADS if workload.name == "short-64")
     rounds = [measured("heed", 1, 100.0), measured(NEAR.name, 1, 80.0), measured("heed", 2, 50.0)]
-    assert share(NEAR, workload, rounds) == [0.8]
+    assert relative_rates(NEAR, workload, rounds) == [0.8]
     rounds += [measured(NEAR.name, 2, 45.0), measured(NEAR.name, 3, 500.0)]
-    assert share(NEAR, workload, rounds) == pytest.approx([0.8, 0.9])
+    assert relative_rates(NEAR, workload, rounds) == pytest.approx([0.8, 0.9])
 
 
-def test_the_report_has_a_row_for_each_lever_and_says_what_did_not_run() -> None:
+def test_the_report_lists_every_lever_and_every_failure() -> None:
     about = About("sentiment 1.0.0", 1, ["short: 2 texts"], {"heed": "heed 0.1.0"}, ["without batching, round 1: no"])
-    written = markdown(
+    written = render(
         about, LEVERS, 1, [measured("heed", 1, 100.0), measured(NEAR.name, 1, 80.0)], {"heed": [0.25], NEAR.name: [0.5]}
     )
     assert f"| {NEAR.title} | {NEAR.off} | 0.80 (0.80–0.80) | 12.0 | 0.50 |" in written

@@ -1,1 +1,1 @@
-"""Proof that a refactoring changes no answer: 2,000 recorded requests and a comparison byte for byte."""
+"""A check that a refactoring changes no answer: 2,000 recorded requests, compared byte for byte."""

@@ -36,12 +36,12 @@ def _options() -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
 
     prepare = commands.add_parser("prepare", help="add the catalogue and the reply set to a fresh folder of data")
-    prepare.add_argument("folder", type=Path, help="the folder that the service is started with")
-    prepare.add_argument("--heed", default="heed", help="the command of the tree that serves")
+    prepare.add_argument("folder", type=Path, help="data folder of the service")
+    prepare.add_argument("--heed", default="heed", help="the `heed` command of the tree that serves")
 
     record = commands.add_parser("record", help="send all requests and write the answers")
-    record.add_argument("url", help="of the service, such as http://127.0.0.1:8000")
-    record.add_argument("file", type=Path, help="where the answers go, a line of JSON each")
+    record.add_argument("url", help="URL of the service, such as http://127.0.0.1:8000")
+    record.add_argument("file", type=Path, help="file for the answers, in JSON lines")
     record.add_argument("--names", choices=list(Names), default=Names.AFTER, help="which names the service has")
 
     compare = commands.add_parser("compare", help="compare two recordings; exit 1 if any answer differs")

@@ -1,4 +1,4 @@
-"""Two recordings side by side: which answers differ, but for renames, timings, ids of requests, and prose."""
+"""A comparison of two recordings. It ignores renames, timings, request ids and prose."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.bench.answers.names import Names, rename_answer, rewrite_strings
 from tests.bench.answers.recording import Answer
 
 PROSE = frozenset({"detail", "title"})
-"""Keys of sentences for people, which may be reworded."""
+"""Keys of sentences for people, which may change."""
 
 ROUTES = frozenset(
     {
@@ -37,7 +37,7 @@ _CONTEXT = 60
 
 @dataclass(frozen=True, slots=True)
 class Comparable:
-    """`exact` must be equal; `prose` are the sentences that were taken out of it."""
+    """An answer in two parts. `exact` must be equal, `prose` holds the sentences that may differ."""
 
     exact: str
     prose: tuple[str, ...]
@@ -53,7 +53,7 @@ class Difference:
 
 @dataclass(slots=True)
 class Report:
-    """`requests`, `differ` and `reworded` count by route and status, which are those of the recording from before."""
+    """`requests`, `differ` and `reworded` count by the route and status of the recording from before."""
 
     requests: Counter[tuple[str, int]] = field(default_factory=Counter)
     differ: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -63,48 +63,48 @@ class Report:
 
 
 def compare(before: Iterable[Answer], after: Iterable[Answer]) -> Report:
-    """Raise ValueError where the recordings are not of the same requests."""
+    """Compare two recordings. Raise ValueError if their requests differ."""
     report = Report()
     for old, new in zip_longest(before, after):
         if old is None or new is None or (old.number, old.request) != (new.number, new.request):
             number = (old or new).number
-            raise ValueError(f"the recordings are not of the same requests, from number {number} on")
+            raise ValueError(f"the recordings differ in their requests from number {number} on")
         _compare(old, new, report)
     return report
 
 
 def _compare(old: Answer, new: Answer, report: Report) -> None:
-    place = (route_of(old), old.status)
-    report.requests[place] += 1
+    key = (route_of(old), old.status)
+    report.requests[key] += 1
     renamed = old.names is Names.BEFORE and new.names is Names.AFTER
     first, second = comparable(old, renamed), comparable(new, False)
     if first.exact != second.exact:
-        report.differ[place] += 1
+        report.differ[key] += 1
         request = f"{old.request['method']} {old.request['path']} {old.request['body']}"
         report.differences.append(Difference(old.number, request, *_excerpts(first.exact, second.exact)))
     elif first.prose != second.prose:
-        report.reworded[place] += 1
+        report.reworded[key] += 1
         pairs = zip(first.prose, second.prose, strict=True)
-        report.wordings |= {(one, other): None for one, other in pairs if one != other}
+        report.wordings |= {(old_text, new_text): None for old_text, new_text in pairs if old_text != new_text}
 
 
 def comparable(answer: Answer, renamed: bool) -> Comparable:
-    """Return status, headers and body as text, in the names from after where `renamed`."""
+    """Return status, headers and body as text. `renamed` translates the old names to the new ones."""
     path = str(answer.request["path"])
     prose: list[str] = []
-    body = "".join(_exact(path, part, renamed, prose) for part in _parts(answer))
+    body = "".join(_exact(path, text, renamed, prose) for text in _parts(answer))
     return Comparable(f"{answer.status} {answer.headers}\n{body}", tuple(prose))
 
 
 def route_of(answer: Answer) -> str:
-    """Return the method and the route, of which all that lead nowhere are `other`."""
+    """Return the method and the route. Every unknown route is `other`."""
     path = answer.request["path"].partition("?")[0]
     path = re.sub(r"^/v1/catalogues/[^/]+", "/v1/catalogues/{name}", path)
     return f"{answer.request['method']} {path if path in ROUTES else 'other'}"
 
 
 def _parts(answer: Answer) -> Iterator[str]:
-    """Yield the body, or of a file of arrays its JSON answer and, for each array, name and digest of its bytes."""
+    """Yield the body. For a file of arrays, yield its JSON answer, then the name and the digest of each array."""
     if answer.headers.get("content-type") != NPZ:
         yield answer.body.decode(errors="backslashreplace")
         return
@@ -135,7 +135,7 @@ def _exact(path: str, text: str, renamed: bool, prose: list[str]) -> str:
 def _excerpts(before: str, after: str) -> tuple[str, str]:
     """Return both texts around the first character that differs."""
     pairs = enumerate(zip(before, after, strict=False))
-    first = next((place for place, (one, other) in pairs if one != other), min(len(before), len(after)))
+    first = next((index for index, (old, new) in pairs if old != new), min(len(before), len(after)))
     start = max(0, first - _CONTEXT)
     return before[start : first + _CONTEXT], after[start : first + _CONTEXT]
 
@@ -143,12 +143,13 @@ def _excerpts(before: str, after: str) -> tuple[str, str]:
 def render(report: Report, limit: int) -> Iterator[str]:
     """Yield the lines of the report, with at most `limit` differences and as many new wordings."""
     yield f"{'route':36} {'status':>6} {'requests':>8} {'differ':>6} {'reworded':>8}"
-    for place, count in sorted(report.requests.items()):
-        route, status = place
-        yield f"{route:36} {status:6} {count:8} {report.differ[place]:6} {report.reworded[place]:8}"
+    for key, count in sorted(report.requests.items()):
+        route, status = key
+        yield f"{route:36} {status:6} {count:8} {report.differ[key]:6} {report.reworded[key]:8}"
     differ, reworded = report.differ.total(), report.reworded.total()
     yield f"{'all':36} {'':6} {report.requests.total():8} {differ:6} {reworded:8}"
-    for one in report.differences[:limit]:
-        yield f"\n{one.number}: {one.request[:300]}\n  before: {one.before}\n  after:  {one.after}"
+    for difference in report.differences[:limit]:
+        yield f"\n{difference.number}: {difference.request[:300]}"
+        yield f"  before: {difference.before}\n  after:  {difference.after}"
     for old, new in list(report.wordings)[:limit]:
         yield f"\nreworded: {old}\n      to: {new}"

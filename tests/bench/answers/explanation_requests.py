@@ -1,4 +1,4 @@
-"""Requests for explanations that can be answered: every method, maps of attention, maps as files of arrays."""
+"""Valid explanation requests: every method, attention maps as JSON, and attention maps as NPZ files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from tests.bench.answers.phrases import Writer
 from tests.bench.answers.ranking_requests import SHOP, user
-from tests.bench.answers.requests import Request, post, rng_of
+from tests.bench.answers.requests import Request, generate, post
 from tests.bench.answers.text_requests import LABEL_SETS, intent_input, replies_choice, sentiment_input
 
 NPZ = "application/x-npz"
@@ -24,37 +24,33 @@ _MAPS: tuple[dict[str, Any], ...] = (
 
 
 def sentiment_explanations(count: int) -> list[Request]:
-    rng = rng_of("explain sentiment")
-    writer = Writer(rng)
-    return [_explain_sentiment(rng, writer, number) for number in range(count)]
+    return generate("explain sentiment", count, _explain_sentiment)
 
 
 def _explain_sentiment(rng: Random, writer: Writer, number: int) -> Request:
-    shown, accept = _how(rng, _METHODS, number)
+    fields, accept = _method_fields(rng, _METHODS, number)
     if number % 5 == 0:
-        given: Any = [sentiment_input(rng, writer) for _ in range(rng.randint(1, 4))]
-        given += [" "] if rng.random() < 0.3 else []
-        given = given[:4]
+        inputs: Any = [sentiment_input(rng, writer) for _ in range(rng.randint(1, 4))]
+        inputs += [" "] if rng.random() < 0.3 else []
+        inputs = inputs[:4]
     else:
-        given = writer.long(6) if number % 17 == 1 else sentiment_input(rng, writer)
-    body = {"inputs": given} | shown
+        inputs = writer.long(6) if number % 17 == 1 else sentiment_input(rng, writer)
+    body = {"inputs": inputs} | fields
     if rng.random() < 0.4:
         body["target"] = rng.choice(("negative", "neutral", "positive", None))
     return post("/v1/explain/sentiment", body, **accept)
 
 
 def intent_explanations(count: int) -> list[Request]:
-    rng = rng_of("explain intent")
-    writer = Writer(rng)
-    return [_explain_intent(rng, writer, number) for number in range(count)]
+    return generate("explain intent", count, _explain_intent)
 
 
 def _explain_intent(rng: Random, writer: Writer, number: int) -> Request:
-    shown, accept = _how(rng, _METHODS, number)
+    fields, accept = _method_fields(rng, _METHODS, number)
     many = number % 5 == 0
     body = {
         "inputs": [intent_input(rng, writer) for _ in range(3)] if many else intent_input(rng, writer),
-    } | shown
+    } | fields
     label_set = (*LABEL_SETS, None)[number % 6]
     if label_set is not None:
         body["labels"] = label_set
@@ -64,21 +60,19 @@ def _explain_intent(rng: Random, writer: Writer, number: int) -> Request:
 
 
 def reply_explanations(count: int) -> list[Request]:
-    rng = rng_of("explain replies")
-    writer = Writer(rng)
-    return [_explain_replies(rng, writer, number) for number in range(count)]
+    return generate("explain replies", count, _explain_replies)
 
 
 def _explain_replies(rng: Random, writer: Writer, number: int) -> Request:
-    shown, accept = _how(rng, _REPLY_METHODS, number)
-    body = replies_choice(rng, writer, rng.choice((1, 1, 2, 4)), rng.choice((1, 3, 6))) | shown
+    fields, accept = _method_fields(rng, _REPLY_METHODS, number)
+    body = replies_choice(rng, writer, rng.choice((1, 1, 2, 4)), rng.choice((1, 3, 6))) | fields
     if rng.random() < 0.4:
         body["target"] = 0
     return post("/v1/explain/replies", body, **accept)
 
 
-def _how(rng: Random, methods: tuple[str | None, ...], number: int) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the fields of a method, or one in four times those of maps, of which half come as a file."""
+def _method_fields(rng: Random, methods: tuple[str | None, ...], number: int) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the fields of a method or, in a quarter of the cases, of attention maps, half of them as NPZ."""
     if number % 4 == 3:
         return {"method": "attention"} | rng.choice(_MAPS), {"accept": NPZ} if rng.random() < 0.5 else {}
     method = methods[number % len(methods)]
@@ -86,9 +80,7 @@ def _how(rng: Random, methods: tuple[str | None, ...], number: int) -> tuple[dic
 
 
 def recommendation_explanations(count: int) -> list[Request]:
-    rng = rng_of("explain recommend")
-    writer = Writer(rng)
-    return [_explain_recommend(rng, writer, number) for number in range(count)]
+    return generate("explain recommend", count, _explain_recommend)
 
 
 def _explain_recommend(rng: Random, writer: Writer, number: int) -> Request:
@@ -101,9 +93,9 @@ def _explain_recommend(rng: Random, writer: Writer, number: int) -> Request:
 
 
 def _explained_user(rng: Random, writer: Writer, number: int) -> dict[str, Any]:
-    given = user(rng, writer, 80 if number % 25 == 2 else rng.randint(1, 12))
-    if "candidates" not in given and "catalogue" not in given and rng.random() < 0.5:
-        given["target"] = rng.choice(SHOP)
-    elif "candidates" in given and rng.random() < 0.5:
-        given["target"] = next((item["item_id"] for item in given["candidates"] if "item_id" in item), None)
-    return given
+    body = user(rng, writer, 80 if number % 25 == 2 else rng.randint(1, 12))
+    if "candidates" not in body and "catalogue" not in body and rng.random() < 0.5:
+        body["target"] = rng.choice(SHOP)
+    elif "candidates" in body and rng.random() < 0.5:
+        body["target"] = next((item["item_id"] for item in body["candidates"] if "item_id" in item), None)
+    return body

@@ -1,4 +1,4 @@
-"""Requests that are refused, and those of the operator: wrong bodies, types, methods, routes, fields and targets."""
+"""Invalid requests (bodies, types, methods, routes, fields, targets) and requests for operators."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ _MAP_FIELDS: tuple[dict[str, Any], ...] = (
 
 
 def faulty() -> list[Request]:
-    """Return them all, in a fixed order."""
+    """Return all invalid requests in a fixed order."""
     return [
         *(Request("POST", path, body, dict(JSON_TYPE)) for path in _GOOD for body in _WRONG_BODIES),
         *(Request("POST", path, encode(_GOOD[path]), dict(headers)) for path in _GOOD for headers in _WRONG_HEADERS),
@@ -115,7 +115,7 @@ def faulty() -> list[Request]:
 
 
 def operations() -> list[Request]:
-    """Return requests to the routes that are no task's, and bodies of another JSON type."""
+    """Return requests to the routes without a task, and bodies with another JSON type."""
     other_type = {"Content-Type": "application/vnd.heed+json; charset=UTF-8"}
     return [
         *(Request("GET", path) for path in _GET_PATHS for _ in range(4)),
@@ -173,11 +173,11 @@ def _wrong_dialogues() -> list[Request]:
         {"turns": [{"speaker": "customer"}], "candidates": ["a"]},
         {"turns": _TURNS, "candidates": ["a"], "labels": "banking77"},
     )
-    return [post(path, one) for path in ("/v1/replies", "/v1/explain/replies") for one in fields]
+    return [post(path, body) for path in ("/v1/replies", "/v1/explain/replies") for body in fields]
 
 
 def _wrong_users() -> list[Request]:
-    """The first half as single users, all in a list behind a user who can be answered."""
+    """Return single users, lists whose first user is valid, and explanations of every second user."""
     recommend = [post("/v1/recommend", {"inputs": fields}) for fields in _USER_FIELDS]
     listed = [post("/v1/recommend", {"inputs": [{"history": _HISTORY}, fields]}) for fields in _USER_FIELDS]
     return [*recommend, *listed, *(post("/v1/explain/recommend", {"inputs": fields}) for fields in _USER_FIELDS[::2])]

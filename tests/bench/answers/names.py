@@ -1,6 +1,6 @@
-"""The public names that changed, and the one rewriting of JSON text that keeps every other byte.
+"""The public names that changed, and a rewriting of JSON text that keeps every other byte.
 
-A rename belongs to routes, by the beginning of their path, and to keys or to the value of one key.
+A rename applies to the routes with a path prefix. It changes a key, or a value of one key.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Names(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Rename:
-    """`key` is the key whose value is renamed; without it, the rename is that of a key."""
+    """A rename of a key or, with `key`, of a value of that key."""
 
     route: str
     before: str
@@ -47,18 +47,18 @@ ANSWER_RENAMES = (
     Rename("/v1/", f"{_PROBLEM}too_much_to_explain", f"{_PROBLEM}explanation_too_large", key="type"),
 )
 
-# Wherever a string can begin, all of it is matched, so that no key is seen inside of a text.
+# Matches whole strings, so that no key is recognised inside a text.
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(\s*:)?', re.DOTALL)
 
 
 def rewrite_strings(text: str, key: Callable[[str], str], value: Callable[[str, str], str]) -> str:
-    """Return JSON text with its keys and string values replaced, both as they stand there, escapes included.
+    """Return JSON text with its keys and string values replaced. Escapes stay as they are.
 
-    `value` gets the key that came last and the value. Text that is no JSON is rewritten where it looks like some.
+    `value` receives the last key before the value, and the value. Other text is rewritten where it looks like JSON.
     """
     last = ""
 
-    def replaced(match: re.Match[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
         nonlocal last
         string, colon = match.groups()
         if colon is None:
@@ -66,11 +66,11 @@ def rewrite_strings(text: str, key: Callable[[str], str], value: Callable[[str, 
         last = string
         return f'"{key(string)}"{colon}'
 
-    return _STRING.sub(replaced, text)
+    return _STRING.sub(replace, text)
 
 
 def rename_request(path: str, body: bytes) -> bytes:
-    """Return a body in the names from after; one that is not UTF-8 stays as it is."""
+    """Return a body with the new names. A body that is not UTF-8 stays as it is."""
     try:
         return _rename(path, body.decode(), REQUEST_RENAMES).encode()
     except UnicodeDecodeError:
@@ -78,15 +78,15 @@ def rename_request(path: str, body: bytes) -> bytes:
 
 
 def rename_answer(path: str, body: str) -> str:
-    """Return an answer in the names from after, JSON pointers into the request among them."""
+    """Return an answer with the new names, including JSON pointers into the request."""
     return _rename(path, body, ANSWER_RENAMES)
 
 
 def _rename(path: str, text: str, renames: tuple[Rename, ...]) -> str:
-    here = [one for one in renames if path.startswith(one.route)]
-    keys = {one.before: one.after for one in here if one.key is None}
-    values = {(one.key, one.before): one.after for one in here if one.key is not None}
-    segments = {one.before: one.after for one in _REQUEST_KEYS if path.startswith(one.route)}
+    applicable = [rename for rename in renames if path.startswith(rename.route)]
+    keys = {rename.before: rename.after for rename in applicable if rename.key is None}
+    values = {(rename.key, rename.before): rename.after for rename in applicable if rename.key is not None}
+    segments = {rename.before: rename.after for rename in _REQUEST_KEYS if path.startswith(rename.route)}
 
     def value(key: str, string: str) -> str:
         if key == "pointer":

@@ -1,4 +1,4 @@
-"""Texts in English and Chinese, made from templates and word lists. No data set has a part in them."""
+"""Texts in English and Chinese, made from templates and word lists. They come from no data set."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Writer:
         return f"The {self.rng.choice(_GOODS)} {self.rng.choice(_PRAISE)}."
 
     def text(self) -> str:
-        """Return a headline, a comment, or both languages mixed, now and then with odd characters."""
+        """Return a headline, a comment, or both languages mixed, sometimes with odd characters."""
         kind = self.rng.random()
         if kind < 0.5:
             return self.headline()
@@ -132,7 +132,7 @@ class Writer:
         return f"  🚀 {self.headline()}\n\t“{self.comment()}” https://example.org/a?b=1 \\ \u00a0é"
 
     def comparison(self) -> tuple[str, str]:
-        """Return a text with two companies, and one of them."""
+        """Return a text about two companies, and the name of either."""
         companies = COMPANIES if self.rng.random() < 0.6 else COMPANIES_ZH
         first, second = self.rng.sample(companies, 2)
         text = f"{first} soars while {second} plunges" if companies is COMPANIES else f"{first}大涨，{second}却跌停"
@@ -147,23 +147,23 @@ class Writer:
         return template.format(city=self.rng.choice(_CITIES_ZH if chinese else _CITIES), number=self.rng.randint(2, 90))
 
     def dialogue(self, turns: int) -> list[dict[str, str]]:
-        """Return that many turns, oldest first, of which the first is the customer's."""
-        spoken = [{"speaker": "customer", "text": self.wish()}]
-        while len(spoken) < turns:
+        """Return `turns` turns, oldest first. The first is the customer's."""
+        dialogue = [{"speaker": "customer", "text": self.wish()}]
+        while len(dialogue) < turns:
             if self.rng.random() < 0.5:
-                spoken.append({"speaker": "agent", "text": self.rng.choice(_AGENT)})
+                dialogue.append({"speaker": "agent", "text": self.rng.choice(_AGENT)})
             else:
                 text = self.rng.choice(_SHORT) if self.rng.random() < 0.5 else self.wish()
-                spoken.append({"speaker": "customer", "text": text})
-        return spoken
+                dialogue.append({"speaker": "customer", "text": text})
+        return dialogue
 
     def replies(self, count: int) -> list[str]:
         """Return `count` different replies."""
-        found: dict[str, None] = {}
-        while len(found) < count:
+        replies: dict[str, None] = {}
+        while len(replies) < count:
             template = self.rng.choice(_REPLIES)
-            found.setdefault(template.format(number=self.rng.randint(2, 900)))
-        return list(found)
+            replies.setdefault(template.format(number=self.rng.randint(2, 900)))
+        return list(replies)
 
     def item(self) -> str:
         if self.rng.random() < 0.3:

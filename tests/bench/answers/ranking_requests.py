@@ -1,4 +1,4 @@
-"""Requests for recommendations and edits of a catalogue that can be answered, at least in part."""
+"""Valid recommendation requests and catalogue edits. Some of their items may be invalid."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from random import Random
 from typing import Any
 
 from tests.bench.answers.phrases import Writer
-from tests.bench.answers.requests import JSON_TYPE, Request, encode, post, rng_of
+from tests.bench.answers.requests import JSON_TYPE, Request, encode, generate, post, rng_of
 
 CATALOGUE = "answers"
 CATALOGUE_ITEMS = 150
 
-# Items of the shipped catalogue: twenty that many bought, twenty others.
+# Items of the shipped catalogue: twenty popular items, then twenty rare ones.
 SHOP = (
     *("22423", "85123A", "47566", "84879", "22720", "21212", "85099B", "22457", "22960", "22961"),
     *("22469", "22138", "20725", "23298", "22666", "20728", "22470", "22086", "22382", "21034"),
@@ -28,7 +28,7 @@ _SHOP_FILTERS: tuple[dict[str, Any], ...] = (
     {"price": {"in": [0.85, 1.25, 2.1]}},
     {"price": {"gt": 100000}},
 )
-_OWN_FILTERS: tuple[dict[str, Any], ...] = (
+_CATALOGUE_FILTERS: tuple[dict[str, Any], ...] = (
     {"colour": "red"},
     {"colour": {"in": ["blue", "红"]}, "price": {"lt": 12}},
     {"stock": True},
@@ -38,9 +38,7 @@ _OWN_FILTERS: tuple[dict[str, Any], ...] = (
 
 
 def recommend(count: int) -> list[Request]:
-    rng = rng_of("recommend")
-    writer = Writer(rng)
-    return [post("/v1/recommend", _recommend_body(rng, writer, number)) for number in range(count)]
+    return generate("recommend", count, lambda *state: post("/v1/recommend", _recommend_body(*state)))
 
 
 def _recommend_body(rng: Random, writer: Writer, number: int) -> dict[str, Any]:
@@ -54,35 +52,35 @@ def _recommend_body(rng: Random, writer: Writer, number: int) -> dict[str, Any]:
 
 
 def _many_candidates(rng: Random) -> list[dict[str, str]]:
-    """More than are looked at between two other requests."""
+    """Return more candidates than the service ranks inline."""
     return [{"item_id": rng.choice(SHOP)} for _ in range(2_500)]
 
 
 def user(rng: Random, writer: Writer, events: int) -> dict[str, Any]:
-    own = rng.random() < 0.3
-    given: dict[str, Any] = {"history": _history(rng, writer, events, own)}
-    if own:
-        given["catalogue"] = CATALOGUE
+    own_catalogue = rng.random() < 0.3
+    body: dict[str, Any] = {"history": _history(rng, writer, events, own_catalogue)}
+    if own_catalogue:
+        body["catalogue"] = CATALOGUE
     if rng.random() < 0.35:
-        given["candidates"] = [_candidate(rng, writer, own) for _ in range(rng.choice((1, 3, 10, 40)))]
+        body["candidates"] = [_candidate(rng, writer, own_catalogue) for _ in range(rng.choice((1, 3, 10, 40)))]
     options: dict[str, Any] = {
         "top_k": rng.choice((1, 3, 5, 20, 100)),
         "newcomers": rng.choice((0, 1, 2, 5)),
         "exclude_history": rng.random() < 0.7,
-        "filter": rng.choice(_OWN_FILTERS if own else _SHOP_FILTERS),
+        "filter": rng.choice(_CATALOGUE_FILTERS if own_catalogue else _SHOP_FILTERS),
         "on_unknown": "skip",
         "id": f"u-{rng.randint(1, 99)}",
     }
     shares = {"filter": 0.25, "on_unknown": 0.85}
-    return given | {name: value for name, value in options.items() if rng.random() < shares.get(name, 0.4)}
+    return body | {name: value for name, value in options.items() if rng.random() < shares.get(name, 0.4)}
 
 
-def _history(rng: Random, writer: Writer, events: int, own: bool) -> list[dict[str, Any]]:
-    """Old dates throughout, so that the day of the recording has no part in an answer."""
+def _history(rng: Random, writer: Writer, events: int, own_catalogue: bool) -> list[dict[str, Any]]:
+    """Return events with old dates, so that no answer depends on the day of the recording."""
     timed = rng.random() < 0.5
     history = []
     for _ in range(events):
-        event = _item(rng, writer, own) | {"event": rng.choice(_EVENTS)}
+        event = _item(rng, writer, own_catalogue) | {"event": rng.choice(_EVENTS)}
         if rng.random() < 0.15:
             event |= {"event": "rating", "value": rng.choice((0, 1, 2.5, 3, 4.5, 5))}
         if timed:
@@ -97,10 +95,10 @@ def _time(rng: Random) -> str:
     return f"{day}{rng.choice('Tt ')}{clock}{rng.choice(('Z', 'z', '+08:00', '-03:30', '.25Z'))}"
 
 
-def _item(rng: Random, writer: Writer, own: bool) -> dict[str, Any]:
-    """An id of the catalogue, a text, both, or an id that no catalogue has."""
+def _item(rng: Random, writer: Writer, own_catalogue: bool) -> dict[str, Any]:
+    """Return an id of the catalogue, a text, both, or an unknown id."""
     kind = rng.random()
-    item_id = f"b-{rng.randint(1, CATALOGUE_ITEMS)}" if own else rng.choice(SHOP)
+    item_id = f"b-{rng.randint(1, CATALOGUE_ITEMS)}" if own_catalogue else rng.choice(SHOP)
     if kind < 0.75:
         return {"item_id": item_id}
     if kind < 0.9:
@@ -110,23 +108,25 @@ def _item(rng: Random, writer: Writer, own: bool) -> dict[str, Any]:
     return {"item_id": f"gone-{rng.randint(1, 9)}"}
 
 
-def _candidate(rng: Random, writer: Writer, own: bool) -> dict[str, Any]:
-    return {"text": writer.long(8)} if rng.random() < 0.02 else _item(rng, writer, own)
+def _candidate(rng: Random, writer: Writer, own_catalogue: bool) -> dict[str, Any]:
+    return {"text": writer.long(8)} if rng.random() < 0.02 else _item(rng, writer, own_catalogue)
 
 
 def catalogues(count: int) -> list[Request]:
-    """Edits and readings, in an order that matters: each edit starts from what the last one left."""
-    rng = rng_of("catalogues")
-    writer = Writer(rng)
+    """Return edits and reads. Their order matters, because each edit changes the state for the next."""
     paths = ("/v1/catalogues", f"/v1/catalogues/{CATALOGUE}", "/v1/catalogues/online_retail")
-    return [Request("GET", rng.choice(paths)) if number % 3 == 2 else _edit(rng, writer) for number in range(count)]
+
+    def make(rng: Random, writer: Writer, number: int) -> Request:
+        return Request("GET", rng.choice(paths)) if number % 3 == 2 else _edit(rng, writer)
+
+    return generate("catalogues", count, make)
 
 
 def _edit(rng: Random, writer: Writer) -> Request:
-    items = [_edited(rng, writer, item_id) for item_id in _ids(rng, rng.choice((0, 1, 2, 5, 12)))]
-    kept = {item["item_id"] for item in items}
-    remove = [item_id for item_id in _ids(rng, rng.choice((0, 0, 1, 3))) if item_id not in kept]
-    body: dict[str, Any] = {"items": items or [_edited(rng, writer, "b-1")]}
+    items = [_make_edited_item(rng, writer, item_id) for item_id in _ids(rng, rng.choice((0, 1, 2, 5, 12)))]
+    edited_ids = {item["item_id"] for item in items}
+    remove = [item_id for item_id in _ids(rng, rng.choice((0, 0, 1, 3))) if item_id not in edited_ids]
+    body: dict[str, Any] = {"items": items or [_make_edited_item(rng, writer, "b-1")]}
     if remove and "b-1" not in remove:
         body["remove"] = [*remove, "never-there"]
     return Request("PUT", f"/v1/catalogues/{CATALOGUE}/items", encode(body), dict(JSON_TYPE))
@@ -136,12 +136,12 @@ def _ids(rng: Random, count: int) -> list[str]:
     return [f"b-{number}" for number in rng.sample(range(1, CATALOGUE_ITEMS + 20), count)]
 
 
-def _edited(rng: Random, writer: Writer, item_id: str) -> dict[str, Any]:
+def _make_edited_item(rng: Random, writer: Writer, item_id: str) -> dict[str, Any]:
     text = " " if rng.random() < 0.05 else writer.long(20) if rng.random() < 0.05 else writer.item()
-    return _entry(rng, item_id, text)
+    return _make_item(rng, item_id, text)
 
 
-def _entry(rng: Random, item_id: str, text: str) -> dict[str, Any]:
+def _make_item(rng: Random, item_id: str, text: str) -> dict[str, Any]:
     attributes: dict[str, Any] = {"price": round(rng.uniform(0.5, 20), 2), "stock": rng.random() < 0.8}
     if rng.random() < 0.8:
         attributes["colour"] = rng.choice(_COLOURS)
@@ -149,7 +149,7 @@ def _entry(rng: Random, item_id: str, text: str) -> dict[str, Any]:
 
 
 def catalogue_items() -> list[dict[str, Any]]:
-    """Return the items of the catalogue that is added before recording."""
+    """Return the items of the catalogue that is added before the recording."""
     rng = rng_of("catalogue")
     writer = Writer(rng)
-    return [_entry(rng, f"b-{number}", writer.item()) for number in range(1, CATALOGUE_ITEMS + 1)]
+    return [_make_item(rng, f"b-{number}", writer.item()) for number in range(1, CATALOGUE_ITEMS + 1)]

@@ -1,4 +1,4 @@
-"""What a service answers to all requests, one after another, as lines of JSON."""
+"""A recording: the answers of a service to all requests in sequence, in JSON lines."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from tests.bench.answers.text_requests import REPLY_SET
 
 REQUESTS = 2_000
 HEADERS = ("content-type", "allow", "accept", "accept-encoding")
-"""Those of an answer that are recorded and compared."""
+"""Answer headers that are recorded and compared."""
 
 _TIMEOUT_S = 120.0
-# A busy machine gives these, of a request or of one input; no request asks for them.
+# Statuses of a busy machine, for a request or a single input. No request provokes them.
 _BUSY = (429, 502, 503, 504)
 _TRIES = 5
 
@@ -38,7 +38,7 @@ class RecordingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A line of a recording. `request` is described in the names from before, whatever was sent."""
+    """A line of a recording. `request` is described with the old names, even if the new ones were sent."""
 
     number: int
     names: Names
@@ -58,7 +58,7 @@ class Answer:
 
 def all_requests() -> list[Request]:
     """Return all requests in the order in which they are sent."""
-    others = [
+    requests = [
         *text_requests.intent(330),
         *text_requests.replies(180),
         *ranking_requests.recommend(330),
@@ -70,13 +70,13 @@ def all_requests() -> list[Request]:
         *faulty_requests.faulty(),
         *faulty_requests.operations(),
     ]
-    requests = [*text_requests.sentiment(REQUESTS - len(others)), *others]
+    requests = [*text_requests.sentiment(REQUESTS - len(requests)), *requests]
     rng_of("order").shuffle(requests)
     return requests
 
 
 def prepare(data_dir: Path, heed: str) -> None:
-    """Add the catalogue and the reply set to the folder of a service; raises RecordingError."""
+    """Add the catalogue and the reply set to the data folder of a service. Raise RecordingError on failure."""
     variables = {name: str(data_dir.absolute()) for name in ("HEED_SHELF", "HEED_DATA_DIR")}
     with tempfile.TemporaryDirectory() as folder:
         items, replies = Path(folder) / "items.jsonl", Path(folder) / "replies.txt"
@@ -95,7 +95,7 @@ def open_client(url: str) -> httpx.Client:
 
 
 def record(client: httpx.Client, requests: Sequence[Request], file: Path, names: Names) -> None:
-    """Write what the service of `client` answers; raises RecordingError."""
+    """Write the answers of the service. Raise RecordingError if it cannot be recorded."""
     with file.open("w", encoding="utf-8") as lines:
         try:
             _require_prepared(client)
@@ -108,7 +108,7 @@ def record(client: httpx.Client, requests: Sequence[Request], file: Path, names:
 
 
 def read(file: Path) -> Iterator[Answer]:
-    """Yield the answers of a recording; raises ValueError or OSError."""
+    """Yield the answers of a recording. Raise ValueError or OSError if the file cannot be read."""
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             content = json.loads(line)
@@ -121,11 +121,11 @@ def read(file: Path) -> Iterator[Answer]:
 def _answer(client: httpx.Client, number: int, request: Request, names: Names) -> Answer:
     response = _send(client, request, names)
     headers = {name: response.headers[name] for name in HEADERS if name in response.headers}
-    return Answer(number, names, request.described(), response.status_code, headers, response.content)
+    return Answer(number, names, request.describe(), response.status_code, headers, response.content)
 
 
 def _send(client: httpx.Client, request: Request, names: Names) -> httpx.Response:
-    """Send again what a busy machine did not answer, but for an edit: the second one has another answer."""
+    """Send a request and retry it while the machine is busy. An edit is not retried: its second answer differs."""
     body = request.body if names is Names.BEFORE else rename_request(request.path, request.body)
     for attempt in range(_TRIES):
         response = client.request(request.method, request.path, content=body or None, headers=request.headers)
@@ -138,16 +138,16 @@ def _send(client: httpx.Client, request: Request, names: Names) -> httpx.Respons
 
 
 def _is_busy(response: httpx.Response) -> bool:
-    """Return whether the request or, by its error's status, an input of it met a busy machine."""
+    """Return whether the machine was too busy for the request or for one of its inputs."""
     return response.status_code in _BUSY or any(f'"status":{status},'.encode() in response.content for status in _BUSY)
 
 
 def _require_prepared(client: httpx.Client) -> None:
-    """Raise RecordingError unless catalogue and reply set are there, as `prepare` leaves them."""
-    found = client.get(f"/v1/catalogues/{CATALOGUE}")
+    """Raise RecordingError unless the catalogue and the reply set are as `prepare` leaves them."""
+    response = client.get(f"/v1/catalogues/{CATALOGUE}")
     models = client.get("/v1/models")
-    if found.status_code != 200 or f'"{REPLY_SET}"' not in models.text:
-        raise RecordingError("the service lacks the catalogue or the reply set: prepare its folder first")
-    catalogue = found.json()
+    if response.status_code != 200 or f'"{REPLY_SET}"' not in models.text:
+        raise RecordingError("the service lacks the catalogue or the reply set: run `prepare` on its folder first")
+    catalogue = response.json()
     if (catalogue["count"], catalogue["version"]) != (CATALOGUE_ITEMS, 1):
-        raise RecordingError("the catalogue was edited since: start the service on a fresh folder")
+        raise RecordingError("the catalogue has been edited: start the service on a fresh folder")

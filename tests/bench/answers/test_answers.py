@@ -28,7 +28,7 @@ def _answer(body: str | bytes, path: str = "/v1/sentiment", **other: Any) -> Ans
 
 
 def _compare(before: Answer, after: Answer) -> tuple[int, int]:
-    """Return how many differ and how many are reworded."""
+    """Return the counts of different and of reworded answers."""
     report = comparison.compare([before], [after])
     return report.differ.total(), report.reworded.total()
 
@@ -37,15 +37,15 @@ def test_requests_are_2000_and_the_same_each_time() -> None:
     first, second = recording.all_requests(), recording.all_requests()
     assert len(first) == recording.REQUESTS
     assert first == second
-    assert {comparison.route_of(_answer("", one.path)).partition(" ")[2] for one in first} >= comparison.ROUTES
+    assert {comparison.route_of(_answer("", request.path)).partition(" ")[2] for request in first} >= comparison.ROUTES
 
 
-def test_what_is_prepared_has_unique_ids_and_texts() -> None:
+def test_prepared_ids_and_replies_are_unique() -> None:
     assert len({item["item_id"] for item in catalogue_items()}) == CATALOGUE_ITEMS
     assert len(set(reply_set())) == REPLIES_IN_SET
 
 
-def test_a_request_is_renamed_in_its_keys_and_methods_and_nowhere_else() -> None:
+def test_only_keys_and_methods_of_a_request_are_renamed() -> None:
     body = rb'{"inputs": {"text": "newcomers\" labels", "newcomers": 2, "id":"labels"}, "newcomers" :1.50}'
     assert rename_request("/v1/recommend", body) == body.replace(b'"newcomers":', b'"min_new_items":').replace(
         b'"newcomers" :', b'"min_new_items" :'
@@ -57,7 +57,7 @@ def test_a_request_is_renamed_in_its_keys_and_methods_and_nowhere_else() -> None
     assert rename_request("/v1/intent", b'{"labels": "\xff"}') == b'{"labels": "\xff"}'
 
 
-def test_an_answer_is_renamed_in_keys_codes_and_pointers() -> None:
+def test_keys_codes_and_pointers_of_an_answer_are_renamed() -> None:
     assert rename_answer("/v1/recommend", '{"because":[],"text":"because"}') == '{"reasons":[],"text":"because"}'
     assert rename_answer("/v1/explain/sentiment", '{"named":false,"read":{}}') == '{"is_entity":false,"read_span":{}}'
     assert rename_answer("/v1/models", '{"labels":["read"]}') == '{"labels":["read"]}'
@@ -69,7 +69,7 @@ def test_an_answer_is_renamed_in_keys_codes_and_pointers() -> None:
     )
 
 
-def test_answers_that_differ_in_timings_and_ids_alone_are_equal() -> None:
+def test_answers_that_differ_only_in_timings_and_ids_are_equal() -> None:
     before = _answer(f'{{"score":0.5,{_TIMINGS},"instance":"urn:heed:request:a1"}}')
     after = _answer(
         f'{{"score":0.5,{_TIMINGS.replace("0.1", "17.25").replace("3}", "0.0}")},"instance":"urn:heed:request:b"}}'
@@ -89,21 +89,21 @@ def test_answers_that_differ_in_timings_and_ids_alone_are_equal() -> None:
         '{"score":0.5,"id":"a"}\n',
     ],
 )
-def test_numbers_order_and_every_other_byte_count(after: str) -> None:
+def test_every_other_byte_counts(after: str) -> None:
     assert _compare(_answer('{"score":0.5,"id":"a"}'), _answer(after)) == (1, 0)
 
 
-def test_a_missing_timing_counts() -> None:
+def test_a_missing_timing_is_a_difference() -> None:
     before = "{" + _TIMINGS + "}"
     assert _compare(_answer(before), _answer(before.replace(',"infer":3', ""))) == (1, 0)
 
 
-def test_status_and_headers_count() -> None:
+def test_status_and_headers_are_compared() -> None:
     assert _compare(_answer("{}"), _answer("{}", status=422)) == (1, 0)
     assert _compare(_answer("{}"), _answer("{}", headers={"allow": "POST"})) == (1, 0)
 
 
-def test_a_new_wording_is_counted_and_does_not_fail() -> None:
+def test_a_new_wording_is_counted_as_reworded() -> None:
     before = '{"title":"Too much","status":413,"detail":"a \\"b\\"","code":"c","pointer":"/inputs"}'
     after = before.replace("Too much", "Too large").replace("a \\", "z \\")
     report = comparison.compare([_answer(before)], [_answer(after)])
@@ -112,7 +112,7 @@ def test_a_new_wording_is_counted_and_does_not_fail() -> None:
     assert _compare(_answer(before), _answer(after.replace("/inputs", "/input"))) == (1, 0)
 
 
-def test_renames_apply_only_between_the_two_sets_of_names() -> None:
+def test_renames_apply_only_between_old_and_new_names() -> None:
     before = _answer('{"because":[1]}', "/v1/recommend")
     after = replace(_answer('{"reasons":[1]}', "/v1/recommend"), names=Names.AFTER)
     assert _compare(before, after) == (0, 0)
@@ -128,12 +128,12 @@ def _npz(weight: float, queue: float) -> Answer:
     return _answer(file.getvalue(), headers={"content-type": NPZ})
 
 
-def test_files_of_arrays_are_compared_by_the_bytes_of_their_arrays() -> None:
+def test_npz_files_are_compared_by_the_bytes_of_their_arrays() -> None:
     assert _compare(_npz(0.5, 1.0), _npz(0.5, 2.25)) == (0, 0)
     assert _compare(_npz(0.5, 1.0), _npz(0.5000001, 1.0)) == (1, 0)
 
 
-def test_recordings_of_other_requests_are_refused() -> None:
+def test_recordings_of_different_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="from number 1 on"):
         comparison.compare([_answer("{}")], [_answer("{}", "/v1/intent")])
     with pytest.raises(ValueError, match="from number 1 on"):
@@ -141,7 +141,7 @@ def test_recordings_of_other_requests_are_refused() -> None:
 
 
 def _client(answers: list[httpx.Response], version: int = 1) -> httpx.Client:
-    """A client of a prepared service that gives these answers in turn; the last of them also in a PUT."""
+    """Return a client of a prepared service. It returns the answers in sequence and repeats the body of the request."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         if request.url.path == f"/v1/catalogues/{CATALOGUE}":
@@ -154,7 +154,7 @@ def _client(answers: list[httpx.Response], version: int = 1) -> httpx.Client:
     return httpx.Client(base_url="http://heed", transport=httpx.MockTransport(handle))
 
 
-def test_a_recording_comes_back_as_it_was_written(tmp_path: Path) -> None:
+def test_a_recording_is_read_as_it_was_written(tmp_path: Path) -> None:
     file = tmp_path / "answers.jsonl"
     requests = [post("/v1/recommend", {"newcomers": 1}), Request("POST", "/v1/intent", b"\xff")]
     with _client([httpx.Response(200, content=b"{}"), httpx.Response(400, content=b"\xfe")]) as client:
@@ -164,11 +164,11 @@ def test_a_recording_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert first.request["body"] == '{"newcomers": 1}'
     assert first.body == b'{}{"min_new_items": 1}'
     assert (second.status, second.body) == (400, b"\xfe\xff")
-    assert json.loads(file.read_text().splitlines()[0])["request"] == requests[0].described()
+    assert json.loads(file.read_text().splitlines()[0])["request"] == requests[0].describe()
 
 
 @pytest.mark.parametrize("busy", [httpx.Response(429), httpx.Response(200, content=b'{"error":{"status":504,')])
-def test_what_a_busy_machine_did_not_answer_is_sent_again(tmp_path: Path, busy: httpx.Response) -> None:
+def test_requests_to_a_busy_machine_are_retried_except_edits(tmp_path: Path, busy: httpx.Response) -> None:
     file = tmp_path / "answers.jsonl"
     with _client([busy, httpx.Response(200)]) as client:
         recording.record(client, [Request("POST", "/v1/intent")], file, Names.AFTER)

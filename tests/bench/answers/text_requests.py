@@ -1,4 +1,4 @@
-"""Requests for sentiment, intents and replies that can be answered, at least in part."""
+"""Valid requests for sentiment, intents and replies. Some inputs of a list may be invalid."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from tests.bench.answers.phrases import Writer
-from tests.bench.answers.requests import Request, post, rng_of
+from tests.bench.answers.requests import Request, generate, post, rng_of
 
 LABEL_SETS = ("banking77", "clinc150", "dstc11", "multidogo", "smp_zh")
 REPLY_SET = "answers-en"
@@ -16,13 +16,11 @@ _UNREADABLE = ("", "   ", "\n\t", "\u200b")
 
 
 def sentiment(count: int) -> list[Request]:
-    rng = rng_of("sentiment")
-    writer = Writer(rng)
-    return [post("/v1/sentiment", _sentiment_body(rng, writer, number)) for number in range(count)]
+    return generate("sentiment", count, lambda *state: post("/v1/sentiment", _sentiment_body(*state)))
 
 
 def _sentiment_body(rng: Random, writer: Writer, number: int) -> dict[str, Any]:
-    """Every tenth request has a large list; every fifth may refuse or shorten a long text."""
+    """Return a body. Every tenth has a large list, every fifth a long text that may be refused or truncated."""
     body: dict[str, Any] = {}
     if number % 10 == 0:
         body["inputs"] = [sentiment_input(rng, writer) for _ in range(rng.choice((8, 17, 40)))]
@@ -45,8 +43,8 @@ def sentiment_input(rng: Random, writer: Writer) -> str | dict[str, Any]:
     if kind < 0.7:
         return {"text": writer.text(), "id": f"n-{rng.randint(1, 999)}"}
     text, entity = writer.comparison()
-    given: dict[str, Any] = {"text": text, "entity": entity if kind < 0.95 else "Nobody Ltd"}
-    return given | ({"id": None} if rng.random() < 0.2 else {"id": "标-7"} if rng.random() < 0.3 else {})
+    item: dict[str, Any] = {"text": text, "entity": entity if kind < 0.95 else "Nobody Ltd"}
+    return item | ({"id": None} if rng.random() < 0.2 else {"id": "标-7"} if rng.random() < 0.3 else {})
 
 
 def _maybe_unreadable(rng: Random, writer: Writer) -> str | dict[str, Any]:
@@ -59,13 +57,11 @@ def _maybe_unreadable(rng: Random, writer: Writer) -> str | dict[str, Any]:
 
 
 def intent(count: int) -> list[Request]:
-    rng = rng_of("intent")
-    writer = Writer(rng)
-    return [post("/v1/intent", _intent_body(rng, writer, number)) for number in range(count)]
+    return generate("intent", count, lambda *state: post("/v1/intent", _intent_body(*state)))
 
 
 def _intent_body(rng: Random, writer: Writer, number: int) -> dict[str, Any]:
-    """The label sets take turns, with the default among them."""
+    """Return a body. The label sets, including the default, alternate."""
     label_set = (*LABEL_SETS, None)[number % 6]
     body: dict[str, Any] = {"inputs": _intent_inputs(rng, writer, number)}
     if label_set is not None or rng.random() < 0.2:
@@ -93,14 +89,12 @@ def intent_input(rng: Random, writer: Writer) -> str | dict[str, Any]:
     kind = rng.random()
     if kind < 0.4:
         return writer.wish()
-    given: dict[str, Any] = {"text": writer.wish()} if kind < 0.5 else {"turns": writer.dialogue(rng.randint(1, 9))}
-    return given | ({"id": f"c-{rng.randint(1, 99)}"} if rng.random() < 0.5 else {})
+    item: dict[str, Any] = {"text": writer.wish()} if kind < 0.5 else {"turns": writer.dialogue(rng.randint(1, 9))}
+    return item | ({"id": f"c-{rng.randint(1, 99)}"} if rng.random() < 0.5 else {})
 
 
 def replies(count: int) -> list[Request]:
-    rng = rng_of("replies")
-    writer = Writer(rng)
-    return [post("/v1/replies", _replies_body(rng, writer, number)) for number in range(count)]
+    return generate("replies", count, lambda *state: post("/v1/replies", _replies_body(*state)))
 
 
 def _replies_body(rng: Random, writer: Writer, number: int) -> dict[str, Any]:
@@ -116,7 +110,7 @@ def _replies_body(rng: Random, writer: Writer, number: int) -> dict[str, Any]:
 
 
 def replies_choice(rng: Random, writer: Writer, turns: int, candidates: int) -> dict[str, Any]:
-    """Return a dialogue with candidates or, one in three times, with the reply set."""
+    """Return a dialogue with candidates or, in a third of the cases, with the reply set."""
     body: dict[str, Any] = {"turns": writer.dialogue(turns)}
     if rng.random() < 0.33:
         return body | {"reply_set": REPLY_SET}
@@ -124,5 +118,5 @@ def replies_choice(rng: Random, writer: Writer, turns: int, candidates: int) -> 
 
 
 def reply_set() -> list[str]:
-    """Return the replies of the set that is added before recording."""
+    """Return the reply set that is added before the recording."""
     return Writer(rng_of("reply set")).replies(REPLIES_IN_SET)

@@ -1,7 +1,7 @@
-"""What the shipped service asks of a machine: seconds until ready, proportional memory, processes, latency alone.
+"""The footprint of the shipped service: seconds until ready, memory, processes and latency of a connection.
 
-With the model of sentiment alone, then with more models beside it; one line for each, the medians of three starts that
-take turns. Run with `make bench-footprint`.
+Measured with the sentiment model alone, then with more models. Prints a line per set of models, with the medians of
+three interleaved starts. Run with `make bench-footprint`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.support.local_service import Service, free_port
 
 STARTS, REQUESTS = 3, 200
 
-# What stands beside the model of sentiment, which `Service` starts alone unless told otherwise.
+# Variables that add models to the sentiment model, which `Service` starts alone by default.
 MODELS: Mapping[str, Mapping[str, str]] = {
     "sentiment": {},
     "sentiment and intents": {"HEED_INTENT_BUNDLE": str(SHIPPED_INTENT)},
@@ -33,19 +33,19 @@ class Start:
 
 
 def main() -> None:
-    starts = [{name: start_with(more) for name, more in MODELS.items()} for _ in range(STARTS)]
+    starts = [{name: measure_start(environment) for name, environment in MODELS.items()} for _ in range(STARTS)]
     for name in MODELS:
         ready_s, processes, pss, latency_s = (
-            median(getattr(one[name], field.name) for one in starts) for field in fields(Start)
+            median(getattr(start[name], field.name) for start in starts) for field in fields(Start)
         )
         print(
             f"{name}: ready after {ready_s:.1f} s, {processes:.0f} processes, "
-            f"{pss / 1e9:.2f} GB of proportional memory, one connection: median {latency_s * 1000:.1f} ms"
+            f"{pss / 1e9:.2f} GB of proportional memory, a connection: median {latency_s * 1000:.1f} ms"
         )
 
 
-def start_with(more: Mapping[str, str]) -> Start:
-    service = Service(SHIPPED, free_port(), environment=more)
+def measure_start(environment: Mapping[str, str]) -> Start:
+    service = Service(SHIPPED, free_port(), environment=environment)
     times = [
         service.client.post({"inputs": "Shares of Acme plunge after profit warning"}).seconds for _ in range(REQUESTS)
     ]
@@ -56,7 +56,7 @@ def start_with(more: Mapping[str, str]) -> Start:
 
 
 def pss_bytes(pid: int) -> int:
-    """The process's memory, each shared page divided by the processes that share it."""
+    """Return the proportional set size of a process. A shared page is divided by the processes that share it."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
 

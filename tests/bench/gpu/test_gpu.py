@@ -1,4 +1,4 @@
-"""The benchmark of a GPU, on the CPU: that it runs, counts rightly and refuses plainly. It shows no figure of a GPU."""
+"""Tests of the GPU benchmark on the CPU: it runs, counts operations correctly and reports a missing GPU."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return load_bundle(tiny_bundle(tmp_path_factory.mktemp("bundle")))
 
 
-@pytest.mark.skipif(gpu.available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.skipif(gpu.gpu_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_reported_in_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main([]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err == f"bench-gpu: {gpu.ABSENT}\n"
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err == f"bench-gpu: {gpu.NO_GPU}\n"
 
 
-def test_on_the_cpu_it_measures_everything_and_claims_nothing(tiny: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_the_cpu_it_runs_everything_and_says_so(tiny: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu.main(["--device", "cpu", "--bundle", str(tiny.path)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == gpu.TINY
+    assert lines[0] == gpu.CPU_NOTE
     rows = [line.split("|")[1].strip() for line in lines if line.startswith("| ")]
     assert rows[1:3] == ["16", "64"]
     assert [row.partition(",")[0] for row in rows[4:]] == [
@@ -43,21 +43,21 @@ def test_on_the_cpu_it_measures_everything_and_claims_nothing(tiny: Bundle, caps
         "ONNX Runtime fp16",
     ]
     (agreement,) = [line for line in lines if "the same label" in line]
-    assert float(agreement.partition(": ")[2].partition("%")[0]) >= 97.5  # of 40 texts, one may differ
+    assert float(agreement.partition(": ")[2].partition("%")[0]) >= 97.5  # a label of the 40 texts may differ
 
 
-def test_operations_are_those_that_torch_counts(tiny: Bundle) -> None:
-    """But for the head and the pooling, which the formula leaves out."""
+def test_operations_equal_the_count_of_torch(tiny: Bundle) -> None:
+    """The formula leaves out the head and the pooling."""
     network, shape = load_graph_classifier(tiny.graph)
     ids = torch.full((1, 64), 5)
-    unfused = sdpa_kernel(SDPBackend.MATH)  # the counter does not know the fused one of a CPU
+    unfused = sdpa_kernel(SDPBackend.MATH)  # the counter does not support the fused CPU kernel
     with unfused, torch.inference_mode(), FlopCounterMode(display=False) as counter:
         network.states(ids, torch.ones_like(ids), torch.zeros_like(ids))
-    assert counter.get_total_flops() == gpu.operations(shape, 64)
+    assert counter.get_total_flops() == gpu.count_operations(shape, 64)
 
 
 class Fixed:
-    """Always the same logits."""
+    """A runtime with constant logits."""
 
     def __init__(self, logits: list[float]) -> None:
         self.logits = logits
@@ -67,7 +67,7 @@ class Fixed:
 
 
 def test_labels_are_compared_text_by_text(tiny: Bundle) -> None:
-    texts = gpu.made_up(gpu.Bench("cpu", gpu.SIZES["cpu"], tiny, 1), [8, 8, 8, 8])
-    texts[0].token_types[:] = 1  # the others have no likeliest label and agree
-    assert gpu.same_labels(Fixed([1, 0, 0]), Fixed([0, 0, 1]), texts, 1) == 0.75
-    assert gpu.same_labels(Fixed([1, 0, 0]), Fixed([2, 0, 1]), texts, 1) == 1
+    texts = gpu.random_texts(gpu.Bench("cpu", gpu.SIZES["cpu"], tiny, 1), [8, 8, 8, 8])
+    texts[0].token_types[:] = 1  # the other texts have equal logits and agree
+    assert gpu.label_agreement(Fixed([1, 0, 0]), Fixed([0, 0, 1]), texts, 1) == 0.75
+    assert gpu.label_agreement(Fixed([1, 0, 0]), Fixed([2, 0, 1]), texts, 1) == 1

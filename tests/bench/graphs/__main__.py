@@ -1,8 +1,9 @@
-"""Every way to hold and multiply the same trained weights: speed, macro-F1, and whether an answer keeps to itself.
+"""The precisions of a graph with the same trained weights: speed, macro-F1 and independence of the batch.
 
-Writes each graph from one training folder, runs them in turn on one thread, and prints a table: texts a second alone
-and in batches of near lengths (medians of rounds), macro-F1, labels that agree with fp32, and the largest change of
-a probability between a text alone and in a batch of 32. Run with `make bench-graphs RUN=... DATA=...`.
+Writes each graph from a training folder, runs them in turn on one thread, and prints a table. Its columns are texts per
+second alone and in batches of near lengths (medians of rounds), macro-F1, the share of labels that agree with fp32, and
+the largest change of a probability between a text alone and in a batch of 32.
+Run with `make bench-graphs RUN=... DATA=...`.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ TIMED_TEXTS, TIMED_TOKENS, BATCH_TOKENS = 96, (8, 256), 1024
 SHORT_TOKENS = 40
 CALIBRATION_TEXTS, INVARIANCE_TEXTS = 128, 320
 COMPUTE_INT8 = 4
-"""MatMulNBits' accuracy level that rounds its input to 8 bits."""
+"""The accuracy level of MatMulNBits that rounds its input to 8 bits."""
 
 
 class CalibrationTexts(CalibrationDataReader):  # type: ignore[misc]
-    """Texts one by one, as ONNX Runtime's static quantisation asks for them."""
+    """The calibration texts for ONNX Runtime's static quantisation, in batches of one."""
 
     def __init__(self, tokens: Sequence[Encoding], pad: int) -> None:
         self._batches = iter([collate([item], pad) for item in tokens])
@@ -62,7 +63,7 @@ def main(
     rows: Annotated[int, typer.Option(help="Validation rows of each set.")] = 400,
     rounds: Annotated[int, typer.Option(help="Interleaved rounds of timing.")] = 3,
 ) -> None:
-    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # else a line for every node
+    logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # otherwise it logs a line per node
     trained = load_run(run)
     task = TASKS[trained.config.task]
     tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
@@ -74,8 +75,8 @@ def main(
     short = [text for text in fitting if text.length <= SHORT_TOKENS][:TIMED_TEXTS]
     timed = {
         "short, alone": [[text] for text in short],
-        "short, batched": near_lengths(short),
-        "mixed, batched": near_lengths(fitting[:TIMED_TEXTS]),
+        "short, batched": batch_by_length(short),
+        "mixed, batched": batch_by_length(fitting[:TIMED_TEXTS]),
     }
     with TemporaryDirectory() as folder:
         paths = write_graphs(
@@ -86,23 +87,36 @@ def main(
         for _ in range(rounds):
             for name, graph in graphs.items():
                 for kind, batches in timed.items():
-                    seconds.setdefault((name, kind), []).append(seconds_of(graph, batches, tokenizer.pad_id))
+                    seconds.setdefault((name, kind), []).append(time_batches(graph, batches, tokenizer.pad_id))
         print(f"| graph | MB | {' | '.join(f'{kind}, texts/s' for kind in timed)} | macro-F1 | agree | batch change |")
         print("|---|--:|" + "--:|" * (len(timed) + 3))
-        truth: list[ValidationPredictions] = []
+        reference: list[ValidationPredictions] = []
         for name, graph in graphs.items():
-            answers = predict_validation(graph, tokenizer, task, data, trained.config.datasets, rows)
-            truth = truth or answers
+            predictions = predict_validation(graph, tokenizer, task, data, trained.config.datasets, rows)
+            reference = reference or predictions
             speeds = [f"{sum(map(len, timed[kind])) / median(seconds[name, kind]):.0f}" for kind in timed]
-            f1 = np.mean([report_dataset(a, uncalibrated(a, len(task.labels)), task).macro_f1 for a in answers])
-            same = np.concatenate([chosen(a) == chosen(b) for a, b in zip(answers, truth, strict=True)]).mean()
+            f1 = np.mean(
+                [
+                    report_dataset(validation, uncalibrated(validation, len(task.labels)), task).macro_f1
+                    for validation in predictions
+                ]
+            )
+            agreement = np.concatenate(
+                [
+                    predicted_labels(validation) == predicted_labels(fp32)
+                    for validation, fp32 in zip(predictions, reference, strict=True)
+                ]
+            ).mean()
             change = largest_batch_change(graph, texts[:INVARIANCE_TEXTS], tokenizer.pad_id)
             size = megabytes(paths[name])
-            print(f"| {name} | {size:.0f} | {' | '.join(speeds)} | {f1:.4f} | {same:.2%} | {change:.1e} |", flush=True)
+            print(
+                f"| {name} | {size:.0f} | {' | '.join(speeds)} | {f1:.4f} | {agreement:.2%} | {change:.1e} |",
+                flush=True,
+            )
 
 
 def write_graphs(run: Path, trained: TrainingRun, task: Task, folder: Path, texts: CalibrationTexts) -> dict[str, Path]:
-    """The graphs by what they are; fp32 is the first."""
+    """Write the graphs and return their paths by name. The first is fp32."""
     network = load_weights(run, trained, task)
     heads, epsilon = network.encoder.config.num_attention_heads, network.encoder.config.layer_norm_eps
     learned = graph_weights(network)
@@ -110,18 +124,18 @@ def write_graphs(run: Path, trained: TrainingRun, task: Task, folder: Path, text
     kinds: dict[str, tuple[dict[str, NDArray[np.float32]], Precision]] = {
         "fp32": (learned, "fp32"),
         "16-bit weights": (learned, "mixed"),
-        "int8, a scale for each token": (stepless, "int8"),
+        "int8, a scale per token": (stepless, "int8"),
     }
     if len(stepless) < len(learned):
         kinds["int8, learned steps"] = (learned, "int8")
     paths = {}
-    for number, (name, (weights, storage)) in enumerate(kinds.items()):
-        paths[name] = folder / str(number) / f"{storage}.onnx"
+    for index, (name, (weights, storage)) in enumerate(kinds.items()):
+        paths[name] = folder / str(index) / f"{storage}.onnx"
         paths[name].parent.mkdir()
         save_graph(build_graph(weights, heads, epsilon, storage), paths[name])
     plain_graph = paths["fp32"]
     options: dict[str, Any] = {"per_channel": True, "reduce_range": True}
-    made: dict[str, Callable[[Path], Any]] = {
+    quantizers: dict[str, Callable[[Path], Any]] = {
         "ONNX Runtime's dynamic int8": lambda out: quantize_dynamic(
             plain_graph, out, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8, **options
         ),
@@ -134,17 +148,17 @@ def write_graphs(run: Path, trained: TrainingRun, task: Task, folder: Path, text
             weight_type=QuantType.QInt8,
             **options,
         ),
-        "MatMulNBits 8, fp32 arithmetic": lambda out: blocks(plain_graph, out, 8, None),
-        "MatMulNBits 8, int8 arithmetic": lambda out: blocks(plain_graph, out, 8, COMPUTE_INT8),
-        "MatMulNBits 4, int8 arithmetic": lambda out: blocks(plain_graph, out, 4, COMPUTE_INT8),
+        "MatMulNBits 8, fp32 arithmetic": lambda out: quantize_blocks(plain_graph, out, 8, None),
+        "MatMulNBits 8, int8 arithmetic": lambda out: quantize_blocks(plain_graph, out, 8, COMPUTE_INT8),
+        "MatMulNBits 4, int8 arithmetic": lambda out: quantize_blocks(plain_graph, out, 4, COMPUTE_INT8),
     }
-    for number, (name, make) in enumerate(made.items()):
-        paths[name] = folder / f"{number}.onnx"
-        make(paths[name])
+    for index, (name, quantize) in enumerate(quantizers.items()):
+        paths[name] = folder / f"{index}.onnx"
+        quantize(paths[name])
     return paths
 
 
-def blocks(source: Path, out: Path, bits: int, level: int | None) -> None:
+def quantize_blocks(source: Path, out: Path, bits: int, level: int | None) -> None:
     quantizer = MatMulNBitsQuantizer(
         onnx.load(str(source)), bits=bits, block_size=32, is_symmetric=True, accuracy_level=level
     )
@@ -152,8 +166,8 @@ def blocks(source: Path, out: Path, bits: int, level: int | None) -> None:
     quantizer.model.save_model_to_file(str(out))
 
 
-def near_lengths(texts: Sequence[Encoding]) -> list[list[Encoding]]:
-    """Batches within the token budget, padding little."""
+def batch_by_length(texts: Sequence[Encoding]) -> list[list[Encoding]]:
+    """Return batches of near lengths within the token budget."""
     batches: list[list[Encoding]] = [[]]
     for text in sorted(texts, key=lambda text: text.length):
         if batches[-1] and text.length * (len(batches[-1]) + 1) > BATCH_TOKENS:
@@ -162,7 +176,7 @@ def near_lengths(texts: Sequence[Encoding]) -> list[list[Encoding]]:
     return batches
 
 
-def seconds_of(graph: OnnxRuntime, batches: Sequence[Sequence[Encoding]], pad: int) -> float:
+def time_batches(graph: OnnxRuntime, batches: Sequence[Sequence[Encoding]], pad: int) -> float:
     ready = [collate(batch, pad) for batch in batches]
     started_s = time.perf_counter()
     for batch in ready:
@@ -171,12 +185,12 @@ def seconds_of(graph: OnnxRuntime, batches: Sequence[Sequence[Encoding]], pad: i
 
 
 def megabytes(graph: Path) -> float:
-    """With the embeddings that it keeps apart."""
-    apart = (graph.with_name(name) for name in find_external_locations(graph.read_bytes()) if name)
-    return sum(file.stat().st_size for file in (graph, *apart)) / 1e6
+    """Return the size of a graph, including its external embeddings."""
+    external = (graph.with_name(name) for name in find_external_locations(graph.read_bytes()) if name)
+    return sum(file.stat().st_size for file in (graph, *external)) / 1e6
 
 
-def chosen(answers: ValidationPredictions) -> NDArray[np.int64]:
+def predicted_labels(answers: ValidationPredictions) -> NDArray[np.int64]:
     best: NDArray[np.int64] = answers.logits.argmax(axis=1)
     return best
 

@@ -1,7 +1,7 @@
-"""What a generator found, and the closed loop by wrk: a C program, light beside any server, the same for all.
+"""The result of a load generator, and the closed loop by wrk, a C program that is light beside any server.
 
-wrk counts a latency that is far above the mean once more for each request it kept from being sent, which leans against
-servers that stall. Knows sockets and bodies, nothing of contenders.
+wrk counts a latency far above the mean again for each request that it delayed, which penalises servers that stall.
+Independent of the contenders.
 """
 
 from __future__ import annotations
@@ -23,41 +23,41 @@ _SCRIPT = Path(__file__).parent / "requests.lua"
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Counts are requests. `late` are those whose deadline passed; latencies are of those answered well."""
+    """The result of a load. Counts are requests, latencies are of successful answers."""
 
     seconds: float
-    answered: int  # well and in time
+    answered: int  # successfully and in time
     refused: int  # with another status
-    broken: int  # no answer
-    late: int
+    broken: int  # without an answer
+    late: int  # after the deadline
     p50_ms: float
     p99_ms: float
     generator_cpu_s: float
 
 
 class LoadError(Exception):
-    """The generator did not work; the message is one line."""
+    """The load generator failed. The message is a single line."""
 
 
 def wrk_version() -> str | None:
-    """None when it is not installed."""
+    """Return the version of wrk, or None if it is not installed."""
     if shutil.which("wrk") is None:
         return None
     return subprocess.run(["wrk", "--version"], capture_output=True, text=True).stdout.split("[")[0].strip()
 
 
 def closed_loop(url: str, bodies: Sequence[bytes], connections: int, seconds: float) -> Load:
-    """Ask over so many connections, each as soon as it was answered."""
+    """Run a load over `connections`. Each sends its next request when the last one was answered. Raise LoadError."""
     with tempfile.NamedTemporaryFile() as file:
         file.write(b"\n".join(bodies) + b"\n")
         file.flush()
         options = ["-t1", f"-c{connections}", f"-d{round(seconds)}", "--timeout", "10s", "-s", str(_SCRIPT)]
         before_s = _children_cpu_s()
-        done = subprocess.run(["wrk", *options, url, "--", file.name], capture_output=True, text=True)
-    found = done.stdout.rpartition("\n{")[2]
-    if done.returncode != 0 or not found:
-        raise LoadError(f"wrk: {(done.stderr or done.stdout).strip()[-200:]}")
-    counts = json.loads("{" + found)
+        process = subprocess.run(["wrk", *options, url, "--", file.name], capture_output=True, text=True)
+    output = process.stdout.rpartition("\n{")[2]
+    if process.returncode != 0 or not output:
+        raise LoadError(f"wrk: {(process.stderr or process.stdout).strip()[-200:]}")
+    counts = json.loads("{" + output)
     counts["answered"] -= counts["refused"]
     return Load(**counts, late=0, generator_cpu_s=_children_cpu_s() - before_s)
 
@@ -67,12 +67,12 @@ def percentile_ms(latencies_s: Sequence[float], percent: float) -> float:
 
 
 def http_request(path: str, body: bytes, extra: str = "") -> bytes:
-    """`extra` are further header lines, each with its end."""
+    """Return an HTTP request. `extra` holds further header lines with their line ends."""
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{extra}"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _children_cpu_s() -> float:
-    """Of children that ended; only generators end while one of them is measured."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    """Return the CPU seconds of ended child processes. During a measurement, only load generators end."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime

@@ -1,4 +1,4 @@
-"""A network of which only the upper layers learn, so that a text goes through the lower ones once."""
+"""A network whose lower layers are frozen, so that each text passes through them only once."""
 
 from __future__ import annotations
 
@@ -11,51 +11,52 @@ from transformers import PreTrainedModel
 from models.networks.encoder import encoder_layers
 from models.networks.intent import IntentNetwork
 
-LEARNING = 2
-"""Layers that learn. The published figures are of encoders of which the last alone does (Zhang et al. 2021)."""
+TRAINED_LAYERS = 2
+"""The number of trained layers. In the published results, only the last layer is trained (Zhang et al. 2021)."""
 
-Known = dict[bytes, Tensor]
-"""What the lower layers make of a text, (tokens, width), by its ids and types."""
+StateCache = dict[bytes, Tensor]
+"""Hidden states (tokens, width) after the frozen layers, by the ids and types of a text."""
 
 
 class UpperNetwork(IntentNetwork):
-    """`known` may be shared between networks that begin with the same encoder."""
+    """An intent network with frozen lower layers. Networks with the same encoder may share `cache`."""
 
-    def __init__(self, encoder: PreTrainedModel, width: int, labels: Mapping[str, int], known: Known) -> None:
+    def __init__(self, encoder: PreTrainedModel, width: int, labels: Mapping[str, int], cache: StateCache) -> None:
         super().__init__(encoder, width, labels)
-        self._known = known
-        every = list(encoder_layers(self))
-        self._below, self._above = every[:-LEARNING], every[-LEARNING:]
+        self._cache = cache
+        layers = list(encoder_layers(self))
+        self._frozen_layers, self._trained_layers = layers[:-TRAINED_LAYERS], layers[-TRAINED_LAYERS:]
         embeddings: nn.Module = encoder.embeddings  # type: ignore[assignment]
-        self._still = [embeddings, *self._below]  # in a list, so that their weights are not there twice
-        for module in self._still:
+        # In a list, so that torch does not register them twice.
+        self._frozen_modules = [embeddings, *self._frozen_layers]
+        for module in self._frozen_modules:
             module.requires_grad_(False)
 
     def train(self, mode: bool = True) -> UpperNetwork:
         super().train(mode)
-        for module in self._still:  # their states are kept: no dropout
+        for module in self._frozen_modules:  # no dropout, because their states are cached
             module.eval()
         return self
 
     def states(self, ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor, ...]:
-        """Of the last layer alone, (batch, length, width)."""
+        """Return the states of the last layer only, (batch, length, width)."""
         keys = [
-            torch.stack([own[: int(count)] for own in row]).numpy().tobytes()
+            torch.stack([values[: int(count)] for values in row]).numpy().tobytes()
             for *row, count in zip(ids, types, mask.sum(dim=1), strict=True)
         ]
-        fresh = [number for number, key in enumerate(keys) if key not in self._known]
-        if fresh:
+        missing = [row for row, key in enumerate(keys) if key not in self._cache]
+        if missing:
             with torch.no_grad():
-                below = self._still[0](input_ids=ids[fresh], token_type_ids=types[fresh])
-                below = through(self._below, below, mask[fresh])
-            for number, own in zip(fresh, below, strict=True):
-                self._known[keys[number]] = own[: int(mask[number].sum())].clone()
-        hidden = nn.utils.rnn.pad_sequence([self._known[key] for key in keys], batch_first=True)
-        return (through(self._above, hidden, mask),)
+                frozen = self._frozen_modules[0](input_ids=ids[missing], token_type_ids=types[missing])
+                frozen = run_layers(self._frozen_layers, frozen, mask[missing])
+            for row, states in zip(missing, frozen, strict=True):
+                self._cache[keys[row]] = states[: int(mask[row].sum())].clone()
+        hidden = nn.utils.rnn.pad_sequence([self._cache[key] for key in keys], batch_first=True)
+        return (run_layers(self._trained_layers, hidden, mask),)
 
 
-def through(layers: list[nn.Module], hidden: Tensor, mask: Tensor) -> Tensor:
-    unread = (1.0 - mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
+def run_layers(layers: list[nn.Module], hidden: Tensor, mask: Tensor) -> Tensor:
+    bias = (1.0 - mask[:, None, None, :].to(hidden.dtype)) * torch.finfo(hidden.dtype).min
     for layer in layers:
-        hidden = layer(hidden, unread)
+        hidden = layer(hidden, bias)
     return hidden

@@ -1,7 +1,7 @@
-"""A started command with every process below it: what it costs, and its end.
+"""A server command with all its processes: their CPU time, memory and end.
 
-Some servers start daemons that leave the command's group and outlive it, so this process adopts orphans: whatever runs
-below it belongs to the one server that is up. Knows Linux, nothing of what is served.
+Some servers start daemons that leave the command's group and outlive it. So this process adopts orphans, and every
+process below it belongs to the running server. Linux only.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from tests.bench.footprint.__main__ import pss_bytes
 
 _SET_CHILD_SUBREAPER = 36  # of prctl(2)
 _POLL_S = 0.1
-_IDLE_S, _IDLE_CORES = 0.5, 0.4  # at rest is who uses no more of the processors than so many, for so long
+_IDLE_S, _IDLE_CORES = 0.5, 0.4  # a tree that uses at most these cores for this time is at rest
 
 
 class NotStartedError(Exception):
-    """The command ended, or was not ready in time; the message ends with what it wrote last."""
+    """The command ended or was not ready in time. The message ends with its last output."""
 
 
 def adopt_orphans() -> None:
-    """Make this process the parent of every descendant whose own parent ends."""
+    """Make this process the parent of every descendant whose parent ends."""
     if ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
 class Tree:
-    """One at a time in this process, since all descendants are taken for its own."""
+    """A command and its processes. Only one may exist at a time, because it claims all descendants of this process."""
 
     def __init__(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], log: Path) -> None:
         self._log = log
@@ -51,18 +51,18 @@ class Tree:
             )
 
     def wait(self, ready: Callable[[], bool], seconds: float) -> float:
-        """Seconds until ready; raises NotStartedError."""
+        """Return the seconds until `ready` is true. Raise NotStartedError if the command ends or time runs out."""
         started_s = time.monotonic()
         while not ready():
             if self._root.poll() is not None:
-                raise NotStartedError(f"ended with {self._root.returncode}: {self._last_words()}")
+                raise NotStartedError(f"ended with {self._root.returncode}: {self._last_output()}")
             if time.monotonic() - started_s > seconds:
-                raise NotStartedError(f"not ready after {seconds:.0f} s: {self._last_words()}")
+                raise NotStartedError(f"not ready after {seconds:.0f} s: {self._last_output()}")
             time.sleep(_POLL_S)
         return time.monotonic() - started_s
 
     def cpu_s(self) -> dict[int, float]:
-        """CPU seconds so far of each process that is alive."""
+        """Return the CPU seconds of each live process."""
         used = {}
         for process in _descendants():
             with contextlib.suppress(psutil.Error):
@@ -76,8 +76,8 @@ class Tree:
                 total += pss_bytes(process.pid)
         return total
 
-    def rest(self, seconds: float) -> None:
-        """Wait until nothing is computed any more: many servers go on with requests whose callers have left."""
+    def wait_idle(self, seconds: float) -> None:
+        """Wait until the server is idle. Many servers continue with requests whose callers have left."""
         ends_s = time.monotonic() + seconds
         while time.monotonic() < ends_s:
             before_s = sum(self.cpu_s().values())
@@ -86,23 +86,23 @@ class Tree:
                 return
 
     def stop(self, seconds: float = 20.0) -> None:
-        """Ask the command to end, then kill whatever of it is left."""
+        """Interrupt the command, then kill its remaining processes."""
         self._root.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._root.wait(seconds)
-        # Again while any is left: a dying parent may have started another, or left one that is only now adopted.
-        while left := _descendants():
-            for process in left:
+        # Repeat, because a dying parent may have started another process or left an orphan.
+        while remaining := _descendants():
+            for process in remaining:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(left, timeout=1)
+            psutil.wait_procs(remaining, timeout=1)
         self._root.wait()
 
-    def _last_words(self) -> str:
+    def _last_output(self) -> str:
         lines = self._log.read_text(errors="replace").split("\n")
         return " | ".join(line.strip() for line in lines if line.strip())[-300:]
 
 
 def _descendants() -> list[psutil.Process]:
-    found: list[psutil.Process] = psutil.Process().children(recursive=True)
-    return found
+    processes: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return processes

@@ -1,7 +1,7 @@
--- wrk's side of a closed loop: posts the lines of a file, one a request, in order and again from the start.
--- Arguments after `--`: the file. Requests are made before the run, so that asking costs nothing but the socket.
+-- wrk's side of a closed loop: posts the lines of a file in order, a line per request, and repeats them.
+-- The argument after `--` is the file. Requests are built before the run, so that sending costs only the socket.
 
-local prepared, place = {}, 0
+local prepared, position = {}, 0
 
 function init(args)
    local headers = { ["Content-Type"] = "application/json" }
@@ -11,8 +11,8 @@ function init(args)
 end
 
 function request()
-   place = place % #prepared + 1
-   return prepared[place]
+   position = position % #prepared + 1
+   return prepared[position]
 end
 
 function done(summary, latency, requests)

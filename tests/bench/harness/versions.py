@@ -1,4 +1,4 @@
-"""Versions of what was measured: Heed's packages from this environment, the peers' from theirs, and the machine."""
+"""Versions of the measured packages, each from the environment of its contender, and the machine."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from pathlib import Path
 from tests.bench.harness.closed_loop import wrk_version
 from tests.bench.serving.contenders import Contender
 
-_ASK = """
+_SCRIPT = """
 import importlib.metadata, json, sys
-found = {}
+versions = {}
 for name in sys.argv[1:]:
     try:
-        found[name] = importlib.metadata.version(name)
+        versions[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        found[name] = "missing"
-print(json.dumps(found))
+        versions[name] = "missing"
+print(json.dumps(versions))
 """
 
 
-def found(contenders: Sequence[Contender], environments: Path) -> Mapping[str, str]:
-    """By contender: its packages and their versions, in words."""
+def package_versions(contenders: Sequence[Contender], environments: Path) -> Mapping[str, str]:
+    """Return the packages and versions of each contender, as text by contender."""
     versions = {}
-    for one in contenders:
-        asked = _of(one.python(environments), one.packages)
-        versions[one.name] = ", ".join(f"{name} {version}" for name, version in asked.items())
+    for contender in contenders:
+        packages = _read_versions(contender.python(environments), contender.packages)
+        versions[contender.name] = ", ".join(f"{name} {version}" for name, version in packages.items())
     return versions
 
 
@@ -40,10 +40,10 @@ def machine() -> str:
     return f"{cores} cores ({model}), Python {platform.python_version()}, {wrk_version()}"
 
 
-def _of(python: Path, packages: Sequence[str]) -> Mapping[str, str]:
+def _read_versions(python: Path, packages: Sequence[str]) -> Mapping[str, str]:
     try:
-        done = subprocess.run([python, "-c", _ASK, *packages], capture_output=True, text=True, check=True)
+        process = subprocess.run([python, "-c", _SCRIPT, *packages], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return {}  # the contender will say so itself, when it does not start
-    versions: Mapping[str, str] = json.loads(done.stdout)
+        return {}  # the contender then fails to start, with a message
+    versions: Mapping[str, str] = json.loads(process.stdout)
     return versions

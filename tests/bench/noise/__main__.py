@@ -1,6 +1,6 @@
-"""What label smoothing and soft bootstrapping gain on the noisy set finfe_zh over plain cross-entropy.
+"""The gain of label smoothing and soft bootstrapping over plain cross-entropy on the noisy set finfe_zh.
 
-Fine-tunes the base on that set alone, with the shipped configuration but for the two, for some seeds, and prints
+Fine-tunes the base on that set alone, for some seeds, with the shipped configuration except these two settings. Prints
 the validation macro-F1 of each run and the means. Run with `make bench-noise BASE=... DATA=...`.
 """
 
@@ -31,7 +31,7 @@ from models.training.classification import (
 
 SET = "finfe_zh"
 ARMS = {"plain": (0.0, 0.0), "smoothing": (0.1, 0.0), "bootstrapping": (0.0, 0.2), "both": (0.1, 0.2)}
-"""Label smoothing and the weight of the model's own answer."""
+"""Label smoothing, and the weight of the model's own prediction."""
 
 
 def main(
@@ -41,15 +41,15 @@ def main(
     epochs: Annotated[float, typer.Option(help="Epochs of each run.")] = 2.0,
 ) -> None:
     shipped = read_config(CONFIGS / "sentiment.toml")
-    own = next(dataset for dataset in shipped.datasets if dataset.name == SET)
-    found: dict[str, list[float]] = {}
+    shipped_dataset = next(dataset for dataset in shipped.datasets if dataset.name == SET)
+    scores: dict[str, list[float]] = {}
     for seed in range(seeds):
         for arm, (smoothing, bootstrap) in ARMS.items():
-            dataset = replace(own, smoothing=smoothing, bootstrap=bootstrap)
+            dataset = replace(shipped_dataset, smoothing=smoothing, bootstrap=bootstrap)
             config = replace(shipped, seed=seed, epochs=epochs, warmup_steps=30, datasets=(dataset,))
-            found.setdefault(arm, []).append(macro_f1(config, base, data))
-            print(f"seed {seed} {arm}: macro-F1 {found[arm][-1]:.4f}", flush=True)
-    for arm, values in found.items():
+            scores.setdefault(arm, []).append(macro_f1(config, base, data))
+            print(f"seed {seed} {arm}: macro-F1 {scores[arm][-1]:.4f}", flush=True)
+    for arm, values in scores.items():
         print(f"{arm}: mean {mean(values):.4f}, from {min(values):.4f} to {max(values):.4f}")
 
 

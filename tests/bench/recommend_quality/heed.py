@@ -1,4 +1,4 @@
-"""Heed's own rows: the shipped bundle as it serves, and networks trained on a study's own split."""
+"""The rows of Heed: the shipped bundle, and networks trained on the split of a study."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from models.ranking.bundle_files import load_own_catalogue, load_recommender
 from models.training.cold_start import fit_cold_start
 from models.training.history_network import HistoryConfig, cold_start_scores, score_histories, train_history_network
 from models.training.score_weights import choose_score_weights
-from tests.bench.recommend_quality.methods import Method, directly
+from tests.bench.recommend_quality.methods import Method, as_rank
 from tests.bench.recommend_quality.simple import Rankings
 from tests.bench.recommend_quality.study import Row, Views
 
 HEED = "Heed"
-NOTHING: Items = np.zeros(0, np.int64)
+NO_ITEMS: Items = np.zeros(0, np.int64)
 
-WITHOUT = {
+ABLATIONS = {
     "no text": {"use_text": False},
     "no ids": {"use_ids": False},
     "no time": {"use_time": False},
@@ -32,46 +32,46 @@ WITHOUT = {
 }
 
 
-def shipped(bundle: Bundle, split: Split) -> Row:
-    """By the weights that serve. The bundle must have been trained on no more than the split's training."""
-    found = measure_recommender(load_recommender(bundle), load_own_catalogue(bundle)[2], split)
-    return Row("Heed, as it serves", Views(found.every, found.again, found.new), {}, {}, 1)
+def measure_shipped(bundle: Bundle, split: Split) -> Row:
+    """Measure the shipped bundle. It must not have been trained on more than the training data of the split."""
+    report = measure_recommender(load_recommender(bundle), load_own_catalogue(bundle)[2], split)
+    return Row("Heed, as it serves", Views(report.every, report.again, report.new), {}, {}, 1)
 
 
-class Trained:
-    """The history network, trained on whatever it is asked for and kept for what it was asked for last.
+class TrainedHeed:
+    """The history network, trained on the split that it ranks. The last network is cached.
 
-    `texts` (items, width) are centred; `new` are newcomers, and `held_back` items with which it is found what they are
-    told.
+    `texts` (items, width) are centred. `cold` are cold items, and `held_back` are the items that fit their weights.
     """
 
     def __init__(
         self,
         texts: NDArray[np.float32],
-        schedule: HistoryConfig,
-        new: Items = NOTHING,
-        held_back: Items = NOTHING,
+        config: HistoryConfig,
+        cold: Items = NO_ITEMS,
+        held_back: Items = NO_ITEMS,
     ) -> None:
-        self._texts, self._schedule, self._new, self._held_back = texts, schedule, new, held_back
-        self._made: tuple[Interactions, HistoryConfig, HistoryNetwork] | None = None
+        self._texts, self._config, self._cold, self._held_back = texts, config, cold, held_back
+        self._cached: tuple[Interactions, HistoryConfig, HistoryNetwork] | None = None
 
     def rank(self, split: Split) -> Rankings:
         training, texts = split.training, self._texts
-        if self._made is None or self._made[0] is not training:
-            found = choose_score_weights(training, texts, self._schedule, print)
-            found = fit_cold_start(training, texts, found, self._held_back, print)
-            self._made = training, found, train_history_network(training, texts, found, print)
-        scores = score_histories(self._made[2], texts, split, self._made[1])
-        if len(self._new):
-            scores[:, self._new] += cold_start_scores(self._made[2], split, self._new)
+        if self._cached is None or self._cached[0] is not training:
+            config = choose_score_weights(training, texts, self._config, print)
+            config = fit_cold_start(training, texts, config, self._held_back, print)
+            self._cached = training, config, train_history_network(training, texts, config, print)
+        _, config, network = self._cached
+        scores = score_histories(network, texts, split, config)
+        if len(self._cold):
+            scores[:, self._cold] += cold_start_scores(network, split, self._cold)
         return sort_by_score(scores)
 
 
-def trained(name: str, heed: Trained) -> Method:
-    return Method(name, directly(heed.rank))
+def heed_method(name: str, heed: TrainedHeed) -> Method:
+    return Method(name, as_rank(heed.rank))
 
 
-def ablations(texts: NDArray[np.float32], schedule: HistoryConfig) -> Iterator[Method]:
-    for name, change in WITHOUT.items():
-        schedule_without = replace(schedule, **change)  # type: ignore[arg-type]
-        yield trained(f"Heed, {name}", Trained(texts, schedule_without))
+def ablations(texts: NDArray[np.float32], config: HistoryConfig) -> Iterator[Method]:
+    for name, change in ABLATIONS.items():
+        ablated = replace(config, **change)  # type: ignore[arg-type]
+        yield heed_method(f"Heed, {name}", TrainedHeed(texts, ablated))

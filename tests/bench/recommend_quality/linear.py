@@ -1,4 +1,4 @@
-"""Linear models of items in closed form: what stands beside what a user has, and what follows it."""
+"""Linear item models in closed form: co-occurrence with the items of a user, and transitions from them."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from tests.bench.recommend_quality.simple import Rankings
 
 
 def linear(split: Split, **setting: float) -> Rankings:
-    """By all weights of `models.neighbours` alone, with its schedule's fields: EASE (Steck 2019) where nothing but
-    `ridge` is named, SLIT where `after` is 1, and between SLIST (both Choi et al. 2021).
+    """Rank by all weights of `models.training.item_neighbours`, with the settings of its configuration.
 
-    SLIT's items speak of themselves too, as its authors have it: a film that was rated does not come again.
+    The model is EASE (Steck 2019) if only `ridge` is set, SLIT if `after` is 1, and SLIST between (Choi et al. 2021).
+    As in the paper, SLIT's items have weights for themselves, because a rated film is not rated again.
     """
     items = len(split.training.ids)
-    schedule = NeighbourConfig(weight=1.0, kept=items, **setting)
+    config = NeighbourConfig(weight=1.0, kept=items, **setting)
     last = np.zeros((len(split.users), items))
-    for row, trail in zip(last, split.histories, strict=True):
-        np.maximum.at(row, trail.items, schedule.recency_decay ** np.arange(len(trail) - 1, -1, -1))
-    trails = split.training.users.values()
-    alone = schedule.after == 1
+    for row, sequence in zip(last, split.histories, strict=True):
+        np.maximum.at(row, sequence.items, config.recency_decay ** np.arange(len(sequence) - 1, -1, -1))
+    sequences = split.training.users.values()
+    is_slit = config.after == 1
     weights = (
-        np.linalg.solve(*second_moments(trails, items, schedule))
-        if alone
-        else fit_item_weights(trails, items, schedule)
+        np.linalg.solve(*second_moments(sequences, items, config))
+        if is_slit
+        else fit_item_weights(sequences, items, config)
     )
     return sort_by_score((last @ weights).astype(np.float32))

@@ -1,6 +1,6 @@
-"""Items by their texts alone: the cosine of an encoder's vectors, before that has seen any of this.
+"""Items by their texts alone: the cosine of the vectors of a base encoder, before training on these sets.
 
-Between all of them it is large; without their mean, what tells them apart counts (Mu and Viswanath 2018).
+All cosines are large. Subtracting the mean vector makes the differences count (Mu and Viswanath 2018).
 """
 
 from __future__ import annotations
@@ -19,40 +19,43 @@ from models.networks.encoder import Embedder, base_file, load_base_encoder
 from models.prediction.normalize import l2_normalize
 from models.runtime.offline import TextEncoder
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
-from tests.bench.recommend_quality.methods import Method, directly, grid
+from tests.bench.recommend_quality.methods import Method, as_rank, grid
 from tests.bench.recommend_quality.simple import Rankings, Scores
 
 MAX_TOKENS = 64
 RAW = "raw encoder"
 PREFIXES = ("", "query: ")
-"""E5 is trained with one before each text."""
+"""Prefixes of a text. E5 is trained with the second."""
 
 
 def raw_encoder(base: str, texts: Sequence[str]) -> Iterator[Method]:
-    vectors = {prefix: embedded(base, [prefix + text for text in texts]) for prefix in PREFIXES}
-    yield similar(RAW, vectors)
-    around = {prefix: l2_normalize(found - found.mean(axis=0)) for prefix, found in vectors.items()}
-    yield similar(f"{RAW}, without its mean", around)
+    vectors = {prefix: embed(base, [prefix + text for text in texts]) for prefix in PREFIXES}
+    yield cosine_method(RAW, vectors)
+    centred = {prefix: l2_normalize(values - values.mean(axis=0)) for prefix, values in vectors.items()}
+    yield cosine_method(f"{RAW}, without its mean", centred)
 
 
-def similar(name: str, vectors: Mapping[str, Scores]) -> Method:
-    """`vectors` (items, width) with each prefix, of length 1."""
+def cosine_method(name: str, vectors: Mapping[str, Scores]) -> Method:
+    """Return the method for unit vectors (items, width) by prefix."""
 
     def near(split: Split, prefix: str, baskets: int | None) -> Rankings:
-        """`baskets`: the history's newest that are read, all where None."""
+        """Rank by the newest `baskets` of the history, or by all if None."""
         items = vectors[prefix]
-        means = [items[trail.items[trail.baskets > newest(trail.baskets[-1], baskets)]] for trail in split.histories]
-        return sort_by_score(l2_normalize(np.stack([one.mean(axis=0) for one in means])) @ items.T)
+        histories = [
+            items[sequence.items[sequence.baskets > newest(sequence.baskets[-1], baskets)]]
+            for sequence in split.histories
+        ]
+        return sort_by_score(l2_normalize(np.stack([rows.mean(axis=0) for rows in histories])) @ items.T)
 
-    return Method(name, directly(near), grid(prefix=PREFIXES, baskets=(None, 1)))
+    return Method(name, as_rank(near), grid(prefix=PREFIXES, baskets=(None, 1)))
 
 
 def newest(last: int, baskets: int | None) -> int:
     return -1 if baskets is None else last - baskets
 
 
-def embedded(base: str, texts: Sequence[str]) -> Scores:
-    """Unit vectors, (texts, width)."""
+def embed(base: str, texts: Sequence[str]) -> Scores:
+    """Return unit vectors (texts, width)."""
     with tempfile.TemporaryDirectory() as folder:
         adapt_tokenizer(base_file(base, TOKENIZER), Path(folder) / TOKENIZER)
         tokenizer = Tokenizer(Path(folder) / TOKENIZER, MAX_TOKENS)

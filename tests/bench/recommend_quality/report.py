@@ -1,4 +1,4 @@
-"""A comparison as a table to read, and as JSON."""
+"""The report of a comparison, in Markdown and in JSON."""
 
 from __future__ import annotations
 
@@ -24,14 +24,19 @@ def lines(title: str, rows: Sequence[Row]) -> Iterator[str]:
         heading += ["new: HR@10", "new: recall@10", "new: NDCG@10", "new: MRR"]
     yield f"| {' | '.join(heading)} |"
     yield f"|---|{'--:|' * (len(heading) - 1)}"
-    for row in sorted(rows, key=lambda one: -one.views.overall.ndcg):
+    for row in sorted(rows, key=lambda row: -row.views.overall.ndcg):
         yield f"| {row.method} | {' | '.join(figures(row))} |"
     yield ""
-    yield asked("All", first.overall) + asked("; again", first.again) + asked("; new", first.new) + "."
+    yield (
+        describe_users("All", first.overall)
+        + describe_users("; again", first.again)
+        + describe_users("; new", first.new)
+        + "."
+    )
     yield ""
     for row in rows:
-        new = "" if row.setting == row.new_setting else f"; for new {written(row.new_setting)}"
-        yield f"- {row.method}: {written(row.setting)}{new} ({row.tried} tried)"
+        new = "" if row.setting == row.new_setting else f"; for new {format_setting(row.new_setting)}"
+        yield f"- {row.method}: {format_setting(row.setting)}{new} ({row.tried} tried)"
     yield ""
 
 
@@ -45,18 +50,18 @@ def figures(row: Row) -> Iterator[str]:
             yield from (f"{getattr(view, field):.4f}" for field in fields)
 
 
-def asked(what: str, view: RankingMetrics | None) -> str:
-    return "" if view is None else f"{what}: {view.users:,} users"
+def describe_users(label: str, view: RankingMetrics | None) -> str:
+    return "" if view is None else f"{label}: {view.users:,} users"
 
 
-def written(setting: object) -> str:
+def format_setting(setting: object) -> str:
     return json.dumps(setting).replace('"', "").strip("{}") or "nothing to choose"
 
 
 def write(folder: Path, tables: dict[str, Sequence[Row]]) -> str:
-    """Both files into the folder; returns the tables."""
+    """Write both files into the folder. Return the Markdown."""
     text = "\n".join(line for title, rows in tables.items() for line in lines(title, rows))
     (folder / "report.md").write_text(text)
-    every = {title: [asdict(row) for row in rows] for title, rows in tables.items()}
-    (folder / "report.json").write_text(json.dumps(every, indent=1) + "\n")
+    content = {title: [asdict(row) for row in rows] for title, rows in tables.items()}
+    (folder / "report.json").write_text(json.dumps(content, indent=1) + "\n")
     return text

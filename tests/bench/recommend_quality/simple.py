@@ -1,4 +1,4 @@
-"""Recommenders that need no training: popularity, what the user had most, and user neighbours over baskets."""
+"""Recommenders without training: popularity, the user's most frequent items, and user neighbours over baskets."""
 
 from __future__ import annotations
 
@@ -17,78 +17,83 @@ Rankings = NDArray[np.integer]
 
 
 def popularity(training: Interactions, days: float | None = None) -> Scores:
-    """(items,): how many baskets of the last `days` of training have the item."""
-    trails = training.users.values()
-    items, times = np.concatenate([one.items for one in trails]), np.concatenate([one.times for one in trails])
+    """Return the number of baskets with each item, (items,), in the last `days` of training."""
+    sequences = training.users.values()
+    items, times = (
+        np.concatenate([sequence.items for sequence in sequences]),
+        np.concatenate([sequence.times for sequence in sequences]),
+    )
     if days is not None:
         items = items[times > times.max() - days * DAY_S]
     return np.bincount(items, minlength=len(training.ids)).astype(np.float32)
 
 
-def ranked(scores: Scores, tie: Scores) -> Rankings:
-    """Rankings of scores (users, items); of equal scores the one with the greater `tie` (items,) comes first."""
+def rank_with_ties(scores: Scores, tie: Scores) -> Rankings:
+    """Rank by scores (users, items). Of equal scores, the item with the greater `tie` (items,) comes first."""
     order = np.argsort(-tie, kind="stable")
-    places = sort_by_score(scores[:, order])
-    return np.where(places < 0, places, order[places])
+    positions = sort_by_score(scores[:, order])
+    return np.where(positions < 0, positions, order[positions])
 
 
-def by_chance(split: Split, seed: int) -> Rankings:
-    chance = np.random.default_rng(seed)
-    return sort_by_score(chance.random((len(split.users), len(split.training.ids)), np.float32))
+def rank_randomly(split: Split, seed: int) -> Rankings:
+    rng = np.random.default_rng(seed)
+    return sort_by_score(rng.random((len(split.users), len(split.training.ids)), np.float32))
 
 
 def most_popular(split: Split, days: float | None) -> Rankings:
-    """`days`: counted over these last days, all of training where None; ties by all of training."""
+    """Rank by popularity in the last `days`, or in all training if None. Ties go by all training."""
     scores = popularity(split.training, days)
-    row = ranked(scores[None], popularity(split.training))
+    row = rank_with_ties(scores[None], popularity(split.training))
     return np.repeat(row, len(split.users), axis=0)
 
 
 def own_most_frequent(split: Split, tie: str) -> Rankings:
-    """By number of the user's baskets, of equal items the most recent or popular first; then others by popularity."""
+    """Rank by the number of the user's baskets. Ties go by recency or popularity, then other items by popularity."""
     counts = popularity(split.training)
     scores = np.zeros((len(split.users), len(split.training.ids)), np.float32)
-    for row, trail in zip(scores, split.histories, strict=True):
-        np.add.at(row, trail.items, 1)
+    for row, sequence in zip(scores, split.histories, strict=True):
+        np.add.at(row, sequence.items, 1)
         if tie == "recent":
-            last = np.zeros(len(row))
-            np.maximum.at(last, trail.items, trail.baskets + 1)
-            row += last / (last.max() + 1)
-    return ranked(scores, counts)
+            recency = np.zeros(len(row))
+            np.maximum.at(recency, sequence.items, sequence.baskets + 1)
+            row += recency / (recency.max() + 1)
+    return rank_with_ties(scores, counts)
 
 
 def tifu_knn(
     split: Split, neighbours: int, own: float, groups: int, in_group: float, between: float, recent_days: float | None
 ) -> Rankings:
-    """TIFU-kNN (Hu et al. 2020): a user is the time-decayed mean of his baskets, mixed with those of his neighbours.
+    """Rank with TIFU-kNN (Hu et al. 2020): a user is the time-decayed mean of baskets, mixed with the neighbours'.
 
-    `own`: weight of the user's own vector; `in_group` and `between`: decay from a basket to the one before, within a
-    group of baskets and from group to group; ties and strangers by popularity of the `recent_days`.
+    `own` is the weight of the user's own vector. `in_group` and `between` are the decay per basket within a group of
+    baskets, and per group. Ties and unseen items go by popularity in the `recent_days`.
     """
-    everyone = split.training.users
-    vectors = decayed(everyone.values(), len(split.training.ids), groups, in_group, between)
-    place = {user: number for number, user in enumerate(everyone)}
-    asked = np.asarray([place[user] for user in split.users])
+    users = split.training.users
+    vectors = decay_baskets(users.values(), len(split.training.ids), groups, in_group, between)
+    positions = {user: index for index, user in enumerate(users)}
+    queries = np.asarray([positions[user] for user in split.users])
     squares = (vectors**2).sum(axis=1)
-    near = squares[None] - 2 * vectors[asked] @ vectors.T
-    near[np.arange(len(asked)), asked] = np.inf
-    nearest = np.argpartition(near, neighbours, axis=1)[:, :neighbours]
-    scores = own * vectors[asked]
-    for row, others in zip(scores, nearest, strict=True):
-        row += (1 - own) * vectors[others].mean(axis=0)
-    return ranked(scores, popularity(split.training, recent_days))
+    distances = squares[None] - 2 * vectors[queries] @ vectors.T
+    distances[np.arange(len(queries)), queries] = np.inf
+    nearest = np.argpartition(distances, neighbours, axis=1)[:, :neighbours]
+    scores = own * vectors[queries]
+    for row, neighbour_rows in zip(scores, nearest, strict=True):
+        row += (1 - own) * vectors[neighbour_rows].mean(axis=0)
+    return rank_with_ties(scores, popularity(split.training, recent_days))
 
 
-def decayed(trails: Iterable[InteractionSequence], items: int, groups: int, in_group: float, between: float) -> Scores:
-    trails = list(trails)
-    vectors = np.zeros((len(trails), items), np.float32)
-    for row, trail in zip(vectors, trails, strict=True):
-        baskets = trail.each_basket()
+def decay_baskets(
+    sequences: Iterable[InteractionSequence], items: int, groups: int, in_group: float, between: float
+) -> Scores:
+    sequences = list(sequences)
+    vectors = np.zeros((len(sequences), items), np.float32)
+    for row, sequence in zip(vectors, sequences, strict=True):
+        baskets = sequence.each_basket()
         size = -(-len(baskets) // groups)
-        first = size * groups - len(baskets)  # a group that is not full is the oldest
-        used = -(-len(baskets) // size)
-        for number, basket in enumerate(baskets):
-            group, inside = divmod(number + first, size)
+        first = size * groups - len(baskets)  # an incomplete group is the oldest
+        group_count = -(-len(baskets) // size)
+        for index, basket in enumerate(baskets):
+            group, offset = divmod(index + first, size)
             members = size - (first % size if group == first // size else 0)
-            row[basket] += in_group ** (size - 1 - inside) / members * between ** (groups - 1 - group) / used
+            row[basket] += in_group ** (size - 1 - offset) / members * between ** (groups - 1 - group) / group_count
     return vectors

@@ -1,6 +1,6 @@
-"""One data set's comparison: each method tuned on the inner split, then measured once on what was held out.
+"""The comparison of methods on a data set: each is tuned on the inner split, then measured once on the held-out data.
 
-What is done is kept in a folder, so that a comparison that was cut off goes on where it stopped.
+Results are stored in a folder, so that an interrupted comparison continues.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from tests.bench.recommend_quality.simple import Rankings
 
 @dataclass(frozen=True, slots=True)
 class Views:
-    """`overall`: all targets among all items; `again`: those the user had before, among all items; `new`: those the
-    user never had, among the items the user never had. None where no user has such a target."""
+    """The metrics of a method over three sets of targets. None if no user has such a target.
+
+    - `overall` has all targets among all items.
+    - `again` has the targets that the user had before, among all items.
+    - `new` has the targets that the user never had, among the items that the user never had.
+    """
 
     overall: RankingMetrics
     again: RankingMetrics | None
@@ -31,7 +35,7 @@ class Views:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One method. `again` goes with `overall`; for `new` the setting that is best there may be another one."""
+    """The row of a method. The metrics of `new` have the best setting for them, the others that of `overall`."""
 
     method: str
     views: Views
@@ -45,19 +49,21 @@ def views(split: Split, rankings: Rankings) -> Views:
     again, new = split.repeat_targets(), split.novel_targets()
     return Views(
         measure_rankings(rankings, split.targets, items),
-        measure_rankings(rankings[among(split, again)], again.targets, items) if again.users else None,
-        measure_rankings(drop_items(rankings[among(split, new)], new.owned), new.targets, items) if new.users else None,
+        measure_rankings(rankings[user_mask(split, again)], again.targets, items) if again.users else None,
+        measure_rankings(drop_items(rankings[user_mask(split, new)], new.owned), new.targets, items)
+        if new.users
+        else None,
     )
 
 
-def among(split: Split, fewer: Split) -> NDArray[np.bool_]:
-    """Which of the split's users the other one has, (users,)."""
+def user_mask(split: Split, fewer: Split) -> NDArray[np.bool_]:
+    """Return the mask (users,) of the users of `split` that `fewer` has."""
     return np.isin(split.users, fewer.users)
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """`chosen_by`: the field of `Measures` that decides between settings, on `inner`."""
+    """A comparison. `chosen_by` is the field of `RankingMetrics` that selects settings on `inner`."""
 
     split: Split
     inner: Split
@@ -68,39 +74,40 @@ class Study:
         path = self.folder / f"{slug(method.name)}.json"
         if path.exists():
             return read_row(path)
-        tried = list(self._tried(method))
-        best = max(tried, key=lambda one: float(getattr(one[1].overall, self.chosen_by)))[0]
-        best_new = max(tried, key=lambda one: float(getattr(one[1].new, self.chosen_by, 0)))[0]
-        found = self._final(method, best)
-        new = found if best_new == best else self._final(method, best_new)
-        row = Row(method.name, Views(found.overall, found.again, new.new), best, best_new, len(tried))
+        trials = list(self._try_settings(method))
+        best = max(trials, key=lambda trial: float(getattr(trial[1].overall, self.chosen_by)))[0]
+        best_new = max(trials, key=lambda trial: float(getattr(trial[1].new, self.chosen_by, 0)))[0]
+        overall = self._measure(method, best)
+        new = overall if best_new == best else self._measure(method, best_new)
+        row = Row(method.name, Views(overall.overall, overall.again, new.new), best, best_new, len(trials))
         path.write_text(json.dumps(asdict(row), indent=1) + "\n")
         return row
 
-    def _final(self, method: Method, setting: Setting) -> Views:
+    def _measure(self, method: Method, setting: Setting) -> Views:
         ((_, rankings),) = method.rank(self.split, setting)
         return views(self.split, rankings)
 
-    def _tried(self, method: Method) -> Iterator[tuple[Setting, Views]]:
-        """Every setting on the inner split; a method with a single one is not tried at all."""
+    def _try_settings(self, method: Method) -> Iterator[tuple[Setting, Views]]:
+        """Yield every setting with its metrics on the inner split. A method with one setting is not measured."""
         if len(method.settings) == 1 and not isinstance(method.settings[0].get("epochs"), Sequence):
-            nothing = RankingMetrics(0, 0, 0, 0, 0, 0, 0)
-            yield method.settings[0], Views(nothing, None, None)
+            unmeasured = RankingMetrics(0, 0, 0, 0, 0, 0, 0)
+            yield method.settings[0], Views(unmeasured, None, None)
             return
         path = self.folder / f"{slug(method.name)}.tried.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        done = {one["asked"]: one["found"] for one in map(json.loads, lines)}
+        done = {trial["asked"]: trial["found"] for trial in map(json.loads, lines)}
         for setting in method.settings:
-            asked = json.dumps(setting)
-            if asked not in done:
-                found = [
-                    (told, asdict(views(self.inner, rankings))) for told, rankings in method.rank(self.inner, setting)
+            key = json.dumps(setting)
+            if key not in done:
+                results = [
+                    (used_setting, asdict(views(self.inner, rankings)))
+                    for used_setting, rankings in method.rank(self.inner, setting)
                 ]
-                done[asked] = found
+                done[key] = results
                 with path.open("a") as file:
-                    file.write(json.dumps({"asked": asked, "found": found}) + "\n")
-            for told, figures in done[asked]:
-                yield told, read_views(figures)
+                    file.write(json.dumps({"asked": key, "found": results}) + "\n")
+            for used_setting, figures in done[key]:
+                yield used_setting, read_views(figures)
 
 
 def study(split: Split, folder: Path) -> Study:
@@ -109,13 +116,13 @@ def study(split: Split, folder: Path) -> Study:
 
 
 def read_row(path: Path) -> Row:
-    kept = json.loads(path.read_text())
-    return Row(**{**kept, "views": read_views(kept["views"])})
+    content = json.loads(path.read_text())
+    return Row(**{**content, "views": read_views(content["views"])})
 
 
-def read_views(kept: dict[str, dict[str, float] | None]) -> Views:
-    parts = {name: None if one is None else RankingMetrics(**one) for name, one in kept.items()}  # type: ignore[arg-type]
-    return Views(**parts)  # type: ignore[arg-type]
+def read_views(content: dict[str, dict[str, float] | None]) -> Views:
+    views_by_name = {name: None if values is None else RankingMetrics(**values) for name, values in content.items()}  # type: ignore[arg-type]
+    return Views(**views_by_name)  # type: ignore[arg-type]
 
 
 def slug(name: str) -> str:

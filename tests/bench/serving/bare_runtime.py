@@ -1,7 +1,7 @@
-"""The limit: what the machine gives when nothing but the graph runs, one process per core with one thread each.
+"""The limit: the throughput of the bare graph, with one process per core and one thread per process.
 
-Texts are tokenised beforehand and grouped by length; the batch size is the best of those tried. As a command it is one
-of the processes; `measure` starts them together. No server, no queue, no answers.
+Texts are tokenised beforehand and grouped by length, and the batch size is the best of BATCH_SIZES. As a command, it is
+such a process; `measure` starts them together. There is no server and no queue, and answers are dropped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,6 +23,7 @@ from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, collate
 from models.text.tokenizer import Tokenizer
 from tests.bench.footprint.__main__ import pss_bytes
+from tests.bench.harness.parallel import run_together, wait_for_start
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
@@ -36,10 +36,10 @@ class Limit:
     pss_bytes: int
 
 
-def best(bundle: Path, texts: Sequence[str], processes: int, seconds: float) -> Limit:
-    """The fastest of the batch sizes, each tried for so many seconds."""
-    tried = [measure(bundle, texts, processes, size, seconds) for size in BATCH_SIZES]
-    return max(tried, key=lambda limit: limit.texts_per_s)
+def find_best_batch_size(bundle: Path, texts: Sequence[str], processes: int, seconds: float) -> Limit:
+    """Return the limit with the best batch size. Each size is measured for `seconds`."""
+    limits = [measure(bundle, texts, processes, size, seconds) for size in BATCH_SIZES]
+    return max(limits, key=lambda limit: limit.texts_per_s)
 
 
 def measure(bundle: Path, texts: Sequence[str], processes: int, batch_size: int, seconds: float) -> Limit:
@@ -48,36 +48,22 @@ def measure(bundle: Path, texts: Sequence[str], processes: int, batch_size: int,
         file.flush()
         arguments = [str(bundle), file.name, str(batch_size), str(seconds)]
         command = [sys.executable, "-m", "tests.bench.serving.bare_runtime", *arguments]
-        started = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(processes)]
-        for process in started:
-            _read(process)  # loaded and warm
-        for process in started:
-            assert process.stdin is not None
-            process.stdin.close()
-        found = [_read(process) for process in started]
-        for process in started:
-            process.wait()
-    done = sum(one["texts"] for one in found)
+        results = run_together(command, processes)
+    total = sum(result["texts"] for result in results)
     return Limit(
         batch_size,
-        sum(one["texts"] / one["seconds"] for one in found),
-        sum(one["cpu_s"] for one in found) / done * 1000,
-        round(sum(one["pss_bytes"] for one in found)),
+        sum(result["texts"] / result["seconds"] for result in results),
+        sum(result["cpu_s"] for result in results) / total * 1000,
+        round(sum(result["pss_bytes"] for result in results)),
     )
 
 
-def _read(process: subprocess.Popen[bytes]) -> dict[str, float]:
-    assert process.stdout is not None
-    found: dict[str, float] = json.loads(process.stdout.readline())
-    return found
-
-
 def _batches(bundle: Path, texts: Sequence[str], size: int) -> tuple[OnnxRuntime, list[Batch]]:
-    """Neighbours in length together; the batches in a random order, so that any part of them is like the whole."""
+    """Return batches of similar lengths, in a random order so that every prefix is like the whole."""
     loaded = load_bundle(bundle)
     tokenizer = Tokenizer(loaded.tokenizer, loaded.max_tokens)
-    tokens = sorted((tokenizer.encode(text) for text in texts), key=lambda one: one.length)
-    batches = [collate(tokens[start : start + size], tokenizer.pad_id) for start in range(0, len(tokens), size)]
+    encodings = sorted((tokenizer.encode(text) for text in texts), key=lambda encoding: encoding.length)
+    batches = [collate(encodings[start : start + size], tokenizer.pad_id) for start in range(0, len(encodings), size)]
     Random(os.getpid()).shuffle(batches)
     return OnnxRuntime(loaded.graph, threads=1), batches
 
@@ -100,12 +86,13 @@ def main() -> None:
     parser.add_argument("texts", type=Path)
     parser.add_argument("batch_size", type=int)
     parser.add_argument("seconds", type=float)
-    given = parser.parse_args()
-    runtime, batches = _batches(given.bundle, json.loads(given.texts.read_text(encoding="utf-8")), given.batch_size)
+    options = parser.parse_args()
+    runtime, batches = _batches(
+        options.bundle, json.loads(options.texts.read_text(encoding="utf-8")), options.batch_size
+    )
     runtime.run(batches[0])
-    print("{}", flush=True)
-    sys.stdin.read()  # closed when all processes are ready
-    print(json.dumps(_work(runtime, batches, given.seconds)), flush=True)
+    wait_for_start()
+    print(json.dumps(_work(runtime, batches, options.seconds)), flush=True)
 
 
 if __name__ == "__main__":

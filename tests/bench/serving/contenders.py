@@ -1,7 +1,7 @@
-"""Who is measured, how each is started and asked, and with which settings: the one list of them.
+"""The list of contenders: their commands, requests and settings.
 
 All serve the same bundle on all cores of the machine. A peer is a script in `peers`, as simple as its users would write
-it; what is said of its settings here goes into the report. Knows no workload.
+it. The settings described here go into the report. Independent of the workloads.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class Kind(Enum):
 
 
 class Answers(Enum):
-    """What a contender's labels are compared with before it is measured."""
+    """The labels that a contender must return before it is measured."""
 
     CALIBRATED = "the bundle's calibrated prediction"
     PLAIN = "the largest logit"
-    OTHER = "nothing: its answers are of another kind"
+    OTHER = "nothing: its answers have another form"
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What the placeholders in a command and in an environment stand for."""
+    """The values of the placeholders in commands and environments."""
 
     bundle: Path
-    environments: Path  # folder of the virtual environments that have the peers' libraries
+    environments: Path  # folder of the peers' virtual environments
     port: int
     cores: int
 
@@ -52,7 +52,7 @@ def _list_of_inputs(texts: Sequence[str]) -> object:
 
 
 def _labels(answer: Any) -> list[str]:
-    return [one["label"] for one in answer]
+    return [result["label"] for result in answer]
 
 
 def _heed_labels(answer: Any) -> list[str]:
@@ -60,7 +60,7 @@ def _heed_labels(answer: Any) -> list[str]:
 
 
 def _tensor(texts: Sequence[str]) -> object:
-    """As the Open Inference Protocol has it."""
+    """Return a body of the Open Inference Protocol."""
     return {"inputs": [{"name": "texts", "datatype": "BYTES", "shape": [len(texts), 1], "data": list(texts)}]}
 
 
@@ -79,30 +79,30 @@ class Contender:
     body: Callable[[Sequence[str]], object] = _inputs
     answers: Answers = Answers.PLAIN
     labels: Callable[[Any], list[str]] = _labels
-    deadline_header: str = ""  # by which a caller of an open loop can say, in milliseconds, how long it will wait
-    ready: str = ""  # path that answers 200 when it is up; without one, the first good answer tells
-    libraries: str = ""  # the environment that has them; this one if empty
-    packages: tuple[str, ...] = ()  # whose versions are reported
+    deadline_header: str = ""  # carries the deadline of an open loop, in milliseconds
+    ready: str = ""  # path that returns 200 once the server is up; if empty, the first good answer counts
+    libraries: str = ""  # the virtual environment with its libraries; if empty, the current one
+    packages: tuple[str, ...] = ()  # packages whose versions are reported
     environment: Mapping[str, str] = field(default_factory=dict)
-    usual: bool = True  # measured when nobody names contenders
+    usual: bool = True  # whether it is measured by default
 
     def python(self, environments: Path) -> Path:
         return environments / self.libraries / "bin" / "python" if self.libraries else Path(sys.executable)
 
     def command_on(self, machine: Machine) -> list[str]:
-        places = {
+        values = {
             "python": self.python(machine.environments),
             "port": machine.port,
             "bundle": machine.bundle,
             "cores": machine.cores,
         }
-        return [part.format(**places) for part in self.command]
+        return [argument.format(**values) for argument in self.command]
 
     def environment_on(self, machine: Machine) -> dict[str, str]:
-        """The tokenizer's own threads are off everywhere: cores are shared out by processes."""
+        """Return the environment variables. Threads of the tokenizer are off, because every core has a process."""
         common = {"BUNDLE": str(machine.bundle), "PORT": str(machine.port), "CORES": str(machine.cores)}
-        own = {name: value.format(cores=machine.cores) for name, value in self.environment.items()}
-        return {**common, "TOKENIZERS_PARALLELISM": "false", **own}
+        specific = {name: value.format(cores=machine.cores) for name, value in self.environment.items()}
+        return {**common, "TOKENIZERS_PARALLELISM": "false", **specific}
 
 
 _UVICORN = ("{python}", "-m", "uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--no-access-log")
@@ -111,14 +111,14 @@ LIMIT = Contender(
     "limit",
     "Limit: ONNX Runtime, no server",
     Kind.LIMIT,
-    "one process per core, one thread each; tokenised beforehand, grouped by length, best batch size of those tried",
+    "one process per core, one thread each; tokenised beforehand, grouped by length, best batch size",
     packages=("onnxruntime",),
 )
 INLINE = Contender(
     "heed",
     "Heed inline",
     Kind.HEED,
-    "`heed serve` with its defaults, replicas = cores; arrivals say how long they wait (X-Request-Timeout-Ms)",
+    "`heed serve` with its defaults, replicas = cores; open loops send their deadline (X-Request-Timeout-Ms)",
     (*COMMAND, "--port", "{port}", "--bundle", "{bundle}", "--replicas", "{cores}"),
     path="/v1/sentiment",
     answers=Answers.CALIBRATED,
@@ -130,8 +130,8 @@ REMOTE = replace(
     INLINE,
     name="heed-remote",
     title="Heed remote",
-    settings="`heed serve` with gateways = cores, and as many replicas of the model from the start; the same header",
-    # A replica that is added in mid-turn would make two rates one.
+    settings="`heed serve` with gateways = cores, model replicas = cores from the start; the same header",
+    # A replica added during a turn would mix two rates.
     environment={
         "HEED_PLACEMENT": "remote",
         "HEED_MODEL_REPLICAS_MIN": "{cores}",
@@ -160,10 +160,10 @@ INTENTS = replace(
     INLINE,
     name="heed-intent",
     title="Heed inline, intents",
-    settings="`heed serve` with its defaults, asked at /v1/intent: a model of the same shape, and a head after it",
+    settings="`heed serve` with its defaults, requests to /v1/intent: a model of the same shape, then a head",
     path="/v1/intent",
     answers=Answers.OTHER,
-    labels=lambda answer: [str(one["intent"]) for one in answer["results"]],
+    labels=lambda answer: [str(result["intent"]) for result in answer["results"]],
 )
 HANDMADE = Contender(
     "handmade",
@@ -199,7 +199,7 @@ RAY_SERVE = Contender(
     "Ray Serve, defaults",
     Kind.BATCHING,
     "replicas = cores, one thread each; `@serve.batch` of at most 16 requests, 5 ms wait; max_ongoing_requests 100, "
-    "all else as it comes, its access log too",
+    "otherwise defaults, including its access log",
     ("{python}", "ray_batching.py"),
     libraries="bench",
     packages=("ray",),
@@ -229,21 +229,17 @@ TRITON = Contender(
     libraries="bench-older",
     packages=("nvidia-pytriton",),
     ready="/v2/models/sentiment/ready",
-    # Its own libpython does not fit the standard library of every 3.11, and its shared memory fails on that.
+    # Its libpython does not match the standard library of every 3.11, which breaks its shared memory.
     environment={"PYTRITON_NO_TENSORSTORE": "1"},
 )
-MLSERVER = Contender(
-    "mlserver",
-    "MLServer",
-    Kind.BATCHING,
-    "parallel workers = cores, one thread each; adaptive batching, at most 16 requests, 5 ms wait",
-    ("{python}", "mlserver_batching.py"),
-    path="/v2/models/sentiment/infer",
-    body=_tensor,
-    labels=_tensor_labels,
-    libraries="bench-older",
+MLSERVER = replace(
+    TRITON,
+    name="mlserver",
+    title="MLServer",
+    settings="parallel workers = cores, one thread each; adaptive batching, at most 16 requests, 5 ms wait",
+    command=("{python}", "mlserver_batching.py"),
     packages=("mlserver",),
-    ready="/v2/models/sentiment/ready",
+    environment={},
 )
 
 CONTENDERS = (

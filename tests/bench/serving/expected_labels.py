@@ -1,4 +1,4 @@
-"""The labels that a contender must give before it is measured: computed here, text by text, from the same bundle."""
+"""The labels that a contender must return before it is measured, computed text by text from the same bundle."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from models.text.tokenizer import Tokenizer
 from tests.bench.serving.contenders import Answers
 
 
-def expected(bundle: Bundle, texts: Sequence[str]) -> Mapping[Answers, Sequence[str]]:
+def compute_expected_labels(bundle: Bundle, texts: Sequence[str]) -> Mapping[Answers, Sequence[str]]:
     tokenizer, runtime = Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(bundle.graph)
-    found: dict[Answers, list[str]] = {Answers.PLAIN: [], Answers.CALIBRATED: []}
+    labels: dict[Answers, list[str]] = {Answers.PLAIN: [], Answers.CALIBRATED: []}
     for text in texts:
-        tokens = tokenizer.encode(text)
-        logits = runtime.run(collate([tokens], tokenizer.pad_id))
-        found[Answers.PLAIN].append(bundle.task.labels[int(logits.argmax())])
-        scores = calibrate_logits(logits, [find_scaling(bundle.calibration, tokens.language, tokens.has_entity)])
-        found[Answers.CALIBRATED].append(bundle.task.labels[int(scores.argmax())])
-    return found
+        encoding = tokenizer.encode(text)
+        logits = runtime.run(collate([encoding], tokenizer.pad_id))
+        labels[Answers.PLAIN].append(bundle.task.labels[int(logits.argmax())])
+        scores = calibrate_logits(logits, [find_scaling(bundle.calibration, encoding.language, encoding.has_entity)])
+        labels[Answers.CALIBRATED].append(bundle.task.labels[int(scores.argmax())])
+    return labels

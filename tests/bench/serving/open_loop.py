@@ -1,8 +1,8 @@
-"""An open loop: requests leave at a constant rate, whatever has been answered.
+"""An open loop: requests are sent at a constant rate, independent of the answers.
 
-Latency is counted from when a request was meant to leave, so a server that stalls cannot hide it (no coordinated
-omission). Every request has a connection to itself while it waits; a caller whose deadline passed gives up and closes
-it. Our own, because none of the packaged generators sends a different body with each request at a given rate.
+Latency counts from when a request was due, so a server that stalls cannot hide it (no coordinated omission). Every
+request has a connection of its own while it waits. After its deadline, the caller closes the connection. No packaged
+generator sends a different body with each request at a constant rate.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from httptools import HttpParserError, HttpResponseParser
 
 from tests.bench.harness.closed_loop import Load, percentile_ms
 
-_LAST_S = 0.01  # how often is looked, once all requests have left, whether the last was answered
+_POLL_S = 0.01  # between looks at the pending requests, after the last one was sent
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time; the answer's end is found by the parser that uvicorn's own speed rests on."""
+    """A connection with at most one pending request. It parses answers with httptools, as uvicorn does."""
 
     def __init__(self, run: _Run) -> None:
         self._run = run
@@ -59,7 +59,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Run:
-    """The state of one open loop: who waits, who is free, what was counted."""
+    """The state of an open loop: waiting and free connections, and the counts."""
 
     def __init__(self, port: int, deadline_s: float) -> None:
         self._port = port
@@ -70,7 +70,7 @@ class _Run:
         self.latencies_s: list[float] = []
         self.refused = self.broken = self.late = 0
 
-    def ask(self, request: bytes, due_s: float) -> None:
+    def submit(self, request: bytes, due_s: float) -> None:
         if self._free:
             self._send(self._free.pop(), request, due_s)
         else:
@@ -125,7 +125,7 @@ class _Run:
     async def close(self) -> None:
         for connection in self._free:
             connection.give_up()
-        await asyncio.sleep(0)  # in which the event loop lets go of them
+        await asyncio.sleep(0)  # lets the event loop close them
 
     @property
     def pending(self) -> bool:
@@ -133,33 +133,33 @@ class _Run:
 
 
 def measure(port: int, requests: Sequence[bytes], rate: float, seconds: float, deadline_s: float) -> Load:
-    """Ask at so many requests per second; returns when the last one was answered or its deadline passed."""
+    """Send `rate` requests per second. Return when the last one was answered or its deadline has passed."""
     return asyncio.run(_measure(port, requests, rate, seconds, deadline_s))
 
 
 async def _measure(port: int, requests: Sequence[bytes], rate: float, seconds: float, deadline_s: float) -> Load:
     run = _Run(port, deadline_s)
     bodies: Iterator[bytes] = cycle(requests)
-    asked, total = 0, int(rate * seconds)
+    sent, total = 0, int(rate * seconds)
     cpu_s, started_s = time.process_time(), time.perf_counter()
-    while asked < total or run.pending:
+    while sent < total or run.pending:
         run.expire(time.perf_counter())
-        due_s = started_s + asked / rate
-        if asked < total and due_s <= time.perf_counter():
-            run.ask(next(bodies), due_s)
-            asked += 1
+        due_s = started_s + sent / rate
+        if sent < total and due_s <= time.perf_counter():
+            run.submit(next(bodies), due_s)
+            sent += 1
         else:
-            await asyncio.sleep(due_s - time.perf_counter() if asked < total else _LAST_S)
+            await asyncio.sleep(due_s - time.perf_counter() if sent < total else _POLL_S)
     cpu_s = time.process_time() - cpu_s
     await run.close()
-    good = [latency_s for latency_s in run.latencies_s if latency_s <= deadline_s]
+    in_time = [latency_s for latency_s in run.latencies_s if latency_s <= deadline_s]
     return Load(
         seconds=seconds,
-        answered=len(good),
+        answered=len(in_time),
         refused=run.refused,
         broken=run.broken,
-        late=run.late + len(run.latencies_s) - len(good),
-        p50_ms=percentile_ms(good, 50),
-        p99_ms=percentile_ms(good, 99),
+        late=run.late + len(run.latencies_s) - len(in_time),
+        p50_ms=percentile_ms(in_time, 50),
+        p99_ms=percentile_ms(in_time, 99),
         generator_cpu_s=cpu_s,
     )

@@ -1,7 +1,7 @@
-"""One contender's turn: start it, see that it answers rightly, warm it, measure every workload, end it.
+"""A turn of a contender: start it, check its answers, warm it up, measure every workload, stop it.
 
-Contenders take turns on the same machine, so a turn leaves nothing behind. Knows how to measure; what the numbers are
-worth beside each other is the report's.
+Contenders take turns on the same machine, so a turn leaves no process behind. Comparing the measurements is the task of
+the report.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from tests.support.local_service import JSON, Client, metric_sum
 
 _START_S = 120.0
 _WARM_UP_S = 3.0
-_BACKLOG_S = 30.0  # at most, for what the last load left in the queues
-CHECKED, _WRONG = 32, 2  # texts whose labels are compared, and how many may differ before the contender is refused
+_BACKLOG_S = 30.0  # at most, for the queues to drain after a load
+CHECKED, _MAX_WRONG = 32, 2  # texts whose labels are compared, and the labels that may differ
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Counts are requests; NaN stands for what this contender, or this workload, does not have."""
+    """A measurement. Counts are requests. NaN is a value that the contender or the workload does not have."""
 
     contender: str
     workload: str
     round: int
-    requests_per_s: float  # answered well, and before the deadline
+    requests_per_s: float  # answered successfully, before the deadline
     texts_per_s: float
     p50_ms: float
     p99_ms: float
-    cpu_ms: float  # of the whole process tree, for one request
+    cpu_ms: float  # of the whole process tree, per request
     pss_bytes: float
     refused: int = 0
     broken: int = 0
     late: int = 0
     padding: float = math.nan  # padded over real tokens
-    generator_cores: float = 0.0  # that the load generator used beside the server
+    generator_cores: float = 0.0  # used by the load generator
     start_s: float = math.nan  # from the command to the first right answer
     note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
-    """What is asked, and the labels that the first short texts should get, by how a contender answers."""
+class Inputs:
+    """The text sets, and the expected labels of the first short texts by the kind of answers."""
 
     sets: Mapping[str, TextSet]
     labels: Mapping[Answers, Sequence[str]]
@@ -62,12 +62,12 @@ class Questions:
 class Turn:
     contender: Contender
     machine: Machine
-    questions: Questions
+    inputs: Inputs
     seconds: float
     round: int
 
     def serve(self, workloads: Sequence[Workload], log: Path) -> Generator[Measurement]:
-        """Measurements as they are made, the server up until the next is asked for; raises NotStartedError."""
+        """Yield a measurement per workload while the server runs. Raise NotStartedError if it fails to start."""
         machine, contender = self.machine, self.contender
         _refuse_unknown_settings(contender)
         tree = Tree(contender.command_on(machine), PEERS, contender.environment_on(machine), log)
@@ -80,28 +80,30 @@ class Turn:
                 for workload in workloads:
                     if workload.load is not None and not capacity > 0:
                         raise LoadError(f"no rate for {workload.name}: nothing was answered to {CAPACITY}")
-                    tree.rest(_BACKLOG_S)
-                    found = self._measure(tree, client, workload, capacity, start_s)
-                    capacity = found.requests_per_s if workload.name == CAPACITY else capacity
-                    yield found
+                    tree.wait_idle(_BACKLOG_S)
+                    measurement = self._measure(tree, client, workload, capacity, start_s)
+                    capacity = measurement.requests_per_s if workload.name == CAPACITY else capacity
+                    yield measurement
         finally:
             tree.stop()
 
     def compute(self, workloads: Sequence[Workload], sizes: dict[str, int]) -> Iterator[Measurement]:
-        """The limit's turn: no server. The best batch size of each set is searched once and kept in `sizes`."""
+        """Yield the measurements of the limit. `sizes` caches the best batch size of each text set."""
         bundle, cores = self.machine.bundle, self.machine.cores
         for workload in workloads:
-            texts = self.questions.sets[workload.texts].texts
+            texts = self.inputs.sets[workload.texts].texts
             if workload.connections == 1:
-                one = engine_only.measure(bundle, texts, self.seconds)
+                speed = engine_only.measure(bundle, texts, self.seconds)
                 nan = math.nan
-                yield self._limit(workload, one.texts_per_s, one.p50_ms, one.p99_ms, nan, nan, "engine alone")
+                yield self._limit(workload, speed.texts_per_s, speed.p50_ms, speed.p99_ms, nan, nan, "engine only")
             elif workload.connections == 64:
                 if workload.texts not in sizes:
-                    sizes[workload.texts] = bare_runtime.best(bundle, texts, cores, self.seconds / 3).batch_size
+                    sizes[workload.texts] = bare_runtime.find_best_batch_size(
+                        bundle, texts, cores, self.seconds / 3
+                    ).batch_size
                 size = sizes[workload.texts]
-                best = bare_runtime.measure(bundle, texts, cores, size, self.seconds)
-                rates = (best.texts_per_s, math.nan, math.nan, best.cpu_ms_per_text, best.pss_bytes)
+                limit = bare_runtime.measure(bundle, texts, cores, size, self.seconds)
+                rates = (limit.texts_per_s, math.nan, math.nan, limit.cpu_ms_per_text, limit.pss_bytes)
                 yield self._limit(workload, *rates, f"batch size {size}")
 
     def _limit(
@@ -118,19 +120,19 @@ class Turn:
         except (OSError, http.client.HTTPException):
             return False
         if reply.status in (400, 415, 422):
-            raise NotStartedError(f"does not understand the question: {reply.status} {reply.body[:200]!r}")
+            raise NotStartedError(f"rejects the request: {reply.status} {reply.body[:200]!r}")
         return reply.status == 200
 
     def _check(self, client: Client) -> None:
-        """Refuse to measure a contender that answers something else, alone or in one request."""
-        expected = self.questions.labels.get(self.contender.answers)
+        """Raise NotStartedError if labels differ from the expected ones, in single requests or in a list."""
+        expected = self.inputs.labels.get(self.contender.answers)
         if expected is None:
             return
-        asked = [*self._bodies("short", 1)[:CHECKED], self._bodies("short", CHECKED)[0]]
-        found = [label for body in asked for label in self._labels(client, body)]
-        wrong = sum(a != b for a, b in zip(found, [*expected, *expected], strict=False))
-        if len(found) != 2 * len(expected) or wrong > _WRONG:
-            raise NotStartedError(f"{wrong} of {len(found)} labels differ from {self.contender.answers.value}")
+        bodies = [*self._bodies("short", 1)[:CHECKED], self._bodies("short", CHECKED)[0]]
+        labels = [label for body in bodies for label in self._labels(client, body)]
+        wrong = sum(a != b for a, b in zip(labels, [*expected, *expected], strict=False))
+        if len(labels) != 2 * len(expected) or wrong > _MAX_WRONG:
+            raise NotStartedError(f"{wrong} of {len(labels)} labels differ from {self.contender.answers.value}")
 
     def _labels(self, client: Client, body: bytes) -> list[str]:
         return self.contender.labels(client.send("POST", self.contender.path, body, JSON).json)
@@ -138,35 +140,35 @@ class Turn:
     def _measure(self, tree: Tree, client: Client, workload: Workload, capacity: float, start_s: float) -> Measurement:
         padded = self._padding(client)
         before = tree.cpu_s()
-        found = self._run(workload, capacity)
+        load = self._run(workload, capacity)
         used_s = sum(used - before.get(pid, 0.0) for pid, used in tree.cpu_s().items())
         pss_bytes = tree.pss_bytes()
-        rate = found.answered / found.seconds
+        rate = load.answered / load.seconds
         return Measurement(
             self.contender.name,
             workload.name,
             self.round,
             rate,
             rate * workload.texts_per_request,
-            found.p50_ms,
-            found.p99_ms,
-            used_s * 1000 / found.answered if found.answered else math.nan,
+            load.p50_ms,
+            load.p99_ms,
+            used_s * 1000 / load.answered if load.answered else math.nan,
             pss_bytes,
-            found.refused,
-            found.broken,
-            found.late,
+            load.refused,
+            load.broken,
+            load.late,
             padded(),
-            found.generator_cpu_s / found.seconds,
+            load.generator_cpu_s / load.seconds,
             start_s,
-            "" if workload.load is None else f"{workload.load * capacity:.0f} a second sent",
+            "" if workload.load is None else f"{workload.load * capacity:.0f} per second sent",
         )
 
     def _run(self, workload: Workload, capacity: float) -> Load:
         bodies = self._bodies(workload.texts, workload.texts_per_request)
         if workload.load is None:
             return self._load(bodies, workload.connections, self.seconds)
-        told = self.contender.deadline_header
-        extra = f"{told}: {round(workload.deadline_s * 1000)}\r\n" if told else ""
+        header = self.contender.deadline_header
+        extra = f"{header}: {round(workload.deadline_s * 1000)}\r\n" if header else ""
         requests = [http_request(self.contender.path, body, extra) for body in bodies]
         rate = workload.load * capacity
         return open_loop.measure(self.machine.port, requests, rate, self.seconds, workload.deadline_s)
@@ -175,14 +177,14 @@ class Turn:
         url = f"http://127.0.0.1:{self.machine.port}{self.contender.path}"
         return closed_loop(url, bodies, connections, seconds)
 
-    def _bodies(self, texts: str, size: int) -> list[bytes]:
-        """The set in order, so many texts a request."""
-        asked = self.questions.sets[texts].texts
-        parts = [asked[start : start + size] for start in range(0, len(asked) - size + 1, size)]
-        return [json.dumps(self.contender.body(part)).encode() for part in parts]
+    def _bodies(self, name: str, size: int) -> list[bytes]:
+        """Return the bodies of the text set in order, with `size` texts per request."""
+        texts = self.inputs.sets[name].texts
+        chunks = [texts[start : start + size] for start in range(0, len(texts) - size + 1, size)]
+        return [json.dumps(self.contender.body(chunk)).encode() for chunk in chunks]
 
     def _padding(self, client: Client) -> Callable[[], float]:
-        """Called after the load: padded over real tokens of all that ran since now."""
+        """Return a function that returns padded over real tokens since this call."""
         if self.contender.kind is not Kind.HEED:
             return lambda: math.nan
         real, padded = self._counts(client)
@@ -198,7 +200,7 @@ class Turn:
 
 
 def _refuse_unknown_settings(contender: Contender) -> None:
-    """A variable that no setting reads is ignored in silence: one placement would be measured under another's name."""
+    """Raise NotStartedError for unknown settings. Heed ignores them, so a wrong configuration would be measured."""
     known = {f"HEED_{name.upper()}" for name in Settings.model_fields}
     if unknown := [name for name in contender.environment if name.startswith("HEED_") and name not in known]:
         raise NotStartedError(f"this Heed has no setting {unknown[0]}")

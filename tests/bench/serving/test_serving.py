@@ -1,4 +1,4 @@
-"""The parts of the serving benchmark that could mislead without anyone noticing."""
+"""Tests of the parts of the serving benchmark whose faults would go unnoticed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.bench.harness.closed_loop import http_request
 from tests.bench.harness.processes import NotStartedError
 from tests.bench.serving import open_loop, texts
 from tests.bench.serving.contenders import INLINE, Machine
-from tests.bench.serving.report import About, markdown
-from tests.bench.serving.session import Measurement, Questions, Turn
-from tests.bench.serving.targets import Figure, Round
-from tests.bench.serving.workloads import CAPACITY, WORKLOADS, chosen
+from tests.bench.serving.report import About, render
+from tests.bench.serving.session import Inputs, Measurement, Turn
+from tests.bench.serving.targets import Round, Target
+from tests.bench.serving.workloads import CAPACITY, WORKLOADS, choose_workloads
 
 REQUESTS = [http_request("/predict", b"{}")]
 
@@ -33,7 +33,7 @@ REQUESTS = [http_request("/predict", b"{}")]
 def server(
     delay_s: float = 0.0, stall: tuple[float, float] = (0.0, 0.0), status: int = 200, chunked: bool = False
 ) -> Iterator[int]:
-    """The port of one that waits before each answer, and answers nothing between two times after its first request."""
+    """Run a server and yield its port. It answers with a delay. Within `stall` of its first request, it is silent."""
     first_s: list[float] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -44,14 +44,14 @@ def server(
             since_s = time.monotonic() - first_s[0]
             self.rfile.read(int(self.headers["Content-Length"]))
             time.sleep(stall[1] - since_s if stall[0] <= since_s < stall[1] else delay_s)
-            with suppress(ConnectionError):  # of a caller who gave up
+            with suppress(ConnectionError):  # the caller has given up
                 self.send_response(status)
                 self.send_header(*(("Transfer-Encoding", "chunked") if chunked else ("Content-Length", "2")))
                 self.end_headers()
                 self.wfile.write(b"2\r\nok\r\n0\r\n\r\n" if chunked else b"ok")
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=listening.serve_forever)
@@ -64,36 +64,36 @@ def server(
         listening.server_close()
 
 
-def test_arrivals_keep_their_rate_beside_a_slow_server() -> None:
+def test_an_open_loop_keeps_its_rate_against_a_slow_server() -> None:
     with server(delay_s=0.2) as port:
-        found = open_loop.measure(port, REQUESTS, rate=50, seconds=0.6, deadline_s=5)
-    assert (found.answered, found.refused, found.broken, found.late) == (30, 0, 0, 0)
-    assert found.p50_ms >= 200
+        load = open_loop.measure(port, REQUESTS, rate=50, seconds=0.6, deadline_s=5)
+    assert (load.answered, load.refused, load.broken, load.late) == (30, 0, 0, 0)
+    assert load.p50_ms >= 200
 
 
-def test_an_answer_in_chunks_is_an_answer() -> None:
+def test_chunked_answers_count() -> None:
     with server(chunked=True) as port:
-        found = open_loop.measure(port, REQUESTS, rate=40, seconds=1, deadline_s=5)
-    assert (found.answered, found.broken, found.late) == (40, 0, 0)
+        load = open_loop.measure(port, REQUESTS, rate=40, seconds=1, deadline_s=5)
+    assert (load.answered, load.broken, load.late) == (40, 0, 0)
 
 
-def test_a_stall_is_seen_by_every_request_that_was_due_in_it() -> None:
+def test_a_stall_delays_every_request_that_was_due_in_it() -> None:
     with server(stall=(0.1, 0.7)) as port:
-        found = open_loop.measure(port, REQUESTS, rate=50, seconds=0.8, deadline_s=5)
-    assert found.p99_ms > 300
-    assert found.p50_ms > 100
+        load = open_loop.measure(port, REQUESTS, rate=50, seconds=0.8, deadline_s=5)
+    assert load.p99_ms > 300
+    assert load.p50_ms > 100
 
 
-def test_who_waits_longer_than_the_deadline_is_late() -> None:
+def test_answers_after_the_deadline_are_late() -> None:
     with server(delay_s=1.0) as port:
-        found = open_loop.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=0.2)
-    assert (found.answered, found.late) == (0, 10)
+        load = open_loop.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=0.2)
+    assert (load.answered, load.late) == (0, 10)
 
 
-def test_a_refusal_is_no_answer() -> None:
+def test_refusals_are_not_answers() -> None:
     with server(status=429) as port:
-        found = open_loop.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=10)
-    assert (found.answered, found.refused) == (0, 10)
+        load = open_loop.measure(port, REQUESTS, rate=20, seconds=0.5, deadline_s=10)
+    assert (load.answered, load.refused) == (0, 10)
 
 
 def write(data: Path, name: str, rows: list[str]) -> None:
@@ -109,7 +109,7 @@ def data(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_sets_are_the_same_every_time_and_within_their_bounds(data: Path) -> None:
+def test_text_sets_are_reproducible_and_within_their_bounds(data: Path) -> None:
     tokenizer = Tokenizer(SHIPPED / "tokenizer.json", 512)
     sets = texts.read(data, tokenizer, 40)
     assert sets == texts.read(data, tokenizer, 40)
@@ -123,34 +123,39 @@ def measured(contender: str, number: int, rate: float) -> Measurement:
     return Measurement(contender, "short-64", number, rate, rate, 10.0, 20.0, 1.0, 1e9)
 
 
-def test_ratios_are_taken_within_a_round() -> None:
+def test_targets_compare_within_a_round() -> None:
     rounds = [
         Round([measured("heed", 1, 90.0), measured("limit", 1, 100.0)]),
         Round([measured("heed", 2, 45.0), measured("limit", 2, 50.0)]),
         Round([measured("heed", 3, 10.0)]),
     ]
-    figure = Figure("", 0.8, 0.95, lambda one: one.rate("heed", "short-64") / one.rate("limit", "short-64"))
-    assert figure.measured(rounds) == pytest.approx(0.9)
-    assert figure.verdict(0.9) == "must"
-    assert figure.verdict(math.nan) == "not measured"
+    target = Target("", 0.8, 0.95, lambda round_: round_.rate("heed", "short-64") / round_.rate("limit", "short-64"))
+    assert target.measured(rounds) == pytest.approx(0.9)
+    assert target.verdict(0.9) == "must"
+    assert target.verdict(math.nan) == "not measured"
 
 
-def test_the_report_says_what_is_missing() -> None:
+def test_the_report_lists_missing_measurements() -> None:
     about = About("sentiment 1.0.0", 1, ["short: 2 texts"], {"heed": "heed 0.1.0"}, ["LitServe, round 1: no"])
-    written = markdown(about, [measured("heed", 1, 90.0)])
+    written = render(about, [measured("heed", 1, 90.0)])
     assert "Did not run: LitServe, round 1: no" in written
     assert "| not measured |" in written
 
 
-def test_peers_are_asked_what_they_are_compared_in_and_everyone_what_is_named() -> None:
-    assert [one.name for one in chosen(None, of_peer=True)] == ["short-1", "short-64", "mixed-64", "open-80"]
-    assert chosen(None, of_peer=False) == [one for one in WORKLOADS if one.usual]
-    assert [one.name for one in chosen(["short-512"], of_peer=False)] == ["short-512"]
-    assert [one.name for one in chosen(["open-150"], of_peer=True)] == [CAPACITY, "open-150"]
+def test_peers_run_the_compared_workloads_and_all_run_the_named_ones() -> None:
+    assert [workload.name for workload in choose_workloads(None, of_peer=True)] == [
+        "short-1",
+        "short-64",
+        "mixed-64",
+        "open-80",
+    ]
+    assert choose_workloads(None, of_peer=False) == [workload for workload in WORKLOADS if workload.usual]
+    assert [workload.name for workload in choose_workloads(["short-512"], of_peer=False)] == ["short-512"]
+    assert [workload.name for workload in choose_workloads(["open-150"], of_peer=True)] == [CAPACITY, "open-150"]
 
 
-def test_a_setting_that_this_heed_lacks_is_not_measured(tmp_path: Path) -> None:
+def test_an_unknown_setting_is_refused(tmp_path: Path) -> None:
     contender = replace(INLINE, environment={"HEED_NO_SUCH_THING": "1"})
-    turn = Turn(contender, Machine(SHIPPED, tmp_path, 0, 1), Questions({}, {}), 1, 1)
+    turn = Turn(contender, Machine(SHIPPED, tmp_path, 0, 1), Inputs({}, {}), 1, 1)
     with pytest.raises(NotStartedError, match="HEED_NO_SUCH_THING"):
         next(turn.serve(WORKLOADS, tmp_path / "log"))

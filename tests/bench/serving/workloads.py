@@ -1,4 +1,4 @@
-"""What is asked of every contender, and how each workload is named in options and tables. Knows no contender."""
+"""The workloads, with their names in options and titles in tables. Independent of the contenders."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A closed loop over so many connections; or, with a load, arrivals at that share of the measured capacity."""
+    """A closed loop over `connections`. With `load`, an open loop at that share of the measured capacity."""
 
     name: str
     title: str
     texts: str  # name of the text set
     connections: int = 0
     texts_per_request: int = 1
-    load: float | None = None  # of what the same contender answered to CAPACITY a moment before
+    load: float | None = None  # share of the rate of the same contender in CAPACITY, just before
     deadline_s: float = 10.0
-    peers: bool = True  # asked of them too; what is held against the limit alone is not, to keep a round short
-    usual: bool = True  # asked when nobody names workloads
+    peers: bool = True  # whether peers run it; False shortens a round where only the limit is compared
+    usual: bool = True  # whether it runs by default
 
 
 CAPACITY = "short-64"
 
-# In the order of a turn: what overloads comes last, because its backlog outlives it.
+# In the order of a turn. Overload comes last, because its backlog outlives it.
 WORKLOADS = (
     Workload("short-1", "short, 1 connection", "short", connections=1),
     Workload("short-16", "short, 16 connections", "short", connections=16, peers=False),
     Workload(CAPACITY, "short, 64 connections", "short", connections=64),
     Workload("mixed-64", "mixed, 64 connections", "mixed", connections=64),
     Workload(
-        "batch-32", "short, 32 a request, 8 connections", "short", connections=8, texts_per_request=32, peers=False
+        "batch-32", "short, 32 per request, 8 connections", "short", connections=8, texts_per_request=32, peers=False
     ),
     Workload("short-512", "short, 512 connections", "short", connections=512, usual=False),
     Workload(
-        *("batch-32-64", "short, 32 a request, 64 connections", "short"),
+        *("batch-32-64", "short, 32 per request, 64 connections", "short"),
         connections=64,
         texts_per_request=32,
         usual=False,
@@ -51,8 +51,11 @@ WORKLOADS = (
 )
 
 
-def chosen(names: Sequence[str] | None, of_peer: bool) -> list[Workload]:
-    """The named ones, or all that are meant for this contender; with the one that gives arrivals their rate."""
-    found = [one for one in WORKLOADS if (one.name in names if names else one.usual and (one.peers or not of_peer))]
-    arriving = any(one.load is not None for one in found)
-    return [one for one in WORKLOADS if one in found or (arriving and one.name == CAPACITY)]
+def choose_workloads(names: Sequence[str] | None, of_peer: bool) -> list[Workload]:
+    """Return the named workloads, or the default ones of the contender. Open loops need CAPACITY, so it is added."""
+
+    def is_chosen(workload: Workload) -> bool:
+        return workload.name in names if names else workload.usual and (workload.peers or not of_peer)
+
+    has_open_loop = any(workload.load is not None for workload in WORKLOADS if is_chosen(workload))
+    return [workload for workload in WORKLOADS if is_chosen(workload) or (has_open_loop and workload.name == CAPACITY)]

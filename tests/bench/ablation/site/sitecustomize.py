@@ -1,4 +1,4 @@
-"""Python runs this at the start of every process that has this folder on its PYTHONPATH: turns one lever off there."""
+"""A start-up hook that turns a lever off. Python runs it in every process with this folder on its PYTHONPATH."""
 
 import os
 
@@ -6,5 +6,5 @@ from tests.bench.ablation import patches
 
 try:
     patches.install(os.environ[patches.LEVER], os.environ[patches.MARKS])
-except Exception as error:  # Python would print it and go on with the lever on
+except Exception as error:  # Python would print it and continue with the lever on
     raise SystemExit(f"bench-ablation: {error!r}") from error

@@ -1,7 +1,7 @@
-"""`implicit`'s own prediction, run by the Python of `.venv/bench-recommend`: least squares, a history folded in.
+"""The prediction of `implicit` with the Python of `.venv/bench-recommend`: least squares with a folded-in history.
 
 Arguments: items, candidates (0: all items), top k, seconds. Prints p50_ms and per_s as JSON. The factors are random,
-since no arithmetic depends on what they are.
+because speed does not depend on their values.
 """
 
 import json
@@ -22,20 +22,22 @@ def main() -> None:
     model = AlternatingLeastSquares(factors=FACTORS, num_threads=1)
     model.item_factors = rng.normal(size=(items, FACTORS)).astype(np.float32)
     model.user_factors = np.zeros((1, FACTORS), np.float32)
-    asked = []
+    requests = []
     for _ in range(USERS):
         bought = rng.choice(items, EVENTS, replace=False)
         history = csr_matrix((np.ones(EVENTS, np.float32), (np.zeros(EVENTS, int), bought)), shape=(1, items))
-        asked.append((history, np.sort(rng.choice(items, candidates, replace=False)) if candidates else None))
-    taken_s: list[float] = []
+        requests.append((history, np.sort(rng.choice(items, candidates, replace=False)) if candidates else None))
+    times_s: list[float] = []
     started_s = time.perf_counter()
     while time.perf_counter() - started_s < float(sys.argv[4]):
-        history, chosen = asked[len(taken_s) % USERS]
-        begun_s = time.perf_counter()
-        model.recommend(0, history, N=top_k, filter_already_liked_items=False, items=chosen, recalculate_user=True)
-        taken_s.append(time.perf_counter() - begun_s)
-    taken_s = taken_s[1:]  # the first makes what is the same for all users
-    print(json.dumps({"p50_ms": median(taken_s) * 1000, "per_s": len(taken_s) / sum(taken_s)}))
+        history, candidate_ids = requests[len(times_s) % USERS]
+        call_started_s = time.perf_counter()
+        model.recommend(
+            0, history, N=top_k, filter_already_liked_items=False, items=candidate_ids, recalculate_user=True
+        )
+        times_s.append(time.perf_counter() - call_started_s)
+    times_s = times_s[1:]  # the first call computes what all users share
+    print(json.dumps({"p50_ms": median(times_s) * 1000, "per_s": len(times_s) / sum(times_s)}))
 
 
 main()

@@ -1,6 +1,6 @@
 """Rankings of `implicit`: item neighbours, alternating least squares and Bayesian personalised ranking.
 
-python matrices.py SPLIT.npz SETTING.json FOLDER, which gets rankings.npy
+Usage: python matrices.py SPLIT.npz SETTING.json FOLDER. Writes FOLDER/rankings.npy.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ from scipy.sparse import csr_matrix
 NEIGHBOURS = {"cosine": CosineRecommender, "tfidf": TFIDFRecommender, "bm25": BM25Recommender}
 
 
-def counted(split, weights):
+def count_matrix(split, weights):
     lengths = np.diff(split["offsets"])
     users = np.repeat(np.arange(len(lengths)), lengths)
     shape = (len(lengths), int(split["item_count"]))
     counts = csr_matrix((np.ones(len(users), np.float32), (users, split["items"])), shape)
     counts.sum_duplicates()
-    change = {"counts": np.array, "log": np.log1p, "once": np.ones_like}[weights]
-    counts.data = change(counts.data).astype(np.float32)
+    transform = {"counts": np.array, "log": np.log1p, "once": np.ones_like}[weights]
+    counts.data = transform(counts.data).astype(np.float32)
     return counts
 
 
 def scores(split, method, weights="counts", **settings):
-    matrix, asked = counted(split, weights), split["asked"]
+    matrix, users = count_matrix(split, weights), split["asked"]
     if method in NEIGHBOURS:
         model = NEIGHBOURS[method](num_threads=1, **settings)
         model.fit(matrix, show_progress=False)
-        return np.asarray((matrix[asked] @ model.similarity).todense())
+        return np.asarray((matrix[users] @ model.similarity).todense())
     kind = {"als": AlternatingLeastSquares, "bpr": BayesianPersonalizedRanking}[method]
     model = kind(num_threads=1, random_state=0, **settings)
     model.fit(matrix, show_progress=False)
-    return model.user_factors[asked] @ model.item_factors.T
+    return model.user_factors[users] @ model.item_factors.T
 
 
 def main():
     split = np.load(sys.argv[1])
-    found = scores(split, **json.loads(Path(sys.argv[2]).read_text()))
-    popular = np.argsort(-np.bincount(split["items"], minlength=found.shape[1]), kind="stable")
-    order = popular[np.argsort(-found[:, popular], axis=1, kind="stable")]
+    item_scores = scores(split, **json.loads(Path(sys.argv[2]).read_text()))
+    popular = np.argsort(-np.bincount(split["items"], minlength=item_scores.shape[1]), kind="stable")
+    order = popular[np.argsort(-item_scores[:, popular], axis=1, kind="stable")]
     np.save(Path(sys.argv[3]) / "rankings.npy", order.astype(np.int32))
 
 

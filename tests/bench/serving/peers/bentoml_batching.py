@@ -1,7 +1,7 @@
 """BentoML with its adaptive batching: one worker process per core, one ONNX Runtime thread each.
 
-A batchable method takes a list and gives one of equal length; BentoML joins the lists of several requests.
-It reads the annotations themselves, so they are not postponed here.
+A batchable method takes a list and returns a list of equal length. BentoML joins the lists of several requests.
+BentoML reads the annotations, so they are not postponed.
 """
 
 import os

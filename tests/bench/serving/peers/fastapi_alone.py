@@ -1,6 +1,6 @@
-"""FastAPI by hand, without batching: each uvicorn worker has one ONNX Runtime thread and answers one request at a time.
+"""A hand-made FastAPI service without batching. Each uvicorn worker has one ONNX Runtime thread.
 
-The model is called in the event loop, which is both the simplest and the fastest with one thread per worker.
+The model runs in the event loop. This is the simplest and the fastest way with one thread per worker.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from onnx_classifier import Answer, Classifier
 from pydantic import BaseModel
 
 
-class Question(BaseModel):
+class Body(BaseModel):
     inputs: str | list[str]
 
 
@@ -19,5 +19,5 @@ classify = Classifier()
 
 
 @app.post("/predict")
-async def predict(question: Question) -> list[Answer]:
-    return classify([question.inputs] if isinstance(question.inputs, str) else question.inputs)
+async def predict(body: Body) -> list[Answer]:
+    return classify([body.inputs] if isinstance(body.inputs, str) else body.inputs)

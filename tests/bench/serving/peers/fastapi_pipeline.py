@@ -1,7 +1,7 @@
-"""FastAPI with the transformers pipeline on torch, the usual home-made service: one process, torch's default threads.
+"""A usual home-made service: FastAPI and the transformers pipeline on torch. One process, torch's default threads.
 
-The bundle carries no torch weights, so the network has the bundle's architecture and random weights: speed does not
-depend on the values, and its labels mean nothing. fp32, as torch has no 8-bit counterpart of the graph.
+The bundle has no torch weights, so the network has the bundle's architecture and random weights. Speed does not depend
+on the values, and its labels mean nothing. It uses fp32, because torch has no 8-bit counterpart of the graph.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from transformers import BertConfig, BertForSequenceClassification, PreTrainedTo
 _HEAD_WIDTH = 32  # of the shipped encoder; the graph does not name it
 
 
-class Question(BaseModel):
+class Body(BaseModel):
     inputs: str | list[str]
 
 
 def config(bundle: Path, labels: list[str], words: int) -> BertConfig:
-    """The sizes, read from the names and shapes of the graph's initialisers."""
+    """Return the configuration with sizes from the names and shapes of the graph's initialisers."""
     graph = onnx.load(bundle / "model.int8.onnx", load_external_data=False).graph
-    shapes = {one.name: list(one.dims) for one in graph.initializer}
-    layers = {found[1] for name in shapes if (found := re.search(r"\.layer\.(\d+)\.", name))}
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+    layers = {match[1] for name in shapes if (match := re.search(r"\.layer\.(\d+)\.", name))}
     width = shapes["encoder.embeddings.LayerNorm.bias"][0]
     return BertConfig(
         vocab_size=words,
@@ -56,7 +56,10 @@ classify = pipeline()
 
 
 @app.post("/predict")
-def predict(question: Question) -> list[Any]:
-    texts = [question.inputs] if isinstance(question.inputs, str) else question.inputs
+def predict(body: Body) -> list[Any]:
+    texts = [body.inputs] if isinstance(body.inputs, str) else body.inputs
     answers = classify(texts, top_k=None, truncation=True, batch_size=len(texts))
-    return [{"label": scores[0]["label"], "scores": {s["label"]: s["score"] for s in scores}} for scores in answers]
+    return [
+        {"label": scores[0]["label"], "scores": {score["label"]: score["score"] for score in scores}}
+        for scores in answers
+    ]

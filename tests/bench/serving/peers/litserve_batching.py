@@ -1,7 +1,7 @@
 """LitServe with its batching: one worker process per core, one ONNX Runtime thread each.
 
-A request may hold several texts, so the batch is flattened before the model and cut into requests after it. LitServe
-reads the annotations themselves, so they are not postponed here.
+A request may have several texts, so the batch is flattened before the model and split into requests after it. LitServe
+reads the annotations, so they are not postponed.
 """
 
 import os

@@ -1,7 +1,7 @@
 """MLServer with its adaptive batching: one worker process per core, one ONNX Runtime thread each.
 
-It speaks the Open Inference Protocol: a request is a tensor of strings, an answer a tensor of labels and one of scores.
-Needs numpy below 2, and so an environment of its own.
+It speaks the Open Inference Protocol. A request is a tensor of strings, an answer a tensor of labels and a tensor of
+scores. Needs numpy below 2, and thus a separate environment.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The work that every peer does: texts to labels and scores, with the bundle's tokenizer and graph.
+"""The classifier of every peer: texts to labels and scores, with the bundle's tokenizer and graph.
 
-What a server's example code would hold: the Rust tokenizer, padding to the longest text, ONNX Runtime. Nothing of Heed
-is imported, and there is no calibration. `BUNDLE` names the folder.
+It is like the example code of a server: the Rust tokenizer, padding to the longest text, ONNX Runtime. It imports
+nothing from Heed and has no calibration. `BUNDLE` names the folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 import tokenizers
 
-# What one answer looks like: {"label": "positive", "scores": {"negative": 0.1, "neutral": 0.2, "positive": 0.7}}
+# For example {"label": "positive", "scores": {"negative": 0.1, "neutral": 0.2, "positive": 0.7}}
 Answer = dict[str, Any]
 
 
@@ -35,11 +35,11 @@ class Classifier:
         self._session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
     def __call__(self, texts: Sequence[str]) -> list[Answer]:
-        encoded = self._tokenizer.encode_batch(list(texts))
+        encodings = self._tokenizer.encode_batch(list(texts))
         feeds = {
-            "ids": np.array([one.ids for one in encoded], np.int64),
-            "mask": np.array([one.attention_mask for one in encoded], np.int64),
-            "types": np.zeros((len(encoded), len(encoded[0].ids)), np.int64),
+            "ids": np.array([encoding.ids for encoding in encodings], np.int64),
+            "mask": np.array([encoding.attention_mask for encoding in encodings], np.int64),
+            "types": np.zeros((len(encodings), len(encodings[0].ids)), np.int64),
         }
         (logits,) = self._session.run(["logits"], feeds)
         weights = np.exp(logits - logits.max(axis=1, keepdims=True))

@@ -1,6 +1,6 @@
 """Ray Serve as its tutorial starts it: default ingress, `@serve.batch`, one replica per core with one thread each.
 
-`max_ongoing_requests` is raised, because its default of 5 would cap every batch at 5; all else is the default.
+`max_ongoing_requests` is raised, because its default would limit every batch to 5 requests.
 """
 
 from __future__ import annotations

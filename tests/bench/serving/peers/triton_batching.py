@@ -1,7 +1,7 @@
 """Triton through pytriton, with its dynamic batching: one instance per core, one ONNX Runtime thread each.
 
-Triton speaks the Open Inference Protocol: a request is a tensor of strings, an answer a tensor of labels and one of
-scores. Needs numpy below 2, and so an environment of its own.
+Triton speaks the Open Inference Protocol. A request is a tensor of strings, an answer a tensor of labels and a tensor
+of scores. Needs numpy below 2, and thus a separate environment.
 """
 
 from __future__ import annotations
