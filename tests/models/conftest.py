@@ -8,33 +8,22 @@ import random
 from pathlib import Path
 
 import pytest
-import torch
-from transformers import BertConfig, BertModel
 
 from models.data.classification import Dataset
 from models.training.classification import ClassificationConfig, train_classifier
 from tests.support.tiny_bundle import PIECES, write_tokenizer
+from tests.support.tiny_networks import tiny_config, tiny_encoder
 
 THREE_LABELS, TWO_LABELS = ("negative", "neutral", "positive"), ("negative", "positive")
 WORDS = {"negative": ("falls", "跌"), "neutral": ("is", "的"), "positive": ("gains", "涨")}
 
-CONFIG = ClassificationConfig(
+CONFIG = tiny_config(
+    ClassificationConfig,
     task="sentiment",
     seed=7,
     epochs=5,
-    batch_tokens=600,
-    batch_examples=16,
-    max_tokens=64,
-    encoder_rate=3e-3,
-    head_rate=1e-2,
     layer_decay=0.9,
-    weight_decay=0.01,
-    warmup_steps=10,
-    anneal=0.5,
-    freeze_embeddings=False,
     augment=0.2,
-    validate_every=1000,
-    validation_rows=20,
     checkpoint_every=5,
     datasets=(
         Dataset("news", "en", THREE_LABELS, "MIT"),
@@ -47,16 +36,7 @@ CONFIG = ClassificationConfig(
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    torch.manual_seed(1)
-    config = BertConfig(
-        vocab_size=len(PIECES),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        initializer_range=0.1,
-    )
-    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    tiny_encoder(1, len(PIECES), layers=2, spread=0.1).save_pretrained(folder)
     write_tokenizer(folder / "tokenizer.json")
     return folder
 

@@ -11,24 +11,13 @@ from typing import Any
 
 from models.data.dialogues import LabelSet, ReplySet
 from models.training.intent_batches import IntentConfig
+from tests.support.tiny_networks import tiny_config
 
 WORDS = {"pay": "pay it", "stop": "stop it", "find": "find it"}
-CONFIG = IntentConfig(
+CONFIG = tiny_config(
+    IntentConfig,
     seed=3,
     epochs=8,
-    batch_tokens=600,
-    batch_examples=16,
-    max_tokens=64,
-    encoder_rate=3e-3,
-    head_rate=1e-2,
-    layer_decay=1.0,
-    weight_decay=0.01,
-    warmup_steps=10,
-    anneal=0.5,
-    freeze_embeddings=False,
-    validate_every=1000,
-    validation_rows=20,
-    checkpoint_every=1000,
     unrelated=0.1,
     compiled=False,
     label_sets=(

@@ -7,7 +7,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 from models.bundle import EMBEDDINGS, GRAPH, SHIPPED, load_bundle
 from models.explain.attention_maps import AttentionMapRuntime, AttentionMaps
@@ -18,6 +17,7 @@ from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
 from models.text.tokenizer import Tokenizer
 from tests.support.tiny_bundle import HEADS, LAYERS, graph_for_gpus, tiny_bundle
+from tests.support.tiny_networks import tiny_encoder
 
 pytestmark = pytest.mark.slow
 
@@ -62,16 +62,7 @@ def test_maps_of_a_text_do_not_depend_on_its_batch(batch: Batch, maps: Attention
 
 @pytest.fixture(scope="module")
 def network() -> Classifier:
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=200,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        initializer_range=0.3,
-    )
-    encoder = BertModel(config, add_pooling_layer=False)
+    encoder = tiny_encoder(3, 200)
     encoder.set_attn_implementation("eager")
     return Classifier(encoder, width=32, labels=3).eval()
 

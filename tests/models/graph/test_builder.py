@@ -6,7 +6,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import build_graph
@@ -14,6 +13,7 @@ from models.graph.writer import Precision, quantize
 from models.networks.encoder import Classifier, graph_weights
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
+from tests.support.tiny_networks import tiny_encoder
 
 PAD_ID, VOCABULARY = 1, 200
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "int8": 0.2, "mixed": 0.1, "fp16": 0.02}
@@ -21,16 +21,7 @@ TOLERANCE: dict[Precision, float] = {"fp32": 1e-5, "int8": 0.2, "mixed": 0.1, "f
 
 @pytest.fixture(scope="module")
 def network() -> Classifier:
-    torch.manual_seed(3)
-    config = BertConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        intermediate_size=64,
-        initializer_range=0.3,
-    )
-    network = Classifier(BertModel(config, add_pooling_layer=False), width=32, labels=3)
+    network = Classifier(tiny_encoder(3, VOCABULARY), width=32, labels=3)
     torch.nn.init.normal_(network.head.weight, std=0.2)
     return network.eval()
 

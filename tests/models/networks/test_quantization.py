@@ -8,7 +8,6 @@ import onnx
 import pytest
 import torch
 from torch import nn
-from transformers import BertConfig, BertModel
 
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import EMBEDDING_LEVELS, build_graph
@@ -27,20 +26,12 @@ from models.networks.quantization import (
 )
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
+from tests.support.tiny_networks import tiny_encoder
 
 
 @pytest.fixture(scope="module")
 def network() -> Classifier:
-    torch.manual_seed(5)
-    config = BertConfig(
-        vocab_size=100,
-        hidden_size=64,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=128,
-        initializer_range=0.2,
-    )
-    return Classifier(BertModel(config, add_pooling_layer=False), width=64, labels=3).eval()
+    return Classifier(tiny_encoder(5, 100, width=64, layers=4, spread=0.2), width=64, labels=3).eval()
 
 
 @pytest.fixture(scope="module")

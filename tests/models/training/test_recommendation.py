@@ -46,6 +46,7 @@ from models.training.recommendation import (
 )
 from models.training.score_weights import choose_score_weights
 from models.training.trainer import ConfigError
+from tests.support.tiny_networks import tiny_config
 from tests.support.tiny_shop import write_shop
 
 pytestmark = pytest.mark.slow
@@ -53,20 +54,14 @@ pytestmark = pytest.mark.slow
 CONFIG = RecommendConfig(
     removed=0.1,
     removed_seed=7,
-    items=ItemEncoderConfig(
+    items=tiny_config(
+        ItemEncoderConfig,
         seed=3,
         epochs=4,
-        batch_tokens=600,
-        batch_examples=16,
-        max_tokens=64,
-        encoder_rate=3e-3,
         head_rate=1e-3,
-        layer_decay=1.0,
-        weight_decay=0.01,
         warmup_steps=2,
         anneal=0.9,
         freeze_embeddings=True,
-        validate_every=1000,
         validation_rows=0,
         checkpoint_every=3,
         frozen_layers=0,
