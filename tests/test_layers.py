@@ -156,7 +156,12 @@ def test_only_the_settings_read_the_environment() -> None:
         for path in MODULES
         if module_of(path).startswith("service.") and re.search(r"os\.(environ|getenv)", path.read_text("utf-8"))
     }
-    assert readers <= {"service.cluster.local", "service.cluster.haproxy", "service.telemetry.metrics"}
+    assert readers <= {
+        "service.settings",
+        "service.cluster.local",
+        "service.cluster.haproxy",
+        "service.telemetry.metrics",
+    }
 
 
 @pytest.mark.parametrize("name", ["api/gateway.py", "cluster/remote.py"])
