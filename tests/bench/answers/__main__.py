@@ -13,7 +13,7 @@ def main() -> None:
     options = _options()
     try:
         if options.command == "prepare":
-            recording.prepare(options.folder, options.heed)
+            recording.prepare(options.folder, options.heed, Names(options.names))
         elif options.command == "record":
             with recording.open_client(options.url) as client:
                 recording.record(client, recording.all_requests(), options.file, Names(options.names))
@@ -42,7 +42,8 @@ def _options() -> argparse.Namespace:
     record = commands.add_parser("record", help="send all requests and write the answers")
     record.add_argument("url", help="URL of the service, such as http://127.0.0.1:8000")
     record.add_argument("file", type=Path, help="file for the answers, in JSON lines")
-    record.add_argument("--names", choices=list(Names), default=Names.AFTER, help="which names the service has")
+    for command in (prepare, record):
+        command.add_argument("--names", choices=list(Names), default=Names.AFTER, help="which names the service has")
 
     compare = commands.add_parser("compare", help="compare two recordings; exit 1 if any answer differs")
     compare.add_argument("before", type=Path)

@@ -75,9 +75,9 @@ def all_requests() -> list[Request]:
     return requests
 
 
-def prepare(data_dir: Path, heed: str) -> None:
+def prepare(data_dir: Path, heed: str, names: Names) -> None:
     """Add the catalogue and the reply set to the data folder of a service. Raise RecordingError on failure."""
-    variables = {name: str(data_dir.absolute()) for name in ("HEED_SHELF", "HEED_DATA_DIR")}
+    variable = "HEED_SHELF" if names is Names.BEFORE else "HEED_DATA_DIR"
     with tempfile.TemporaryDirectory() as folder:
         items, replies = Path(folder) / "items.jsonl", Path(folder) / "replies.txt"
         lines = [json.dumps(item, ensure_ascii=False) for item in ranking_requests.catalogue_items()]
@@ -85,7 +85,7 @@ def prepare(data_dir: Path, heed: str) -> None:
         replies.write_text("\n".join(text_requests.reply_set()), encoding="utf-8")
         for command in (["catalogue", "add", CATALOGUE, str(items)], ["replies", "add", REPLY_SET, str(replies)]):
             try:
-                subprocess.run([heed, *command], env=os.environ | variables, check=True)
+                subprocess.run([heed, *command], env=os.environ | {variable: str(data_dir.absolute())}, check=True)
             except (OSError, subprocess.CalledProcessError) as error:
                 raise RecordingError(f"heed {' '.join(command[:3])} failed: {error}") from None
 
