@@ -1,80 +1,20 @@
-"""Intents and replies over HTTP, with a real tiny bundle in this process."""
+"""Intents over HTTP, with a real tiny bundle in this process."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from models.bundle import Bundle, load_bundle
 from models.prediction.intent_head import save_head
-from models.prediction.reply_ranker import ReplyRanker, ReplySet, save_replies
 from models.runtime.offline import open_text_encoder
-from models.runtime.onnx import OnnxRuntime
-from models.text.tokenizer import Tokenizer
-from service.api.gateway import create_app
-from service.inference.cache import CachedPredictor
-from service.inference.engine import Engine
-from service.registry.heads import HeadRegistry
-from service.schemas.intent import IntentResponse, RepliesResponse
-from service.settings import Settings
-from service.telemetry.metrics import Metrics
-from tests.support import fake_model as fakes
+from service.schemas.intent import IntentResponse
+from tests.support.intent_app import AGENT, CUSTOMER, Intents, turn
 from tests.support.service_app import JSON, assert_problem
-from tests.support.tiny_bundle import tiny_head, tiny_intent_bundle
+from tests.support.tiny_bundle import tiny_head
 
 pytestmark = pytest.mark.anyio
-
-CUSTOMER, AGENT = "customer", "agent"
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load_bundle(tiny_intent_bundle(tmp_path_factory.mktemp("bundle")))
-
-
-@dataclass(frozen=True)
-class Intents:
-    client: httpx.AsyncClient
-    folder: Path
-    bundle: Bundle
-    registry: HeadRegistry
-
-    async def intent(self, inputs: Any, **more: Any) -> httpx.Response:
-        return await self.client.post("/v1/intent", json={"inputs": inputs, **more})
-
-    async def replies(self, **body: Any) -> httpx.Response:
-        return await self.client.post("/v1/replies", json=body)
-
-
-@pytest.fixture
-async def intents(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Intents]:
-    async with serving(bundle, tmp_path / "data", metrics) as running:
-        yield running
-
-
-@asynccontextmanager
-async def serving(bundle: Bundle, folder: Path, metrics: Metrics) -> AsyncIterator[Intents]:
-    folder.mkdir()
-    task = metrics.task("intent")
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    registry = HeadRegistry(bundle, folder)
-    app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(label_set="letters"), metrics, registry)
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
-    async with client, app.router.lifespan_context(app):
-        yield Intents(client, folder, bundle, registry)
-
-
-def turn(speaker: str, text: str) -> dict[str, str]:
-    return {"speaker": speaker, "text": text}
 
 
 async def test_texts_and_dialogues_get_intents_in_order(intents: Intents) -> None:
@@ -173,87 +113,6 @@ async def test_a_bad_item_does_not_affect_the_rest(intents: Intents) -> None:
 )
 async def test_bad_input_has_a_pointer(intents: Intents, body: Any, pointer: str) -> None:
     assert_problem(await intents.client.post("/v1/intent", json=body), 422, "invalid_request", pointer)
-
-
-async def test_candidates_are_ranked(intents: Intents) -> None:
-    candidates = ["aaaa", "bbbb", "股票上涨", "1234"]
-    answer = await intents.replies(turns=[turn(CUSTOMER, "hello"), turn(AGENT, "aaaa")], candidates=candidates, top_k=3)
-    assert answer.status_code == 200, answer.text
-    RepliesResponse.model_validate_json(answer.content)
-    body = answer.json()
-    scores = [result["score"] for result in body["results"]]
-    assert len(scores) == 3
-    assert scores == sorted(scores, reverse=True)
-    assert all(candidates[result["index"]] == result["text"] for result in body["results"])
-    assert body["turns_used"] == 2
-    assert body["no_good_reply"] is (scores[0] < intents.registry.ranker.min_score)
-    for threshold, none_good in ((0, False), (1, True)):
-        again = await intents.replies(turns=[turn(CUSTOMER, "hello")], candidates=candidates, threshold=threshold)
-        assert again.json()["no_good_reply"] is none_good
-
-
-async def test_many_replies_are_scored_in_a_thread_with_the_same_scores(
-    intents: Intents, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options: dict[str, Any] = {"turns": [turn(CUSTOMER, "hello")], "candidates": ["good bye", "hello there", "what"]}
-    inline = (await intents.replies(**options)).json()["results"]
-    scoring: list[str] = []
-    scores = ReplyRanker.score_replies
-
-    def watched(self: ReplyRanker, *arguments: Any) -> Any:
-        scoring.append(threading.current_thread().name)
-        return scores(self, *arguments)
-
-    monkeypatch.setattr(ReplyRanker, "score_replies", watched)
-    monkeypatch.setattr("service.api.replies.MAX_INLINE_REPLIES", 2)
-    assert (await intents.replies(**options)).json()["results"] == inline
-    assert scoring != [threading.main_thread().name]
-
-
-@pytest.mark.slow
-async def test_a_reply_set_gets_the_scores_of_the_same_candidates(intents: Intents) -> None:
-    texts = tuple(f"{letter * 5} {index}" for letter in "abcdef" for index in range(140))
-    ranker, reader = intents.registry.ranker, open_text_encoder(intents.bundle)
-    replies = ReplySet(
-        "support", intents.bundle.encoder_digest, texts, ranker.project_replies(reader.encode_texts(texts))
-    )
-    save_replies(replies, intents.folder / "support.replies.safetensors")
-    async with asyncio.timeout(60):
-        while "support" not in intents.registry.reply_sets:
-            await asyncio.sleep(0.05)
-    turns = [turn(CUSTOMER, "bbb please")]
-    named, sent = [
-        (await intents.replies(turns=turns, top_k=7, **more)).json()["results"]
-        for more in ({"reply_set": "support"}, {"candidates": texts})
-    ]
-    assert [result["score"] for result in named] == pytest.approx([result["score"] for result in sent], abs=1e-4)
-    assert_problem(await intents.replies(turns=turns, reply_set=""), 404, "not_found", "/reply_set")
-    refused = await intents.replies(turns=turns, reply_set="other")
-    assert_problem(refused, 404, "not_found", "/reply_set")
-    assert "support" in refused.json()["detail"]
-
-
-@pytest.mark.parametrize(
-    ("body", "pointer"),
-    [
-        ({"candidates": ["a"]}, "/turns"),
-        ({"turns": [turn(AGENT, "a")], "candidates": ["a"]}, ""),
-        ({"turns": [turn(CUSTOMER, "a")]}, ""),
-        ({"turns": [turn(CUSTOMER, "a")], "candidates": ["a"], "reply_set": "b"}, ""),
-        ({"turns": [turn(CUSTOMER, "a")], "candidates": []}, "/candidates"),
-        ({"turns": [turn(CUSTOMER, "a")], "candidates": [str(n) for n in range(5000)]}, "/candidates"),
-        ({"turns": [turn(CUSTOMER, "a")], "candidates": ["a", " "]}, "/candidates/1"),
-        ({"turns": [turn(CUSTOMER, "a")], "candidates": ["a", "b", "a"]}, ""),
-        ({"turns": [turn(CUSTOMER, " ")], "candidates": ["a"]}, "/turns/0/text"),
-    ],
-)
-async def test_a_bad_request_for_replies_has_a_pointer(intents: Intents, body: Any, pointer: str) -> None:
-    assert_problem(await intents.client.post("/v1/replies", json=body), 422, "invalid_request", pointer)
-
-
-async def test_duplicate_candidates_are_named(intents: Intents) -> None:
-    answer = await intents.replies(turns=[turn(CUSTOMER, "a")], candidates=["a", "b", "a"])
-    assert "Candidates 0 and 2 are the same" in answer.json()["detail"]
 
 
 async def test_malformed_bodies_are_refused(intents: Intents) -> None:

@@ -28,7 +28,7 @@ from service.inference.ranking import Ranking, rank_query
 from service.inference.ranking_query import RankingQuery
 from service.registry.catalogues import CatalogueRegistry
 from service.schemas.recommend import User
-from tests.service.api.test_catalogues import no_room
+from tests.support.full_disk import no_room
 from tests.support.tiny_bundle import WIDTH
 
 pytestmark = pytest.mark.anyio

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable
 from typing import Any
 
 import httpx
@@ -17,91 +15,27 @@ from models.bundle import SHIPPED_INTENT, Bundle, load_bundle
 from models.explain.attribution import METHODS
 from models.explain.methods import SUPPORTED_METHODS, ExplainableTask
 from models.prediction.intent_head import predict_intents
-from models.prediction.reply_ranker import ReplySet, save_replies
-from models.runtime.offline import open_text_encoder
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch
 from models.text.tokenizer import Tokenizer, Turn
-from service.api.gateway import create_app
-from service.explanation.worker import ExplainableModel, ExplanationWorker
-from service.inference.cache import CachedPredictor
-from service.inference.engine import Engine
 from service.registry.heads import HeadRegistry
-from service.schemas.explain import MAX_COMPARED, MAX_EXPLAINED, ExplainIntentResponse, ExplainRepliesResponse
-from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.support import fake_model as fakes
-from tests.support.service_app import JSON, assert_problem
-from tests.support.tiny_bundle import LAYERS, tiny_intent_bundle
+from tests.support.explain_dialogues_app import (
+    CANDIDATES,
+    DIALOGUE,
+    INTENT,
+    PATIENCE,
+    REPLIES,
+    Explains,
+    app_of,
+    assert_words_are_of,
+    results,
+)
+from tests.support.service_app import assert_problem
 
 pytestmark = pytest.mark.anyio
 
-INTENT, REPLIES = "/v1/explain/intent", "/v1/explain/replies"
-PATIENCE = {"X-Request-Timeout-Ms": "60000"}
-DIALOGUE = [
-    {"speaker": "customer", "text": "  aa 利润"},
-    {"speaker": "agent", "text": "c?"},
-    {"speaker": "customer", "text": "bb 👍🏽 b "},
-]
 TURNS = tuple(Turn(turn["speaker"], turn["text"]) for turn in DIALOGUE)  # type: ignore[arg-type]
-CANDIDATES = ["aaaa", "bbbb", "1234"]
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return load_bundle(tiny_intent_bundle(tmp_path_factory.mktemp("bundle")))
-
-
-@dataclass(frozen=True)
-class Explains:
-    client: httpx.AsyncClient
-    registry: HeadRegistry
-
-    async def intent(self, inputs: Any, headers: dict[str, str] | None = None, **more: Any) -> httpx.Response:
-        return await self.client.post(INTENT, json={"inputs": inputs, **more}, headers=headers)
-
-    async def reply(self, **body: Any) -> httpx.Response:
-        return await self.client.post(REPLIES, json={"turns": DIALOGUE, **body})
-
-
-def app_of(bundle: Bundle, registry: HeadRegistry, metrics: Metrics, explains: bool) -> Any:
-    task = metrics.task("intent")
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
-    engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
-    explanations = (
-        ExplanationWorker({"intent": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy) if explains else None
-    )
-    labels = "letters" if "letters" in registry.heads else "banking77"
-    return create_app(
-        {"intent": CachedPredictor(engine, 0, task)}, Settings(label_set=labels), metrics, registry, explanations
-    )
-
-
-@pytest.fixture
-async def explains(bundle: Bundle, tmp_path: Path, metrics: Metrics) -> AsyncIterator[Explains]:
-    ranker, texts = HeadRegistry(bundle, None).ranker, tuple(letter * 5 for letter in "abcdefg" * 20)
-    placed = ranker.project_replies(open_text_encoder(bundle).encode_texts(texts))
-    save_replies(ReplySet("support", bundle.encoder_digest, texts, placed), tmp_path / "support.replies.safetensors")
-    registry = HeadRegistry(bundle, tmp_path)
-    app = app_of(bundle, registry, metrics, explains=True)
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
-    async with client, app.router.lifespan_context(app):
-        yield Explains(client, registry)
-
-
-def results(answer: httpx.Response) -> list[dict[str, Any]]:
-    assert answer.status_code == 200, answer.text
-    kind = ExplainIntentResponse if "label_set" in answer.json() else ExplainRepliesResponse
-    kind.model_validate_json(answer.content)
-    result: list[dict[str, Any]] = answer.json()["results"]
-    return result
-
-
-def assert_words_are_of(turns: list[dict[str, Any]], sent: list[dict[str, str]]) -> None:
-    for turn in turns:
-        text = sent[turn["turn"]]["text"]
-        assert [text[word["start"] : word["end"]] for word in turn["words"]] == [w["text"] for w in turn["words"]]
-        assert "".join(word["text"] for word in turn["words"]) == "".join(text.split())
 
 
 @pytest.mark.slow
@@ -267,64 +201,6 @@ async def test_a_bad_item_does_not_affect_the_rest(explains: Explains) -> None:
 async def test_texts_of_a_single_word_or_of_unknown_tokens_are_explained(explains: Explains, text: str) -> None:
     (result,) = results(await explains.intent({"turns": [DIALOGUE[0], {"speaker": "customer", "text": text}]}))
     assert "".join(word["text"] for word in result["turns"][1]["words"]) == text.replace(" ", "")
-
-
-@pytest.mark.parametrize(
-    ("path", "more", "pointer"),
-    [
-        (INTENT, {"target": "nope"}, "/target"),
-        (INTENT, {"target": 3}, "/target"),
-        (INTENT, {"method": "rollout"}, "/method"),
-        (INTENT, {"method": "attention", "layers": [LAYERS]}, "/layers/0"),
-        (INTENT, {"inputs": []}, "/inputs"),
-        (INTENT, {"inputs": {"turns": [DIALOGUE[1]]}}, "/inputs"),
-        (INTENT, {"top_k": 3}, "/top_k"),
-        (REPLIES, {"target": 3}, "/target"),
-        (REPLIES, {"target": -1}, "/target"),
-        (REPLIES, {"target": "aaaa"}, "/target"),
-        (REPLIES, {"reply_set": "support"}, ""),
-        (REPLIES, {"candidates": ["a", "a"]}, ""),
-        (REPLIES, {"candidates": []}, "/candidates"),
-        (REPLIES, {"turns": [DIALOGUE[1]]}, ""),
-        (REPLIES, {"method": "attention", "layers": [0], "heads": [9]}, "/heads/0"),
-    ],
-)
-async def test_bad_input_has_a_pointer(explains: Explains, path: str, more: dict[str, Any], pointer: str) -> None:
-    body = {"inputs": "ab"} if path == INTENT else {"turns": DIALOGUE, "candidates": CANDIDATES}
-    assert_problem(await explains.client.post(path, json=body | more), 422, "invalid_request", pointer)
-
-
-@pytest.mark.slow
-async def test_unknown_names_have_a_pointer(explains: Explains) -> None:
-    assert_problem(await explains.intent("ab", label_set="nope"), 404, "not_found", "/label_set")
-    assert_problem(await explains.reply(reply_set="nope"), 404, "not_found", "/reply_set")
-
-
-async def test_too_large_a_request_is_refused_with_the_limit(explains: Explains) -> None:
-    assert_problem(await explains.intent(["a"] * (MAX_EXPLAINED + 1)), 413, "explanation_too_large", "/inputs")
-    many = [f"a{index}" for index in range(MAX_COMPARED + 1)]
-    refused = await explains.reply(candidates=many)
-    assert_problem(refused, 413, "explanation_too_large", "/candidates")
-    assert str(MAX_COMPARED) in refused.json()["detail"]
-    assert results(await explains.reply(candidates=many, target=MAX_COMPARED))[0]["target"]["index"] == MAX_COMPARED
-    long = [{"speaker": "customer", "text": "a" * 3000}]
-    answer = await explains.reply(turns=long, candidates=["a"], method="attention", layers=[0, 1] * 9)
-    assert_problem(answer, 413, "explanation_too_large", "/turns")
-
-
-async def test_malformed_bodies_are_refused(explains: Explains) -> None:
-    for path in (INTENT, REPLIES):
-        for content, status, code in ((b"{", 400, "malformed_json"), (b"\xff", 400, "malformed_body")):
-            assert_problem(await explains.client.post(path, content=content, headers=JSON), status, code)
-
-
-async def test_a_remote_model_has_no_explanations(bundle: Bundle, metrics: Metrics) -> None:
-    app = app_of(bundle, HeadRegistry(bundle, None), metrics, explains=False)
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed")
-    async with client, app.router.lifespan_context(app):
-        assert_problem(await client.post(INTENT, json={"inputs": "ab"}), 404, "not_found")
-        body = {"turns": DIALOGUE, "candidates": ["a"]}
-        assert_problem(await client.post(REPLIES, json=body), 404, "not_found")
 
 
 @pytest.mark.slow
