@@ -2,8 +2,8 @@
 
 Each function explains why it is needed, which public setting is missing, and what happens without it. First it checks
 that Ray still has what it needs. If not, it raises RayChangedError and the service does not start. After an upgrade of
-Ray, `tests/system/test_ray_workarounds.py` shows which functions to review. Ray's undocumented variables are in tables
-in `local.py`, and the same tests look for them in Ray.
+Ray, `tests/system/test_ray_workarounds.py` and `test_ray_haproxy_config.py` show which functions to review. Ray's
+undocumented variables are in tables in `local.py`, and the same tests look for them in Ray.
 
 This module imports nothing heavy, and Ray only inside functions: HAProxy's launcher loads it at each reload.
 """

@@ -86,8 +86,8 @@ def requests_per_call(folder: Path) -> object:
     from service.cluster.remote import RemotePredictor
     from service.inference.predictor import Item
     from service.telemetry.metrics import Metrics
-    from tests.service.cluster.test_remote import LIMITS, Handle, answering
     from tests.support import fake_model as fakes
+    from tests.support.fake_handle import LIMITS, Handle, answering
 
     async def send_six() -> list[int]:
         handle, metrics = Handle(), Metrics(folder / "metrics")

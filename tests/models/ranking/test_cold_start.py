@@ -186,6 +186,18 @@ def test_fitted_weights_maximize_the_likelihood() -> None:
     assert best.bias == pytest.approx(0.8, abs=0.35)
 
 
+def assert_without_cold_start_score(
+    recommender: Recommender, history: History, item_vectors: np.ndarray, indices: np.ndarray, cold: int
+) -> None:
+    plain = replace(history, training_indices=None)
+    for items in (None, np.arange(60)):
+        rankings = (
+            recommender.rank(events, item_vectors, items, 60, training_indices=indices) for events in (history, plain)
+        )
+        with_neighbours, without = (ranked.scores[ranked.order == cold] for ranked in rankings)
+        assert with_neighbours == without, "an item of the history gets no cold-start score"
+
+
 def test_recommender_scores_cold_items_like_training(
     split: Split, fitted: HistoryConfig, shop: tuple[Interactions, np.ndarray]
 ) -> None:
@@ -242,12 +254,5 @@ def test_recommender_scores_cold_items_like_training(
             np.append(days, np.float32(0)),
             np.append(indices[past.items], indices[cold]),
         )
-        plain = replace(with_it, training_indices=None)
-        for items in (None, np.arange(60)):
-            rankings = (
-                recommender.rank(events, item_vectors, items, 60, training_indices=indices)
-                for events in (with_it, plain)
-            )
-            with_neighbours, without = (ranked.scores[ranked.order == cold] for ranked in rankings)
-            assert with_neighbours == without, "an item of the history gets no cold-start score"
+        assert_without_cold_start_score(recommender, with_it, item_vectors, indices, cold)
     assert np.abs(np.linalg.norm(item_vectors[indices < -1], axis=1) - SCALE).max() < 1e-4

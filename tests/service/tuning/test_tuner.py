@@ -1,37 +1,16 @@
-"""The tuner's choices, with made-up rates, and real measurements of the tiny bundle."""
+"""The tuner's choices, with made-up rates."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import psutil
 import pytest
-from numpy.typing import NDArray
 
 from models import bundle as bundles
-from models.text.encoding import Batch as TokenBatch
-from models.text.encoding import Encoding
-from service.errors import InferenceFailed
-from service.inference.batch_policy import BatchLimits
 from service.settings import load_settings
 from service.tuning.search import doubling, search_while_gaining, smallest_near_best
-from service.tuning.throughput import (
-    MAX_LENGTH,
-    MIN_LENGTH,
-    Layout,
-    ReplicaProcesses,
-    ThroughputError,
-    measure_throughput,
-    sample_lengths,
-)
+from service.tuning.throughput import Layout, ReplicaProcesses
 from service.tuning.tuner import (
     CLUSTER_BYTES,
     MIN_TOKENS,
@@ -44,14 +23,6 @@ from service.tuning.tuner import (
     count_fitting_replicas,
     tune,
 )
-from tests.support.tiny_bundle import tiny_bundle
-
-HEED = str(Path(sys.executable).parent / "heed")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bundle(tmp_path_factory.mktemp("bundle"))
 
 
 def test_the_smallest_choice_within_noise_of_the_best_wins() -> None:
@@ -105,81 +76,6 @@ def test_a_busy_machine_gives_a_warning(monkeypatch: pytest.MonkeyPatch) -> None
     assert busy_warning(8) is None
 
 
-def test_sampled_lengths_are_fixed_with_many_short_and_few_long() -> None:
-    lengths = sample_lengths(512)
-    assert lengths == sample_lengths(512)
-    assert MIN_LENGTH <= min(lengths) < 10
-    assert 240 < max(lengths) <= MAX_LENGTH
-    assert sum(length <= 16 for length in lengths) == pytest.approx(sum(length > 128 for length in lengths), abs=3)
-    assert max(sample_lengths(100)) <= 100
-
-
-class Sleeping:
-    """A runtime whose batches all take the same time."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-        self.sizes: list[int] = []
-
-    def run(self, batch: TokenBatch) -> NDArray[np.float32]:
-        self.sizes.append(len(batch.ids))
-        time.sleep(self.seconds)
-        return np.zeros((len(batch.ids), 3), np.float32)
-
-
-def tokens(*sizes: int) -> Sequence[Encoding]:
-    return [Encoding(np.zeros(size, np.int64), np.zeros(size, np.int64), False, "en") for size in sizes]
-
-
-@pytest.mark.slow
-def test_the_rate_is_measured_with_full_batches_within_the_limits() -> None:
-    runtime = Sleeping(0.02)
-    rate = asyncio.run(measure_throughput(runtime, 1, tokens(10), 32, BatchLimits(80, 16, 1 << 40), 0.4))
-    assert set(runtime.sizes[1:-2]) == {8}  # the last batches hold cancelled requests
-    assert 0 < rate <= 80 / 0.02
-
-
-@pytest.mark.slow
-def test_a_batch_longer_than_the_time_is_still_measured() -> None:
-    rate = asyncio.run(measure_throughput(Sleeping(0.2), 1, tokens(10), 4, BatchLimits(512, 4, 1 << 40), 0.01))
-    assert 0 < rate <= 40 / 0.2
-
-
-def test_a_failing_model_raises_its_error() -> None:
-    class Failing(Sleeping):
-        def run(self, batch: TokenBatch) -> NDArray[np.float32]:
-            raise RuntimeError("secret")
-
-    with pytest.raises(InferenceFailed):
-        asyncio.run(measure_throughput(Failing(0), 1, tokens(10), 4, BatchLimits(512, 4, 1 << 40), 0.1))
-
-
-@pytest.mark.slow
-def test_replicas_can_be_measured_and_end_with_the_block(tiny: Path) -> None:
-    before = set(psutil.Process().children())
-    with ReplicaProcesses(tiny, Layout(2, 1), "cpu") as replicas:
-        assert replicas.tokens_per_s(512, 4, 0.2) > 0
-        assert 20e6 < replicas.pss_bytes < 1e9
-        assert len(set(psutil.Process().children()) - before) == 2
-    assert set(psutil.Process().children()) <= before
-
-
-@pytest.mark.slow
-def test_a_process_that_dies_raises_an_error(tiny: Path) -> None:
-    before = set(psutil.Process().children())
-    with ReplicaProcesses(tiny, Layout(1, 1), "cpu") as replicas:
-        (child,) = set(psutil.Process().children()) - before
-        child.kill()
-        with pytest.raises(ThroughputError, match="ended unexpectedly"):
-            replicas.tokens_per_s(512, 4, 0.1)
-
-
-@pytest.mark.slow
-def test_a_device_that_cannot_be_used_raises_an_error(tiny: Path) -> None:
-    with pytest.raises(ThroughputError, match="cuda"), ReplicaProcesses(tiny, Layout(1, 1), "cuda"):
-        pass
-
-
 @pytest.mark.slow
 def test_without_memory_for_one_replica_tuning_fails(tiny: Path) -> None:
     run = TuningRun(bundles.load_bundle(tiny), load_settings(sentiment_bundle=tiny), 0.1, lambda _: None)
@@ -222,82 +118,3 @@ def test_tokens_are_chosen_before_texts(tiny: Path) -> None:
     run = Crowded(bundles.load_bundle(tiny), load_settings(sentiment_bundle=tiny), 0.1, lambda _: None)
     chosen = tune(run, 1, 1 << 40)
     assert (chosen["batch_tokens"], chosen["batch_items"]) == (160, 4)
-
-
-def run_tune(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [HEED, "tune", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, **(environment or {})},
-    )
-
-
-@pytest.mark.slow
-def test_the_command_prints_settings_for_a_shell_and_the_rest_to_stderr(tiny: Path, tmp_path: Path) -> None:
-    done = run_tune("--bundle", str(tiny), "--seconds", "0.1", "--cores", "1")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert [line.partition("=")[0] for line in lines] == [
-        "HEED_REPLICAS",
-        "HEED_THREADS",
-        "HEED_BATCH_TOKENS",
-        "HEED_BATCH_ITEMS",
-    ]
-    assert "tokens/s" in done.stderr
-    (tmp_path / "heed.env").write_text(done.stdout)
-    shell = f"set -a; . {tmp_path}/heed.env; HEED_REPLICAS=7; exec {sys.executable} -c '{READ}'"
-    shell_run = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=True)
-    values = dict(line.split("=") for line in lines)
-    assert shell_run.stdout.split() == [
-        "7",
-        values["HEED_THREADS"],
-        values["HEED_BATCH_TOKENS"],
-        values["HEED_BATCH_ITEMS"],
-    ]
-
-
-READ = (
-    "from service.settings import load_settings; s = load_settings();"
-    " print(s.replicas, s.threads, s.batch_tokens, s.batch_items)"
-)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "environment", "code", "message"),
-    [
-        (["--bundle", "/nowhere"], {}, 1, "no bundle at /nowhere"),
-        (["--cores", "4096"], {}, 2, "4096 cores: this process may use"),
-        ([], {"HEED_BATCH_ITEMS": "0"}, 2, "HEED_BATCH_ITEMS"),
-    ],
-)
-def test_an_error_of_the_command_is_one_line(
-    arguments: list[str], environment: dict[str, str], code: int, message: str
-) -> None:
-    done = run_tune(*arguments, environment=environment)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_all_processes(tiny: Path, signal_number: signal.Signals) -> None:
-    process = subprocess.Popen(
-        [HEED, "tune", "--bundle", str(tiny), "--seconds", "60", "--cores", "1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    children: list[psutil.Process] = []
-    while not children:
-        children = psutil.Process(process.pid).children(recursive=True)
-        time.sleep(0.05)
-    time.sleep(1.5)  # by now it measures, unless the machine is slow
-    process.send_signal(signal_number)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "heed: stopped"
-    assert not [child for child in children if child.is_running()]
