@@ -204,6 +204,7 @@ def test_saved_index_is_loaded_unchanged(index: VectorIndex, tmp_path: Path) -> 
     assert (loaded.probes, loaded.recall) == (index.probes, index.recall)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 1, 20, 400, 4_000, -1])
 def test_damaged_index_is_ignored_and_rebuilt(
     index: VectorIndex, recommender: Recommender, vectors: np.ndarray, tmp_path: Path, offset: int

@@ -94,6 +94,7 @@ def test_a_method_in_both_tables_explains_texts(toy: MethodName, tmp_path: Path)
     assert np.abs(weights).sum() == pytest.approx(np.abs(explainer.attribute(instance, toy)).sum())
 
 
+@pytest.mark.slow
 def test_a_method_in_both_tables_explains_the_turns_of_a_dialogue(toy: MethodName, tmp_path: Path) -> None:
     bundle = load_bundle(tiny_intent_bundle(tmp_path))
     head = next(iter(load_bundle_heads(bundle.path, bundle.encoder_digest).values()))

@@ -128,6 +128,7 @@ async def test_a_user_can_come_with_several_targets(shop: Shop) -> None:
 # Refusals.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("user", "code", "pointer"),
     [

@@ -91,6 +91,7 @@ async def test_a_bad_item_does_not_affect_the_rest(intents: Intents) -> None:
     assert (bad["error"]["code"], bad["id"]) == ("empty_text", "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [

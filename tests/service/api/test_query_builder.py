@@ -119,6 +119,7 @@ async def test_a_bad_event_has_a_pointer(shop: Shop, bad_event: Any, pointer: st
     assert_problem(await shop.send({"history": [bad_event]}), 422, "invalid_request", pointer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("user", "pointer"),
     [

@@ -95,6 +95,7 @@ async def test_an_item_is_ranked_from_its_acknowledged_edit_to_its_removal(shop:
         await shop.outcomes("books", [], [f"new {index}"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [

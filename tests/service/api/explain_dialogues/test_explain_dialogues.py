@@ -118,6 +118,7 @@ def explain(explains: Explains, task: str, method: str) -> Awaitable[Any]:
     return explains.reply(candidates=CANDIDATES, method=method)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "method"),
     [(task, method) for task in ("intent", "replies") for method in ("auto", *SUPPORTED_METHODS[task])],
@@ -197,6 +198,7 @@ async def test_a_bad_item_does_not_affect_the_rest(explains: Explains) -> None:
     assert_problem(await explains.intent([" "]), 422, "empty_text", "/inputs/0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["x", "‰‰‰ ‰", "🙂", "<s>"])
 async def test_texts_of_a_single_word_or_of_unknown_tokens_are_explained(explains: Explains, text: str) -> None:
     (result,) = results(await explains.intent({"turns": [DIALOGUE[0], {"speaker": "customer", "text": text}]}))

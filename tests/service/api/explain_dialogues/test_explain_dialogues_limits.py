@@ -18,6 +18,7 @@ from tests.support.tiny_bundle import LAYERS
 pytestmark = pytest.mark.anyio
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("path", "more", "pointer"),
     [

@@ -52,6 +52,7 @@ async def test_weights_explain_the_target(explains: Explains) -> None:
     np.testing.assert_allclose(sums, 0, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["auto", *SUPPORTED_METHODS["sentiment"]])
 async def test_every_supported_method_works(explains: Explains, method: str) -> None:
     (result,) = shown(await explains.ask("ab cd 利润", method=method))
@@ -59,6 +60,7 @@ async def test_every_supported_method_works(explains: Explains, method: str) -> 
     assert result["signed"] is (method != "value_norm")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", ["x", "‰‰‰ ‰", "🙂", "<s>"])
 @pytest.mark.parametrize("method", SUPPORTED_METHODS["sentiment"])
 async def test_texts_of_a_single_word_or_of_unknown_tokens_are_explained(

@@ -21,6 +21,7 @@ async def test_a_request_without_a_usable_text_is_refused(explains: Explains) ->
     assert_problem(await explains.ask({"text": "", "id": "x"}), 422, "empty_text", "/inputs/text")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "pointer"),
     [
