@@ -27,7 +27,7 @@ def listed(name: str) -> dict[str, str]:
 
 def test_every_installed_distribution_has_its_listed_version() -> None:
     # Of this environment alone: Ray puts packages of its own on `sys.path` when it is imported.
-    site_packages = {get_path("purelib"), get_path("platlib")}
+    site_packages = sorted({get_path("purelib"), get_path("platlib")})
     installed = {canonical(found.name): found.version.partition("+")[0] for found in distributions(path=site_packages)}
     ours = {name: version for name, version in installed.items() if not re.fullmatch(UNLISTED, name)}
     assert ours.items() <= listed("test").items()
