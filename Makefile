@@ -13,7 +13,7 @@ serve: $(SERVE)/installed ## Serve the shipped models on 127.0.0.1:8000 (HEED_PO
 test: $(TEST)/installed ## Run every test that needs no GPU
 	$(TEST)/bin/pytest $(ARGS)
 
-test-fast: $(TEST)/installed ## Run the tests of the inner loop, in under a minute
+test-fast: $(TEST)/installed ## Run the tests of the inner loop, in about a minute
 	$(TEST)/bin/pytest -m "not slow and not system and not browser and not shipped" $(ARGS)
 
 chaos: $(TEST)/installed ## Kill parts of a running service and check that it recovers

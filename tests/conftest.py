@@ -16,15 +16,15 @@ from tests.support.service_app import Service, serving
 from tests.support.tiny_bundle import tiny_recommend_bundle
 
 TESTS = Path(__file__).parent
-FOLDERS_WITH_MARKERS = ("browser", "shipped", "system")
-"""Folders whose tests all carry the marker of the same name."""
+MARKERS = {"browser": "browser", "shipped": "shipped", "system": "system", "bench": "slow"}
+"""The marker of all tests of a folder."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
-        if folder in FOLDERS_WITH_MARKERS:
-            item.add_marker(folder)
+        if folder in MARKERS:
+            item.add_marker(MARKERS[folder])
 
 
 @pytest.fixture

@@ -20,6 +20,8 @@ from tests.docs.__main__ import PAGES as GENERATED
 from tests.docs.commands import ANSWER, MORE
 from tests.docs.markdown import ROOT, Document, Fence, count_words, documents, split_sentences
 
+pytestmark = pytest.mark.slow
+
 README = Document(ROOT / "README.md")
 ERRORS = Document(ROOT / "docs" / "errors.md")
 PAGES = documents("README.md", "docs/**/*.md")

@@ -12,6 +12,8 @@ import pytest
 
 from tests.docs.markdown import ROOT, count_words, split_sentences
 
+pytestmark = pytest.mark.slow
+
 MODULES = sorted(path for package in ("models", "service") for path in (ROOT / package).rglob("*.py"))
 MAX_SENTENCE_WORDS = 30
 MAX_MEDIAN_WORDS = 16
@@ -49,6 +51,7 @@ def test_docstrings_name_a_thing_or_start_with_a_verb(path: Path) -> None:
         assert not FRAGMENT.match(text.lstrip()), f"{label(path)}:{line} starts with a fragment: {text.strip()[:60]}"
 
 
+@pytest.mark.slow
 def test_the_median_sentence_is_short() -> None:
     lengths = [count_words(one) for path in MODULES for _, text in docstrings(path) for one in sentences(text)]
     assert median(lengths) <= MAX_MEDIAN_WORDS

@@ -141,6 +141,7 @@ def test_each_unknown_item_is_a_feature_of_its_own(recommender: Recommender, vec
     assert instance.features == ((0,), (1, 3), (2,))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", HISTORY_METHODS)
 def test_long_histories_are_read_in_steps(recommender: Recommender, vectors: Vectors, method: HistoryMethod) -> None:
     sizes: list[int] = []

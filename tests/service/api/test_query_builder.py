@@ -96,6 +96,7 @@ async def test_invalid_times_are_refused(shop: Shop, at: str) -> None:
     assert_problem(await shop.send({"history": [BOUGHT | {"at": at}]}), 422, "invalid_request", "/inputs/history/0/at")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad_event", "pointer"),
     [

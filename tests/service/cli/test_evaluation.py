@@ -28,6 +28,7 @@ def run(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stable_rows", [0, 1])
 def test_figures_are_printed_written_and_put_into_the_card(data: Path, tmp_path: Path, stable_rows: int) -> None:
     bundle, out = load_bundle(tiny_bundle(tmp_path)), tmp_path / "out"

@@ -78,6 +78,7 @@ def test_a_text_may_be_named_as_a_command_and_options_may_come_first(bundle: Pat
     assert run("text", "report", "--bundle", str(bundle))[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [

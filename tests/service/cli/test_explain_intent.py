@@ -43,6 +43,7 @@ def test_a_page_is_written(bundle: Path, tmp_path: Path) -> None:
     assert "<i>" not in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said", "code"),
     [

@@ -52,6 +52,7 @@ def test_a_whole_body_names_the_method_and_an_option_wins(explain: Any) -> None:
     assert shown.startswith("item-c1 c: 0.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "said"),
     [

@@ -60,6 +60,7 @@ def test_the_label_sets_of_the_model_are_not_replaced(folder: Path, bundle: Path
     assert "letters is a label set of the model itself" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "../mine", ""])
 def test_removing_an_unknown_head_says_what_is_there(folder: Path, head: Path, name: str) -> None:
     message = f"heed: there is no head {name!r} in {folder}"

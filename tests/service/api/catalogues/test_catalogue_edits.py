@@ -151,6 +151,7 @@ async def test_attributes_are_bounded_over_the_whole_catalogue(shop: Shop) -> No
     assert_problem(await shop.put("books", [item]), 422, "invalid_request", "/items")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "..", "%2e%2e", ".books", "a b", "书" * 100, "x" * 300, "%00", "%ff"])
 async def test_an_invalid_name_is_no_catalogue(shop: Shop, name: str) -> None:
     for answer in (
