@@ -31,7 +31,7 @@ from service.schemas.recommend import User
 from tests.support.full_disk import no_room
 from tests.support.tiny_bundle import WIDTH
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 ITEMS, MAX_UNINDEXED = 3_000, 2_000
 FILE = f"vectors.f32{SUFFIX}"
@@ -157,7 +157,6 @@ async def test_an_inverted_index_is_not_used_with_many_excluded_items(catalogues
     assert make_query(snapshot, history=history).index is None
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("inverted_lists", [ITEMS], indirect=True)
 @pytest.mark.parametrize("more", [{}, {"filter": {"even": True}}, {"history": 1_200}])
 async def test_an_exact_index_misses_nothing_whatever_is_excluded(
@@ -197,7 +196,6 @@ async def test_cached_projections_of_a_small_catalogue_give_the_same_ranking(
     np.testing.assert_allclose(cached.scores, expected.scores, atol=1e-6)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["small", "large"])
 async def test_a_changed_item_is_ranked_by_its_new_vector(
     catalogues: CatalogueRegistry, recommender: Recommender, folder: Path, name: str
