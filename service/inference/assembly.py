@@ -47,7 +47,7 @@ def open_model(bundle: Bundle, threads: int, device: Device) -> tuple[Tokenizer,
     """
     from models.runtime.auto import open_runtime
 
-    return Tokenizer(bundle.tokenizer, bundle.max_tokens), open_runtime(bundle, threads, device)
+    return Tokenizer.from_bundle(bundle), open_runtime(bundle, threads, device)
 
 
 def batch_limits(settings: Settings) -> BatchLimits:

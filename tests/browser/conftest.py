@@ -59,7 +59,7 @@ def listening(app: FastAPI) -> Iterator[str]:
 
 def open_engine(path: Path, metrics: Metrics) -> Engine:
     bundle = load_bundle(path)
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, metrics.task(bundle.task.name))
 
 

@@ -49,7 +49,7 @@ def count_batches(metrics: Metrics) -> float:
 
 async def test_2000_texts_get_the_same_scores_alone_in_batches_and_from_the_cache(metrics: Metrics) -> None:
     bundle = load_bundle(SHIPPED)
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     # The budget and the bound on padding are so large that a batch is most of a request.
     limits = replace(fakes.LIMITS, batch_tokens=4_096, batch_items=REQUEST_ITEMS, queue_tokens=1 << 20, padding=8.0)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph, threads=2), limits, metrics.task("sentiment"))

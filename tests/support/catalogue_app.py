@@ -56,7 +56,7 @@ class Shop:
 @asynccontextmanager
 async def serving(bundle: Bundle, data_dir: Path | None, metrics: Metrics, **settings: Any) -> AsyncIterator[Shop]:
     task = metrics.task("recommend")
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
     catalogues = CatalogueRegistry(bundle, recommender, data_dir)

@@ -47,7 +47,7 @@ class Explains:
 
 def app_of(bundle: Bundle, registry: HeadRegistry, metrics: Metrics, explains: bool) -> Any:
     task = metrics.task("intent")
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     explanations = (
         ExplanationWorker({"intent": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy) if explains else None

@@ -47,7 +47,7 @@ class Explains:
 @asynccontextmanager
 async def serving(bundle: Bundle, metrics: Metrics) -> AsyncIterator[Explains]:
     task = metrics.task("sentiment")
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     explanations = ExplanationWorker({"sentiment": ExplainableModel(bundle, tokenizer)}, lambda: engine.busy)
     app = create_app({"sentiment": CachedPredictor(engine, 0, task)}, Settings(), metrics, None, explanations)

@@ -42,7 +42,7 @@ class Intents:
 async def serving(bundle: Bundle, folder: Path, metrics: Metrics) -> AsyncIterator[Intents]:
     folder.mkdir()
     task = metrics.task("intent")
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     registry = HeadRegistry(bundle, folder)
     app = create_app({"intent": CachedPredictor(engine, 0, task)}, Settings(label_set="letters"), metrics, registry)

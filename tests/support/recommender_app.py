@@ -56,7 +56,7 @@ async def serving(
     bundle: Bundle, folder: Path, metrics: Metrics, kind: type[Recommender] = Recommender
 ) -> AsyncIterator[Shop]:
     task = metrics.task("recommend")
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
     recommender.__class__ = kind

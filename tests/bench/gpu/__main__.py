@@ -117,7 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         bundle = load_bundle(options.bundle)
-        tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+        tokenizer = Tokenizer.from_bundle(bundle)
         bench = Bench(options.device, SIZES[options.device], bundle, tokenizer.pad_id)
         sample = (
             mixed_random_texts(bench) if options.data is None else read_texts(options.data, tokenizer, bench.size.texts)

@@ -61,7 +61,7 @@ def measure(bundle: Path, texts: Sequence[str], processes: int, batch_size: int,
 def _batches(bundle: Path, texts: Sequence[str], size: int) -> tuple[OnnxRuntime, list[Batch]]:
     """Return batches of similar lengths, in a random order so that every prefix is like the whole."""
     loaded = load_bundle(bundle)
-    tokenizer = Tokenizer(loaded.tokenizer, loaded.max_tokens)
+    tokenizer = Tokenizer.from_bundle(loaded)
     encodings = sorted((tokenizer.encode(text) for text in texts), key=lambda encoding: encoding.length)
     batches = [collate(encodings[start : start + size], tokenizer.pad_id) for start in range(0, len(encodings), size)]
     Random(os.getpid()).shuffle(batches)

@@ -13,7 +13,7 @@ from tests.bench.serving.contenders import Answers
 
 
 def compute_expected_labels(bundle: Bundle, texts: Sequence[str]) -> Mapping[Answers, Sequence[str]]:
-    tokenizer, runtime = Tokenizer(bundle.tokenizer, bundle.max_tokens), OnnxRuntime(bundle.graph)
+    tokenizer, runtime = Tokenizer.from_bundle(bundle), OnnxRuntime(bundle.graph)
     labels: dict[Answers, list[str]] = {Answers.PLAIN: [], Answers.CALIBRATED: []}
     for text in texts:
         encoding = tokenizer.encode(text)

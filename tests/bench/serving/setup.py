@@ -44,7 +44,7 @@ def prepare(name: str, options: argparse.Namespace) -> tuple[Bundle, Inputs]:
         raise SystemExit(MISSING)
     try:
         bundle = load_bundle(options.bundle)
-        sets = texts.read(options.data, Tokenizer(bundle.tokenizer, bundle.max_tokens), _TEXTS)
+        sets = texts.read(options.data, Tokenizer.from_bundle(bundle), _TEXTS)
         options.out.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         raise SystemExit(f"{name}: {error}") from None

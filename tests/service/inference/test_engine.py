@@ -268,7 +268,7 @@ async def hold(engine: Engine, runtime: fakes.FakeRuntime) -> asyncio.Task[objec
 @pytest.fixture
 def real_engine(tmp_path: Path, metrics: Metrics) -> Engine:
     bundle = load_bundle(tiny_bundle(tmp_path))
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     limits = dataclasses.replace(fakes.LIMITS, batch_tokens=160)  # less than the longest text
     return Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), limits, metrics.task("sentiment"))
 

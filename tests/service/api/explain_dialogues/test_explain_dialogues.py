@@ -71,7 +71,7 @@ async def test_the_explained_scores_are_the_served_scores(explains: Explains) ->
 async def test_occlusion_is_the_change_without_a_word_or_turn(explains: Explains, bundle: Bundle) -> None:
     turns = [*DIALOGUE[:2], {"speaker": "customer", "text": " bb 股 b"}]
     (result,) = results(await explains.intent({"turns": turns}, method="occlusion", target="a"))
-    head, tokenizer = explains.registry.heads["letters"], Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    head, tokenizer = explains.registry.heads["letters"], Tokenizer.from_bundle(bundle)
     runtime = OnnxRuntime(bundle.graph)
 
     def confidence(hidden: set[int]) -> float:

@@ -159,7 +159,7 @@ async def test_explanations_pause_while_plain_texts_are_answered(
         return run(runtime, batch)
 
     monkeypatch.setattr(OnnxRuntime, "run", slow)
-    tokenizer = Tokenizer(bundle.tokenizer, bundle.max_tokens)
+    tokenizer = Tokenizer.from_bundle(bundle)
     steps = 2  # the whole text, and the text without its words
     for busy in (True, False):
         source = {"sentiment": ExplainableModel(bundle, tokenizer)}
@@ -171,7 +171,7 @@ async def test_explanations_pause_while_plain_texts_are_answered(
 
 
 async def test_a_stopped_worker_refuses(bundle: Bundle) -> None:
-    source = ExplainableModel(bundle, Tokenizer(bundle.tokenizer, bundle.max_tokens))
+    source = ExplainableModel(bundle, Tokenizer.from_bundle(bundle))
     explanations = ExplanationWorker({"sentiment": source}, lambda: False)
     await explanations.stop()
     with pytest.raises(NotReady):
