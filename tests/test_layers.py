@@ -28,6 +28,7 @@ LAYERS = (
     ("service.telemetry",),
     ("service.errors", "service.settings"),
     ("models.export",),
+    ("models.recommender_training",),
     ("models.training",),
     ("models.networks", "models.evaluation"),
     ("models.explain", "models.data"),
@@ -41,13 +42,19 @@ LAYERS = (
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
 
 LIBRARIES = {
-    "torch": {"models.networks", "models.training", "models.export"},
+    "torch": {"models.networks", "models.training", "models.recommender_training", "models.export"},
     "transformers": {"models.networks"},
     "huggingface_hub": {"models.networks"},
     "onnx": {"models.graph", "models.export", "models.runtime"},
     "onnxruntime": {"models.runtime"},
     "tokenizers": {"models.text", "service.tuning"},
-    "sklearn": {"models.prediction", "models.evaluation", "models.training", "models.export"},
+    "sklearn": {
+        "models.prediction",
+        "models.evaluation",
+        "models.training",
+        "models.recommender_training",
+        "models.export",
+    },
     "ray": {"service.app", "service.cluster"},
     "fastapi": {"service.api", "service.http", "service.app"},
     "starlette": {"service.api", "service.http", "service.app"},
@@ -56,7 +63,7 @@ LIBRARIES = {
     "pydantic_settings": {"service.settings"},
     "prometheus_client": {"service.telemetry"},
     "typer": {"service.cli"},
-    "rich": {"service.cli", "models.training"},
+    "rich": {"service.cli", "models.training", "models.recommender_training"},
 }
 
 

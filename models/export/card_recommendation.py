@@ -11,7 +11,7 @@ from dataclasses import asdict
 from models.bundle import Manifest
 from models.evaluation.recommendation import COMMAND, RecommendationReport, recommendation_table
 from models.export.card_template import load_template
-from models.training.recommendation import RecommendRun
+from models.recommender_training.recommendation import RecommendRun
 
 
 def render_recommendation_card(

@@ -29,11 +29,11 @@ from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import WEIGHTS as HISTORY_WEIGHTS
 from models.ranking.bundle_files import save_items, training_index_by_id
 from models.ranking.recommender import Recommender
+from models.recommender_training.recommendation import HISTORY, VECTORS, load_encoder, load_recommend_run
 from models.runtime.offline import TextEncoder
 from models.runtime.onnx import OnnxRuntime
 from models.tasks import RECOMMEND
 from models.text.tokenizer import Tokenizer
-from models.training.recommendation import HISTORY, VECTORS, load_encoder, load_recommend_run
 
 MIN_COSINE = 0.99
 """The least mean cosine between the vectors of a graph and of torch on the catalogue's texts, both centred."""

@@ -7,8 +7,8 @@ item by text stands in for it, together with the items nearest to that one. A co
 - a weight for those that the user has interacted with,
 - a bias, fitted so that cold items together get their share of the next interactions.
 
-The three weights are fitted on items held out from training (`models.training.cold_start`). This module knows only
-NumPy.
+The three weights are fitted on items held out from training (`models.recommender_training.cold_start`). This module
+knows only NumPy.
 """
 
 from __future__ import annotations

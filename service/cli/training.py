@@ -141,7 +141,7 @@ def _train_intent(config: Path, base: str, data: Path, out: Path, label_set: str
 
 def _train_recommender(config: Path, base: str, data: Path, texts: Path, out: Path) -> None:
     from models.data.training_files import interaction_files, require_files, text_files
-    from models.training.recommendation import read_recommend_config, train_recommend
+    from models.recommender_training.recommendation import read_recommend_config, train_recommend
 
     settings = read_recommend_config(config)
     require_files([*interaction_files(data), *text_files(texts, (source.name for source in settings.kept))])

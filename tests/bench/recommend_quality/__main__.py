@@ -23,11 +23,11 @@ from models.data.interactions import (
     read_online_retail,
     remove_items,
 )
+from models.recommender_training.history_network import HistoryConfig
+from models.recommender_training.item_neighbours import NeighbourConfig
+from models.recommender_training.recommendation import center_vectors, read_recommend_config
 from models.runtime.offline import open_text_encoder
 from models.training.classification import CONFIGS
-from models.training.history_network import HistoryConfig
-from models.training.item_neighbours import NeighbourConfig
-from models.training.recommendation import center_vectors, read_recommend_config
 from tests.bench.recommend_quality import cold_items, methods, report
 from tests.bench.recommend_quality.heed import HEED, TrainedHeed, ablations, heed_method, measure_shipped
 from tests.bench.recommend_quality.methods import Method

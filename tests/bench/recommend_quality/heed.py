@@ -14,9 +14,14 @@ from models.evaluation.ranking_metrics import sort_by_score
 from models.evaluation.recommendation import measure_recommender
 from models.networks.recommender import HistoryNetwork
 from models.ranking.bundle_files import load_own_catalogue, load_recommender
-from models.training.cold_start import fit_cold_start
-from models.training.history_network import HistoryConfig, cold_start_scores, score_histories, train_history_network
-from models.training.score_weights import choose_score_weights
+from models.recommender_training.cold_start import fit_cold_start
+from models.recommender_training.history_network import (
+    HistoryConfig,
+    cold_start_scores,
+    score_histories,
+    train_history_network,
+)
+from models.recommender_training.score_weights import choose_score_weights
 from tests.bench.recommend_quality.methods import Method, as_rank
 from tests.bench.recommend_quality.simple import Rankings
 from tests.bench.recommend_quality.study import Row, Views

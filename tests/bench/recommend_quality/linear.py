@@ -6,12 +6,12 @@ import numpy as np
 
 from models.data.interactions import Split
 from models.evaluation.ranking_metrics import sort_by_score
-from models.training.item_neighbours import NeighbourConfig, fit_item_weights, second_moments
+from models.recommender_training.item_neighbours import NeighbourConfig, fit_item_weights, second_moments
 from tests.bench.recommend_quality.simple import Rankings
 
 
 def linear(split: Split, **setting: float) -> Rankings:
-    """Rank by all weights of `models.training.item_neighbours`, with the settings of its configuration.
+    """Rank by all weights of `models.recommender_training.item_neighbours`, with the settings of its configuration.
 
     The model is EASE (Steck 2019) if only `ridge` is set, SLIT if `after` is 1, and SLIST between (Choi et al. 2021).
     As in the paper, SLIT's items have weights for themselves, because a rated film is not rated again.

@@ -9,8 +9,8 @@ import pytest
 
 from models.data.interactions import Split, remove_items
 from models.ranking.cold_start import ColdStartWeights
-from models.training.history_network import HistoryConfig
-from models.training.item_neighbours import NeighbourConfig
+from models.recommender_training.history_network import HistoryConfig
+from models.recommender_training.item_neighbours import NeighbourConfig
 from tests.bench.recommend_quality.__main__ import ON_MOVIELENS, config_of
 from tests.bench.recommend_quality.heed import ABLATIONS, TrainedHeed, ablations, heed_method
 from tests.support.tiny_baskets import ITEMS

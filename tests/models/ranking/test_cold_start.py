@@ -24,15 +24,15 @@ from models.ranking.cold_start import (
 from models.ranking.events import History
 from models.ranking.item_neighbours import ItemNeighbours
 from models.ranking.recommender import SCALE, Recommender
-from models.training.cold_start import fit_cold_start, maximum_likelihood_weights
-from models.training.history_network import (
+from models.recommender_training.cold_start import fit_cold_start, maximum_likelihood_weights
+from models.recommender_training.history_network import (
     HistoryConfig,
     cold_start_scores,
     make_history_input,
     score_histories,
     train_history_network,
 )
-from models.training.item_neighbours import NeighbourConfig
+from models.recommender_training.item_neighbours import NeighbourConfig
 
 pytestmark = pytest.mark.slow
 

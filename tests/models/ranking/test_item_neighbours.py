@@ -9,7 +9,12 @@ import pytest
 
 from models.data.interactions import InteractionSequence, make_sequence
 from models.ranking.item_neighbours import ItemNeighbours
-from models.training.item_neighbours import NeighbourConfig, decayed_counts, fit_item_neighbours, fit_item_weights
+from models.recommender_training.item_neighbours import (
+    NeighbourConfig,
+    decayed_counts,
+    fit_item_neighbours,
+    fit_item_weights,
+)
 
 ITEMS, RIDGE = 7, 2.0
 

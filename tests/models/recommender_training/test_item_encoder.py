@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.training.item_encoder import compute_co_occurrence
+from models.recommender_training.item_encoder import compute_co_occurrence
 
 
 def test_co_occurrences_are_normalised_by_basket_size_and_item() -> None:

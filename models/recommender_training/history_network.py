@@ -34,7 +34,7 @@ from models.prediction.normalize import l2_normalize
 from models.ranking.cold_start import ColdStart, ColdStartWeights, encode_cold_index, find_nearest_items
 from models.ranking.events import MAX_EVENTS, age_bucket, event_types, position_bucket
 from models.ranking.item_neighbours import ItemNeighbours
-from models.training.item_neighbours import NeighbourConfig, fit_item_neighbours
+from models.recommender_training.item_neighbours import NeighbourConfig, fit_item_neighbours
 
 LENGTH_NOISE = 8
 """Random events added to a history's length when histories are grouped by length, so that batches differ."""

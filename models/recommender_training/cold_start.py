@@ -17,7 +17,12 @@ from scipy.special import logsumexp
 
 from models.data.interactions import Interactions, Items, Split, hold_out_last, remove_items
 from models.ranking.cold_start import ColdStartWeights
-from models.training.history_network import HistoryConfig, cold_start_scores, score_histories, train_history_network
+from models.recommender_training.history_network import (
+    HistoryConfig,
+    cold_start_scores,
+    score_histories,
+    train_history_network,
+)
 
 Array = NDArray[np.float32]
 

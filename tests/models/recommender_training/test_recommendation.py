@@ -24,8 +24,7 @@ from models.prediction.calibration_fit import expected_calibration_error
 from models.ranking.bundle_files import load_own_catalogue, load_recommender
 from models.ranking.cold_start import ColdStartWeights, decode_cold_index
 from models.ranking.events import EVENT_TYPES, History
-from models.training.classification import CONFIGS
-from models.training.history_network import (
+from models.recommender_training.history_network import (
     FOLDS,
     HistoryConfig,
     fit_neighbours_by_fold,
@@ -33,9 +32,9 @@ from models.training.history_network import (
     score_neighbours_by_fold,
     train_history_network,
 )
-from models.training.item_encoder import ItemEncoderConfig
-from models.training.item_neighbours import NeighbourConfig
-from models.training.recommendation import (
+from models.recommender_training.item_encoder import ItemEncoderConfig
+from models.recommender_training.item_neighbours import NeighbourConfig
+from models.recommender_training.recommendation import (
     VECTORS,
     AnchorTexts,
     RecommendConfig,
@@ -44,7 +43,8 @@ from models.training.recommendation import (
     read_recommend_config,
     train_recommend,
 )
-from models.training.score_weights import choose_score_weights
+from models.recommender_training.score_weights import choose_score_weights
+from models.training.classification import CONFIGS
 from models.training.trainer import ConfigError
 from tests.support.tiny_networks import tiny_config
 from tests.support.tiny_shop import write_shop

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from models.data.interactions import Interactions, Split, hold_out_last
 from models.evaluation.ranking_metrics import measure_rankings, sort_by_score
 from models.networks.recommender import AS_TRAINED, HistoryNetwork, ScoreWeights
-from models.training.history_network import HistoryConfig, score_histories, train_history_network
+from models.recommender_training.history_network import HistoryConfig, score_histories, train_history_network
 
 RATIOS = tuple(2.0**power for power in range(-6, 7))
 """Weights of attention relative to neighbours.

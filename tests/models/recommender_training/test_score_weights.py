@@ -10,9 +10,9 @@ import torch
 
 from models.data.interactions import Interactions, Split, hold_out_last, make_sequence
 from models.networks.recommender import ScoreWeights
-from models.training.history_network import HistoryConfig, score_histories, train_history_network
-from models.training.item_neighbours import NeighbourConfig
-from models.training.score_weights import (
+from models.recommender_training.history_network import HistoryConfig, score_histories, train_history_network
+from models.recommender_training.item_neighbours import NeighbourConfig
+from models.recommender_training.score_weights import (
     choose_score_weights,
     score_components,
     score_weight_grid,

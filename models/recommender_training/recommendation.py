@@ -28,11 +28,9 @@ from models.networks.encoder import Embedder, base_file, load_base_encoder
 from models.networks.quantization import load_trained
 from models.networks.recommender import ScoreWeights
 from models.ranking.cold_start import ColdStartWeights
-from models.text.encoding import Encoding
-from models.text.tokenizer import Tokenizer, adapt_tokenizer
-from models.training.cold_start import fit_cold_start
-from models.training.history_network import HistoryConfig, train_history_network
-from models.training.item_encoder import (
+from models.recommender_training.cold_start import fit_cold_start
+from models.recommender_training.history_network import HistoryConfig, train_history_network
+from models.recommender_training.item_encoder import (
     AnchorText,
     CoOccurrenceObjective,
     ItemEncoderConfig,
@@ -40,8 +38,10 @@ from models.training.item_encoder import (
     embed_texts,
     plan_item_batches,
 )
-from models.training.item_neighbours import NeighbourConfig
-from models.training.score_weights import choose_score_weights
+from models.recommender_training.item_neighbours import NeighbourConfig
+from models.recommender_training.score_weights import choose_score_weights
+from models.text.encoding import Encoding
+from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
 HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
