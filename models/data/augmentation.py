@@ -1,4 +1,4 @@
-"""Training epochs with augmented rows: swapped entity names and concatenated pairs."""
+"""Training epochs with augmented rows: swapped entity names, concatenated pairs and opinions in long neutral texts."""
 
 from __future__ import annotations
 
@@ -19,15 +19,27 @@ PLACEHOLDERS = {
 }
 
 
+SENTENCE_JOINER = {"en": " ", "zh": ""}
+SENTENCE_END = {"en": ".", "zh": "。"}
+
+MAX_CHARACTERS = {"en": 1100, "zh": 360}
+"""The longest text that an opinion is hidden in, about 250 tokens."""
+
 AnyRow = TypeVar("AnyRow")
 
 
 def make_epoch(
-    train: Sequence[Example], datasets: Sequence[Dataset], seed: int, epoch: int, augment: float
+    train: Sequence[Example],
+    datasets: Sequence[Dataset],
+    seed: int,
+    epoch: int,
+    augment: float,
+    hidden: float = 0.0,
 ) -> list[Example]:
     """Return the rows of an epoch in random order: the share of each data set, plus augmented rows.
 
-    Augmented rows need their entity to be answered. `augment` is their number per row that names an entity.
+    `augment` is the number of pairs per row that names an entity, and these pairs need their entity to be answered.
+    `hidden` is the share of opinions, beside all rows, that stand in a long neutral text.
     """
     rng = random.Random(seed + epoch)
     rows: list[Example] = []
@@ -43,6 +55,7 @@ def make_epoch(
         if targeted:
             rows += rng.sample(targeted, round(len(targeted) * augment / 2)) if not examples[0].entity else []
             rows += [concatenate_pair(rng, targeted) for _ in range(round(len(targeted) * augment))]
+    rows += hide_opinions(rng, rows, round(len(rows) * hidden))
     rng.shuffle(rows)
     return rows
 
@@ -83,6 +96,33 @@ def concatenate_pair(rng: random.Random, targeted: Sequence[Example]) -> Example
         first, second = rename_entity(first, names[0]), rename_entity(second, names[1])
     text = first.text.rstrip("。.；; ") + rng.choice(CONNECTORS[first.language]) + second.text
     return replace(rng.choice((first, second)), text=text)
+
+
+def hide_opinions(rng: random.Random, rows: Sequence[Example], count: int) -> list[Example]:
+    """Return `count` rows with an opinion, each in a text of neutral sentences of its language.
+
+    The neutral sentences are those of the rows without an entity. The opinion stands anywhere.
+    """
+    opinions = [row for row in rows if row.label in ("negative", "positive")]
+    neutrals: dict[str, list[str]] = {language: [] for language in SENTENCE_END}
+    for row in rows:
+        if row.label == "neutral" and row.entity is None:
+            neutrals[row.language].append(row.text)
+    opinions = [row for row in opinions if neutrals[row.language]]
+    return [hide_opinion(rng, row, neutrals[row.language]) for row in rng.choices(opinions, k=count if opinions else 0)]
+
+
+def hide_opinion(rng: random.Random, opinion: Example, neutrals: Sequence[str]) -> Example:
+    """Return the row with neutral sentences before and after its text."""
+    sentences, room = [opinion.text], rng.uniform(0.15, 1.0) * MAX_CHARACTERS[opinion.language] - len(opinion.text)
+    while room > 0:
+        sentence = rng.choice(neutrals)
+        room -= len(sentence)
+        if opinion.entity is None or opinion.entity.casefold() not in sentence.casefold():
+            sentences.insert(rng.randrange(len(sentences) + 1), sentence)
+    end = SENTENCE_END[opinion.language]
+    sentences = [text if text.rstrip()[-1:] in ".!?。！？…" else text.rstrip() + end for text in sentences]
+    return replace(opinion, text=SENTENCE_JOINER[opinion.language].join(sentences))
 
 
 def draw_pair(rng: random.Random, targeted: Sequence[Example]) -> tuple[Example, Example]:

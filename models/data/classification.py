@@ -1,16 +1,13 @@
-"""Labelled texts: the readers of data sets, and the removal of validation texts from training.
+"""Labelled texts, and the readers of their sources.
 
-A data set is a folder with `train.jsonl.gz` and `validation.jsonl.gz`. Each line is a row
-`{"text", "label", "entity"?}`. This module knows no networks.
+A source is a folder with `train.jsonl.gz` and `validation.jsonl.gz`, whose lines are rows `{"text", "label",
+"entity"?}`; or a file `NAME.txt.gz` of texts; or a grammar. This module knows no networks.
 """
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
-import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +15,9 @@ from models.text.language import has_text
 
 LABEL_NAMES = {"bearish": "negative", "bullish": "positive"}
 """The task's names for labels that data sets call differently."""
+
+LABEL_SETS = {"not_negative": ("neutral", "positive")}
+"""Labels of data sets that stand for several labels of the task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,11 @@ class Example:
     language: str
     label_choices: tuple[str, ...]
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the task that the row's label stands for; none without a label."""
+        return () if self.label is None else LABEL_SETS.get(self.label, (self.label,))
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -43,7 +48,9 @@ class Dataset:
     stopped. `smoothing` is the label smoothing and `bootstrap` the weight of the model's answer in the training target.
     Both are for noisy labels. `absent_share` is for a data set that lacks some of the task's labels. It is the share of
     texts that would have got such a label. With `named_before`, rows like `Company：what happened` also train the
-    target-dependent answer.
+    target-dependent answer. `genre` is "headline", "prose" or "social". A set that is not `measured` trains only. The
+    texts of a file `NAME.txt.gz` have the label `assumed`. `fillings` is how often each template of the grammar NAME is
+    filled.
     """
 
     name: str
@@ -55,6 +62,10 @@ class Dataset:
     bootstrap: float = 0.0
     absent_share: float = 0.0
     named_before: str | None = None
+    genre: str = ""
+    measured: bool = True
+    assumed: str | None = None
+    fillings: int = 0
 
 
 def read_dataset(root: Path, dataset: Dataset, split: str) -> list[Example]:
@@ -64,7 +75,7 @@ def read_dataset(root: Path, dataset: Dataset, split: str) -> list[Example]:
         ValueError: A label is not one of the data set's. The message names the line.
     """
     examples = []
-    path = root / dataset.name / f"{split}.jsonl.gz"
+    path = find_source(root, dataset.name) / f"{split}.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
@@ -78,20 +89,14 @@ def read_dataset(root: Path, dataset: Dataset, split: str) -> list[Example]:
     return examples
 
 
-def read_unlabelled_texts(root: Path, source: Dataset) -> list[Example]:
-    """Return all lines of `NAME.txt.gz`, without labels."""
-    with gzip.open(root / f"{source.name}.txt.gz", "rt", encoding="utf-8") as lines:
+def read_texts(root: Path, source: Dataset) -> list[Example]:
+    """Return all lines of `NAME.txt.gz`, with the label that the source assumes, if any."""
+    with gzip.open(find_source(root, f"{source.name}.txt.gz"), "rt", encoding="utf-8") as lines:
         texts = [line.strip() for line in lines]
-    return [Example(text, None, None, source.name, source.language, ()) for text in texts if has_text(text)]
+    label, choices = source.assumed, source.labels
+    return [Example(text, label, None, source.name, source.language, choices) for text in texts if has_text(text)]
 
 
-def deduplication_key(text: str) -> str:
-    """Return the letters and digits of a text, without case, width or links. Copies of a text share it."""
-    plain = re.sub(r"https?://\S+", "", unicodedata.normalize("NFKC", text)).casefold()
-    return "".join(character for character in plain if character.isalnum())
-
-
-def remove_leaks(train: Sequence[Example], validation: Sequence[Example]) -> list[Example]:
-    """Return the training rows whose text is in no validation row of any data set."""
-    held_out = {deduplication_key(example.text) for example in validation}
-    return [example for example in train if deduplication_key(example.text) not in held_out]
+def find_source(root: Path, name: str) -> Path:
+    """Return the file or folder `name` in `root` or in one of its folders; `root / name` if there is none."""
+    return next((path for path in (root / name, *sorted(root.glob(f"*/{name}"))) if path.exists()), root / name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from models.data.classification import Dataset
+from models.data.classification import find_source
 from models.data.dialogues import LabelSet, ReplySet
 from models.data.interactions import RETAIL
 from models.data.user_files import DataError
@@ -14,16 +14,9 @@ MAX_NAMED_FILES = 3
 """Files that an error names."""
 
 
-def classification_files(root: Path, datasets: Iterable[Dataset]) -> Iterator[Path]:
-    """Yield the files of data sets with labels."""
-    for dataset in datasets:
-        for split in ("train", "validation"):
-            yield root / dataset.name / f"{split}.jsonl.gz"
-
-
 def text_files(root: Path, names: Iterable[str]) -> Iterator[Path]:
     """Yield the files of texts without labels."""
-    return (root / f"{name}.txt.gz" for name in names)
+    return (find_source(root, f"{name}.txt.gz") for name in names)
 
 
 def dialogue_folders(root: Path, sets: Iterable[LabelSet | ReplySet]) -> Iterator[Path]:

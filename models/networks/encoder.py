@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -33,22 +33,64 @@ class Network(nn.Module):
         states: tuple[Tensor, ...] = output.hidden_states
         return states
 
+    def finish(self) -> None:
+        """Fold parameters that only the training needs into the others, before the weights are saved."""
+
+
+class SourceBias(nn.Module):
+    """A bias of the logits for each source of training rows, learned with the network.
+
+    What a source's annotators call neutral is theirs alone. The bias takes it up, so that the network learns what the
+    sources share. `choices` (sources, labels) are True for the labels that a source has. A source is told apart from
+    the others only by the labels that it has, so its bias is centred over them and zero elsewhere.
+    """
+
+    def __init__(self, choices: Tensor) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(choices.shape))
+        self.register_buffer("choices", choices.float())
+
+    def forward(self, sources: Tensor) -> Tensor:
+        """Return the biases (rows, labels) of sources (rows,)."""
+        return self.centered()[sources]
+
+    def mean(self) -> Tensor:
+        """Return the mean bias (labels,) over the sources, for texts of any other source."""
+        return self.centered().sum(dim=0) / self.choices.sum(dim=0).clamp_min(1.0)
+
+    def centered(self) -> Tensor:
+        choices = cast("Tensor", self.choices)
+        mean = (self.bias * choices).sum(dim=1, keepdim=True) / choices.sum(dim=1, keepdim=True).clamp_min(1.0)
+        return (self.bias - mean) * choices
+
 
 class Classifier(Network):
-    """An encoder with a head. `forward` maps ids, mask and types, each (batch, length), to logits (batch, labels)."""
+    """An encoder with a head. `forward` maps ids, mask and types, each (batch, length), to logits (batch, labels).
+
+    `sources` is there during training alone. `finish` puts their mean into the head.
+    """
 
     def __init__(self, encoder: PreTrainedModel, width: int, labels: int, dropout: float = 0.1) -> None:
         super().__init__(encoder)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, labels)
+        self.sources: SourceBias | None = None
 
     def forward(self, ids: Tensor, mask: Tensor, types: Tensor) -> Tensor:
-        return self.classify(self.states(ids, mask, types)[-1], mask, types)
+        logits = self.classify(self.states(ids, mask, types)[-1], mask, types)
+        return logits if self.sources is None else logits + self.sources.mean()
 
     def classify(self, hidden: Tensor, mask: Tensor, types: Tensor) -> Tensor:
-        """Map the last layer's states to logits (batch, labels)."""
+        """Map the last layer's states to logits (batch, labels), without a source's bias."""
         logits: Tensor = self.head(self.dropout(pool_hidden(hidden, mask, types)))
         return logits
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Add the mean bias of the sources to the head's, and forget the sources."""
+        if self.sources is not None:
+            self.head.bias += self.sources.mean()
+            self.sources = None
 
 
 class Embedder(Network):

@@ -11,46 +11,27 @@ import random
 import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
-from torch import Tensor
 
 from models.bundle import TOKENIZER
-from models.data.augmentation import make_epoch
-from models.data.classification import Dataset, Example, read_dataset, remove_leaks
-from models.networks.encoder import Classifier, base_file, from_pretrained
+from models.data.classification import Dataset, Example
+from models.data.leaks import remove_leaks
+from models.data.sources import read_training, read_validation
+from models.networks.encoder import Classifier, SourceBias, base_file, from_pretrained
 from models.networks.quantization import load_trained
 from models.tasks import TASKS, Task
-from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
-from models.training.losses import expectation_regularization, masked_cross_entropy
-from models.training.trainer import (
-    RUN,
-    WEIGHTS,
-    ConfigError,
-    DeviceCollator,
-    Trainer,
-    TrainingConfig,
-    batch_by_length,
-    choose_device,
-)
+from models.training.classification_batches import ClassificationConfig, plan_batches
+from models.training.classification_loss import SupervisedObjective, source_choices
+from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
 NOTES = "notes.md"
 CONFIGS = Path(__file__).parent.parent / "configs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClassificationConfig(TrainingConfig):
-    """The settings of a training run for a task with fixed labels."""
-
-    task: str
-    augment: float
-    datasets: tuple[Dataset, ...]
 
 
 def read_config(path: Path) -> ClassificationConfig:
@@ -101,21 +82,6 @@ def load_run(folder: Path) -> TrainingRun:
     return TrainingRun(content["base"], layers, texts, parse_config(content["config"]), notes)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingRow:
-    """A tokenised training row: the index of its label, and a mask (labels,) of the labels it was chosen from.
-
-    A row without a label is for distillation alone.
-    """
-
-    tokens: Encoding
-    label: int | None
-    label_choices: tuple[bool, ...]
-    smoothing: float
-    bootstrap: float
-    absent_share: float
-
-
 def train_classifier(config: ClassificationConfig, base: str, data: Path, out: Path) -> Path:
     """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`."""
     torch.manual_seed(config.seed)
@@ -124,16 +90,24 @@ def train_classifier(config: ClassificationConfig, base: str, data: Path, out: P
     adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
     task = TASKS[config.task]
     tokenizer = Tokenizer(out / TOKENIZER, config.max_tokens)
-    validation = [row for dataset in config.datasets for row in read_dataset(data, dataset, "validation")]
-    training = [row for dataset in config.datasets for row in read_dataset(data, dataset, "train")]
-    training = remove_leaks(training, validation)
+    training, validation = read_rows(data, config)
     batches = plan_batches(config, config.datasets, task, tokenizer, training)
     model = from_pretrained(base, task)
+    if config.source_bias:
+        model.sources = SourceBias(source_choices(config.datasets, task))
     collator = DeviceCollator(tokenizer, choose_device())
     validate = ClassificationValidation(model, task, collator, sample_validation(validation, config))
-    Trainer(config, model, SupervisedObjective(model, collator), validate, out, len(batches)).run(batches)
+    objective = SupervisedObjective(model, collator, config.agreement)
+    Trainer(config, model, objective, validate, out, len(batches)).run(batches)
     save_run(out, base, None, (), config)
     return out
+
+
+def read_rows(data: Path, config: ClassificationConfig) -> tuple[list[Example], list[Example]]:
+    """Return the training rows of all sources, without leaks, and the validation rows."""
+    validation = [row for dataset in config.datasets for row in read_validation(data, dataset)]
+    training = [row for dataset in config.datasets for row in read_training(data, dataset, config.seed)]
+    return remove_leaks(training, validation), validation
 
 
 def save_run(
@@ -143,31 +117,6 @@ def save_run(
     (out / RUN).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def plan_batches(
-    config: ClassificationConfig,
-    datasets: Sequence[Dataset],
-    task: Task,
-    tokenizer: Tokenizer,
-    training: Sequence[Example],
-) -> list[list[TrainingRow]]:
-    """Return every batch of the whole run, in order."""
-    by_name = {dataset.name: dataset for dataset in datasets}
-    batches: list[list[TrainingRow]] = []
-    for epoch in range(ceil(config.epochs)):
-        rows = []
-        for example in make_epoch(training, datasets, config.seed, epoch, config.augment):
-            label_choices = tuple(label in example.label_choices for label in task.labels)
-            tokens = tokenizer.encode(example.text, example.entity)
-            dataset = by_name[example.dataset]
-            label = None if example.label is None else task.labels.index(example.label)
-            rows.append(
-                TrainingRow(tokens, label, label_choices, dataset.smoothing, dataset.bootstrap, dataset.absent_share)
-            )
-        epoch_batches = batch_by_length(rows, config, random.Random(config.seed + epoch))
-        batches += epoch_batches[: round(min(1.0, config.epochs - epoch) * len(epoch_batches))]
-    return batches
-
-
 def sample_validation(validation: Sequence[Example], config: ClassificationConfig) -> dict[str, list[Example]]:
     """Return the rows of each data set that are evaluated during training."""
     by_dataset: dict[str, list[Example]] = {}
@@ -175,17 +124,6 @@ def sample_validation(validation: Sequence[Example], config: ClassificationConfi
         by_dataset.setdefault(example.dataset, []).append(example)
     rng = random.Random(config.seed)
     return {name: rng.sample(rows, min(len(rows), config.validation_rows)) for name, rows in by_dataset.items()}
-
-
-class SupervisedObjective:
-    """The loss of a network on labels."""
-
-    def __init__(self, model: Classifier, collator: DeviceCollator) -> None:
-        self._model, self._collator = model, collator
-
-    def __call__(self, rows: Sequence[TrainingRow]) -> Tensor:
-        inputs = self._collator([row.tokens for row in rows])
-        return labelled_loss(self._model(inputs.ids, inputs.mask, inputs.types).float(), rows)
 
 
 class ClassificationValidation:
@@ -204,21 +142,8 @@ class ClassificationValidation:
                 batch = examples[start : start + 50]
                 inputs = self._collator([tokenizer.encode(example.text, example.entity) for example in batch])
                 predictions += self._model(inputs.ids, inputs.mask, inputs.types).argmax(dim=-1).tolist()
-                labels += [self._task.labels.index(example.label) for example in batch]
+                labels += [self._task.labels.index(example.labels[0]) for example in batch]
             yield f"macro_f1/{name}", float(f1_score(labels, predictions, labels=sorted(set(labels)), average="macro"))
-
-
-def labelled_loss(logits: Tensor, rows: Sequence[TrainingRow]) -> Tensor:
-    """Return the loss of the rows that have a label; logits (batch, labels)."""
-    indices = [index for index, row in enumerate(rows) if row.label is not None]
-    if not indices:
-        return logits.new_zeros(())
-    device, labelled = logits.device, [rows[index] for index in indices]
-    labels = torch.tensor([row.label for row in labelled], device=device)
-    label_choices = torch.tensor([row.label_choices for row in labelled], device=device)
-    noise = torch.tensor([(row.smoothing, row.bootstrap, row.absent_share) for row in labelled], device=device)
-    loss = masked_cross_entropy(logits[indices], labels, label_choices, noise[:, 0], noise[:, 1])
-    return loss + expectation_regularization(logits[indices], label_choices, noise[:, 2])
 
 
 def load_weights(folder: Path, run: TrainingRun, task: Task) -> Classifier:

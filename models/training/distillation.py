@@ -19,25 +19,25 @@ import torch
 from torch import Tensor
 
 from models.bundle import TOKENIZER
-from models.data.classification import Dataset, read_dataset, read_unlabelled_texts, remove_leaks
-from models.networks.encoder import Classifier, encoder_layers
+from models.data.classification import Dataset, read_texts
+from models.data.leaks import remove_leaks
+from models.networks.encoder import Classifier, SourceBias, encoder_layers
 from models.networks.student import FITTED_BATCHES, StatesFunction, compile_states, make_student
 from models.tasks import TASKS
 from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
 from models.training.classification import (
-    ClassificationConfig,
     ClassificationValidation,
-    TrainingRow,
-    labelled_loss,
     load_run,
     load_weights,
     parse_config,
     parse_dataset,
-    plan_batches,
+    read_rows,
     sample_validation,
     save_run,
 )
+from models.training.classification_batches import ClassificationConfig, TrainingRow, plan_batches
+from models.training.classification_loss import labelled_loss, source_choices, split_by_length
 from models.training.losses import hidden_state_loss, soft_target_loss
 from models.training.trainer import ConfigError, DeviceCollator, Inputs, Trainer, choose_device
 
@@ -91,14 +91,14 @@ def distill_classifier(config: DistillationConfig, teacher: Path, data: Path, te
     out.mkdir(parents=True, exist_ok=True)
     copyfile(teacher / TOKENIZER, out / TOKENIZER)
     tokenizer = Tokenizer(out / TOKENIZER, training.max_tokens)
-    validation = [row for dataset in training.datasets for row in read_dataset(data, dataset, "validation")]
-    rows = [row for dataset in training.datasets for row in read_dataset(data, dataset, "train")]
-    rows += [row for source in config.texts for row in read_unlabelled_texts(texts, source)]
-    batches = plan_batches(
-        training, (*training.datasets, *config.texts), task, tokenizer, remove_leaks(rows, validation)
-    )
+    rows, validation = read_rows(data, training)
+    unlabelled = [row for source in config.texts for row in read_texts(texts, source)]
+    rows += remove_leaks(unlabelled, validation)
+    batches = plan_batches(training, (*training.datasets, *config.texts), task, tokenizer, rows)
     network = load_weights(teacher, teacher_run, task)
     student = make_student(network, config.layers, [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]])
+    if training.source_bias:
+        student.sources = SourceBias(source_choices((*training.datasets, *config.texts), task))
     collator = DeviceCollator(tokenizer, choose_device())
     network.to(collator.device)
     objective = DistillationObjective(student, network, config, collator)
@@ -130,8 +130,16 @@ class DistillationObjective:
             self._teacher_states = compile_states(self._teacher_states)
 
     def __call__(self, rows: Sequence[TrainingRow]) -> Tensor:
-        inputs = self._collator([row.tokens for row in rows])
-        mask, types, config = inputs.mask, inputs.types, self._config
+        losses = []
+        for part in split_by_length(rows):
+            plain, noisy = ([row for row in part if (row.twin is None) is alone] for alone in (True, False))
+            losses += [loss(kind) * (len(kind) / len(rows)) for loss, kind in ((self._plain_loss, plain), (self._noisy_loss, noisy)) if kind]
+        return torch.stack(losses).sum()
+
+    def _plain_loss(self, rows: Sequence[TrainingRow]) -> Tensor:
+        """Return the loss of rows that student and teacher read alike."""
+        inputs, config = self._collator([row.tokens for row in rows]), self._config
+        mask, types = inputs.mask, inputs.types
         ids, unchanged = swap_tokens(inputs, config.corrupted, config.corrupted_tokens)
         with torch.no_grad():
             teacher = self._teacher_states(ids, mask, types)
@@ -140,9 +148,27 @@ class DistillationObjective:
         logits = self._student.classify(student[-1], mask, types).float()
         pairs = [(student[index], teacher[layer + 1]) for index, layer in enumerate(config.layers, 1)]
         states = torch.stack([hidden_state_loss(*pair, mask) for pair in pairs]).mean()
-        soft = soft_target_loss(logits, target, config.temperature)
-        labelled = labelled_loss(logits[unchanged], [rows[index] for index in unchanged.tolist()])
-        return soft + config.labels_weight * labelled + config.states_weight * states
+        loss = self._answer_loss(logits, target, rows, unchanged.tolist())
+        return loss + config.states_weight * states
+
+    def _noisy_loss(self, rows: Sequence[TrainingRow]) -> Tensor:
+        """Return the loss of rows that the student reads with noise and the teacher without."""
+        clean = self._collator([row.tokens for row in rows])
+        noisy = self._collator([row.twin for row in rows if row.twin is not None])
+        with torch.no_grad():
+            target = self._teacher(clean.ids, clean.mask, clean.types).float()
+        student = self._student_states(noisy.ids, noisy.mask, noisy.types)
+        logits = self._student.classify(student[-1], noisy.mask, noisy.types).float()
+        return self._answer_loss(logits, target, rows, range(len(rows)))
+
+    def _answer_loss(
+        self, logits: Tensor, target: Tensor, rows: Sequence[TrainingRow], labelled: Sequence[int]
+    ) -> Tensor:
+        """Return the loss of logits on the teacher's, both (rows, labels), and on the labels of the rows `labelled`."""
+        mean = 0.0 if self._student.sources is None else self._student.sources.mean()
+        soft = soft_target_loss(logits + mean, target, self._config.temperature)
+        hard = labelled_loss(logits[labelled], [rows[index] for index in labelled], self._student.sources)
+        return soft + self._config.labels_weight * hard
 
 
 def swap_tokens(inputs: Inputs, share: float, tokens: float) -> tuple[Tensor, Tensor]:

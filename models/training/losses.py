@@ -28,21 +28,32 @@ def hidden_state_loss(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
 
 
 def masked_cross_entropy(
-    logits: Tensor, label: Tensor, label_choices: Tensor, smoothing: Tensor, bootstrap: Tensor
+    logits: Tensor, targets: Tensor, label_choices: Tensor, smoothing: Tensor, bootstrap: Tensor
 ) -> Tensor:
     """Return the mean cross-entropy over the labels that each row was chosen from.
 
-    logits (batch, labels); label (batch,); label_choices (batch, labels) bool; smoothing, bootstrap (batch,). A label
-    outside `label_choices` is masked, because a two-class row says nothing about the third class. The target is
-    (1 - s - b) one-hot + s uniform + b prediction (Szegedy et al. 2016; Reed et al. 2015, soft bootstrapping).
+    logits (batch, labels); targets and label_choices (batch, labels) bool; smoothing, bootstrap (batch,). A label
+    outside `label_choices` is masked, because a two-class row says nothing about the third class. A row with several
+    targets is one of them, so they share its weight as the network itself shares it. The target is (1 - s - b) targets
+    + s uniform + b prediction (Szegedy et al. 2016; Reed et al. 2015, soft bootstrapping).
     """
     scores = log_softmax(logits.masked_fill(~label_choices, -1e4), dim=-1)
     prediction = scores.detach().exp()
     smooth, boot = smoothing.unsqueeze(1), bootstrap.unsqueeze(1)
-    one_hot = torch.zeros_like(scores).scatter_(1, label.unsqueeze(1), 1.0)
+    shared = prediction.clamp_min(1e-6) * targets
     uniform = smooth * label_choices / label_choices.sum(1, keepdim=True)
-    target = (1 - smooth - boot) * one_hot + uniform + boot * prediction
+    target = (1 - smooth - boot) * shared / shared.sum(dim=1, keepdim=True) + uniform + boot * prediction
     return -(target * scores).sum(dim=1).mean()
+
+
+def agreement_loss(first: Tensor, second: Tensor) -> Tensor:
+    """Return the symmetric KL divergence of two answers to the same text, both (batch, labels) logits.
+
+    This is the term of R-Drop (Liang et al. 2021).
+    """
+    one, other = log_softmax(first, dim=-1), log_softmax(second, dim=-1)
+    forward = kl_div(one, other, log_target=True, reduction="batchmean")
+    return (forward + kl_div(other, one, log_target=True, reduction="batchmean")) / 2
 
 
 def expectation_regularization(logits: Tensor, label_choices: Tensor, share: Tensor) -> Tensor:

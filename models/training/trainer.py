@@ -51,6 +51,7 @@ class TrainingConfig:
     validate_every: int
     validation_rows: int
     checkpoint_every: int
+    frozen_layers: int = 0
 
 
 class ConfigError(ValueError):
@@ -65,14 +66,17 @@ class Tokenized(Protocol):
 AnyRow = TypeVar("AnyRow", bound=Tokenized)
 
 
-def batch_by_length(rows: Sequence[AnyRow], config: TrainingConfig, rng: random.Random) -> list[list[AnyRow]]:
-    """Return batches of similar lengths in random order, each within the budget of padded tokens."""
+def batch_by_length(
+    rows: Sequence[AnyRow], config: TrainingConfig, rng: random.Random, parts: int = 1
+) -> list[list[AnyRow]]:
+    """Return batches of similar lengths in random order, each within its part of the budget of padded tokens."""
+    max_tokens, max_rows = config.batch_tokens // parts, max(1, config.batch_examples // parts)
     batches: list[list[AnyRow]] = []
     for start in range(0, len(rows), SHUFFLE_ROWS):
         batch: list[AnyRow] = []
         for row in sorted(rows[start : start + SHUFFLE_ROWS], key=lambda row: row.tokens.length):
             if batch and (
-                row.tokens.length * (len(batch) + 1) > config.batch_tokens or len(batch) == config.batch_examples
+                row.tokens.length * (len(batch) + 1) > max_tokens or len(batch) == max_rows
             ):
                 batches.append(batch)
                 batch = []
@@ -164,6 +168,7 @@ class Trainer:
                         bar.console.print(f"step {self.step} loss {loss:.3f} {name} {value:.4f}", highlight=False)
                 if self.step % self.config.checkpoint_every == 0:
                     self.save()
+        self.model.finish()
         # Clones, because layers may share a parameter and safetensors refuses shared memory.
         save_file({name: tensor.clone() for name, tensor in self.model.state_dict().items()}, self.out / WEIGHTS)
 
@@ -220,16 +225,17 @@ def supports_bfloat16(device: torch.device) -> bool:
 def parameter_groups(model: Network, config: TrainingConfig) -> list[dict[str, Any]]:
     """Return the optimiser's parameter groups.
 
-    The head has a separate rate, and each encoder layer a lower rate than the layer above. Word embeddings are frozen
-    if the configuration says so.
+    The head has a separate rate, and each encoder layer a lower rate than the layer above. Word embeddings and the
+    lowest layers, with what lies below them, are frozen if the configuration says so.
     """
     layers = len(model.encoder.encoder.layer)  # type: ignore[union-attr, arg-type]
     groups: dict[int, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
-        if config.freeze_embeddings and name == WORD_EMBEDDINGS:
+        depth = layer_depth(name, layers)
+        if (config.freeze_embeddings and name == WORD_EMBEDDINGS) or depth <= config.frozen_layers > 0:
             parameter.requires_grad_(False)
             continue
-        groups.setdefault(layer_depth(name, layers), []).append(parameter)
+        groups.setdefault(depth, []).append(parameter)
     return [
         {
             "params": parameters,

@@ -118,11 +118,12 @@ def _prepare(task: str, base: str, config: Path | None) -> Path:
 
 
 def _train_classifier(config: Path, base: str, data: Path, out: Path) -> None:
-    from models.data.training_files import classification_files, require_files
+    from models.data.sources import source_files
+    from models.data.training_files import require_files
     from models.training.classification import read_config, train_classifier
 
     settings = read_config(config)
-    require_files(classification_files(data, settings.datasets))
+    require_files(source_files(data, settings.datasets))
     train_classifier(settings, base, data, out)
 
 
@@ -183,14 +184,15 @@ def distill(
 
 
 def _distill_classifier(config: Path, teacher: Path, data: Path, texts: Path, out: Path) -> None:
-    from models.data.training_files import classification_files, require_files, text_files
+    from models.data.sources import source_files
+    from models.data.training_files import require_files, text_files
     from models.training.distillation import distill_classifier, read_distillation_config
     from models.training.trainer import require_run
 
     settings = read_distillation_config(config)
     require_run(teacher)
     unlabelled = text_files(texts, (source.name for source in settings.texts))
-    require_files([*classification_files(data, settings.training.datasets), *unlabelled])
+    require_files([*source_files(data, settings.training.datasets), *unlabelled])
     distill_classifier(settings, teacher, data, texts, out)
 
 

@@ -1,0 +1,38 @@
+"""The rows of any source of a configuration: a data set, a file of texts, or a grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from models.data.classification import Dataset, Example, find_source, read_dataset, read_texts
+from models.data.grammar import GRAMMARS, generate, read_grammar
+
+HELD_OUT_FILLINGS = 8
+"""Fillings of each held-out template that a training measures itself on."""
+
+
+def read_training(root: Path, source: Dataset, seed: int) -> list[Example]:
+    """Return the training rows of a source. `seed` chooses the fillings of a grammar."""
+    if source.fillings:
+        return generate(read_grammar(source.name), seed, source.fillings, held_out=False)
+    return read_texts(root, source) if source.assumed else read_dataset(root, source, "train")
+
+
+def read_validation(root: Path, source: Dataset) -> list[Example]:
+    """Return the validation rows of a source, for a grammar those of its held-out templates and words."""
+    if source.fillings:
+        return generate(read_grammar(source.name), 0, HELD_OUT_FILLINGS, held_out=True)
+    return read_dataset(root, source, "validation") if source.measured and not source.assumed else []
+
+
+def source_files(root: Path, sources: Iterable[Dataset]) -> Iterator[Path]:
+    """Yield the files of the sources, so that missing ones are named before a model is loaded."""
+    for source in sources:
+        if source.fillings:
+            yield GRAMMARS / f"{source.name}.toml"
+        elif source.assumed:
+            yield find_source(root, f"{source.name}.txt.gz")
+        else:
+            folder = find_source(root, source.name)
+            yield from (folder / f"{split}.jsonl.gz" for split in ("train", "validation"))

@@ -1,0 +1,73 @@
+"""The loss of a classifier on labelled rows: cross-entropy, source biases and the agreement of twins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from models.data.classification import LABEL_SETS, Dataset
+from models.networks.encoder import Classifier, SourceBias
+from models.tasks import Task
+from models.training.classification_batches import TrainingRow
+from models.training.losses import agreement_loss, expectation_regularization, masked_cross_entropy
+from models.training.trainer import DeviceCollator
+
+MAX_PADDING = 1.3
+"""The longest text of rows that are run together, as a multiple of the shortest."""
+
+
+def source_choices(datasets: Sequence[Dataset], task: Task) -> Tensor:
+    """Return which labels (sources, labels) each source has."""
+    named = [{name for label in dataset.labels for name in LABEL_SETS.get(label, (label,))} for dataset in datasets]
+    return torch.tensor([[label in labels for label in task.labels] for labels in named])
+
+
+def split_by_length(rows: Sequence[TrainingRow]) -> Iterator[list[TrainingRow]]:
+    """Yield the rows in parts of similar lengths. A batch of several genres would be a third padding."""
+    part: list[TrainingRow] = []
+    for row in sorted(rows, key=lambda row: row.tokens.length):
+        if part and row.tokens.length > MAX_PADDING * part[0].tokens.length + 4:
+            yield part
+            part = []
+        part.append(row)
+    yield part
+
+
+class SupervisedObjective:
+    """The loss of a network on labels, and on the agreement of its answers to a text and to its twin."""
+
+    def __init__(self, model: Classifier, collator: DeviceCollator, agreement: float = 0.0) -> None:
+        self._model, self._collator, self._agreement = model, collator, agreement
+
+    def __call__(self, rows: Sequence[TrainingRow]) -> Tensor:
+        losses = [self._loss(part) * (len(part) / len(rows)) for part in split_by_length(rows)]
+        return torch.stack(losses).sum()
+
+    def _loss(self, rows: Sequence[TrainingRow]) -> Tensor:
+        twins = [row for row in rows if row.twin is not None]
+        inputs = self._collator([row.tokens for row in rows] + [row.twin for row in twins if row.twin is not None])
+        hidden = self._model.states(inputs.ids, inputs.mask, inputs.types)[-1]
+        logits = self._model.classify(hidden, inputs.mask, inputs.types).float()
+        loss = labelled_loss(logits, [*rows, *twins], self._model.sources)
+        if twins:
+            pairs = [index for index, row in enumerate(rows) if row.twin is not None]
+            loss = loss + self._agreement * agreement_loss(logits[pairs], logits[len(rows) :]) * len(twins) / len(rows)
+        return loss
+
+
+def labelled_loss(logits: Tensor, rows: Sequence[TrainingRow], sources: SourceBias | None = None) -> Tensor:
+    """Return the loss of the rows that have a label; logits (batch, labels) without the biases of their sources."""
+    indices = [index for index, row in enumerate(rows) if any(row.targets)]
+    if not indices:
+        return logits.new_zeros(())
+    device, labelled = logits.device, [rows[index] for index in indices]
+    logits = logits[indices]
+    if sources is not None:
+        logits = logits + sources(torch.tensor([row.source for row in labelled], device=device))
+    targets = torch.tensor([row.targets for row in labelled], device=device)
+    label_choices = torch.tensor([row.label_choices for row in labelled], device=device)
+    noise = torch.tensor([(row.smoothing, row.bootstrap, row.absent_share) for row in labelled], device=device)
+    loss = masked_cross_entropy(logits, targets, label_choices, noise[:, 0], noise[:, 1])
+    return loss + expectation_regularization(logits, label_choices, noise[:, 2])
