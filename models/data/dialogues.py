@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from models.data.classification import deduplication_key
+from models.data.leaks import deduplication_key
 from models.data.user_files import DataError, read_examples
 from models.text.language import has_text
 from models.text.tokenizer import Turn

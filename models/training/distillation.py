@@ -133,7 +133,11 @@ class DistillationObjective:
         losses = []
         for part in split_by_length(rows):
             plain, noisy = ([row for row in part if (row.twin is None) is alone] for alone in (True, False))
-            losses += [loss(kind) * (len(kind) / len(rows)) for loss, kind in ((self._plain_loss, plain), (self._noisy_loss, noisy)) if kind]
+            losses += [
+                loss(kind) * (len(kind) / len(rows))
+                for loss, kind in ((self._plain_loss, plain), (self._noisy_loss, noisy))
+                if kind
+            ]
         return torch.stack(losses).sum()
 
     def _plain_loss(self, rows: Sequence[TrainingRow]) -> Tensor:

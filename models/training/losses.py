@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, xlogy
 from torch.nn.functional import cosine_similarity, kl_div, log_softmax
 

@@ -75,9 +75,7 @@ def batch_by_length(
     for start in range(0, len(rows), SHUFFLE_ROWS):
         batch: list[AnyRow] = []
         for row in sorted(rows[start : start + SHUFFLE_ROWS], key=lambda row: row.tokens.length):
-            if batch and (
-                row.tokens.length * (len(batch) + 1) > max_tokens or len(batch) == max_rows
-            ):
+            if batch and (row.tokens.length * (len(batch) + 1) > max_tokens or len(batch) == max_rows):
                 batches.append(batch)
                 batch = []
             batch.append(row)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from models.data.classification import Dataset
-from models.training.classification import ClassificationConfig, train_classifier
+from models.training.classification import train_classifier
+from models.training.classification_batches import ClassificationConfig
 from tests.support.tiny_bundle import PIECES, write_tokenizer
 from tests.support.tiny_networks import tiny_config, tiny_encoder
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from models.data.augmentation import concatenate_pair, extract_leading_entities, make_epoch
-from models.data.classification import Dataset, Example, deduplication_key, read_dataset, remove_leaks
+from models.data.classification import Dataset, Example, read_dataset
+from models.data.leaks import deduplication_key, remove_leaks
 
 THREE = ("negative", "neutral", "positive")
 

@@ -15,18 +15,20 @@ from models.evaluation.classification import evaluate_classifier, metrics_of
 from models.export.classification import export_classifier
 from models.export.parity import ParityError
 from models.training.classification import CONFIGS, parse_config, read_config, train_classifier
-from models.training.losses import expectation_regularization, masked_cross_entropy
+from models.training.losses import agreement_loss, expectation_regularization, masked_cross_entropy
 from models.training.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
 from tests.models.conftest import CONFIG
 
 pytestmark = pytest.mark.slow
+
+FIRST = torch.tensor([[True, False, False]])
 
 
 def test_a_two_label_row_changes_only_its_two_labels() -> None:
     logits = torch.zeros(2, 3, requires_grad=True)
     label_choices = torch.tensor([[True, False, True], [True, True, True]])
     zeros = torch.zeros(2)
-    torch.autograd.backward(masked_cross_entropy(logits, torch.tensor([0, 0]), label_choices, zeros, zeros))
+    torch.autograd.backward(masked_cross_entropy(logits, FIRST.expand(2, 3), label_choices, zeros, zeros))
     assert logits.grad is not None
     assert logits.grad[0].tolist() == pytest.approx([-0.25, 0.0, 0.25])
     assert logits.grad[1].tolist() == pytest.approx([-1 / 3, 1 / 6, 1 / 6])
@@ -44,11 +46,30 @@ def test_two_label_rows_match_the_expected_share_of_the_third_label_on_average()
     assert float(expectation_regularization(torch.tensor([free]), label_choices[2:], share[2:])) == 0
 
 
+def test_a_row_that_is_one_of_two_labels_pushes_neither_above_the_other() -> None:
+    logits = torch.tensor([[1.0, 0.0, 0.5]], requires_grad=True)
+    zero = torch.zeros(1)
+    targets = torch.tensor([[False, True, True]])
+    torch.autograd.backward(masked_cross_entropy(logits, targets, torch.ones(1, 3, dtype=torch.bool), zero, zero))
+    assert logits.grad is not None
+    wrong, *right = logits.grad[0].tolist()
+    scores = logits.detach().softmax(dim=-1)[0]
+    assert wrong == pytest.approx(float(scores[0]), abs=1e-6)
+    assert right[0] / right[1] == pytest.approx(float(scores[1] / scores[2]), abs=1e-5)
+
+
+def test_agreement_is_zero_for_equal_answers_and_symmetric() -> None:
+    one, other = torch.tensor([[2.0, 0.0, -1.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    assert float(agreement_loss(one, one + 3.0)) == pytest.approx(0.0, abs=1e-6)
+    assert float(agreement_loss(one, other)) == pytest.approx(float(agreement_loss(other, one)))
+    assert float(agreement_loss(one, other)) > 0.1
+
+
 def test_smoothing_and_bootstrapping_lower_the_loss_of_a_confident_wrong_prediction() -> None:
     logits = torch.tensor([[0.0, 0.0, 4.0]])
-    label, label_choices = torch.tensor([0]), torch.ones(1, 3, dtype=torch.bool)
+    label_choices = torch.ones(1, 3, dtype=torch.bool)
     plain, smooth, boot = (
-        masked_cross_entropy(logits, label, label_choices, torch.tensor([s]), torch.tensor([b]))
+        masked_cross_entropy(logits, FIRST, label_choices, torch.tensor([s]), torch.tensor([b]))
         for s, b in ((0, 0), (0.3, 0), (0, 0.3))
     )
     assert plain > smooth > boot

@@ -24,7 +24,9 @@ from models.networks.student import make_student
 from models.tasks import TASKS
 from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
-from models.training.classification import CONFIGS, TrainingRow, labelled_loss, load_run, load_weights
+from models.training.classification import CONFIGS, load_run, load_weights
+from models.training.classification_batches import TrainingRow
+from models.training.classification_loss import labelled_loss
 from models.training.distillation import (
     DistillationConfig,
     DistillationObjective,
@@ -54,6 +56,10 @@ STUDENT = DistillationConfig(
     texts=(TEXTS,),
     training=replace(CONFIG, epochs=3, layer_decay=1.0, freeze_embeddings=True),
 )
+
+
+def one_hot(label: int) -> tuple[bool, ...]:
+    return tuple(index == label for index in range(3))
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +114,7 @@ def test_each_layer_imitates_the_layer_it_started_from(run: Path) -> None:
     network = load_weights(run, load_run(run), TASKS["sentiment"])
     config = replace(STUDENT, layers=(0, 1), labels_weight=0.0)
     collator = DeviceCollator(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
-    rows = [TrainingRow(tokens, None, (False,) * 3, 0, 0, 0) for tokens in EIGHT]
+    rows = [TrainingRow(tokens, (False,) * 3, (False,) * 3) for tokens in EIGHT]
     assert float(DistillationObjective(deepcopy(network), network, config, collator)(rows).detach()) == pytest.approx(
         0, abs=1e-6
     )
@@ -136,7 +142,7 @@ def test_only_words_of_some_texts_are_swapped_for_words_of_the_batch() -> None:
 def test_texts_with_swapped_words_lose_their_label(run: Path) -> None:
     network = load_weights(run, load_run(run), TASKS["sentiment"])
     collator = DeviceCollator(Tokenizer(run / TOKENIZER, 64), torch.device("cpu"))
-    rows = {label: [TrainingRow(tokens, label, (True,) * 3, 0, 0, 0) for tokens in EIGHT] for label in (0, 2)}
+    rows = {label: [TrainingRow(tokens, one_hot(label), (True,) * 3) for tokens in EIGHT] for label in (0, 2)}
     for share, matters in ((0.0, True), (1.0, False)):
         config = replace(STUDENT, layers=(0, 1), corrupted=share, corrupted_tokens=0.0)
         first, second = (
@@ -207,8 +213,8 @@ def test_padding_does_not_count_in_the_hidden_state_loss() -> None:
 def test_a_text_without_a_label_does_not_change_the_labelled_loss(run: Path) -> None:
     tokens = Tokenizer(run / TOKENIZER, 64).encode("X falls")
     labelled, plain_text = (
-        TrainingRow(tokens, 0, (True,) * 3, 0, 0, 0),
-        TrainingRow(tokens, None, (False,) * 3, 0, 0, 0),
+        TrainingRow(tokens, one_hot(0), (True,) * 3),
+        TrainingRow(tokens, (False,) * 3, (False,) * 3),
     )
     logits = torch.tensor([[1.0, 0.0, 0.0], [0.0, 5.0, 0.0]], requires_grad=True)
     loss = labelled_loss(logits, [labelled, plain_text])
