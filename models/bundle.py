@@ -11,12 +11,13 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from models.prediction.calibration import Calibration, LogitScaling, find_scaling
 from models.tasks import INTENT, RECOMMEND, SENTIMENT, TASKS, Task
+from models.text.reading import READINGS
 
 FORMAT = 2
 MANIFEST, GRAPH, EMBEDDINGS, TOKENIZER, CARD = (
@@ -67,7 +68,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The content of `bundle.json`; `base` and `base_digest` name the encoder from which the model was fine-tuned."""
+    """The content of `bundle.json`; `base` and `base_digest` name the encoder from which the model was fine-tuned.
+
+    `reading` is how the tokenizer reads a text: 0 as sent, or another of `READINGS`.
+    """
 
     name: str
     version: str
@@ -79,6 +83,7 @@ class Manifest:
     calibration: Calibration
     sources: tuple[Source, ...]
     metrics: tuple[Metric, ...]
+    reading: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,9 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         )
         for language, row in manifest["calibration"].items()
     }
+    reading = manifest.get("reading", 0)
+    if reading not in READINGS or isinstance(reading, bool):
+        raise BundleError(f"bundle {path.name}: its reading {reading!r} is unknown; it needs a newer Heed")
     languages = tuple(manifest["languages"])
     for key in (*languages, *calibration) if task.labels else ():
         if key not in calibration or len(calibration[key].bias) != len(task.labels):
@@ -161,7 +169,7 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         path=path,
         digest=digest,
         encoder_digest=str(manifest["files"].get(GRAPH, "")),
-        model_digest=model_digest(manifest["files"], int(manifest["max_tokens"])),
+        model_digest=model_digest(manifest["files"], int(manifest["max_tokens"]), reading),
         name=str(manifest["name"]),
         version=str(manifest["version"]),
         task=task,
@@ -172,13 +180,15 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         calibration=calibration,
         sources=tuple(Source(**row) for row in manifest["data"]),
         metrics=tuple(Metric(**row) for row in manifest["metrics"]),
+        reading=reading,
     )
 
 
-def model_digest(digests: dict[str, str], max_tokens: int) -> str:
-    """Return the digest of everything that computes: the token limit and all files but documents."""
+def model_digest(digests: dict[str, str], max_tokens: int, reading: int = 0) -> str:
+    """Return the digest of everything that computes: the token limit, the reading and all files but documents."""
     files = sorted(item for item in digests.items() if Path(item[0]).suffix not in DOCUMENT_SUFFIXES)
-    return hashlib.sha256(json.dumps([max_tokens, files]).encode()).hexdigest()
+    content = [max_tokens, files, reading] if reading else [max_tokens, files]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def verify_files(path: Path, digests: dict[str, str]) -> None:
@@ -227,6 +237,7 @@ def save_bundle(path: Path, manifest: Manifest) -> Bundle:
         "languages": list(manifest.languages),
         "labels": list(manifest.task.labels),
         "max_tokens": manifest.max_tokens,
+        **({"reading": manifest.reading} if manifest.reading else {}),
         "base": {"name": manifest.base, "sha256": manifest.base_digest},
         "calibration": {language: asdict(scaling) for language, scaling in manifest.calibration.items()},
         "data": [asdict(source) for source in manifest.sources],

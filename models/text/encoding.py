@@ -11,12 +11,16 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """An encoded text: `ids` and `token_types`, each of shape (length,)."""
+    """An encoded text: `ids` and `token_types`, each of shape (length,).
+
+    `names_entity` is false if the prediction is to be about an entity that the text does not name.
+    """
 
     ids: NDArray[np.int64]
     token_types: NDArray[np.int64]
     truncated: bool
     language: str
+    names_entity: bool = True
 
     @property
     def length(self) -> int:

@@ -18,6 +18,8 @@ import tokenizers
 
 from models.text.encoding import Encoding
 from models.text.language import detect_language, has_text
+from models.text.mentions import find_mentions
+from models.text.reading import READINGS, is_in_capitals, read_text
 from models.text.words import LINK_PATTERN, WordSpans, split_words
 
 CHARACTERS_PER_TOKEN = 16
@@ -59,19 +61,39 @@ class TextBundle(Protocol):
     @property
     def max_tokens(self) -> int: ...
 
+    @property
+    def reading(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Pieces:
+    """Token ids, their offsets in the text as sent, and the number of characters that were read."""
+
+    ids: list[int]
+    offsets: list[tuple[int, int]]
+    characters: int
+
 
 class Tokenizer:
-    """Encoder of texts by a `tokenizer.json` of the tokenizers library that has `<s>`, `</s>` and `<pad>`."""
+    """Encoder of texts by a `tokenizer.json` of the tokenizers library that has `<s>`, `</s>` and `<pad>`.
 
-    def __init__(self, path: Path, max_tokens: int) -> None:
+    `reading` is one of `READINGS`: how texts, entities and turns are read before they are split into tokens.
+    """
+
+    def __init__(self, path: Path, max_tokens: int, reading: int = 0) -> None:
+        if reading not in READINGS:
+            raise ValueError(f"the reading {reading} is unknown; readings are {', '.join(map(str, READINGS))}")
         self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         self._begin, self._end, self.pad_id = (self._token_id(token) for token in ("<s>", "</s>", "<pad>"))
-        self._speaker_ids = {speaker: self._tokenize(f"{speaker}:", 8).ids for speaker in get_args(Speaker)}
-        self.max_tokens = max_tokens
+        # A speaker's name is a mark, so no reading changes it.
+        self._speaker_ids = {
+            name: self._tokenizer.encode(f"{name}:", add_special_tokens=False).ids for name in get_args(Speaker)
+        }
+        self.max_tokens, self.reading = max_tokens, reading
 
     @classmethod
     def from_bundle(cls, bundle: TextBundle) -> Tokenizer:
-        return cls(bundle.tokenizer, bundle.max_tokens)
+        return cls(bundle.tokenizer, bundle.max_tokens, bundle.reading)
 
     def encode(self, text: str, entity: str | None = None) -> Encoding:
         """Return the text's tokens, at most `max_tokens`.
@@ -102,11 +124,16 @@ class Tokenizer:
         if entity is not None:
             if not has_text(entity):
                 raise EmptyTextError("the entity is empty")
-            suffix = self._tokenize(entity.strip(), self.max_tokens // ENTITY_SHARE).ids
+            lower = self.reading > 0 and is_in_capitals(text)
+            suffix = self._tokenize(entity.strip(), self.max_tokens // ENTITY_SHARE, lower).ids
             suffix = [self._end, *suffix[: self.max_tokens // ENTITY_SHARE], self._end]
         room = self.max_tokens - 2 - len(suffix)
         pieces = self._tokenize(text, room)
-        text_types = entity_token_types(text, entity, pieces.offsets)
+        mentions = [] if entity is None else find_mentions(text[: pieces.characters], entity)
+        if self.reading:
+            text_types = overlapping_types(mentions, pieces.offsets)
+        else:
+            text_types = entity_token_types(text, entity, pieces.offsets)
         start = truncation_start(text_types, room)
         ids = [self._begin, *pieces.ids[start : start + room], self._end, *suffix]
         types = [0, *text_types[start : start + room], 0]
@@ -117,6 +144,7 @@ class Tokenizer:
             np.asarray(types, np.int64),
             len(pieces.ids) > room,
             detect_language(text[:2000]),
+            names_entity=entity is None or bool(mentions),
         )
         return tokens, pieces.offsets[start : start + room]
 
@@ -146,9 +174,9 @@ class Tokenizer:
         segments.append(align_words(newest_text, newest_offsets, first, newest.truncated))
         return AlignedEncoding(self._join_turns(newest, earlier), tuple(segments))
 
-    def _encode_context(self, context: Sequence[Turn], room: int) -> list[tuple[Turn, tokenizers.Encoding]]:
+    def _encode_context(self, context: Sequence[Turn], room: int) -> list[tuple[Turn, _Pieces]]:
         """Return the newest turns of the context that fit, with their tokens, oldest first."""
-        encoded: list[tuple[Turn, tokenizers.Encoding]] = []
+        encoded: list[tuple[Turn, _Pieces]] = []
         for turn in reversed(context):
             pieces = self._tokenize(turn.text.strip(), max(room, 1))
             room -= len(self._speaker_ids[turn.speaker]) + len(pieces.ids)
@@ -157,7 +185,7 @@ class Tokenizer:
             encoded.append((turn, pieces))
         return encoded[::-1]
 
-    def _join_turns(self, newest: Encoding, earlier: Sequence[tuple[Turn, tokenizers.Encoding]]) -> Encoding:
+    def _join_turns(self, newest: Encoding, earlier: Sequence[tuple[Turn, _Pieces]]) -> Encoding:
         if not earlier:
             return newest
         context_ids = (
@@ -169,14 +197,23 @@ class Tokenizer:
         types[len(context) : -1] = 1
         return Encoding(ids, types, newest.truncated, newest.language)
 
-    def _tokenize(self, text: str, room: int) -> tokenizers.Encoding:
+    def _tokenize(self, text: str, room: int, lower: bool | None = None) -> _Pieces:
+        """Return the tokens that fill the room, and more. In a reading, `lower` overrides the text's own case."""
         characters = room * CHARACTERS_PER_TOKEN
         while True:
-            pieces = self._tokenizer.encode(text[:characters], add_special_tokens=False)
+            pieces = self._read(text[:characters], lower)
             # Twice the room, because the last tokens of a cut text differ from those of the whole text.
             if len(text) <= characters or len(pieces.ids) >= 2 * room:
                 return pieces
             characters *= 8
+
+    def _read(self, text: str, lower: bool | None) -> _Pieces:
+        if not self.reading:
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            return _Pieces(encoding.ids, encoding.offsets, len(text))
+        read = read_text(text, lower)
+        encoding = self._tokenizer.encode(read.text, add_special_tokens=False)
+        return _Pieces(encoding.ids, read.map_offsets(encoding.offsets), len(text))
 
     def _token_id(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
@@ -200,15 +237,23 @@ def align_words(
 
 
 def entity_token_types(text: str, entity: str | None, offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Return 1 for each token that overlaps a mention of the entity, a whole word in any case, else 0."""
+    """Return 1 for each token that overlaps a mention of the entity, a whole word in any case, else 0.
+
+    Bundles of reading 0 were trained with these mentions. Any other marks those of `find_mentions`.
+    """
     if entity is None:
         return [0] * len(offsets)
     name = entity.strip()
     before = r"(?<![A-Za-z0-9])" if name[:1].isascii() and name[:1].isalnum() else ""
     after = r"(?![A-Za-z0-9])" if name[-1:].isascii() and name[-1:].isalnum() else ""
-    text_end = offsets[-1][1] if offsets else 0
     pattern = before + re.escape(name) + after
-    mentions = [match.span() for match in re.finditer(pattern, text[:text_end], re.IGNORECASE)]
+    text_end = offsets[-1][1] if offsets else 0
+    matches = re.finditer(pattern, text[:text_end], re.IGNORECASE)
+    return overlapping_types([match.span() for match in matches], offsets)
+
+
+def overlapping_types(mentions: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Return 1 for each token that overlaps a mention, else 0. Mentions and tokens are in order."""
     types, mention = [], 0
     for start, end in offsets:
         while mention < len(mentions) and mentions[mention][1] <= start:

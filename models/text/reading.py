@@ -1,0 +1,68 @@
+"""A text as the model should see it, with exact offsets back to the text as sent.
+
+A bundle's manifest names the reading with which the model was trained. Reading 0 is the text as sent. Reading 1 names
+emoji, arrows and emoticons in words, and lowers the letters of a text in capitals. It drops tags, invisible characters
+and the head of a forwarded post, and resolves HTML entities. A link is one word and a handle another. It cuts repeats,
+and turns traditional into simplified characters. The time is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from models.text.language import has_text
+from models.text.rewriting import READING, RewrittenText, rewrite
+
+READINGS = (0, 1)
+"""The readings that a bundle may name."""
+
+MIN_CAPITALS = 10
+"""Capitals that a text needs before it counts as written in capitals. A ticker or a short name has fewer."""
+
+MIN_CAPITAL_SHARE = 0.7
+"""The share of capitals among the letters, Chinese ones included, of a text that is written in capitals."""
+
+_CASE_CHARACTERS = 2000
+_TICKER = re.compile(r"\$[A-Za-z.]+|https?://\S+|@\w+|&[#\w]+;")
+
+
+def read_text(text: str, lower: bool | None = None) -> RewrittenText:
+    """Return a text in reading 1. Without `lower`, the text itself decides whether its capitals are lowered.
+
+    A text of which nothing would remain is returned as sent.
+    """
+    rewritten = rewrite(text, READING)
+    if rewritten.starts is not None:
+        rewritten = _strip(rewritten)
+        if not has_text(rewritten.text):
+            return RewrittenText(text)
+    if is_in_capitals(text) if lower is None else lower:
+        return replace(rewritten, text=_lower(rewritten.text))
+    return rewritten
+
+
+def is_in_capitals(text: str) -> bool:
+    """Return True if a text is written in capitals, by its first 2,000 characters without tickers and links."""
+    text = text[:_CASE_CHARACTERS]
+    if sum(map(str.isupper, text)) < MIN_CAPITALS:
+        return False
+    text = _TICKER.sub("", text)
+    capitals = sum(map(str.isupper, text))
+    return capitals >= max(MIN_CAPITALS, MIN_CAPITAL_SHARE * sum(map(str.isalpha, text)))
+
+
+def _lower(text: str) -> str:
+    """Return the text in lower case, with as many characters as before."""
+    lowered = text.lower()
+    if len(lowered) == len(text):
+        return lowered
+    return "".join(small if len(small := letter.lower()) == 1 else letter for letter in text)
+
+
+def _strip(rewritten: RewrittenText) -> RewrittenText:
+    start = len(rewritten.text) - len(rewritten.text.lstrip())
+    end = len(rewritten.text.rstrip())
+    assert rewritten.starts is not None
+    assert rewritten.ends is not None
+    return RewrittenText(rewritten.text[start:end], rewritten.starts[start:end], rewritten.ends[start:end])
