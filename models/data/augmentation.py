@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from models.data.classification import Dataset, Example
+from models.data.noise import NOISES, apply
 
 CONNECTORS = {
     "en": ("; ", ", while ", " while ", " as ", ", but ", ". ", ", "),
@@ -18,6 +19,14 @@ PLACEHOLDERS = {
     "zh": ("甲公司", "乙公司", "某公司", "A公司"),
 }
 
+
+CHINESE_NOISES = frozenset({"traditional", "homophones"})
+NOISE_NAMES = {
+    "en": [name for name in NOISES if name not in CHINESE_NOISES],
+    "zh": [name for name in NOISES if name not in ("capitals", "typo", "two_typos")],
+}
+TWO_NOISES = 0.3
+"""The share of noisy texts with two noises."""
 
 SENTENCE_JOINER = {"en": " ", "zh": ""}
 SENTENCE_END = {"en": ".", "zh": "。"}
@@ -53,8 +62,9 @@ def make_epoch(
             examples, dataset.named_before
         )
         if targeted:
-            rows += rng.sample(targeted, round(len(targeted) * augment / 2)) if not examples[0].entity else []
-            rows += [concatenate_pair(rng, targeted) for _ in range(round(len(targeted) * augment))]
+            pairs = round(len(targeted) * augment * min(1.0, dataset.share))
+            rows += rng.sample(targeted, pairs // 2) if not any(example.entity for example in examples) else []
+            rows += [concatenate_pair(rng, targeted) for _ in range(pairs)]
     rows += hide_opinions(rng, rows, round(len(rows) * hidden))
     rng.shuffle(rows)
     return rows
@@ -137,3 +147,11 @@ def entity_name(example: Example) -> str:
 def rename_entity(example: Example, name: str) -> Example:
     """Return the same row about an entity of another name."""
     return replace(example, text=example.text.replace(entity_name(example), name), entity=name)
+
+
+def add_noise(example: Example, rng: random.Random) -> str:
+    """Return the text of an example with one or two noises. Its entity stays as it is."""
+    text, names = example.text, NOISE_NAMES[example.language]
+    for name in rng.sample(names, 2 if rng.random() < TWO_NOISES else 1):
+        text = apply(name, text, rng, example.language, example.entity)
+    return text

@@ -35,6 +35,11 @@ class GrammarExample(Example):
     kind: str
     group: str
 
+    @property
+    def is_example(self) -> bool:
+        """True for a whole sentence of the grammar, False for a filled template."""
+        return self.group.rpartition("/")[2].startswith("e")
+
 
 def generate(grammar: Grammar, seed: int, per_template: int, held_out: bool) -> list[GrammarExample]:
     """Return the rows of a grammar's training side, or of its held-out side, in the order of the file.

@@ -6,8 +6,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from models.data.classification import Dataset, Example, find_source, read_dataset, read_texts
-from models.data.grammar import generate
+from models.data.grammar import GrammarExample, generate
 from models.data.grammar_file import GRAMMARS, load_grammars
+
+FILLINGS_PER_EXAMPLE = 6
+"""Fillings of a template for which an example, which cannot be filled, is repeated once."""
 
 HELD_OUT_FILLINGS = 8
 """Fillings of each held-out template that a training measures itself on."""
@@ -16,25 +19,26 @@ HELD_OUT_FILLINGS = 8
 def read_training(root: Path, source: Dataset, seed: int) -> list[Example]:
     """Return the training rows of a source. `seed` chooses the fillings of a grammar."""
     if source.fillings:
-        return fill_grammar(source.name, seed, source.fillings, held_out=False)
+        rows = fill_grammar(source.name, seed, source.fillings, held_out=False)
+        return [*rows, *[row for row in rows if row.is_example] * (source.fillings // FILLINGS_PER_EXAMPLE)]
     return read_texts(root, source) if source.assumed else read_dataset(root, source, "train")
 
 
 def read_validation(root: Path, source: Dataset) -> list[Example]:
     """Return the validation rows of a source, for a grammar those of its held-out templates and words."""
     if source.fillings:
-        return fill_grammar(source.name, 0, HELD_OUT_FILLINGS, held_out=True)
+        return list(fill_grammar(source.name, 0, HELD_OUT_FILLINGS, held_out=True))
     return read_dataset(root, source, "validation") if source.measured and not source.assumed else []
 
 
-def fill_grammar(name: str, seed: int, fillings: int, held_out: bool) -> list[Example]:
+def fill_grammar(name: str, seed: int, fillings: int, held_out: bool) -> list[GrammarExample]:
     """Return rows of the grammar `name`.
 
     Raises:
         GrammarError: A grammar has a mistake.
     """
     grammar = next(grammar for grammar in load_grammars() if grammar.name == name)
-    return list(generate(grammar, seed, fillings, held_out))
+    return generate(grammar, seed, fillings, held_out)
 
 
 def source_files(root: Path, sources: Iterable[Dataset]) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from models.bundle import TOKENIZER, Bundle
 from models.export.staging import staging
 from models.networks.base_encoder import BASE_CONFIG, BASE_TOKENIZER_CONFIG, BASE_WEIGHTS, BaseEncoderError
+from models.networks.encoder import MARKS_ENTITIES
 from models.networks.graph_network import NetworkShape, load_graph_encoder
 from models.text.tokenizer import Tokenizer
 
@@ -28,6 +29,7 @@ def export_base(bundle: Bundle, out: Path) -> NetworkShape:
         raise BaseEncoderError(f"bundle {bundle.path.name}: its weights cannot be read back ({error})") from error
     with staging(out) as building:
         encoder.config.architectures = [type(encoder).__name__]
+        setattr(encoder.config, MARKS_ENTITIES, True)
         encoder.config.to_json_file(building / BASE_CONFIG)
         save_file(encoder.state_dict(), building / BASE_WEIGHTS, {"format": "pt"})
         copyfile(bundle.tokenizer, building / TOKENIZER)

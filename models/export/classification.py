@@ -54,7 +54,7 @@ def export_classifier(
     """
     trained = load_run(run)
     task, datasets = TASKS[trained.config.task], trained.config.datasets
-    tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
+    tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens, trained.config.reading)
     with staging(out, run) as building:
         network = load_weights(run, trained, task)
         truth = predict_validation(TorchRuntime(network), tokenizer, task, data, datasets)
@@ -77,7 +77,12 @@ def export_classifier(
         languages = sorted({dataset.language for dataset in datasets})
         sources = [Source(source.name, source.language, source.licence) for source in (*datasets, *trained.texts)]
         manifest = make_manifest(out.name, version, task, trained.base, languages, sources)
-        manifest = replace(manifest, calibration=calibration, metrics=metrics_of(out.name, measured))
+        manifest = replace(
+            manifest,
+            calibration=calibration,
+            metrics=metrics_of(out.name, measured),
+            reading=trained.config.reading,
+        )
         text = render_classifier_card(
             manifest, measured, cross_fitted_errors(answers[GRAPH]), parities, trained, teacher, storage
         )

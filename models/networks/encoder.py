@@ -20,6 +20,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 from models.tasks import Task
 
 
+MARKS_ENTITIES = "marks_entities"
+"""The key in a base's configuration that says that its token type 1 has learned to mark what an answer is about."""
+
+
 class Network(nn.Module):
     """An encoder, and the base class of the networks on it."""
 
@@ -135,9 +139,10 @@ def load_base_encoder(base: str) -> PreTrainedModel:
         raise ValueError(
             f"the encoder {base} has fewer than two token types, and the second marks the entity; choose another base"
         )
-    with torch.no_grad():
-        # Type 1 was never trained in e5, so it starts as a copy of type 0.
-        types.weight[1] = types.weight[0]
+    if not getattr(config, MARKS_ENTITIES, False):
+        with torch.no_grad():
+            # Type 1 was never trained in e5, so it starts as a copy of type 0.
+            types.weight[1] = types.weight[0]
     return encoder
 
 

@@ -22,11 +22,12 @@ from models.bundle import TOKENIZER
 from models.data.classification import Dataset, Example
 from models.data.leaks import remove_leaks
 from models.data.sources import read_training, read_validation
-from models.networks.encoder import Classifier, SourceBias, base_file, from_pretrained
+from models.networks.encoder import Classifier, SourceBias, base_file, encoder_layers, from_pretrained
 from models.networks.quantization import load_trained
+from models.networks.student import FITTED_BATCHES, make_student
 from models.tasks import TASKS, Task
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
-from models.training.classification_batches import ClassificationConfig, plan_batches
+from models.training.classification_batches import ClassificationConfig, collate_rows, plan_batches
 from models.training.classification_loss import SupervisedObjective, source_choices
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
@@ -89,25 +90,35 @@ def train_classifier(config: ClassificationConfig, base: str, data: Path, out: P
     out.mkdir(parents=True, exist_ok=True)
     adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
     task = TASKS[config.task]
-    tokenizer = Tokenizer(out / TOKENIZER, config.max_tokens)
+    tokenizer = Tokenizer(out / TOKENIZER, config.max_tokens, config.reading)
     training, validation = read_rows(data, config)
     batches = plan_batches(config, config.datasets, task, tokenizer, training)
     model = from_pretrained(base, task)
+    if config.quantized:
+        samples = [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]]
+        model = make_student(model, range(len(encoder_layers(model))), samples)
     if config.source_bias:
         model.sources = SourceBias(source_choices(config.datasets, task))
     collator = DeviceCollator(tokenizer, choose_device())
     validate = ClassificationValidation(model, task, collator, sample_validation(validation, config))
-    objective = SupervisedObjective(model, collator, config.agreement)
+    objective = SupervisedObjective(model, collator, config.agreement, config.compiled)
     Trainer(config, model, objective, validate, out, len(batches)).run(batches)
     save_run(out, base, None, (), config)
     return out
 
 
 def read_rows(data: Path, config: ClassificationConfig) -> tuple[list[Example], list[Example]]:
-    """Return the training rows of all sources, without leaks, and the validation rows."""
-    validation = [row for dataset in config.datasets for row in read_validation(data, dataset)]
-    training = [row for dataset in config.datasets for row in read_training(data, dataset, config.seed)]
-    return remove_leaks(training, validation), validation
+    """Return the training rows of all sources, without leaks, and the validation rows.
+
+    A grammar shares words between its sides by design, so its rows are not compared.
+    """
+    found = [dataset for dataset in config.datasets if not dataset.fillings]
+    made = [dataset for dataset in config.datasets if dataset.fillings]
+    validation = [row for dataset in found for row in read_validation(data, dataset)]
+    training = [row for dataset in found for row in read_training(data, dataset, config.seed)]
+    training = remove_leaks(training, validation)
+    training += [row for dataset in made for row in read_training(data, dataset, config.seed)]
+    return training, validation + [row for dataset in made for row in read_validation(data, dataset)]
 
 
 def save_run(

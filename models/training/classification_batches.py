@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from models.data.augmentation import make_epoch
+import torch
+from torch import Tensor
+
+from models.data.augmentation import add_noise, make_epoch
 from models.data.classification import Dataset, Example
-from models.data.noise import add_noise
 from models.tasks import Task
-from models.text.encoding import Encoding
+from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Tokenizer
 from models.training.trainer import TrainingConfig, batch_by_length
 
@@ -22,7 +24,8 @@ class ClassificationConfig(TrainingConfig):
 
     `augment` and `hidden` are as in `make_epoch`. A share `noised` of the rows is read with noise. A share `twins` is
     read twice, as it stands and with noise; `agreement` weighs the loss that makes the two answers agree. With
-    `source_bias` each source has a bias, see `SourceBias`.
+    `source_bias` each source has a bias, see `SourceBias`. `reading` is as in `Tokenizer`.
+    A `quantized` network rounds as the served graph does. `compiled` needs a C++ compiler.
     """
 
     task: str
@@ -33,6 +36,9 @@ class ClassificationConfig(TrainingConfig):
     twins: float = 0.0
     agreement: float = 0.0
     source_bias: bool = False
+    reading: int = 0
+    quantized: bool = False
+    compiled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +92,7 @@ def make_row(
     """Return the row of an example, perhaps with noise, or with a twin that has noise."""
     text, twin, draw = example.text, None, rng.random()
     if draw < config.noised + config.twins:
-        noisy = add_noise(text, rng, example.language, example.entity)
+        noisy = add_noise(example, rng)
         if draw < config.noised:
             text = noisy
         else:
@@ -117,3 +123,9 @@ def mix_genres(
         for index, batch in enumerate(part):
             mixed[index * count // len(part)] += batch
     return mixed
+
+
+def collate_rows(rows: Sequence[TrainingRow], tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ids, mask and types of the rows, each (rows, length)."""
+    batch = collate([row.tokens for row in rows], tokenizer.pad_id)
+    return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), torch.from_numpy(batch.token_types)

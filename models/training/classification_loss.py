@@ -9,12 +9,13 @@ from torch import Tensor
 
 from models.data.classification import LABEL_SETS, Dataset
 from models.networks.encoder import Classifier, SourceBias
+from models.networks.student import StatesFunction, compile_states
 from models.tasks import Task
 from models.training.classification_batches import TrainingRow
 from models.training.losses import agreement_loss, expectation_regularization, masked_cross_entropy
 from models.training.trainer import DeviceCollator
 
-MAX_PADDING = 1.3
+MAX_PADDING = 1.6
 """The longest text of rows that are run together, as a multiple of the shortest."""
 
 
@@ -38,8 +39,11 @@ def split_by_length(rows: Sequence[TrainingRow]) -> Iterator[list[TrainingRow]]:
 class SupervisedObjective:
     """The loss of a network on labels, and on the agreement of its answers to a text and to its twin."""
 
-    def __init__(self, model: Classifier, collator: DeviceCollator, agreement: float = 0.0) -> None:
+    def __init__(
+        self, model: Classifier, collator: DeviceCollator, agreement: float = 0.0, compiled: bool = False
+    ) -> None:
         self._model, self._collator, self._agreement = model, collator, agreement
+        self._states: StatesFunction = compile_states(model.states) if compiled else model.states
 
     def __call__(self, rows: Sequence[TrainingRow]) -> Tensor:
         losses = [self._loss(part) * (len(part) / len(rows)) for part in split_by_length(rows)]
@@ -48,7 +52,7 @@ class SupervisedObjective:
     def _loss(self, rows: Sequence[TrainingRow]) -> Tensor:
         twins = [row for row in rows if row.twin is not None]
         inputs = self._collator([row.tokens for row in rows] + [row.twin for row in twins if row.twin is not None])
-        hidden = self._model.states(inputs.ids, inputs.mask, inputs.types)[-1]
+        hidden = self._states(inputs.ids, inputs.mask, inputs.types)[-1]
         logits = self._model.classify(hidden, inputs.mask, inputs.types).float()
         loss = labelled_loss(logits, [*rows, *twins], self._model.sources)
         if twins:

@@ -24,7 +24,6 @@ from models.data.leaks import remove_leaks
 from models.networks.encoder import Classifier, SourceBias, encoder_layers
 from models.networks.student import FITTED_BATCHES, StatesFunction, compile_states, make_student
 from models.tasks import TASKS
-from models.text.encoding import collate
 from models.text.tokenizer import Tokenizer
 from models.training.classification import (
     ClassificationValidation,
@@ -36,7 +35,7 @@ from models.training.classification import (
     sample_validation,
     save_run,
 )
-from models.training.classification_batches import ClassificationConfig, TrainingRow, plan_batches
+from models.training.classification_batches import ClassificationConfig, TrainingRow, collate_rows, plan_batches
 from models.training.classification_loss import labelled_loss, source_choices, split_by_length
 from models.training.losses import hidden_state_loss, soft_target_loss
 from models.training.trainer import ConfigError, DeviceCollator, Inputs, Trainer, choose_device
@@ -90,7 +89,7 @@ def distill_classifier(config: DistillationConfig, teacher: Path, data: Path, te
     random.seed(training.seed)
     out.mkdir(parents=True, exist_ok=True)
     copyfile(teacher / TOKENIZER, out / TOKENIZER)
-    tokenizer = Tokenizer(out / TOKENIZER, training.max_tokens)
+    tokenizer = Tokenizer(out / TOKENIZER, training.max_tokens, training.reading)
     rows, validation = read_rows(data, training)
     unlabelled = [row for source in config.texts for row in read_texts(texts, source)]
     rows += remove_leaks(unlabelled, validation)
@@ -107,12 +106,6 @@ def distill_classifier(config: DistillationConfig, teacher: Path, data: Path, te
     base_layers = teacher_run.layers or tuple(range(len(encoder_layers(network))))
     save_run(out, teacher_run.base, [base_layers[layer] for layer in config.layers], config.texts, training)
     return out
-
-
-def collate_rows(rows: Sequence[TrainingRow], tokenizer: Tokenizer) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the ids, mask and types of the rows, each (rows, length)."""
-    batch = collate([row.tokens for row in rows], tokenizer.pad_id)
-    return torch.from_numpy(batch.ids), torch.from_numpy(batch.mask), torch.from_numpy(batch.token_types)
 
 
 class DistillationObjective:
