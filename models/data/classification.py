@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,11 @@ LABEL_NAMES = {"bearish": "negative", "bullish": "positive"}
 
 LABEL_SETS = {"not_negative": ("neutral", "positive")}
 """Labels of data sets that stand for several labels of the task."""
+
+
+def labels_of(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the labels of the task that a data set's labels stand for."""
+    return tuple(dict.fromkeys(label for name in names for label in LABEL_SETS.get(name, (name,))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +43,12 @@ class Example:
     @property
     def labels(self) -> tuple[str, ...]:
         """The labels of the task that the row's label stands for; none without a label."""
-        return () if self.label is None else LABEL_SETS.get(self.label, (self.label,))
+        return () if self.label is None else labels_of((self.label,))
+
+    @property
+    def alternatives(self) -> tuple[str, ...]:
+        """The labels of the task that the annotators chose from."""
+        return labels_of(self.label_choices)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,7 @@ def make_row(
     return TrainingRow(
         tokenizer.encode(text, example.entity),
         tuple(label in example.labels for label in task.labels),
-        tuple(label in example.label_choices for label in task.labels),
+        tuple(label in example.alternatives for label in task.labels),
         dataset.smoothing,
         dataset.bootstrap,
         dataset.absent_share,

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from models.data.classification import LABEL_SETS, Dataset
+from models.data.classification import Dataset, labels_of
 from models.networks.encoder import Classifier, SourceBias
 from models.networks.student import StatesFunction, compile_states
 from models.tasks import Task
@@ -21,8 +21,7 @@ MAX_PADDING = 1.6
 
 def source_choices(datasets: Sequence[Dataset], task: Task) -> Tensor:
     """Return which labels (sources, labels) each source has."""
-    named = [{name for label in dataset.labels for name in LABEL_SETS.get(label, (label,))} for dataset in datasets]
-    return torch.tensor([[label in labels for label in task.labels] for labels in named])
+    return torch.tensor([[label in labels_of(dataset.labels) for label in task.labels] for dataset in datasets])
 
 
 def split_by_length(rows: Sequence[TrainingRow]) -> Iterator[list[TrainingRow]]:
