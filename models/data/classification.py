@@ -78,6 +78,11 @@ class Dataset:
     assumed: str | None = None
     fillings: int = 0
 
+    @property
+    def has_validation(self) -> bool:
+        """True if the source has a validation file that the model is measured on."""
+        return self.measured and not self.assumed and not self.fillings
+
 
 def read_dataset(root: Path, dataset: Dataset, split: str) -> list[Example]:
     """Return all rows of a split, `train` or `validation`.

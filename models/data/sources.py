@@ -28,7 +28,7 @@ def read_validation(root: Path, source: Dataset) -> list[Example]:
     """Return the validation rows of a source, for a grammar those of its held-out templates and words."""
     if source.fillings:
         return list(fill_grammar(source.name, 0, HELD_OUT_FILLINGS, held_out=True))
-    return read_dataset(root, source, "validation") if source.measured and not source.assumed else []
+    return read_dataset(root, source, "validation") if source.has_validation else []
 
 
 def fill_grammar(name: str, seed: int, fillings: int, held_out: bool) -> list[GrammarExample]:

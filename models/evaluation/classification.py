@@ -16,7 +16,12 @@ from sklearn.metrics import confusion_matrix, f1_score
 from models.bundle import Bundle, Metric
 from models.data.classification import Dataset, Example, read_dataset
 from models.prediction.calibration import Calibration
-from models.prediction.calibration_fit import ValidationPredictions, calibrate, expected_calibration_error
+from models.prediction.calibration_fit import (
+    ValidationPredictions,
+    calibrate,
+    expected_calibration_error,
+    top_confidences,
+)
 from models.runtime.auto import open_runtime
 from models.runtime.offline import infer_all
 from models.runtime.protocol import Device, Runtime
@@ -33,7 +38,8 @@ class ClassificationReport:
     """The figures for one data set.
 
     The answer is chosen among all labels of the task, as served. For `accuracy_among` it is chosen only among the
-    labels of the data set. `f1` is per label of the set. `confusion[i][j]` counts rows of label i answered with j.
+    labels of the data set. `f1` is per label of the set. `wrong_confidence` is the mean confidence of wrong answers.
+    `confusion[i][j]` counts rows of label i answered with j.
     """
 
     dataset: str
@@ -44,6 +50,7 @@ class ClassificationReport:
     macro_f1: float
     f1: dict[str, float]
     ece: float
+    wrong_confidence: float
     confusion: list[list[int]]
 
 
@@ -54,9 +61,11 @@ def encode_examples(tokenizer: Tokenizer, examples: Sequence[Example]) -> list[E
 def predict_validation(
     runtime: Runtime, tokenizer: Tokenizer, task: Task, data: Path, datasets: Iterable[Dataset], rows: int | None = None
 ) -> list[ValidationPredictions]:
-    """Run every validation set, or its first `rows`, through the runtime."""
+    """Run every validation set, or its first `rows`, through the runtime. Sources without a file are left out."""
     predictions = []
     for dataset in datasets:
+        if not dataset.has_validation:
+            continue
         examples = read_dataset(data, dataset, "validation")[:rows]
         encodings = encode_examples(tokenizer, examples)
         predictions.append(
@@ -77,18 +86,55 @@ def report_dataset(predictions: ValidationPredictions, calibration: Calibration,
     scores = calibrate(predictions, calibration)
     chosen, choices = scores.argmax(axis=1), list(predictions.label_choices)
     chosen_among = np.asarray(choices)[scores[:, choices].argmax(axis=1)]
+    confidence, correct = scores.max(axis=1), chosen == predictions.labels
     per_label = f1_score(predictions.labels, chosen, labels=choices, average=None, zero_division=0.0)
     return ClassificationReport(
         dataset=predictions.dataset,
         language=predictions.language,
         rows=len(chosen),
-        accuracy=float((chosen == predictions.labels).mean()),
+        accuracy=float(correct.mean()),
         accuracy_among=float((chosen_among == predictions.labels).mean()),
         macro_f1=float(per_label.mean()),
         f1={task.labels[index]: float(value) for index, value in zip(choices, per_label, strict=True)},
-        ece=expected_calibration_error(scores.max(axis=1), chosen == predictions.labels),
+        ece=expected_calibration_error(confidence, correct),
+        wrong_confidence=float(confidence[~correct].mean()) if not correct.all() else 0.0,
         confusion=confusion_matrix(predictions.labels, chosen, labels=range(len(task.labels))).tolist(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class GenreCalibration:
+    """The calibration over the rows of all data sets of a genre: headlines, prose, or customer and social texts."""
+
+    genre: str
+    rows: int
+    accuracy: float
+    ece: float
+    wrong_confidence: float
+
+
+def calibrate_genres(
+    predictions: Sequence[ValidationPredictions], datasets: Sequence[Dataset], calibration: Calibration
+) -> list[GenreCalibration]:
+    """Return the calibration of each genre that data sets name."""
+    genres = {dataset.name: dataset.genre for dataset in datasets if dataset.genre}
+    rows: dict[str, list[tuple[NDArray[np.float64], NDArray[np.bool_]]]] = {}
+    for each in predictions:
+        if each.dataset in genres:
+            rows.setdefault(genres[each.dataset], []).append(top_confidences(calibrate(each, calibration), each.labels))
+    results = []
+    for genre, answers in sorted(rows.items()):
+        confidence, correct = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        results.append(
+            GenreCalibration(
+                genre,
+                len(correct),
+                float(correct.mean()),
+                expected_calibration_error(confidence, correct),
+                float(confidence[~correct].mean()) if not correct.all() else 0.0,
+            )
+        )
+    return results
 
 
 def evaluate_classifier(bundle: Bundle, data: Path, device: Device = "cpu") -> list[ClassificationReport]:
@@ -131,8 +177,8 @@ def datasets_of(bundle: Bundle, data: Path) -> list[Dataset]:
 def classification_table(measured: Sequence[ClassificationReport]) -> str:
     """Return a Markdown table of the figures."""
     lines = [
-        "| data set | language | rows | accuracy | macro-F1 | F1 per label | ECE |",
-        "|---|---|--:|--:|--:|---|--:|",
+        "| data set | language | rows | accuracy | macro-F1 | F1 per label | ECE | confidence of wrong answers |",
+        "|---|---|--:|--:|--:|---|--:|--:|",
     ]
     for row in measured:
         f1 = ", ".join(f"{label} {value:.3f}" for label, value in row.f1.items())
@@ -141,7 +187,7 @@ def classification_table(measured: Sequence[ClassificationReport]) -> str:
             accuracy += f" ({row.accuracy_among:.3f} between its two labels)"
         lines.append(
             f"| {row.dataset} | {row.language} | {row.rows:,} | {accuracy} | {row.macro_f1:.3f} "
-            f"| {f1} | {row.ece:.3f} |"
+            f"| {f1} | {row.ece:.3f} | {row.wrong_confidence:.3f} |"
         )
     return "\n".join(lines)
 

@@ -10,7 +10,12 @@ from string import Template
 
 from models.bundle import Bundle, Manifest
 from models.data.classification import Dataset
-from models.evaluation.classification import COMMAND, ClassificationReport, classification_table
+from models.evaluation.classification import (
+    COMMAND,
+    ClassificationReport,
+    GenreCalibration,
+    classification_table,
+)
 from models.export.card_template import load_template
 from models.export.parity import Parity
 from models.graph.writer import Precision
@@ -39,8 +44,15 @@ def render_classifier_card(
     trained: TrainingRun,
     teacher: Bundle | None,
     storage: Precision,
+    genres: Sequence[GenreCalibration],
+    unseen: Sequence[ClassificationReport],
+    behaviour: str,
 ) -> str:
-    """Return the card's text. `crossfit` is the cross-fitted calibration error by data set."""
+    """Return the card's text.
+
+    `crossfit` is the cross-fitted calibration error by data set. `unseen` are the figures of sources that runs were
+    trained without. `behaviour` is the table of the capability tests.
+    """
     datasets, is_student = trained.config.datasets, trained.layers is not None
     parity = [
         f"`{name}` against the trained network in fp32 (torch), on all validation rows: {parity.agreement:.2%} of "
@@ -67,13 +79,59 @@ def render_classifier_card(
         crossfit=", ".join(f"{name} {error:.3f}" for name, error in crossfit.items()),
         parity="\n\n".join(parity),
         compared="" if teacher is None else compare_with_teacher(manifest, teacher),
+        genres=genre_table(genres),
+        unseen=left_out_section(unseen),
+        behaviour=behaviour,
     )
 
 
 def data_rows(datasets: Sequence[Dataset], texts: Sequence[Dataset]) -> list[str]:
     """Return the rows of the table of training data."""
-    rows = [f"| {d.name} | {d.language} | {d.licence} | {', '.join(d.labels)} | train file |" for d in datasets]
-    return rows + [f"| {d.name} | {d.language} | {d.licence} | none | all texts |" for d in texts]
+    rows = [
+        f"| {d.name} | {d.language} | {d.licence} | {d.assumed or ', '.join(d.labels)} | {d.genre} | {d.share:g} "
+        f"| {origin_of(d)} |"
+        for d in datasets
+    ]
+    return rows + [
+        f"| {d.name} | {d.language} | {d.licence} | none | {d.genre} | {d.share:g} | all texts |" for d in texts
+    ]
+
+
+def origin_of(dataset: Dataset) -> str:
+    """Return where the rows of a source are from."""
+    if dataset.fillings:
+        return f"grammar, {dataset.fillings} fillings of a template"
+    return "all texts" if dataset.assumed else "train file"
+
+
+def genre_table(genres: Sequence[GenreCalibration]) -> str:
+    """Return a section with the calibration of each genre, or nothing without genres."""
+    if not genres:
+        return ""
+    rows = [f"| {g.genre} | {g.rows:,} | {g.accuracy:.3f} | {g.ece:.3f} | {g.wrong_confidence:.3f} |" for g in genres]
+    head = ["| genre | rows | accuracy | ECE | confidence of wrong answers |", "|---|--:|--:|--:|--:|"]
+    return "\n".join(("Calibration by genre, over the validation rows of all its data sets:", "", *head, *rows, ""))
+
+
+def left_out_section(unseen: Sequence[ClassificationReport]) -> str:
+    """Return a section with the figures of sources that a run was trained without, or nothing without such runs."""
+    if not unseen:
+        return ""
+    mean = sum(report.macro_f1 for report in unseen) / len(unseen)
+    return "\n".join(
+        (
+            "## Sources left out",
+            "Runs of the same recipe, each without some sources, answered the validation rows of these sources. It says",
+            "more than the figures above of texts unlike those of training. The calibration above is fitted on these",
+            "answers too.",
+            "",
+            classification_table(unseen),
+            "",
+            f"Mean macro-F1 {mean:.3f}. Reproduce with `heed train sentiment --without SOURCE` and",
+            "`heed export RUN --left-out RUN`.",
+            "",
+        )
+    )
 
 
 def describe_noise(datasets: Sequence[Dataset]) -> list[str]:

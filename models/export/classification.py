@@ -12,8 +12,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from models.bundle import GRAPH, TOKENIZER, Bundle, Source
-from models.data.classification import Dataset, read_dataset
-from models.evaluation.classification import CONFUSION, draw_confusion, metrics_of, predict_validation, report_dataset
+from models.data.classification import Dataset
+from models.data.sources import read_validation
+from models.evaluation.classification import (
+    CONFUSION,
+    calibrate_genres,
+    draw_confusion,
+    metrics_of,
+    predict_validation,
+    report_dataset,
+)
 from models.export.card_classification import render_classifier_card
 from models.export.parity import (
     BATCH,
@@ -27,12 +35,17 @@ from models.export.parity import (
 from models.export.staging import make_manifest, open_runtimes, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
 from models.graph.writer import Precision
-from models.prediction.calibration_fit import ValidationPredictions, cross_fitted_errors, fit_calibration
+from models.prediction.calibration_fit import (
+    ValidationPredictions,
+    cross_fitted_errors,
+    fit_calibration,
+    load_predictions,
+)
 from models.runtime.cuda import GPU_GRAPH_LABEL
 from models.tasks import TASKS
 from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
-from models.training.classification import load_run, load_weights
+from models.training.classification import LEFT_OUT, load_run, load_weights
 
 BOUNDS = {GRAPH: INT8_BOUNDS, GPU_GRAPH_LABEL: FP16_BOUNDS}
 COMPARED_BATCHES = 20
@@ -46,11 +59,14 @@ def export_classifier(
     storage: Precision,
     teacher: Bundle | None,
     log: Callable[[str], None],
+    left_out: Sequence[Path] = (),
 ) -> Bundle:
     """Write the bundle `out` from the training folder `run`.
 
-    `storage` is that of the graph's weights. The card of a student compares it with its `teacher`. Raises ParityError
-    if the graph drifts, and then leaves `out` alone.
+    `storage` is that of the graph's weights. The card of a student compares it with its `teacher`. `left_out` are
+    folders of runs of the same recipe without some of its sources. Their answers to these sources tell how sure the
+    model may be of texts unlike its own, so the calibration is fitted on them too. Raises ParityError if the graph
+    drifts, and then leaves `out` alone.
     """
     trained = load_run(run)
     task, datasets = TASKS[trained.config.task], trained.config.datasets
@@ -71,7 +87,8 @@ def export_classifier(
             check_parity(name, parities[name], BOUNDS[name])
             log(f"{name}: {parities[name]}")
 
-        calibration = fit_calibration(answers[GRAPH])
+        unseen = [rows for folder in left_out for rows in load_predictions(folder / LEFT_OUT)]
+        calibration = fit_calibration([*answers[GRAPH], *unseen])
         measured = [report_dataset(rows, calibration, task) for rows in answers[GRAPH]]
         draw_confusion(measured, task, building / CONFUSION)
         languages = sorted({dataset.language for dataset in datasets})
@@ -84,7 +101,16 @@ def export_classifier(
             reading=trained.config.reading,
         )
         text = render_classifier_card(
-            manifest, measured, cross_fitted_errors(answers[GRAPH]), parities, trained, teacher, storage
+            manifest,
+            measured,
+            cross_fitted_errors(answers[GRAPH]),
+            parities,
+            trained,
+            teacher,
+            storage,
+            calibrate_genres(answers[GRAPH], datasets, calibration),
+            [report_dataset(rows, calibration, task) for rows in unseen],
+            "",
         )
         return publish(building, out, manifest, text)
 
@@ -92,6 +118,6 @@ def export_classifier(
 def sample_encodings(tokenizer: Tokenizer, data: Path, datasets: Sequence[Dataset]) -> list[Encoding]:
     """Return shuffled validation texts of all sets, so that every batch mixes languages and lengths."""
     rng = random.Random(0)
-    rows = [example for dataset in datasets for example in read_dataset(data, dataset, "validation")]
+    rows = [example for dataset in datasets for example in read_validation(data, dataset)]
     chosen = rng.sample(rows, min(len(rows), BATCH * COMPARED_BATCHES))
     return [tokenizer.encode(example.text, example.entity) for example in chosen]

@@ -19,7 +19,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from models.tasks import Task
 
-
 MARKS_ENTITIES = "marks_entities"
 """The key in a base's configuration that says that its token type 1 has learned to mark what an answer is about."""
 

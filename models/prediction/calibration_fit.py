@@ -6,8 +6,10 @@ logits and labels, no texts and no networks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +50,31 @@ class ValidationPredictions:
     @property
     def calibration_key(self) -> str:
         return calibration_key(self.language, bool(self.has_entity.all()))
+
+
+def save_predictions(path: Path, predictions: Sequence[ValidationPredictions]) -> None:
+    """Write predictions to a JSON file."""
+    rows = [
+        {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in asdict(each).items()}
+        for each in predictions
+    ]
+    path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+
+
+def load_predictions(path: Path) -> list[ValidationPredictions]:
+    """Return the predictions of a file of `save_predictions`."""
+    return [
+        ValidationPredictions(
+            dataset=row["dataset"],
+            language=row["language"],
+            logits=np.asarray(row["logits"], np.float32),
+            labels=np.asarray(row["labels"]),
+            label_choices=tuple(row["label_choices"]),
+            languages=np.asarray(row["languages"]),
+            has_entity=np.asarray(row["has_entity"]),
+        )
+        for row in json.loads(path.read_text(encoding="utf-8"))
+    ]
 
 
 def fit_calibration(predictions: Sequence[ValidationPredictions]) -> Calibration:

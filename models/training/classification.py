@@ -10,28 +10,31 @@ import json
 import random
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
 from models.bundle import TOKENIZER
-from models.data.classification import Dataset, Example
+from models.data.classification import Dataset, Example, labels_of
 from models.data.leaks import remove_leaks
 from models.data.sources import read_training, read_validation
 from models.networks.encoder import Classifier, SourceBias, base_file, encoder_layers, from_pretrained
 from models.networks.quantization import load_trained
 from models.networks.student import FITTED_BATCHES, make_student
+from models.prediction.calibration_fit import ValidationPredictions, save_predictions
 from models.tasks import TASKS, Task
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.classification_batches import ClassificationConfig, collate_rows, plan_batches
 from models.training.classification_loss import SupervisedObjective, source_choices
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
-NOTES = "notes.md"
+NOTES, LEFT_OUT = "notes.md", "left_out.json"
+VALIDATION_BATCH = 50
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -83,8 +86,16 @@ def load_run(folder: Path) -> TrainingRun:
     return TrainingRun(content["base"], layers, texts, parse_config(content["config"]), notes)
 
 
-def train_classifier(config: ClassificationConfig, base: str, data: Path, out: Path) -> Path:
-    """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`."""
+def train_classifier(
+    config: ClassificationConfig, base: str, data: Path, out: Path, without: Sequence[str] = ()
+) -> Path:
+    """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`.
+
+    Sources whose names begin with one of `without` are left out. The network's answers to their validation rows go to
+    `left_out.json`.
+    """
+    left_out = [dataset for dataset in config.datasets if dataset.name.startswith(tuple(without))]
+    config = replace(config, datasets=tuple(dataset for dataset in config.datasets if dataset not in left_out))
     torch.manual_seed(config.seed)
     random.seed(config.seed)
     out.mkdir(parents=True, exist_ok=True)
@@ -104,7 +115,31 @@ def train_classifier(config: ClassificationConfig, base: str, data: Path, out: P
     objective = SupervisedObjective(model, collator, config.agreement, config.compiled)
     Trainer(config, model, objective, validate, out, len(batches)).run(batches)
     save_run(out, base, None, (), config)
+    if left_out:
+        save_predictions(out / LEFT_OUT, [predict_left_out(model, collator, task, data, one) for one in left_out])
     return out
+
+
+def predict_left_out(
+    model: Classifier, collator: DeviceCollator, task: Task, data: Path, source: Dataset
+) -> ValidationPredictions:
+    """Return the trained network's answers to the validation rows of a source that it was not trained on."""
+    examples = read_validation(data, source)
+    tokens = [collator.tokenizer.encode(example.text, example.entity) for example in examples]
+    logits = []
+    with torch.inference_mode():
+        for start in range(0, len(tokens), VALIDATION_BATCH):
+            inputs = collator(tokens[start : start + VALIDATION_BATCH])
+            logits.append(model.eval()(inputs.ids, inputs.mask, inputs.types).float().cpu().numpy())
+    return ValidationPredictions(
+        source.name,
+        source.language,
+        np.concatenate(logits),
+        np.asarray([task.labels.index(example.labels[0]) for example in examples]),
+        tuple(index for index, label in enumerate(task.labels) if label in labels_of(source.labels)),
+        np.asarray([encoding.language for encoding in tokens]),
+        np.asarray([encoding.has_entity for encoding in tokens]),
+    )
 
 
 def read_rows(data: Path, config: ClassificationConfig) -> tuple[list[Example], list[Example]]:
@@ -149,8 +184,8 @@ class ClassificationValidation:
         tokenizer = self._collator.tokenizer
         for name, examples in self._examples.items():
             labels, predictions = [], []
-            for start in range(0, len(examples), 50):
-                batch = examples[start : start + 50]
+            for start in range(0, len(examples), VALIDATION_BATCH):
+                batch = examples[start : start + VALIDATION_BATCH]
                 inputs = self._collator([tokenizer.encode(example.text, example.entity) for example in batch])
                 predictions += self._model(inputs.ids, inputs.mask, inputs.types).argmax(dim=-1).tolist()
                 labels += [self._task.labels.index(example.labels[0]) for example in batch]

@@ -47,6 +47,12 @@ _Full = Annotated[bool, _team_option(help="Train the encoder too. This needs --b
 _Sets = Annotated[
     Path | None, _team_option(help="With --full: folder of the configuration's data sets.", file_okay=False)
 ]
+_Without = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Sentiment: leave out the sources whose names begin so, and measure the model on them. Repeatable."
+    ),
+]
 _OtherTexts = Annotated[
     Path | None,
     typer.Option(
@@ -69,6 +75,7 @@ def train(
     full: _Full = False,
     sets: _Sets = None,
     texts: _OtherTexts = None,
+    without: _Without = None,
 ) -> None:
     """Fine-tune a model. Run the same command again to resume after an interruption.
 
@@ -97,7 +104,7 @@ def train(
     try:
         path = _prepare(task, base, config)
         if TASKS[task].kind == "classification":
-            _train_classifier(path, base, folder, out)
+            _train_classifier(path, base, folder, out, without or [])
         elif texts is not None and task == "recommend":
             _train_recommender(path, base, folder, texts, out)
         else:
@@ -117,14 +124,14 @@ def _prepare(task: str, base: str, config: Path | None) -> Path:
     return config or CONFIGS / f"{task}.toml"
 
 
-def _train_classifier(config: Path, base: str, data: Path, out: Path) -> None:
+def _train_classifier(config: Path, base: str, data: Path, out: Path, without: list[str]) -> None:
     from models.data.sources import source_files
     from models.data.training_files import require_files
     from models.training.classification import read_config, train_classifier
 
     settings = read_config(config)
     require_files(source_files(data, settings.datasets))
-    train_classifier(settings, base, data, out)
+    train_classifier(settings, base, data, out, without)
 
 
 def _train_intent(config: Path, base: str, data: Path, out: Path, label_set: str | None, examples: Path) -> None:
@@ -227,6 +234,10 @@ def export(
     teacher: Annotated[
         Path | None, typer.Option(help="Bundle of the teacher, which the card of a sentiment student compares with.")
     ] = None,
+    left_out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Folder of a run with --without, for a sentiment card and calibration. Repeatable."),
+    ] = None,
     head: Annotated[
         list[str] | None, typer.Option(help="For a bundle of intents: fit only this head. Repeatable.")
     ] = None,
@@ -244,14 +255,20 @@ def export(
         if (run / MANIFEST).is_file():
             bundle = export_heads(run, data, out, version, head or (), print)
         else:
-            bundle = _export_run(run, data, out, version, storage, teacher)
+            bundle = _export_run(run, data, out, version, storage, teacher, left_out or [])
     except (BundleError, ParityError, *_UNUSABLE) as error:
         fail(error)
     print(f"Wrote {bundle.path}. {bundle.path / 'CARD.md'} has its figures.")
 
 
 def _export_run(
-    run: Path, data: Path, out: Path, version: str, storage: Literal["int8", "mixed", "fp32"], teacher: Path | None
+    run: Path,
+    data: Path,
+    out: Path,
+    version: str,
+    storage: Literal["int8", "mixed", "fp32"],
+    teacher: Path | None,
+    left_out: list[Path],
 ) -> Any:
     from models.bundle import load_bundle
     from models.export.classification import export_classifier
@@ -267,7 +284,7 @@ def _export_run(
     if task == "recommend":
         return export_recommend(run, data, out, version, print)
     compared = None if teacher is None else load_bundle(teacher)
-    return export_classifier(run, data, out, version, storage, compared, print)
+    return export_classifier(run, data, out, version, storage, compared, print, left_out)
 
 
 def base(
