@@ -6,6 +6,7 @@ Every figure comes from the evaluation and the export that made the bundle. The 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from string import Template
 
 from models.bundle import Bundle, Manifest
@@ -36,29 +37,32 @@ TRAINING = {
 """The sentence on training, for a teacher and for a student."""
 
 
-def render_classifier_card(
-    manifest: Manifest,
-    measured: Sequence[ClassificationReport],
-    crossfit: Mapping[str, float],
-    parities: Mapping[str, Parity],
-    trained: TrainingRun,
-    teacher: Bundle | None,
-    storage: Precision,
-    genres: Sequence[GenreCalibration],
-    unseen: Sequence[ClassificationReport],
-    behaviour: str,
-) -> str:
-    """Return the card's text.
+@dataclass(frozen=True, slots=True)
+class CardFigures:
+    """What a card reports.
 
     `crossfit` is the cross-fitted calibration error by data set. `unseen` are the figures of sources that runs were
     trained without. `behaviour` is the table of the capability tests.
     """
+
+    measured: Sequence[ClassificationReport]
+    crossfit: Mapping[str, float]
+    parities: Mapping[str, Parity]
+    genres: Sequence[GenreCalibration]
+    unseen: Sequence[ClassificationReport]
+    behaviour: str
+
+
+def render_classifier_card(
+    manifest: Manifest, figures: CardFigures, trained: TrainingRun, teacher: Bundle | None, storage: Precision
+) -> str:
+    """Return the card's text."""
     datasets, is_student = trained.config.datasets, trained.layers is not None
     parity = [
         f"`{name}` against the trained network in fp32 (torch), on all validation rows: {parity.agreement:.2%} of "
         f"labels agree. The largest macro-F1 loss of a data set is {parity.f1_loss:.4f}. A probability alone and in a "
         f"batch of 32 differs by at most {parity.batch_change:.1e}."
-        for name, parity in parities.items()
+        for name, parity in figures.parities.items()
     ]
     return load_template(manifest.task.name).substitute(
         name=manifest.name,
@@ -74,14 +78,14 @@ def render_classifier_card(
         notes=trained.notes,
         kind=storage,
         storage=STORAGE[storage],
-        figures=classification_table(measured),
+        figures=classification_table(figures.measured),
         command=COMMAND.format(name=manifest.name),
-        crossfit=", ".join(f"{name} {error:.3f}" for name, error in crossfit.items()),
+        crossfit=", ".join(f"{name} {error:.3f}" for name, error in figures.crossfit.items()),
         parity="\n\n".join(parity),
         compared="" if teacher is None else compare_with_teacher(manifest, teacher),
-        genres=genre_table(genres),
-        unseen=left_out_section(unseen),
-        behaviour=behaviour,
+        genres=genre_table(figures.genres),
+        unseen=left_out_section(figures.unseen),
+        behaviour=figures.behaviour,
     )
 
 
@@ -121,9 +125,8 @@ def left_out_section(unseen: Sequence[ClassificationReport]) -> str:
     return "\n".join(
         (
             "## Sources left out",
-            "Runs of the same recipe, each without some sources, answered the validation rows of these sources. It says",
-            "more than the figures above of texts unlike those of training. The calibration above is fitted on these",
-            "answers too.",
+            "Runs of the same recipe, each without some sources, answered the validation rows of these sources. These",
+            "figures say more of texts unlike those of training. The calibration is fitted on these answers too.",
             "",
             classification_table(unseen),
             "",

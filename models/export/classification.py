@@ -22,7 +22,7 @@ from models.evaluation.classification import (
     predict_validation,
     report_dataset,
 )
-from models.export.card_classification import render_classifier_card
+from models.export.card_classification import CardFigures, render_classifier_card
 from models.export.parity import (
     BATCH,
     FP16_BOUNDS,
@@ -100,18 +100,15 @@ def export_classifier(
             metrics=metrics_of(out.name, measured),
             reading=trained.config.reading,
         )
-        text = render_classifier_card(
-            manifest,
+        figures = CardFigures(
             measured,
             cross_fitted_errors(answers[GRAPH]),
             parities,
-            trained,
-            teacher,
-            storage,
             calibrate_genres(answers[GRAPH], datasets, calibration),
             [report_dataset(rows, calibration, task) for rows in unseen],
-            "",
+            behaviour="",
         )
+        text = render_classifier_card(manifest, figures, trained, teacher, storage)
         return publish(building, out, manifest, text)
 
 
