@@ -56,7 +56,7 @@ def test_runs_with_bound_arrays_equal_plain_runs(bundle: Bundle, lengths: list[i
     np.testing.assert_allclose(bound, plain, atol=5e-3)
 
 
-@pytest.mark.parametrize("lengths", [[1], [3, 40, 7, 33], [512] * 9], ids=str)
+@pytest.mark.parametrize("lengths", [[1], [3, 40, 7], [512] * 9], ids=str)
 def test_vectors_of_bound_arrays_equal_those_of_plain_runs(bundle: Bundle, lengths: list[int]) -> None:
     batch, runtime = random_batch(lengths), CudaRuntime(bundle.graph, device="cpu")
     logits, vectors = runtime.run_with_vectors(batch)
