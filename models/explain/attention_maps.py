@@ -103,6 +103,8 @@ class AttentionMapRuntime:
         self._output_projections = output_projections(graph, path.parent, [node.heads for node in self._nodes])
         names = [name for node in self._nodes for name in (node.queries, node.keys, node.values)]
         self._session: Any = open_session(path.read_bytes() + encode_outputs(names), path.parent, threads)
+        # The graph's own first output. Newer graphs have a second one.
+        self._outputs = [str(self._session.get_outputs()[0].name), *names]
 
     @property
     def layers(self) -> int:
@@ -115,7 +117,7 @@ class AttentionMapRuntime:
 
     def run(self, batch: Batch) -> AttentionMaps:
         feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.token_types}
-        logits, *states = self._session.run(None, feeds)
+        logits, *states = self._session.run(self._outputs, feeds)
         heads = [node.heads for node in self._nodes for _ in range(3)]
         by_head = [split_heads(state, count) for state, count in zip(states, heads, strict=True)]
         queries, keys, values = (np.stack(by_head[first::3]) for first in range(3))

@@ -29,8 +29,10 @@ from models.graph.names import (
     EMBEDDING_NORM,
     HEAD_BIAS,
     HEAD_WEIGHT,
+    LOGITS,
     POSITION_EMBEDDINGS,
     TYPE_EMBEDDINGS,
+    VECTORS,
     WORD_EMBEDDINGS,
     WORDS_FP32,
     WORDS_INT8,
@@ -59,8 +61,8 @@ def build_graph(
 ) -> onnx.ModelProto:
     """Return the graph of the weights.
 
-    Its inputs `ids`, `mask` and `types` are (batch, length) int64. Its output is `logits` (batch, labels) in fp32, or
-    `vectors` (batch, width) without a classifier.
+    Its inputs `ids`, `mask` and `types` are (batch, length) int64. Its outputs in fp32 are `logits` (batch, labels), if
+    there is a classifier, and `vectors` (batch, width): what is pooled, and what the classifier reads.
     """
     graph = GraphWriter(weights, precision)
     hidden = add_embeddings(graph, epsilon)
@@ -68,20 +70,20 @@ def build_graph(
     encoder_layer = add_fused_layer if precision == "fp16" else add_standard_layer
     for names in find_layers(weights):
         hidden = encoder_layer(graph, names, hidden, mask, heads, epsilon)
-    pooled = add_pooling(graph, hidden)
+    graph.add_node("Cast", [add_pooling(graph, hidden)], output=VECTORS, to=TensorProto.FLOAT)
+    outputs = {VECTORS: weights[WORD_EMBEDDINGS].shape[1]}
     if HEAD_WEIGHT in weights:
-        output, width = "logits", len(weights[HEAD_BIAS])
-        pooled = add_classifier(graph, pooled)
-    else:
-        output, width = "vectors", weights[WORD_EMBEDDINGS].shape[1]
-    graph.add_node("Cast", [pooled], output=output, to=TensorProto.FLOAT)
+        outputs = {add_classifier(graph, VECTORS): len(weights[HEAD_BIAS])} | outputs
     shape = ["batch", "length"]
     return helper.make_model(
         helper.make_graph(
             graph.nodes,
             "heed",
             [helper.make_tensor_value_info(name, TensorProto.INT64, shape) for name in ("ids", "mask", "types")],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", width])],
+            [
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width])
+                for name, width in outputs.items()
+            ],
             graph.initializers,
         ),
         opset_imports=[
@@ -219,8 +221,9 @@ def add_pooling(graph: GraphWriter, hidden: str) -> str:
     return graph.add_node("Squeeze", [graph.add_node("MatMul", [row, wide]), graph.add_integers(1)])
 
 
-def add_classifier(graph: GraphWriter, pooled: str) -> str:
-    """Add the logits (batch, labels) of the pooled vectors, in fp32."""
+def add_classifier(graph: GraphWriter, vectors: str) -> str:
+    """Add the output of the logits (batch, labels) of the vectors, in fp32."""
     weight = graph.add_constant(HEAD_WEIGHT, graph.weights[HEAD_WEIGHT].T.astype(np.float32))
-    product = graph.add_node("MatMul", [pooled, weight])
-    return graph.add_node("Add", [product, graph.add_constant(HEAD_BIAS, graph.weights[HEAD_BIAS].astype(np.float32))])
+    product = graph.add_node("MatMul", [vectors, weight])
+    bias = graph.add_constant(HEAD_BIAS, graph.weights[HEAD_BIAS].astype(np.float32))
+    return graph.add_node("Add", [product, bias], output=LOGITS)

@@ -1,4 +1,4 @@
-"""Names of weights, in training and in graphs.
+"""Names of weights, in training and in graphs, and of the outputs of graphs.
 
 In training they are those of transformers' BERT behind the attribute `encoder`.
 """
@@ -16,6 +16,9 @@ WORD_EMBEDDINGS, TYPE_EMBEDDINGS, POSITION_EMBEDDINGS = (
 EMBEDDING_NORM = "encoder.embeddings.LayerNorm"
 HEAD = "head"
 HEAD_WEIGHT, HEAD_BIAS = f"{HEAD}.weight", f"{HEAD}.bias"
+
+LOGITS, VECTORS = "logits", "vectors"
+"""Outputs of a graph. A classifier has `logits` (batch, labels) first. Every graph has `vectors` (batch, width)."""
 
 LOG_STEP = "log_step"
 """The suffix of a linear layer for the logarithm of the step by which its input is rounded."""

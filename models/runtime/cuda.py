@@ -8,7 +8,7 @@ waits for the compiler. Needs the extra `gpu`, whose onnx package builds the gra
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,63 +47,62 @@ class CudaRuntime(OnnxRuntime):
         settings = {"enable_cuda_graph": "1"} if device == "cuda" else {}
         super().__init__(to_fp16(graph), threads, device, **settings)
         self._device = device
-        self._width = int(self._session.get_outputs()[0].shape[1])
+        self._widths = {str(output.name): int(output.shape[1]) for output in self._session.get_outputs()}
         self._captured: dict[tuple[int, int], _CudaGraph] = {}
         # ONNX Runtime stores compiled kernels and captured graphs for each thread.
         self._thread = ThreadPoolExecutor(1, "cuda")
 
-    def run(self, batch: Batch) -> NDArray[np.float32]:
-        """Return a row for each text: logits (batch, labels) or vectors (batch, width)."""
-        return self._thread.submit(self._run, batch).result()
+    def _fetch(self, batch: Batch, names: Sequence[str]) -> list[NDArray[np.float32]]:
+        return self._thread.submit(self._fetch_in_thread, batch, names).result()
 
-    def _run(self, batch: Batch) -> NDArray[np.float32]:
+    def _fetch_in_thread(self, batch: Batch, names: Sequence[str]) -> list[NDArray[np.float32]]:
         count = len(batch.ids)
         shape = padded_shape(*batch.ids.shape)
         feeds = pad_to_shape(batch, shape)
         if shape[0] * shape[1] > MAX_CAPTURED_TOKENS:
-            rows: NDArray[np.float32] = self._session.run([self._output], feeds, _options(-1))[0]
-            return rows[:count]
+            return [rows[:count] for rows in self._session.run(names, feeds, _options(-1))]
         if shape not in self._captured:
-            self._captured[shape] = _CudaGraph.capture(self._session, self._device, feeds, (self._output, self._width))
-        return self._captured[shape].run(feeds)[:count]
+            self._captured[shape] = _CudaGraph.capture(self._session, self._device, feeds, self._widths)
+        return [rows[:count] for rows in self._captured[shape].run(feeds, names)]
 
 
 @dataclass(frozen=True, slots=True)
 class _CudaGraph:
-    """Inputs and rows of a shape at fixed addresses, as a CUDA graph needs them. On a CPU nothing is captured."""
+    """Inputs and outputs of a shape at fixed addresses, as a CUDA graph needs them. On a CPU nothing is captured.
+
+    All outputs are bound, and only those asked for are copied from the device.
+    """
 
     session: Any
     inputs: dict[str, Any]
-    rows: Any
+    outputs: dict[str, Any]
     binding: Any
     options: Any
 
     @classmethod
     def capture(
-        cls, session: Any, device: Device, feeds: dict[str, NDArray[np.int64]], output: tuple[str, int]
+        cls, session: Any, device: Device, feeds: dict[str, NDArray[np.int64]], widths: Mapping[str, int]
     ) -> _CudaGraph:
-        """Bind the arrays of a shape, whose CUDA graph is captured by the first run.
-
-        `output` is the name and the width of the output.
-        """
+        """Bind the arrays of a shape, whose CUDA graph is captured by the first run. `widths` are those of outputs."""
 
         def to_device(array: NDArray[Any]) -> Any:
             return onnxruntime.OrtValue.ortvalue_from_numpy(array.copy(), device, 0)
 
         count, length = feeds["ids"].shape
         inputs = {name: to_device(feeds[name]) for name in INPUTS}
-        rows = to_device(np.zeros((count, output[1]), np.float32))
+        outputs = {name: to_device(np.zeros((count, width), np.float32)) for name, width in widths.items()}
         binding = session.io_binding()
         for name, value in inputs.items():
             binding.bind_ortvalue_input(name, value)
-        binding.bind_ortvalue_output(output[0], rows)
-        return cls(session, inputs, rows, binding, _options(count * (LENGTHS[-1] + 1) + length))
+        for name, value in outputs.items():
+            binding.bind_ortvalue_output(name, value)
+        return cls(session, inputs, outputs, binding, _options(count * (LENGTHS[-1] + 1) + length))
 
-    def run(self, feeds: dict[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+    def run(self, feeds: dict[str, NDArray[np.int64]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         for name, value in self.inputs.items():
             value.update_inplace(feeds[name])
         self.session.run_with_iobinding(self.binding, self.options)
-        return np.array(self.rows.numpy())
+        return [np.array(self.outputs[name].numpy()) for name in names]
 
 
 def to_fp16(graph: Path) -> bytes:

@@ -5,6 +5,7 @@ Knows graphs and sessions, nothing of texts. Needs no torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from models.runtime.protocol import Device
+from models.graph.names import VECTORS
+from models.runtime.protocol import Device, NoVectorsError
 from models.text.encoding import Batch
 
 PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
@@ -69,9 +71,10 @@ def open_session(
 
 
 class OnnxRuntime:
-    """The runtime of a graph with inputs `ids`, `mask`, `types` (batch, length) and output `logits` or `vectors`.
+    """The runtime of a graph with inputs `ids`, `mask`, `types` (batch, length) and outputs `logits` and `vectors`.
 
-    A graph passed as bytes must have no external data. `provider_settings` are options of the device's provider.
+    An encoder's graph has no `logits`, and a classifier's from an older export has no `vectors`. A graph passed as
+    bytes must have no external data. `provider_settings` are options of the device's provider.
 
     Raises:
         RuntimeError: The device is not available.
@@ -79,10 +82,25 @@ class OnnxRuntime:
 
     def __init__(self, graph: Path | bytes, threads: int = 1, device: Device = "cpu", **provider_settings: str) -> None:
         self._session: Any = open_session(graph, None, threads, device, **provider_settings)
-        self._output = str(self._session.get_outputs()[0].name)
+        self._outputs = [str(output.name) for output in self._session.get_outputs()]
+
+    @property
+    def has_vectors(self) -> bool:
+        """Say whether `run_with_vectors` has vectors to return."""
+        return VECTORS in self._outputs
 
     def run(self, batch: Batch) -> NDArray[np.float32]:
         """Return a row for each text: logits (batch, labels) or vectors (batch, width)."""
+        return self._fetch(batch, self._outputs[:1])[0]
+
+    def run_with_vectors(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the rows of `run` and the vectors (batch, width) of the same run; raises NoVectorsError."""
+        if not self.has_vectors:
+            raise NoVectorsError(f"the graph has no output {VECTORS}: it is from an older export; export it again")
+        outputs = self._fetch(batch, self._outputs)
+        return outputs[0], outputs[self._outputs.index(VECTORS)]
+
+    def _fetch(self, batch: Batch, names: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return the outputs of these names."""
         feeds = {"ids": batch.ids, "mask": batch.mask, "types": batch.token_types}
-        rows: NDArray[np.float32] = self._session.run([self._output], feeds)[0]
-        return rows.astype(np.float32, copy=False)
+        return [rows.astype(np.float32, copy=False) for rows in self._session.run(names, feeds)]

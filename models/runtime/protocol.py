@@ -19,4 +19,27 @@ class Runtime(Protocol):
         ...
 
 
+class VectorRuntime(Runtime, Protocol):
+    """A runtime that also gives the vectors which a classifier's logits are computed from, if its graph has them."""
+
+    @property
+    def has_vectors(self) -> bool:
+        """Say whether the graph has the output `vectors`. Classifiers from older exports do not."""
+        ...
+
+    def run_with_vectors(self, batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the rows of `run` and the vectors (batch, width) of the same run.
+
+        An encoder's rows are its vectors.
+
+        Raises:
+            NoVectorsError: The graph has no vectors.
+        """
+        ...
+
+
+class NoVectorsError(Exception):
+    """The graph of a classifier has no output `vectors`, because it is from an older export."""
+
+
 Device = Literal["cpu", "cuda"]

@@ -4,7 +4,7 @@ RECOMMENDERS := .venv/bench-recommend
 # Where there is no GPU, bench-gpu has only that to say, and needs no CUDA for it.
 GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 
-.PHONY: wrk bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-graphs bench-serve bench-ablation bench-gpu bench-serve-gpu bench-recommend-quality
+.PHONY: wrk bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-graphs bench-vectors bench-serve bench-ablation bench-gpu bench-serve-gpu bench-recommend-quality
 
 bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of the shipped service
 	$(TEST)/bin/python -m tests.bench.footprint
@@ -23,6 +23,9 @@ bench-recommend: wrk $(TEST)/installed ## Measure recommendation beside the same
 
 bench-graphs: $(TEST)/installed ## Compare the ways to store and multiply trained weights (RUN=training folder DATA=data sets)
 	$(TEST)/bin/python -m tests.bench.graphs --run $(RUN) --data $(DATA)
+
+bench-vectors: $(TEST)/installed ## Measure what a graph's second output costs, asked for and not (four minutes)
+	$(TEST)/bin/python -m tests.bench.vectors
 
 bench-serve: wrk $(TEST)/installed $(PEERS)/installed $(PEERS)-older/installed ## Measure Heed beside its peers (DATA=folder of data sets, ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.serving $(if $(DATA),--data $(DATA)) $(ARGS)

@@ -9,10 +9,13 @@ import torch
 
 from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import build_graph
+from models.graph.names import HEAD
+from models.graph.weights import read_graph_weights
 from models.graph.writer import Precision, quantize
-from models.networks.encoder import Classifier, graph_weights
+from models.networks.encoder import Classifier, Embedder, graph_weights
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
+from tests.support.older_graph import older_graph
 from tests.support.tiny_networks import tiny_encoder
 
 PAD_ID, VOCABULARY = 1, 200
@@ -62,6 +65,72 @@ def test_a_prediction_does_not_depend_on_the_batch(
     together = graph.run(collate(tokens, PAD_ID))
     alone = np.concatenate([graph.run(collate([item], PAD_ID)) for item in tokens])
     np.testing.assert_allclose(together, alone, atol=1e-5 if precision != "fp16" else 2e-3)
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_the_vectors_are_what_the_network_pools(
+    network: Classifier, tokens: list[Encoding], precision: Precision, tmp_path: Path
+) -> None:
+    batch = collate(tokens, PAD_ID)
+    expected = TorchRuntime(Embedder(network.encoder)).run(batch)
+    assert np.ptp(expected) > 0.5
+    _, vectors = runtime(network, precision, tmp_path).run_with_vectors(batch)
+    assert vectors.shape == (len(tokens), 32)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(vectors, expected, atol=2 * TOLERANCE[precision])
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_the_head_maps_the_vectors_to_the_logits(
+    network: Classifier, tokens: list[Encoding], precision: Precision, tmp_path: Path
+) -> None:
+    logits, vectors = runtime(network, precision, tmp_path).run_with_vectors(collate(tokens, PAD_ID))
+    weights = graph_weights(network)
+    np.testing.assert_allclose(vectors @ weights[f"{HEAD}.weight"].T + weights[f"{HEAD}.bias"], logits, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_logits_are_the_same_with_the_vectors_and_without_bit_for_bit(
+    network: Classifier, tokens: list[Encoding], precision: Precision, tmp_path: Path
+) -> None:
+    graph = runtime(network, precision, tmp_path)
+    older = OnnxRuntime(older_graph(onnx.load(str(tmp_path / f"{precision}.onnx"))).SerializeToString())
+    for batch in (collate(tokens, PAD_ID), collate(tokens[:1], PAD_ID)):
+        expected = older.run(batch)
+        np.testing.assert_array_equal(graph.run(batch), expected)
+        np.testing.assert_array_equal(graph.run_with_vectors(batch)[0], expected)
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_vectors_do_not_depend_on_the_batch(
+    network: Classifier, tokens: list[Encoding], precision: Precision, tmp_path: Path
+) -> None:
+    graph = runtime(network, precision, tmp_path)
+    _, together = graph.run_with_vectors(collate(tokens, PAD_ID))
+    alone = np.concatenate([graph.run_with_vectors(collate([item], PAD_ID))[1] for item in tokens])
+    np.testing.assert_allclose(together, alone, atol=1e-5 if precision != "fp16" else 2e-3)
+
+
+def test_the_rows_of_an_encoder_are_its_vectors(network: Classifier, tokens: list[Encoding], tmp_path: Path) -> None:
+    weights = {name: value for name, value in graph_weights(network).items() if not name.startswith(HEAD)}
+    graph = OnnxRuntime(build_graph(weights, heads=4, epsilon=1e-12, precision="int8").SerializeToString())
+    rows, vectors = graph.run_with_vectors(collate(tokens, PAD_ID))
+    np.testing.assert_array_equal(rows, vectors)
+    classifier = runtime(network, "int8", tmp_path)
+    np.testing.assert_array_equal(vectors, classifier.run_with_vectors(collate(tokens, PAD_ID))[1])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "mixed", "int8"])
+def test_a_graph_of_an_older_export_stores_the_same_weights(
+    network: Classifier, precision: Precision, tmp_path: Path
+) -> None:
+    runtime(network, precision, tmp_path)
+    path, older_path = tmp_path / f"{precision}.onnx", tmp_path / "older.onnx"
+    onnx.save(older_graph(onnx.load(str(path))), str(older_path))
+    stored, older = read_graph_weights(path), read_graph_weights(older_path)
+    assert (stored.heads, stored.epsilon, set(stored.tensors)) == (older.heads, older.epsilon, set(older.tensors))
+    for name, value in stored.tensors.items():
+        np.testing.assert_array_equal(value, older.tensors[name])
 
 
 def test_the_entity_decides_which_tokens_are_pooled(network: Classifier) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import GRAPH, Bundle, load_bundle
 from models.graph.builder import build_graph, save_graph
 from models.graph.convert import convert_graph
 from models.graph.names import LOG_STEP
@@ -24,7 +25,8 @@ from models.runtime.cuda import (
 )
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
-from tests.support.tiny_bundle import HEADS, PIECES, tiny_bundle, weights
+from tests.support.older_graph import older_graph
+from tests.support.tiny_bundle import HEADS, PIECES, WIDTH, tiny_bundle, weights
 
 PAD_ID = 1
 
@@ -52,6 +54,34 @@ def test_runs_with_bound_arrays_equal_plain_runs(bundle: Bundle, lengths: list[i
     assert bound.shape == (len(lengths), 3)
     assert bound.dtype == np.float32
     np.testing.assert_allclose(bound, plain, atol=5e-3)
+
+
+@pytest.mark.parametrize("lengths", [[1], [3, 40, 7], [512] * 9], ids=str)
+def test_vectors_of_bound_arrays_equal_those_of_plain_runs(bundle: Bundle, lengths: list[int]) -> None:
+    batch, runtime = random_batch(lengths), CudaRuntime(bundle.graph, device="cpu")
+    logits, vectors = runtime.run_with_vectors(batch)
+    expected = OnnxRuntime(to_fp16(bundle.graph)).run_with_vectors(batch)[1]
+    assert vectors.shape == (len(lengths), WIDTH)
+    np.testing.assert_allclose(vectors, expected, atol=5e-3)
+    np.testing.assert_array_equal(logits, runtime.run(batch))
+
+
+def test_vectors_outlive_the_next_run(bundle: Bundle) -> None:
+    runtime = CudaRuntime(bundle.graph, device="cpu")
+    _, vectors = runtime.run_with_vectors(random_batch([9, 9]))
+    expected = vectors.copy()
+    runtime.run_with_vectors(random_batch([16, 12]))
+    np.testing.assert_array_equal(vectors, expected)
+
+
+def test_the_graph_for_gpus_has_vectors_even_from_an_older_export(bundle: Bundle, tmp_path: Path) -> None:
+    (tmp_path / GRAPH).write_bytes(older_graph(onnx.load(str(bundle.graph))).SerializeToString())
+    batch = random_batch([3, 40])
+    newer, older = (
+        CudaRuntime(graph, device="cpu").run_with_vectors(batch) for graph in (bundle.graph, tmp_path / GRAPH)
+    )
+    for old_rows, new_rows in zip(older, newer, strict=True):
+        np.testing.assert_array_equal(old_rows, new_rows)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "mixed", "int8"])

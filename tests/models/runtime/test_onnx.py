@@ -4,15 +4,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
 from models.bundle import Bundle, load_bundle
 from models.runtime.auto import open_runtime
+from models.runtime.offline import infer_all, infer_vectors
 from models.runtime.onnx import PROVIDERS, OnnxRuntime
-from tests.support.tiny_bundle import tiny_bundle
+from models.runtime.protocol import NoVectorsError
+from models.text.encoding import collate
+from models.text.tokenizer import Tokenizer
+from tests.support.older_graph import older_graph
+from tests.support.tiny_bundle import WIDTH, tiny_bundle, tiny_intent_bundle
 
 ROOT = Path(__file__).parents[3]
+TEXTS = ("Acme gains 3%", "up", "利润下跌", "a much longer text about the profits of a company, and of another one")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +46,35 @@ def test_a_session_that_fell_back_to_the_cpu_is_refused(bundle: Bundle, monkeypa
         patched.setattr(onnxruntime, "preload_dlls", lambda: None)
         with pytest.raises(RuntimeError, match="cannot run on cuda"):
             OnnxRuntime(bundle.graph, device="cuda")
+
+
+def test_vectors_of_many_texts_come_back_in_their_order(bundle: Bundle) -> None:
+    runtime, tokenizer = OnnxRuntime(bundle.graph), Tokenizer.from_bundle(bundle)
+    encodings = [tokenizer.encode(text) for text in TEXTS * 40]
+    vectors = infer_vectors(runtime, encodings, tokenizer.pad_id)
+    assert vectors.shape == (len(encodings), WIDTH)
+    alone = [runtime.run_with_vectors(collate([encoding], tokenizer.pad_id))[1][0] for encoding in encodings[:4]]
+    np.testing.assert_allclose(vectors, np.tile(alone, (40, 1)), atol=1e-5)
+    assert np.abs(np.diff(alone, axis=0)).max(axis=1).min() > 0.1
+
+
+def test_vectors_of_an_encoder_are_its_rows(tmp_path: Path) -> None:
+    bundle = load_bundle(tiny_intent_bundle(tmp_path))
+    runtime, tokenizer = OnnxRuntime(bundle.graph), Tokenizer.from_bundle(bundle)
+    encodings = [tokenizer.encode(text) for text in TEXTS]
+    assert runtime.has_vectors
+    rows = infer_all(runtime, encodings, tokenizer.pad_id)
+    np.testing.assert_array_equal(infer_vectors(runtime, encodings, tokenizer.pad_id), rows)
+
+
+def test_a_graph_of_an_older_export_runs_but_has_no_vectors(bundle: Bundle) -> None:
+    newer = OnnxRuntime(bundle.graph)
+    older = OnnxRuntime(older_graph(onnx.load(str(bundle.graph))).SerializeToString())
+    batch = collate([Tokenizer.from_bundle(bundle).encode(TEXTS[0])], pad_id=1)
+    assert (newer.has_vectors, older.has_vectors) == (True, False)
+    np.testing.assert_array_equal(older.run(batch), newer.run(batch))
+    with pytest.raises(NoVectorsError, match="export it again"):
+        older.run_with_vectors(batch)
 
 
 def test_open_runtime_chooses_by_device(bundle: Bundle) -> None:
