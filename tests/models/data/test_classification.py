@@ -4,13 +4,19 @@ import gzip
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from models.data.augmentation import concatenate_pair, extract_leading_entities, make_epoch
-from models.data.classification import Dataset, Example, read_dataset
-from models.data.leaks import deduplication_key, remove_leaks
+from models.data.augmentation import (
+    add_noise,
+    concatenate_pair,
+    extract_leading_entities,
+    hide_opinions,
+    make_epoch,
+)
+from models.data.classification import Dataset, Example, find_source, read_dataset
 
 THREE = ("negative", "neutral", "positive")
 
@@ -31,21 +37,26 @@ def test_bearish_and_bullish_are_negative_and_positive(tmp_path: Path) -> None:
     assert [row.label for row in rows] == ["negative", "positive"]
 
 
+def test_a_label_may_stand_for_several_labels_of_the_task(tmp_path: Path) -> None:
+    write(tmp_path, "posts", [{"text": "a", "label": "not_negative"}, {"text": "b", "label": "negative"}])
+    rows = read_dataset(tmp_path, Dataset("posts", "zh", ("negative", "not_negative"), "none"), "train")
+    assert [row.labels for row in rows] == [("neutral", "positive"), ("negative",)]
+    assert rows[0].alternatives == THREE
+
+
+def test_a_source_is_found_in_the_folder_or_in_one_of_its_folders(tmp_path: Path) -> None:
+    (tmp_path / "more").mkdir()
+    write(tmp_path / "more", "posts", [{"text": "a", "label": "negative"}])
+    write(tmp_path, "tweets", [{"text": "b", "label": "negative"}])
+    for name in ("posts", "tweets"):
+        assert len(read_dataset(tmp_path, Dataset(name, "en", THREE, "MIT"), "train")) == 1
+    assert find_source(tmp_path, "missing") == tmp_path / "missing"
+
+
 def test_an_unknown_label_is_reported_with_its_line(tmp_path: Path) -> None:
     write(tmp_path, "reviews", [{"text": "a", "label": "positive"}, {"text": "b", "label": "neutral"}])
     with pytest.raises(ValueError, match="line 2: label 'neutral'"):
         read_dataset(tmp_path, Dataset("reviews", "en", ("negative", "positive"), "MIT"), "train")
-
-
-def test_training_rows_with_the_text_of_a_validation_row_are_removed() -> None:
-    train = [example("Acme  soars! https://t.co/1", "positive"), example("Acme falls", "negative")]
-    held_out = [example("ACME soars", "positive", dataset="tweets")]
-    assert remove_leaks(train, held_out) == train[1:]
-
-
-def test_copies_of_a_text_share_a_key_despite_case_width_links_and_punctuation() -> None:
-    assert deduplication_key("Ａcme, UP 5%! http://x.y/z") == deduplication_key("acme up 5")
-    assert deduplication_key("acme up 5") != deduplication_key("acme up 6")
 
 
 def test_a_concatenated_row_has_both_texts_and_the_label_of_its_target() -> None:
@@ -82,3 +93,29 @@ def test_a_share_above_one_repeats_rows_evenly() -> None:
     sets = [Dataset("news", "en", THREE, "MIT", share=2.5)]
     seen = Counter(row.text for row in make_epoch(rows, sets, seed=1, epoch=0, augment=0.0))
     assert sorted(seen.values()) == [2] * 5 + [3] * 5
+
+
+def test_an_opinion_is_hidden_in_neutral_sentences_of_its_language_that_do_not_name_its_entity() -> None:
+    opinions = [example("Acme soars", "positive", "Acme"), example("质量太差", "negative")]
+    opinions[1] = replace(opinions[1], language="zh")
+    neutrals = [example(text, "neutral") for text in ("It is Monday", "ACME has a desk.", "Rain fell.")]
+    neutrals += [replace(example("今天开会。", "neutral"), language="zh")]
+    for seed in range(20):
+        for row in hide_opinions(random.Random(seed), [*opinions, *neutrals], 4):
+            opinion = opinions[row.language == "zh"]
+            assert (row.label, row.entity) == (opinion.label, opinion.entity)
+            assert opinion.text in row.text
+            assert len(row.text) > 50
+            assert ("开会" in row.text) == (row.language == "zh")
+            assert "desk" not in row.text
+
+
+def test_opinions_without_neutral_sentences_stay_alone() -> None:
+    assert hide_opinions(random.Random(0), [example("Acme soars", "positive")], 3) == []
+
+
+def test_noise_leaves_the_entity_as_it_is() -> None:
+    row = example("Shares of Acme Foods plunged after a warning", "negative", "Acme Foods")
+    texts = {add_noise(row, random.Random(seed)) for seed in range(60)}
+    assert len(texts) > 20
+    assert all("Acme Foods" in text for text in texts)

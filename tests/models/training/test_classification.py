@@ -14,7 +14,15 @@ from models.bundle import load_bundle
 from models.evaluation.classification import evaluate_classifier, metrics_of
 from models.export.classification import export_classifier
 from models.export.parity import ParityError
-from models.training.classification import CONFIGS, parse_config, read_config, train_classifier
+from models.prediction.calibration_fit import load_predictions
+from models.training.classification import (
+    CONFIGS,
+    LEFT_OUT,
+    load_run,
+    parse_config,
+    read_config,
+    train_classifier,
+)
 from models.training.losses import agreement_loss, expectation_regularization, masked_cross_entropy
 from models.training.trainer import CHECKPOINT, WEIGHTS, ConfigError, Trainer
 from tests.models.conftest import CONFIG
@@ -86,6 +94,29 @@ def test_training_learns_a_plain_task_and_the_served_graph_solves_it(run: Path, 
     assert "news" in (bundle.path / "CARD.md").read_text(encoding="utf-8")
 
 
+def test_a_quantised_run_without_a_source_is_measured_on_it_and_tells_its_card_and_calibration(
+    base: Path, data: Path, tmp_path: Path
+) -> None:
+    config = replace(CONFIG, epochs=2, quantized=True, source_bias=True, twins=0.2, agreement=1.0, reading=1)
+    left_out = train_classifier(config, str(base), data, tmp_path / "left_out", without=["comp"])
+    (unseen,) = load_predictions(left_out / LEFT_OUT)
+    assert (unseen.dataset, unseen.logits.shape) == ("companies", (45, 3))
+    assert unseen.has_entity.all()
+    assert "companies" not in {dataset.name for dataset in load_run(left_out).config.datasets}
+
+    run = train_classifier(config, str(base), data, tmp_path / "run")
+    assert not (run / LEFT_OUT).exists()
+    assert any(name.endswith("log_step") for name in load_file(run / WEIGHTS))
+    bundles = [
+        export_classifier(run, data, tmp_path / name, "1.0.0", "int8", None, lambda line: None, folders)
+        for name, folders in (("alone", ()), ("told", (left_out,)))
+    ]
+    cards = [(bundle.path / "CARD.md").read_text(encoding="utf-8") for bundle in bundles]
+    assert ["## Sources left out" in card for card in cards] == [False, True]
+    assert bundles[0].calibration != bundles[1].calibration
+    assert bundles[1].reading == 1
+
+
 def test_an_export_without_parity_writes_no_bundle(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +159,15 @@ def test_frozen_word_embeddings_do_not_change(base: Path, data: Path, tmp_path: 
     assert not torch.equal(
         before["encoder.layer.0.output.dense.weight"], after["encoder.encoder.layer.0.output.dense.weight"]
     )
+
+
+def test_frozen_layers_do_not_change(base: Path, data: Path, tmp_path: Path) -> None:
+    train_classifier(replace(CONFIG, epochs=1, frozen_layers=1), str(base), data, tmp_path)
+    before, after = load_file(base / "model.safetensors"), load_file(tmp_path / WEIGHTS)
+    for name in ("embeddings.position_embeddings.weight", "encoder.layer.0.output.dense.weight"):
+        assert torch.equal(before[name], after[f"encoder.{name}"])
+    name = "encoder.layer.1.output.dense.weight"
+    assert not torch.equal(before[name], after[f"encoder.{name}"])
 
 
 def test_the_shipped_configuration_is_valid() -> None:

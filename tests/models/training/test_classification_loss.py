@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.data.classification import Dataset
+from models.networks.encoder import Classifier, SourceBias
+from models.tasks import SENTIMENT
+from models.text.tokenizer import Tokenizer
+from models.training import classification_loss
+from models.training.classification_batches import TrainingRow
+from models.training.classification_loss import SupervisedObjective, source_choices, split_by_length
+from models.training.trainer import DeviceCollator, choose_device
+from tests.models.conftest import THREE_LABELS, TWO_LABELS
+from tests.support.tiny_bundle import PIECES, write_tokenizer
+from tests.support.tiny_networks import tiny_encoder
+
+pytestmark = pytest.mark.slow
+
+ALL = (True, True, True)
+TEXTS = ("A", "A falls", "A gains in the end", "it is what it is and stays that way for a while")
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Tokenizer:
+    write_tokenizer(tmp_path / "tokenizer.json")
+    return Tokenizer(tmp_path / "tokenizer.json", 64)
+
+
+@pytest.fixture
+def model() -> Classifier:
+    return Classifier(tiny_encoder(3, len(PIECES)), 32, 3, dropout=0.0).eval()
+
+
+def rows(tokenizer: Tokenizer) -> list[TrainingRow]:
+    targets = (True, False, False)
+    return [TrainingRow(tokenizer.encode(text), targets, ALL) for text in TEXTS]
+
+
+def objective(model: Classifier, tokenizer: Tokenizer, agreement: float = 0.0) -> SupervisedObjective:
+    return SupervisedObjective(model, DeviceCollator(tokenizer, choose_device()), agreement)
+
+
+def test_a_loss_does_not_depend_on_the_parts_that_rows_are_run_in(
+    model: Classifier, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = objective(model, tokenizer)(rows(tokenizer))
+    assert len(list(split_by_length(rows(tokenizer)))) > 1
+    monkeypatch.setattr(classification_loss, "MAX_PADDING", 100.0)
+    together = objective(model, tokenizer)(rows(tokenizer))
+    torch.testing.assert_close(apart, together)
+
+
+def test_twins_that_are_read_alike_add_nothing_to_the_agreement_and_others_do(
+    model: Classifier, tokenizer: Tokenizer
+) -> None:
+    plain = rows(tokenizer)[:1]
+    same = [replace(plain[0], twin=plain[0].tokens)]
+    other = [replace(plain[0], twin=tokenizer.encode("B"))]
+    unweighed, weighed = (float(objective(model, tokenizer, weight)(same).detach()) for weight in (0.0, 5.0))
+    assert weighed == pytest.approx(unweighed, abs=1e-6)
+    unweighed, weighed = (float(objective(model, tokenizer, weight)(other).detach()) for weight in (0.0, 5.0))
+    assert weighed > unweighed
+
+
+def test_a_source_has_a_bias_for_its_labels_alone_and_the_mean_goes_into_the_head(
+    model: Classifier, tokenizer: Tokenizer
+) -> None:
+    choices = source_choices(
+        [
+            Dataset("news", "en", THREE_LABELS, "MIT"),
+            Dataset("reviews", "en", TWO_LABELS, "MIT"),
+            Dataset("posts", "zh", ("negative", "not_negative"), "none"),
+        ],
+        SENTIMENT,
+    )
+    assert choices.tolist() == [[True] * 3, [True, False, True], [True] * 3]
+    sources = SourceBias(choices)
+    sources.bias.data = torch.tensor([[3.0, 0.0, 0.0], [1.0, 9.0, 0.0], [0.0, 0.0, 0.0]])
+    biases = sources(torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(biases, torch.tensor([[2.0, -1.0, -1.0], [0.5, 0.0, -0.5], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(sources.mean(), torch.tensor([2.5 / 3, -0.5, -0.5]))
+
+    inputs = DeviceCollator(tokenizer, choose_device())([row.tokens for row in rows(tokenizer)])
+    model.sources = sources
+    before = model(inputs.ids, inputs.mask, inputs.types)
+    model.finish()
+    assert model.sources is None
+    torch.testing.assert_close(model(inputs.ids, inputs.mask, inputs.types), before)
+    assert not any("sources" in name for name in model.state_dict())
+
+
+def test_the_bias_of_a_source_takes_up_what_its_labels_prefer(model: Classifier, tokenizer: Tokenizer) -> None:
+    model.sources = SourceBias(torch.ones(2, 3, dtype=torch.bool))
+    loss = objective(model, tokenizer)([replace(row, source=1) for row in rows(tokenizer)])
+    torch.autograd.backward(loss)
+    gradient = model.sources.bias.grad
+    assert gradient is not None
+    assert not gradient[0].any()
+    assert gradient[1, 0] < 0 < gradient[1, 1]
