@@ -59,5 +59,5 @@ def test_another_word_is_no_mention(text: str, entity: str) -> None:
 @pytest.mark.parametrize("unit", ["a", "a ", "涨", "é-", "&amp;", "<b>"])
 def test_the_time_is_linear(unit: str) -> None:
     start_s = time.perf_counter()
-    find_mentions(unit * (200_000 // len(unit)), unit * (500 // len(unit)) + "b")
-    assert time.perf_counter() - start_s < 2
+    find_mentions(unit * (30_000 // len(unit)), unit * (500 // len(unit)) + "b")
+    assert time.perf_counter() - start_s < 1.0
