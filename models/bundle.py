@@ -159,7 +159,7 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         for language, row in manifest["calibration"].items()
     }
     reading = manifest.get("reading", 0)
-    if reading not in READINGS or isinstance(reading, bool):
+    if type(reading) is not int or reading not in READINGS:
         raise BundleError(f"bundle {path.name}: its reading {reading!r} is unknown; it needs a newer Heed")
     languages = tuple(manifest["languages"])
     for key in (*languages, *calibration) if task.labels else ():

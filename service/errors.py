@@ -90,6 +90,10 @@ class EmptyText(Problem):
     status, code, title = 422, "empty_text", "Empty text"
 
 
+class EntityNotFound(Problem):
+    status, code, title = 422, "entity_not_found", "Entity not found"
+
+
 class TextTooLong(Problem):
     status, code, title = 422, "text_too_long", "Text too long"
 

@@ -57,7 +57,7 @@ READING = re.compile("|".join([_RETWEET, _LINK, _MARKUP, _HANDLE, _EMOJI, _EMOTI
 """Everything that a model reads in another form."""
 
 CLEANING = re.compile("|".join([_LINK, _MARKUP, _HIDDEN]))
-"""What stands around the names of a text."""
+"""The marks around the names of a text."""
 
 _MARKS = re.compile(rf"[&<@_^\\╯{_INVISIBLE}{MODIFIERS}{SIGNS}\u20e3\U0001f1e6-\U0001f1ff]")
 _FACES = re.compile(r"[:;=][-'()\[\]/\\|DPpOo]")

@@ -10,7 +10,7 @@ from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
 from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed, results_response
-from service.inference.predictor import Classification, Item, Prediction, Predictor
+from service.inference.predictor import Classification, Item, Prediction, Predictor, UnnamedEntity
 from service.schemas.sentiment import SentimentItem, SentimentRequest, SentimentResponse
 from service.settings import Settings
 
@@ -22,7 +22,8 @@ def add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> Non
     async def sentiment(request: Request) -> Response:
         """Classify English or Chinese texts as negative, neutral or positive.
 
-        `inputs` is a text or a list of at most 256. With `entity`, the answer is the sentiment towards that entity.
+        `inputs` is a text or a list of at most 256. With `entity`, the answer is the sentiment towards that entity. If
+        the text does not name it, the result has `"found": false` and no label.
         """
         deadline_s = request_deadline_s(request, settings)
         body = await reader.read(request)
@@ -45,12 +46,11 @@ def result_of(item: str | SentimentItem, outcome: Prediction | Problem) -> dict[
     """Return the `SentimentResult` of an input, or its `FailedItem`."""
     if isinstance(outcome, Problem):
         return failed_item(outcome, item)
-    assert isinstance(outcome, Classification)
-    return {
-        "label": outcome.label,
-        "scores": outcome.scores,
-        "polarity": polarity(outcome.scores),
-        "tokens": outcome.tokens,
-        "truncated": outcome.truncated,
-        "id": id_of(item),
-    }
+    is_named = not isinstance(outcome, UnnamedEntity)
+    result: dict[str, Any] = {"label": None, "scores": None, "polarity": None}
+    if is_named:
+        assert isinstance(outcome, Classification)
+        result = {"label": outcome.label, "scores": outcome.scores, "polarity": polarity(outcome.scores)}
+    if not isinstance(item, str) and item.entity is not None:
+        result["found"] = is_named
+    return result | {"tokens": outcome.tokens, "truncated": outcome.truncated, "id": id_of(item)}

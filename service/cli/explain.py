@@ -112,6 +112,8 @@ def explain_text(
             fail(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
         explainer = open_explainer(loaded)
         instance = explainer.text_instance(text, entity, target)
+        if not instance.tokens.names_entity:
+            fail(f"the text does not name the entity {entity!r}", 2)
         show_explanation(text, explainer.explain(instance, DEFAULT_METHOD if method == "auto" else method), html, png)
     except (BundleError, OSError, ValueError) as error:
         fail(error)

@@ -15,7 +15,14 @@ from models.explain.explainer import Explainer, attribute_to_features, make_expl
 from models.explain.instance import Instance
 from models.explain.methods import DEFAULT_METHOD
 from models.text.tokenizer import EmptyTextError
-from service.errors import EmptyText, ExplanationTooLarge, InferenceFailed, InvalidRequest, Problem
+from service.errors import (
+    EmptyText,
+    EntityNotFound,
+    ExplanationTooLarge,
+    InferenceFailed,
+    InvalidRequest,
+    Problem,
+)
 from service.explanation.request import (
     Attention,
     ExplanationCancelled,
@@ -42,6 +49,8 @@ def explain_text(
     """
     try:
         instance = make_instance(explainer)
+        if not instance.tokens.names_entity:
+            return EntityNotFound("The text does not name the entity.", pointer="/entity")
         if not np.isfinite(list(instance.scores.values())).all():
             return InferenceFailed(_FAILED)
         return _explain_instance(explainer, instance, request, max_numbers)

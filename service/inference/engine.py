@@ -27,7 +27,15 @@ from models.text.tokenizer import EmptyTextError, Tokenizer
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong
 from service.inference.batch_policy import BatchLimits, InferenceResult
 from service.inference.batcher import Batcher
-from service.inference.predictor import Classification, Embedding, Item, Prediction, PredictionBatch, Timings
+from service.inference.predictor import (
+    Classification,
+    Embedding,
+    Item,
+    Prediction,
+    PredictionBatch,
+    Timings,
+    UnnamedEntity,
+)
 from service.telemetry.batch_report import BatchReport
 
 # Beyond either, tokenising would block the event loop for more than a few milliseconds.
@@ -136,15 +144,16 @@ class Engine:
         outcomes = tuple(next(predictions) if isinstance(item, _Encoded) else item for item in encoded)
         return PredictionBatch(outcomes, _make_timings(tokenize_s, inferred))
 
-    async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[_Encoded | Problem]:
-        def encode() -> list[_Encoded | Problem]:
+    async def _encode_all(self, items: Sequence[Item], truncate: bool) -> list[_Encoded | Prediction | Problem]:
+        def encode() -> list[_Encoded | Prediction | Problem]:
             return [self._encode(item, truncate) for item in items]
 
         if len(items) <= _MAX_INLINE_ITEMS and sum(map(_count_characters, items)) <= _MAX_INLINE_CHARS:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
 
-    def _encode(self, item: Item, truncate: bool) -> _Encoded | Problem:
+    def _encode(self, item: Item, truncate: bool) -> _Encoded | Prediction | Problem:
+        """Return the tokens of an item, or its outcome if the model has nothing to answer."""
         if item.entity is not None and not has_text(item.entity):
             return InvalidRequest("The entity is empty.", pointer="/entity")
         try:
@@ -156,7 +165,7 @@ class Engine:
             return EmptyText("The text holds nothing that can be read.", pointer="/text")
         if tokens.truncated and not truncate:
             return TextTooLong(f"The text is longer than {self.bundle.max_tokens} tokens.", pointer="/text")
-        return _Encoded(tokens, turns)
+        return _Encoded(tokens, turns) if tokens.names_entity else UnnamedEntity(0, tokens.truncated, turns)
 
     def _report(self, report: BatchReport) -> None:
         if self._warm:  # texts of the warm-up are not counted

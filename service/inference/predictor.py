@@ -53,6 +53,11 @@ class Classification(Prediction):
 
 
 @dataclass(frozen=True, slots=True)
+class UnnamedEntity(Prediction):
+    """The outcome of an item whose text does not name its entity. The model did not run, so `tokens` is 0."""
+
+
+@dataclass(frozen=True, slots=True)
 class Embedding(Prediction):
     """The prediction of a model that returns vectors, (width,)."""
 

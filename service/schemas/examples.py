@@ -52,6 +52,7 @@ SENTIMENT_RESPONSE: Final[Example] = {
             "label": "positive",
             "scores": {"negative": 0.261, "neutral": 0.346, "positive": 0.393},
             "polarity": 0.132,
+            "found": True,
             "tokens": 14,
             "truncated": False,
             "id": "n-17",

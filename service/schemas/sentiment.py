@@ -27,7 +27,10 @@ class SentimentItem(WireModel):
     text: Annotated[str, Field(max_length=MAX_TEXT_CHARS, description="English or Chinese text")]
     entity: Annotated[
         str | None,
-        Field(max_length=MAX_ENTITY_CHARS, description="company or thing: the answer is the sentiment towards it"),
+        Field(
+            max_length=MAX_ENTITY_CHARS,
+            description="company or thing that the text names: the answer is the sentiment towards it",
+        ),
     ] = None
     id: Annotated[str | None, Field(max_length=MAX_ID_CHARS, description="comes back with the result")] = None
 
@@ -48,11 +51,14 @@ class SentimentRequest(WireModel):
 
 
 class SentimentResult(WireModel):
-    """The sentiment of a text."""
+    """The sentiment of a text. If the text does not name the entity, `label`, `scores` and `polarity` are null."""
 
-    label: Label
-    scores: Annotated[dict[Label, float], Field(description="calibrated probabilities; they sum to 1")]
-    polarity: Annotated[float, Field(ge=-1, le=1, description="P(positive) - P(negative)")]
+    label: Label | None
+    scores: Annotated[dict[Label, float] | None, Field(description="calibrated probabilities; they sum to 1")]
+    polarity: Annotated[float | None, Field(ge=-1, le=1, description="P(positive) - P(negative)")]
+    found: Annotated[bool | None, Field(description="whether the text names the entity; absent without an entity")] = (
+        None
+    )
     tokens: Annotated[int, Field(ge=0, description="number of tokens that the model read")]
     truncated: Annotated[bool, Field(description="whether the text was longer than the model reads")]
     id: str | None

@@ -94,10 +94,11 @@ function progress() {
   $("progress").max = rows.length;
   $("progress").value = results.length;
   const failed = results.filter((result) => result.error).length;
-  say($("batch-status"), `${results.length} of ${rows.length} done${failed ? `, ${failed} failed` : ""}.${rows.length > MAX_SHOWN ? ` The first ${MAX_SHOWN} are shown.` : ""}`);
+  const unnamed = results.filter((result) => result.found === false).length;
+  say($("batch-status"), `${results.length} of ${rows.length} done${failed ? `, ${failed} failed` : ""}${unnamed ? `, ${unnamed} without their entity` : ""}.${rows.length > MAX_SHOWN ? ` The first ${MAX_SHOWN} are shown.` : ""}`);
   const body = $("rows").tBodies[0];
   for (let index = body.rows.length; index < Math.min(results.length, MAX_SHOWN); index += 1) body.append(line(rows[index], results[index]));
-  const answered = results.length - failed || 1;
+  const answered = results.length - failed - unnamed || 1;
   $("distribution").replaceChildren(...labels.map((label) => {
     const count = results.filter((result) => result.label === label).length;
     return bar(`${label} (${count})`, count / answered, percent(count / answered), `${label} wide`);
@@ -105,16 +106,18 @@ function progress() {
 }
 
 function line(row, result) {
-  const polarity = result.error ? "" : result.polarity.toFixed(3);
+  const polarity = result.polarity?.toFixed(3) ?? "";
+  const label = result.found === false ? "not found in the text" : result.label;
   return el("tr", {}, el("td", { dir: "auto" }, row.text), el("td", {}, row.entity ?? ""),
-    el("td", {}, result.error ? result.error.detail : result.label), el("td", { class: "number" }, polarity));
+    el("td", {}, result.error ? result.error.detail : label), el("td", { class: "number" }, polarity));
 }
 
 function asCsv() {
-  const head = ["id", "text", "entity", "label", ...labels, "polarity", "truncated", "error"];
+  const head = ["id", "text", "entity", "label", ...labels, "polarity", "truncated", "found", "error"];
   return writeCsv([head, ...results.map((result, index) => [
     rows[index].id ?? "", rows[index].text, rows[index].entity ?? "", result.label ?? "",
-    ...labels.map((label) => result.scores?.[label] ?? ""), result.polarity ?? "", result.truncated ?? "", result.error?.detail ?? "",
+    ...labels.map((label) => result.scores?.[label] ?? ""), result.polarity ?? "", result.truncated ?? "", result.found ?? "",
+    result.error?.detail ?? "",
   ])]);
 }
 

@@ -110,12 +110,19 @@ async function askSentiment() {
   try {
     const answer = (await post("/v1/sentiment", { inputs: item })).results[0];
     if (serial !== newest) return;
-    say($("try-status"), "Explaining …");
+    if (answer.found === false) {
+      $("try-answer").append(el("p", { class: "verdict" }, el("strong", {}, entity), " is not found in the text."));
+      $("try-curl").hidden = false;
+      $("try-curl").querySelector("pre").textContent = curl("/v1/sentiment", { inputs: item });
+      say($("try-status"), "The entity is not found in the text, so there is no answer.");
+      return;
+    }
     const about = entity ? ` for ${entity}` : "";
     bars.append(
       el("p", { class: "verdict" }, el("strong", {}, answer.label), about, el("span", { class: "note" },
         `  polarity ${signed(answer.polarity)}, ${answer.tokens} tokens${answer.truncated ? ", truncated" : ""}`)),
       ...Object.entries(answer.scores).map(([label, score]) => bar(label, score, percent(score), `${label} ${label === answer.label ? "chosen" : ""}`)));
+    say($("try-status"), "Explaining …");
     $("try-answer").append(bars, words);
     $("try-curl").hidden = false;
     $("try-curl").querySelector("pre").textContent = `${curl("/v1/sentiment", { inputs: item })}\n\n${curl("/v1/explain/sentiment", explain)}`;

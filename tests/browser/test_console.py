@@ -68,6 +68,14 @@ def test_a_link_restores_the_page(page: Any) -> None:
     assert page.locator("#try-answer h2").text_content() == "Attribution for positive"
 
 
+def test_an_entity_that_the_text_does_not_name_has_no_bars(page: Any) -> None:
+    page.goto(link(tab="try", text="Shares of Acme plunge", entity="Birch"))
+    page.wait_for_selector("#try-answer .verdict")
+    assert page.text_content("#try-answer") == "Birch is not found in the text."
+    assert page.locator("#try-answer .bar").count() == 0
+    assert page.locator(".words").count() == 0
+
+
 def test_markup_in_a_text_is_shown_as_text(page: Any) -> None:
     page.goto(link(tab="try", text=NASTY))
     page.wait_for_selector(".words")
@@ -126,22 +134,25 @@ def test_a_file_is_answered_and_can_be_downloaded(page: Any) -> None:
         "2,股价大涨,",
         "3,Acme soars while B plunges,B",
         "4,\u200b,",
+        "5,Acme soars,B",
     ]
-    rows += [f"{index},Profit rises {index} percent," for index in range(5, 50)]
+    rows += [f"{index},Profit rises {index} percent," for index in range(6, 50)]
     file = {"name": "texts.csv", "mimeType": "text/csv", "buffer": "\r\n".join(rows).encode()}
     page.set_input_files("#file", files=[file])
     page.wait_for_selector("#save-jsonl:not([hidden])")
-    assert "49 of 49 done, 1 failed." in page.text_content("#batch-status")
+    assert "49 of 49 done, 1 failed, 1 without their entity." in page.text_content("#batch-status")
     assert page.locator("#rows tbody tr").count() == 49
     with page.expect_download() as download:
         page.click("#save-jsonl")
     results = [json.loads(line) for line in Path(download.value.path()).read_text(encoding="utf-8").splitlines()]
-    assert [(row["id"], row.get("label")) for row in results[:4]] == [
+    assert [(row["id"], row.get("label")) for row in results[:5]] == [
         ("1", "negative"),
         ("2", "positive"),
         ("3", "negative"),
         ("4", None),
+        ("5", None),
     ]
+    assert page.locator("#rows tbody tr").nth(4).locator("td").nth(2).text_content() == "not found in the text"
     assert results[0]["text"] == 'Shares, of "Acme" plunge'
     with page.expect_download() as download:
         page.click("#save-csv")

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from models.bundle import (
     find_external_locations,
     load_bundle,
     load_unverified,
+    save_bundle,
 )
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import WORDS_INT8
+from models.text.tokenizer import Tokenizer
 from tests.support.tiny_bundle import HEADS, tiny_bundle, weights
 
 
@@ -51,6 +54,27 @@ def test_a_saved_bundle_loads_with_its_description(bundle: Path) -> None:
     assert loaded.calibration["zh"].temperature == 1.5
     assert loaded.metrics[0].value == 0.5
     assert len(loaded.digest) == 64
+
+
+def test_a_bundle_without_a_reading_reads_texts_as_sent(bundle: Path) -> None:
+    assert "reading" not in json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+    assert load_bundle(bundle).reading == 0
+    assert Tokenizer.from_bundle(load_bundle(bundle)).reading == 0
+
+
+def test_a_reading_is_saved_loaded_and_part_of_the_model(bundle: Path) -> None:
+    before = load_bundle(bundle)
+    (bundle / MANIFEST).unlink()
+    after = save_bundle(bundle, replace(before, reading=1))
+    assert (after.reading, load_unverified(bundle).reading, Tokenizer.from_bundle(after).reading) == (1, 1, 1)
+    assert after.model_digest != before.model_digest
+    assert after.encoder_digest == before.encoder_digest
+
+
+@pytest.mark.parametrize("reading", [2, -1, "1", None, True, 1.5])
+def test_an_unknown_reading_is_refused(bundle: Path, reading: Any) -> None:
+    rewrite(bundle, lambda manifest: manifest.update(reading=reading))
+    expect_refused(bundle, "reading .* is unknown")
 
 
 def test_a_bundle_is_described_from_its_manifest_alone(bundle: Path) -> None:

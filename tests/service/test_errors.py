@@ -32,6 +32,7 @@ STABLE = {
     ("unsupported_media_type", 415),
     ("invalid_request", 422),
     ("empty_text", 422),
+    ("entity_not_found", 422),
     ("text_too_long", 422),
     ("unknown_item", 422),
     ("overloaded", 429),

@@ -41,6 +41,12 @@ def test_the_target_and_the_method_are_those_asked_for(bundle: Path) -> None:
     assert "occlusion: " in shown
 
 
+def test_an_entity_that_the_text_does_not_name_is_refused(bundle: Path) -> None:
+    code, shown = run("A up, B down", "--bundle", str(bundle), "--entity", "C")
+    assert code == 2
+    assert "does not name the entity 'C'" in shown
+
+
 @pytest.mark.parametrize("method", ["auto", *SUPPORTED_METHODS["sentiment"]])
 def test_every_method_that_is_offered_can_be_asked_for(bundle: Path, method: str) -> None:
     assert run("up", "--bundle", str(bundle), "--method", method)[0] == 0

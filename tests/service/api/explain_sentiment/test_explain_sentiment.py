@@ -91,6 +91,14 @@ async def test_a_bad_item_does_not_affect_the_rest(explains: Explains) -> None:
     assert nameless["error"]["code"] == "invalid_request"
 
 
+async def test_an_entity_that_the_text_does_not_name_is_not_explained(explains: Explains) -> None:
+    unnamed = {"text": "Acme rises", "entity": "Birch", "id": "x"}
+    good, failed = (await explains.ask(["ab", unnamed])).json()["results"]
+    assert good["words"][0]["text"] == "ab"
+    assert (failed["error"]["status"], failed["error"]["code"], failed["id"]) == (422, "entity_not_found", "x")
+    assert_problem(await explains.ask(unnamed), 422, "entity_not_found", "/inputs/entity")
+
+
 @pytest.mark.slow
 async def test_the_shipped_model_rests_on_plausible_words(metrics: Metrics) -> None:
     async with serving(load_bundle(SHIPPED), metrics) as shipped:
