@@ -29,7 +29,7 @@ LAYERS = (
     ("service.errors", "service.settings"),
     ("models.export",),
     ("models.training",),
-    ("models.networks", "models.evaluation"),
+    ("models.networks", "models.evaluation", "models.behaviour"),
     ("models.explain", "models.data"),
     ("models.runtime", "models.ranking"),
     ("models.graph", "models.catalogue"),
