@@ -20,7 +20,7 @@ from models.text.language import detect_language, has_text
 STRONG_KINDS = {"plain_opinion": "customer_facts", "corporate_events": "corporate_facts"}
 """Kinds with a sentence of clear sentiment, and the kind of the neutral sentences around it."""
 
-POSITIONS = ("start", "middle", "end")
+ALONE, POSITIONS = "alone", ("start", "middle", "end")
 LONG_WORDS = (100, 300)
 CHARACTERS_PER_WORD = 1.6
 """Chinese characters that count as a word in the length of a text."""
@@ -28,7 +28,10 @@ CHARACTERS_PER_WORD = 1.6
 
 @dataclass(frozen=True, slots=True)
 class LongText:
-    """A text of neutral sentences with one strong sentence, whose label is that of the text."""
+    """A text of neutral sentences with one strong sentence, whose label is that of the text.
+
+    At the position `alone` it is the strong sentence without any other.
+    """
 
     language: str
     words: int
@@ -87,6 +90,7 @@ def long_texts(rows: Sequence[GrammarExample], language: str, count: int, seed: 
         texts = neutral[STRONG_KINDS[row.kind]] or [text for texts in neutral.values() for text in texts]
         for words in LONG_WORDS if texts else ():
             rng = random.Random(f"{seed}/{language}/{index}/{words}")
+            yield LongText(language, words, ALONE, row.text, str(row.label))
             before = fill_up(rng, texts, words - count_words(row.text, language), language)
             for position, place in zip(POSITIONS, (0, len(before) // 2, len(before)), strict=True):
                 sentences = [end_sentence(text, language) for text in (*before[:place], row.text, *before[place:])]

@@ -40,7 +40,7 @@ class NoiseReport:
 
 @dataclass(frozen=True, slots=True)
 class LongTextReport:
-    """The failure rate of texts of about `words` words with one strong sentence at a position."""
+    """The failure rate of texts of about `words` words with one strong sentence at a position, or of it `alone`."""
 
     language: str
     words: int
