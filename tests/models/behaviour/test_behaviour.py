@@ -109,7 +109,8 @@ def test_failures_are_counted_by_kind_and_by_text() -> None:
     answers = RuledAnswers(lambda text, entity: int(text == "good"))
     a, b, c = measure_kinds(answers, rows)
     assert (a.kind, a.rows, a.failures, a.wrong_confidence, a.texts) == ("a", 1, 0.0, 0.0, 0)
-    assert (b.failures, b.wrong_confidence) == (0.5, pytest.approx(0.8))
+    assert b.failures == 0.5
+    assert b.wrong_confidence == pytest.approx(0.8)
     assert (c.rows, c.failures, c.texts, c.text_failures) == (4, 0.25, 2, 0.5)
 
 
