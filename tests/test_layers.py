@@ -30,7 +30,7 @@ LAYERS = (
     ("models.export",),
     ("models.recommender_training",),
     ("models.training",),
-    ("models.networks", "models.evaluation"),
+    ("models.networks", "models.evaluation", "models.behaviour"),
     ("models.explain", "models.data"),
     ("models.runtime", "models.ranking"),
     ("models.graph", "models.catalogue"),

@@ -6,9 +6,10 @@ import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, ClassVar, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 DataFolder = Annotated[Path, typer.Option(help="Folder of data sets, as for heed train.", exists=True, file_okay=False)]
 
@@ -39,6 +40,17 @@ def stop_on_signals() -> None:
     """
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.default_int_handler)
+
+
+class GroupWithDefault(TyperGroup):
+    """A group with a command that may be left out: `heed explain "some text"` is `heed explain text "some text"`."""
+
+    default: ClassVar[str]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = {*self.commands, "--help"}
+        is_complete = args[0] in named if args else self.no_args_is_help
+        return super().parse_args(ctx, args if is_complete else [self.default, *args])
 
 
 def examples(*commands: str) -> str:

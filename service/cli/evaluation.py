@@ -1,4 +1,4 @@
-"""`heed evaluate` and `heed faithfulness`: measure a bundle on validation files."""
+"""`heed evaluate` and `heed faithfulness`: measure a bundle on validation files and by capability tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ import typer
 
 from models.explain.methods import FEATURE_NOUNS, ExplainableTask
 from models.tasks import TASKS
-from service.cli.command import DataFolder, fail, log, require_packages, task_argument
+from service.cli.command import (
+    DataFolder,
+    GroupWithDefault,
+    examples,
+    fail,
+    log,
+    require_packages,
+    task_argument,
+)
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -24,7 +32,25 @@ if TYPE_CHECKING:
 _BundleFolder = Annotated[Path | None, typer.Option(help="Folder of the bundle. The default is the shipped one.")]
 
 
-def evaluate(
+_Device = Annotated[Literal["cpu", "cuda"], typer.Option(help="Where a model of sentiment or intents runs.")]
+
+
+class FilesOrCommand(GroupWithDefault):
+    """A group that measures on validation files when no command is named."""
+
+    default = "files"
+
+
+evaluate = typer.Typer(
+    cls=FilesOrCommand,
+    help="Measure a bundle, from the graph that serves. heed evaluate intent is short for heed evaluate files intent.",
+)
+
+
+@evaluate.command(
+    "files", epilog=examples("heed evaluate intent --data DATA --bundle models/bundles/my-intent --out runs/evaluation")
+)
+def evaluate_files(
     task: Annotated[str, task_argument("Task of the model.", *TASKS)] = "sentiment",
     *,
     data: DataFolder,
@@ -32,7 +58,7 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for the table, the JSON file and the confusion matrices.")] = Path(
         "runs/evaluation"
     ),
-    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="Where a model of sentiment or intents runs.")] = "cpu",
+    device: _Device = "cpu",
 ) -> None:
     """Measure a bundle on the validation files, from the graph that serves.
 
@@ -48,6 +74,42 @@ def evaluate(
         fail(error)
     print(
         f"{loaded.name} {loaded.version}, {loaded.graph.name} on {device}, validation files\n\n{table}\n\nWrote {out}"
+    )
+
+
+@evaluate.command(
+    "behaviour", epilog=examples("heed evaluate behaviour --bundle models/bundles/mine --out runs/behaviour")
+)
+def evaluate_behaviour(
+    bundle: _BundleFolder = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder of data sets whose validation texts get noise too.", exists=True, file_okay=False),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the tables and the JSON file.")] = Path("runs/behaviour"),
+    per_template: Annotated[int, typer.Option(help="Fillings of each held-out template.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Seed of the fillings, the noise and the samples.")] = 0,
+    device: _Device = "cpu",
+) -> None:
+    """Run the capability tests on a model of sentiment: negation, direction, roles, noise, long texts, fairness.
+
+    Their texts come from the held-out side of the grammars that ship, so no data is needed.
+    """
+    from models.behaviour.report import behaviour_table, write_behaviour
+    from models.behaviour.suite import run_suite
+    from models.bundle import SHIPPED, BundleError, load_bundle
+
+    try:
+        loaded = load_bundle(bundle or SHIPPED)
+        if loaded.task.name != "sentiment":
+            fail(f"{loaded.name} is a model of {loaded.task.name}, not of sentiment", 2)
+        report = run_suite(loaded, per_template, seed, data, device)
+        write_behaviour(report, out)
+    except (BundleError, OSError, RuntimeError, ValueError) as error:
+        fail(error)
+    print(
+        f"{loaded.name} {loaded.version}, {loaded.graph.name} on {device}, {per_template} fillings a template\n\n"
+        f"{behaviour_table(report)}\n\nWrote {out}"
     )
 
 

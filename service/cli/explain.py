@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from typer.core import TyperGroup
 
 from models.explain.methods import DEFAULT_METHOD, IntentMethod, SentimentMethod
-from service.cli.command import examples, fail, log
+from service.cli.command import GroupWithDefault, examples, fail, log
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -64,11 +63,10 @@ def explain_intent(
         fail(error)
 
 
-class TextOrCommand(TyperGroup):
-    """A group that reads `heed explain "some text"` as `heed explain text "some text"`."""
+class TextOrCommand(GroupWithDefault):
+    """A group that explains a text when no command is named."""
 
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, args if not args or args[0] in {*self.commands, "--help"} else ["text", *args])
+    default = "text"
 
 
 explain = typer.Typer(

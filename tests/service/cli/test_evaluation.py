@@ -1,4 +1,4 @@
-"""`heed faithfulness` on a tiny bundle: what it prints and writes, and what it refuses."""
+"""`heed faithfulness` and `heed evaluate behaviour` on a tiny bundle: what they print, write and refuse."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from models.bundle import load_bundle
+from models.data.grammar_file import read_grammar
 from service.cli.main import app
 from tests.support.tiny_bundle import tiny_bundle, tiny_intent_bundle
 
@@ -23,8 +24,8 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def run(*arguments: str) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["faithfulness", *arguments])
+def run(*arguments: str, command: str = "faithfulness") -> tuple[int, str]:
+    result = CliRunner().invoke(app, [*command.split(), *arguments])
     return result.exit_code, result.output
 
 
@@ -70,3 +71,34 @@ def test_what_cannot_be_measured_is_refused_with_one_line(data: Path, tmp_path: 
         assert (found, shown.count("\n")) == (code, 1)
         assert said in shown
     assert not (tmp_path / "out").exists()
+
+
+def test_capability_tests_are_printed_and_written(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = '[[examples]]\nkind = "irony"\ntext = "Great, rain again"\nlabel = "negative"\nheld_out = true\n'
+    (tmp_path / "small.toml").write_text(f'language = "en"\n{content}', encoding="utf-8")
+    small = read_grammar(tmp_path / "small.toml")
+    monkeypatch.setattr("models.behaviour.suite.load_grammars", lambda folder: [small])
+    bundle, out = tiny_bundle(tmp_path), tmp_path / "out"
+    code, shown = run(
+        *("--bundle", str(bundle), "--data", str(data), "--out", str(out), "--per-template", "1", "--seed", "3"),
+        command="evaluate behaviour",
+    )
+    assert code == 0, shown
+    assert (out / "behaviour.md").read_text(encoding="utf-8") in shown
+    report = json.loads((out / "behaviour.json").read_text(encoding="utf-8"))
+    assert [row["kind"] for row in report["kinds"]] == ["irony"]
+    assert {row["source"] for row in report["noise"]} == {"grammars", "data sets"}
+    assert (report["seed"], report["per_template"]) == (3, 1)
+
+
+def test_capability_tests_are_for_sentiment(tmp_path: Path) -> None:
+    code, shown = run("--bundle", str(tiny_intent_bundle(tmp_path)), command="evaluate behaviour")
+    assert (code, shown.count("\n")) == (2, 1)
+    assert "not of sentiment" in shown
+
+
+@pytest.mark.parametrize("arguments", [(), ("intent",), ("files", "intent")])
+def test_files_are_measured_when_no_command_is_named(arguments: tuple[str, ...]) -> None:
+    code, shown = run(*arguments, command="evaluate")
+    assert code == 2
+    assert "--data" in shown
