@@ -31,6 +31,7 @@ LAYERS = (
     ("models.recommender_training",),
     ("models.training",),
     ("models.networks", "models.evaluation", "models.behaviour"),
+    ("models.augmentation",),
     ("models.explain", "models.data"),
     ("models.runtime", "models.ranking"),
     ("models.graph", "models.catalogue"),

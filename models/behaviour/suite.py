@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.augmentation.noise import NOISES
 from models.behaviour.answers import Answers, TextCase
 from models.behaviour.cases import LongText, add_noise, long_texts, read_validation_texts, sample_rows
 from models.behaviour.groups import measure_groups
@@ -19,7 +20,6 @@ from models.behaviour.report import BehaviourReport, KindReport, LongTextReport,
 from models.bundle import Bundle
 from models.data.grammar import GrammarExample, generate
 from models.data.grammar_file import GRAMMARS, LANGUAGES, load_grammars
-from models.data.noise import NOISES
 from models.runtime.protocol import Device
 
 INVARIANCE_ROWS, DATA_ROWS, LONG_ROWS = 300, 100, 40

@@ -10,7 +10,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
-from models.data.augmentation import add_noise, make_epoch
+from models.augmentation.epochs import add_noise, make_epoch
 from models.data.classification import Dataset, Example
 from models.tasks import Task
 from models.text.encoding import Encoding, collate

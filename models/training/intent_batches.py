@@ -13,7 +13,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-from models.data.augmentation import sample_epoch
+from models.augmentation.epochs import sample_epoch
 from models.data.dialogues import (
     LabelSet,
     ReplyExample,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from models.augmentation.noise import NOISES
 from models.behaviour.answers import Answers, TextCase
 from models.behaviour.cases import ALONE, count_words, long_texts, read_validation_texts, sample_rows
 from models.behaviour.groups import category_of, group_texts, measure_groups
@@ -20,7 +21,6 @@ from models.behaviour.suite import measure_kinds, measure_long_texts, measure_no
 from models.bundle import load_bundle
 from models.data.grammar import GrammarExample
 from models.data.grammar_file import load_grammars
-from models.data.noise import NOISES
 from models.prediction.calibration import LogitScaling
 from models.tasks import SENTIMENT
 from tests.support.tiny_bundle import tiny_bundle

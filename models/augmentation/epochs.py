@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from models.augmentation.noise import NOISES, apply
 from models.data.classification import Dataset, Example
-from models.data.noise import NOISES, apply
 
 CONNECTORS = {
     "en": ("; ", ", while ", " while ", " as ", ", but ", ". ", ", "),

@@ -10,7 +10,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 
-from models.data.chinese_characters import HOMOPHONES, TO_TRADITIONAL
+from models.augmentation.chinese_characters import HOMOPHONES, TO_TRADITIONAL
 from models.text.words import HAN
 
 Noise = Callable[[str, random.Random, str], str]

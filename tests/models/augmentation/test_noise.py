@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from models.data.chinese_characters import HOMOPHONES, SIMPLIFIED, TRADITIONAL
-from models.data.noise import NOISES, apply
+from models.augmentation.chinese_characters import HOMOPHONES, SIMPLIFIED, TRADITIONAL
+from models.augmentation.noise import NOISES, apply
 from models.text.words import HAN
 
 ENGLISH = "Acme says {profits} rose & costs didn't, at ACME's northern factories"
