@@ -39,10 +39,10 @@ TRAINING = {
 
 @dataclass(frozen=True, slots=True)
 class CardFigures:
-    """What a card reports.
+    """The figures that a card reports.
 
     `crossfit` is the cross-fitted calibration error by data set. `unseen` are the figures of sources that runs were
-    trained without. `behaviour` is the table of the capability tests.
+    trained without.
     """
 
     measured: Sequence[ClassificationReport]
@@ -50,7 +50,6 @@ class CardFigures:
     parities: Mapping[str, Parity]
     genres: Sequence[GenreCalibration]
     unseen: Sequence[ClassificationReport]
-    behaviour: str
 
 
 def render_classifier_card(
@@ -85,7 +84,6 @@ def render_classifier_card(
         compared="" if teacher is None else compare_with_teacher(manifest, teacher),
         genres=genre_table(figures.genres),
         unseen=left_out_section(figures.unseen),
-        behaviour=figures.behaviour,
     )
 
 

@@ -106,7 +106,6 @@ def export_classifier(
             parities,
             calibrate_genres(answers[GRAPH], datasets, calibration),
             [report_dataset(rows, calibration, task) for rows in unseen],
-            behaviour="",
         )
         text = render_classifier_card(manifest, figures, trained, teacher, storage)
         return publish(building, out, manifest, text)

@@ -90,6 +90,7 @@ def evaluate_behaviour(
     per_template: Annotated[int, typer.Option(help="Fillings of each held-out template.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the fillings, the noise and the samples.")] = 0,
     device: _Device = "cpu",
+    card: Annotated[bool, typer.Option(help="Write the tables into the bundle's card too.")] = False,
 ) -> None:
     """Run the capability tests on a model of sentiment: negation, direction, roles, noise, long texts, fairness.
 
@@ -105,6 +106,10 @@ def evaluate_behaviour(
             fail(f"{loaded.name} is a model of {loaded.task.name}, not of sentiment", 2)
         report = run_suite(loaded, per_template, seed, data, device)
         write_behaviour(report, out)
+        if card:
+            from models.export.card_sections import record_behaviour
+
+            record_behaviour(loaded, report)
     except (BundleError, OSError, RuntimeError, ValueError) as error:
         fail(error)
     print(
@@ -158,7 +163,7 @@ def faithfulness(
     of heed train, and docs/training.md describes them all.
     """
     from models.bundle import SHIPPED_BUNDLES, BundleError, load_bundle
-    from models.export import card_explanations
+    from models.export import card_sections
 
     require_packages("heed faithfulness", "matplotlib", *(["onnx"] if stable_rows and task != "recommend" else []))
     model = "intent" if task == "replies" else task
@@ -171,7 +176,7 @@ def faithfulness(
         else:
             _measure_texts(task, loaded, data, rows, stable_rows, out)
         if card:
-            card_explanations.record_faithfulness(loaded, task, rows, out)
+            card_sections.record_faithfulness(loaded, task, rows, out)
     except (BundleError, OSError, ValueError) as error:
         fail(error)
     print(f"Wrote {out}")

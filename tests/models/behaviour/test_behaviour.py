@@ -21,6 +21,7 @@ from models.behaviour.suite import measure_kinds, measure_long_texts, measure_no
 from models.bundle import load_bundle
 from models.data.grammar import GrammarExample
 from models.data.grammar_file import load_grammars
+from models.export.card_sections import record_behaviour
 from models.prediction.calibration import LogitScaling
 from models.tasks import SENTIMENT
 from tests.support.tiny_bundle import tiny_bundle
@@ -230,3 +231,16 @@ def test_a_report_is_written_with_its_tables(folder: Path, tmp_path: Path) -> No
     assert table.count("\n|---|") == 4
     content = json.loads((tmp_path / "out" / "behaviour.json").read_text(encoding="utf-8"))
     assert content["kinds"][0]["kind"] == "contrast"
+
+
+def test_the_card_has_the_tables_of_the_last_run_before_its_limits(folder: Path, tmp_path: Path) -> None:
+    bundle = load_bundle(tiny_bundle(tmp_path))
+    (bundle.path / "CARD.md").write_text("# tiny\n\n## Limits\nnone\n", encoding="utf-8")
+    report = run_suite(bundle, per_template=1, grammars=folder)
+    for seed in (0, 7):
+        bundle = record_behaviour(bundle, replace(report, seed=seed))
+    card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
+    assert card.count("## Behaviour\n") == 1
+    assert "seed 7" in card
+    assert card.index("| contrast | 2 |") < card.index("## Limits")
+    assert load_bundle(bundle.path).digest == bundle.digest

@@ -30,7 +30,8 @@ from models.evaluation.stability import (
 )
 from models.explain.attribution import METHODS
 from models.explain.explainer import open_explainer
-from models.export.card_explanations import insert_section, record_faithfulness
+from models.export.card_sections import record_faithfulness
+from models.export.card_template import insert_section
 from models.graph.builder import build_graph, save_graph
 from models.graph.convert import convert_graph
 from models.graph.writer import Precision

@@ -1,16 +1,16 @@
-"""The sections of a bundle's card on explanations: how far each method can be trusted.
+"""The sections of a bundle's card on behaviour and explanations: which texts it gets wrong, how far to trust a method.
 
-Faithfulness is measured after the export, so the sections go into the card of an existing bundle. This changes the
+They are measured after the export, so they go into the card of an existing bundle. This changes the
 bundle's digest, but neither that of its graph nor those of heads and reply sets that depend on it.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from shutil import copyfile
 
-from models.bundle import CARD, Bundle, save_bundle
+from models.behaviour.report import BehaviourReport, behaviour_table
+from models.bundle import Bundle
 from models.evaluation.faithfulness import CURVES, MAX_FEATURES, RANDOM_ORDERS, TABLE
 from models.evaluation.stability import STABILITY
 from models.explain.methods import (
@@ -20,9 +20,15 @@ from models.explain.methods import (
     SUPPORTED_METHODS,
     ExplainableTask,
 )
-from models.export.card_template import load_template
+from models.export.card_template import load_template, record_section
 
-LIMITS_HEADING = "## Limits\n"
+
+def record_behaviour(bundle: Bundle, report: BehaviourReport) -> Bundle:
+    """Write the capability tests of a bundle into its card. Earlier ones are replaced."""
+    section = load_template("behaviour").substitute(
+        name=bundle.name, seed=report.seed, fillings=report.per_template, tables=behaviour_table(report)
+    )
+    return record_section(bundle, section)
 
 
 def record_faithfulness(bundle: Bundle, task: ExplainableTask, rows: int, measured: Path) -> Bundle:
@@ -43,17 +49,7 @@ def record_faithfulness(bundle: Bundle, task: ExplainableTask, rows: int, measur
         faithfulness=(measured / TABLE).read_text(encoding="utf-8").strip(),
         stability=stability_section(measured / STABILITY),
     )
-    card = bundle.path / CARD
-    card.write_text(insert_section(card.read_text(encoding="utf-8"), section), encoding="utf-8")
-    return save_bundle(bundle.path, bundle)
-
-
-def insert_section(card: str, section: str) -> str:
-    """Return the card with a section before its limits, or at its end. It replaces one with the same heading."""
-    heading = section.partition("\n")[0]
-    rest = re.sub(rf"^{re.escape(heading)}\n.*?(?=^## |\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
-    before, limits_heading, after = rest.partition(LIMITS_HEADING)
-    return before + section + limits_heading + after
+    return record_section(bundle, section)
 
 
 def stability_section(table: Path) -> str:
