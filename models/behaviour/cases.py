@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from models.augmentation import noise
 from models.behaviour.answers import TextCase
-from models.data import noise
 from models.data.grammar import GrammarExample
 from models.text.language import detect_language, has_text
 
