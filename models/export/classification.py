@@ -27,6 +27,7 @@ from models.export.parity import (
 from models.export.staging import make_manifest, open_runtimes, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
 from models.graph.writer import Precision
+from models.networks.encoder import require_token_types
 from models.prediction.calibration_fit import ValidationPredictions, cross_fitted_errors, fit_calibration
 from models.runtime.cuda import GPU_GRAPH_LABEL
 from models.tasks import TASKS
@@ -50,13 +51,14 @@ def export_classifier(
     """Write the bundle `out` from the training folder `run`.
 
     `storage` is that of the graph's weights. The card of a student compares it with its `teacher`. Raises ParityError
-    if the graph drifts, and then leaves `out` alone.
+    if the graph drifts, and ValueError if the network can only teach. Both leave `out` alone.
     """
     trained = load_run(run)
     task, datasets = TASKS[trained.config.task], trained.config.datasets
     tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
     with staging(out, run) as building:
         network = load_weights(run, trained, task)
+        require_token_types(network)
         truth = predict_validation(TorchRuntime(network), tokenizer, task, data, datasets)
         log("predicted the validation data with torch in fp32")
         sample = sample_encodings(tokenizer, data, datasets)

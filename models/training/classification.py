@@ -28,6 +28,7 @@ from models.tasks import TASKS, Task
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.classification_batches import ClassificationConfig, plan_batches
 from models.training.classification_loss import SupervisedObjective, source_choices
+from models.training.tracking import Tracker
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
 NOTES = "notes.md"
@@ -82,7 +83,9 @@ def load_run(folder: Path) -> TrainingRun:
     return TrainingRun(content["base"], layers, texts, parse_config(content["config"]), notes)
 
 
-def train_classifier(config: ClassificationConfig, base: str, data: Path, out: Path) -> Path:
+def train_classifier(
+    config: ClassificationConfig, base: str, data: Path, out: Path, tracker: Tracker | None = None
+) -> Path:
     """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`."""
     torch.manual_seed(config.seed)
     random.seed(config.seed)
@@ -98,7 +101,7 @@ def train_classifier(config: ClassificationConfig, base: str, data: Path, out: P
     collator = DeviceCollator(tokenizer, choose_device())
     validate = ClassificationValidation(model, task, collator, sample_validation(validation, config))
     objective = SupervisedObjective(model, collator, config.agreement)
-    Trainer(config, model, objective, validate, out, len(batches)).run(batches)
+    Trainer(config, model, objective, validate, out, len(batches), tracker).run(batches)
     save_run(out, base, None, (), config)
     return out
 

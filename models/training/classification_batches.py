@@ -33,6 +33,7 @@ class ClassificationConfig(TrainingConfig):
     twins: float = 0.0
     agreement: float = 0.0
     source_bias: bool = False
+    reading: int = 0
 
 
 @dataclass(frozen=True, slots=True)
