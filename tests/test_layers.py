@@ -64,6 +64,7 @@ LIBRARIES = {
     "pydantic_settings": {"service.settings"},
     "prometheus_client": {"service.telemetry"},
     "typer": {"service.cli"},
+    "wandb": {"models.training"},
     "rich": {"service.cli", "models.training", "models.recommender_training"},
 }
 

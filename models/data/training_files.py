@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from models.data.classification import find_source
+from models.data.classification import Example, find_source
 from models.data.dialogues import LabelSet, ReplySet
 from models.data.interactions import RETAIL
 from models.data.user_files import DataError
@@ -17,6 +19,23 @@ MAX_NAMED_FILES = 3
 def text_files(root: Path, names: Iterable[str]) -> Iterator[Path]:
     """Yield the files of texts without labels."""
     return (find_source(root, f"{name}.txt.gz") for name in names)
+
+
+def validation_texts(root: Path) -> Iterator[Example]:
+    """Yield the validation texts of every data set in `root` or in one of its folders. Rows without a text are skipped.
+
+    Raises:
+        DataError: A line is no JSON object.
+    """
+    for path in sorted([*root.glob("*/validation.jsonl.gz"), *root.glob("*/*/validation.jsonl.gz")]):
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    text = json.loads(line).get("text")
+                except (ValueError, AttributeError) as error:
+                    raise DataError(f"{path} line {number}: no object ({error})") from error
+                if text:
+                    yield Example(text, None, None, path.parent.name, "", ())
 
 
 def dialogue_folders(root: Path, sets: Iterable[LabelSet | ReplySet]) -> Iterator[Path]:

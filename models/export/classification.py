@@ -35,6 +35,7 @@ from models.export.parity import (
 from models.export.staging import make_manifest, open_runtimes, publish, staging, write_graph
 from models.export.torch_runtime import TorchRuntime
 from models.graph.writer import Precision
+from models.networks.encoder import require_token_types
 from models.prediction.calibration_fit import (
     ValidationPredictions,
     cross_fitted_errors,
@@ -66,13 +67,14 @@ def export_classifier(
     `storage` is that of the graph's weights. The card of a student compares it with its `teacher`. `left_out` are
     folders of runs of the same recipe without some of its sources. Their answers to these sources tell how sure the
     model may be of texts unlike its own, so the calibration is fitted on them too. Raises ParityError if the graph
-    drifts, and then leaves `out` alone.
+    drifts, and ValueError if the network can only teach. Both leave `out` alone.
     """
     trained = load_run(run)
     task, datasets = TASKS[trained.config.task], trained.config.datasets
     tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens, trained.config.reading)
     with staging(out, run) as building:
         network = load_weights(run, trained, task)
+        require_token_types(network)
         truth = predict_validation(TorchRuntime(network), tokenizer, task, data, datasets)
         log("predicted the validation data with torch in fp32")
         sample = sample_encodings(tokenizer, data, datasets)

@@ -1,8 +1,13 @@
-"""The base encoder that a training starts from: which files it must have."""
+"""The base encoder that a training starts from: the files that it must have, and writing them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from shutil import copyfile
+
+from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from models.bundle import MANIFEST, TOKENIZER
 from models.networks.encoder import base_file
@@ -34,3 +39,28 @@ def check_base_encoder(base: str) -> None:
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise BaseEncoderError(f"the base encoder {base} is no folder and not on the hub: {reason}") from error
+
+
+def write_base_encoder(folder: Path, encoder: PreTrainedModel, tokenizer: Path) -> None:
+    """Write an encoder and its `tokenizer.json` to a folder, in the layout of Hugging Face transformers."""
+    encoder.config.architectures = [type(encoder).__name__]
+    encoder.config.to_json_file(folder / BASE_CONFIG)
+    weights = {name: tensor.cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    save_file(weights, folder / BASE_WEIGHTS, {"format": "pt"})
+    copyfile(tokenizer, folder / TOKENIZER)
+    settings = tokenizer_settings(encoder.config.max_position_embeddings)
+    (folder / BASE_TOKENIZER_CONFIG).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def tokenizer_settings(max_tokens: int) -> dict[str, str | int]:
+    """Return what transformers needs to know of the tokenizer beside its `tokenizer.json`."""
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_tokens,
+        "bos_token": "<s>",
+        "cls_token": "<s>",
+        "eos_token": "</s>",
+        "sep_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }

@@ -24,16 +24,28 @@ MARKS_ENTITIES = "marks_entities"
 
 
 class Network(nn.Module):
-    """An encoder, and the base class of the networks on it."""
+    """An encoder, and the base class of the networks on it.
+
+    `entity_embedding` (width,) marks tokens of type 1 for an encoder without token types. Other encoders have none.
+    """
 
     def __init__(self, encoder: PreTrainedModel) -> None:
         super().__init__()
         self.encoder = encoder
+        self.entity_embedding: nn.Parameter | None = None
+        if token_type_embeddings(encoder) is None:
+            self.entity_embedding = nn.Parameter(torch.zeros(encoder.config.hidden_size))
 
     def states(self, ids: Tensor, mask: Tensor, types: Tensor) -> tuple[Tensor, ...]:
         """Return the states of the embeddings and of every layer, each (batch, length, width)."""
-        output = self.encoder(input_ids=ids, attention_mask=mask, token_type_ids=types, output_hidden_states=True)
-        states: tuple[Tensor, ...] = output.hidden_states
+        if self.entity_embedding is None:
+            inputs = {"input_ids": ids, "token_type_ids": types}
+        else:
+            words: Tensor = self.encoder.get_input_embeddings()(ids)
+            inputs = {"inputs_embeds": words + types.unsqueeze(-1).to(words.dtype) * self.entity_embedding}
+        states: tuple[Tensor, ...] = self.encoder(
+            **inputs, attention_mask=mask, output_hidden_states=True
+        ).hidden_states
         return states
 
     def finish(self) -> None:
@@ -118,31 +130,46 @@ def pool_hidden(hidden: Tensor, mask: Tensor, types: Tensor) -> Tensor:
 
 
 def from_pretrained(base: str, task: Task) -> Classifier:
-    """Return a classifier on a pretrained encoder. `base` is as in `load_base_encoder`."""
-    encoder = load_base_encoder(base)
+    """Return a classifier on a pretrained encoder. `base` is as in `load_base_encoder`, and may lack token types."""
+    encoder = load_base_encoder(base, needs_types=False)
     return Classifier(encoder, encoder.config.hidden_size, len(task.labels))
 
 
-def load_base_encoder(base: str) -> PreTrainedModel:
+def load_base_encoder(base: str, needs_types: bool = True) -> PreTrainedModel:
     """Load a pretrained encoder. `base` is a local folder in the transformers format, or a hub name.
 
     Attention dropout is off. On CPU it forces the slow attention kernel, for no measured gain.
-    Raises ValueError if the encoder has fewer than two token types.
+    Raises ValueError if the encoder needs two token types and has fewer.
     """
     config = AutoConfig.from_pretrained(base, attention_probs_dropout_prob=0.0)
     # `pool_hidden` replaces the pooler of the BERT family.
-    options = {"add_pooling_layer": False} if config.model_type in ("bert", "xlm-roberta", "roberta") else {}
+    options = {"add_pooling_layer": False} if config.model_type in ("bert", "xlm-roberta", "roberta", "mpnet") else {}
     encoder: PreTrainedModel = AutoModel.from_pretrained(base, config=config, dtype=torch.float32, **options)
-    types = getattr(getattr(encoder, "embeddings", None), "token_type_embeddings", None)
-    if types is None or types.num_embeddings < 2:
-        raise ValueError(
-            f"the encoder {base} has fewer than two token types, and the second marks the entity; choose another base"
-        )
-    if not getattr(config, MARKS_ENTITIES, False):
+    types = token_type_embeddings(encoder)
+    if types is not None and not getattr(config, MARKS_ENTITIES, False):
         with torch.no_grad():
             # Type 1 was never trained in e5, so it starts as a copy of type 0.
             types.weight[1] = types.weight[0]
+    if types is None and needs_types:
+        raise ValueError(
+            f"the encoder {base} has fewer than two token types, and the second marks the entity; choose another base"
+        )
     return encoder
+
+
+def token_type_embeddings(encoder: PreTrainedModel) -> nn.Embedding | None:
+    """Return the embeddings of two token types or more, or None if the encoder has fewer."""
+    types: nn.Embedding | None = getattr(getattr(encoder, "embeddings", None), "token_type_embeddings", None)
+    return None if types is None or types.num_embeddings < 2 else types
+
+
+def require_token_types(model: Network) -> None:
+    """Raise ValueError for a network that can only teach, because a graph has no place for its entity embedding."""
+    if model.entity_embedding is not None:
+        raise ValueError(
+            "this network can only teach: its base encoder has no token types. Compute its answers with heed answers, "
+            "and distil a student from a run on another base"
+        )
 
 
 def keep_layers(model: AnyNetwork, layers: Sequence[int]) -> AnyNetwork:

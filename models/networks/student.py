@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from models.graph.builder import EMBEDDING_LEVELS
 from models.graph.names import WORD_EMBEDDINGS
-from models.networks.encoder import AnyNetwork, keep_layers
+from models.networks.encoder import AnyNetwork, keep_layers, require_token_types
 from models.networks.quantization import fit_steps, quantize_encoder, round_rows, set_steps
 
 FITTED_BATCHES = 16
@@ -23,8 +23,9 @@ def make_student(
     """Return a student of the teacher's word embeddings and these of its layers, all in 8 bits.
 
     It has no dropout, because it sees few texts twice. The steps of its inputs are fitted to `batches` of ids, mask and
-    types, each (batch, length).
+    types, each (batch, length). Raises ValueError as `require_token_types` does.
     """
+    require_token_types(teacher)
     student = keep_layers(deepcopy(teacher), layers)
     steps = fit_steps(student, batches)
     quantize_encoder(student)

@@ -42,6 +42,7 @@ from models.recommender_training.item_neighbours import NeighbourConfig
 from models.recommender_training.score_weights import choose_score_weights
 from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
+from models.training.tracking import Tracker
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
 HISTORY, VECTORS = "history.safetensors", "vectors.safetensors"
@@ -128,9 +129,15 @@ def _config_content(config: RecommendConfig) -> dict[str, Any]:
 
 
 def train_recommend(
-    config: RecommendConfig, base: str, data: Path, texts: Path, out: Path, log: Callable[[str], None] = print
+    config: RecommendConfig,
+    base: str,
+    data: Path,
+    texts: Path,
+    out: Path,
+    log: Callable[[str], None] = print,
+    tracker: Tracker | None = None,
 ) -> Path:
-    """Train on all but each user's last basket, and return `out`.
+    """Train on all but each user's last basket, and return `out`. The tracker records the encoder's steps.
 
     The folder has the encoder's `model.safetensors`, `history.safetensors`, `tokenizer.json` and `training.json`. A
     stopped run resumes from the encoder's newest checkpoint.
@@ -139,7 +146,7 @@ def train_recommend(
     adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
     interactions = load_held_out(data).training
     if not (out / VECTORS).exists():
-        _train_encoder(config, base, interactions, texts, out)
+        _train_encoder(config, base, interactions, texts, out, tracker)
     vectors = load_file(out / VECTORS)["vectors"].numpy()
     histories = choose_score_weights(interactions, center_vectors(vectors), config.histories, log)
     removed = draw_removed_items(len(vectors), config.removed, config.removed_seed)
@@ -167,7 +174,9 @@ def load_encoder(folder: Path, run: RecommendRun) -> Embedder:
     return load_trained(Embedder(load_base_encoder(run.base)), load_file(folder / WEIGHTS), None)
 
 
-def _train_encoder(config: RecommendConfig, base: str, interactions: Interactions, texts: Path, out: Path) -> None:
+def _train_encoder(
+    config: RecommendConfig, base: str, interactions: Interactions, texts: Path, out: Path, tracker: Tracker | None
+) -> None:
     settings = config.items
     torch.manual_seed(settings.seed)
     tokenizer = Tokenizer(out / TOKENIZER, settings.max_tokens)
@@ -182,7 +191,7 @@ def _train_encoder(config: RecommendConfig, base: str, interactions: Interaction
     with_removed = compute_co_occurrence(collect_baskets(interactions, removed[:0]), len(tokens))
     validate = ItemValidation(network, collator, tokens, with_removed, removed, trained)
     objective = CoOccurrenceObjective(network, collator, tokens, co_occurrence, settings)
-    Trainer(settings, network, objective, validate, out, len(batches)).run(batches)
+    Trainer(settings, network, objective, validate, out, len(batches), tracker).run(batches)
     save_file({"vectors": embed_texts(network.eval(), collator, tokens).cpu()}, out / VECTORS)
 
 

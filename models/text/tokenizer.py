@@ -215,6 +215,16 @@ class Tokenizer:
         encoding = self._tokenizer.encode(read.text, add_special_tokens=False)
         return _Pieces(encoding.ids, read.map_offsets(encoding.offsets), len(text))
 
+    @property
+    def mask_id(self) -> int:
+        """The token that hides another one in pretraining. Raises ValueError if the tokenizer has none."""
+        return self._token_id("<mask>")
+
+    @property
+    def special_ids(self) -> tuple[int, int, int]:
+        """The tokens that begin, end and pad a text."""
+        return self._begin, self._end, self.pad_id
+
     def _token_id(self, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None:

@@ -31,6 +31,7 @@ from models.tasks import TASKS, Task
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.classification_batches import ClassificationConfig, collate_rows, plan_batches
 from models.training.classification_loss import SupervisedObjective, source_choices
+from models.training.tracking import Tracker
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
 NOTES, LEFT_OUT = "notes.md", "left_out.json"
@@ -87,7 +88,12 @@ def load_run(folder: Path) -> TrainingRun:
 
 
 def train_classifier(
-    config: ClassificationConfig, base: str, data: Path, out: Path, without: Sequence[str] = ()
+    config: ClassificationConfig,
+    base: str,
+    data: Path,
+    out: Path,
+    without: Sequence[str] = (),
+    tracker: Tracker | None = None,
 ) -> Path:
     """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`.
 
@@ -113,7 +119,7 @@ def train_classifier(
     collator = DeviceCollator(tokenizer, choose_device())
     validate = ClassificationValidation(model, task, collator, sample_validation(validation, config))
     objective = SupervisedObjective(model, collator, config.agreement, config.compiled)
-    Trainer(config, model, objective, validate, out, len(batches)).run(batches)
+    Trainer(config, model, objective, validate, out, len(batches), tracker).run(batches)
     save_run(out, base, None, (), config)
     if left_out:
         save_predictions(out / LEFT_OUT, [predict_left_out(model, collator, task, data, one) for one in left_out])

@@ -38,6 +38,7 @@ from models.training.classification import (
 from models.training.classification_batches import ClassificationConfig, TrainingRow, collate_rows, plan_batches
 from models.training.classification_loss import labelled_loss, source_choices, split_by_length
 from models.training.losses import hidden_state_loss, soft_target_loss
+from models.training.tracking import Tracker
 from models.training.trainer import ConfigError, DeviceCollator, Inputs, Trainer, choose_device
 
 
@@ -79,7 +80,9 @@ def parse_distillation(content: dict[str, Any]) -> DistillationConfig:
         raise ConfigError(f"the configuration cannot be used: {error}") from error
 
 
-def distill_classifier(config: DistillationConfig, teacher: Path, data: Path, texts: Path, out: Path) -> Path:
+def distill_classifier(
+    config: DistillationConfig, teacher: Path, data: Path, texts: Path, out: Path, tracker: Tracker | None = None
+) -> Path:
     """Train a student of the training folder `teacher`, and return `out`, a training folder like it.
 
     `texts` holds the files that the configuration names, `NAME.txt.gz`, with a text per line.
@@ -102,7 +105,7 @@ def distill_classifier(config: DistillationConfig, teacher: Path, data: Path, te
     network.to(collator.device)
     objective = DistillationObjective(student, network, config, collator)
     validate = ClassificationValidation(student, task, collator, sample_validation(validation, training))
-    Trainer(training, student, objective, validate, out, len(batches)).run(batches)
+    Trainer(training, student, objective, validate, out, len(batches), tracker).run(batches)
     base_layers = teacher_run.layers or tuple(range(len(encoder_layers(network))))
     save_run(out, teacher_run.base, [base_layers[layer] for layer in config.layers], config.texts, training)
     return out

@@ -36,6 +36,7 @@ from models.training.intent_batches import (
     reply_candidates,
 )
 from models.training.losses import direction_loss, hidden_state_loss
+from models.training.tracking import Tracker
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Inputs, Trainer, choose_device
 
 
@@ -152,7 +153,7 @@ class IntentValidation:
         return torch.cat([self._encode(tokens[start : start + 50])[2] for start in range(0, len(tokens), 50)])
 
 
-def train_intents(config: IntentConfig, base: str, data: Path, out: Path) -> Path:
+def train_intents(config: IntentConfig, base: str, data: Path, out: Path, tracker: Tracker | None = None) -> Path:
     """Train a teacher, and return `out` with `model.safetensors`, `tokenizer.json` and `training.json`."""
     _prepare(config, out)
     adapt_tokenizer(base_file(base, TOKENIZER), out / TOKENIZER)
@@ -166,7 +167,7 @@ def train_intents(config: IntentConfig, base: str, data: Path, out: Path) -> Pat
     encode = TokenEncoder(network, collator, config.compiled)
     validate = IntentValidation(network, collator, training_data, config.validation_rows, config.seed)
     trainer = Trainer(
-        config, network, lambda rows: intent_or_reply_loss(network, encode, rows), validate, out, len(batches)
+        config, network, lambda rows: intent_or_reply_loss(network, encode, rows), validate, out, len(batches), tracker
     )
     trainer.run(batches)
     _save_run(out, base, None, training_data.labels, config)
@@ -174,7 +175,12 @@ def train_intents(config: IntentConfig, base: str, data: Path, out: Path) -> Pat
 
 
 def distill_intents(
-    config: IntentConfig, student: IntentDistillationConfig, teacher: Path, data: Path, out: Path
+    config: IntentConfig,
+    student: IntentDistillationConfig,
+    teacher: Path,
+    data: Path,
+    out: Path,
+    tracker: Tracker | None = None,
 ) -> Path:
     """Train a student of the training folder `teacher`, and return `out`, a training folder like it."""
     _prepare(config, out)
@@ -199,7 +205,7 @@ def distill_intents(
     encode_student, encode_teacher = (TokenEncoder(model, collator, config.compiled) for model in (small, network))
     validate = IntentValidation(small, collator, training_data, config.validation_rows, config.seed)
     objective = IntentDistillationObjective(small, network, student, encode_student, encode_teacher)
-    Trainer(config, small, objective, validate, out, len(batches)).run(batches)
+    Trainer(config, small, objective, validate, out, len(batches), tracker).run(batches)
     base_layers = teacher_run.layers or tuple(range(len(encoder_layers(network))))
     _save_run(out, teacher_run.base, [base_layers[layer] for layer in student.layers], training_data.labels, config)
     return out

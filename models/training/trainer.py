@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,7 +17,6 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from models.bundle import TOKENIZER
 from models.files import replace_atomically
@@ -26,6 +25,7 @@ from models.networks.base_encoder import BaseEncoderError, check_base_encoder
 from models.networks.encoder import Network
 from models.text.encoding import Encoding, collate
 from models.text.tokenizer import Tokenizer
+from models.training.tracking import TensorBoardTracker, Tracker, recording
 
 WEIGHTS, CHECKPOINT, RUN = "model.safetensors", "checkpoint.pt", "training.json"
 SHUFFLE_ROWS = 2048
@@ -115,12 +115,23 @@ Validate = Callable[[], Iterator[tuple[str, float]]]
 
 
 class Trainer:
-    """A training run: the optimiser's state, the steps, checkpoints, logged scalars and validation."""
+    """A training run: the optimiser's state, the steps, checkpoints, recorded figures and validation.
+
+    The figures go to TensorBoard files, or to the `tracker`.
+    """
 
     def __init__(
-        self, config: TrainingConfig, model: Network, objective: Objective, validate: Validate, out: Path, steps: int
+        self,
+        config: TrainingConfig,
+        model: Network,
+        objective: Objective,
+        validate: Validate,
+        out: Path,
+        steps: int,
+        tracker: Tracker | None = None,
     ) -> None:
         self.config, self.out, self.steps = config, out, steps
+        self.tracker = tracker or TensorBoardTracker()
         self.objective, self.compute_metrics = objective, validate
         self.device = choose_device()
         self.use_bfloat16 = supports_bfloat16(self.device)
@@ -151,19 +162,19 @@ class Trainer:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with bar, SummaryWriter(str(self.out / "tensorboard"), purge_step=self.step) as writer:
+        with bar, recording(self.tracker, self.out, asdict(self.config), self.step):
             progress = bar.add_task("train", total=self.steps, completed=self.step, loss=0.0)
             while self.step < self.steps:
                 loss = self.train_step(batches[self.step])
                 if self.step % 20 == 0 and not bar.console.is_terminal:
                     bar.console.print(f"step {self.step} of {self.steps} loss {loss:.3f}", highlight=False)
                 bar.update(progress, completed=self.step, loss=loss)
-                writer.add_scalar("loss", loss, self.step)
-                writer.add_scalar("learning_rate", self.schedule.get_last_lr()[0], self.step)
+                figures = {"loss": loss, "learning_rate": float(self.schedule.get_last_lr()[0])}
                 if self.step % self.config.validate_every == 0 or self.step == self.steps:
                     for name, value in self.validate():
-                        writer.add_scalar(name, value, self.step)
+                        figures[name] = value
                         bar.console.print(f"step {self.step} loss {loss:.3f} {name} {value:.4f}", highlight=False)
+                self.tracker.log(figures, self.step)
                 if self.step % self.config.checkpoint_every == 0:
                     self.save()
         self.model.finish()
@@ -244,10 +255,10 @@ def parameter_groups(model: Network, config: TrainingConfig) -> list[dict[str, A
 
 
 def layer_depth(name: str, layers: int) -> int:
-    """Return 0 for embeddings, 1 to `layers` for encoder layers, and `layers` + 1 for the head."""
+    """Return 0 for embeddings and what all layers share, 1 to `layers` for layers, and `layers` + 1 for the head."""
     if "encoder.layer." in name:
         return int(name.split("encoder.layer.")[1].split(".")[0]) + 1
-    return 0 if "embeddings" in name else layers + 1
+    return 0 if name.startswith("encoder.") else layers + 1
 
 
 def require_run(folder: Path) -> None:

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import signal
 import sys
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
+UNUSABLE = (OSError, EOFError, ValueError, zlib.error)
+"""The exceptions that a missing or faulty file raises, be it data, a configuration or a training folder."""
+
+TRAINING_PACKAGES = ("torch", "transformers", "tensorboard")
+
 DataFolder = Annotated[Path, typer.Option(help="Folder of data sets, as for heed train.", exists=True, file_okay=False)]
+TextFolder = Annotated[
+    Path, typer.Option(help="Folder of texts, NAME.txt.gz with one text per line.", exists=True, file_okay=False)
+]
+RunFolder = Annotated[Path, typer.Option(help="Folder to write weights, checkpoints and TensorBoard files to.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option(help="Configuration in TOML. The default is the shipped one of the task.")
+]
+TrackedBy = Annotated[
+    Literal["wandb"] | None,
+    typer.Option(help="Record the run there too, beside TensorBoard. This needs the package wandb."),
+]
 
 
 def log(line: str) -> None:
@@ -26,11 +43,21 @@ def fail(reason: object, code: int = 1) -> NoReturn:
     raise SystemExit(code)
 
 
-def require_packages(purpose: str, *names: str) -> None:
-    """Fail when a package of the extra `train` is missing. Nothing is imported, so this takes no time."""
+def require_packages(purpose: str, *names: str, extra: str = "train") -> None:
+    """Fail when a package of the extra is missing. Nothing is imported, so this takes no time."""
     for name in names:
         if find_spec(name) is None:
-            fail(f"{purpose} needs {name}: pip install 'heed[train]'")
+            fail(f"{purpose} needs {name}: pip install 'heed[{extra}]'")
+
+
+def open_tracker(track: Literal["wandb"] | None) -> Any:
+    """Return the tracker of a training run, None for TensorBoard alone. Fail when its package is missing."""
+    if track is None:
+        return None
+    require_packages(f"--track {track}", track, extra="track")
+    from models.training.tracking import make_tracker
+
+    return make_tracker([track])
 
 
 def stop_on_signals() -> None:
@@ -67,3 +94,8 @@ def task_argument(description: str, *names: str) -> Any:
         return value
 
     return typer.Argument(help=description, parser=parse, metavar="|".join(names))
+
+
+def report_run(task: str, data: Path, out: Path) -> None:
+    """Print what to do with a finished training folder."""
+    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")

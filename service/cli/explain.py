@@ -129,7 +129,7 @@ def show_explanation(text: str, explanation: Explanation, html: Path | None, png
     """Print an explanation, and write it to the files that are named. Raises OSError."""
     from rich.console import Console
 
-    from service.cli import render_explanation as rendering
+    from service.cli.rendering import explanation as rendering
 
     try:
         if html is not None:
@@ -172,7 +172,7 @@ def explain_report(
     from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load_bundle
     from models.evaluation.attention_analysis import analyze
     from models.explain.explainer import open_explainer
-    from service.cli import render_report as report
+    from service.cli.rendering import report
 
     try:
         loaded = load_bundle(bundle or (SHIPPED_INTENT if label_set else SHIPPED))

@@ -127,7 +127,7 @@ def _show(explanation: dict[str, Any], user: ExplainedUser) -> None:
     from rich.text import Text
 
     from models.explain.history import HISTORY_METHODS
-    from service.cli.render_explanation import colour, visible
+    from service.cli.rendering.explanation import colour, visible
 
     console = Console(highlight=False, soft_wrap=True)
     target = explanation["target"]

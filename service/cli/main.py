@@ -14,12 +14,14 @@ from typer.core import TyperGroup
 
 from service.cli.catalogue import catalogue
 from service.cli.command import examples
+from service.cli.distillation import answers, distill
 from service.cli.evaluation import evaluate, faithfulness
 from service.cli.explain import explain, explain_intent
 from service.cli.explain_recommend import explain_recommend
 from service.cli.heads import heads, replies
+from service.cli.pretraining import pretrain
 from service.cli.serve import serve, tune
-from service.cli.training import base, distill, export, train
+from service.cli.training import base, export, train
 
 _PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Serve": {"serve": serve, "tune": tune},
@@ -27,10 +29,12 @@ _PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Explain": {"explain": explain, "faithfulness": faithfulness},
     "Train and measure models": {
         "train": train,
+        "answers": answers,
         "distill": distill,
         "export": export,
         "evaluate": evaluate,
         "base": base,
+        "pretrain": pretrain,
     },
 }
 """The commands by the panel of `heed --help` that shows them, in order."""
@@ -44,6 +48,7 @@ _EXAMPLES = {
         "heed train intent --label-set my-team --data my.jsonl",
         "heed train recommend --base BASE --data DATA --texts TEXTS --out runs/recommend",
     ),
+    "answers": ("heed answers runs/sentiment --data DATA --texts TEXTS --out answers/sentiment.safetensors",),
     "distill": (
         "heed distill sentiment --teacher runs/sentiment --data DATA --texts TEXTS --out runs/student",
         "heed distill intent --teacher runs/intent --data DATA --out runs/intent-student",
@@ -53,6 +58,7 @@ _EXAMPLES = {
         "heed export models/bundles/intent --data DATA --out models/bundles/my-intent --head dstc11",
     ),
     "base": ("heed base models/bundles/sentiment --out BASE",),
+    "pretrain": ("heed pretrain --base BASE --texts TEXTS --data DATA --out BASE2",),
 }
 
 

@@ -1,8 +1,7 @@
-"""`heed train`, `distill`, `export` and `base`."""
+"""`heed train`, `export` and `base`."""
 
 from __future__ import annotations
 
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,14 +9,20 @@ from typing import Annotated, Any, Literal
 import typer
 
 from models.tasks import TASKS
-from service.cli.command import DataFolder, fail, require_packages, task_argument
+from service.cli.command import (
+    TRAINING_PACKAGES,
+    UNUSABLE,
+    ConfigFile,
+    DataFolder,
+    TrackedBy,
+    fail,
+    open_tracker,
+    report_run,
+    require_packages,
+    task_argument,
+)
 from service.cli.heads import train_head
 
-TRAINING_PACKAGES = ("torch", "transformers", "tensorboard")
-_UNUSABLE = (OSError, EOFError, ValueError, zlib.error)
-"""The exceptions that a missing or faulty file raises, be it data, a configuration or a training folder."""
-
-_DISTILLED = [name for name in TASKS if name != "recommend"]
 _team_option = partial(typer.Option, rich_help_panel="Intents of your own (heed train intent --label-set)")
 
 _TrainedTask = Annotated[str, task_argument("What to train.", *TASKS)]
@@ -28,15 +33,11 @@ _Base = Annotated[
     str | None,
     typer.Option(help="Encoder to start from: a folder in the layout of transformers, or a name on the hub."),
 ]
-_RunFolder = Annotated[Path, typer.Option(help="Folder to write weights, checkpoints and TensorBoard files to.")]
 _RunPath = Annotated[
     Path | None,
     typer.Option(
         help="Folder to write weights, checkpoints and TensorBoard files to. With --label-set, a file for the head."
     ),
-]
-_Config = Annotated[
-    Path | None, typer.Option(help="Configuration in TOML. The default is the shipped one of the task.")
 ]
 _LabelSet = Annotated[str | None, _team_option(help="Fit a head for your intents under this name.")]
 _IntentBundle = Annotated[Path | None, _team_option(help="Intent model to fit the head on (HEED_INTENT_BUNDLE).")]
@@ -68,7 +69,7 @@ def train(
     data: _DataPath,
     base: _Base = None,
     out: _RunPath = None,
-    config: _Config = None,
+    config: ConfigFile = None,
     label_set: _LabelSet = None,
     bundle: _IntentBundle = None,
     rejection_rate: _RejectionRate = 0.05,
@@ -76,6 +77,7 @@ def train(
     sets: _Sets = None,
     texts: _OtherTexts = None,
     without: _Without = None,
+    track: TrackedBy = None,
 ) -> None:
     """Fine-tune a model. Run the same command again to resume after an interruption.
 
@@ -92,6 +94,8 @@ def train(
     if label_set is not None and task != "intent":
         fail("--label-set is for intents: heed train intent --label-set NAME --data FILE", 2)
     if label_set is not None and not full:
+        if track is not None:
+            fail("--track is for training an encoder, and fitting a head has no steps", 2)
         train_head(label_set, data, out or Path(f"{label_set}.head.safetensors"), bundle, rejection_rate)
         return
     if label_set is not None and sets is None:
@@ -103,15 +107,16 @@ def train(
     folder = data if sets is None or label_set is None else sets
     try:
         path = _prepare(task, base, config)
+        tracker = open_tracker(track)
         if TASKS[task].kind == "classification":
-            _train_classifier(path, base, folder, out, without or [])
+            _train_classifier(path, base, folder, out, without or [], tracker)
         elif texts is not None and task == "recommend":
-            _train_recommender(path, base, folder, texts, out)
+            _train_recommender(path, base, folder, texts, out, tracker)
         else:
-            _train_intent(path, base, folder, out, label_set, data)
-    except _UNUSABLE as error:
+            _train_intent(path, base, folder, out, label_set, data, tracker)
+    except UNUSABLE as error:
         fail(error, 2)
-    _report_run(task, folder, out)
+    report_run(task, folder, out)
 
 
 def _prepare(task: str, base: str, config: Path | None) -> Path:
@@ -124,17 +129,19 @@ def _prepare(task: str, base: str, config: Path | None) -> Path:
     return config or CONFIGS / f"{task}.toml"
 
 
-def _train_classifier(config: Path, base: str, data: Path, out: Path, without: list[str]) -> None:
+def _train_classifier(config: Path, base: str, data: Path, out: Path, without: list[str], tracker: Any) -> None:
     from models.data.sources import source_files
     from models.data.training_files import require_files
     from models.training.classification import read_config, train_classifier
 
     settings = read_config(config)
     require_files(source_files(data, settings.datasets))
-    train_classifier(settings, base, data, out, without)
+    train_classifier(settings, base, data, out, without, tracker)
 
 
-def _train_intent(config: Path, base: str, data: Path, out: Path, label_set: str | None, examples: Path) -> None:
+def _train_intent(
+    config: Path, base: str, data: Path, out: Path, label_set: str | None, examples: Path, tracker: Any
+) -> None:
     """Train the encoder of intents. With a label set, `examples` are its rows beside the shipped data sets."""
     from models.data.training_files import dialogue_folders, require_files
     from models.training.intent import train_intents
@@ -144,75 +151,16 @@ def _train_intent(config: Path, base: str, data: Path, out: Path, label_set: str
     if label_set is not None:
         settings = add_user_examples(settings, label_set, examples)
     require_files(dialogue_folders(data, (*settings.label_sets, *settings.reply_sets)))
-    train_intents(settings, base, data, out)
+    train_intents(settings, base, data, out, tracker)
 
 
-def _train_recommender(config: Path, base: str, data: Path, texts: Path, out: Path) -> None:
+def _train_recommender(config: Path, base: str, data: Path, texts: Path, out: Path, tracker: Any) -> None:
     from models.data.training_files import interaction_files, require_files, text_files
     from models.recommender_training.recommendation import read_recommend_config, train_recommend
 
     settings = read_recommend_config(config)
     require_files([*interaction_files(data), *text_files(texts, (source.name for source in settings.kept))])
-    train_recommend(settings, base, data, texts, out)
-
-
-def distill(
-    task: Annotated[str, task_argument("Task of the teacher.", *_DISTILLED)],
-    teacher: Annotated[Path, typer.Option(help="Folder that heed train wrote.", exists=True, file_okay=False)],
-    data: DataFolder,
-    out: _RunFolder,
-    texts: Annotated[
-        Path | None,
-        typer.Option(
-            help="Sentiment: folder of texts without labels, NAME.txt.gz with one text per line.",
-            exists=True,
-            file_okay=False,
-        ),
-    ] = None,
-    config: _Config = None,
-) -> None:
-    """Train a shallower student on the answers of a fine-tuned teacher. Run the same command again to resume.
-
-    The files of --data are those of heed train, and docs/training.md describes them all.
-    """
-    if task != "intent" and texts is None:
-        fail("--texts is needed", 2)
-    require_packages("training", *TRAINING_PACKAGES)
-    from models.training.classification import CONFIGS
-
-    try:
-        if texts is None or task == "intent":
-            _distill_intents(config or CONFIGS / "intent.toml", teacher, data, out)
-        else:
-            _distill_classifier(config or CONFIGS / f"{task}-student.toml", teacher, data, texts, out)
-    except _UNUSABLE as error:
-        fail(error, 2)
-    _report_run(task, data, out)
-
-
-def _distill_classifier(config: Path, teacher: Path, data: Path, texts: Path, out: Path) -> None:
-    from models.data.sources import source_files
-    from models.data.training_files import require_files, text_files
-    from models.training.distillation import distill_classifier, read_distillation_config
-    from models.training.trainer import require_run
-
-    settings = read_distillation_config(config)
-    require_run(teacher)
-    unlabelled = text_files(texts, (source.name for source in settings.texts))
-    require_files([*source_files(data, settings.training.datasets), *unlabelled])
-    distill_classifier(settings, teacher, data, texts, out)
-
-
-def _distill_intents(config: Path, teacher: Path, data: Path, out: Path) -> None:
-    from models.data.training_files import dialogue_folders, require_files
-    from models.training.intent import distill_intents
-    from models.training.intent_batches import read_intent_config
-    from models.training.trainer import require_run
-
-    settings, student = read_intent_config(config)
-    require_run(teacher)
-    require_files(dialogue_folders(data, (*settings.label_sets, *settings.reply_sets)))
-    distill_intents(settings, student, teacher, data, out)
+    train_recommend(settings, base, data, texts, out, tracker=tracker)
 
 
 def export(
@@ -256,7 +204,7 @@ def export(
             bundle = export_heads(run, data, out, version, head or (), print)
         else:
             bundle = _export_run(run, data, out, version, storage, teacher, left_out or [])
-    except (BundleError, ParityError, *_UNUSABLE) as error:
+    except (BundleError, ParityError, *UNUSABLE) as error:
         fail(error)
     print(f"Wrote {bundle.path}. {bundle.path / 'CARD.md'} has its figures.")
 
@@ -308,7 +256,3 @@ def base(
     except BaseEncoderError as error:
         fail(error, 2)
     print(f"Wrote {out}: {shape}. Train with it: heed train sentiment --base {out} --data DATA --out runs/sentiment")
-
-
-def _report_run(task: str, data: Path, out: Path) -> None:
-    print(f"Trained. Make a bundle of it: heed export {out} --data {data} --out models/bundles/{task}")

@@ -54,7 +54,7 @@ def test_commands_are_listed_in_panels_and_in_a_sensible_order() -> None:
         *("serve", "tune"),
         *("heads", "replies", "catalogue"),
         *("explain", "faithfulness"),
-        *("train", "distill", "export", "evaluate", "base"),
+        *("train", "answers", "distill", "export", "evaluate", "base", "pretrain"),
     ]
     assert "recommendations" in help_of()
 

@@ -1,4 +1,4 @@
-"""Mistakes in `heed train`, `distill`, `export` and `base` are named in one line, before a model is loaded."""
+"""Mistakes in the commands of training are named in one line, before a model is loaded."""
 
 from __future__ import annotations
 
@@ -97,6 +97,8 @@ def test_a_missing_option_is_named(data: Path, arguments: list[str], message: st
     [
         ["train", "sentiment", "--base", "encoder", "--out", "run"],
         ["distill", "intent", "--teacher", ".", "--out", "run"],
+        ["answers", ".", "--out", "file"],
+        ["pretrain", "--base", "encoder", "--texts", ".", "--out", "base"],
     ],
 )
 def test_training_without_torch_is_refused_with_the_remedy(
@@ -104,6 +106,18 @@ def test_training_without_torch_is_refused_with_the_remedy(
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     assert refused(*command, "--data", data) == (1, "heed: training needs torch: pip install 'heed[train]'\n")
+
+
+def test_tracking_without_its_package_and_of_a_head_is_refused(
+    base: Path, data: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    line = "heed: --track wandb needs wandb: pip install 'heed[track]'\n"
+    shared = ("--data", data, "--out", tmp_path / "run", "--track", "wandb")
+    assert refused("train", "sentiment", "--base", base, "--config", config, *shared) == (1, line)
+    assert refused("distill", "intent", "--teacher", base, *shared) == (1, line)
+    assert refused("pretrain", "--base", base, "--texts", data, *shared) == (1, line)
+    assert "no steps" in refused("train", "intent", "--label-set", "mine", *shared)[1]
 
 
 def test_an_export_and_a_base_encoder_without_torch_are_refused_with_the_remedy(
@@ -188,6 +202,8 @@ def test_an_unfinished_run_is_neither_exported_nor_a_teacher(
     message = f"{run} is no finished training run: it lacks {missing}"
     assert refused("export", run, "--data", data, "--out", tmp_path / "out") == (1, f"heed: {message}\n")
     code, line = refused("distill", "intent", "--teacher", run, "--data", data, "--out", tmp_path / "student")
+    assert (code, line) == (2, f"heed: {message}\n")
+    code, line = refused("answers", run, "--data", data, "--out", tmp_path / "answers")
     assert (code, line) == (2, f"heed: {message}\n")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from models.explain.explainer import Explanation, SegmentAttribution, WordAttribution
 from models.explain.methods import MethodName
-from service.cli.render_explanation import explanation_page, strongest_words, terminal_text
+from service.cli.rendering.explanation import explanation_page, strongest_words, terminal_text
 
 TEXT = ' <b>"up"</b> & Acme \x1b[31m{down}'
 SCORES = {"negative": 0.1, "neutral": 0.2, "positive": 0.7}

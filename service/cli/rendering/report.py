@@ -12,7 +12,7 @@ from html import escape
 from models.evaluation.attention_analysis import AttentionAnalysis, HeadRole
 from models.evaluation.head_ablation import AblationResult
 from models.evaluation.influential_words import MIN_MEAN_WEIGHT, MIN_TEXTS, ExplainedText, InfluentialWord
-from service.cli.render_explanation import coloured_words
+from service.cli.rendering.explanation import coloured_words
 
 PAGE = """<!doctype html>
 <html lang="en">
