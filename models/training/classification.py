@@ -30,7 +30,7 @@ from models.prediction.calibration_fit import ValidationPredictions, save_predic
 from models.tasks import TASKS, Task
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.classification_batches import ClassificationConfig, collate_rows, plan_batches
-from models.training.classification_loss import SupervisedObjective, source_choices
+from models.training.classification_loss import LossWeights, SupervisedObjective, source_choices
 from models.training.tracking import Tracker
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
@@ -118,7 +118,7 @@ def train_classifier(
         model.sources = SourceBias(source_choices(config.datasets, task))
     collator = DeviceCollator(tokenizer, choose_device())
     validate = ClassificationValidation(model, task, collator, sample_validation(validation, config))
-    objective = SupervisedObjective(model, collator, config.agreement, config.compiled)
+    objective = SupervisedObjective(model, collator, LossWeights(agreement=config.agreement), config.compiled)
     Trainer(config, model, objective, validate, out, len(batches), tracker).run(batches)
     save_run(out, base, None, (), config)
     if left_out:

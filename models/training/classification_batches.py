@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from math import ceil
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from models.augmentation.epochs import add_noise, make_epoch
@@ -46,7 +48,7 @@ class TrainingRow:
     """A tokenised training row. `targets` and `label_choices` are masks (labels,) of its labels and their alternatives.
 
     A row without a label is for distillation alone. `source` is the index of its data set. `twin` is the same text with
-    noise.
+    noise. `answer` are the teachers' log probabilities (labels,), where they are known.
     """
 
     tokens: Encoding
@@ -57,6 +59,11 @@ class TrainingRow:
     absent_share: float = 0.0
     source: int = 0
     twin: Encoding | None = None
+    answer: NDArray[np.float32] | None = None
+
+
+AnswerLookup = Callable[[str, str | None], NDArray[np.float32] | None]
+"""Returns the teachers' log probabilities (labels,) of a text with its entity, None if they do not know it."""
 
 
 def plan_batches(
@@ -65,6 +72,7 @@ def plan_batches(
     task: Task,
     tokenizer: Tokenizer,
     training: Sequence[Example],
+    lookup: AnswerLookup | None = None,
 ) -> list[list[TrainingRow]]:
     """Return every batch of the whole run, in order. Each holds rows of all genres, as far as they go."""
     batches: list[list[TrainingRow]] = []
@@ -74,6 +82,8 @@ def plan_batches(
         for example in make_epoch(training, datasets, config.seed, epoch, config.augment, config.hidden):
             source = next(index for index, dataset in enumerate(datasets) if dataset.name == example.dataset)
             row = make_row(config, datasets[source], source, task, tokenizer, example, rng)
+            if lookup is not None:
+                row = replace(row, answer=lookup(example.text, example.entity))
             by_genre[datasets[source].genre].append(row)
         epoch_batches = mix_genres([rows for rows in by_genre.values() if rows], config, rng)
         batches += epoch_batches[: round(min(1.0, config.epochs - epoch) * len(epoch_batches))]

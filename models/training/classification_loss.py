@@ -1,9 +1,11 @@
-"""The loss of a classifier on labelled rows: cross-entropy, source biases and the agreement of twins."""
+"""The loss of a classifier: cross-entropy with source biases, teachers' answers and the agreement of twins."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +14,12 @@ from models.networks.encoder import Classifier, SourceBias
 from models.networks.student import StatesFunction, compile_states
 from models.tasks import Task
 from models.training.classification_batches import TrainingRow
-from models.training.losses import agreement_loss, expectation_regularization, masked_cross_entropy
+from models.training.losses import (
+    agreement_loss,
+    expectation_regularization,
+    masked_cross_entropy,
+    soft_target_loss,
+)
 from models.training.trainer import DeviceCollator
 
 MAX_PADDING = 1.6
@@ -35,13 +42,22 @@ def split_by_length(rows: Sequence[TrainingRow]) -> Iterator[list[TrainingRow]]:
     yield part
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossWeights:
+    """The weights of the loss on labels and of the agreement of twins, and the temperature of teachers' answers."""
+
+    labels: float = 1.0
+    agreement: float = 0.0
+    temperature: float = 1.0
+
+
 class SupervisedObjective:
-    """The loss of a network on labels, and on the agreement of its answers to a text and to its twin."""
+    """The loss of a network on labels, on teachers' answers, and on the agreement of its answers to twins."""
 
     def __init__(
-        self, model: Classifier, collator: DeviceCollator, agreement: float = 0.0, compiled: bool = False
+        self, model: Classifier, collator: DeviceCollator, weights: LossWeights = LossWeights(), compiled: bool = False
     ) -> None:
-        self._model, self._collator, self._agreement = model, collator, agreement
+        self._model, self._collator, self._weights = model, collator, weights
         self._states: StatesFunction = compile_states(model.states) if compiled else model.states
 
     def __call__(self, rows: Sequence[TrainingRow]) -> Tensor:
@@ -53,11 +69,23 @@ class SupervisedObjective:
         inputs = self._collator([row.tokens for row in rows] + [row.twin for row in twins if row.twin is not None])
         hidden = self._states(inputs.ids, inputs.mask, inputs.types)[-1]
         logits = self._model.classify(hidden, inputs.mask, inputs.types).float()
-        loss = labelled_loss(logits, [*rows, *twins], self._model.sources)
+        loss = self._weights.labels * labelled_loss(logits, [*rows, *twins], self._model.sources)
+        loss = loss + self._answer_loss(logits, [*rows, *twins])
         if twins:
             pairs = [index for index, row in enumerate(rows) if row.twin is not None]
-            loss = loss + self._agreement * agreement_loss(logits[pairs], logits[len(rows) :]) * len(twins) / len(rows)
+            agreement = agreement_loss(logits[pairs], logits[len(rows) :])
+            loss = loss + self._weights.agreement * agreement * len(twins) / len(rows)
         return loss
+
+    def _answer_loss(self, logits: Tensor, rows: Sequence[TrainingRow]) -> Tensor:
+        """Return the loss on the answers of teachers, which know no sources; logits (rows, labels)."""
+        known = [index for index, row in enumerate(rows) if row.answer is not None]
+        if not known:
+            return logits.new_zeros(())
+        answers = np.stack([row.answer for row in rows if row.answer is not None])
+        own = logits[known] if self._model.sources is None else logits[known] + self._model.sources.mean()
+        target = torch.from_numpy(answers).to(logits.device)
+        return soft_target_loss(own, target, self._weights.temperature) * (len(known) / len(rows))
 
 
 def labelled_loss(logits: Tensor, rows: Sequence[TrainingRow], sources: SourceBias | None = None) -> Tensor:

@@ -35,11 +35,23 @@ from models.training.classification import (
     sample_validation,
     save_run,
 )
-from models.training.classification_batches import ClassificationConfig, TrainingRow, collate_rows, plan_batches
-from models.training.classification_loss import labelled_loss, source_choices, split_by_length
+from models.training.classification_batches import (
+    AnswerLookup,
+    ClassificationConfig,
+    TrainingRow,
+    collate_rows,
+    plan_batches,
+)
+from models.training.classification_loss import (
+    LossWeights,
+    SupervisedObjective,
+    labelled_loss,
+    source_choices,
+    split_by_length,
+)
 from models.training.losses import hidden_state_loss, soft_target_loss
 from models.training.tracking import Tracker
-from models.training.trainer import ConfigError, DeviceCollator, Inputs, Trainer, choose_device
+from models.training.trainer import ConfigError, DeviceCollator, Inputs, Objective, Trainer, choose_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +93,18 @@ def parse_distillation(content: dict[str, Any]) -> DistillationConfig:
 
 
 def distill_classifier(
-    config: DistillationConfig, teacher: Path, data: Path, texts: Path, out: Path, tracker: Tracker | None = None
+    config: DistillationConfig,
+    teacher: Path,
+    data: Path,
+    texts: Path,
+    out: Path,
+    tracker: Tracker | None = None,
+    answers: AnswerLookup | None = None,
 ) -> Path:
     """Train a student of the training folder `teacher`, and return `out`, a training folder like it.
 
-    `texts` holds the files that the configuration names, `NAME.txt.gz`, with a text per line.
+    `texts` holds the files that the configuration names, `NAME.txt.gz`, with a text per line. With `answers`, of this
+    teacher or of several, the teacher gives its layers alone and does not run at each step.
     """
     training, task, teacher_run = config.training, TASKS[config.training.task], load_run(teacher)
     torch.manual_seed(training.seed)
@@ -96,14 +115,18 @@ def distill_classifier(
     rows, validation = read_rows(data, training)
     unlabelled = [row for source in config.texts for row in read_texts(texts, source)]
     rows += remove_leaks(unlabelled, validation)
-    batches = plan_batches(training, (*training.datasets, *config.texts), task, tokenizer, rows)
+    batches = plan_batches(training, (*training.datasets, *config.texts), task, tokenizer, rows, answers)
     network = load_weights(teacher, teacher_run, task)
     student = make_student(network, config.layers, [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]])
     if training.source_bias:
         student.sources = SourceBias(source_choices((*training.datasets, *config.texts), task))
     collator = DeviceCollator(tokenizer, choose_device())
-    network.to(collator.device)
-    objective = DistillationObjective(student, network, config, collator)
+    objective: Objective
+    if answers is not None:
+        weights = LossWeights(labels=config.labels_weight, agreement=training.agreement, temperature=config.temperature)
+        objective = SupervisedObjective(student, collator, weights, config.compiled)
+    else:
+        objective = DistillationObjective(student, network.to(collator.device), config, collator)
     validate = ClassificationValidation(student, task, collator, sample_validation(validation, training))
     Trainer(training, student, objective, validate, out, len(batches), tracker).run(batches)
     base_layers = teacher_run.layers or tuple(range(len(encoder_layers(network))))

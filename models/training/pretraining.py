@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from models.augmentation.epochs import sample_epoch
 from models.bundle import TOKENIZER
-from models.data.augmentation import sample_epoch
 from models.data.classification import Dataset, Example, read_texts
 from models.data.leaks import deduplication_key, remove_leaks
 from models.data.training_files import validation_texts

@@ -19,8 +19,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from scipy.special import softmax
 
+from models.augmentation.epochs import make_epoch
 from models.bundle import TOKENIZER, file_digest
-from models.data.augmentation import make_epoch
 from models.data.classification import Dataset, read_texts
 from models.data.leaks import remove_leaks
 from models.files import replace_atomically

@@ -80,6 +80,15 @@ def distill(
     ] = None,
     config: ConfigFile = None,
     track: TrackedBy = None,
+    known: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--answers",
+            help="Sentiment: file of heed answers instead of a teacher at each step. Repeatable; several are averaged.",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a shallower student on the answers of a fine-tuned teacher. Run the same command again to resume.
 
@@ -95,23 +104,28 @@ def distill(
         if texts is None or task == "intent":
             _distill_intents(config or CONFIGS / "intent.toml", teacher, data, out, tracker)
         else:
-            _distill_classifier(config or CONFIGS / f"{task}-student.toml", teacher, data, texts, out, tracker)
+            path = config or CONFIGS / f"{task}-student.toml"
+            _distill_classifier(path, teacher, data, texts, out, tracker, known or [])
     except UNUSABLE as error:
         fail(error, 2)
     report_run(task, data, out)
 
 
-def _distill_classifier(config: Path, teacher: Path, data: Path, texts: Path, out: Path, tracker: Any) -> None:
+def _distill_classifier(
+    config: Path, teacher: Path, data: Path, texts: Path, out: Path, tracker: Any, answers: list[Path]
+) -> None:
     from models.data.sources import source_files
     from models.data.training_files import require_files, text_files
     from models.training.distillation import distill_classifier, read_distillation_config
+    from models.training.teacher_answers import load_answers
     from models.training.trainer import require_run
 
     settings = read_distillation_config(config)
     require_run(teacher)
     unlabelled = text_files(texts, (source.name for source in settings.texts))
     require_files([*source_files(data, settings.training.datasets), *unlabelled])
-    distill_classifier(settings, teacher, data, texts, out, tracker)
+    lookup = load_answers(answers).lookup if answers else None
+    distill_classifier(settings, teacher, data, texts, out, tracker, lookup)
 
 
 def _distill_intents(config: Path, teacher: Path, data: Path, out: Path, tracker: Any) -> None:

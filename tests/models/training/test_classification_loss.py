@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,7 +13,7 @@ from models.tasks import SENTIMENT
 from models.text.tokenizer import Tokenizer
 from models.training import classification_loss
 from models.training.classification_batches import TrainingRow
-from models.training.classification_loss import SupervisedObjective, source_choices, split_by_length
+from models.training.classification_loss import LossWeights, SupervisedObjective, source_choices, split_by_length
 from models.training.trainer import DeviceCollator, choose_device
 from tests.models.conftest import THREE_LABELS, TWO_LABELS
 from tests.support.tiny_bundle import PIECES, write_tokenizer
@@ -41,7 +42,7 @@ def rows(tokenizer: Tokenizer) -> list[TrainingRow]:
 
 
 def objective(model: Classifier, tokenizer: Tokenizer, agreement: float = 0.0) -> SupervisedObjective:
-    return SupervisedObjective(model, DeviceCollator(tokenizer, choose_device()), agreement)
+    return SupervisedObjective(model, DeviceCollator(tokenizer, choose_device()), LossWeights(agreement=agreement))
 
 
 def test_a_loss_does_not_depend_on_the_parts_that_rows_are_run_in(
@@ -101,3 +102,17 @@ def test_the_bias_of_a_source_takes_up_what_its_labels_prefer(model: Classifier,
     assert gradient is not None
     assert not gradient[0].any()
     assert gradient[1, 0] < 0 < gradient[1, 1]
+
+
+def test_a_teachers_answer_pulls_the_answer_to_a_text_and_to_its_twin(model: Classifier, tokenizer: Tokenizer) -> None:
+    collator = DeviceCollator(tokenizer, choose_device())
+    inputs = collator([row.tokens for row in rows(tokenizer)[:1]])
+    own = model(inputs.ids, inputs.mask, inputs.types).log_softmax(dim=-1).detach().numpy()[0]
+    unlabelled = replace(rows(tokenizer)[0], targets=(False,) * 3)
+    learn = SupervisedObjective(model, collator, LossWeights(labels=0.0))
+    assert float(learn([unlabelled]).detach()) == 0
+    assert float(learn([replace(unlabelled, answer=own)]).detach()) == pytest.approx(0.0, abs=1e-6)
+    other = np.log(np.asarray([0.98, 0.01, 0.01], np.float32))
+    assert float(learn([replace(unlabelled, answer=other)]).detach()) > 0.1
+    twin = replace(unlabelled, answer=own, twin=tokenizer.encode("B"))
+    assert float(learn([twin]).detach()) > 1e-4

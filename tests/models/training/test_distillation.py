@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from models.bundle import TOKENIZER, Bundle, load_bundle
 from models.data.classification import Dataset
@@ -21,7 +22,7 @@ from models.graph.names import WORD_EMBEDDINGS
 from models.graph.writer import quantize
 from models.networks.encoder import encoder_layers
 from models.networks.student import make_student
-from models.tasks import TASKS
+from models.tasks import SENTIMENT, TASKS
 from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from models.training.classification import CONFIGS, load_run, load_weights
@@ -36,7 +37,7 @@ from models.training.distillation import (
     swap_tokens,
 )
 from models.training.losses import hidden_state_loss, soft_target_loss
-from models.training.trainer import WEIGHTS, ConfigError, DeviceCollator, Inputs
+from models.training.trainer import WEIGHTS, ConfigError, DeviceCollator, Inputs, choose_device
 from tests.models.conftest import CONFIG, WORDS
 
 pytestmark = pytest.mark.slow
@@ -97,8 +98,27 @@ def test_a_student_of_fewer_layers_is_as_accurate_and_its_card_describes_it(
     card = (bundle.path / "CARD.md").read_text(encoding="utf-8")
     assert "its 1 layers started as the layers 2 of" in card
     assert "heed distill sentiment" in card
-    assert "| headlines | en | MIT | none | all texts |" in card
+    assert "| headlines | en | MIT | none |  | 1 | all texts |" in card
     assert "headlines" in {source.name for source in bundle.sources}
+
+
+def test_a_student_of_known_answers_never_runs_its_teacher(
+    run: Path, data: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def lookup(text: str, entity: str | None) -> NDArray[np.float32] | None:
+        asked.append((text, entity))
+        return None if entity else np.log(np.asarray([0.1, 0.8, 0.1], np.float32))
+
+    monkeypatch.setattr("models.training.distillation.DistillationObjective", None)
+    config = replace(STUDENT, labels_weight=0.0, training=replace(STUDENT.training, twins=0.2, reading=1))
+    student = distill_classifier(config, run, data, texts, tmp_path / "student", answers=lookup)
+    network = load_weights(student, load_run(student), SENTIMENT)
+    tokenizer = Tokenizer(student / TOKENIZER, 64, 1)
+    inputs = DeviceCollator(tokenizer, choose_device())([tokenizer.encode("XY1 falls")])
+    assert int(network(inputs.ids, inputs.mask, inputs.types).argmax()) == 1
+    assert any(entity for _, entity in asked)
 
 
 def test_the_card_compares_the_student_with_its_teacher(teacher: Bundle) -> None:

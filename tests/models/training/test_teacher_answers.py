@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from models.data.augmentation import make_epoch
 from safetensors.numpy import save_file
 from safetensors.torch import load_file
 from safetensors.torch import save_file as save_torch
 from typer.testing import CliRunner
 
+from models.augmentation.epochs import make_epoch
 from models.bundle import TOKENIZER
 from models.data.classification import Dataset
 from models.tasks import TASKS
