@@ -77,7 +77,7 @@ def capability_texts(per_template: int) -> Iterator[LabelledText]:
 def ask_peers(texts: Sequence[LabelledText]) -> list[dict[str, str]]:
     """Return the label of each text by peer of its language."""
     lines = "".join(json.dumps({"text": text.text, "language": text.language}) + "\n" for text in texts)
-    done = subprocess.run([PYTHON, SCRIPT], input=lines, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run([PYTHON, "-W", "ignore", SCRIPT], input=lines, stdout=subprocess.PIPE, text=True, check=True)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
