@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -60,6 +60,8 @@ class SourceBias(nn.Module):
     the others only by the labels that it has, so its bias is centred over them and zero elsewhere.
     """
 
+    choices: Tensor
+
     def __init__(self, choices: Tensor) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(choices.shape))
@@ -71,12 +73,14 @@ class SourceBias(nn.Module):
 
     def mean(self) -> Tensor:
         """Return the mean bias (labels,) over the sources, for texts of any other source."""
-        return self.centered().sum(dim=0) / self.choices.sum(dim=0).clamp_min(1.0)
+        mean: Tensor = self.centered().sum(dim=0) / self.choices.sum(dim=0).clamp_min(1.0)
+        return mean
 
     def centered(self) -> Tensor:
-        choices = cast("Tensor", self.choices)
-        mean = (self.bias * choices).sum(dim=1, keepdim=True) / choices.sum(dim=1, keepdim=True).clamp_min(1.0)
-        return (self.bias - mean) * choices
+        """Return the biases (sources, labels), each with the mean 0 over the labels that its source has."""
+        total = (self.bias * self.choices).sum(dim=1, keepdim=True)
+        mean = total / self.choices.sum(dim=1, keepdim=True).clamp_min(1.0)
+        return (self.bias - mean) * self.choices
 
 
 class Classifier(Network):
@@ -104,7 +108,7 @@ class Classifier(Network):
     def finish(self) -> None:
         """Add the mean bias of the sources to the head's, and forget the sources."""
         if self.sources is not None:
-            self.head.bias += self.sources.mean()
+            self.head.bias.add_(self.sources.mean())
             self.sources = None
 
 

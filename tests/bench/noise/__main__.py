@@ -22,12 +22,12 @@ from models.tasks import TASKS
 from models.text.tokenizer import Tokenizer
 from models.training.classification import (
     CONFIGS,
-    ClassificationConfig,
     load_run,
     load_weights,
     read_config,
     train_classifier,
 )
+from models.training.classification_batches import ClassificationConfig
 
 SET = "finfe_zh"
 ARMS = {"plain": (0.0, 0.0), "smoothing": (0.1, 0.0), "bootstrapping": (0.0, 0.2), "both": (0.1, 0.2)}
@@ -40,12 +40,12 @@ def main(
     seeds: Annotated[int, typer.Option(help="Runs of each arm.")] = 2,
     epochs: Annotated[float, typer.Option(help="Epochs of each run.")] = 2.0,
 ) -> None:
-    shipped = read_config(CONFIGS / "sentiment.toml")
+    shipped = replace(read_config(CONFIGS / "sentiment.toml"), noised=0.0, twins=0.0, quantized=False, compiled=False)
     shipped_dataset = next(dataset for dataset in shipped.datasets if dataset.name == SET)
     scores: dict[str, list[float]] = {}
     for seed in range(seeds):
         for arm, (smoothing, bootstrap) in ARMS.items():
-            dataset = replace(shipped_dataset, smoothing=smoothing, bootstrap=bootstrap)
+            dataset = replace(shipped_dataset, smoothing=smoothing, bootstrap=bootstrap, share=1.0)
             config = replace(shipped, seed=seed, epochs=epochs, warmup_steps=30, datasets=(dataset,))
             scores.setdefault(arm, []).append(macro_f1(config, base, data))
             print(f"seed {seed} {arm}: macro-F1 {scores[arm][-1]:.4f}", flush=True)
@@ -58,7 +58,7 @@ def macro_f1(config: ClassificationConfig, base: str, data: Path) -> float:
     with TemporaryDirectory() as folder:
         out = train_classifier(config, base, data, Path(folder))
         runtime = TorchRuntime(load_weights(out, load_run(out), task))
-        tokenizer = Tokenizer(out / TOKENIZER, task.max_tokens)
+        tokenizer = Tokenizer(out / TOKENIZER, task.max_tokens, config.reading)
         (rows,) = predict_validation(runtime, tokenizer, task, data, config.datasets)
     return report_dataset(rows, uncalibrated(rows, len(task.labels)), task).macro_f1
 

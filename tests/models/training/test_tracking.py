@@ -65,8 +65,8 @@ def test_a_run_records_every_step_and_its_validation_also_after_a_kill(
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "train_step", killed_step)
         with pytest.raises(KeyboardInterrupt):
-            train_classifier(config, str(base), data, tmp_path, first)
-    train_classifier(config, str(base), data, tmp_path, second)
+            train_classifier(config, str(base), data, tmp_path, tracker=first)
+    train_classifier(config, str(base), data, tmp_path, tracker=second)
     assert (first.started, first.finished) == ([(tmp_path, config.seed, 0)], 1)
     assert (second.started, second.finished) == ([(tmp_path, config.seed, 5)], 1)
     assert list(first.figures) == list(range(1, 8))
