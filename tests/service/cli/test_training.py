@@ -1,4 +1,4 @@
-"""Mistakes in `heed train`, `answers`, `distill`, `export`, `base` and `pretrain` are named in one line, before a model is loaded."""
+"""Mistakes in commands that train and export are named in one line, before a model is loaded."""
 
 from __future__ import annotations
 
