@@ -46,7 +46,7 @@ class MaskedLanguageNetwork(Network):
 
 @dataclass(frozen=True, slots=True)
 class MaskingRule:
-    """How tokens are hidden (Devlin et al. 2019).
+    """The rule by which tokens are hidden (Devlin et al. 2019).
 
     A share `masked` of the tokens is to be predicted, and at least one of each text. Of those, a share `hidden` is
     replaced by `mask_id` and a share `swapped` by random tokens of the vocabulary. The others stay.

@@ -88,7 +88,7 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """How well hidden tokens are predicted: the mean loss, its exponential and the share of right tokens."""
+    """The quality of predicted tokens: the mean loss, its exponential and the share of right tokens."""
 
     loss: float
     perplexity: float

@@ -62,7 +62,7 @@ class WandbTracker:
     """Record of a run at Weights & Biases.
 
     The environment variables of `wandb` apply: with `WANDB_MODE=offline` it needs no network. A run that resumes keeps
-    its identity. Figures and settings are sent, and no texts.
+    its identity. Figures, settings and the list of installed packages are sent, and no texts.
     """
 
     def start(self, run: Path, settings: Mapping[str, Any], step: int) -> None:

@@ -18,8 +18,8 @@ _HEADER = """\
 Every command of `heed`, with its arguments and options. `heed --version` prints the version.
 
 `make serve` installs the command as `.venv/serve/bin/heed`. `train`, `answers`, `distill`, `export`, `base`,
-`pretrain`, `evaluate`, `faithfulness` and `heed explain` with `--png` need `.venv/test/bin/heed`. `make test` installs
-that one. The exit code is 0 for success, 1 for a failure, 2 for a wrong argument or setting, and 130 after Ctrl-C.
+`pretrain`, `evaluate`, `faithfulness` and `heed explain` with `--png` need `.venv/test/bin/heed`, which `make test`
+installs. The exit code is 0 for success, 1 for a failure, 2 for a wrong argument or setting, and 130 after Ctrl-C.
 Formats of data files are in [training](training.md).
 """
 

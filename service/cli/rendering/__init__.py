@@ -1,1 +1,1 @@
-"""What commands print and write: explanations and reports, in a terminal and as pages."""
+"""The output of commands: explanations and reports, in a terminal and as pages."""

@@ -66,10 +66,9 @@ def main(
     logging.getLogger("onnxruntime.quantization").setLevel(logging.WARNING)  # otherwise it logs a line per node
     trained = load_run(run)
     task = TASKS[trained.config.task]
-    tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens)
-    texts = encode_examples(
-        tokenizer, [row for dataset in trained.config.datasets for row in read_dataset(data, dataset, "train")]
-    )
+    tokenizer = Tokenizer(run / TOKENIZER, task.max_tokens, trained.config.reading)
+    sources = [dataset for dataset in trained.config.datasets if dataset.has_validation]
+    texts = encode_examples(tokenizer, [row for source in sources for row in read_dataset(data, source, "train")])
     random.Random(0).shuffle(texts)
     fitting = [text for text in texts if TIMED_TOKENS[0] <= text.length <= TIMED_TOKENS[1]]
     short = [text for text in fitting if text.length <= SHORT_TOKENS][:TIMED_TEXTS]

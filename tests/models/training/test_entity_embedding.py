@@ -52,7 +52,8 @@ def teacher(base: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def logits(network: Classifier, tokenizer: Tokenizer, rows: list[tuple[str, str | None]]) -> torch.Tensor:
     batch = collate([tokenizer.encode(*row) for row in rows], tokenizer.pad_id)
     with torch.inference_mode():
-        return network(*(torch.from_numpy(array) for array in (batch.ids, batch.mask, batch.token_types)))
+        answers: torch.Tensor = network(*map(torch.from_numpy, (batch.ids, batch.mask, batch.token_types)))
+    return answers
 
 
 def test_a_new_classifier_computes_what_the_encoder_computes(base: Path) -> None:

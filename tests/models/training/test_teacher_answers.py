@@ -132,7 +132,10 @@ def test_a_killed_computation_is_completed_without_computing_a_row_twice(
     assert len(computed) == len(set(computed)) == count
     whole, completed = load_answers([answers]), load_answers([out])
     for row in computed:
-        np.testing.assert_allclose(completed.lookup(*row), whole.lookup(*row), atol=1e-4)
+        one, other = completed.lookup(*row), whole.lookup(*row)
+        assert one is not None
+        assert other is not None
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_answers_of_another_run_task_or_labels_are_refused(

@@ -10,7 +10,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from models.training.classification import train_classifier
 from models.training.tracking import (
@@ -45,9 +45,9 @@ class Record:
 
 
 def scalars(folder: Path, name: str) -> dict[int, float]:
-    events = EventAccumulator(str(folder))  # type: ignore[no-untyped-call]
-    events.Reload()  # type: ignore[no-untyped-call]
-    return {event.step: event.value for event in events.Scalars(name)}  # type: ignore[no-untyped-call]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(name)}
 
 
 @pytest.mark.slow
@@ -107,9 +107,12 @@ def test_wandb_gets_the_figures_beside_tensorboard_and_a_resumed_run_keeps_its_i
     logged: list[dict[str, float]] = []
     run = SimpleNamespace(define_metric=lambda *_, **__: None, log=logged.append, finish=lambda: None)
     module = ModuleType("wandb")
-    vars(module).update(
-        init=lambda **options: begun.append(options) or run, Settings=dict, Error=type("Error", (Exception,), {})
-    )
+
+    def init(**options: Any) -> SimpleNamespace:
+        begun.append(options)
+        return run
+
+    vars(module).update(init=init, Settings=dict, Error=type("Error", (Exception,), {}))
     monkeypatch.setitem(sys.modules, "wandb", module)
     for step in (0, 1):
         tracker = make_tracker(["wandb"])

@@ -1,4 +1,4 @@
-"""Mistakes in the commands of training are named in one line, before a model is loaded."""
+"""Mistakes in commands that train and export are named in one line, before a model is loaded."""
 
 from __future__ import annotations
 
