@@ -27,7 +27,7 @@ from models.data.classification import Dataset, Example, read_texts
 from models.data.leaks import deduplication_key, remove_leaks
 from models.data.training_files import validation_texts
 from models.networks.base_encoder import write_base_encoder
-from models.networks.encoder import base_file, encoder_layers, load_base_encoder
+from models.networks.encoder import base_file, encoder_layers, keep_layers, load_base_encoder
 from models.networks.masked_language import MaskedLanguageNetwork, MaskingRule, hide_tokens
 from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
@@ -68,7 +68,7 @@ class PretrainingConfig(TrainingConfig):
     """The settings of a pretraining.
 
     The head learns alone for `head_steps`. `masked`, `hidden` and `swapped` are as in `MaskingRule`, `reading` as in
-    `Tokenizer`. `validation_rows` texts of each file are held out.
+    `Tokenizer`. `validation_rows` texts of each file are held out. `layers` are those that are kept, or none for all.
     """
 
     reading: int
@@ -77,6 +77,7 @@ class PretrainingConfig(TrainingConfig):
     hidden: float
     swapped: float
     texts: tuple[TextSource, ...]
+    layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +116,8 @@ def read_pretraining_config(path: Path) -> PretrainingConfig:
     """Read a configuration file. Raises ConfigError naming a missing or unknown field."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     try:
-        return PretrainingConfig(**{**content, "texts": tuple(TextSource(**row) for row in content["texts"])})
+        texts, layers = tuple(TextSource(**row) for row in content["texts"]), tuple(content.get("layers", ()))
+        return PretrainingConfig(**{**content, "texts": texts, "layers": layers})
     except (KeyError, TypeError) as error:
         raise ConfigError(f"the configuration cannot be used: {error}") from error
 
@@ -144,6 +146,8 @@ def pretrain(
     encoder = load_base_encoder(base, needs_types=False)
     vocabulary = encoder.config.vocab_size
     network = MaskedLanguageNetwork(encoder, count_tokens(batches, vocabulary))
+    if config.layers:
+        keep_layers(network, config.layers)
     masking = (config.masked, config.hidden, config.swapped)
     rule = MaskingRule(tokenizer.mask_id, tokenizer.special_ids, vocabulary, *masking)
     collator = DeviceCollator(tokenizer, choose_device())

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from models.data.training_files import validation_texts
 from models.data.user_files import DataError
 from models.networks.base_encoder import BASE_FILES, BASE_WEIGHTS, check_base_encoder
+from models.networks.encoder import load_base_encoder
 from models.training.classification import CONFIGS, train_classifier
 from models.training.pretraining import (
     REPORT,
@@ -117,6 +118,11 @@ def test_the_result_is_a_base_encoder_that_trains(
     assert torch.equal(before[word], after[word])
     assert not torch.equal(before["encoder.layer.0.output.dense.weight"], after["encoder.layer.0.output.dense.weight"])
     train_classifier(replace(CLASSIFICATION, epochs=0.1), str(out), data, tmp_path)
+
+
+def test_a_shallower_encoder_keeps_the_layers_that_are_named(base: Path, texts: Path, tmp_path: Path) -> None:
+    pretrain(replace(CONFIG, epochs=1, layers=(1,)), str(base), texts, None, tmp_path)
+    assert len(load_base_encoder(str(tmp_path)).encoder.layer) == 1
 
 
 def test_a_killed_pretraining_resumes_to_the_same_encoder_and_figures(
