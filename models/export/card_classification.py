@@ -18,7 +18,7 @@ from models.evaluation.classification import (
     classification_table,
 )
 from models.export.card_template import load_template
-from models.export.parity import Parity
+from models.export.parity import MIN_F1_ROWS, Parity
 from models.graph.writer import Precision
 from models.training.classification import TrainingRun
 
@@ -59,8 +59,8 @@ def render_classifier_card(
     datasets, is_student = trained.config.datasets, trained.layers is not None
     parity = [
         f"`{name}` against the trained network in fp32 (torch), on all validation rows: {parity.agreement:.2%} of "
-        f"labels agree. The largest macro-F1 loss of a data set is {parity.f1_loss:.4f}. A probability alone and in a "
-        f"batch of 32 differs by at most {parity.batch_change:.1e}."
+        f"labels agree. The largest macro-F1 loss of a set of {MIN_F1_ROWS} rows or more is {parity.f1_loss:.4f}. A "
+        f"probability alone and in a batch of 32 differs by at most {parity.batch_change:.1e}."
         for name, parity in figures.parities.items()
     ]
     return load_template(manifest.task.name).substitute(

@@ -20,6 +20,9 @@ from models.text.encoding import Encoding, collate
 MAX_BATCH_CHANGE = 1e-3
 BATCH = 32
 
+MIN_F1_ROWS = 250
+"""Rows of a data set whose macro-F1 is compared. In a smaller one, a single changed label costs too much of it."""
+
 
 class ParityError(Exception):
     """The graph's answers differ too much from the trained network's. The message says by how much."""
@@ -29,8 +32,9 @@ class ParityError(Exception):
 class Parity:
     """A graph compared with the trained network.
 
-    `agreement` is the share of rows with the same label. `f1_loss` is the largest macro-F1 loss of a data set.
-    `batch_change` is the largest change of a probability between a text alone and in a batch of 32.
+    `agreement` is the share of rows with the same label. `f1_loss` is the largest macro-F1 loss of a data set of
+    `MIN_F1_ROWS` rows or more, or of any if all are smaller. `batch_change` is the largest change of a probability
+    between a text alone and in a batch of 32.
     """
 
     agreement: float
@@ -61,7 +65,7 @@ def measure_parity(
     losses = [
         report_dataset(a, uncalibrated(a, width), task).macro_f1
         - report_dataset(b, uncalibrated(b, width), task).macro_f1
-        for a, b in pairs
+        for a, b in [pair for pair in pairs if len(pair[0].labels) >= MIN_F1_ROWS] or pairs
     ]
     return Parity(float(same.mean()), max(losses), batch_change)
 

@@ -7,7 +7,15 @@ import pytest
 from numpy.typing import NDArray
 
 from models.evaluation.classification import classification_table, report_dataset, write_classification
-from models.export.parity import INT8_BOUNDS, Parity, ParityError, check_parity, largest_batch_change, measure_parity
+from models.export.parity import (
+    INT8_BOUNDS,
+    MIN_F1_ROWS,
+    Parity,
+    ParityError,
+    check_parity,
+    largest_batch_change,
+    measure_parity,
+)
 from models.prediction.calibration import LogitScaling
 from models.prediction.calibration_fit import ValidationPredictions
 from models.runtime.offline import infer_all
@@ -99,6 +107,16 @@ def test_parity_measures_agreement_and_loss_of_f1() -> None:
     parity = measure_parity([truth, truth], [truth, changed], 0.0, SENTIMENT)
     assert parity.agreement == 7 / 8
     assert parity.f1_loss == pytest.approx(1 - (1 + 0.8 + 0) / 3)
+
+
+def test_the_loss_of_f1_is_that_of_large_sets_if_there_are_any() -> None:
+    rows = [("negative", "negative"), ("neutral", "neutral"), ("positive", "positive")]
+    small, changed = predictions(rows), predictions([*rows[:2], ("positive", "neutral")])
+    large = predictions(rows * (MIN_F1_ROWS // 3 + 1))
+    assert measure_parity([small], [changed], 0.0, SENTIMENT).f1_loss > 0.1
+    parity = measure_parity([small, large], [changed, large], 0.0, SENTIMENT)
+    assert parity.f1_loss == 0
+    assert parity.agreement < 1
 
 
 def test_a_score_that_depends_on_its_batch_is_measured() -> None:
