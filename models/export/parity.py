@@ -21,7 +21,7 @@ MAX_BATCH_CHANGE = 1e-3
 BATCH = 32
 
 MIN_F1_ROWS = 700
-"""Rows of a data set whose macro-F1 is compared. One changed label costs about 2 / rows of it, more than 0.003 below."""
+"""Rows of a data set whose macro-F1 is compared. Below, one changed label costs more than 0.003 of it."""
 
 
 class ParityError(Exception):
