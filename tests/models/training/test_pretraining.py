@@ -122,7 +122,7 @@ def test_the_result_is_a_base_encoder_that_trains(
 
 def test_a_shallower_encoder_keeps_the_layers_that_are_named(base: Path, texts: Path, tmp_path: Path) -> None:
     pretrain(replace(CONFIG, epochs=1, layers=(1,)), str(base), texts, None, tmp_path)
-    assert len(load_base_encoder(str(tmp_path)).encoder.layer) == 1
+    assert load_base_encoder(str(tmp_path)).config.num_hidden_layers == 1
 
 
 def test_a_killed_pretraining_resumes_to_the_same_encoder_and_figures(
