@@ -47,9 +47,7 @@ evaluate = typer.Typer(
 )
 
 
-@evaluate.command(
-    "files", epilog=examples("heed evaluate intent --data DATA --bundle models/bundles/my-intent --out runs/evaluation")
-)
+@evaluate.command("files", epilog=examples("heed evaluate files intent --data DATA --bundle models/bundles/my-intent"))
 def evaluate_files(
     task: Annotated[str, task_argument("Task of the model.", *TASKS)] = "sentiment",
     *,

@@ -65,7 +65,7 @@ async def predict_inline(path: Path, items: list[Item]) -> PredictionBatch:
 
 
 def test_answers_equal_those_of_the_inline_model(nodes: Nodes, bundle: Path) -> None:
-    items = [Item(text) for text in TEXTS] + [Item(text, "Acme") for text in TEXTS]
+    items = [Item(text) for text in TEXTS] + [Item(f"Acme {text}", "Acme") for text in TEXTS]
     expected = asyncio.run(predict_inline(bundle, items)).outcomes
     inputs = [{"text": item.text} | ({"entity": item.entity} if item.entity else {}) for item in items]
     alone = [reply.json["results"][0] for reply in post_all(nodes.port, [{"inputs": item} for item in inputs], 8)]

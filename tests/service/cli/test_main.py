@@ -91,7 +91,7 @@ def test_help_is_in_short_sentences(name: str) -> None:
         ("train", ["train.jsonl.gz", '{"text", "label"}', '"turns"', "interactions.csv.gz", ".txt.gz", "TOML"]),
         ("distill", [".txt.gz", "docs/training.md"]),
         ("export", ["docs/training.md"]),
-        ("evaluate", ["docs/training.md"]),
+        ("evaluate files", ["docs/training.md"]),
         ("base", ["config.json", "model.safetensors", "tokenizer.json"]),
         ("heads add", [".head.safetensors"]),
         ("replies add", [".jsonl", "text file"]),
