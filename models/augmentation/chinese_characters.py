@@ -1,7 +1,8 @@
 """Tables of Chinese characters for noise: traditional forms, and words that are mistyped as others of their sound.
 
 The pairs are the most frequent ones in Chinese news, reviews and posts, without characters whose traditional form
-depends on the word.
+depends on the word. They are not taken from `models.text.traditional`: noise from the table that undoes it would
+measure nothing.
 """
 
 from __future__ import annotations
