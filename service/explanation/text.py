@@ -50,7 +50,9 @@ def explain_text(
     try:
         instance = make_instance(explainer)
         if not instance.tokens.names_entity:
-            return EntityNotFound("The text does not name the entity.", pointer="/entity")
+            return EntityNotFound(
+                "The text does not name the entity. Write it as the text does, or leave it out.", pointer="/entity"
+            )
         if not np.isfinite(list(instance.scores.values())).all():
             return InferenceFailed(_FAILED)
         return _explain_instance(explainer, instance, request, max_numbers)
