@@ -33,9 +33,9 @@ from models.export.parity import (
     measure_parity,
 )
 from models.export.staging import make_manifest, open_runtimes, publish, staging, write_graph
-from models.export.torch_runtime import TorchRuntime
 from models.graph.writer import Precision
 from models.networks.encoder import require_token_types
+from models.networks.torch_runtime import TorchRuntime
 from models.prediction.calibration_fit import (
     ValidationPredictions,
     cross_fitted_errors,

@@ -29,8 +29,8 @@ from models.evaluation.intent import evaluate_intents, metrics_of_intents
 from models.export.card_intent import render_intent_card, update_heads
 from models.export.parity import BATCH, MAX_BATCH_CHANGE, ParityError
 from models.export.staging import check_graphs, make_manifest, publish, staging, write_graph
-from models.export.torch_runtime import TorchRuntime
 from models.networks.intent import IntentNetwork
+from models.networks.torch_runtime import TorchRuntime
 from models.prediction.intent_head import HEADS_FOLDER, SUFFIX, IntentHead, load_bundle_heads, save_head
 from models.prediction.intent_head_fit import Examples, fit_intent_head
 from models.prediction.normalize import l2_normalize

@@ -23,8 +23,8 @@ from models.evaluation.recommendation import hit_mask, measure_recommender, metr
 from models.export.card_recommendation import render_recommendation_card
 from models.export.parity import ParityError
 from models.export.staging import check_graphs, make_manifest, publish, staging, write_graph
-from models.export.torch_runtime import TorchRuntime
 from models.networks.encoder import Embedder
+from models.networks.torch_runtime import TorchRuntime
 from models.prediction.normalize import l2_normalize
 from models.ranking.bundle_files import WEIGHTS as HISTORY_WEIGHTS
 from models.ranking.bundle_files import save_items, training_index_by_id

@@ -1,6 +1,6 @@
 """The interface of runtimes: a padded batch in, a row for each text out.
 
-`models.runtime.onnx` and `cuda` serve. `models.export.torch_runtime` is the reference for the exported graph.
+`models.runtime.onnx` and `cuda` serve. `models.networks.torch_runtime` is the reference for the exported graph.
 """
 
 from __future__ import annotations

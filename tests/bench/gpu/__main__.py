@@ -29,8 +29,8 @@ import torch
 from numpy.typing import NDArray
 
 from models.bundle import SHIPPED, Bundle, BundleError, load_bundle
-from models.export.torch_runtime import TorchRuntime
 from models.networks.graph_network import NetworkShape, load_graph_classifier
+from models.networks.torch_runtime import TorchRuntime
 from models.runtime.cuda import CudaRuntime, pad_to_shape, padded_shape, to_fp16
 from models.runtime.offline import infer_all
 from models.runtime.onnx import PROVIDERS, OnnxRuntime

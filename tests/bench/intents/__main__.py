@@ -28,9 +28,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 from models.bundle import TOKENIZER
 from models.data.dialogues import Utterance, read_reply_examples, read_reply_templates, read_utterances
 from models.evaluation.intent import measure_replies
-from models.export.torch_runtime import TorchRuntime
 from models.networks.encoder import base_file, load_base_encoder
 from models.networks.intent import OUT_OF_SCOPE, IntentNetwork, IntentRow
+from models.networks.torch_runtime import TorchRuntime
 from models.prediction.intent_head import IntentHead, predict_intents
 from models.prediction.intent_head_fit import Examples, fit_intent_head
 from models.prediction.normalize import normalize_centered

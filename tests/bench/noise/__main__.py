@@ -17,7 +17,7 @@ import typer
 from models.bundle import TOKENIZER
 from models.evaluation.classification import predict_validation, report_dataset
 from models.export.parity import uncalibrated
-from models.export.torch_runtime import TorchRuntime
+from models.networks.torch_runtime import TorchRuntime
 from models.tasks import TASKS
 from models.text.tokenizer import Tokenizer
 from models.training.classification import (

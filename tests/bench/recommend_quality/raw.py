@@ -14,8 +14,8 @@ import numpy as np
 from models.bundle import TOKENIZER
 from models.data.interactions import Split
 from models.evaluation.ranking_metrics import sort_by_score
-from models.export.torch_runtime import TorchRuntime
 from models.networks.encoder import Embedder, base_file, load_base_encoder
+from models.networks.torch_runtime import TorchRuntime
 from models.prediction.normalize import l2_normalize
 from models.runtime.offline import TextEncoder
 from models.text.tokenizer import Tokenizer, adapt_tokenizer

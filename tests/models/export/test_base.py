@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from models.bundle import TOKENIZER, Bundle, load_bundle
 from models.export.base import export_base
-from models.export.torch_runtime import TorchRuntime
 from models.networks.base_encoder import BASE_FILES, BaseEncoderError, check_base_encoder
 from models.networks.encoder import Classifier, load_base_encoder
 from models.networks.graph_network import load_graph_classifier
+from models.networks.torch_runtime import TorchRuntime
 from models.runtime.onnx import OnnxRuntime
 from models.tasks import SENTIMENT
 from models.text.encoding import collate

@@ -7,12 +7,12 @@ import onnx
 import pytest
 import torch
 
-from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import build_graph
 from models.graph.names import HEAD
 from models.graph.weights import read_graph_weights
 from models.graph.writer import Precision, quantize
 from models.networks.encoder import Classifier, Embedder, graph_weights
+from models.networks.torch_runtime import TorchRuntime
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
 from tests.support.older_graph import older_graph

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from models.bundle import GRAPH, Bundle, load_bundle
-from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import LOG_STEP
 from models.networks.encoder import Embedder
 from models.networks.graph_network import NetworkShape, load_graph_classifier, load_graph_encoder
+from models.networks.torch_runtime import TorchRuntime
 from models.runtime.cuda import to_fp16
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch

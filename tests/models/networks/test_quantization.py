@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import EMBEDDING_LEVELS, build_graph
 from models.graph.names import WORD_EMBEDDINGS
 from models.graph.weights import GELU_ZERO, SIGNED_ZERO
@@ -24,6 +23,7 @@ from models.networks.quantization import (
     round_rows,
     set_steps,
 )
+from models.networks.torch_runtime import TorchRuntime
 from models.runtime.onnx import OnnxRuntime
 from models.text.encoding import Batch, Encoding, collate
 from tests.support.tiny_networks import tiny_encoder

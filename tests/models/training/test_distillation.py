@@ -16,12 +16,12 @@ from models.evaluation.classification import evaluate_classifier, metrics_of, pr
 from models.export.card_classification import compare_with_teacher
 from models.export.classification import export_classifier
 from models.export.parity import uncalibrated
-from models.export.torch_runtime import TorchRuntime
 from models.graph.builder import EMBEDDING_LEVELS
 from models.graph.names import WORD_EMBEDDINGS
 from models.graph.writer import quantize
 from models.networks.encoder import encoder_layers
 from models.networks.student import make_student
+from models.networks.torch_runtime import TorchRuntime
 from models.tasks import SENTIMENT, TASKS
 from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
