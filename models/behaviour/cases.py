@@ -5,8 +5,6 @@ Knows grammars, noise and data sets. Knows no model.
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from pathlib import Path
 from models.augmentation import noise
 from models.behaviour.answers import TextCase
 from models.data.grammar import GrammarExample
+from models.data.training_files import validation_texts
 from models.text.language import detect_language, has_text
 
 STRONG_KINDS = {"plain_opinion": "customer_facts", "corporate_events": "corporate_facts"}
@@ -55,15 +54,14 @@ def sample_rows(rows: Sequence[GrammarExample], count: int, seed: int) -> list[G
 
 def read_validation_texts(data: Path, rows: int, seed: int) -> dict[str, list[TextCase]]:
     """Return random validation rows of each data set in a folder, at most `rows` of each, by the text's language."""
+    by_dataset: dict[str, list[TextCase]] = {}
+    for example in validation_texts(data):
+        if has_text(example.text):
+            by_dataset.setdefault(example.dataset, []).append(TextCase(example.text, example.entity))
     by_language: dict[str, list[TextCase]] = {}
-    for path in sorted(data.glob("*/validation.jsonl.gz")):
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
-            content = [json.loads(line) for line in lines]
-        for row in random.Random(f"{seed}/{path.parent.name}").sample(content, min(rows, len(content))):
-            if has_text(row["text"]):
-                by_language.setdefault(detect_language(row["text"]), []).append(
-                    TextCase(row["text"], row.get("entity"))
-                )
+    for name, cases in by_dataset.items():
+        for case in random.Random(f"{seed}/{name}").sample(cases, min(rows, len(cases))):
+            by_language.setdefault(detect_language(case.text), []).append(case)
     return by_language
 
 

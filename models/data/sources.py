@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from models.data.classification import Dataset, Example, find_source, read_dataset, read_texts
 from models.data.grammar import GrammarExample, generate
-from models.data.grammar_file import GRAMMARS, load_grammars
+from models.data.grammar_file import GRAMMARS, Grammar, load_grammars
 
 FILLINGS_PER_EXAMPLE = 6
 """Fillings of a template for which an example, which cannot be filled, is repeated once."""
@@ -37,8 +38,13 @@ def fill_grammar(name: str, seed: int, fillings: int, held_out: bool) -> list[Gr
     Raises:
         GrammarError: A grammar has a mistake.
     """
-    grammar = next(grammar for grammar in load_grammars() if grammar.name == name)
-    return generate(grammar, seed, fillings, held_out)
+    return generate(shipped_grammars()[name], seed, fillings, held_out)
+
+
+@cache
+def shipped_grammars() -> dict[str, Grammar]:
+    """Return the shipped grammars by name, read once. Each needs the others to know which words they hold out."""
+    return {grammar.name: grammar for grammar in load_grammars()}
 
 
 def source_files(root: Path, sources: Iterable[Dataset]) -> Iterator[Path]:

@@ -31,11 +31,12 @@ def validation_texts(root: Path) -> Iterator[Example]:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 try:
-                    text = json.loads(line).get("text")
+                    row = json.loads(line)
+                    text, entity = row.get("text"), row.get("entity")
                 except (ValueError, AttributeError) as error:
                     raise DataError(f"{path} line {number}: no object ({error})") from error
                 if text:
-                    yield Example(text, None, None, path.parent.name, "", ())
+                    yield Example(text, None, entity, path.parent.name, "", ())
 
 
 def dialogue_folders(root: Path, sets: Iterable[LabelSet | ReplySet]) -> Iterator[Path]:

@@ -284,6 +284,7 @@ def adapt_tokenizer(source: Path, target: Path) -> None:
     content = json.loads(source.read_text(encoding="utf-8"))
     steps = content["normalizer"]
     steps = steps["normalizers"] if steps and steps["type"] == "Sequence" else [step for step in [steps] if step]
-    content["normalizer"] = {"type": "Sequence", "normalizers": [LINK, *steps]}
+    # A base made from a bundle has the step already.
+    content["normalizer"] = {"type": "Sequence", "normalizers": steps if LINK in steps else [LINK, *steps]}
     content["truncation"] = content["padding"] = None
     target.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

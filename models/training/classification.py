@@ -14,19 +14,20 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
 
 from models.bundle import TOKENIZER
-from models.data.classification import Dataset, Example, labels_of
+from models.data.classification import Dataset, Example
 from models.data.leaks import remove_leaks
 from models.data.sources import read_training, read_validation
+from models.evaluation.classification import predict_validation
 from models.networks.encoder import Classifier, SourceBias, base_file, encoder_layers, from_pretrained
 from models.networks.quantization import load_trained
 from models.networks.student import FITTED_BATCHES, make_student
-from models.prediction.calibration_fit import ValidationPredictions, save_predictions
+from models.networks.torch_runtime import TorchRuntime
+from models.prediction.calibration_fit import save_predictions
 from models.tasks import TASKS, Task
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.classification_batches import ClassificationConfig, collate_rows, plan_batches
@@ -122,30 +123,9 @@ def train_classifier(
     Trainer(config, model, objective, validate, out, len(batches), tracker).run(batches)
     save_run(out, base, None, (), config)
     if left_out:
-        save_predictions(out / LEFT_OUT, [predict_left_out(model, collator, task, data, one) for one in left_out])
+        reader = Tokenizer(out / TOKENIZER, task.max_tokens, config.reading)
+        save_predictions(out / LEFT_OUT, predict_validation(TorchRuntime(model), reader, task, data, left_out))
     return out
-
-
-def predict_left_out(
-    model: Classifier, collator: DeviceCollator, task: Task, data: Path, source: Dataset
-) -> ValidationPredictions:
-    """Return the trained network's answers to the validation rows of a source that it was not trained on."""
-    examples = read_validation(data, source)
-    tokens = [collator.tokenizer.encode(example.text, example.entity) for example in examples]
-    logits = []
-    with torch.inference_mode():
-        for start in range(0, len(tokens), VALIDATION_BATCH):
-            inputs = collator(tokens[start : start + VALIDATION_BATCH])
-            logits.append(model.eval()(inputs.ids, inputs.mask, inputs.types).float().cpu().numpy())
-    return ValidationPredictions(
-        source.name,
-        source.language,
-        np.concatenate(logits),
-        np.asarray([task.labels.index(example.labels[0]) for example in examples]),
-        tuple(index for index, label in enumerate(task.labels) if label in labels_of(source.labels)),
-        np.asarray([encoding.language for encoding in tokens]),
-        np.asarray([encoding.has_entity for encoding in tokens]),
-    )
 
 
 def read_rows(data: Path, config: ClassificationConfig) -> tuple[list[Example], list[Example]]:

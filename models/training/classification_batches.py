@@ -76,11 +76,12 @@ def plan_batches(
 ) -> list[list[TrainingRow]]:
     """Return every batch of the whole run, in order. Each holds rows of all genres, as far as they go."""
     batches: list[list[TrainingRow]] = []
+    sources = {dataset.name: index for index, dataset in enumerate(datasets)}
     for epoch in range(ceil(config.epochs)):
         rng = random.Random(config.seed + epoch)
         by_genre: dict[str, list[TrainingRow]] = {dataset.genre: [] for dataset in datasets}
         for example in make_epoch(training, datasets, config.seed, epoch, config.augment, config.hidden):
-            source = next(index for index, dataset in enumerate(datasets) if dataset.name == example.dataset)
+            source = sources[example.dataset]
             row = make_row(config, datasets[source], source, task, tokenizer, example, rng)
             if lookup is not None:
                 row = replace(row, answer=lookup(example.text, example.entity))

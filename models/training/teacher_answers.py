@@ -25,11 +25,13 @@ from models.data.classification import Dataset, read_texts
 from models.data.leaks import remove_leaks
 from models.files import replace_atomically
 from models.networks.encoder import Classifier
+from models.networks.torch_runtime import TorchRuntime
+from models.runtime.offline import infer_all
 from models.tasks import TASKS
 from models.text.tokenizer import Tokenizer
 from models.training.classification import load_run, load_weights, read_rows
 from models.training.classification_batches import ClassificationConfig
-from models.training.trainer import WEIGHTS, ConfigError, DeviceCollator, choose_device, supports_bfloat16
+from models.training.trainer import WEIGHTS, ConfigError, choose_device, supports_bfloat16
 
 DIGESTS, LOGITS = "digests", "logits"
 """The tensors of a file: digests (rows,), sorted, and logits (rows, labels)."""
@@ -39,9 +41,6 @@ TEACHER, LABELS = "teacher", "labels"
 
 CHUNK_ROWS = 4096
 """Rows after which the file is written. A killed computation loses no more than these."""
-
-BATCH_TOKENS = 4096
-"""Padded tokens of a batch."""
 
 Row = tuple[str, str | None]
 """A text and the entity that it is read for, if any."""
@@ -148,12 +147,12 @@ def compute_answers(
     missing = {digest: row for row in rows if (digest := row_digest(*row)) not in known}
     # Chunks of similar lengths have little padding.
     ordered = sorted(missing.items(), key=lambda item: len(item[1][0]))
-    collator = DeviceCollator(tokenizer, choose_device())
-    network.to(collator.device).eval()
+    device = choose_device()
+    runtime = TorchRuntime(network, str(device), torch.bfloat16 if supports_bfloat16(device) else torch.float32)
     out.parent.mkdir(parents=True, exist_ok=True)
     for start in range(0, len(ordered), CHUNK_ROWS):
         chunk = ordered[start : start + CHUNK_ROWS]
-        answers = _answer(network, collator, [row for _, row in chunk])
+        answers = infer_all(runtime, [tokenizer.encode(*row) for _, row in chunk], tokenizer.pad_id)
         digests = np.append(digests, np.array([digest for digest, _ in chunk], np.uint64))
         logits = answers if not len(logits) else np.concatenate([logits, answers])
         order = np.argsort(digests)
@@ -162,25 +161,6 @@ def compute_answers(
             save_file({DIGESTS: digests, LOGITS: logits}, temporary, dict(metadata))
         log(f"{len(digests)} of {len(known) + len(missing)} rows")
     return len(digests)
-
-
-def _answer(network: Classifier, collator: DeviceCollator, rows: Sequence[Row]) -> NDArray[np.float32]:
-    """Return the logits (rows, labels), computed in batches of similar lengths."""
-    encodings = [collator.tokenizer.encode(*row) for row in rows]
-    order = sorted(range(len(rows)), key=lambda index: encodings[index].length)
-    batches: list[list[int]] = []
-    for index in order:
-        if not batches or encodings[index].length * (len(batches[-1]) + 1) > BATCH_TOKENS:
-            batches.append([])
-        batches[-1].append(index)
-    answers: list[NDArray[np.float32]] = []
-    use_bfloat16 = supports_bfloat16(collator.device)
-    with torch.inference_mode(), torch.autocast(collator.device.type, torch.bfloat16, enabled=use_bfloat16):
-        for batch in batches:
-            inputs = collator([encodings[index] for index in batch])
-            answers.append(network(inputs.ids, inputs.mask, inputs.types).float().cpu().numpy())
-    logits = np.concatenate(answers)
-    return logits[np.argsort([index for batch in batches for index in batch])]
 
 
 def _resume(out: Path, metadata: Mapping[str, str]) -> tuple[NDArray[np.uint64], NDArray[np.float32]]:

@@ -133,8 +133,8 @@ def test_noise_is_measured_on_the_texts_that_it_changes(tmp_path: Path) -> None:
 
 
 def test_noise_is_measured_on_validation_rows_too(tmp_path: Path) -> None:
-    for name, text in (("news", "Costs fell"), ("news_zh", "成本下降了")):
-        (tmp_path / name).mkdir()
+    for name, text in (("news", "Costs fell"), ("more/news_zh", "成本下降了")):
+        (tmp_path / name).mkdir(parents=True)
         with gzip.open(tmp_path / name / "validation.jsonl.gz", "wt", encoding="utf-8") as file:
             file.writelines(json.dumps({"text": f"{text} {n}", "label": "positive"}) + "\n" for n in range(30))
     assert {language: len(cases) for language, cases in read_validation_texts(tmp_path, 20, 0).items()} == {

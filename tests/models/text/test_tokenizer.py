@@ -103,3 +103,5 @@ def test_an_adapted_tokenizer_encodes_every_link_as_the_same_word(tmp_path: Path
     adapt_tokenizer(tmp_path / "base.json", tmp_path / "tokenizer.json")
     adapted = Tokenizer(tmp_path / "tokenizer.json", 32)
     assert token_strings(adapted, "a https://t.co/Xy?z=1 b") == token_strings(adapted, "a http b")
+    adapt_tokenizer(tmp_path / "tokenizer.json", tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "tokenizer.json").read_bytes()

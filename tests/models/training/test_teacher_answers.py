@@ -21,7 +21,9 @@ from typer.testing import CliRunner
 from models.augmentation.epochs import make_epoch
 from models.bundle import TOKENIZER
 from models.data.classification import Dataset
+from models.runtime.offline import infer_all
 from models.tasks import TASKS
+from models.text.encoding import Encoding
 from models.text.tokenizer import Tokenizer
 from models.training import teacher_answers
 from models.training.classification import load_run, load_weights, read_rows
@@ -113,25 +115,25 @@ def test_the_probabilities_of_the_teachers_that_know_a_row_are_averaged(tmp_path
 def test_a_killed_computation_is_completed_without_computing_a_row_twice(
     run: Path, data: Path, texts: Path, answers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, computed, answer = tmp_path / "new" / "answers.safetensors", list[Row](), teacher_answers._answer
+    out, computed = tmp_path / "new" / "answers.safetensors", list[int]()
 
-    def counted(network: Any, collator: Any, rows: Sequence[Row]) -> Any:
-        if len(computed) == 64:
-            computed.append(("killed", None))
+    def counted(runtime: Any, encodings: Sequence[Encoding], pad_id: int) -> Any:
+        computed.append(len(encodings))
+        if len(computed) == 3:
             raise KeyboardInterrupt
-        computed.extend(rows)
-        return answer(network, collator, rows)
+        return infer_all(runtime, encodings, pad_id)
 
     monkeypatch.setattr(teacher_answers, "CHUNK_ROWS", 32)
-    monkeypatch.setattr(teacher_answers, "_answer", counted)
+    monkeypatch.setattr("models.training.teacher_answers.infer_all", counted)
     with pytest.raises(KeyboardInterrupt):
         answer_rows(run, STUDENT, [TEXTS], data, texts, out, print)
     assert len(load_answers([out])) == 64
     count = answer_rows(run, STUDENT, [TEXTS], data, texts, out, print)
-    computed.remove(("killed", None))
-    assert len(computed) == len(set(computed)) == count
+    killed = computed.pop(2)
+    assert killed == 32
+    assert sum(computed) == count
     whole, completed = load_answers([answers]), load_answers([out])
-    for row in computed:
+    for row in set(student_rows(STUDENT, [TEXTS], data, texts)):
         one, other = completed.lookup(*row), whole.lookup(*row)
         assert one is not None
         assert other is not None

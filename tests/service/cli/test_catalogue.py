@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +25,7 @@ from models.runtime.offline import TextEncoder, open_text_encoder
 from service.cli import catalogue_import
 from service.cli.main import app
 from service.registry.catalogues import item_vectors
+from tests.support.successor import make_successor
 from tests.support.tiny_bundle import CATALOGUE, CATALOGUE_ITEMS, tiny_recommend_bundle
 
 LINES: list[dict[str, Any]] = [
@@ -43,13 +42,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Another model, by its digest: it reads one token less."""
-    folder = tmp_path_factory.mktemp("successor")
-    shutil.copytree(bundle.path, folder / "recommend")
-    manifest = folder / "recommend" / "bundle.json"
-    fewer = f'"max_tokens": {bundle.max_tokens - 1}'
-    manifest.write_text(re.sub(r'"max_tokens": \d+', fewer, manifest.read_text()))
-    return load_bundle(folder / "recommend")
+    return make_successor(bundle, tmp_path_factory.mktemp("successor"))
 
 
 @pytest.fixture

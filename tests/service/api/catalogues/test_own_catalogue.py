@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle import CARD, Bundle, load_bundle, save_bundle
+from models.bundle import CARD, Bundle, save_bundle
 from models.ranking.recommender import Recommender
 from service.registry.catalogues import CatalogueRegistry, item_vectors
 from service.telemetry.metrics import Metrics
 from tests.support.catalogue_app import ITEM, serving
 from tests.support.full_disk import no_room
 from tests.support.service_app import assert_problem
+from tests.support.successor import make_successor
 from tests.support.tiny_bundle import CATALOGUE, CATALOGUE_ITEMS, WIDTH
 
 pytestmark = pytest.mark.anyio
@@ -37,13 +37,7 @@ async def test_the_models_own_catalogue_exists_and_keeps_its_edits(
 
 @pytest.fixture(scope="module")
 def successor(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """Another model by its digest: it reads a token less."""
-    folder = tmp_path_factory.mktemp("successor")
-    shutil.copytree(bundle.path, folder / "recommend")
-    manifest = folder / "recommend" / "bundle.json"
-    fewer = f'"max_tokens": {bundle.max_tokens - 1}'
-    manifest.write_text(re.sub(r'"max_tokens": \d+', fewer, manifest.read_text()))
-    return load_bundle(folder / "recommend")
+    return make_successor(bundle, tmp_path_factory.mktemp("successor"))
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["as shipped", "edited"])
