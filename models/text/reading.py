@@ -3,7 +3,8 @@
 A bundle's manifest names the reading with which the model was trained. Reading 0 is the text as sent. Reading 1 names
 emoji, arrows and emoticons in words, and lowers the letters of a text in capitals. It drops tags, invisible characters
 and the head of a forwarded post, and resolves HTML entities. A link is one word and a handle another. It cuts repeats,
-and turns traditional into simplified characters. The time is linear in the length of the text.
+and turns traditional into simplified characters. Before a number that can be compared with an earlier one it writes
+how the two stand: `2.8 vs 5.8` is read as `2.8 vs < 5.8`. The time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from dataclasses import replace
 
 from models.text.language import has_text
+from models.text.numbers import compare_numbers
 from models.text.rewriting import READING, RewrittenText, rewrite
 
 READINGS = (0, 1)
@@ -38,8 +40,8 @@ def read_text(text: str, lower: bool | None = None) -> RewrittenText:
         if not has_text(rewritten.text):
             return RewrittenText(text)
     if is_in_capitals(text) if lower is None else lower:
-        return replace(rewritten, text=_lower(rewritten.text))
-    return rewritten
+        rewritten = replace(rewritten, text=_lower(rewritten.text))
+    return _write_comparisons(rewritten)
 
 
 def is_in_capitals(text: str) -> bool:
@@ -58,6 +60,32 @@ def _lower(text: str) -> str:
     if len(lowered) == len(text):
         return lowered
     return "".join(small if len(small := letter.lower()) == 1 else letter for letter in text)
+
+
+def _write_comparisons(rewritten: RewrittenText) -> RewrittenText:
+    """Write a sign before each compared number. It stands for the number's first character."""
+    comparisons = compare_numbers(rewritten.text)
+    if not comparisons:
+        return rewritten
+    text, size = rewritten.text, len(rewritten.text)
+    starts = range(size) if rewritten.starts is None else rewritten.starts
+    ends = range(1, size + 1) if rewritten.ends is None else rewritten.ends
+    parts: list[str] = []
+    new_starts: list[int] = []
+    new_ends: list[int] = []
+    done = 0
+    for comparison in comparisons:
+        position = comparison.position
+        before = "" if position == 0 or text[position - 1].isspace() or text[position - 1] in "([" else " "
+        sign = f"{before}{comparison.sign} "
+        parts += text[done:position], sign
+        new_starts += starts[done:position]
+        new_starts += [starts[position]] * len(sign)
+        new_ends += ends[done:position]
+        new_ends += [ends[position]] * len(sign)
+        done = position
+    parts.append(text[done:])
+    return RewrittenText("".join(parts), [*new_starts, *starts[done:]], [*new_ends, *ends[done:]])
 
 
 def _strip(rewritten: RewrittenText) -> RewrittenText:
