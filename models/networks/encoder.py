@@ -57,14 +57,16 @@ class SourceBias(nn.Module):
 
     What a source's annotators call neutral is theirs alone. The bias takes it up, so that the network learns what the
     sources share. `choices` (sources, labels) are True for the labels that a source has. A source is told apart from
-    the others only by the labels that it has, so its bias is centred over them and zero elsewhere.
+    the others only by the labels that it has, so its bias is centred over them and zero elsewhere. A source without any
+    choice has no bias. Each bias begins with `priors` (sources, labels), the logarithms of the shares of the source's
+    labels, as in logit adjustment (Menon et al. 2021).
     """
 
     choices: Tensor
 
-    def __init__(self, choices: Tensor) -> None:
+    def __init__(self, choices: Tensor, priors: Tensor) -> None:
         super().__init__()
-        self.bias = nn.Parameter(torch.zeros(choices.shape))
+        self.bias = nn.Parameter(priors.float().clone())
         self.register_buffer("choices", choices.float())
 
     def forward(self, sources: Tensor) -> Tensor:

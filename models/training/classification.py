@@ -23,7 +23,7 @@ from models.data.classification import Dataset, Example
 from models.data.leaks import remove_leaks
 from models.data.sources import read_training, read_validation
 from models.evaluation.classification import predict_validation
-from models.networks.encoder import Classifier, SourceBias, base_file, encoder_layers, from_pretrained
+from models.networks.encoder import Classifier, base_file, encoder_layers, from_pretrained
 from models.networks.quantization import load_trained
 from models.networks.student import FITTED_BATCHES, make_student
 from models.networks.torch_runtime import TorchRuntime
@@ -31,7 +31,7 @@ from models.prediction.calibration_fit import save_predictions
 from models.tasks import TASKS, Task
 from models.text.tokenizer import Tokenizer, adapt_tokenizer
 from models.training.classification_batches import ClassificationConfig, collate_rows, plan_batches
-from models.training.classification_loss import LossWeights, SupervisedObjective, source_choices
+from models.training.classification_loss import LossWeights, SupervisedObjective, begin_source_bias
 from models.training.tracking import Tracker
 from models.training.trainer import RUN, WEIGHTS, ConfigError, DeviceCollator, Trainer, choose_device
 
@@ -116,7 +116,7 @@ def train_classifier(
         samples = [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]]
         model = make_student(model, range(len(encoder_layers(model))), samples)
     if config.source_bias:
-        model.sources = SourceBias(source_choices(config.datasets, task))
+        model.sources = begin_source_bias(config.datasets, task, training)
     collator = DeviceCollator(tokenizer, choose_device())
     validate = ClassificationValidation(model, task, collator, sample_validation(validation, config))
     objective = SupervisedObjective(model, collator, LossWeights(agreement=config.agreement), config.compiled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.data.classification import Dataset, labels_of
+from models.data.classification import Dataset, Example, labels_of
 from models.networks.encoder import Classifier, SourceBias
 from models.networks.student import StatesFunction, compile_states
 from models.tasks import Task
@@ -26,9 +27,17 @@ MAX_PADDING = 1.6
 """The longest text of rows that are run together, as a multiple of the shortest."""
 
 
-def source_choices(datasets: Sequence[Dataset], task: Task) -> Tensor:
-    """Return which labels (sources, labels) each source has."""
-    return torch.tensor([[label in labels_of(dataset.labels) for label in task.labels] for dataset in datasets])
+def begin_source_bias(datasets: Sequence[Dataset], task: Task, rows: Sequence[Example]) -> SourceBias:
+    """Return the biases of the sources before the training, from the labels of its rows.
+
+    Only a source whose labels people gave has one: those of grammars and assumed labels are no annotator's habits.
+    """
+    counts: dict[str, Counter[str]] = {dataset.name: Counter() for dataset in datasets}
+    for row in rows:
+        counts[row.dataset].update(row.labels)
+    priors = torch.tensor([[1.0 + counts[dataset.name][label] for label in task.labels] for dataset in datasets]).log()
+    natural = [() if dataset.fillings or dataset.assumed else labels_of(dataset.labels) for dataset in datasets]
+    return SourceBias(torch.tensor([[label in labels for label in task.labels] for labels in natural]), priors)
 
 
 def split_by_length(rows: Sequence[TrainingRow]) -> Iterator[list[TrainingRow]]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from models.bundle import TOKENIZER
 from models.data.classification import Dataset, read_texts
 from models.data.leaks import remove_leaks
-from models.networks.encoder import Classifier, SourceBias, encoder_layers
+from models.networks.encoder import Classifier, encoder_layers
 from models.networks.student import FITTED_BATCHES, StatesFunction, compile_states, make_student
 from models.tasks import TASKS
 from models.text.tokenizer import Tokenizer
@@ -45,8 +45,8 @@ from models.training.classification_batches import (
 from models.training.classification_loss import (
     LossWeights,
     SupervisedObjective,
+    begin_source_bias,
     labelled_loss,
-    source_choices,
     split_by_length,
 )
 from models.training.losses import hidden_state_loss, soft_target_loss
@@ -119,7 +119,7 @@ def distill_classifier(
     network = load_weights(teacher, teacher_run, task)
     student = make_student(network, config.layers, [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]])
     if training.source_bias:
-        student.sources = SourceBias(source_choices((*training.datasets, *config.texts), task))
+        student.sources = begin_source_bias((*training.datasets, *config.texts), task, rows)
     collator = DeviceCollator(tokenizer, choose_device())
     objective: Objective
     if answers is not None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.data.classification import Dataset
+from models.data.classification import Dataset, Example
 from models.networks.encoder import Classifier, SourceBias
 from models.tasks import SENTIMENT
 from models.text.tokenizer import Tokenizer
 from models.training import classification_loss
 from models.training.classification_batches import TrainingRow
-from models.training.classification_loss import LossWeights, SupervisedObjective, source_choices, split_by_length
+from models.training.classification_loss import LossWeights, SupervisedObjective, begin_source_bias, split_by_length
 from models.training.trainer import DeviceCollator, choose_device
 from tests.models.conftest import THREE_LABELS, TWO_LABELS
 from tests.support.tiny_bundle import PIECES, write_tokenizer
@@ -67,19 +68,36 @@ def test_twins_that_are_read_alike_add_nothing_to_the_agreement_and_others_do(
     assert weighed > unweighed
 
 
+def test_a_bias_begins_with_the_shares_of_the_labels_that_people_gave() -> None:
+    news = Dataset("news", "en", THREE_LABELS, "MIT")
+    reviews = Dataset("reviews", "en", TWO_LABELS, "MIT")
+    posts = Dataset("posts", "zh", ("negative", "not_negative"), "none")
+    facts = Dataset("facts", "en", THREE_LABELS, "MIT", assumed="neutral")
+    made = Dataset("made", "en", THREE_LABELS, "own work", fillings=3)
+    labels = {
+        news: ["neutral"] * 79 + ["positive"] * 9 + ["negative"] * 9,
+        reviews: ["negative"] * 9,
+        made: ["neutral"],
+    }
+    rows = [
+        Example("A", label, None, source.name, source.language, source.labels)
+        for source, given in labels.items()
+        for label in given
+    ]
+    sources = begin_source_bias([news, reviews, posts, facts, made], SENTIMENT, rows)
+    assert sources.choices.bool().tolist() == [[True] * 3, [True, False, True], [True] * 3, [False] * 3, [False] * 3]
+    news_bias, reviews_bias, *others = sources.centered().tolist()
+    assert news_bias == pytest.approx([-math.log(8) / 3, 2 * math.log(8) / 3, -math.log(8) / 3])
+    assert reviews_bias == pytest.approx([math.log(10) / 2, 0, -math.log(10) / 2])
+    assert others == [[0.0] * 3] * 3
+    torch.testing.assert_close(sources.mean()[1], torch.tensor(math.log(8) / 3))
+
+
 def test_a_source_has_a_bias_for_its_labels_alone_and_the_mean_goes_into_the_head(
     model: Classifier, tokenizer: Tokenizer
 ) -> None:
-    choices = source_choices(
-        [
-            Dataset("news", "en", THREE_LABELS, "MIT"),
-            Dataset("reviews", "en", TWO_LABELS, "MIT"),
-            Dataset("posts", "zh", ("negative", "not_negative"), "none"),
-        ],
-        SENTIMENT,
-    )
-    assert choices.tolist() == [[True] * 3, [True, False, True], [True] * 3]
-    sources = SourceBias(choices)
+    choices = torch.tensor([[True] * 3, [True, False, True], [True] * 3])
+    sources = SourceBias(choices, torch.zeros(3, 3))
     sources.bias.data = torch.tensor([[3.0, 0.0, 0.0], [1.0, 9.0, 0.0], [0.0, 0.0, 0.0]])
     biases = sources(torch.tensor([0, 1, 2]))
     torch.testing.assert_close(biases, torch.tensor([[2.0, -1.0, -1.0], [0.5, 0.0, -0.5], [0.0, 0.0, 0.0]]))
@@ -95,7 +113,7 @@ def test_a_source_has_a_bias_for_its_labels_alone_and_the_mean_goes_into_the_hea
 
 
 def test_the_bias_of_a_source_takes_up_what_its_labels_prefer(model: Classifier, tokenizer: Tokenizer) -> None:
-    model.sources = SourceBias(torch.ones(2, 3, dtype=torch.bool))
+    model.sources = SourceBias(torch.ones(2, 3, dtype=torch.bool), torch.zeros(2, 3))
     loss = objective(model, tokenizer)([replace(row, source=1) for row in rows(tokenizer)])
     torch.autograd.backward(loss)
     gradient = model.sources.bias.grad
