@@ -31,8 +31,8 @@ TWO_NOISES = 0.3
 SENTENCE_JOINER = {"en": " ", "zh": ""}
 SENTENCE_END = {"en": ".", "zh": "。"}
 
-MAX_CHARACTERS = {"en": 1100, "zh": 360}
-"""The longest text that an opinion is hidden in, about 250 tokens."""
+MAX_CHARACTERS = {"en": 2000, "zh": 560}
+"""The longest text that an opinion is hidden in, about 400 tokens."""
 
 AnyRow = TypeVar("AnyRow")
 
