@@ -1,5 +1,7 @@
 """Middleware for every request: it sets an id, counts the request once, and answers every exception.
 
+It answers HEAD as GET without the body, and a path with a slash at its end as the path without it.
+
 It is pure ASGI, and outermost but for Starlette's last resort. It knows only the path of the matching route.
 """
 
@@ -32,6 +34,10 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if (path := scope["path"])[-1:] == "/" and len(path) > 1:
+            scope = {**scope, "path": path[:-1]}
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         state = _RequestState(scope, send, self._metrics)
         try:
             await self._app(scope, receive, state.send)
@@ -42,6 +48,17 @@ class RequestMiddleware:
             if state.status:
                 raise
             await renderer(scope)(from_unknown(error), state.request_id)(scope, receive, state.send)
+
+
+def _without_body(send: Send) -> Send:
+    """Return a way to send an answer without its body; the headers stay those of GET (RFC 9110)."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return send_head
 
 
 class _RequestState:

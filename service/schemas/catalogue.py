@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetPydanticSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from models.catalogue.items import MAX_EXACT_INTEGER, Item
 from service.schemas import examples
@@ -25,11 +32,26 @@ def _check_exact(value: str | bool | int | float | None) -> str | bool | int | f
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
 _Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+
+
+def _say_what_fits(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    """Return a union with one message for all its branches, which pydantic would name one by one."""
+    message = (
+        f"Input should be a string of at most {MAX_ATTRIBUTE_CHARS:,} characters, a finite number, a boolean or null"
+    )
+    union: Any = {"custom_error_type": "attribute_type", "custom_error_message": message}
+    schema: Any = handler(source)
+    return cast(CoreSchema, schema | union)
+
+
 _Value = Annotated[
-    Annotated[str, Field(max_length=MAX_ATTRIBUTE_CHARS)]
-    | bool
-    | int
-    | Annotated[float, Field(allow_inf_nan=False)]
+    Annotated[
+        Annotated[str, Field(max_length=MAX_ATTRIBUTE_CHARS)]
+        | bool
+        | int
+        | Annotated[float, Field(allow_inf_nan=False)],
+        GetPydanticSchema(_say_what_fits),
+    ]
     | None,
     AfterValidator(_check_exact),
 ]
@@ -88,9 +110,9 @@ class EditedItem(WireModel):
 
 
 class FailedEdit(WireModel):
-    """An item whose text the model cannot read; the catalogue keeps what it had under the id."""
+    """An item that does not fit, or whose text the model cannot read; the catalogue keeps what it had under the id."""
 
-    item_id: str
+    item_id: Annotated[str | None, Field(description="null without a valid id")]
     error: ItemError
 
 

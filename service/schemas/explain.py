@@ -19,7 +19,7 @@ from service.schemas.intent import (
     check_dialogue,
 )
 from service.schemas.sentiment import Label, SentimentInputs
-from service.schemas.wire import LIST, MAX_NAME_CHARS, TEXT, FailedItem, WireModel
+from service.schemas.wire import LIST, MAX_NAME_CHARS, TEXT, FailedItem, LanguageFields, WireModel
 
 MAX_EXPLAINED, MAX_MAPPED = 16, 4
 MAX_COMPARED = 64  # candidates without a target, which the model must all read to find the best
@@ -180,7 +180,7 @@ class AttentionMaps(WireModel):
     ]
 
 
-class ExplanationFields(WireModel):
+class ExplanationFields(LanguageFields):
     """A positive weight speaks for the target and a negative weight against it, if the method is `signed`."""
 
     method: str
