@@ -102,13 +102,16 @@ _BORROWED = _words(
 """Words with an accent that English has borrowed."""
 
 
+_SIGNS = _CLEAR | _COMMON | frozenset(word.capitalize() for word in _CLEAR)
+
+
 def is_foreign(text: str) -> bool:
     """Return True if a text is in neither English nor Chinese, as far as scripts and common words tell."""
     text = text[:_CHARACTERS]
     if not text.isascii() and _has_other_script(text):
         return True
     words = _WORD.findall(text)
-    if len(words) < _MIN_WORDS:
+    if len(words) < _MIN_WORDS or (text.isascii() and "'" not in text and _SIGNS.isdisjoint(words)):
         return False
     lower = {*words, words[0].lower()}  # a sentence begins with a capital, and so do names
     score = 2 * len(_CLEAR.intersection(lower))

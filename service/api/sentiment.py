@@ -55,11 +55,16 @@ def result_of(item: str | SentimentItem, outcome: Prediction | Problem) -> dict[
     if isinstance(outcome, Problem):
         return failed_item(outcome, item)
     is_named = not isinstance(outcome, UnnamedEntity)
-    result: dict[str, Any] = {"label": None, "scores": None, "polarity": None}
+    result: dict[str, Any]
     if is_named:
         assert isinstance(outcome, Classification)
         result = {"label": outcome.label, "scores": outcome.scores, "polarity": polarity(outcome.scores)}
+    else:
+        result = {"label": None, "scores": None, "polarity": None}
     if not isinstance(item, str) and item.entity is not None:
         result["found"] = is_named
-    result |= {"tokens": outcome.tokens, "truncated": outcome.truncated, **language_fields(outcome.language)}
-    return result | {"id": id_of(item)}
+    result["tokens"] = outcome.tokens
+    result["truncated"] = outcome.truncated
+    result |= language_fields(outcome.language)
+    result["id"] = id_of(item)
+    return result

@@ -1,4 +1,4 @@
-"""What the schema of a request allows: the fields at a place, the field that was meant, and the lengths of lists."""
+"""The bounds of a request by its schema: fields at a place, the nearest to a wrong one, and lengths of lists."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def unknown_field(model: type[BaseModel], path: Sequence[int | str]) -> str:
     known = known_fields(model, path[:-1])
     name = str(path[-1])[:100] if path else ""
     if close := get_close_matches(name.lower(), known, 1, _MIN_SIMILARITY):
-        return f"There is no such field; did you mean {close[0]}?"
+        return f"There is no such field; the nearest is {close[0]}."
     return f"There is no such field; there are: {', '.join(known)}."
 
 

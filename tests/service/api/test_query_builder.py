@@ -141,7 +141,7 @@ async def test_a_bad_event_has_a_pointer(shop: Shop, bad_event: Any, pointer: st
         ("u-17", "/inputs"),
         ([], "/inputs"),
         ([{"history": []}] * 65, "/inputs"),
-        ([{"history": []}, "u-17"], "/inputs/1"),
+        (["u-17", {}], "/inputs/0"),
     ],
 )
 async def test_bad_input_has_a_pointer(shop: Shop, user: Any, pointer: str) -> None:

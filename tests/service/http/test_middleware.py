@@ -4,6 +4,7 @@ import asyncio
 import re
 
 import pytest
+from starlette.types import Message
 
 from tests.service.telemetry.test_metrics import samples
 from tests.support.service_app import Service, assert_problem
@@ -78,6 +79,22 @@ async def test_head_answers_as_get_without_the_body(service: Service, path: str)
     assert (head.status_code, head.content) == (got.status_code, b"") == (200, b"")
     assert head.headers["content-type"] == got.headers["content-type"]
     assert path == "/metrics" or head.headers["content-length"] == str(len(got.content))
+
+
+async def test_head_sends_no_body_to_the_server(service: Service) -> None:
+    """Call the application itself, because clients drop the body of an answer to HEAD."""
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "HEAD", "path": "/healthz", "headers": [], "query_string": b""}
+    await service.app(scope, receive, send)
+    assert sent[0]["status"] == 200
+    assert b"".join(message.get("body", b"") for message in sent[1:]) == b""
 
 
 async def test_head_of_a_problem_has_its_status_and_no_body(service: Service) -> None:

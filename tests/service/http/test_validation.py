@@ -107,6 +107,7 @@ def test_the_envelope_and_a_list_without_a_valid_item_are_refused(document: Any,
 def test_an_item_with_thousands_of_faults_affects_no_other_and_they_are_counted() -> None:
     many = {"text": "a"} | {f"k{index}": 1 for index in range(3_000)}
     inputs = parse(SentimentRequest, encoded({"inputs": ["a", many, None]})).inputs
+    assert isinstance(inputs, list)
     assert inputs[0] == "a"
     assert isinstance(inputs[1], InvalidItem)
     assert inputs[1].problem.detail == "3000 values are wrong or unknown."
@@ -142,7 +143,7 @@ def test_a_pointer_has_no_names_of_branches_and_checks(attributes: Any, pointer:
     ],
 )
 def test_an_unknown_field_names_the_nearest(model: type[BaseModel], document: Any, meant: str) -> None:
-    assert refusal(model, document).detail == f"There is no such field; did you mean {meant}?"
+    assert refusal(model, document).detail == f"There is no such field; the nearest is {meant}."
 
 
 def test_a_field_unlike_all_others_names_those_there_are() -> None:
