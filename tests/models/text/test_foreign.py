@@ -68,7 +68,7 @@ Crédit Agricole S.A. | Le Monde reports | Der Spiegel | El Niño | Las Vegas Sa
 Müller | Nestlé | L'Oréal | Moët & Chandon | de Beers | Van Gogh | Volkswagen und BMW | café latte | déjà vu
 naïve résumé | ok lol ಠ_ಠ | ¯\\_(ツ)_/¯ | (´･ω･`) | Alpha and β | Δ hedging | coup de grâce | laissez faire | per se
 Guillermo del Toro | La La Land | Les Misérables | Amélie was lovely | Das Boot is a great film | Deutsche Bank AG
-Jeanne d'Arc | Vincent van der Bijl | Charles de Gaulle airport closed | Maria de los Angeles del Monte
+Jeanne d'Arc | Vincent van der Bijl | Charles de Gaulle airport closed | José María de los Ángeles del Río
 c'mon man | d'you know | o'clock | a la carte menu | soup du jour | San Juan de los Lagos | Smith et al. (2020)
 bon voyage | bon appétit | mi casa su casa | la la la | James von Klemperer is an architect
 """.strip().replace("\n", "|")
