@@ -61,7 +61,7 @@ class CatalogueLimits:
     bytes: int
 
     def check(self, name: str, before: tuple[int, int], after: tuple[int, int]) -> None:
-        """Raise CatalogueFullError if items or bytes have grown beyond a limit. To shrink is always allowed."""
+        """Raise CatalogueFullError if items or bytes have grown beyond a limit."""
         for limit, old, new, allowed in zip(("items", "bytes"), before, after, (self.items, self.bytes), strict=True):
             if new > max(old, allowed):
                 raise CatalogueFullError(name, limit, new, allowed)

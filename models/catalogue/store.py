@@ -157,7 +157,7 @@ class Catalogue:
                 live = state.live + len(new.keys() - old.keys()) - len(gone)
                 state = replace(state, version=version, rows=state.rows + len(new_texts), live=live)
                 save_state(self._writer, state)
-                if self._limits is not None:
+                if self._limits is not None and changed:  # to remove items is always possible
                     self._limits.check(self.path.name, size, self._size(state))
         outcomes: list[Outcome] = [edit_outcome(old.get(item_id), new[item_id]) for item_id in new]
         outcomes += ["removed" if item_id in old else "unchanged" for item_id in removed]
