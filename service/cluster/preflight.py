@@ -41,7 +41,7 @@ def check_data_dir(folder: Path, *subfolders: str) -> None:
 def _folder_fault(folder: Path) -> str:
     """Return why files cannot be kept in the folder, which need not exist yet, or an empty string."""
     try:
-        existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        existing = next(path for path in (folder, *folder.parents) if _is_there(path))
         if not existing.exists():
             return f"{existing} links to nothing"
         if not existing.is_dir():
@@ -54,6 +54,15 @@ def _folder_fault(folder: Path) -> str:
         return f"the folder is not writable by this user ({folder})"
     except OSError as error:
         return f"the folder is not writable ({folder}: {error.strerror or error})"
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether the path exists, be it as a link to nothing. Raises OSError for an impossible path."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def check_open_files(connections: int) -> None:

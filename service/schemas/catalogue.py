@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from models.catalogue.items import MAX_NUMBER, Item
@@ -17,13 +17,21 @@ MAX_ATTRIBUTE_CHARS = 1_000
 MAX_REMOVED = 1_000
 
 
+def _check_exact(value: str | bool | int | float | None) -> str | bool | int | float | None:
+    """Refuse a large whole number here, because with a range of its own it would be rounded to a float in range."""
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise ValueError("the number is too large")
+    return value
+
+
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
 _Value = Annotated[
     Annotated[str, Field(max_length=MAX_ATTRIBUTE_CHARS)]
     | bool
-    | Annotated[int, Field(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+    | Annotated[int, WithJsonSchema({"type": "integer", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER})]
     | Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
     | None,
+    AfterValidator(_check_exact),
     with_message(
         f"Input should be a string of at most {MAX_ATTRIBUTE_CHARS} characters, true, false, null, or a number from "
         "-2**53 to 2**53; send a larger number as a string"
