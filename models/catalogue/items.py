@@ -55,7 +55,7 @@ def is_popularity(value: object) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CatalogueLimits:
-    """How large edits may make a catalogue: its items, and the bytes of their texts, attributes and vectors."""
+    """The items that edits may give a catalogue, and the bytes of their texts, attributes and vectors."""
 
     items: int
     bytes: int
