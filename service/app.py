@@ -23,6 +23,7 @@ from ray.serve.schema import LoggingConfig
 
 from models import bundle as bundles
 from models.bundle import Bundle
+from models.catalogue.items import CatalogueLimits
 from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
@@ -93,7 +94,9 @@ class GatewayDeployment:
             if task == "recommend":
                 recommender = load_recommender(bundle)
                 engine = RankingEngine(recommender, metrics.task(TASK))
-                rankings = Rankings(engine, CatalogueRegistry(bundle, recommender, settings.data_dir))
+                limits = CatalogueLimits(settings.max_catalogue_items, settings.max_catalogue_bytes)
+                catalogues = CatalogueRegistry(bundle, recommender, settings.data_dir, limits=limits)
+                rankings = Rankings(engine, catalogues)
         ranking_engine = rankings.engine if rankings else None
         self._health_checked: list[Predictor | RankingEngine] = [
             *self._predictors,

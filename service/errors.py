@@ -74,6 +74,10 @@ class BodyTooLarge(Problem):
     status, code, title = 413, "body_too_large", "Body too large"
 
 
+class CatalogueFull(Problem):
+    status, code, title = 413, "catalogue_full", "Catalogue full"
+
+
 class ExplanationTooLarge(Problem):
     status, code, title = 413, "explanation_too_large", "Explanation too large"
 

@@ -44,6 +44,7 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: CatalogueRegi
         name = request.path_params["name"]
         snapshot = await catalogues.snapshot(name)
         new_items = [item for item in body.items if not snapshot.has(item.item_id, item.text)]
+        catalogues.check_room(snapshot, [item.item_id for item in new_items], body.remove)
         for _ in range(_ATTEMPTS):
             embedded = await _embed(new_items, predictor, deadline_s)
             usable = [item for item in body.items if item.item_id not in embedded.problems]

@@ -53,13 +53,15 @@ def add(
 
     Run the same command again to continue after an interruption. Faulty lines are named and skipped.
     """
-    from models.catalogue.errors import CatalogueError
+    from models.catalogue.errors import CatalogueError, CatalogueFullError
     from models.catalogue.folder import is_valid_name
+    from models.catalogue.items import CatalogueLimits
     from models.catalogue.store import Catalogue
 
     if not is_valid_name(name):
         fail(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
-    folder = _find_folder(data_dir)
+    folder, configured = _find_folder(data_dir), settings.load_settings()
+    limits = CatalogueLimits(configured.max_catalogue_items, configured.max_catalogue_bytes)
     items, faults = read_items(file)
     for fault in faults[:_MAX_SHOWN_FAULTS]:
         print(f"heed: {file.name}, {fault}", file=sys.stderr)
@@ -71,11 +73,14 @@ def add(
     try:
         embedder = CatalogueEmbedder(name, loaded)
         embedder.prepare(folder / name)
-        with closing(Catalogue(folder / name)) as opened, progress_bar() as progress:
+        with closing(Catalogue(folder / name, limits)) as opened, progress_bar() as progress:
             for edited in put_items(opened, items, embedder, progress):
                 outcomes.update(edited)
             opened.compact()
             count = _index(opened, embedder)
+    except CatalogueFullError as error:
+        setting = f"HEED_MAX_CATALOGUE_{error.limit.upper()}"
+        fail(f"{error}: remove items, or raise {setting}; {_summarize(outcomes)} before that")
     except CatalogueError as error:
         fail(f"{error}; {_summarize(outcomes)} before that")
     except KeyboardInterrupt:

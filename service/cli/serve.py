@@ -10,7 +10,8 @@ import typer
 
 from models.tasks import TASKS
 from service.cli.command import fail, log, stop_on_signals
-from service.cluster.local import Cluster, ClusterError, check_data_dir, check_port_is_free
+from service.cluster.local import Cluster, max_connections
+from service.cluster.preflight import ClusterError, check_data_dir, check_open_files, check_port_is_free
 from service.settings import Settings, SettingsError
 
 _OPTIONS = {"host": "--host", "port": "--port", "sentiment_bundle": "--bundle", "replicas": "--replicas"}
@@ -34,6 +35,7 @@ def serve(
     from models.runtime.auto import require_runtime
     from service import settings
     from service.cluster import haproxy
+    from service.registry.catalogues import FOLDER as CATALOGUES
 
     options = {"host": host, "port": port, "sentiment_bundle": bundle and bundle.resolve(), "replicas": replicas}
     try:
@@ -43,9 +45,10 @@ def serve(
     try:
         require_runtime(chosen.device)
         if chosen.data_dir is not None and {"intent", "recommend"} & chosen.bundles.keys():
-            check_data_dir(chosen.data_dir)
+            check_data_dir(chosen.data_dir, *([CATALOGUES] if "recommend" in chosen.bundles else []))
         names = _verify(chosen)
         check_port_is_free(chosen.host, chosen.port)
+        check_open_files(max_connections())
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
         fail(error)
     if haproxy.find_haproxy() is None:

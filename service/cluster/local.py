@@ -7,7 +7,6 @@ child, which runs `app.run_local`, imports Ray.
 
 from __future__ import annotations
 
-import errno
 import http.client
 import math
 import os
@@ -25,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from service.cluster import haproxy
+from service.cluster.preflight import ClusterError
 from service.cluster.process_tree import adopt_orphans, die_with_parent, end_descendants
 from service.settings import Settings
 
@@ -40,9 +40,12 @@ _POLL_S = 0.1
 _ADMIN_SOCKET = "admin.sock"  # Ray puts it into a folder named after the node
 _MAX_TEMP_CHARS = 12  # the paths of Ray's and HAProxy's sockets below it must fit into 107 bytes
 
+_CONNECTIONS = "RAY_SERVE_HAPROXY_MAXCONN"
+
 # Variables of Ray and Serve 2.60.0. Few of them are documented. Tests look for each of them in Ray.
 _TUNING = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    _CONNECTIONS: "4096",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # costs a datagram and a parse per request, and our metrics say more
     # Includes requests that died with their replica. Repeating one is safe, because a prediction changes nothing.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -83,41 +86,6 @@ _PATHS = {
 _PORTS = ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")
 _NOT_INHERITED = {"RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"}  # they belong to another cluster
 _SERVER_TIMEOUT_MARGIN_S = 20  # after a request should have been answered 504, HAProxy gives up on it
-
-
-class ClusterError(Exception):
-    """The service cannot start, or ended unexpectedly. The message is one line."""
-
-
-def check_port_is_free(host: str, port: int) -> None:
-    """Raise ClusterError if the port cannot be used, before a start that would fail much later and far from here."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            advice = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
-            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}{advice}") from None
-
-
-def check_data_dir(folder: Path) -> None:
-    """Raise ClusterError if heads, reply sets and catalogues could not be stored in the folder."""
-    fault = _folder_fault(folder)
-    if fault:
-        raise ClusterError(f"HEED_DATA_DIR={folder}: {fault}; choose another folder, or none to serve without one")
-
-
-def _folder_fault(folder: Path) -> str:
-    """Return why files cannot be written to the folder, which need not exist yet, or an empty string."""
-    try:
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        if not existing.is_dir():
-            return f"{existing} is not a folder"
-        with tempfile.TemporaryFile(dir=existing):
-            return ""
-    except OSError as error:
-        return f"the folder is not writable ({error.strerror or error})"
 
 
 class Cluster:
@@ -182,6 +150,12 @@ class Cluster:
         refusal = self._folder / REFUSED
         reason = f": {refusal.read_text(encoding='utf-8')}" if refusal.exists() else ""
         return ClusterError(f"{event}{reason}; see its log in {self.log}")
+
+
+def max_connections(inherited: Mapping[str, str] = os.environ) -> int:
+    """Return the connections of clients that HAProxy holds at once."""
+    value = inherited.get(_CONNECTIONS, "")
+    return int(value if value.isdecimal() else _TUNING[_CONNECTIONS])
 
 
 def build_environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:

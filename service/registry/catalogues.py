@@ -22,6 +22,7 @@ from models.bundle import Bundle
 from models.catalogue.errors import (
     BusyError,
     CatalogueError,
+    CatalogueFullError,
     CatalogueRemovedError,
     DiskFullError,
     EditError,
@@ -29,8 +30,8 @@ from models.catalogue.errors import (
     VectorsMissingError,
     check_digest,
 )
-from models.catalogue.folder import create_catalogue, is_valid_name, list_names
-from models.catalogue.items import EditResult, Item, Vector
+from models.catalogue.folder import create_catalogue, is_valid_name, list_names, list_strays
+from models.catalogue.items import CatalogueLimits, EditResult, Item, Vector
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import DATABASE, Catalogue
 from models.catalogue.vector_index import MIN_INDEX_ROWS
@@ -38,6 +39,7 @@ from models.ranking.bundle_files import load_own_catalogue
 from models.ranking.recommender import Recommender
 from service.errors import (
     CatalogueBusy,
+    CatalogueFull,
     CatalogueOutdated,
     CatalogueReadOnly,
     CatalogueUnusable,
@@ -63,16 +65,21 @@ class CatalogueRegistry:
     """The catalogues of a data directory, opened when they are first requested.
 
     Without a folder, the model's own catalogue is served from a temporary folder and cannot be edited. A catalogue of
-    more than `max_unindexed` rows gets an index.
+    more than `max_unindexed` rows gets an index. Edits keep the `limits`, if there are any.
     """
 
     def __init__(
-        self, bundle: Bundle, recommender: Recommender, folder: Path | None, max_unindexed: int = MIN_INDEX_ROWS
+        self,
+        bundle: Bundle,
+        recommender: Recommender,
+        folder: Path | None,
+        max_unindexed: int = MIN_INDEX_ROWS,
+        limits: CatalogueLimits | None = None,
     ) -> None:
         self.default_name = recommender.catalogue_name
         self._bundle = bundle
         self._recommender = recommender
-        self._max_unindexed = max_unindexed
+        self._max_unindexed, self._limits = max_unindexed, limits
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="heed-catalogues-")
@@ -84,11 +91,14 @@ class CatalogueRegistry:
 
     async def start(self) -> None:
         await asyncio.to_thread(self._copy_own_catalogue)
+        for name in await asyncio.to_thread(list_strays, self._folder):
+            _log.error("this is no catalogue and is left out", catalogue=name)
         for name in await asyncio.to_thread(list_names, self._folder):
             try:
                 await self.snapshot(name)
             except (CatalogueOutdated, CatalogueUnusable, CatalogueBusy, NotFound) as problem:
-                _log.error("catalogue cannot be used", catalogue=name, reason=problem.detail)
+                if name not in self._unusable:  # else it was told when it was opened
+                    _log.error("catalogue cannot be used", catalogue=name, reason=problem.detail)
 
     async def stop(self) -> None:
         opened, self._opened = list(self._opened.values()), {}
@@ -147,6 +157,14 @@ class CatalogueRegistry:
         finally:
             opened.write_lock.release()
 
+    def check_room(self, snapshot: Snapshot, added: Sequence[str], removed: Sequence[str]) -> None:
+        """Raise CatalogueFull before any text is embedded, if no item can be added in any case."""
+        if self._limits is None or removed or snapshot.count < self._limits.items:
+            return
+        if new := sum(item_id not in snapshot.row_by_id for item_id in added):
+            with _as_problems():
+                self._limits.check(snapshot.name, (snapshot.count, 0), (snapshot.count + new, 0))
+
     def item_vectors(self, name: str, ids: Sequence[str], raw: Sequence[Vector]) -> dict[str, Vector]:
         """Return item vectors by id, from the encoder's vectors of the texts."""
         return item_vectors(self._recommender, name, ids, np.stack(raw)) if ids else {}
@@ -175,7 +193,7 @@ class CatalogueRegistry:
         try:
             if stamp is None:
                 raise CatalogueRemovedError(name)
-            return await asyncio.to_thread(Catalogue, path)
+            return await asyncio.to_thread(Catalogue, path, self._limits)
         except CatalogueRemovedError:
             known = await self.names()
             listed = ", ".join(known[:_MAX_NAMES]) + (", ..." if len(known) > _MAX_NAMES else "")
@@ -264,6 +282,11 @@ def _as_problems() -> Iterator[None]:
         raise DiskFull(f"The {error}; nothing was changed.") from error
     except BusyError as error:
         raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
+    except CatalogueFullError as error:
+        setting = f"HEED_MAX_CATALOGUE_{error.limit.upper()}"
+        raise CatalogueFull(
+            f"The {error}; nothing was changed. Remove items, or raise {setting}.", pointer="/items"
+        ) from error
     except EditError as error:
         raise InvalidRequest(f"Nothing was changed: {error}.", pointer="/items") from error
     except CatalogueRemovedError as error:

@@ -33,7 +33,13 @@ GROUPS = {
         "model_gpus",
         "model_resource",
     ),
-    "Limits": ("max_body_bytes", "request_timeout_s", "queue_tokens"),
+    "Limits": (
+        "max_body_bytes",
+        "request_timeout_s",
+        "queue_tokens",
+        "max_catalogue_items",
+        "max_catalogue_bytes",
+    ),
     "Batches and cache": ("batch_tokens", "batch_items", "cache_entries"),
     "Operation": ("metrics_dir", "dashboard", "log_level"),
 }
