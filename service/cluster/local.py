@@ -82,6 +82,8 @@ _PATHS = {
 # Fixed by default, so a second service on this machine would find the ports in use.
 _PORTS = ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", "DASHBOARD_METRIC_PORT", "AUTOSCALER_METRIC_PORT")
 _NOT_INHERITED = {"RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"}  # they belong to another cluster
+_OTHER_PORT = "choose another port with --port or HEED_PORT"
+_OTHER_HOST = "choose an address of this machine with --host or HEED_HOST"
 _SERVER_TIMEOUT_MARGIN_S = 20  # after a request should have been answered 504, HAProxy gives up on it
 
 
@@ -96,9 +98,11 @@ def check_port_is_free(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except TypeError:  # Python cannot encode it
+            raise ClusterError(f"cannot listen on {host!r}: this is no name of a machine; {_OTHER_HOST}") from None
         except OSError as error:
-            advice = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
-            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}{advice}") from None
+            advice = _OTHER_PORT if error.errno in (errno.EADDRINUSE, errno.EACCES) else _OTHER_HOST
+            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}; {advice}") from None
 
 
 def check_data_dir(folder: Path) -> None:
