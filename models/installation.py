@@ -1,4 +1,4 @@
-"""What Heed needs installed, and the command that installs what is missing. Imports none of it.
+"""The packages that Heed needs, and the command that installs the missing ones. Imports none of them.
 
 The requirements come from the metadata of the installed package, so `pyproject.toml` is their only home. Commands name
 them exactly, because Heed is in no package index and `pip install heed` would find another project.

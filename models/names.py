@@ -15,13 +15,18 @@ def list_nearest(names: Iterable[str], wanted: str) -> str:
     Equally near names are in alphabetical order. Of very many names only those that sort next to the wanted one are
     compared. The result is empty without names.
     """
-    known = sorted(names)
-    start = max(0, bisect_left(known, wanted) - _MAX_COMPARED_NAMES // 2)
+    known = sorted(names, key=_sort_key)
+    start = bisect_left(known, _sort_key(wanted), key=_sort_key) - _MAX_COMPARED_NAMES // 2
     start = max(0, min(start, len(known) - _MAX_COMPARED_NAMES))
     pairs = _pairs(wanted)
     compared = sorted(known[start : start + _MAX_COMPARED_NAMES], key=lambda name: -_similarity(_pairs(name), pairs))
     more = len(known) - MAX_LISTED_NAMES
     return ", ".join(compared[:MAX_LISTED_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def _sort_key(name: str) -> tuple[str, str]:
+    """Return the letters and digits in lower case, so that `Team 7` sorts next to `team-7`."""
+    return "".join(filter(str.isalnum, name.casefold())), name
 
 
 def _pairs(name: str) -> set[str]:

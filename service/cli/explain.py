@@ -43,6 +43,7 @@ def explain_intent(
     png: Annotated[Path | None, typer.Option(help="Also write a picture of the weights to this PNG file.")] = None,
 ) -> None:
     """Show which words of a text speak for an intent. Green words speak for it, red ones against it."""
+    require_drawing(png)
     from models.bundle import SHIPPED_INTENT, BundleError, load_bundle
     from models.explain.explainer import open_explainer
     from models.prediction.tensor_file import ArtifactError
@@ -50,7 +51,6 @@ def explain_intent(
     from service.registry.heads import HeadRegistry
 
     require_utf_8(text)
-    require_drawing(png)
     chosen = read_settings(
         label_set=label_set, intent_bundle=bundle and bundle.resolve(), data_dir=data_dir and data_dir.resolve()
     )
@@ -108,11 +108,11 @@ def explain_text(
     png: Annotated[Path | None, typer.Option(help="Also write a picture of the weights to this PNG file.")] = None,
 ) -> None:
     """Show which words of a text its sentiment rests on. Green words speak for it, red ones against it."""
+    require_drawing(png)
     from models.bundle import SHIPPED, BundleError, load_bundle
     from models.explain.explainer import open_explainer
 
     require_utf_8(f"{text}{entity or ''}")
-    require_drawing(png)
     try:
         loaded = load_bundle(bundle or SHIPPED)
         if not loaded.task.labels:
@@ -177,12 +177,12 @@ def explain_report(
     rows: Annotated[int, typer.Option(help="Number of texts to explain, drawn at random.", min=1)] = 2000,
 ) -> None:
     """Write a page on many texts: the most influential words, what attention heads do, and where mistakes come from."""
+    require_runtime()
     from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load_bundle
     from models.evaluation.attention_analysis import analyze
     from models.explain.explainer import open_explainer
     from service.cli.rendering import report
 
-    require_runtime()
     try:
         loaded = load_bundle(bundle or (SHIPPED_INTENT if label_set else SHIPPED))
         explainer = open_explainer(loaded)

@@ -24,6 +24,6 @@ def test_among_very_many_names_those_next_to_the_wanted_one_are_compared() -> No
     names = [f"shop-{number:05}" for number in range(20_000)]
     random.Random(0).shuffle(names)
     for number in (0, 9_999, 19_999):
-        listed = list_nearest(names, f"shop-{number:05}x")
+        listed = list_nearest(names, f"Shop {number:05}x")
         assert listed.startswith(f"shop-{number:05}, ")
         assert listed.endswith(f" and {20_000 - MAX_LISTED_NAMES} more")

@@ -12,7 +12,6 @@ from typer.testing import CliRunner
 
 from service.cli import serve as serve_module
 from service.cli.main import app
-from service.cluster.local import Cluster
 from tests.support.local_service import free_port
 from tests.support.tiny_bundle import tiny_bundle, tiny_intent_bundle
 
@@ -39,10 +38,11 @@ def environment(sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     }
     for name, value in variables.items():
         monkeypatch.setenv(f"HEED_{name}", str(value))
+    monkeypatch.setattr(serve_module, "Cluster", lambda settings: settings)
     monkeypatch.setattr(serve_module, "_run", _print_start)
 
 
-def _print_start(_: Cluster, models: str, address: str, tasks: list[str]) -> None:
+def _print_start(_: object, models: str, address: str, tasks: list[str]) -> None:
     print(f"{models} on {address}: {', '.join(tasks)}")
 
 
