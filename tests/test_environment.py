@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import distributions
 from pathlib import Path
@@ -64,22 +65,31 @@ def test_the_supported_python_is_the_same_everywhere(page: str, statement: str) 
     assert statement in (ROOT / page).read_text(encoding="utf-8")
 
 
+OTHER_PYTHON = f"""#!/bin/sh
+[ $1 = --version ] && exec echo Python {{version}}
+[ $1 = -c ] && exec {sys.executable} -c "import sys; sys.version_info = ({{tuple}}); exec(sys.argv[1])" "$2"
+"""
+"""This Python, which claims to be of another version, as a script."""
+
+
 @pytest.mark.parametrize(
-    ("script", "named"),
+    ("version", "named"),
     [
-        ("[ $1 = --version ] && echo Python 3.10.12", "is Python 3.10.12. "),
-        ("[ $1 = --version ] && echo Python 3.13.1", "is Python 3.13.1. "),
+        ("3.10.12", "is Python 3.10.12. "),
+        ("3.13.1", "is Python 3.13.1. "),
         (None, "is missing. "),
     ],
 )
 @pytest.mark.parametrize("target", ["serve", "test"])
-def test_make_refuses_another_python_with_one_line(target: str, script: str | None, named: str, tmp_path: Path) -> None:
+def test_make_refuses_another_python_with_one_line(
+    target: str, version: str | None, named: str, tmp_path: Path
+) -> None:
     """In a fresh clone, where no environment exists. The line names the version and what to run."""
     for name in ("Makefile", "pyproject.toml", "requirements", "tests"):
         (tmp_path / name).symlink_to(ROOT / name)
     python = tmp_path / "python"
-    if script is not None:
-        python.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    if version is not None:
+        python.write_text(OTHER_PYTHON.format(version=version, tuple=version.replace(".", ",")), encoding="utf-8")
         python.chmod(0o755)
     done = subprocess.run(
         ["make", target],
