@@ -133,7 +133,7 @@ def load_unverified(path: Path) -> Bundle:
 def _read_unverified(path: Path) -> tuple[Bundle, dict[str, str]]:
     """Return the bundle, unverified, and the digests of its files by name."""
     if not (path / MANIFEST).is_file():
-        raise BundleError(f"no bundle at {path}: it has no {MANIFEST}; pass the folder of a bundle with --bundle")
+        raise BundleError(f"no bundle at {path}: it has no {MANIFEST}")
     content = (path / MANIFEST).read_bytes()
     try:
         manifest = json.loads(content)

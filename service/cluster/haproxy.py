@@ -22,8 +22,6 @@ from service.cluster.ray_workarounds import REPLICA_SERVER, RayChangedError, rew
 BINARY_VARIABLE = "HEED_HAPROXY_BINARY"
 HOST_VARIABLE = "HEED_HOST"  # Settings.host, read here because pydantic would add a third of a second to each reload
 
-MISSING = f"HAProxy is missing: install ray[serve] on Linux, or set {BINARY_VARIABLE} to the program"
-
 REQUEST_TIMEOUT_S = 10
 """Time limit for headers, and for bodies that fit into a buffer."""
 
@@ -52,6 +50,17 @@ def find_haproxy() -> Path | None:
             return bundled
     installed = shutil.which("haproxy")
     return Path(installed) if installed else None
+
+
+def describe_missing() -> str:
+    """Return why there is no HAProxy to run, and what mends it."""
+    if named := os.environ.get(BINARY_VARIABLE):
+        return f"{BINARY_VARIABLE}={named}: no program is there; unset it to run the HAProxy of ray[serve]"
+    # Imported here, because the launcher must start fast.
+    from models.installation import install_command, requirements_of
+
+    command = install_command([requirements_of().get("ray", "ray[serve]")])
+    return f"HAProxy is missing; set {BINARY_VARIABLE} to the program, or run: {command}"
 
 
 def count_live_servers(admin_socket: Path) -> int:
@@ -96,7 +105,7 @@ def main() -> None:
     """Run `heed-haproxy`, which takes the arguments of HAProxy."""
     binary = find_haproxy()
     if binary is None:
-        sys.exit(f"heed-haproxy: {MISSING}")
+        sys.exit(f"heed-haproxy: {describe_missing()}")
     arguments = sys.argv[1:]
     if "-f" in arguments:
         path = Path(arguments[arguments.index("-f") + 1])

@@ -14,6 +14,9 @@ from pathlib import Path
 
 _OTHER_FILES = 64  # HAProxy's listeners, checks and logs; 25 were counted
 
+_OTHER_PORT = "choose another port with --port or HEED_PORT"
+_OTHER_HOST = "choose an address of this machine with --host or HEED_HOST"
+
 
 class ClusterError(Exception):
     """The service cannot start, or ended unexpectedly. The message is one line."""
@@ -26,9 +29,11 @@ def check_port_is_free(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except TypeError:  # Python cannot encode it
+            raise ClusterError(f"cannot listen on {host!r}: this is no name of a machine; {_OTHER_HOST}") from None
         except OSError as error:
-            advice = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
-            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}{advice}") from None
+            advice = _OTHER_PORT if error.errno in (errno.EADDRINUSE, errno.EACCES) else _OTHER_HOST
+            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}; {advice}") from None
 
 
 def check_data_dir(folder: Path, *subfolders: str) -> None:

@@ -35,6 +35,7 @@ from models.catalogue.items import CatalogueLimits, EditResult, Item, Vector
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import DATABASE, Catalogue
 from models.catalogue.vector_index import MIN_INDEX_ROWS
+from models.names import list_nearest
 from models.ranking.bundle_files import load_own_catalogue
 from models.ranking.recommender import Recommender
 from service.errors import (
@@ -57,7 +58,6 @@ FOLDER = "catalogues"
 
 _BUSY_RETRY_S, _BROKEN_RETRY_S = 1.0, 30.0
 _MAX_TRIES = 3
-_MAX_NAMES = 20  # in an error message
 _log = structlog.get_logger(__name__)
 
 
@@ -195,11 +195,8 @@ class CatalogueRegistry:
                 raise CatalogueRemovedError(name)
             return await asyncio.to_thread(Catalogue, path, self._limits)
         except CatalogueRemovedError:
-            known = await self.names()
-            listed = ", ".join(known[:_MAX_NAMES]) + (", ..." if len(known) > _MAX_NAMES else "")
-            raise NotFound(
-                f"There is no catalogue of this name. Available: {listed or 'none'}.", pointer=pointer
-            ) from None
+            listed = list_nearest(await self.names(), name) or "none"
+            raise NotFound(f"There is no catalogue of this name; there are: {listed}.", pointer=pointer) from None
         except BusyError as error:
             raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
         except CatalogueError as error:

@@ -52,7 +52,7 @@ async def test_an_attribute_outside_its_range_is_refused_with_one_pointer(shop: 
 
 
 async def test_the_most_popular_items_still_have_scores(shop: Shop) -> None:
-    extremes = [ITEM | {"item_id": name, "popularity": 2**53} for name in ("1", "2")]
+    extremes: list[dict[str, object]] = [ITEM | {"item_id": name, "popularity": 2**53} for name in ("1", "2")]
     assert await shop.outcomes("books", extremes) == ["added", "added"]
     answer = await shop.client.post("/v1/recommend", json={"inputs": {"history": [], "catalogue": "books"}})
     assert [item["score"] for item in answer.json()["results"][0]["items"]] == [0.5, 0.5]

@@ -12,7 +12,7 @@ import pytest
 from models.bundle import Bundle
 from models.catalogue.folder import create_catalogue, remove_catalogue
 from models.catalogue.items import Item
-from models.catalogue.store import Catalogue
+from models.catalogue.store import DATABASE, Catalogue
 from service.schemas.catalogue import CatalogueInfo, CatalogueList
 from tests.support.catalogue_app import ITEM, Shop
 from tests.support.service_app import assert_problem
@@ -75,6 +75,18 @@ async def test_the_next_request_sees_edits_of_other_processes(shop: Shop, bundle
     assert_problem(await shop.client.get("/v1/catalogues/later"), 404, "not_found")
     create_catalogue(shop.folder / "later", bundle.model_digest, WIDTH, [Item("1", "again")], vectors)
     assert await shop.texts("later") == {"1": "again"}
+
+
+async def test_an_unknown_catalogue_lists_few_names_and_the_nearest_first(shop: Shop) -> None:
+    for number in range(100):
+        (shop.folder / f"team-{number}").mkdir()
+        (shop.folder / f"team-{number}" / DATABASE).touch()
+    answer = await shop.client.get("/v1/catalogues/team-77-books")
+    assert_problem(answer, 404, "not_found")
+    detail = answer.json()["detail"]
+    assert detail.startswith("There is no catalogue of this name; there are: team-77, ")
+    assert detail.endswith(" more.")
+    assert len(detail) < 200
 
 
 async def test_a_cancelled_request_leaves_no_stale_snapshot(shop: Shop, bundle: Bundle) -> None:
