@@ -80,6 +80,7 @@ class CatalogueRegistry:
         self._folder = folder / FOLDER
         self._opened: dict[str, _OpenCatalogue] = {}
         self._unusable: dict[str, tuple[Stamp | None, str]] = {}
+        self._reported: dict[str, tuple[Stamp | None, str]] = {}
         self._opening = asyncio.Lock()
 
     async def start(self) -> None:
@@ -88,7 +89,7 @@ class CatalogueRegistry:
             try:
                 await self.snapshot(name)
             except (CatalogueOutdated, CatalogueUnusable, CatalogueBusy, NotFound) as problem:
-                _log.error("catalogue cannot be used", catalogue=name, reason=problem.detail)
+                self._report(name, problem)
 
     async def stop(self) -> None:
         opened, self._opened = list(self._opened.values()), {}
@@ -117,8 +118,10 @@ class CatalogueRegistry:
                     snapshot = await opened.newest()
                     check_digest(name, snapshot.digest, self._bundle.model_digest)
                     return snapshot
-                except CatalogueError:
+                except CatalogueError as error:
                     if not opened.catalogue.was_replaced:
+                        if not isinstance(error, BusyError | CatalogueRemovedError):
+                            self._report(name, error)
                         raise
         raise CatalogueBusy("The catalogue is being replaced.", retry_after_s=_BUSY_RETRY_S)
 
@@ -185,9 +188,17 @@ class CatalogueRegistry:
         except BusyError as error:
             raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
         except CatalogueError as error:
-            _log.error("catalogue cannot be used", catalogue=name, reason=str(error))
+            self._report(name, error)
             self._unusable[name] = (stamp, f"The {error}.")
             raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_RETRY_S) from error
+
+    def _report(self, name: str, fault: Exception) -> None:
+        """Log why a catalogue cannot be used, once for each state of its file."""
+        reason = f"{fault}".removeprefix("The ").removesuffix(".")
+        state = (stamp_of(self._folder / name / DATABASE), reason)
+        if self._reported.get(name) != state:
+            self._reported[name] = state
+            _log.error("catalogue cannot be used", catalogue=name, reason=reason, once=(str(self._folder), name, state))
 
     def _copy_own_catalogue(self) -> None:
         path = self._folder / self.default_name
@@ -196,7 +207,7 @@ class CatalogueRegistry:
         except CatalogueRemovedError:  # another replica is replacing it
             return
         except CatalogueError as error:
-            _log.error("the model's own catalogue cannot be copied", reason=str(error))
+            self._report(self.default_name, error)
             self._unusable[self.default_name] = (stamp_of(path / DATABASE), f"The {error}.")
 
 

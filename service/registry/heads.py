@@ -50,12 +50,20 @@ class HeadRegistry:
             self._scanning.cancel()
 
     async def _keep_scanning(self, folder: Path) -> None:
+        fault = ""
         while True:
             await asyncio.sleep(_SCAN_INTERVAL_S)
             try:
                 await asyncio.to_thread(self._scan, folder)
             except OSError as error:
-                _log.error("folder cannot be read", folder=str(folder), error=type(error).__name__)
+                reason = error.strerror or type(error).__name__
+                if reason != fault:  # once, and not at each scan
+                    _log.error("folder cannot be read", folder=str(folder), reason=reason)
+                fault = reason
+            else:
+                if fault:
+                    _log.info("folder can be read again", folder=str(folder))
+                fault = ""
 
     def _scan(self, folder: Path) -> None:
         files = sorted(folder.iterdir()) if folder.is_dir() else []
