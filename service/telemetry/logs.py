@@ -123,7 +123,16 @@ def log_failed_start(process: str) -> Iterator[None]:
 
 def log_loop_faults() -> None:
     """Log the faults of tasks that nobody awaits in the running event loop, without the texts they may quote."""
-    asyncio.get_running_loop().set_exception_handler(_log_loop_fault)
+    loop = asyncio.get_running_loop()
+    previous = loop.get_exception_handler()
+
+    def log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        _log.error("background task failed", **({} if error is None else describe_fault(error)))
+        if previous is not None:
+            previous(loop, context)
+
+    loop.set_exception_handler(log_fault)
 
 
 def silence() -> None:
@@ -160,8 +169,3 @@ def _open_pipe(path: Path) -> int | None:
 def _log_thread_fault(fault: threading.ExceptHookArgs) -> None:
     if fault.exc_value is not None and not isinstance(fault.exc_value, SystemExit):
         _log.critical("thread ended", thread=fault.thread and fault.thread.name, **describe_fault(fault.exc_value))
-
-
-def _log_loop_fault(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    error = context.get("exception")
-    _log.error("background task failed", **({} if error is None else describe_fault(error)))
