@@ -154,7 +154,8 @@ def describe_fault(error: BaseException) -> dict[str, Any]:
     Messages are left out, because they may quote a caller's text.
     """
     fields: dict[str, Any] = {"error": type(error).__qualname__, "trace": _places(error)[-_MAX_PLACES:]}
-    causes, seen = [], {id(error)}
+    causes: list[str] = []
+    seen = {id(error)}
     while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
         if id(cause) in seen or len(causes) == _MAX_CAUSES:
             break

@@ -61,7 +61,7 @@ def find_haproxy() -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class ProxyStats:
-    """What one process of HAProxy has counted since it started."""
+    """The counts of one process of HAProxy since it started."""
 
     process_id: int
     live_servers: int  # replicas to which it sends requests

@@ -36,7 +36,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         state = _RequestState(scope, receive, send, self._metrics, self._access_log)
-        REQUEST_ID.set(state.request_id)
+        token = REQUEST_ID.set(state.request_id)
         try:
             await self._app(scope, state.receive, state.send)
         except asyncio.CancelledError:
@@ -48,6 +48,8 @@ class RequestMiddleware:
                 state.count(problem.status, problem.code)
                 raise
             await renderer(scope)(problem, state.request_id)(scope, receive, state.send)
+        finally:
+            REQUEST_ID.reset(token)
 
 
 class _RequestState:

@@ -20,7 +20,7 @@ _FIRST_FAULT = 500  # statuses from here on are errors
 
 @dataclass(frozen=True, slots=True)
 class AccessRecord:
-    """What is logged of a request. Its id has letters, digits and `._-` only, and its route is a template."""
+    """The logged facts of a request. Its id has letters, digits and `._-` only, and its route is a template."""
 
     request_id: str
     method: str
