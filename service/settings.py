@@ -137,6 +137,10 @@ class Settings(_BundleSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
     ] = "info"
+    log_format: Annotated[
+        Literal["console", "json"], Field(description="records for a reader, or as one JSON object per line")
+    ] = "console"
+    access_log: Annotated[bool, Field(description="also log one record per request")] = True
 
     @property
     def bundles(self) -> dict[str, Path]:

@@ -23,6 +23,7 @@ from service.cli.heads import heads, replies
 from service.cli.pretraining import pretrain
 from service.cli.serve import serve, tune
 from service.cli.training import base, export, train
+from service.telemetry import logs
 
 _PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Serve": {"serve": serve, "tune": tune},
@@ -129,6 +130,7 @@ def heed(
 
 
 def main() -> None:
+    logs.configure("heed", "warning")  # to standard error, because standard output is for results
     app()
 
 

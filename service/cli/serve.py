@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from models.names import list_nearest
@@ -14,6 +15,9 @@ from service.cli.command import describe_data_dir, fail, log, read_settings, req
 from service.cluster.local import Cluster, max_connections
 from service.cluster.preflight import ClusterError, check_data_dir, check_open_files, check_port_is_free
 from service.settings import Settings
+from service.telemetry import logs
+
+_log = structlog.get_logger(__name__)
 
 
 def serve(
@@ -45,8 +49,6 @@ def serve(
         names = [_verify(task, path, chosen) for task, path in chosen.bundles.items()]
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
         fail(error)
-    if {"intent", "recommend"} & chosen.bundles.keys():
-        print(describe_data_dir(chosen.data_dir), flush=True)
     host_of_url = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
     _run(Cluster(chosen), " and ".join(names), f"http://{host_of_url}:{chosen.port}", list(chosen.bundles))
 
@@ -65,6 +67,7 @@ def _verify(task: str, path: Path, chosen: Settings) -> str:
         wrong = f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}"
         raise BundleError(f"{_source_of_bundle(task, chosen)}{wrong}")
     if task == "intent":
+        logs.silence()  # each gateway scans the files again, and logs those that cannot be used
         heads = HeadRegistry(bundle, chosen.data_dir).scan_heads()
         if chosen.label_set not in heads:
             listed = list_nearest(heads, chosen.label_set)
@@ -118,28 +121,45 @@ def tune(
     print("\n".join(f"HEED_{name.upper()}={value}" for name, value in recommended.items()))
 
 
+def _print(line: str, _: str, **__: object) -> None:
+    print(line, flush=True)
+
+
+def _record(_: str, event: str, **fields: object) -> None:
+    """Log what `_print` prints, so that standard output has nothing but records."""
+    _log.info(event, **fields)
+
+
+def _examples(address: str, tasks: list[str]) -> str:
+    header = "-H 'Content-Type: application/json'"
+    return "".join(f"\n  curl {address}/v1/{task} {header} -d '{TASKS[task].example}'\n" for task in tasks)
+
+
 def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
     """Start the service, print how to reach it, wait and stop.
 
     Ctrl-C and SIGTERM end it with exit code 0, a failure with 1.
     """
     stop_on_signals()
+    configured = cluster.settings
+    logs.configure("serve", configured.log_level, configured.log_format, configured.metrics_dir)
+    tell = _print if configured.log_format == "console" else _record
     failure: ClusterError | None = None
+    if {"intent", "recommend"} & configured.bundles.keys():
+        tell(describe_data_dir(configured.data_dir), "data folder", folder=str(configured.data_dir))
     try:
-        print(f"Starting {models} on {address} ...", flush=True)
+        tell(f"Starting {models} on {address} ...", "starting", models=models, address=address)
         started_s = time.monotonic()
         cluster.start()
-        print(f"Ready after {time.monotonic() - started_s:.0f} s; Ctrl-C stops. Documentation: {address}/docs. Try:\n")
-        for task in tasks:
-            print(
-                f"  curl {address}/v1/{task} -H 'Content-Type: application/json' -d '{TASKS[task].example}'\n",
-                flush=True,
-            )
+        seconds = round(time.monotonic() - started_s, 1)
+        ready = f"Ready after {seconds:.0f} s; Ctrl-C stops. Documentation: {address}/docs. Try:"
+        tell(f"{ready}\n{_examples(address, tasks)}", "ready", seconds=seconds)
         cluster.wait()
     except KeyboardInterrupt:
-        print("\nStopping ...", flush=True)
+        tell("\nStopping ...", "stopping")
     except ClusterError as error:
         failure = error
+        _log.critical("service failed", reason=str(error))
     finally:
         cluster.stop()
     if failure is not None:

@@ -7,13 +7,18 @@ names. So that variable names this module's script. This module defines HAProxy'
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.cluster.process_tree import die_with_parent
@@ -63,17 +68,50 @@ def describe_missing() -> str:
     return f"HAProxy is missing; set {BINARY_VARIABLE} to the program, or run: {command}"
 
 
+@dataclass(frozen=True, slots=True)
+class ProxyStats:
+    """The counts of one process of HAProxy since it started."""
+
+    process_id: int
+    live_servers: int  # replicas to which it sends requests
+    refused: Mapping[str, int]  # its own answers "4xx" and "5xx", which no replica has sent
+
+
 def count_live_servers(admin_socket: Path) -> int:
     """Return the number of replicas to which the HAProxy behind this admin socket sends requests."""
+    stats = read_stats(admin_socket)
+    return 0 if stats is None else stats.live_servers
+
+
+def read_stats(admin_socket: Path) -> ProxyStats | None:
+    """Return the statistics of the HAProxy behind this admin socket, or None if it does not answer."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(2)
             connection.connect(str(admin_socket))
-            connection.sendall(b"show stat\n")
-            with connection.makefile(encoding="utf-8") as rows:
-                return sum(REPLICA_SERVER in row and ",UP," in row for row in rows)
-    except OSError:
-        return 0
+            connection.sendall(b"show info;show stat\n")
+            with connection.makefile(encoding="utf-8") as answer:
+                return parse_stats(answer.read())
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def parse_stats(answer: str) -> ProxyStats:
+    """Return the statistics in an answer to `show info;show stat`. Raises ValueError or KeyError."""
+    info, _, table = answer.partition("# pxname,")
+    (process_id,) = re.findall(r"^Pid: (\d+)$", info, flags=re.M)
+    rows = list(csv.DictReader(io.StringIO(f"pxname,{table}")))
+    public = [row for row in rows if row["svname"] == "FRONTEND"]
+    servers = [row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")]
+    live = sum(REPLICA_SERVER in row["svname"] and row["status"] == "UP" for row in servers)
+    refused = {
+        statuses: _sum(public, f"hrsp_{statuses}") - _sum(servers, f"hrsp_{statuses}") for statuses in ("4xx", "5xx")
+    }
+    return ProxyStats(int(process_id), live, refused)
+
+
+def _sum(rows: Sequence[Mapping[str, str]], column: str) -> int:
+    return sum(int(row[column] or 0) for row in rows)
 
 
 def harden_config(config: str, host: str | None, request_timeout_s: int = REQUEST_TIMEOUT_S) -> str:

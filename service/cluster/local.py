@@ -24,9 +24,12 @@ from functools import partial
 from pathlib import Path
 
 from service.cluster import haproxy
+from service.cluster.log_pipe import LogPipe
 from service.cluster.preflight import ClusterError
 from service.cluster.process_tree import adopt_orphans, die_with_parent, end_descendants
+from service.cluster.proxy_watch import ProxyWatch
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 READY = "ready"
 """Name of the file that the child creates when every replica has answered."""
@@ -37,6 +40,7 @@ REFUSED = "refused"
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 25.0
 _POLL_S = 0.1
+_STANDARD_OUTPUT = 1
 _ADMIN_SOCKET = "admin.sock"  # Ray puts it into a folder named after the node
 _MAX_TEMP_CHARS = 12  # the paths of Ray's and HAProxy's sockets below it must fit into 107 bytes
 
@@ -95,7 +99,10 @@ class Cluster:
         temp = tempfile.gettempdir()
         self._folder = Path(tempfile.mkdtemp(prefix="heed-", dir=temp if len(temp) <= _MAX_TEMP_CHARS else "/tmp"))
         self.log = self._folder / "service.log"
-        self._settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics"})
+        self.settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics"})
+        self.settings.metrics_dir.mkdir(mode=0o700)
+        self._pipe = LogPipe(self.settings.metrics_dir, _STANDARD_OUTPUT)
+        self._watch: ProxyWatch | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._failed = False
 
@@ -105,24 +112,32 @@ class Cluster:
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", f"from service.app import run_local; run_local({str(self._folder)!r})"],
-                env=build_environment(self._settings, self._folder, os.environ),
+                env=build_environment(self.settings, self._folder, os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=partial(die_with_parent, signal.SIGTERM),
             )
+        self._pipe.start()  # not before the fork, which is safest without threads
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while not self._is_ready():
             if self._child.poll() is not None or time.monotonic() > deadline_s:
                 raise self._failure("the service did not start")
             time.sleep(_POLL_S)
+        # Not before the child has got its environment, which this changes.
+        metrics = Metrics(self.settings.metrics_dir)
+        self._watch = ProxyWatch(self._admin_sockets, self.settings.replicas, metrics)
+        self._watch.start()
+
+    def _admin_sockets(self) -> list[Path]:
+        return list(self._folder.glob(f"*/{_ADMIN_SOCKET}"))
 
     def _is_ready(self) -> bool:
         if not (self._folder / READY).exists():
             return False
-        live = sum(haproxy.count_live_servers(path) for path in self._folder.glob(f"*/{_ADMIN_SOCKET}"))
-        return live == self._settings.replicas and _is_answering(self._settings)
+        live = sum(haproxy.count_live_servers(path) for path in self._admin_sockets())
+        return live == self.settings.replicas and _is_answering(self.settings)
 
     def wait(self) -> None:
         """Wait until the service ends unexpectedly, then raise ClusterError."""
@@ -133,6 +148,8 @@ class Cluster:
     def stop(self) -> None:
         """Let the service finish its requests, then end all its processes. A second signal skips the first step."""
         try:
+            if self._watch is not None:
+                self._watch.stop()
             if self._child is not None:
                 self._child.terminate()
                 self._child.wait(_STOP_TIMEOUT_S)
@@ -142,6 +159,7 @@ class Cluster:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             end_descendants()
+            self._pipe.stop()
             if not self._failed:
                 shutil.rmtree(self._folder, ignore_errors=True)
 

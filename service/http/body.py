@@ -28,6 +28,7 @@ from service.errors import (
 )
 from service.schemas.wire import UNION_TAGS
 
+_LISTS = ("inputs", "items", "remove")  # fields of bodies
 _MAX_POINTER_CHARS = 200
 _MAX_FAULTS = 2_000  # a list of 256 wrong items has fewer
 # The service reads and drops the rest of a body that is too large, up to these limits. A client that is still sending
@@ -57,6 +58,11 @@ class JsonBody(Generic[Model]):
         """Return the body as a model; raise a Problem for a wrong body."""
         _check_media_type(request)
         body = await self._read_bytes(request)
+        model = self._parse(body)
+        request.state.items = _count_items(model)  # for the access log
+        return model
+
+    def _parse(self, body: bytes) -> Model:
         if self._fast_parser is not None:
             with suppress(ValueError):
                 return self._fast_parser(body)
@@ -86,6 +92,12 @@ class JsonBody(Generic[Model]):
     def _too_large(self) -> Problem:
         # The rest of the body may still arrive, so no other request can use the connection.
         return BodyTooLarge(f"The body is larger than {self._max_bytes} bytes.", headers={"Connection": "close"})
+
+
+def _count_items(model: BaseModel) -> int:
+    """Return the number of things that a body has: inputs, or items to add or change and ids to remove."""
+    lists = (getattr(model, name, None) for name in _LISTS)
+    return sum(len(value) if isinstance(value, list) else value is not None for value in lists)
 
 
 def parse(model: type[Model], body: bytes) -> Model:

@@ -12,7 +12,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,7 @@ class CatalogueRegistry:
         self._folder = folder / FOLDER
         self._opened: dict[str, _OpenCatalogue] = {}
         self._unusable: dict[str, tuple[Stamp | None, str]] = {}
+        self._reported: dict[str, tuple[Stamp | None, str]] = {}
         self._opening = asyncio.Lock()
 
     async def start(self) -> None:
@@ -97,8 +98,7 @@ class CatalogueRegistry:
             try:
                 await self.snapshot(name)
             except (CatalogueOutdated, CatalogueUnusable, CatalogueBusy, NotFound) as problem:
-                if name not in self._unusable:  # else it was told when it was opened
-                    _log.error("catalogue cannot be used", catalogue=name, reason=problem.detail)
+                self._report(name, problem)
 
     async def stop(self) -> None:
         opened, self._opened = list(self._opened.values()), {}
@@ -127,8 +127,10 @@ class CatalogueRegistry:
                     snapshot = await opened.newest()
                     check_digest(name, snapshot.digest, self._bundle.model_digest)
                     return snapshot
-                except CatalogueError:
+                except CatalogueError as error:
                     if not opened.catalogue.was_replaced:
+                        if not isinstance(error, BusyError | CatalogueRemovedError):
+                            self._report(name, error)
                         raise
         raise CatalogueBusy("The catalogue is being replaced.", retry_after_s=_BUSY_RETRY_S)
 
@@ -195,23 +197,30 @@ class CatalogueRegistry:
                 raise CatalogueRemovedError(name)
             return await asyncio.to_thread(Catalogue, path, self._limits)
         except CatalogueRemovedError:
-            listed = list_nearest(await self.names(), name) or "none"
-            raise NotFound(f"There is no catalogue of this name; there are: {listed}.", pointer=pointer) from None
+            known = list_nearest(await self.names(), name) or "none"
+            raise NotFound(f"There is no catalogue of this name; there are: {known}.", pointer=pointer) from None
         except BusyError as error:
             raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
         except CatalogueError as error:
-            _log.error("catalogue cannot be used", catalogue=name, reason=str(error))
+            self._report(name, error)
             self._unusable[name] = (stamp, f"The {error}.")
             raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_RETRY_S) from error
+
+    def _report(self, name: str, fault: Exception) -> None:
+        """Log why a catalogue cannot be used, once for each state of its file."""
+        reason = f"{fault}".removeprefix("The ").removesuffix(".")
+        state = (stamp_of(self._folder / name / DATABASE), reason)
+        if self._reported.get(name) != state:
+            self._reported[name] = state
+            _log.error("catalogue cannot be used", catalogue=name, reason=reason, once=(str(self._folder), name, state))
 
     def _copy_own_catalogue(self) -> None:
         path = self._folder / self.default_name
         try:
-            copy_own_catalogue(path, self._bundle, self._recommender)
-        except CatalogueRemovedError:  # another replica is replacing it
-            return
+            with suppress(CatalogueRemovedError):  # another replica is replacing it
+                copy_own_catalogue(path, self._bundle, self._recommender)
         except CatalogueError as error:
-            _log.error("the model's own catalogue cannot be copied", reason=str(error))
+            self._report(self.default_name, error)
             self._unusable[self.default_name] = (stamp_of(path / DATABASE), f"The {error}.")
 
 
@@ -280,10 +289,8 @@ def _as_problems() -> Iterator[None]:
     except BusyError as error:
         raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
     except CatalogueFullError as error:
-        setting = f"HEED_MAX_CATALOGUE_{error.limit.upper()}"
-        raise CatalogueFull(
-            f"The {error}; nothing was changed. Remove items, or raise {setting}.", pointer="/items"
-        ) from error
+        advice = f"Remove items, or raise HEED_MAX_CATALOGUE_{error.limit.upper()}."
+        raise CatalogueFull(f"The {error}; nothing was changed. {advice}", pointer="/items") from error
     except EditError as error:
         raise InvalidRequest(f"Nothing was changed: {error}.", pointer="/items") from error
     except CatalogueRemovedError as error:

@@ -38,14 +38,18 @@ class WatchedFiles(Generic[Loaded]):
         stamps = {path: stamp for path in matching if (stamp := _stamp_of_any(path))}
         changed = [path for path, stamp in stamps.items() if stamp != self.stamps.get(path)]
         gone = [path for path in self.loaded if path not in stamps]
-        self.stamps = stamps
+        previous, self.stamps = self.stamps, stamps
         for path in gone:
             del self.loaded[path]
+            _log.info("file removed", file=path.name, once=("removed", str(path), previous[path]))
         for path in changed:
             try:
                 self.loaded[path] = self.load(path)
-            except ArtifactError as error:
-                _log.error("file cannot be used", reason=str(error))
+            except (ArtifactError, OSError) as error:  # one file must not keep the others out of service
+                reason = str(error)
+                _log.error("file cannot be used", file=path.name, reason=reason, once=(str(path), stamps[path], reason))
+            else:
+                _log.info("file loaded", file=path.name, once=(str(path), stamps[path]))
         return bool(changed or gone)
 
     def values(self) -> Iterable[Loaded]:

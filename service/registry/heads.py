@@ -62,9 +62,11 @@ class HeadRegistry:
         try:
             self._scan(folder)
         except Exception as error:
-            fault = type(error).__name__
+            fault = (isinstance(error, OSError) and error.strerror) or type(error).__name__
             if fault != self._fault:
-                _log.error("folder cannot be read", folder=str(folder), error=fault)
+                _log.error("folder cannot be read", folder=str(folder), reason=fault)
+        if self._fault and not fault:
+            _log.info("folder can be read again", folder=str(folder))
         self._fault = fault
 
     def _scan(self, folder: Path) -> None:

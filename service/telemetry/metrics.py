@@ -55,6 +55,9 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._proxy_refusals = Counter(
+            "heed_proxy_refusals", "Answers that HAProxy gave by itself.", ["statuses"], registry=registry
+        )
         self._task_collectors = _TaskCollectors(registry)
         self._call_items = _histogram("heed_call_items", "Texts in one call of a model replica.", _ITEMS, registry)
         self._call_seconds = _histogram("heed_call_seconds", "One call of a model replica.", _SHORT_SECONDS, registry)
@@ -62,6 +65,10 @@ class Metrics:
     def record_request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
+
+    def count_proxy_refusals(self, statuses: str, refusals: int) -> None:
+        """Count requests that HAProxy answered by itself; `statuses` is "4xx" or "5xx"."""
+        self._proxy_refusals.labels(statuses).inc(refusals)
 
     def set_bundle(self, task: str, model: str, version: str, digest: str) -> None:
         self._bundle.labels(task, model, version, digest).set(1)

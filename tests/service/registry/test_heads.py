@@ -73,6 +73,51 @@ async def test_unusable_files_change_nothing(bundle: Bundle, tmp_path: Path) -> 
     await registry.stop()
 
 
+async def test_a_broken_file_is_logged_once_for_each_state(bundle: Bundle, tmp_path: Path) -> None:
+    head, replies = tmp_path / "mine.head.safetensors", tmp_path / "mine.replies.safetensors"
+    head.write_bytes(b"not a head")
+    replies.write_bytes(b"no replies")
+    registry = HeadRegistry(bundle, tmp_path)
+    with capture_logs() as records:
+        for _ in range(3):
+            registry.scan_heads()
+        write_head("mine", "xyz", bundle, tmp_path)
+        registry.scan_heads()
+        head.unlink()
+        registry.scan_heads()
+    assert [(record["event"], record["file"]) for record in records] == [
+        ("file cannot be used", head.name),
+        ("file cannot be used", replies.name),
+        ("file loaded", head.name),
+        ("file removed", head.name),
+    ]
+    assert all(record["reason"] and record["once"] for record in records[:2])
+
+
+@pytest.mark.slow
+async def test_a_folder_that_cannot_be_read_is_logged_once(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.registry.heads._SCAN_INTERVAL_S", 0.01)
+    registry = HeadRegistry(bundle, tmp_path)
+    scans: list[OSError | None] = [PermissionError(13, "Permission denied")] * 3 + [None]
+
+    def scan(_: Path) -> None:
+        if scans and (fault := scans.pop(0)) is not None:
+            raise fault
+
+    with capture_logs() as records:
+        await registry.start()
+        monkeypatch.setattr(registry, "_scan", scan)
+        async with asyncio.timeout(60):
+            while scans:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        await registry.stop()
+    assert [record["event"] for record in records] == ["folder cannot be read", "folder can be read again"]
+    assert records[0]["reason"] == "Permission denied"
+
+
 async def test_a_file_cannot_replace_a_head_of_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
     head = replace(tiny_head("letters", "xyz", open_text_encoder(bundle), bundle.encoder_digest))
     save_head(head, tmp_path / "letters.head.safetensors")

@@ -8,6 +8,7 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from models.bundle import Bundle
 from models.catalogue.folder import create_catalogue, remove_catalogue
@@ -60,6 +61,22 @@ async def test_a_broken_catalogue_is_opened_again_when_its_file_changes(shop: Sh
         assert_problem(await shop.client.get("/v1/catalogues/broken"), 503, "catalogue_unusable")
     file.write_bytes(whole)
     assert (await shop.client.get("/v1/catalogues/broken")).json()["count"] == 0
+
+
+async def test_a_catalogue_that_cannot_be_used_is_logged_once_with_its_reason(shop: Shop, bundle: Bundle) -> None:
+    create_catalogue(shop.folder / "old", "b" * 64, WIDTH)
+    create_catalogue(shop.folder / "broken", bundle.model_digest, WIDTH)
+    file = shop.folder / "broken" / "items.sqlite"
+    file.write_bytes(b"no database" * 1000)
+    with capture_logs() as records:
+        for _ in range(3):
+            await shop.client.get("/v1/catalogues")
+            await shop.client.get("/v1/catalogues/old")
+        file.write_bytes(b"another fault" * 1000)
+        await shop.client.get("/v1/catalogues/broken")
+    faults = [(record["catalogue"], record["reason"]) for record in records]
+    assert sorted(name for name, _ in faults) == ["broken", "broken", "old"]
+    assert "heed catalogue rebuild old" in dict(faults)["old"]
 
 
 async def test_the_next_request_sees_edits_of_other_processes(shop: Shop, bundle: Bundle) -> None:
