@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 class Encoding:
     """An encoded text: `ids` and `token_types`, each of shape (length,).
 
+    `language` is the one by which a model calibrates. `is_foreign` marks a text in neither of its languages.
     `names_entity` is false if the prediction is to be about an entity that the text does not name.
     """
 
@@ -21,6 +22,7 @@ class Encoding:
     truncated: bool
     language: str
     names_entity: bool = True
+    is_foreign: bool = False
 
     @property
     def length(self) -> int:

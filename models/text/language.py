@@ -5,7 +5,11 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from models.text.foreign import is_foreign
 from models.text.words import HAN
+
+OTHER = "other"
+"""The name of every language that is neither English nor Chinese."""
 
 LATIN = re.compile("[A-Za-z]")
 
@@ -22,3 +26,8 @@ def detect_language(text: str) -> str:
     """
     han = len(HAN.findall(text))
     return "zh" if han and han * 4 >= len(LATIN.findall(text)) else "en"
+
+
+def name_language(text: str) -> str:
+    """Return the language to tell a caller: `en`, `zh`, or `other` for a text that models do not know."""
+    return OTHER if is_foreign(text) else detect_language(text)

@@ -17,6 +17,7 @@ import numpy as np
 import tokenizers
 
 from models.text.encoding import Encoding
+from models.text.foreign import is_foreign
 from models.text.language import detect_language, has_text
 from models.text.mentions import find_mentions
 from models.text.reading import READINGS, is_in_capitals, read_text
@@ -106,6 +107,12 @@ class Tokenizer:
         """
         return self._encode(text.strip(), entity)[0]
 
+    def count_tokens(self, text: str) -> tuple[int, bool]:
+        """Return the number of tokens of a text with its two marks, and whether that is all of a very long text."""
+        stripped = text.strip()
+        pieces = self._tokenize(stripped, 2 * self.max_tokens)
+        return len(pieces.ids) + 2, pieces.characters >= len(stripped)
+
     def encode_with_words(self, text: str, entity: str | None = None) -> AlignedEncoding:
         """Return the tokens of `encode` with the words of the text; raises as `encode`."""
         tokens, offsets = self._encode(text.strip(), entity)
@@ -145,6 +152,7 @@ class Tokenizer:
             len(pieces.ids) > room,
             detect_language(text[:2000]),
             names_entity=entity is None or bool(mentions),
+            is_foreign=is_foreign(text),
         )
         return tokens, pieces.offsets[start : start + room]
 
@@ -195,7 +203,7 @@ class Tokenizer:
         ids = np.asarray([*context, *newest.ids[1:]], np.int64)
         types = np.zeros(len(ids), np.int64)
         types[len(context) : -1] = 1
-        return Encoding(ids, types, newest.truncated, newest.language)
+        return Encoding(ids, types, newest.truncated, newest.language, is_foreign=newest.is_foreign)
 
     def _tokenize(self, text: str, room: int, lower: bool | None = None) -> _Pieces:
         """Return the tokens that fill the room, and more. In a reading, `lower` overrides the text's own case."""

@@ -17,7 +17,8 @@ from service.errors import CatalogueBusy, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation, path_parameter
-from service.http.responses import error_of, json_response, results_response
+from service.http.responses import error_of, json_response, results_response, valid_items
+from service.http.validation import InvalidItem
 from service.inference.predictor import Embedding, Item, Predictor, Timings
 from service.registry.catalogues import CatalogueRegistry
 from service.schemas.catalogue import CatalogueEdit, CatalogueEdited, CatalogueInfo, CatalogueItem, CatalogueList
@@ -31,7 +32,9 @@ _NAME = path_parameter("name", "name of a catalogue")
 
 def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: CatalogueRegistry, settings: Settings) -> None:
     """Add the routes."""
-    reader = JsonBody(CatalogueEdit, settings.max_body_bytes, settings.request_timeout_s)
+    reader = JsonBody(
+        CatalogueEdit, settings.max_body_bytes, settings.request_timeout_s, item_fields=("items", "remove")
+    )
 
     async def edit(request: Request) -> Response:
         """Add, replace and remove items of a catalogue.
@@ -43,20 +46,21 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: CatalogueRegi
         body = await reader.read(request)
         name = request.path_params["name"]
         snapshot = await catalogues.snapshot(name)
-        new_items = [item for item in body.items if not snapshot.has(item.item_id, item.text)]
-        catalogues.check_room(snapshot, [item.item_id for item in new_items], body.remove)
+        items, removed = valid_items(body.items), valid_items(body.remove)
+        new_items = [item for item in items if not snapshot.has(item.item_id, item.text)]
+        catalogues.check_room(snapshot, [item.item_id for item in new_items], removed)
         for _ in range(_ATTEMPTS):
             embedded = await _embed(new_items, predictor, deadline_s)
-            usable = [item for item in body.items if item.item_id not in embedded.problems]
-            if not usable and not body.remove:
+            usable = [item for item in items if item.item_id not in embedded.problems]
+            if not usable and not removed:
                 raise _request_problem(embedded.problems, body)
             vectors = [embedding.vector for embedding in embedded.embeddings.values()]
             vector_by_id = catalogues.item_vectors(name, list(embedded.embeddings), vectors)
-            items = [item.to_item() for item in usable]
+            stored = [item.to_item() for item in usable]
             try:
-                edited = await catalogues.edit(name, items, vector_by_id, body.remove, deadline_s)
+                edited = await catalogues.edit(name, stored, vector_by_id, removed, deadline_s)
             except VectorsMissingError:  # another request has changed a text since the snapshot
-                new_items = list(body.items)
+                new_items = items
                 continue
             info = CatalogueInfo(name=name, count=edited.count, version=edited.version, digest=snapshot.digest)
             results = _results(body, edited, usable, embedded)
@@ -117,24 +121,31 @@ async def _embed(items: Sequence[CatalogueItem], predictor: Predictor, deadline_
 
 def _request_problem(problems: Mapping[str, Problem], body: CatalogueEdit) -> Problem:
     """Return the problem of the first item, with a pointer into the request, for a request without a usable item."""
-    problem = problems[body.items[0].item_id]
-    return problem if problem.pointer is None else problem.with_pointer("/items/0" + problem.pointer)
+    return _problem_of(body.items[0], "/items/0", problems)
 
 
 def _results(
     body: CatalogueEdit, edited: EditResult, usable: Sequence[CatalogueItem], embedded: _EmbeddedTexts
 ) -> list[dict[str, Any]]:
-    ids = [*(item.item_id for item in usable), *body.remove]
+    ids = [*(item.item_id for item in usable), *valid_items(body.remove)]
     outcomes = dict(zip(ids, edited.outcomes, strict=True))
-    results: list[dict[str, Any]] = []
-    for item_id in [*(item.item_id for item in body.items), *body.remove]:
-        if item_id in embedded.problems:
-            results.append({"item_id": item_id, "error": error_of(embedded.problems[item_id])})
-        else:
-            embedding = embedded.embeddings.get(item_id)
-            truncated = None if embedding is None else embedding.truncated
-            results.append({"item_id": item_id, "outcome": outcomes[item_id], "truncated": truncated})
-    return results
+
+    def result(item: CatalogueItem | str | InvalidItem, pointer: str) -> dict[str, Any]:
+        item_id = item if isinstance(item, str) else item.id if isinstance(item, InvalidItem) else item.item_id
+        if isinstance(item, InvalidItem) or item_id in embedded.problems:
+            return {"item_id": item_id, "error": error_of(_problem_of(item, pointer, embedded.problems))}
+        embedding = embedded.embeddings.get(item_id)
+        truncated = None if embedding is None else embedding.truncated
+        return {"item_id": item_id, "outcome": outcomes[item_id], "truncated": truncated}
+
+    edits = [result(item, f"/items/{index}") for index, item in enumerate(body.items)]
+    return edits + [result(item_id, f"/remove/{index}") for index, item_id in enumerate(body.remove)]
+
+
+def _problem_of(item: Any, pointer: str, problems: Mapping[str, Problem]) -> Problem:
+    """Return the problem of an item at a pointer into the request."""
+    problem = item.problem if isinstance(item, InvalidItem) else problems[item.item_id]
+    return problem if problem.pointer is None else problem.with_pointer(pointer + problem.pointer)
 
 
 def _info(snapshot: Snapshot) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
-from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed
+from service.http.responses import as_list, failed_item, fill_in, id_of, settle_outcomes, valid_items
 from service.inference.predictor import Item, Predictor
 from service.registry.heads import HeadRegistry
 from service.schemas.explain import (
@@ -67,11 +67,11 @@ def add_explain_intent(
             raise InvalidRequest(reason, pointer="/target")
         inputs = as_list(body.inputs)
         options = parse_request(body, len(inputs), accepts_npz(request))
-        items = [item_of(item)[0] for item in inputs]
+        items = fill_in(inputs, [item_of(item)[0] for item in valid_items(inputs)])
         instances = [_intent_instance_factory(item, head, body.target) for item in items]
         batch = await require_worker(explanations, "intent").explain("intent", instances, options, deadline_s)
-        raise_if_all_failed(batch.outcomes, body.inputs)
-        results = [_result(head, *fields) for fields in zip(inputs, items, batch.outcomes, strict=True)]
+        outcomes = settle_outcomes(body.inputs, batch.outcomes)
+        results = [_result(head, *fields) for fields in zip(inputs, items, outcomes, strict=True)]
         return await explanation_response(request, predictor, results, batch, label_set=head.name)
 
     summary = "Explain the intent of dialogues by turns and words"
@@ -110,7 +110,11 @@ def add_explain_replies(
             "text": reply,
             "score": outcome.explanation.scores[reply],
         }
-        result = {"target": target, **turn_weights([turn.text for turn in turns], outcome), **method_fields(outcome)}
+        result = {
+            "target": target,
+            **turn_weights([turn.text for turn in turns], outcome),
+            **method_fields(outcome, turns[-1].text),
+        }
         return await explanation_response(request, predictor, [result], batch)
 
     summary = "Explain the score of a reply by turns and words"
@@ -118,7 +122,9 @@ def add_explain_replies(
     add_hot_route(app, "/v1/explain/replies", explain, ExplainRepliesRequest, ExplainRepliesResponse, operation)
 
 
-def _intent_instance_factory(item: Item, head: IntentHead, target: str | None) -> InstanceFactory:
+def _intent_instance_factory(item: Item | Problem, head: IntentHead, target: str | None) -> InstanceFactory | Problem:
+    if isinstance(item, Problem):
+        return item
     turns = (*item.context, Turn("customer", item.text))
     return lambda explainer: explainer.intent_instance(turns, head, target)
 
@@ -148,10 +154,11 @@ def _reply_instance_factory(
     return texts, make_instance
 
 
-def _result(head: IntentHead, request_item: Any, item: Item, outcome: TextOutcome) -> dict[str, Any]:
+def _result(head: IntentHead, request_item: Any, item: Item | Problem, outcome: TextOutcome) -> dict[str, Any]:
     """Return the `ExplainIntentResult` of an input, or its `FailedItem`."""
     if isinstance(outcome, Problem):
         return failed_item(outcome, request_item)
+    assert isinstance(item, Item)
     explanation = outcome.explanation
     out_of_scope_score = float(predict_intents(head, outcome.row[None]).out_of_scope_scores[0])
     out_of_scope = out_of_scope_score > head.threshold
@@ -163,6 +170,6 @@ def _result(head: IntentHead, request_item: Any, item: Item, outcome: TextOutcom
         "target": explanation.target,
         "confidence": explanation.scores[explanation.target],
         **turn_weights(texts, outcome),
-        **method_fields(outcome),
+        **method_fields(outcome, item.text),
         "id": id_of(request_item),
     }

@@ -20,7 +20,8 @@ from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
-from service.http.responses import as_list, failed_item, raise_if_all_failed
+from service.http.responses import as_list, failed_item, settle_outcomes
+from service.http.validation import InvalidItem
 from service.inference.predictor import Predictor
 from service.inference.ranking_query import RankingQuery
 from service.schemas.explain import MAX_EXPLAINED
@@ -42,7 +43,7 @@ def add_explain_recommend(
         """
         deadline_s = request_deadline_s(request, settings)
         body = await reader.read(request)
-        users: Sequence[ExplainedUser] = as_list(body.inputs)
+        users: Sequence[ExplainedUser | InvalidItem] = as_list(body.inputs)
         if len(users) > MAX_EXPLAINED:
             reason = f"A request can explain at most {MAX_EXPLAINED} recommendations."
             raise ExplanationTooLarge(reason, pointer="/inputs")
@@ -50,14 +51,14 @@ def add_explain_recommend(
         queries, predictions, _ = await build_queries(predictor, rankings.catalogues, users, deadline_s)
         method: HistoryMethod = DEFAULT_HISTORY_METHOD if body.method == "auto" else body.method
         jobs = [
-            history_job(rankings.engine.recommender, query, user.target, method)
+            history_job(
+                rankings.engine.recommender, query, None if isinstance(user, InvalidItem) else user.target, method
+            )
             for user, query in zip(users, queries, strict=True)
         ]
         batch = await worker.explain_histories(jobs, deadline_s)
-        raise_if_all_failed(batch.outcomes, body.inputs)
-        results = [
-            explanation_result(*fields, predictions) for fields in zip(users, queries, batch.outcomes, strict=True)
-        ]
+        outcomes = settle_outcomes(body.inputs, batch.outcomes)
+        results = [explanation_result(*fields, predictions) for fields in zip(users, queries, outcomes, strict=True)]
         return await explanation_response(request, predictor, results, batch)
 
     summary = "Explain a recommendation by the items of a history"
@@ -66,7 +67,7 @@ def add_explain_recommend(
 
 
 def explanation_result(
-    user: ExplainedUser,
+    user: ExplainedUser | InvalidItem,
     query: RankingQuery | Problem,
     outcome: HistoryExplanation | Problem,
     predictions: PredictionsByText,

@@ -20,7 +20,8 @@ from service.explanation.worker import ExplanationWorker
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
-from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed
+from service.http.responses import as_list, failed_item, id_of, settle_outcomes
+from service.http.validation import InvalidItem
 from service.inference.predictor import Predictor
 from service.schemas.explain import ExplainRequest, ExplainResponse
 from service.schemas.sentiment import SentimentItem
@@ -46,8 +47,8 @@ def add_explain_sentiment(
         instances = [_instance_factory(item, body.target) for item in inputs]
         worker = require_worker(explanations, "sentiment")
         batch = await worker.explain("sentiment", instances, options, deadline_s)
-        raise_if_all_failed(batch.outcomes, body.inputs)
-        results = [_result(*pair) for pair in zip(inputs, batch.outcomes, strict=True)]
+        outcomes = settle_outcomes(body.inputs, batch.outcomes)
+        results = [_result(*pair) for pair in zip(inputs, outcomes, strict=True)]
         return await explanation_response(request, predictor, results, batch)
 
     summary = "Explain the sentiment of texts by their words"
@@ -55,7 +56,9 @@ def add_explain_sentiment(
     add_hot_route(app, "/v1/explain/sentiment", explain, ExplainRequest, ExplainResponse, operation)
 
 
-def _instance_factory(item: str | SentimentItem, target: str | None) -> InstanceFactory | Problem:
+def _instance_factory(item: str | SentimentItem | InvalidItem, target: str | None) -> InstanceFactory | Problem:
+    if isinstance(item, InvalidItem):
+        return item.problem
     text, entity = (item, None) if isinstance(item, str) else (item.text, item.entity)
     if entity is not None and not has_text(entity):
         return InvalidRequest("The entity is empty.", pointer="/entity")
@@ -75,6 +78,6 @@ def _result(item: str | SentimentItem, outcome: TextOutcome) -> dict[str, Any]:
         "target": explanation.target,
         "words": [word_weight(text, word) | {"is_entity": word.is_entity} for word in segment.words],
         "read_span": {"start": segment.read_span[0], "end": segment.read_span[1]},
-        **method_fields(outcome),
+        **method_fields(outcome, text),
         "id": id_of(item),
     }

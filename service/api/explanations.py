@@ -10,10 +10,11 @@ import numpy as np
 import orjson
 from fastapi import Request, Response
 
+from models.text.language import name_language
 from service.errors import ExplanationTooLarge, NotFound
 from service.explanation.request import Attention, ExplanationBatch, ExplanationRequest, TextExplanation
 from service.explanation.worker import ExplanationWorker
-from service.http.responses import milliseconds
+from service.http.responses import language_fields, milliseconds
 from service.inference.predictor import Predictor
 from service.schemas.explain import MAX_EXPLAINED, MAX_MAP_NUMBERS, MAX_MAPPED, MAX_PACKED_NUMBERS, ExplainOptions
 
@@ -80,8 +81,8 @@ def to_npz(answer: dict[str, Any]) -> bytes:
     return file.getvalue()
 
 
-def method_fields(outcome: TextExplanation) -> dict[str, Any]:
-    """Return the `ExplanationFields` of a result."""
+def method_fields(outcome: TextExplanation, text: str) -> dict[str, Any]:
+    """Return the `ExplanationFields` of a result for a text, or for the newest turn of a dialogue."""
     explanation, attention = outcome.explanation, outcome.attention
     return {
         "method": explanation.method,
@@ -89,6 +90,7 @@ def method_fields(outcome: TextExplanation) -> dict[str, Any]:
         **({"attention": _maps(attention)} if attention is not None else {}),
         "tokens": outcome.tokens,
         "truncated": outcome.truncated,
+        **language_fields(name_language(text)),
     }
 
 

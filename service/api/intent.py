@@ -20,7 +20,16 @@ from service.errors import NotFound, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
-from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed, results_response
+from service.http.responses import (
+    as_list,
+    failed_item,
+    fill_in,
+    id_of,
+    language_fields,
+    results_response,
+    settle_outcomes,
+    valid_items,
+)
 from service.inference.predictor import Embedding, Item, Prediction, Predictor
 from service.registry.heads import HeadRegistry
 from service.schemas.intent import DialogueTurn, IntentItem, IntentRequest, IntentResponse
@@ -45,11 +54,11 @@ def add_intent(app: FastAPI, predictor: Predictor, registry: HeadRegistry, setti
         body = await reader.read(request)
         head = find_by_name(registry.heads, body.label_set or settings.label_set, "/label_set", "label set")
         inputs = as_list(body.inputs)
-        items, turn_counts = zip(*map(item_of, inputs), strict=True)
+        items, turn_counts = zip(*map(item_of, valid_items(inputs)), strict=True)
         answer = await predictor.predict(items, body.truncate, deadline_s)
-        raise_if_all_failed(answer.outcomes, body.inputs)
+        outcomes = settle_outcomes(body.inputs, answer.outcomes)
         threshold = head.threshold if body.threshold is None else body.threshold
-        work = partial(_results, head, inputs, turn_counts, answer.outcomes, body.top_k, threshold)
+        work = partial(_results, head, inputs, fill_in(inputs, turn_counts), outcomes, body.top_k, threshold)
         results = await run_in_thread_if(work, len(inputs) > _INLINE_DIALOGUES)
         return results_response(predictor, results, answer.timings, label_set=head.name)
 
@@ -83,7 +92,7 @@ def turns_of(turns: Sequence[DialogueTurn]) -> tuple[Turn, ...]:
 def _results(
     head: IntentHead,
     inputs: Sequence[Any],
-    turn_counts: Sequence[int],
+    turn_counts: Sequence[int | Problem],
     outcomes: Sequence[Prediction | Problem],
     top_k: int,
     threshold: float,
@@ -96,6 +105,7 @@ def _results(
         if isinstance(outcome, Problem):
             results.append(failed_item(outcome, item))
             continue
+        assert not isinstance(turn_count, Problem)
         confidences, out_of_scope_score = next(predictions)
         results.append(
             {
@@ -104,6 +114,7 @@ def _results(
                 "turns_dropped": turn_count - outcome.turns,
                 "tokens": outcome.tokens,
                 "truncated": outcome.truncated,
+                **language_fields(outcome.language),
                 "id": id_of(item),
             }
         )

@@ -13,9 +13,13 @@ from service.inference.ranking_engine import RankingEngine
 from service.registry.heads import HeadRegistry
 from service.schemas.examples import METRICS
 from service.schemas.operations import Health, MetricInfo, ModelInfo, ModelLimits, ModelList
+from service.schemas.recommend import MAX_USERS
 from service.schemas.wire import MAX_INPUTS
 from service.settings import Settings
 from service.telemetry.metrics import CONTENT_TYPE, Metrics
+
+_MAX_INPUTS = {"recommend": MAX_USERS}
+"""The maximum number of inputs by task, where it is not `MAX_INPUTS`."""
 
 _RETRY_S = 2.0
 _TAG = "Operations"
@@ -73,7 +77,11 @@ def _model_info(bundle: Bundle, settings: Settings, registry: HeadRegistry | Non
         languages=list(bundle.languages),
         digest=bundle.digest,
         base=bundle.base,
-        limits=ModelLimits(max_tokens=bundle.max_tokens, max_inputs=MAX_INPUTS, max_body_bytes=settings.max_body_bytes),
+        limits=ModelLimits(
+            max_tokens=bundle.max_tokens,
+            max_inputs=_MAX_INPUTS.get(bundle.task.name, MAX_INPUTS),
+            max_body_bytes=settings.max_body_bytes,
+        ),
         metrics=[
             MetricInfo(
                 dataset=metric.dataset,

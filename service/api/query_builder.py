@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from operator import itemgetter
 from typing import Any
@@ -27,6 +27,7 @@ MAX_AHEAD_S = 86_400.0
 
 _DAY_S = 86_400.0
 _RATING = "rating"
+_SECOND = slice(17, 19)  # of a time by RFC 3339
 _EVENT_TYPES = {event: index for index, event in enumerate(EVENT_TYPES)} | {"dislike": DISLIKE}
 _OTHER = EVENT_TYPES.index("other")
 
@@ -198,7 +199,7 @@ def _parse_times(history: Sequence[HistoryEvent], now_s: float) -> list[float] |
 
 def _parse_time(at: str, position: int, latest_s: float) -> float:
     try:
-        seconds = datetime.fromisoformat(at.upper()).timestamp()
+        seconds = _seconds_of(at.upper())
     except (ValueError, OverflowError) as error:
         raise InvalidRequest(f"There is no such time: {error}.", pointer=f"/history/{position}/at") from None
     if seconds > latest_s:
@@ -207,6 +208,17 @@ def _parse_time(at: str, position: int, latest_s: float) -> float:
             pointer=f"/history/{position}/at",
         )
     return seconds
+
+
+def _seconds_of(at: str) -> float:
+    """Return a time by RFC 3339 in seconds; a leap second is the second after it. Raises ValueError."""
+    if at[_SECOND] != "60":
+        return datetime.fromisoformat(at).timestamp()
+    whole = datetime.fromisoformat(f"{at[: _SECOND.start]}59{at[_SECOND.stop :]}").replace(microsecond=0)
+    next_second = (whole + timedelta(seconds=1)).astimezone(UTC)
+    if (next_second.day, next_second.hour, next_second.minute) != (1, 0, 0):
+        raise ValueError("a leap second is the last of a month, 23:59:60 in UTC")
+    return next_second.timestamp()
 
 
 def _event_type(event: HistoryEvent, position: int) -> int:

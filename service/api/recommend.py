@@ -19,7 +19,8 @@ from service.errors import EmptyText, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
-from service.http.responses import as_list, failed_item, raise_if_all_failed, results_response
+from service.http.responses import as_list, failed_item, fill_in, results_response, settle_outcomes, valid_items
+from service.http.validation import InvalidItem
 from service.inference.predictor import Embedding, Item, Prediction, Predictor, Timings
 from service.inference.ranking import Ranking
 from service.inference.ranking_engine import RankingEngine
@@ -53,12 +54,12 @@ def add_recommend(app: FastAPI, predictor: Predictor, rankings: Rankings, settin
         """
         deadline_s = request_deadline_s(request, settings)
         body = await reader.read(request)
-        users: Sequence[User] = as_list(body.inputs)
+        users: Sequence[User | InvalidItem] = as_list(body.inputs)
         queries, predictions, prediction_timings = await build_queries(
             predictor, rankings.catalogues, users, deadline_s
         )
         outcomes, ranking_timings = await _rank(rankings.engine, queries, deadline_s)
-        raise_if_all_failed(outcomes, body.inputs)
+        outcomes = settle_outcomes(body.inputs, outcomes)
         results = [
             _result(user, query, outcome, predictions)
             for user, query, outcome in zip(users, queries, outcomes, strict=True)
@@ -74,9 +75,10 @@ PredictionsByText = Mapping[str, Prediction | Problem]
 
 
 async def build_queries(
-    predictor: Predictor, catalogues: CatalogueRegistry, users: Sequence[User], deadline_s: float
-) -> tuple[list[RankingQuery | Problem], PredictionsByText, Timings]:
+    predictor: Predictor, catalogues: CatalogueRegistry, inputs: Sequence[User | InvalidItem], deadline_s: float
+) -> tuple[Sequence[RankingQuery | Problem], PredictionsByText, Timings]:
     """Return the query of each user, with the vectors of its texts, or the user's problem."""
+    users: list[User] = valid_items(inputs)
     names = [user.catalogue or catalogues.default_name for user in users]
     snapshots = {name: await _snapshot(catalogues, name) for name in dict.fromkeys(names)}
     queries = await _look_up(users, [snapshots[name] for name in names])
@@ -87,7 +89,7 @@ async def build_queries(
     with_vectors = [
         _with_vectors(query, predictions) if isinstance(query, RankingQuery) else query for query in queries
     ]
-    return with_vectors, predictions, timings
+    return fill_in(inputs, with_vectors), predictions, timings
 
 
 async def _snapshot(catalogues: CatalogueRegistry, name: str) -> Snapshot | Problem:
@@ -151,7 +153,7 @@ async def _rank(
 
 
 def _result(
-    user: User, query: RankingQuery | Problem, outcome: Ranking | Problem, predictions: PredictionsByText
+    user: User | InvalidItem, query: RankingQuery | Problem, outcome: Ranking | Problem, predictions: PredictionsByText
 ) -> dict[str, Any]:
     if isinstance(outcome, Problem):
         return failed_item(outcome, user)

@@ -11,7 +11,7 @@ from service.errors import EmptyText, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
-from service.http.responses import results_response
+from service.http.responses import language_fields, results_response
 from service.inference.predictor import Embedding, Item, Prediction, Predictor
 from service.registry.heads import HeadRegistry
 from service.schemas.intent import RepliesRequest, RepliesResponse
@@ -56,6 +56,7 @@ def add_replies(app: FastAPI, predictor: Predictor, registry: HeadRegistry, sett
             turns_used=dialogue.turns,
             turns_dropped=len(turns) - dialogue.turns,
             truncated=dialogue.truncated,
+            **language_fields(dialogue.language),
         )
 
     operation = Operation("rank_replies", "Intents and replies", "Rank replies for a dialogue", problems=(404,))

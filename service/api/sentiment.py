@@ -9,7 +9,15 @@ from service.errors import Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
-from service.http.responses import as_list, failed_item, id_of, raise_if_all_failed, results_response
+from service.http.responses import (
+    as_list,
+    failed_item,
+    id_of,
+    language_fields,
+    results_response,
+    settle_outcomes,
+    valid_items,
+)
 from service.inference.predictor import Classification, Item, Prediction, Predictor, UnnamedEntity
 from service.schemas.sentiment import SentimentItem, SentimentRequest, SentimentResponse
 from service.settings import Settings
@@ -28,9 +36,9 @@ def add_sentiment(app: FastAPI, predictor: Predictor, settings: Settings) -> Non
         deadline_s = request_deadline_s(request, settings)
         body = await reader.read(request)
         inputs = as_list(body.inputs)
-        answer = await predictor.predict([item_of(item) for item in inputs], body.truncate, deadline_s)
-        raise_if_all_failed(answer.outcomes, body.inputs)
-        results = [result_of(*pair) for pair in zip(inputs, answer.outcomes, strict=True)]
+        answer = await predictor.predict([item_of(item) for item in valid_items(inputs)], body.truncate, deadline_s)
+        outcomes = settle_outcomes(body.inputs, answer.outcomes)
+        results = [result_of(*pair) for pair in zip(inputs, outcomes, strict=True)]
         return results_response(predictor, results, answer.timings)
 
     operation = Operation("classify_sentiment", "Sentiment", "Classify the sentiment of texts")
@@ -53,4 +61,5 @@ def result_of(item: str | SentimentItem, outcome: Prediction | Problem) -> dict[
         result = {"label": outcome.label, "scores": outcome.scores, "polarity": polarity(outcome.scores)}
     if not isinstance(item, str) and item.entity is not None:
         result["found"] = is_named
-    return result | {"tokens": outcome.tokens, "truncated": outcome.truncated, "id": id_of(item)}
+    result |= {"tokens": outcome.tokens, "truncated": outcome.truncated, **language_fields(outcome.language)}
+    return result | {"id": id_of(item)}

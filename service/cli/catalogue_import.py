@@ -101,7 +101,7 @@ def read_items(file: Path) -> tuple[list[CatalogueItem], list[str]]:
     """Return the items of a file, and what is wrong with which line."""
     from models.text.language import has_text
     from service.errors import Problem
-    from service.http.body import parse
+    from service.http.validation import parse
     from service.schemas.catalogue import CatalogueItem
 
     items: list[CatalogueItem] = []

@@ -75,7 +75,7 @@ def _read_user(content: bytes) -> tuple[ExplainedUser, Literal["auto"] | History
     import orjson
 
     from service.errors import InvalidRequest
-    from service.http.body import parse
+    from service.http.validation import parse
     from service.schemas.explain_recommend import ExplainedUser, ExplainRecommendRequest
 
     try:

@@ -1,5 +1,7 @@
 """Middleware for every request: it sets an id, counts and logs the request once, and answers every exception.
 
+It answers HEAD as GET without the body, and a path with a slash at its end as the path without it.
+
 It is pure ASGI, and outermost but for Starlette's last resort. It knows only the path of the matching route.
 """
 
@@ -35,6 +37,10 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if (path := scope["path"])[-1:] == "/" and len(path) > 1:
+            scope = {**scope, "path": path[:-1]}
+        if scope["method"] == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         state = _RequestState(scope, receive, send, self._metrics, self._access_log)
         token = REQUEST_ID.set(state.request_id)
         try:
@@ -50,6 +56,17 @@ class RequestMiddleware:
             await renderer(scope)(problem, state.request_id)(scope, receive, state.send)
         finally:
             REQUEST_ID.reset(token)
+
+
+def _without_body(send: Send) -> Send:
+    """Return a way to send an answer without its body; the headers stay those of GET (RFC 9110)."""
+
+    async def send_head(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await send(message)
+
+    return send_head
 
 
 class _RequestState:

@@ -20,8 +20,11 @@ def from_http(error: HTTPException) -> Problem:
     if error.status_code == 404:
         return NotFound("No such route; /docs lists what there is.")
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        return MethodNotAllowed(f"This route answers {allowed} only.", headers=error.headers)
+        methods = (error.headers or {}).get("Allow", "").split(", ")
+        if "GET" in methods:
+            methods = sorted({*methods, "HEAD"})
+        allowed = ", ".join(methods)
+        return MethodNotAllowed(f"This route answers {allowed} only.", headers={"Allow": allowed})
     return Problem("The request could not be handled.")
 
 

@@ -23,7 +23,7 @@ from models.bundle import Bundle
 from models.prediction.calibration import LogitScaling, calibrate_logits
 from models.runtime.protocol import Runtime
 from models.text.encoding import Encoding, collate
-from models.text.language import has_text
+from models.text.language import OTHER, has_text
 from models.text.tokenizer import EmptyTextError, Tokenizer
 from service.errors import EmptyText, InferenceFailed, InvalidRequest, NotReady, Problem, TextTooLong
 from service.inference.batch_policy import BatchLimits, InferenceResult
@@ -167,8 +167,16 @@ class Engine:
         except EmptyTextError:
             return EmptyText("The text holds nothing that can be read.", pointer="/text")
         if tokens.truncated and not truncate:
-            return TextTooLong(f"The text is longer than {self.bundle.max_tokens} tokens.", pointer="/text")
-        return _Encoded(tokens, turns) if tokens.names_entity else UnnamedEntity(0, tokens.truncated, turns)
+            return self._too_long(item)
+        if not tokens.names_entity:
+            return UnnamedEntity(0, tokens.truncated, turns, language=_language_of(tokens))
+        return _Encoded(tokens, turns)
+
+    def _too_long(self, item: Item) -> TextTooLong:
+        tokens, is_all = self.tokenizer.count_tokens(item.text)
+        length = str(tokens) if is_all else f"more than {tokens}"
+        limit = f"{self.bundle.max_tokens}{' with its entity' if item.entity is not None else ''}"
+        return TextTooLong(f"The text has {length} tokens, and the limit is {limit}.", pointer="/text")
 
     def _report(self, report: BatchReport) -> None:
         if self._warm:  # texts of the warm-up are not counted
@@ -194,9 +202,15 @@ class Engine:
             _log.error("the model returned a value that is not finite", task=self.bundle.task.name)
             return InferenceFailed("The model failed on this text.")
         extent = (encoded.tokens.length, encoded.tokens.truncated, encoded.turns)
+        language = _language_of(encoded.tokens)
         if labels := self.bundle.task.labels:
-            return Classification(*extent, dict(zip(labels, inferred.row.tolist(), strict=True)))
-        return Embedding(*extent, inferred.row.astype(np.float32, copy=False))
+            scores = dict(zip(labels, inferred.row.tolist(), strict=True))
+            return Classification(*extent, scores, language=language)
+        return Embedding(*extent, inferred.row.astype(np.float32, copy=False), language=language)
+
+
+def _language_of(tokens: Encoding) -> str:
+    return OTHER if tokens.is_foreign else tokens.language
 
 
 def _count_characters(item: Item) -> int:

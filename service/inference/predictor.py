@@ -8,7 +8,7 @@ HTTP, Ray or batches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -32,12 +32,13 @@ class Item:
 class Prediction:
     """The outcome of an item that was answered.
 
-    `turns` counts the turns of a dialogue that were read, the newest included.
+    `turns` counts the turns of a dialogue that were read, the newest included. `language` is that of the newest.
     """
 
     tokens: int
     truncated: bool
     turns: int
+    language: str = field(default="en", kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

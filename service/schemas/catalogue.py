@@ -99,9 +99,9 @@ class EditedItem(WireModel):
 
 
 class FailedEdit(WireModel):
-    """An item whose text the model cannot read; the catalogue keeps what it had under the id."""
+    """An item that does not fit, or whose text the model cannot read; the catalogue keeps what it had under the id."""
 
-    item_id: str
+    item_id: Annotated[str | None, Field(description="null without a valid id")]
     error: ItemError
 
 

@@ -33,6 +33,7 @@ FAILED_ITEM: Final[Example] = {
         "code": "empty_text",
         "title": "Empty text",
         "detail": "The text holds nothing that can be read.",
+        "pointer": "/inputs/2/text",
     },
     "id": "n-18",
 }
@@ -46,6 +47,7 @@ SENTIMENT_RESPONSE: Final[Example] = {
             "polarity": -0.956,
             "tokens": 13,
             "truncated": False,
+            "language": "en",
             "id": None,
         },
         {
@@ -55,6 +57,7 @@ SENTIMENT_RESPONSE: Final[Example] = {
             "found": True,
             "tokens": 14,
             "truncated": False,
+            "language": "en",
             "id": "n-17",
         },
         FAILED_ITEM,
@@ -94,6 +97,7 @@ INTENT_RESPONSE: Final[Example] = {
             "turns_dropped": 0,
             "tokens": 7,
             "truncated": False,
+            "language": "en",
             "id": None,
         },
         {
@@ -109,6 +113,7 @@ INTENT_RESPONSE: Final[Example] = {
             "turns_dropped": 0,
             "tokens": 17,
             "truncated": False,
+            "language": "en",
             "id": "c-9",
         },
     ],
@@ -136,6 +141,7 @@ REPLIES_RESPONSE: Final[Example] = {
     "turns_used": 1,
     "turns_dropped": 0,
     "truncated": False,
+    "language": "en",
     "timings_ms": _TIMINGS,
 }
 

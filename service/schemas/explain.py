@@ -19,7 +19,7 @@ from service.schemas.intent import (
     check_dialogue,
 )
 from service.schemas.sentiment import Label, SentimentInputs
-from service.schemas.wire import LIST, TEXT, FailedItem, Name, WireModel
+from service.schemas.wire import LIST, TEXT, FailedItem, LanguageFields, Name, WireModel
 
 MAX_EXPLAINED, MAX_MAPPED = 16, 4
 MAX_COMPARED = 64  # candidates without a target, which the model must all read to find the best
@@ -178,7 +178,7 @@ class AttentionMaps(WireModel):
     ]
 
 
-class ExplanationFields(WireModel):
+class ExplanationFields(LanguageFields):
     """A positive weight speaks for the target and a negative weight against it, if the method is `signed`."""
 
     method: str

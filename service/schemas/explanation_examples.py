@@ -35,6 +35,7 @@ EXPLAIN_SENTIMENT_RESPONSE: Final[Example] = {
             "signed": True,
             "tokens": 10,
             "truncated": False,
+            "language": "en",
             "id": None,
         }
     ],
@@ -92,6 +93,7 @@ EXPLAIN_INTENT_RESPONSE: Final[Example] = {
             "signed": True,
             "tokens": 15,
             "truncated": False,
+            "language": "en",
             "id": "c-9",
         }
     ],
@@ -128,6 +130,7 @@ EXPLAIN_REPLIES_RESPONSE: Final[Example] = {
             "signed": True,
             "tokens": 6,
             "truncated": False,
+            "language": "en",
         }
     ],
     "timings_ms": _TIMINGS,

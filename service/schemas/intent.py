@@ -16,6 +16,7 @@ from service.schemas.wire import (
     MAX_TOP_K,
     READABLE,
     FailedItem,
+    LanguageFields,
     Name,
     Share,
     Timings,
@@ -88,7 +89,7 @@ class RankedIntent(WireModel):
     confidence: float
 
 
-class IntentResult(WireModel):
+class IntentResult(LanguageFields):
     """The intent of a text or dialogue."""
 
     intent: Annotated[str | None, Field(description="null when out of scope")]
@@ -159,7 +160,7 @@ class IntentResponse(WireModel):
     timings_ms: Timings
 
 
-class RepliesResponse(WireModel):
+class RepliesResponse(LanguageFields):
     """Replies with their scores, best first."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.REPLIES_RESPONSE]})

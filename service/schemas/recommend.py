@@ -13,7 +13,9 @@ from typing import Annotated, Any, Literal, NotRequired, overload
 
 import msgspec
 import orjson
-from pydantic import ConfigDict, Field, GetPydanticSchema, WrapValidator, with_config
+from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetPydanticSchema, WrapValidator, with_config
+from pydantic_core import CoreSchema
+from pydantic_core.core_schema import custom_error_schema, str_schema
 from typing_extensions import TypedDict
 
 from service.schemas import examples
@@ -43,6 +45,12 @@ _ItemText = Annotated[
     str,
     Field(max_length=MAX_TEXT_CHARS, description="English or Chinese text, read if the catalogue does not have the id"),
 ]
+
+
+def _say_what_time(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    """Return the schema of a time, which says in words what pydantic says with a pattern."""
+    message = "Input should be a time by RFC 3339 with a zone, such as 2011-11-03T10:00:00Z"
+    return custom_error_schema(str_schema(pattern=TIME), "time", custom_error_message=message)
 
 
 @with_config(_CHECKED)
@@ -82,8 +90,8 @@ class HistoryEvent(TypedDict):
     at: NotRequired[
         Annotated[
             str,
+            GetPydanticSchema(_say_what_time),
             Field(
-                pattern=TIME,
                 description="time by RFC 3339, on all events or on none; events without times are oldest first",
                 json_schema_extra={"format": "date-time"},
             ),

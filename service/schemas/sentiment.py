@@ -13,6 +13,7 @@ from service.schemas.wire import (
     MAX_INPUTS,
     MAX_TEXT_CHARS,
     FailedItem,
+    LanguageFields,
     Timings,
     WireModel,
     one_or_many,
@@ -50,7 +51,7 @@ class SentimentRequest(WireModel):
     truncate: Annotated[bool, Field(description="shorten a long text and mark its result; false refuses it")] = True
 
 
-class SentimentResult(WireModel):
+class SentimentResult(LanguageFields):
     """The sentiment of a text. If the text does not name the entity, `label`, `scores` and `polarity` are null."""
 
     label: Label | None

@@ -1,13 +1,13 @@
 """Shared parts of the wire: limits, inputs that are an item or a list, item errors and problems.
 
 Schemas are strict (no coercion, no unknown field) and bounded. They know neither models nor HTTP.
-A text that no model can answer is no fault of the schema: it comes back as the `error` of its item.
+An item of a list that does not fit, or that no model can answer, comes back as its `error`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetPydanticSchema
 from pydantic_core import CoreSchema, PydanticCustomError
@@ -26,6 +26,9 @@ MAX_TOP_K = 100
 # Names of union branches. Pydantic puts them into the location of an error, and `service.http.body` removes them.
 TEXT, OBJECT, LIST = "(text)", "(object)", "(list)"
 UNION_TAGS = frozenset({TEXT, OBJECT, LIST})
+
+
+Language = Literal["en", "zh", "other"]
 
 
 class WireModel(BaseModel):
@@ -103,6 +106,9 @@ class ItemError(WireModel):
     code: str
     title: str
     detail: str
+    pointer: Annotated[
+        str | None, Field(description="JSON pointer to the wrong value in the body; absent if no value is wrong")
+    ] = None
 
 
 class FailedItem(WireModel):
@@ -111,7 +117,16 @@ class FailedItem(WireModel):
     model_config = ConfigDict(json_schema_extra={"examples": [examples.FAILED_ITEM]})
 
     error: ItemError
-    id: str | None
+    id: Annotated[str | None, Field(description="the id of the input; null without a valid one")]
+
+
+class LanguageFields(WireModel):
+    """The language of a text, or of the newest turn of a dialogue."""
+
+    language: Annotated[Language, Field(description="en, zh, or other")]
+    unsupported_language: Annotated[
+        bool | None, Field(description="true if the language is other, which the models do not know; else absent")
+    ] = None
 
 
 class Timings(WireModel):

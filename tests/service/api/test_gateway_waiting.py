@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import httpx
@@ -58,3 +59,19 @@ async def test_a_longer_timeout_does_not_extend_that_of_the_service(tmp_path: Pa
     async with serving(tmp_path, metrics, request_timeout_s=0.05) as service:
         service.runtime.gate.clear()
         assert_problem(await ask_waiting(service, "600000"), 504, "deadline_exceeded")
+
+
+async def test_a_time_too_short_for_the_work_is_504_and_one_too_short_for_the_queue_429(service: Service) -> None:
+    service.runtime.on_run = lambda _: time.sleep(0.1)
+    for _ in range(3):  # idle, it refuses nothing, however short the time
+        assert_problem(await ask_waiting(service, "1"), 504, "deadline_exceeded")
+        while service.engine.busy:
+            await asyncio.sleep(0.001)
+    assert (await service.ask([f"good {index}" for index in range(64)])).status_code == 200  # measures the rate
+    service.runtime.gate.clear()
+    service.runtime.entered.clear()
+    long = asyncio.ensure_future(service.ask([f"bad {index}" for index in range(256)]))
+    assert await asyncio.to_thread(service.runtime.entered.wait, 60)
+    assert_problem(await ask_waiting(service, "200"), 429, "overloaded")
+    service.runtime.gate.set()
+    assert (await long).status_code == 200

@@ -9,7 +9,7 @@ import pytest
 
 from models.catalogue.folder import create_catalogue
 from service.errors import InvalidRequest, Problem
-from service.http.body import parse
+from service.http.validation import parse
 from service.registry.catalogues import FOLDER
 from service.schemas.recommend import MAX_RANKED_CANDIDATES, CandidateIds, RecommendRequest, User, fast_parser
 from service.schemas.wire import MAX_ID_CHARS

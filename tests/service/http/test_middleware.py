@@ -69,3 +69,35 @@ async def test_a_client_that_disconnects_is_counted_and_leaves_the_queue(service
     assert counts["heed_requests_total", "/v1/sentiment", "499"] == 1
     service.runtime.gate.set()
     assert (await first).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/v1/models"])
+async def test_head_answers_as_get_without_the_body(service: Service, path: str) -> None:
+    got = await service.client.get(path)
+    head = await service.client.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"") == (200, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+    assert path == "/metrics" or head.headers["content-length"] == str(len(got.content))
+
+
+async def test_head_of_a_problem_has_its_status_and_no_body(service: Service) -> None:
+    for path, status in (("/nowhere", 404), ("/v1/sentiment", 405)):
+        head = await service.client.head(path)
+        assert (head.status_code, head.content) == (status, b"")
+
+
+@pytest.mark.parametrize("path", ["/healthz/", "/readyz/", "/metrics/", "/docs/", "/v1/models/"])
+async def test_a_slash_at_the_end_changes_nothing(service: Service, path: str) -> None:
+    assert (await service.client.get(path)).status_code == 200
+    assert (await service.client.post("/v1/sentiment/", json={"inputs": "good"})).status_code == 200
+    counted = [key for key in samples(service.metrics) if key[0] == "heed_requests_total"]
+    assert {key[1] for key in counted} == {path.rstrip("/"), "/v1/sentiment"}
+    assert_problem(await service.client.get("/nowhere/"), 404, "not_found")
+
+
+@pytest.mark.parametrize("method", ["BREW", "PURGE", "OPTIONS", "DELETE"])
+async def test_an_unknown_method_is_a_problem_with_the_allowed_ones(service: Service, method: str) -> None:
+    for path, allowed in (("/v1/sentiment", "POST"), ("/v1/models", "GET, HEAD"), ("/", "GET, HEAD")):
+        response = await service.client.request(method, path)
+        assert_problem(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == allowed

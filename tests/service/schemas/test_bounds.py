@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from models.catalogue.errors import EditError
 from models.catalogue.items import Item
 from service.errors import InvalidRequest
-from service.http.body import parse
+from service.http.validation import parse
 from service.schemas.catalogue import CatalogueEdit
 from service.schemas.explain import ExplainIntentRequest, ExplainRepliesRequest
 from service.schemas.explain_recommend import ExplainRecommendRequest

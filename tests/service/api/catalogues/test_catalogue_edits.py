@@ -15,7 +15,7 @@ from models.bundle import Bundle
 from models.catalogue.folder import create_catalogue, remove_catalogue
 from models.ranking.recommender import Recommender
 from models.runtime.offline import open_text_encoder
-from service.schemas.catalogue import MAX_ITEM_CHARS, MAX_REMOVED
+from service.schemas.catalogue import MAX_ITEM_CHARS, MAX_REMOVED, CatalogueEdited
 from service.schemas.wire import MAX_INPUTS
 from tests.support.catalogue_app import ITEM, Shop
 from tests.support.service_app import JSON, assert_problem
@@ -108,7 +108,7 @@ async def test_an_item_is_ranked_from_its_acknowledged_edit_to_its_removal(shop:
         ({"items": [{"item_id": "", "text": "a"}]}, "/items/0/item_id"),
         ({"items": [{"item_id": 1, "text": "a"}]}, "/items/0/item_id"),
         ({"items": [{"item_id": "i" * 257, "text": "a"}]}, "/items/0/item_id"),
-        ({"items": [ITEM, {"item_id": "2", "text": "a" * (MAX_ITEM_CHARS + 1)}]}, "/items/1/text"),
+        ({"items": [{"item_id": "2", "text": "a" * (MAX_ITEM_CHARS + 1)}]}, "/items/0/text"),
         ({"items": [ITEM | {"popularity": -1}]}, "/items/0/popularity"),
         ({"items": [ITEM | {"popularity": "1"}]}, "/items/0/popularity"),
         ({"items": [ITEM | {"colour": "red"}]}, "/items/0/colour"),
@@ -198,3 +198,26 @@ async def test_a_writer_that_holds_the_lock_makes_the_catalogue_busy(
         assert_problem(await shop.put("books", [ITEM]), 503, "catalogue_busy")
         assert await shop.texts("books") == {}  # readers do not wait
     assert await shop.outcomes("books", [ITEM]) == ["added"]
+
+
+async def test_wrong_items_and_removals_do_not_affect_the_others(shop: Shop) -> None:
+    wrong = [None, {"item_id": "w", "text": 3}, {"item_id": "t", "text": "b", "attributes": {"tags": ["x"]}}]
+    body = {"items": [ITEM, *wrong, {"item_id": "e", "text": " "}], "remove": ["gone", 7, ""]}
+    answer = await shop.client.put("/v1/catalogues/books/items", json=body)
+    assert answer.status_code == 200, answer.text
+    CatalogueEdited.model_validate_json(answer.content)
+    results = answer.json()["results"]
+    assert [result["item_id"] for result in results] == ["1", None, "w", "t", "e", "gone", None, None]
+    assert [result.get("error", {}).get("pointer") for result in results] == [
+        None,
+        "/items/1",
+        "/items/2/text",
+        "/items/3/attributes/tags",
+        "/items/4/text",
+        None,
+        "/remove/1",
+        "/remove/2",
+    ]
+    assert answer.json()["catalogue"]["count"] == 1
+    only_wrong = await shop.client.put("/v1/catalogues/books/items", json={"items": wrong})
+    assert_problem(only_wrong, 422, "invalid_request", "/items/0")
