@@ -131,8 +131,10 @@ def _results(
     outcomes = dict(zip(ids, edited.outcomes, strict=True))
 
     def result(item: CatalogueItem | str | InvalidItem, pointer: str) -> dict[str, Any]:
-        item_id = item if isinstance(item, str) else item.id if isinstance(item, InvalidItem) else item.item_id
-        if isinstance(item, InvalidItem) or item_id in embedded.problems:
+        if isinstance(item, InvalidItem):
+            return {"item_id": item.id, "error": error_of(_problem_of(item, pointer, embedded.problems))}
+        item_id = item if isinstance(item, str) else item.item_id
+        if item_id in embedded.problems:
             return {"item_id": item_id, "error": error_of(_problem_of(item, pointer, embedded.problems))}
         embedding = embedded.embeddings.get(item_id)
         truncated = None if embedding is None else embedding.truncated

@@ -58,8 +58,8 @@ def add_recommend(app: FastAPI, predictor: Predictor, rankings: Rankings, settin
         queries, predictions, prediction_timings = await build_queries(
             predictor, rankings.catalogues, users, deadline_s
         )
-        outcomes, ranking_timings = await _rank(rankings.engine, queries, deadline_s)
-        outcomes = settle_outcomes(body.inputs, outcomes)
+        ranked, ranking_timings = await _rank(rankings.engine, queries, deadline_s)
+        outcomes = settle_outcomes(body.inputs, ranked)
         results = [
             _result(user, query, outcome, predictions)
             for user, query, outcome in zip(users, queries, outcomes, strict=True)

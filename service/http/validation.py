@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import orjson
 from pydantic import BaseModel, ValidationError, create_model
@@ -59,11 +59,11 @@ def parse(model: type[Model], body: bytes, item_fields: Sequence[str] = ("inputs
     return _Validation(model, document, item_fields, has_surrogates=True).result()
 
 
-class _Validation:
+class _Validation(Generic[Model]):
     """The validation of a document that does not fit as a whole."""
 
     def __init__(
-        self, model: type[BaseModel], document: Any, item_fields: Sequence[str], has_surrogates: bool = False
+        self, model: type[Model], document: Any, item_fields: Sequence[str], has_surrogates: bool = False
     ) -> None:
         self._model = model
         self._document = document
@@ -75,23 +75,23 @@ class _Validation:
             self._lists = {field: values for field, values in lists.items() if len(values) <= max_items(model, field)}
         self._remaining_faults = _MAX_FAULTS
 
-    def result(self) -> Any:
+    def result(self) -> Model:
         """Return the model with an `InvalidItem` for each wrong item; raise the first problem of all else."""
         items = {field: self._check_items(field, values) for field, values in self._lists.items()}
         valid = {
             field: [item for item in values if not isinstance(item, InvalidItem)] for field, values in items.items()
         }
         if not any(valid.values()):
-            self._validated(self._model, self._document)  # the first problem of the schema comes first
+            self._validated(self._document)  # the first problem of the schema comes first
             _raise_first(items)
-        result = self._validated(self._model, self._document | valid if valid else self._document)
+        result = self._validated(self._document | valid if valid else self._document)
         if self._has_surrogates and not _is_unicode({**self._document, **dict.fromkeys(items)}):
             raise InvalidRequest(_UNREADABLE, pointer="")
         return result.model_copy(update=items)
 
-    def _validated(self, model: type[BaseModel], document: Any) -> BaseModel:
+    def _validated(self, document: Any) -> Model:
         try:
-            return model.model_validate(document)
+            return self._model.model_validate(document)
         except ValidationError as error:
             raise self._problem(error, document, _MAX_FAULTS) from None
 

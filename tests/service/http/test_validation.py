@@ -107,6 +107,7 @@ def test_the_envelope_and_a_list_without_a_valid_item_are_refused(document: Any,
 def test_an_item_with_thousands_of_faults_affects_no_other_and_they_are_counted() -> None:
     many = {"text": "a"} | {f"k{index}": 1 for index in range(3_000)}
     inputs = parse(SentimentRequest, encoded({"inputs": ["a", many, None]})).inputs
+    assert isinstance(inputs, list)
     assert inputs[0] == "a"
     assert isinstance(inputs[1], InvalidItem)
     assert inputs[1].problem.detail == "3000 values are wrong or unknown."
