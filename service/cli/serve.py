@@ -49,6 +49,8 @@ def serve(
         names = [_verify(task, path, chosen) for task, path in chosen.bundles.items()]
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
         fail(error)
+    if chosen.log_format == "console" and {"intent", "recommend"} & chosen.bundles.keys():
+        print(describe_data_dir(chosen.data_dir), flush=True)
     host_of_url = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
     _run(Cluster(chosen), " and ".join(names), f"http://{host_of_url}:{chosen.port}", list(chosen.bundles))
 
@@ -145,10 +147,8 @@ def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
     logs.configure("serve", configured.log_level, configured.log_format, configured.metrics_dir)
     tell = _print if configured.log_format == "console" else _record
     failure: ClusterError | None = None
-    if {"intent", "recommend"} & configured.bundles.keys():
-        tell(describe_data_dir(configured.data_dir), "data folder", folder=str(configured.data_dir))
     try:
-        tell(f"Starting {models} on {address} ...", "starting", models=models, address=address)
+        tell(f"Starting {models} on {address} ...", "starting", models=models, address=address, data_dir=str(configured.data_dir))
         started_s = time.monotonic()
         cluster.start()
         seconds = round(time.monotonic() - started_s, 1)

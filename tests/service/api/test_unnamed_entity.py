@@ -20,6 +20,7 @@ async def test_an_unnamed_entity_gets_no_label(service: Service) -> None:
         "found": False,
         "tokens": 0,
         "truncated": False,
+        "language": "en",
         "id": "n-1",
     }
 
