@@ -47,7 +47,7 @@ _AFTER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How the number that starts at `position` stands to one before it, in a word of the text's language."""
+    """The number that starts at `position` against one before it, in a word of the text's language."""
 
     position: int
     word: str

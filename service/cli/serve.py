@@ -148,7 +148,8 @@ def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
     tell = _print if configured.log_format == "console" else _record
     failure: ClusterError | None = None
     try:
-        tell(f"Starting {models} on {address} ...", "starting", models=models, address=address, data_dir=str(configured.data_dir))
+        folder = str(configured.data_dir)
+        tell(f"Starting {models} on {address} ...", "starting", models=models, address=address, data_dir=folder)
         started_s = time.monotonic()
         cluster.start()
         seconds = round(time.monotonic() - started_s, 1)

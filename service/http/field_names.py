@@ -1,4 +1,4 @@
-"""What the schema of a request allows: the fields at a place, the field that was meant, and the lengths of lists."""
+"""The schema of a request: the fields at a place, the field that was meant, and the lengths of lists."""
 
 from __future__ import annotations
 
