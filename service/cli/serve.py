@@ -44,11 +44,11 @@ def serve(
         fail(error if options.get(error.name) is None else error.for_option(_OPTIONS[error.name]), 2)
     try:
         require_runtime(chosen.device)
+        check_open_files(max_connections())
         if chosen.data_dir is not None and {"intent", "recommend"} & chosen.bundles.keys():
             check_data_dir(chosen.data_dir, *([CATALOGUES] if "recommend" in chosen.bundles else []))
         names = _verify(chosen)
         check_port_is_free(chosen.host, chosen.port)
-        check_open_files(max_connections())
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
         fail(error)
     if haproxy.find_haproxy() is None:

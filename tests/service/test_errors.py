@@ -28,6 +28,7 @@ STABLE = {
     ("catalogue_outdated", 409),
     ("catalogue_read_only", 409),
     ("body_too_large", 413),
+    ("catalogue_full", 413),
     ("explanation_too_large", 413),
     ("unsupported_media_type", 415),
     ("invalid_request", 422),
