@@ -38,6 +38,7 @@ from models.catalogue.database import (
 from models.catalogue.errors import CatalogueError, CatalogueRemovedError, EditError, VectorsMissingError, check_digest
 from models.catalogue.items import (
     MAX_ATTRIBUTES,
+    MAX_NUMBER,
     CatalogueLimits,
     Content,
     EditResult,
@@ -262,8 +263,9 @@ class Catalogue:
     def _change(self, item_id: str, row: int | None, text: str, attributes: str, popularity: float) -> Change:
         """Return the change that a record holds. Raises CatalogueError for a number outside its range."""
         try:
-            change = Change(item_id, row, text, json.loads(attributes), popularity)
-            if not is_popularity(popularity):
+            # Older versions stored larger numbers.
+            change = Change(item_id, row, text, json.loads(attributes), min(popularity, float(MAX_NUMBER)))
+            if not is_popularity(change.popularity):
                 raise ValueError("its popularity is not from 0 to 2**53")
             if not all(isinstance(value, str) or abs(value) < math.inf for value in change.attributes.values()):
                 raise ValueError("a number among its attributes is not finite")

@@ -42,10 +42,10 @@ def serve(
     if haproxy.find_haproxy() is None:
         fail(haproxy.describe_missing())
     try:
+        check_open_files(max_connections())
         if chosen.data_dir is not None and {"intent", "recommend"} & chosen.bundles.keys():
             check_data_dir(chosen.data_dir, *([CATALOGUES] if "recommend" in chosen.bundles else []))
         check_port_is_free(chosen.host, chosen.port)
-        check_open_files(max_connections())
         names = [_verify(task, path, chosen) for task, path in chosen.bundles.items()]
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
         fail(error)

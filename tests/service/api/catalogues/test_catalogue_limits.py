@@ -101,16 +101,28 @@ async def test_the_bytes_of_a_catalogue_are_limited_and_removals_make_room(narro
     assert await narrow_shop.outcomes("books", batches[3]) == ["added"] * 10
 
 
-@pytest.mark.parametrize(
-    ("column", "value"),
-    [("popularity", "1e308"), ("popularity", "NULL"), ("attributes", "'{\"price\": 1e999}'"), ("attributes", "'{'")],
-)
-async def test_a_catalogue_with_a_number_outside_its_range_is_refused(shop: Shop, column: str, value: str) -> None:
-    assert await shop.outcomes("books", [ITEM]) == ["added"]
+def store_value(shop: Shop, column: str, value: str) -> None:
+    """Change a column of every stored item, as an older version could have written it."""
     with closing(sqlite3.connect(shop.folder / "books" / "items.sqlite")) as database:
         database.execute(f"UPDATE items SET {column} = {value}, version = 9")
         database.execute("UPDATE meta SET version = 9")
         database.commit()
+
+
+async def test_a_stored_popularity_above_the_range_counts_as_the_most(shop: Shop) -> None:
+    assert await shop.outcomes("books", [{"item_id": name, "text": "abc"} for name in ("1", "2")]) == ["added"] * 2
+    store_value(shop, "popularity", "1e308")
+    answer = await shop.client.post("/v1/recommend", json={"inputs": {"history": [], "catalogue": "books"}})
+    assert [item["score"] for item in answer.json()["results"][0]["items"]] == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("popularity", "-1"), ("popularity", "NULL"), ("attributes", "'{\"price\": 1e999}'"), ("attributes", "'{'")],
+)
+async def test_a_catalogue_with_a_number_outside_its_range_is_refused(shop: Shop, column: str, value: str) -> None:
+    assert await shop.outcomes("books", [ITEM]) == ["added"]
+    store_value(shop, column, value)
     answer = await shop.client.get("/v1/catalogues/books")
     assert_problem(answer, 503, "catalogue_unusable")
     assert "item '1' cannot be read" in answer.json()["detail"]
