@@ -21,7 +21,7 @@ RUN /opt/heed/bin/pip install --no-cache-dir --disable-pip-version-check --no-de
 FROM python:3.11-slim AS run
 RUN useradd --create-home --uid 10001 heed
 COPY --from=build /opt/heed /opt/heed
-ENV PATH=/opt/heed/bin:$PATH PYTHONUNBUFFERED=1 HEED_HOST=0.0.0.0
+ENV PATH=/opt/heed/bin:$PATH PYTHONUNBUFFERED=1 HEED_HOST=0.0.0.0 HEED_LOG_FORMAT=json
 USER heed
 WORKDIR /home/heed
 EXPOSE 8000

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from models.prediction.calibration import Calibration, LogitScaling, find_scaling
+from models.prediction.ranges import RangeError, check_finite, check_name, check_number
 from models.tasks import INTENT, RECOMMEND, SENTIMENT, TASKS, Task
 from models.text.reading import READINGS
 
@@ -40,6 +41,9 @@ DOCUMENT_SUFFIXES = (".md", ".png")
 
 PICKLE_MAGIC = (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK\x03\x04")
 """The first bytes of pickles, and of the zip archives in which torch saves them."""
+
+TOKEN_LIMITS = (8, 65_536)
+"""The range of a bundle's token limit."""
 
 
 class BundleError(Exception):
@@ -129,7 +133,7 @@ def load_unverified(path: Path) -> Bundle:
 def _read_unverified(path: Path) -> tuple[Bundle, dict[str, str]]:
     """Return the bundle, unverified, and the digests of its files by name."""
     if not (path / MANIFEST).is_file():
-        raise BundleError(f"no bundle at {path}: it has no {MANIFEST}; pass the folder of a bundle with --bundle")
+        raise BundleError(f"no bundle at {path}: it has no {MANIFEST}")
     content = (path / MANIFEST).read_bytes()
     try:
         manifest = json.loads(content)
@@ -139,7 +143,9 @@ def _read_unverified(path: Path) -> tuple[Bundle, dict[str, str]]:
             )
         bundle = read_manifest(path, manifest, hashlib.sha256(content).hexdigest())
         return bundle, {str(name): str(digest) for name, digest in manifest["files"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except RangeError as error:
+        raise BundleError(f"bundle {path.name}: {error}; export it again") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise BundleError(f"bundle {path.name}: {MANIFEST} cannot be read ({error!r}); export it again") from error
 
 
@@ -152,16 +158,14 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         raise BundleError(
             f"bundle {path.name}: its labels {manifest['labels']} differ from the task's, {list(task.labels)}"
         )
-    calibration = {
-        language: LogitScaling(
-            float(row["temperature"]), float(row["power"]), tuple(float(value) for value in row["bias"])
-        )
-        for language, row in manifest["calibration"].items()
-    }
+    calibration = {language: _read_scaling(row) for language, row in manifest["calibration"].items()}
     reading = manifest.get("reading", 0)
     if type(reading) is not int or reading not in READINGS:
         raise BundleError(f"bundle {path.name}: its reading {reading!r} is unknown; it needs a newer Heed")
-    languages = tuple(manifest["languages"])
+    languages = tuple(check_name("language", language) for language in manifest["languages"])
+    if not languages:
+        raise BundleError(f"bundle {path.name}: it names no language; export it again")
+    max_tokens = int(check_number("max_tokens", manifest["max_tokens"], *TOKEN_LIMITS))
     for key in (*languages, *calibration) if task.labels else ():
         if key not in calibration or len(calibration[key].bias) != len(task.labels):
             raise BundleError(f"bundle {path.name}: no calibration of {len(task.labels)} labels for {key}")
@@ -169,19 +173,31 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
         path=path,
         digest=digest,
         encoder_digest=str(manifest["files"].get(GRAPH, "")),
-        model_digest=model_digest(manifest["files"], int(manifest["max_tokens"]), reading),
-        name=str(manifest["name"]),
-        version=str(manifest["version"]),
+        model_digest=model_digest(manifest["files"], max_tokens, reading),
+        name=check_name("name", manifest["name"]),
+        version=check_name("version", manifest["version"]),
         task=task,
         languages=languages,
-        max_tokens=int(manifest["max_tokens"]),
+        max_tokens=max_tokens,
         base=str(manifest["base"]["name"]),
         base_digest=str(manifest["base"]["sha256"]),
         calibration=calibration,
         sources=tuple(Source(**row) for row in manifest["data"]),
-        metrics=tuple(Metric(**row) for row in manifest["metrics"]),
+        metrics=tuple(_read_metric(row) for row in manifest["metrics"]),
         reading=reading,
     )
+
+
+def _read_scaling(row: dict[str, Any]) -> LogitScaling:
+    scaling = LogitScaling(row["temperature"], row["power"], tuple(row["bias"]))
+    scaling.check()
+    return scaling
+
+
+def _read_metric(row: dict[str, Any]) -> Metric:
+    metric = Metric(**row)
+    check_finite(f"metric {metric.name}", metric.value)
+    return metric
 
 
 def model_digest(digests: dict[str, str], max_tokens: int, reading: int = 0) -> str:

@@ -7,8 +7,9 @@ LOCK = .venv/lock/bin/uv pip compile pyproject.toml --no-config --python .venv/l
 
 # $(call venv,what) makes the environment that the target lies in.
 define venv
-@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null || { \
-	echo "Heed needs Python 3.11, and $(PYTHON) is missing or another version. Run: PYTHON=python3.11 make $(MAKECMDGOALS)" >&2; exit 1; }
+@$(PYTHON) -c 'import sys, ensurepip, venv; sys.exit(sys.version_info[:2] != (3, 11))' 2> /dev/null || { \
+	echo "Heed needs Python 3.11 with venv, and $(PYTHON) is $$($(PYTHON) --version 2> /dev/null || echo missing). Install it" \
+	"(Debian: python3.11-venv) and run: PYTHON=/path/to/python3.11 make $(MAKECMDGOALS)" >&2; exit 1; }
 @echo "Installing $(1) into $(@D) ..."
 @$(PYTHON) -m venv $(@D)
 endef

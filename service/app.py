@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import structlog
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.config import AutoscalingConfig
@@ -23,6 +24,7 @@ from ray.serve.schema import LoggingConfig
 
 from models import bundle as bundles
 from models.bundle import Bundle
+from models.catalogue.items import CatalogueLimits
 from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
@@ -40,7 +42,10 @@ from service.registry.catalogues import CatalogueRegistry
 from service.registry.heads import HeadRegistry
 from service.settings import Settings, load_settings
 from service.telemetry import logs
+from service.telemetry.access_log import AccessLog
 from service.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
 
 _NAME = "heed"
 _KEEP_ALIVE_S = 75
@@ -72,7 +77,11 @@ class GatewayDeployment:
 
     def __init__(self, settings: Settings, *models: DeploymentHandle) -> None:
         """Build the application. `models` are in the order of the settings' bundles; without them, models run here."""
-        logs.configure(settings.log_level)
+        output = logs.configure("gateway", settings.log_level, settings.log_format, settings.metrics_dir)
+        with logs.log_failed_start("gateway"):
+            self._build(settings, models, AccessLog(output) if settings.access_log else None)
+
+    def _build(self, settings: Settings, models: Sequence[DeploymentHandle], access_log: AccessLog | None) -> None:
         ray_workarounds.close_handle_port()
         metrics = Metrics(settings.metrics_dir)
         self._predictors = (
@@ -93,14 +102,16 @@ class GatewayDeployment:
             if task == "recommend":
                 recommender = load_recommender(bundle)
                 engine = RankingEngine(recommender, metrics.task(TASK))
-                rankings = Rankings(engine, CatalogueRegistry(bundle, recommender, settings.data_dir))
+                limits = CatalogueLimits(settings.max_catalogue_items, settings.max_catalogue_bytes)
+                catalogues = CatalogueRegistry(bundle, recommender, settings.data_dir, limits=limits)
+                rankings = Rankings(engine, catalogues)
         ranking_engine = rankings.engine if rankings else None
         self._health_checked: list[Predictor | RankingEngine] = [
             *self._predictors,
             *([ranking_engine] if ranking_engine else []),
         ]
         worker = _explanation_worker(self._predictors, ranking_engine)
-        self._gateway = create_app(caches, settings, metrics, heads, worker, rankings)
+        self._gateway = create_app(caches, settings, metrics, heads, worker, rankings, access_log)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self._gateway
@@ -115,11 +126,15 @@ class ModelDeployment:
     """One replica of a model, without an API. The gateways call `predict`."""
 
     async def __init__(self, settings: Settings, path: Path) -> None:  # type: ignore[misc]  # Serve awaits it
-        logs.configure(settings.log_level)
-        ray_workarounds.close_handle_port()
-        self._counts = CountBuffer()
-        self._engine = _open_engine(bundles.load_bundle(path), settings, self._counts)
-        await self._engine.start()
+        logs.configure("model", settings.log_level, settings.log_format, settings.metrics_dir)
+        logs.log_loop_faults()
+        with logs.log_failed_start("model"):
+            ray_workarounds.close_handle_port()
+            self._counts = CountBuffer()
+            bundle = bundles.load_bundle(path)
+            self._engine = _open_engine(bundle, settings, self._counts)
+            await self._engine.start()
+        _log.info("model loaded", task=bundle.task.name, model=bundle.name, version=bundle.version)
 
     async def predict(self, requests: Sequence[RemoteRequest]) -> RemoteResponse:
         return await answer_requests(self._engine, self._counts, requests)

@@ -2,7 +2,7 @@
 
 The class of a `Problem` has its HTTP status and its stable code. Its detail is a sentence that is safe to show.
 Any other exception is a fault of the service. The caller then gets an opaque 500 and a request id to quote.
-The log gets the type and the place of a fault, but never its message, which may quote text of a caller.
+The log gets the type and the trace of a fault, but never its message, which may quote text of a caller.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import structlog
 
+_MAX_PLACES, _MAX_CAUSES = 12, 4
 _log = structlog.get_logger(__name__)
 
 
@@ -72,6 +73,10 @@ class BodyTimeout(Problem):
 
 class BodyTooLarge(Problem):
     status, code, title = 413, "body_too_large", "Body too large"
+
+
+class CatalogueFull(Problem):
+    status, code, title = 413, "catalogue_full", "Catalogue full"
 
 
 class ExplanationTooLarge(Problem):
@@ -147,8 +152,28 @@ def _restore(kind: type[Problem], detail: str, pointer: str | None, headers: Map
     return problem
 
 
-def from_unknown(error: BaseException) -> Problem:
-    """Return the opaque problem for a fault of the service; log the fault's type and place."""
-    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-    _log.error("unhandled", error=type(error).__name__, places=places[-8:])
+def describe_fault(error: BaseException) -> dict[str, Any]:
+    """Return the fields of a log record for a fault: its type, the places of its trace, and the faults before it.
+
+    Messages are left out, because they may quote a caller's text.
+    """
+    fields: dict[str, Any] = {"error": type(error).__qualname__, "trace": _places(error)[-_MAX_PLACES:]}
+    causes: list[str] = []
+    seen = {id(error)}
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        if id(cause) in seen or len(causes) == _MAX_CAUSES:
+            break
+        seen.add(id(cause))
+        causes.append(" at ".join([type(cause).__qualname__, *_places(cause)[-1:]]))
+        error = cause
+    return fields | ({"caused_by": causes} if causes else {})
+
+
+def _places(error: BaseException) -> list[str]:
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+
+
+def from_unknown(error: BaseException, **fields: object) -> Problem:
+    """Return the opaque problem for a fault of the service; log the fault's type and trace, with more fields."""
+    _log.error("unhandled", **describe_fault(error), **fields)
     return Problem("The service failed; quote the X-Request-ID of this answer when you report it.")

@@ -117,6 +117,13 @@ class Settings(_BundleSettings):
     request_timeout_s: Annotated[
         float, Field(gt=0, le=3600, description="seconds after which a request is answered 504")
     ] = 10
+    max_catalogue_items: Annotated[
+        int, Field(ge=1, le=100_000_000, description="items that edits may give a catalogue; more get 413")
+    ] = 1_000_000
+    max_catalogue_bytes: Annotated[
+        int,
+        Field(ge=2**20, le=2**44, description="bytes of texts, attributes and vectors in a catalogue; more get 413"),
+    ] = 4 * 2**30
     queue_tokens: Annotated[int, Field(ge=512, description="tokens that may wait in one replica; more get 429")] = (
         65_536
     )
@@ -130,6 +137,10 @@ class Settings(_BundleSettings):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
     ] = "info"
+    log_format: Annotated[
+        Literal["console", "json"], Field(description="records for a reader, or as one JSON object per line")
+    ] = "console"
+    access_log: Annotated[bool, Field(description="also log one record per request")] = True
 
     @property
     def bundles(self) -> dict[str, Path]:
@@ -180,6 +191,8 @@ def load_settings(**overrides: object) -> Settings:
     values = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**values)  # type: ignore[arg-type]
+    except RuntimeError:
+        raise SettingsError("data_dir", "", "this user has no home folder; name a folder, or none") from None
     except ValidationError as error:
         raise _settings_error(error) from None
 

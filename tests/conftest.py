@@ -1,15 +1,18 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from prometheus_client import values
 from prometheus_client.mmap_dict import MmapedDict
 
 from models.bundle import Bundle, load_bundle
+from service.telemetry.logs import REQUEST_ID
 from service.telemetry.metrics import Metrics
 from tests.support import recommender_app as shops
 from tests.support.service_app import Service, serving
@@ -48,6 +51,15 @@ def metrics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Metrics
     yield Metrics(tmp_path / "metrics")
     for file in opened:
         file.close()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def restored_logs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Restore what `logs.configure` sets for the whole process."""
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    yield
+    structlog.reset_defaults()
+    REQUEST_ID.set("")
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ MAX_LINES_OF_A_FILE = 300
 
 # From the top. Rooms of one line do not know each other.
 LAYERS = (
+    ("service.entry",),
     ("service.cli",),
     ("service.app",),
     ("service.api",),
@@ -38,7 +39,7 @@ LAYERS = (
     ("models.bundle",),
     ("models.prediction",),
     ("models.text",),
-    ("models.tasks", "models.files"),
+    ("models.tasks", "models.files", "models.names", "models.installation"),
 )
 LEVEL = {room: level for level, rooms in enumerate(reversed(LAYERS)) for room in rooms}
 

@@ -68,6 +68,7 @@ def test_names_and_labels_of_metrics(metrics: Metrics) -> None:
     metrics.record_request("/", 200, 0.1)
     metrics.set_bundle("task", "model", "1.0.0", "digest")
     metrics.calls("task").record_call(1, 0.1)
+    metrics.count_proxy_refusals("4xx", 1)
     task = metrics.task("task")
     task.count_outcomes(["ok"])
     task.record_batch(BatchReport(queued_s=(0.1,), infer_s=0.1, tokens=1, padded_tokens=1))

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.names import list_nearest
+
 Value = str | float | bool
 Attributes = Mapping[str, Value]
 Mask = NDArray[np.bool_]
@@ -31,7 +33,6 @@ MAX_CHOICES = 1_000
 MAX_UNUSED_WORDS = 1_024
 """Words beyond two per row that a column's vocabulary may hold before unused words are dropped."""
 
-_MAX_LISTED_NAMES = 20
 _TYPE_NAMES: dict[type, str] = {float: "numbers", str: "strings", bool: "true or false"}
 
 
@@ -199,9 +200,8 @@ def _is_value(value: object) -> bool:
 
 def _find_column(columns: Columns, name: str) -> Column:
     if name not in columns:
-        known = sorted(columns)
-        names = ", ".join(known[:_MAX_LISTED_NAMES]) + (", ..." if len(known) > _MAX_LISTED_NAMES else "")
-        raise FilterError(f"No item has this attribute; the attributes are: {names or 'none'}", name)
+        listed = list_nearest(columns, name) or "none"
+        raise FilterError(f"No item has this attribute; the attributes are: {listed}", name)
     return columns[name]
 
 

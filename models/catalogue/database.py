@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from models.catalogue.errors import BusyError, CatalogueError, DiskFullError
 from models.catalogue.vector_file import TruncatedFileError
+from models.files import require_regular
 
 BUSY_S = 10.0
 """Seconds that a writer waits for other writers."""
@@ -61,6 +62,22 @@ def read_state(connection: sqlite3.Connection) -> State:
 def save_state(connection: sqlite3.Connection, state: State) -> None:
     assignments = ", ".join(f"{field.name} = :{field.name}" for field in fields(State))
     connection.execute(f"UPDATE meta SET {assignments}", asdict(state))
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """Return the bytes of the pages that hold something, with those of the open transaction."""
+    pages, free, size = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return (pages - free) * size
+
+
+def require_regular_files(path: Path) -> None:
+    """Raise NotRegularError if the database, or a file that SQLite keeps beside it, is no regular file."""
+    for suffix in ("", "-wal", "-shm", "-journal"):
+        with suppress(FileNotFoundError):
+            require_regular(path.with_name(path.name + suffix))
 
 
 def connect(path: Path, timeout_s: float = BUSY_S, mode: str = "rw") -> sqlite3.Connection:

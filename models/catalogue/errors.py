@@ -25,6 +25,14 @@ class DiskFullError(CatalogueError):
     """The disk was full. Nothing changed."""
 
 
+class CatalogueFullError(CatalogueError):
+    """An edit would take the catalogue beyond a limit. Nothing changed. `limit` names it: `items` or `bytes`."""
+
+    def __init__(self, name: str, limit: str, needed: int, allowed: int) -> None:
+        super().__init__(f"catalogue {name}: it would have {needed:,} {limit}, and the limit is {allowed:,}")
+        self.limit = limit
+
+
 class EditError(CatalogueError):
     """An edit that cannot be stored. Nothing changed."""
 

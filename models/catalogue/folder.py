@@ -30,6 +30,12 @@ def list_names(folder: Path) -> list[str]:
     return sorted(path.name for path in paths if is_valid_name(path.name) and (path / DATABASE).is_file())
 
 
+def list_strays(folder: Path) -> list[str]:
+    """Return the sorted names in a folder that a catalogue could have, but that are none: a file, a FIFO, a folder."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path.name for path in paths if is_valid_name(path.name) and not (path / DATABASE).is_file())
+
+
 def create_catalogue(
     path: Path, digest: str, width: int, items: Sequence[Item] = (), vectors: Mapping[str, Vector] = _NO_VECTORS
 ) -> bool:

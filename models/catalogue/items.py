@@ -6,7 +6,6 @@ This module does not know how a catalogue is stored.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -15,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.catalogue.attributes import Attributes
-from models.catalogue.errors import EditError
+from models.catalogue.errors import CatalogueFullError, EditError
 
 MAX_ATTRIBUTES = 100
 """Distinct attributes in a catalogue. Each is a column over all rows."""
 
-MAX_EXACT_INTEGER = 2**53
-"""The largest magnitude up to which every integer is exact as a float."""
+MAX_NUMBER = 2**53
+"""The largest magnitude of a number. Up to it every integer is exact as a float, and sums of numbers are finite."""
 
 Outcome = Literal["added", "changed", "removed", "unchanged"]
 Vector = NDArray[np.float32]
@@ -37,17 +36,35 @@ class Item:
     popularity: float = 0.0
 
     def content(self) -> Content:
-        """Return the content to store. Raises EditError for a number that is not finite or not exact as a float."""
-        values = [*self.attributes.values(), self.popularity]
-        numbers = [value for value in values if not isinstance(value, str | bool)]
-        if not all(
-            abs(number) <= MAX_EXACT_INTEGER if isinstance(number, int) else math.isfinite(number) for number in numbers
-        ):
-            raise EditError(f"item {self.item_id!r}: a number is not finite, or is an integer too large to be exact")
+        """Return the content to store. Raises EditError for a number outside its range."""
+        numbers = [value for value in self.attributes.values() if not isinstance(value, str | bool)]
+        if not all(-MAX_NUMBER <= number <= MAX_NUMBER for number in numbers):
+            raise EditError(f"item {self.item_id!r}: the numbers of attributes should be from -2**53 to 2**53")
+        if not is_popularity(self.popularity):
+            raise EditError(f"item {self.item_id!r}: its popularity should be a number from 0 to 2**53")
         floats = {
             name: value if isinstance(value, str | bool) else float(value) for name, value in self.attributes.items()
         }
         return self.text, json.dumps(floats, ensure_ascii=False, sort_keys=True), float(self.popularity)
+
+
+def is_popularity(value: object) -> bool:
+    """Return whether a value can be the popularity of an item."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MAX_NUMBER
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueLimits:
+    """The items that edits may give a catalogue, and the bytes of their texts, attributes and vectors."""
+
+    items: int
+    bytes: int
+
+    def check(self, name: str, before: tuple[int, int], after: tuple[int, int]) -> None:
+        """Raise CatalogueFullError if items or bytes have grown beyond a limit."""
+        for limit, old, new, allowed in zip(("items", "bytes"), before, after, (self.items, self.bytes), strict=True):
+            if new > max(old, allowed):
+                raise CatalogueFullError(name, limit, new, allowed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ Compaction and a replacement of all vectors write a new file. This module knows 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import sqlite3
@@ -30,17 +31,22 @@ from models.catalogue.database import (
     catalogue_errors,
     connect,
     read_state,
+    require_regular_files,
     save_state,
+    used_bytes,
 )
 from models.catalogue.errors import CatalogueError, CatalogueRemovedError, EditError, VectorsMissingError, check_digest
 from models.catalogue.items import (
     MAX_ATTRIBUTES,
+    MAX_NUMBER,
+    CatalogueLimits,
     Content,
     EditResult,
     Item,
     Outcome,
     Vector,
     edit_outcome,
+    is_popularity,
     stack_vectors,
 )
 from models.catalogue.snapshot import Change, Snapshot, empty_snapshot
@@ -48,17 +54,18 @@ from models.catalogue.vector_index import VectorIndex
 
 FORMAT = 1
 DATABASE = "items.sqlite"
+FLOAT_BYTES = 4
 _MAX_ATTEMPTS = 5
 
 
 class Catalogue:
     """An open catalogue, made by `create_catalogue`.
 
-    Any thread may use it. Its properties never block, its methods may.
+    Any thread may use it. Its properties never block, its methods may. Edits keep the `limits`, if there are any.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, limits: CatalogueLimits | None = None) -> None:
+        self.path, self._limits = path, limits
         self._write_lock, self._read_lock, self._watch_lock = threading.Lock(), threading.Lock(), threading.Lock()
         self._seen: int | None = None
         self._snapshot: Snapshot | None = None
@@ -69,6 +76,7 @@ class Catalogue:
         self._connections: list[sqlite3.Connection] = []
         try:
             with catalogue_errors(path.name):
+                require_regular_files(path / DATABASE)
                 for timeout_s in (BUSY_S, BUSY_S, 0.0):
                     self._connections.append(connect(path / DATABASE, timeout_s))
                 self._writer, self._reader, self._watcher = self._connections
@@ -123,13 +131,15 @@ class Catalogue:
         """Add, change and remove items durably, all or none.
 
         `vectors` has the vectors of new texts by item ID, made by the model of `digest`. Raises VectorsMissingError if
-        one is missing, OutdatedError if another model made those of the catalogue, and EditError for invalid items.
+        one is missing, OutdatedError if another model made those of the catalogue, EditError for invalid items, and
+        CatalogueFullError if the catalogue would grow beyond its limits.
         """
         new = {item.item_id: item.content() for item in items}
         if len({*new, *removed}) < len(items) + len(removed):
             raise EditError("an item appears twice in one edit; list each item once")
         with self.write_transaction() as state:
             check_digest(self.path.name, state.digest, digest)
+            size = self._size(state)
             stored = {item_id: record for item_id in (*new, *removed) if (record := self._stored_item(item_id))}
             rows = {item_id: row for item_id, (row, _) in stored.items()}
             old = {item_id: content for item_id, (_, content) in stored.items()}
@@ -148,6 +158,8 @@ class Catalogue:
                 live = state.live + len(new.keys() - old.keys()) - len(gone)
                 state = replace(state, version=version, rows=state.rows + len(new_texts), live=live)
                 save_state(self._writer, state)
+                if self._limits is not None and changed:  # to remove items is always possible
+                    self._limits.check(self.path.name, size, self._size(state))
         outcomes: list[Outcome] = [edit_outcome(old.get(item_id), new[item_id]) for item_id in new]
         outcomes += ["removed" if item_id in old else "unchanged" for item_id in removed]
         return EditResult(tuple(outcomes), state.version, state.live)
@@ -199,6 +211,10 @@ class Catalogue:
             rows = stack_vectors([vectors[item_id] for item_id in ids], state.width)
             vector_file.append_vectors(self.path / state.file, state.rows, state.width, [rows])
 
+    def _size(self, state: State) -> tuple[int, int]:
+        """Return the items and the bytes of the catalogue, without vectors that no item has any more."""
+        return state.live, used_bytes(self._writer) + state.live * state.width * FLOAT_BYTES
+
     def _stored_item(self, item_id: str) -> tuple[int, Content] | None:
         record = self._writer.execute(
             "SELECT place, text, attributes, popularity FROM items WHERE item_id = ? AND place IS NOT NULL", (item_id,)
@@ -234,10 +250,7 @@ class Catalogue:
                     if base.rows
                     else self._reader.execute(SELECT_ALL_SQL)
                 )
-                changes = [
-                    Change(item_id, row, text, json.loads(attributes), popularity)
-                    for item_id, row, text, attributes, popularity in records
-                ]
+                changes = [self._change(*record) for record in records]
             finally:
                 self._reader.execute("ROLLBACK")
             try:
@@ -246,6 +259,22 @@ class Catalogue:
                 continue
             return base.with_changes(changes, state.version, state.digest, vectors)
         raise CatalogueError(f"catalogue {self.path.name}: its vector file is missing; restore it from a backup")
+
+    def _change(self, item_id: str, row: int | None, text: str, attributes: str, popularity: float) -> Change:
+        """Return the change that a record holds. Raises CatalogueError for a number outside its range."""
+        try:
+            # Older versions stored larger numbers.
+            change = Change(item_id, row, text, json.loads(attributes), min(popularity, float(MAX_NUMBER)))
+            if not is_popularity(change.popularity):
+                raise ValueError("its popularity is not from 0 to 2**53")
+            if not all(isinstance(value, str) or abs(value) < math.inf for value in change.attributes.values()):
+                raise ValueError("a number among its attributes is not finite")
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise CatalogueError(
+                f"catalogue {self.path.name}: item {item_id!r} cannot be read ({error}); "
+                "remove the catalogue and add it again"
+            ) from error
+        return change
 
 
 def _inode(path: str) -> tuple[int, int] | None:

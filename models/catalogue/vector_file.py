@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from models.files import require_regular
+
 _DTYPE = np.dtype("<f4")
 
 
@@ -22,6 +24,8 @@ def append_vectors(path: Path, start: int, width: int, chunks: Iterable[NDArray[
 
     Rows that the file has there are overwritten. Raises OSError, after freeing the space that the write took.
     """
+    with suppress(FileNotFoundError):
+        require_regular(path)
     offset = begin = start * width * _DTYPE.itemsize
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -41,9 +45,10 @@ def append_vectors(path: Path, start: int, width: int, chunks: Iterable[NDArray[
 
 
 def map_vectors(path: Path, rows: int, width: int) -> NDArray[np.float32]:
-    """Map the first rows of a file, read-only, as (rows, width). Raises FileNotFoundError or TruncatedFileError."""
+    """Map the first rows of a file, read-only, as (rows, width). Raises OSError or TruncatedFileError."""
     if rows == 0:
         return np.empty((0, width), np.float32)
+    require_regular(path)  # opening a FIFO would block
     try:
         return np.memmap(path, _DTYPE, "r", shape=(rows, width)).view(np.ndarray)
     except ValueError:

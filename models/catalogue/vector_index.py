@@ -29,7 +29,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from models.catalogue.top_k import top_k
-from models.files import replace_atomically
+from models.files import replace_atomically, require_regular
 
 MIN_INDEX_ROWS = 10_000
 """Rows up to which a catalogue needs no index."""
@@ -201,6 +201,7 @@ def load_index(path: Path) -> VectorIndex | None:
 
 
 def _map_index(path: Path) -> VectorIndex:
+    require_regular(path)  # opening a FIFO would block
     content = np.memmap(path, np.uint8, "r").view(np.ndarray)
     start = 8 + int.from_bytes(content[:8].tobytes(), "little")
     header: dict[str, Any] = json.loads(content[8:start].tobytes())

@@ -11,8 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from models.prediction.ranges import check_number
+
 MIN_ENTROPY = 1e-3
 """The lower bound that keeps the temperature from vanishing where the model is certain."""
+
+TEMPERATURES, POWERS, BIASES = (1e-3, 1e3), (-10.0, 10.0), (-100.0, 100.0)
+"""The ranges of a scaling's numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,13 @@ class LogitScaling:
     temperature: float
     power: float
     bias: tuple[float, ...]
+
+    def check(self) -> None:
+        """Raise RangeError unless each number is in its range, where probabilities are finite for any logits."""
+        check_number("temperature", self.temperature, *TEMPERATURES)
+        check_number("power", self.power, *POWERS)
+        for value in self.bias:
+            check_number("bias", value, *BIASES)
 
 
 Calibration = Mapping[str, LogitScaling]

@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from models.prediction.calibration import (
+    BIASES,
+    POWERS,
+    TEMPERATURES,
     Calibration,
     LogitScaling,
     calibrate_logits,
@@ -103,8 +106,11 @@ def fit_scaling(predictions: Sequence[ValidationPredictions]) -> LogitScaling:
         return total / len(predictions) + 1e-3 * float(np.sum(parameters[1:] ** 2))
 
     best = minimize(loss, np.zeros(predictions[0].logits.shape[1] + 1), method="BFGS")
-    temperature, power, *bias = (round(float(value), 6) for value in (np.exp(best.x[0]), *best.x[1:], 0.0))
-    return LogitScaling(temperature, power, tuple(bias))
+    # Without errors, or without any right answer, the best temperature has no bound.
+    log_temperature = np.clip(best.x[0], *np.log(TEMPERATURES))
+    power, bias = np.clip(best.x[1], *POWERS), np.clip(np.append(best.x[2:], 0.0), *BIASES)
+    rounded = [round(float(value), 6) for value in (np.exp(log_temperature), power, *bias)]
+    return LogitScaling(rounded[0], rounded[1], tuple(rounded[2:]))
 
 
 def cross_fitted_errors(predictions: Sequence[ValidationPredictions]) -> dict[str, float]:

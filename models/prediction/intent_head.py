@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models.prediction.calibration import log_softmax, scale_logits
+from models.prediction.calibration import POWERS, TEMPERATURES, log_softmax, scale_logits
 from models.prediction.normalize import normalize_centered
-from models.prediction.tensor_file import ArtifactError, read_tensors, write_tensors
+from models.prediction.ranges import RangeError, check_array, check_finite, check_name, check_number
+from models.prediction.tensor_file import UNREADABLE, ArtifactError, read_tensors, write_tensors
 
 FORMAT = "heed-head-1"
 SUFFIX = ".head.safetensors"
@@ -29,6 +30,7 @@ HEADS_FOLDER = "heads"
 """The folder of heads in a bundle."""
 
 MAX_LABELS = 1000
+MAX_DISTANCE = 1e12
 TENSORS = ("center", "weight", "bias", "whiten", "means", "groups", "belonging")
 
 
@@ -144,19 +146,21 @@ def load_head(path: Path, encoder: str) -> IntentHead:
         raise ArtifactError(f"{path.name}: it lacks {', '.join(sorted(set(TENSORS) - set(tensors))) or 'nothing'}")
     try:
         head = IntentHead(
-            name=str(description["name"]),
+            name=description["name"],
             labels=tuple(str(label) for label in description["labels"]),
             languages=tuple(str(language) for language in description["languages"]),
             encoder=str(description["encoder"]),
-            temperature=float(description["temperature"]),
-            power=float(description.get("power", 0.0)),  # heads from before 1.1.0 have none
-            threshold=float(description["threshold"]),
-            figures={str(name): float(value) for name, value in description["figures"].items()},
+            temperature=description["temperature"],
+            power=description.get("power", 0.0),  # heads from before 1.1.0 have none
+            threshold=description["threshold"],
+            figures=dict(description["figures"]),
             **tensors,
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        validate(head, path.name, encoder)
+    except ArtifactError:
+        raise
+    except UNREADABLE as error:
         raise ArtifactError(f"{path.name}: its description cannot be read ({error!r})") from error
-    validate(head, path.name, encoder)
     return head
 
 
@@ -184,5 +188,22 @@ def validate(head: IntentHead, file: str, encoder: str) -> None:
     shapes |= {"means": (labels, rank), "groups": (groups, rank), "belonging": (head.belonging.size,)}
     if any(getattr(head, name).shape != shape for name, shape in shapes.items()) or not head.belonging.size:
         raise ArtifactError(f"{file}: the shapes of its arrays do not fit each other")
-    if not all(np.isfinite(getattr(head, name)).all() for name in TENSORS) or head.temperature <= 0:
-        raise ArtifactError(f"{file}: its arrays hold values that are not finite, or its temperature is not positive")
+    try:
+        _check_numbers(head)
+    except RangeError as error:
+        raise ArtifactError(f"{file}: {error}; fit it again") from None
+
+
+def _check_numbers(head: IntentHead) -> None:
+    """Raise RangeError unless the name can be asked for, and all numbers are in ranges where predictions are finite."""
+    check_name("name", head.name)
+    check_number("temperature", head.temperature, *TEMPERATURES)
+    check_number("power", head.power, *POWERS)
+    check_number("threshold", head.threshold, 0.0, 1.0)
+    for name, value in head.figures.items():
+        check_finite(name, value)
+    for name in set(TENSORS) - {"belonging"}:
+        check_array(name, getattr(head, name))
+    check_array("belonging", head.belonging, 0.0, MAX_DISTANCE)
+    if (np.diff(head.belonging) < 0).any():
+        raise RangeError("the numbers in its belonging should ascend")

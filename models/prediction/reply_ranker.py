@@ -14,11 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.prediction.normalize import l2_normalize
-from models.prediction.tensor_file import ArtifactError, read_tensors, write_tensors
+from models.prediction.ranges import RangeError, check_array, check_name, check_number
+from models.prediction.tensor_file import UNREADABLE, ArtifactError, read_tensors, write_tensors
 
 RANKER_FORMAT, SET_FORMAT = "heed-ranker-1", "heed-replies-1"
 RANKER = "replies.safetensors"
 SET_SUFFIX = ".replies.safetensors"
+
+SLOPES = OFFSETS = (-300.0, 300.0)
+"""The ranges of a ranker's numbers, in which no score overflows."""
+
+_MAX_COSINE = 1.01  # of a vector of length 1, with rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +74,19 @@ def load_ranker(path: Path) -> ReplyRanker:
     """Return the ranker in a file; raises ArtifactError if it cannot be read."""
     description, tensors = read_tensors(path, RANKER_FORMAT)
     try:
-        slope, offset, min_score = (float(description[name]) for name in ("slope", "offset", "least"))
+        slope = check_number("slope", description["slope"], *SLOPES)
+        offset = check_number("offset", description["offset"], *OFFSETS)
+        min_score = check_number("least", description["least"], 0.0, 1.0)
+        for name in ("dialogue", "reply"):
+            check_array(name, tensors[name])
+        if tensors["dialogue"].ndim != 2 or tensors["dialogue"].shape != tensors["reply"].shape:
+            raise ArtifactError(f"{path.name}: the shapes of its arrays do not fit each other")
         return ReplyRanker(tensors["dialogue"], tensors["reply"], slope, offset, min_score)
-    except (KeyError, TypeError, ValueError) as error:
+    except RangeError as error:
+        raise ArtifactError(f"{path.name}: {error}") from None
+    except ArtifactError:
+        raise
+    except UNREADABLE as error:
         raise ArtifactError(f"{path.name}: it cannot be read ({error!r})") from error
 
 
@@ -86,24 +102,30 @@ def save_replies(replies: ReplySet, path: Path) -> None:
     write_tensors(path, description, tensors)
 
 
-def load_replies(path: Path, encoder: str) -> ReplySet:
+def load_replies(path: Path, encoder: str, rank: int | None = None) -> ReplySet:
     """Return the reply set in a file.
 
     Raises:
-        ArtifactError: The file is no reply set, or the set belongs to an encoder with another digest.
+        ArtifactError: The file is no reply set, or the set belongs to an encoder with another digest, or its vectors
+            are not of this rank.
     """
     description, tensors = read_tensors(path, SET_FORMAT)
     try:
         name, digest, texts = (description[key] for key in ("name", "encoder", "texts"))
-        replies = ReplySet(str(name), str(digest), tuple(map(str, texts)), tensors["placed"])
-    except (KeyError, TypeError, ValueError) as error:
+        replies = ReplySet(check_name("name", name), str(digest), tuple(map(str, texts)), tensors["placed"])
+        check_array("vectors", replies.projected, -_MAX_COSINE, _MAX_COSINE)
+    except RangeError as error:
+        raise ArtifactError(f"{path.name}: {error}; add it again") from None
+    except UNREADABLE as error:
         raise ArtifactError(f"{path.name}: it cannot be read ({error!r})") from error
     if replies.encoder != encoder:
         raise ArtifactError(
             f"{path.name}: it was embedded by another encoder ({replies.encoder[:12]} instead of {encoder[:12]}); "
             "add it again"
         )
-    count = len(replies.texts)
-    if not count or replies.projected.shape[:1] != (count,) or not np.isfinite(replies.projected).all():
+    if not all(text.strip() for text in replies.texts):
+        raise ArtifactError(f"{path.name}: a reply is empty; add it again")
+    shape = replies.projected.shape
+    if not replies.texts or len(shape) != 2 or shape[0] != len(replies.texts) or rank not in (None, shape[1]):
         raise ArtifactError(f"{path.name}: its replies and vectors do not fit each other; add it again")
     return replies

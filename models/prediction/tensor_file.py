@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
-from models.files import replace_atomically
+from models.files import FileTooLargeError, read_regular, replace_atomically
 
 MAX_BYTES = 64 * 2**20
+
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+"""The exceptions that a description or an array of the wrong kind raises."""
 
 
 class ArtifactError(ValueError):
@@ -22,17 +25,22 @@ class ArtifactError(ValueError):
 
 
 def read_tensors(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
-    """Return the description and the arrays of a file of this kind; raises ArtifactError."""
+    """Return the description and the arrays of a file of this kind; raises ArtifactError.
+
+    The file is read and not mapped, because another process may cut a mapped file short, which kills the reader.
+    """
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ArtifactError(f"{path.name}: it is larger than the limit of {MAX_BYTES // 2**20} MiB")
-        with safe_open(str(path), "numpy") as file:
-            description = json.loads((file.metadata() or {}).get("heed", "null"))
-            tensors = {name: np.asarray(file.get_tensor(name), np.float32) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
-        raise (
-            error if isinstance(error, ArtifactError) else ArtifactError(f"{path.name}: it cannot be read ({error})")
-        ) from None
+        content = read_regular(path, MAX_BYTES)
+        with np.errstate(over="ignore"):  # a number beyond fp32 becomes infinite, and is refused as such
+            tensors = {name: np.asarray(values, np.float32) for name, values in load(content).items()}
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        description = json.loads(header.get("__metadata__", {}).get("heed", "null"))
+    except FileTooLargeError:
+        raise ArtifactError(f"{path.name}: it is larger than the limit of {MAX_BYTES // 2**20} MiB") from None
+    except OSError as error:
+        raise ArtifactError(f"{path.name}: it cannot be read ({error.strerror})") from None
+    except (SafetensorError, *UNREADABLE) as error:
+        raise ArtifactError(f"{path.name}: it cannot be read ({error})") from None
     if not isinstance(description, dict) or description.get("format") != kind:
         raise ArtifactError(f"{path.name}: it is not a file of the kind {kind}")
     return description, tensors

@@ -13,7 +13,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from models.bundle import Bundle, BundleError
+from models.catalogue.errors import EditError
 from models.catalogue.items import Item
+from models.prediction.ranges import check_array
 from models.ranking.recommender import Recommender
 
 WEIGHTS, ITEMS, ITEM_VECTORS = "history.safetensors", "items.json", "items.safetensors"
@@ -23,13 +25,22 @@ Array = NDArray[np.float32]
 
 
 def load_recommender(bundle: Bundle) -> Recommender:
-    """Load a bundle's history model. Raises BundleError if the files are missing or do not hold one."""
+    """Load a bundle's history model.
+
+    Raises BundleError if the files are missing or do not hold one, or a number in them is outside its range.
+    """
     try:
         weights = load_file(bundle.path / WEIGHTS)
-        content = json.loads((bundle.path / ITEMS).read_text(encoding="utf-8"))
-        ids = training_index_by_id([str(row["item_id"]) for row in content["items"]], weights["known"])
-        return Recommender(weights, str(content["catalogue"]), ids, load_file(bundle.path / ITEM_VECTORS)["vectors"])
-    except (KeyError, TypeError, ValueError, OSError, IndexError, SafetensorError) as error:
+        catalogue, items, vectors = load_own_catalogue(bundle)
+        for name, values in [*weights.items(), (ITEM_VECTORS, vectors)]:
+            check_array(name, values)
+        if "fade" in weights:
+            check_array("fade", weights["fade"], 0.0, 1.0)
+        for item in items:
+            item.content()  # refuses numbers outside their range
+        ids = training_index_by_id([item.item_id for item in items], weights["known"])
+        return Recommender(weights, catalogue, ids, vectors)
+    except (KeyError, TypeError, ValueError, OSError, IndexError, SafetensorError, EditError, RecursionError) as error:
         raise BundleError(
             f"bundle {bundle.path.name}: no history model can be read ({error!r}); export again"
         ) from error

@@ -5,16 +5,17 @@ ONNX Runtime is imported only inside functions, because its absence is an error 
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from models.bundle import Bundle
+from models.installation import require_installed
 from models.runtime.protocol import Device
 
 if TYPE_CHECKING:
     from models.runtime.onnx import OnnxRuntime
 
 _PACKAGES: dict[Device, tuple[str, ...]] = {"cpu": ("onnxruntime",), "cuda": ("onnxruntime", "onnx")}
+_EXTRAS: dict[Device, str] = {"cpu": "cpu", "cuda": "gpu"}
 
 
 def require_runtime(device: Device) -> None:
@@ -22,11 +23,7 @@ def require_runtime(device: Device) -> None:
 
     For a CPU this does not import ONNX Runtime, which takes time and leaves a file in the folder for temporary files.
     """
-    for package in _PACKAGES[device]:
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:  # a leftover folder has a spec without an origin
-            extra = {"cpu": "cpu", "cuda": "gpu"}[device]
-            raise RuntimeError(f"{package} is missing; to run on {device}: pip install 'heed[{extra}]'")
+    require_installed(f"running a model on {device}", *_PACKAGES[device], extra=_EXTRAS[device])
     if device != "cpu":
         from models.runtime.onnx import check_device
 

@@ -14,6 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from models.graph.names import VECTORS
+from models.installation import install_command, requirements_of
 from models.runtime.protocol import Device, NoVectorsError
 from models.text.encoding import Batch
 
@@ -23,7 +24,11 @@ PROVIDERS: dict[Device, tuple[str, dict[str, str]]] = {
     "cuda": ("CUDAExecutionProvider", {"arena_extend_strategy": "kSameAsRequested"}),
 }
 
-UNAVAILABLE = "this onnxruntime cannot run on {device}; cuda needs a GPU, its driver and pip install 'heed[gpu]'"
+
+def _unavailable(device: Device) -> str:
+    """Return why a device cannot be used. Both builds of ONNX Runtime are one module, so the other one has to go."""
+    command = install_command(list(requirements_of("gpu").values()))
+    return f"this onnxruntime cannot run on {device}; cuda needs a GPU, its driver and, without onnxruntime, {command}"
 
 
 def check_device(device: Device) -> None:
@@ -32,7 +37,7 @@ def check_device(device: Device) -> None:
     Only a session shows whether the device is present.
     """
     if PROVIDERS[device][0] not in onnxruntime.get_available_providers():
-        raise RuntimeError(UNAVAILABLE.format(device=device))
+        raise RuntimeError(_unavailable(device))
 
 
 def open_session(
@@ -66,7 +71,7 @@ def open_session(
         providers=[(provider, provider_options | provider_settings)],
     )
     if provider not in session.get_providers():  # it falls back to the CPU and only logs that
-        raise RuntimeError(UNAVAILABLE.format(device=device))
+        raise RuntimeError(_unavailable(device))
     return session
 
 

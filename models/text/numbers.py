@@ -1,7 +1,8 @@
 """Numbers of a text that can be compared, and which is larger.
 
 A tokenizer cuts `14.5` and `9.5` into pieces that show no size. So a model is told how a number stands to the one
-before it in the same unit: less, equal or greater. Dates, times, ranges and codes are no such numbers.
+before it in the same unit: lower, equal or higher. These are words, because a model that knows what lower costs mean
+then reads a cost beside a higher one. Dates, times, ranges and codes are no such numbers.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ import re
 from collections import deque
 from dataclasses import dataclass
 
+from models.text.words import HAN
+
 MAX_RATIO = 20
 """How many times larger a number may be than one it is compared with. Percentages may differ by more."""
 
 COMPARED_BEFORE = 4
 """How many numbers back one is looked for to compare with."""
 
+_WORDS = {"en": {-1: "lower ", 0: "equal ", 1: "higher "}, "zh": {-1: "更低", 0: "持平", 1: "更高"}}
 _SCALES = {
     **dict.fromkeys(("k", "thousand", "千"), 1e3),
     **dict.fromkeys(("m", "mn", "mln", "million", "百万"), 1e6),
@@ -43,10 +47,10 @@ _AFTER = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """How the number that starts at `position` stands to one before it: `<` if the earlier one is less, `=` or `>`."""
+    """The number that starts at `position` against one before it, in a word of the text's language."""
 
     position: int
-    sign: str
+    word: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,7 @@ def compare_numbers(text: str) -> list[Comparison]:
     if len(digits) < 2:
         return []
     comparisons: list[Comparison] = []
+    words: dict[int, str] = {}
     earlier: deque[_Number] = deque(maxlen=COMPARED_BEFORE)
     for match in digits:
         number = _read_number(text, match)
@@ -69,8 +74,9 @@ def compare_numbers(text: str) -> list[Comparison]:
             continue
         other = next((other for other in earlier if _is_comparable(other, number)), None)
         if other is not None:
-            sign = "<" if other.value < number.value else ">" if other.value > number.value else "="
-            comparisons.append(Comparison(number.position, sign))
+            words = words or _WORDS["zh" if HAN.search(text) else "en"]
+            order = (number.value > other.value) - (number.value < other.value)
+            comparisons.append(Comparison(number.position, words[order]))
         earlier.appendleft(number)
     return comparisons
 

@@ -4,7 +4,7 @@ A bundle's manifest names the reading with which the model was trained. Reading 
 emoji, arrows and emoticons in words, and lowers the letters of a text in capitals. It drops tags, invisible characters
 and the head of a forwarded post, and resolves HTML entities. A link is one word and a handle another. It cuts repeats,
 and turns traditional into simplified characters. Before a number that can be compared with an earlier one it writes
-how the two stand: `2.8 vs 5.8` is read as `2.8 vs < 5.8`. The time is linear in the length of the text.
+how the two stand: `2.8 vs 5.8` is read as `2.8 vs higher 5.8`. The time is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _lower(text: str) -> str:
 
 
 def _write_comparisons(rewritten: RewrittenText) -> RewrittenText:
-    """Write a sign before each compared number. It stands for the number's first character."""
+    """Write a word before each compared number. It stands for the number's first character."""
     comparisons = compare_numbers(rewritten.text)
     if not comparisons:
         return rewritten
@@ -76,13 +76,15 @@ def _write_comparisons(rewritten: RewrittenText) -> RewrittenText:
     done = 0
     for comparison in comparisons:
         position = comparison.position
-        before = "" if position == 0 or text[position - 1].isspace() or text[position - 1] in "([" else " "
-        sign = f"{before}{comparison.sign} "
-        parts += text[done:position], sign
+        # Only English words have spaces around them.
+        before = text[position - 1]
+        is_apart = not comparison.word.endswith(" ") or before.isspace() or before in "(["
+        word = comparison.word if is_apart else f" {comparison.word}"
+        parts += text[done:position], word
         new_starts += starts[done:position]
-        new_starts += [starts[position]] * len(sign)
+        new_starts += [starts[position]] * len(word)
         new_ends += ends[done:position]
-        new_ends += [ends[position]] * len(sign)
+        new_ends += [ends[position]] * len(word)
         done = position
     parts.append(text[done:])
     return RewrittenText("".join(parts), [*new_starts, *starts[done:]], [*new_ends, *ends[done:]])

@@ -48,6 +48,7 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: CatalogueRegi
         snapshot = await catalogues.snapshot(name)
         items, removed = valid_items(body.items), valid_items(body.remove)
         new_items = [item for item in items if not snapshot.has(item.item_id, item.text)]
+        catalogues.check_room(snapshot, [item.item_id for item in new_items], removed)
         for _ in range(_ATTEMPTS):
             embedded = await _embed(new_items, predictor, deadline_s)
             usable = [item for item in items if item.item_id not in embedded.problems]

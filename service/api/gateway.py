@@ -4,9 +4,11 @@ Each route is in a module of this room. `service.http.problems` answers problems
 requests. This knows neither Ray nor where a model runs.
 """
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
+import structlog
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
@@ -29,7 +31,11 @@ from service.inference.ranking_engine import RankingEngine
 from service.registry.catalogues import CatalogueRegistry
 from service.registry.heads import HeadRegistry
 from service.settings import Settings
+from service.telemetry.access_log import AccessLog
+from service.telemetry.logs import log_failed_start, log_loop_faults
 from service.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
 
 TAGS = {
     "Sentiment": "Sentiment of English and Chinese texts, as a whole or towards an entity.",
@@ -49,11 +55,12 @@ def create_app(
     registry: HeadRegistry | None = None,
     explanations: ExplanationWorker | None = None,
     rankings: Rankings | None = None,
+    access_log: AccessLog | None = None,
 ) -> FastAPI:
     """Return the application for predictors by task. Its lifespan starts and stops them and their background services.
 
     Intent needs a registry of heads, and recommend needs rankings. `explanations` explains rankings, and the answers of
-    models in this process.
+    models in this process. `access_log` gets a record of each request.
     """
     background_services: list[HeadRegistry | RankingEngine | CatalogueRegistry] = []
     health_checked: list[Predictor | RankingEngine] = [*predictors.values()]
@@ -65,17 +72,22 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        for predictor in predictors.values():
-            await predictor.start()
-        for service in background_services:
-            await service.start()
+        log_loop_faults()
+        with log_failed_start("gateway"):
+            for predictor in predictors.values():
+                await _start(predictor)
+            for service in background_services:
+                await service.start()
+        _log.info("gateway ready", tasks=list(predictors))
         yield
+        _log.info("gateway stopping")
         if explanations is not None:
             await explanations.stop()
         for service in reversed(background_services):
             await service.stop()
         for predictor in predictors.values():
             await predictor.stop()
+        _log.info("gateway stopped")
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -88,12 +100,21 @@ def create_app(
         swagger_ui_parameters={"validatorUrl": None},
     )
     problems.install(app)
-    app.add_middleware(RequestMiddleware, metrics=metrics)
+    app.add_middleware(RequestMiddleware, metrics=metrics, access_log=access_log)
     _add_tasks(app, predictors, settings, registry, explanations, rankings)
     add_operations(app, predictors, settings, metrics, registry, health_checked)
     add_console(app)
     app.openapi = lambda: document(app)  # type: ignore[method-assign]
     return app
+
+
+async def _start(predictor: Predictor) -> None:
+    started_s = time.monotonic()
+    await predictor.start()
+    if not predictor.ready:  # a remote model, whose replicas log that they have loaded it
+        return
+    bundle, seconds = predictor.bundle, round(time.monotonic() - started_s, 2)
+    _log.info("model loaded", task=bundle.task.name, model=bundle.name, version=bundle.version, seconds=seconds)
 
 
 def _add_tasks(

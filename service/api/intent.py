@@ -13,6 +13,7 @@ import numpy as np
 from fastapi import FastAPI, Request, Response
 from numpy.typing import NDArray
 
+from models.names import list_nearest
 from models.prediction.intent_head import IntentHead, predict_intents
 from models.text.tokenizer import Turn
 from service.errors import NotFound, Problem
@@ -136,8 +137,8 @@ def _intent_fields(
 
 
 def find_by_name(registered: Mapping[str, Result], name: str, pointer: str, kind: str) -> Result:
-    """Return the head or reply set with this name; raise NotFound, with the names there are."""
+    """Return the head or reply set with this name; raise NotFound with the names that look like it."""
     if name not in registered:
-        known = ", ".join(sorted(registered)) or "none"
-        raise NotFound(f"There is no {kind} of this name; there are: {known}.", pointer=pointer)
+        listed = list_nearest(registered, name) or "none"
+        raise NotFound(f"There is no {kind} of this name; there are: {listed}.", pointer=pointer)
     return registered[name]

@@ -58,9 +58,12 @@ def add_recommend(app: FastAPI, predictor: Predictor, rankings: Rankings, settin
         queries, predictions, prediction_timings = await build_queries(
             predictor, rankings.catalogues, users, deadline_s
         )
-        outcomes, ranking_timings = await _rank(rankings.engine, queries, deadline_s)
-        settled = settle_outcomes(body.inputs, outcomes)
-        results = [_result(*fields, predictions) for fields in zip(users, queries, settled, strict=True)]
+        ranked, ranking_timings = await _rank(rankings.engine, queries, deadline_s)
+        outcomes = settle_outcomes(body.inputs, ranked)
+        results = [
+            _result(user, query, outcome, predictions)
+            for user, query, outcome in zip(users, queries, outcomes, strict=True)
+        ]
         return results_response(predictor, results, _sum(prediction_timings, ranking_timings))
 
     operation = Operation("recommend_items", "Recommendations", "Recommend items to users", problems=(404, 409))

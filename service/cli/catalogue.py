@@ -11,9 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service import settings
 from service.cli.catalogue_import import CatalogueEmbedder, embed_missing, progress_bar, put_items, read_items
-from service.cli.command import examples, fail, stop_on_signals
+from service.cli.command import (
+    describe_data_dir,
+    examples,
+    fail,
+    fail_missing,
+    log,
+    read_settings,
+    require_runtime,
+    stop_on_signals,
+)
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -53,13 +61,16 @@ def add(
 
     Run the same command again to continue after an interruption. Faulty lines are named and skipped.
     """
-    from models.catalogue.errors import CatalogueError
+    from models.catalogue.errors import CatalogueError, CatalogueFullError
     from models.catalogue.folder import is_valid_name
+    from models.catalogue.items import CatalogueLimits
     from models.catalogue.store import Catalogue
 
     if not is_valid_name(name):
         fail(f"the name {name!r} should be letters, digits, -, _ and . only", 2)
-    folder = _find_folder(data_dir)
+    require_runtime()
+    folder, configured = _find_folder(data_dir), read_settings()
+    limits = CatalogueLimits(configured.max_catalogue_items, configured.max_catalogue_bytes)
     items, faults = read_items(file)
     for fault in faults[:_MAX_SHOWN_FAULTS]:
         print(f"heed: {file.name}, {fault}", file=sys.stderr)
@@ -71,16 +82,22 @@ def add(
     try:
         embedder = CatalogueEmbedder(name, loaded)
         embedder.prepare(folder / name)
-        with closing(Catalogue(folder / name)) as opened, progress_bar() as progress:
+        with closing(Catalogue(folder / name, limits)) as opened, progress_bar() as progress:
             for edited in put_items(opened, items, embedder, progress):
                 outcomes.update(edited)
             opened.compact()
             count = _index(opened, embedder)
+    except CatalogueFullError as error:
+        setting = f"HEED_MAX_CATALOGUE_{error.limit.upper()}"
+        fail(f"{error}: remove items, or raise {setting}; {_summarize(outcomes)} before that")
     except CatalogueError as error:
         fail(f"{error}; {_summarize(outcomes)} before that")
     except KeyboardInterrupt:
         fail(f"stopped: {_summarize(outcomes)}; run it again to go on", 130)
-    print(f"{name}: {_summarize(outcomes)}; {count} items. A running service has them now.")
+    print(
+        f"{name}: {_summarize(outcomes)}; {count} items. {describe_data_dir(folder.parent)}. "
+        "A running service with this data folder has them now."
+    )
     if faults:
         fail(f"{len(faults)} lines of {file.name} were skipped")
 
@@ -93,6 +110,7 @@ def list_catalogues(data_dir: _DataDir = None, bundle: _BundleFolder = None) -> 
     from models.catalogue.store import Catalogue
 
     folder, loaded = _find_folder(data_dir), _load_recommend_bundle(bundle)
+    log(describe_data_dir(folder.parent))
     for name in list_names(folder):
         try:
             with closing(Catalogue(folder / name)) as opened:
@@ -108,6 +126,7 @@ def rebuild(name: _Name, data_dir: _DataDir = None, bundle: _BundleFolder = None
     """Embed all items again with the current model. Edits made meanwhile are not lost."""
     from models.catalogue.errors import CatalogueError, VectorsMissingError
 
+    require_runtime()
     folder, loaded = _find_folder(data_dir), _load_recommend_bundle(bundle)
     stop_on_signals()
     try:
@@ -133,7 +152,10 @@ def rebuild(name: _Name, data_dir: _DataDir = None, bundle: _BundleFolder = None
         fail(error)
     except KeyboardInterrupt:
         fail("stopped; nothing was changed", 130)
-    print(f"{name}: {count} items embedded again. A running service with this model has them now.")
+    print(
+        f"{name}: {count} items embedded again. {describe_data_dir(folder.parent)}. "
+        "A running service with this data folder and this model has them now."
+    )
 
 
 @catalogue.command("remove", epilog=examples("heed catalogue remove books"))
@@ -141,12 +163,13 @@ def remove_catalogue(name: _Name, data_dir: _DataDir = None) -> None:
     """Delete a catalogue and its items. The model's own catalogue returns as shipped when the service starts."""
     from models.catalogue.errors import CatalogueError
 
+    folder = _find_folder(data_dir)
     try:
-        with closing(_open_existing(_find_folder(data_dir), name)) as opened:
+        with closing(_open_existing(folder, name)) as opened:
             opened.delete()
     except CatalogueError as error:
         fail(error)
-    print(f"{name} is removed.")
+    print(f"{name} is removed. {describe_data_dir(folder.parent)}")
 
 
 def _index(opened: Catalogue, embedder: CatalogueEmbedder) -> int:
@@ -162,12 +185,9 @@ def _index(opened: Catalogue, embedder: CatalogueEmbedder) -> int:
 def _find_folder(data_dir: Path | None) -> Path:
     from service.registry.catalogues import FOLDER
 
-    try:
-        chosen = settings.load_settings(data_dir=data_dir and data_dir.resolve()).data_dir
-    except settings.SettingsError as error:
-        fail(error, 2)
+    chosen = read_settings(data_dir=data_dir and data_dir.resolve()).data_dir
     if chosen is None:
-        fail("HEED_DATA_DIR is none: there is no folder for catalogues", 2)
+        fail("HEED_DATA_DIR is none: there is no folder for catalogues; name one with --data-dir", 2)
     return chosen / FOLDER
 
 
@@ -175,27 +195,32 @@ def _load_recommend_bundle(bundle: Path | None) -> Bundle:
     from models.bundle import BundleError, load_bundle
 
     try:
-        chosen = bundle or settings.load_settings().bundles.get("recommend")
+        chosen = bundle or read_settings().bundles.get("recommend")
         if chosen is None:
             fail("HEED_RECOMMEND_BUNDLE is none: there is no recommendation model", 2)
         loaded = load_bundle(chosen)
         if loaded.task.name != "recommend":
             fail(f"{loaded.name} is a model of {loaded.task.name}, not of recommendations", 2)
         return loaded
-    except settings.SettingsError as error:
-        fail(error, 2)
     except BundleError as error:
         fail(error)
 
 
 def _open_existing(folder: Path, name: str) -> Catalogue:
-    """Open a catalogue. Raises CatalogueError."""
-    from models.catalogue.folder import is_valid_name
+    """Open a catalogue. If it is not there, fail with the folder, its setting and the names in it.
+
+    Raises CatalogueError if it cannot be used.
+    """
+    from models.catalogue.errors import CatalogueRemovedError
+    from models.catalogue.folder import is_valid_name, list_names
     from models.catalogue.store import Catalogue
 
-    if not is_valid_name(name):
-        fail(f"there is no catalogue {name!r} in {folder}")
-    return Catalogue(folder / name)
+    try:
+        if is_valid_name(name):
+            return Catalogue(folder / name)
+    except CatalogueRemovedError:
+        pass
+    fail_missing("catalogue", name, folder, list_names(folder))
 
 
 def _summarize(outcomes: Counter[str]) -> str:

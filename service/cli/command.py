@@ -5,12 +5,20 @@ from __future__ import annotations
 import signal
 import sys
 import zlib
-from importlib.util import find_spec
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NoReturn
 
 import typer
 from typer.core import TyperGroup
+
+from models.installation import MissingPackageError, require_installed
+from models.names import list_nearest
+from service import settings
+from service.settings import Settings
+
+if TYPE_CHECKING:
+    from models.runtime.protocol import Device
 
 UNUSABLE = (OSError, EOFError, ValueError, zlib.error)
 """The exceptions that a missing or faulty file raises, be it data, a configuration or a training folder."""
@@ -44,10 +52,50 @@ def fail(reason: object, code: int = 1) -> NoReturn:
 
 
 def require_packages(purpose: str, *names: str, extra: str = "train") -> None:
-    """Fail when a package of the extra is missing. Nothing is imported, so this takes no time."""
-    for name in names:
-        if find_spec(name) is None:
-            fail(f"{purpose} needs {name}: pip install 'heed[{extra}]'")
+    """Fail when packages of the extra are missing. Nothing is imported, so this takes no time."""
+    try:
+        require_installed(purpose, *names, extra=extra)
+    except MissingPackageError as error:
+        fail(error)
+
+
+def require_runtime(device: Device = "cpu") -> None:
+    """Fail before a command does anything if no runtime for the device is installed."""
+    from models.runtime import auto
+
+    try:
+        auto.require_runtime(device)
+    except RuntimeError as error:
+        fail(error)
+
+
+def read_settings(**options: object) -> Settings:
+    """Return the settings, which these options override unless they are None.
+
+    Fail with the option, or else the variable, that has an unusable value. The option of a setting has its name, and
+    that of a model is `--bundle`.
+    """
+    try:
+        return settings.load_settings(**options)
+    except settings.SettingsError as error:
+        if options.get(error.name) is None:
+            fail(error, 2)
+        name = "bundle" if error.name.endswith("_bundle") else error.name.replace("_", "-")
+        fail(error.for_option(f"--{name}"), 2)
+
+
+def describe_data_dir(folder: Path | None) -> str:
+    """Return the line by which `heed serve` and the commands on its data show whether their folders are the same."""
+    return f"Data folder (HEED_DATA_DIR): {folder or 'none'}"
+
+
+def fail_missing(kind: str, name: str, folder: Path, names: Iterable[str]) -> NoReturn:
+    """Fail because the data folder lacks a head, a reply set or a catalogue. The names are those that it holds."""
+    held = list_nearest(names, name) or f"no {kind}"
+    fail(
+        f"there is no {kind} {name!r} in {folder}, which holds {held}; "
+        "if the service has another data folder, name it with --data-dir or HEED_DATA_DIR"
+    )
 
 
 def open_tracker(track: Literal["wandb"] | None) -> Any:

@@ -19,6 +19,7 @@ from service.cli.command import (
     fail,
     log,
     require_packages,
+    require_runtime,
     task_argument,
 )
 
@@ -65,6 +66,7 @@ def evaluate_files(
     from models.bundle import SHIPPED_BUNDLES, BundleError, load_bundle
     from models.prediction.tensor_file import ArtifactError
 
+    require_runtime(device)
     try:
         loaded = load_bundle(bundle or SHIPPED_BUNDLES[task])
         table = _evaluate(loaded, data, out, device)
@@ -98,6 +100,7 @@ def evaluate_behaviour(
     from models.behaviour.suite import run_suite
     from models.bundle import SHIPPED, BundleError, load_bundle
 
+    require_runtime(device)
     try:
         loaded = load_bundle(bundle or SHIPPED)
         if loaded.task.name != "sentiment":
@@ -163,6 +166,7 @@ def faithfulness(
     from models.bundle import SHIPPED_BUNDLES, BundleError, load_bundle
     from models.export import card_sections
 
+    require_runtime()
     require_packages("heed faithfulness", "matplotlib", *(["onnx"] if stable_rows and task != "recommend" else []))
     model = "intent" if task == "replies" else task
     try:

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from models.explain.methods import DEFAULT_METHOD, IntentMethod, SentimentMethod
-from service.cli.command import GroupWithDefault, examples, fail, log
+from models.names import list_nearest
+from service.cli.command import (
+    GroupWithDefault,
+    describe_data_dir,
+    examples,
+    fail,
+    log,
+    read_settings,
+    require_packages,
+    require_runtime,
+)
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -33,32 +43,32 @@ def explain_intent(
     png: Annotated[Path | None, typer.Option(help="Also write a picture of the weights to this PNG file.")] = None,
 ) -> None:
     """Show which words of a text speak for an intent. Green words speak for it, red ones against it."""
+    require_drawing(png)
     from models.bundle import SHIPPED_INTENT, BundleError, load_bundle
     from models.explain.explainer import open_explainer
     from models.prediction.tensor_file import ArtifactError
     from models.text.tokenizer import Turn
-    from service import settings
     from service.registry.heads import HeadRegistry
 
     require_utf_8(text)
+    chosen = read_settings(
+        label_set=label_set, intent_bundle=bundle and bundle.resolve(), data_dir=data_dir and data_dir.resolve()
+    )
     try:
-        chosen = settings.load_settings(
-            label_set=label_set, intent_bundle=bundle and bundle.resolve(), data_dir=data_dir
-        )
         loaded = load_bundle(chosen.bundles.get("intent", SHIPPED_INTENT))
         if loaded.task.name != "intent":
             fail(f"{loaded.name} is a model of {loaded.task.name}, not of intents", 2)
         heads = HeadRegistry(loaded, chosen.data_dir).scan_heads()
         if chosen.label_set not in heads:
-            fail(f"there is no label set {chosen.label_set!r}; there are {', '.join(sorted(heads))}", 2)
+            listed = list_nearest(heads, chosen.label_set)
+            folder = describe_data_dir(chosen.data_dir)
+            fail(f"there is no label set {chosen.label_set!r}; there are {listed}. {folder}", 2)
         head = heads[chosen.label_set]
         if target is not None and target not in head.labels:
             fail(f"the target {target!r} is none of the {len(head.labels)} intents of {head.name}", 2)
         explainer = open_explainer(loaded)
         instance = explainer.intent_instance((Turn("customer", text),), head, target)
         show_explanation(text, explainer.explain(instance, DEFAULT_METHOD if method == "auto" else method), html, png)
-    except settings.SettingsError as error:
-        fail(error, 2)
     except (BundleError, ArtifactError, OSError, ValueError) as error:
         fail(error)
 
@@ -98,6 +108,7 @@ def explain_text(
     png: Annotated[Path | None, typer.Option(help="Also write a picture of the weights to this PNG file.")] = None,
 ) -> None:
     """Show which words of a text its sentiment rests on. Green words speak for it, red ones against it."""
+    require_drawing(png)
     from models.bundle import SHIPPED, BundleError, load_bundle
     from models.explain.explainer import open_explainer
 
@@ -125,19 +136,23 @@ def require_utf_8(text: str) -> None:
         fail("the text, or the entity, is not in UTF-8", 2)
 
 
+def require_drawing(png: Path | None) -> None:
+    """Fail if explaining, or drawing the picture that is wanted, needs a package that is missing."""
+    require_runtime()
+    if png is not None:
+        require_packages("a picture", "matplotlib")
+
+
 def show_explanation(text: str, explanation: Explanation, html: Path | None, png: Path | None) -> None:
     """Print an explanation, and write it to the files that are named. Raises OSError."""
     from rich.console import Console
 
     from service.cli.rendering import explanation as rendering
 
-    try:
-        if html is not None:
-            html.write_text(rendering.explanation_page(text, explanation), encoding="utf-8")
-        if png is not None:
-            rendering.save_picture(text, explanation, png)
-    except ModuleNotFoundError as error:
-        fail(f"a picture needs {error.name}: pip install 'heed[train]'", 2)
+    if html is not None:
+        html.write_text(rendering.explanation_page(text, explanation), encoding="utf-8")
+    if png is not None:
+        rendering.save_picture(text, explanation, png)
     console = Console(highlight=False, soft_wrap=True)
     console.print(rendering.title(explanation), style="bold")
     console.print(rendering.terminal_text(text, explanation))
@@ -145,13 +160,6 @@ def show_explanation(text: str, explanation: Explanation, html: Path | None, png
     console.print("\n".join(lines), style="dim", markup=False)
 
 
-@explain.command(
-    "report",
-    epilog=examples(
-        "heed explain report --data texts.jsonl --out runs/report",
-        "heed explain report --data my.jsonl --out runs/report --label-set banking77",
-    ),
-)
 def explain_report(
     data: Annotated[
         Path,
@@ -169,6 +177,7 @@ def explain_report(
     rows: Annotated[int, typer.Option(help="Number of texts to explain, drawn at random.", min=1)] = 2000,
 ) -> None:
     """Write a page on many texts: the most influential words, what attention heads do, and where mistakes come from."""
+    require_runtime()
     from models.bundle import SHIPPED, SHIPPED_INTENT, BundleError, load_bundle
     from models.evaluation.attention_analysis import analyze
     from models.explain.explainer import open_explainer
@@ -217,6 +226,6 @@ def _load_named_head(bundle: Bundle, label_set: str | None) -> IntentHead:
     if label_set is not None and label_set.endswith(SUFFIX):
         return load_head(Path(label_set), bundle.encoder_digest)
     if label_set not in heads:
-        named = ", ".join(heads) or "it has none"
+        named = list_nearest(heads, label_set or "") or "it has none"
         fail(f"name a label set of {bundle.name} with --label-set ({named}), or the file of a head (*{SUFFIX})", 2)
     return heads[label_set]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from models.explain.methods import HistoryMethod
-from service.cli.command import fail
+from service.cli.command import describe_data_dir, fail, read_settings, require_runtime
 
 if TYPE_CHECKING:
     from models.bundle import Bundle
@@ -47,25 +47,24 @@ def explain_recommend(
     """Show which items of a history a recommendation rests on. Green items speak for it, red ones against it."""
     from models.bundle import SHIPPED_RECOMMEND, BundleError, load_bundle
     from models.explain.history import DEFAULT_HISTORY_METHOD
-    from service import settings
-    from service.errors import Problem
+    from service.errors import NotFound, Problem
 
+    require_runtime()
+    # One explanation needs no GPU, whatever the service runs on.
+    configured = read_settings(data_dir=data_dir and data_dir.resolve(), device="cpu")
     try:
         user, named_method = _read_user(file.read_bytes())
         loaded = load_bundle(bundle or SHIPPED_RECOMMEND)
         if loaded.task.name != "recommend":
             fail(f"{loaded.name} is a model of {loaded.task.name}, not of recommendations", 2)
         chosen = method or named_method
-        # One explanation needs no GPU, whatever the service runs on.
-        configured = settings.load_settings(data_dir=data_dir and data_dir.resolve(), device="cpu")
         targeted = user if target is None else user.model_copy(update={"target": target})
         explanation = asyncio.run(
             _explain(loaded, targeted, DEFAULT_HISTORY_METHOD if chosen == "auto" else chosen, configured)
         )
-    except settings.SettingsError as error:
-        fail(error, 2)
     except Problem as problem:
-        fail(f"{file}{f' at {problem.pointer}' if problem.pointer else ''}: {problem.detail}", 2)
+        looked_at = f" {describe_data_dir(configured.data_dir)}" if isinstance(problem, NotFound) else ""
+        fail(f"{file}{f' at {problem.pointer}' if problem.pointer else ''}: {problem.detail}{looked_at}", 2)
     except (BundleError, RuntimeError, OSError) as error:
         fail(error)
     _show(explanation, user)

@@ -10,8 +10,8 @@ import typer
 
 from models.bundle import Bundle, BundleError, load_bundle
 from models.files import replace_atomically
-from service import settings
-from service.cli.command import examples, fail
+from service.cli.command import describe_data_dir, examples, fail, fail_missing, log, read_settings, require_runtime
+from service.settings import Settings
 
 heads = typer.Typer(no_args_is_help=True, help="Add, list and remove label sets of intents.")
 replies = typer.Typer(no_args_is_help=True, help="Add, list and remove sets of replies.")
@@ -21,7 +21,7 @@ _BundleFolder = Annotated[
     Path | None,
     typer.Option(help="Folder of the intent model (HEED_INTENT_BUNDLE). The default is the shipped one."),
 ]
-_SERVED = "A running service has it within two seconds."
+_SERVED = "A running service with this data folder has it within two seconds."
 
 
 @heads.command("add", epilog=examples("heed heads add my-team.head.safetensors"))
@@ -51,7 +51,7 @@ def add_head(
             shutil.copyfile(file, temporary)
     except OSError as error:
         fail(error)
-    print(f"{head.name}: {len(head.labels)} intents. {_SERVED}")
+    print(f"{head.name}: {len(head.labels)} intents. {describe_data_dir(folder)}. {_SERVED}")
 
 
 @heads.command("list", epilog=examples("heed heads list"))
@@ -61,6 +61,7 @@ def list_heads(data_dir: _DataDir = None, bundle: _BundleFolder = None) -> None:
     from models.prediction.tensor_file import ArtifactError
 
     folder, loaded = open_data_dir(data_dir, bundle)
+    log(describe_data_dir(folder))
     for source in (loaded.path / HEADS_FOLDER, folder):
         for path in sorted(source.glob(f"*{SUFFIX}")):
             try:
@@ -97,6 +98,7 @@ def add_replies(
     from models.prediction.tensor_file import ArtifactError
     from models.runtime.offline import open_text_encoder
 
+    require_runtime()
     folder, loaded = open_data_dir(data_dir, bundle)
     check_name(name)
     try:
@@ -106,7 +108,7 @@ def add_replies(
         fail(error)
     projected = ranker.project_replies(open_text_encoder(loaded).encode_texts(texts))
     save_replies(ReplySet(name, loaded.encoder_digest, tuple(texts), projected), folder / f"{name}{SET_SUFFIX}")
-    print(f"{name}: {len(texts)} replies. {_SERVED}")
+    print(f"{name}: {len(texts)} replies. {describe_data_dir(folder)}. {_SERVED}")
 
 
 @replies.command("list", epilog=examples("heed replies list"))
@@ -116,6 +118,7 @@ def list_replies(data_dir: _DataDir = None, bundle: _BundleFolder = None) -> Non
     from models.prediction.tensor_file import ArtifactError
 
     folder, loaded = open_data_dir(data_dir, bundle)
+    log(describe_data_dir(folder))
     for path in sorted(folder.glob(f"*{SET_SUFFIX}")):
         try:
             reply_set = load_replies(path, loaded.encoder_digest)
@@ -144,15 +147,16 @@ def train_head(name: str, data: Path, out: Path, bundle: Path | None, rejection_
     from models.text.language import detect_language
 
     check_name(name)
+    require_runtime()
     try:
         rows = read_examples(data)
-        loaded = _load_intent_bundle(bundle or settings.load_settings().bundles.get("intent"))
+        loaded = _load_intent_bundle(bundle or read_settings().bundles.get("intent"))
         print(f"Embedding {len(rows)} examples ...", flush=True)
         vectors = open_text_encoder(loaded).encode_dialogues([turns for turns, _ in rows])
         languages = sorted({detect_language(turns[-1].text) for turns, _ in rows})
         labelled = Examples(vectors, tuple(label for _, label in rows))
         head, report = fit_intent_head(name, languages, loaded.encoder_digest, labelled, rejection_rate=rejection_rate)
-    except (DataError, ArtifactError, BundleError, settings.SettingsError) as error:
+    except (DataError, ArtifactError, BundleError) as error:
         fail(error)
     save_head(head, out)
     print(
@@ -185,15 +189,10 @@ def open_data_dir(data_dir: Path | None, bundle: Path | None) -> tuple[Path, Bun
     return folder, _load_intent_bundle(configured.bundles.get("intent"))
 
 
-def _find_data_dir(data_dir: Path | None, bundle: Path | None = None) -> tuple[Path, settings.Settings]:
-    try:
-        configured = settings.load_settings(
-            data_dir=data_dir and data_dir.resolve(), intent_bundle=bundle and bundle.resolve()
-        )
-    except settings.SettingsError as error:
-        fail(error, 2)
+def _find_data_dir(data_dir: Path | None, bundle: Path | None = None) -> tuple[Path, Settings]:
+    configured = read_settings(data_dir=data_dir and data_dir.resolve(), intent_bundle=bundle and bundle.resolve())
     if configured.data_dir is None:
-        fail("HEED_DATA_DIR is none: there is no folder for heads and reply sets", 2)
+        fail("HEED_DATA_DIR is none: there is no folder for heads and reply sets; name one with --data-dir", 2)
     return configured.data_dir, configured
 
 
@@ -213,10 +212,10 @@ def _bundle_label_sets(bundle: Path) -> set[str]:
 
 
 def _remove(kind: str, name: str, suffix: str, data_dir: Path | None) -> None:
-    """Delete a head or a reply set. Fail with the names that are there if this one is not."""
+    """Delete a head or a reply set. If it is not there, fail with the folder, its setting and the names in it."""
     folder, _ = _find_data_dir(data_dir)
     names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
     if name not in names:
-        fail(f"there is no {kind} {name!r} in {folder}, which holds {', '.join(names) or f'no {kind}'}")
+        fail_missing(kind, name, folder, names)
     (folder / f"{name}{suffix}").unlink()
-    print(f"{name} is removed.")
+    print(f"{name} is removed. {describe_data_dir(folder)}")

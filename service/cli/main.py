@@ -12,16 +12,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from models.installation import EXTRAS, MissingPackageError, requirements_of
 from service.cli.catalogue import catalogue
-from service.cli.command import examples
+from service.cli.command import examples, fail
 from service.cli.distillation import answers, distill
 from service.cli.evaluation import evaluate, faithfulness
-from service.cli.explain import explain, explain_intent
+from service.cli.explain import explain, explain_intent, explain_report
 from service.cli.explain_recommend import explain_recommend
 from service.cli.heads import heads, replies
 from service.cli.pretraining import pretrain
 from service.cli.serve import serve, tune
 from service.cli.training import base, export, train
+from service.telemetry import logs
 
 _PANELS: dict[str, dict[str, Callable[..., None] | typer.Typer]] = {
     "Serve": {"serve": serve, "tune": tune},
@@ -63,10 +65,25 @@ _EXAMPLES = {
 
 
 class _OrderedCommands(TyperGroup):
-    """A group that lists its commands in the order of the panels. Typer would list all groups last."""
+    """A group that lists its commands in the order of the panels. Typer would list all groups last.
+
+    A package that is missing after all, for a command that did not ask for it, ends in one line as well.
+    """
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [name for commands in _PANELS.values() for name in commands]
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except MissingPackageError as error:
+            fail(error)
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            extra = next((extra for extra in EXTRAS if module in requirements_of(extra)), None)
+            if extra is None:
+                raise
+            fail(MissingPackageError("this command", [module], extra))
 
 
 app = typer.Typer(
@@ -88,6 +105,13 @@ explain.command("intent", epilog=examples('heed explain intent "my card was decl
 explain.command(
     "recommend", epilog=examples("heed explain recommend user.json", "heed explain recommend user.json --target 22423")
 )(explain_recommend)
+explain.command(
+    "report",
+    epilog=examples(
+        "heed explain report --data texts.jsonl --out runs/report",
+        "heed explain report --data my.jsonl --out runs/report --label-set banking77",
+    ),
+)(explain_report)
 
 
 def _print_version(is_wanted: bool) -> None:
@@ -106,6 +130,7 @@ def heed(
 
 
 def main() -> None:
+    logs.configure("heed", "warning")  # to standard error, because standard output is for results
     app()
 
 

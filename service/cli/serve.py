@@ -6,15 +6,18 @@ import time
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
+from models.names import list_nearest
 from models.tasks import TASKS
-from service.cli.command import fail, log, stop_on_signals
-from service.cluster.local import Cluster, ClusterError, check_data_dir, check_port_is_free
-from service.settings import Settings, SettingsError
+from service.cli.command import describe_data_dir, fail, log, read_settings, require_runtime, stop_on_signals
+from service.cluster.local import Cluster, max_connections
+from service.cluster.preflight import ClusterError, check_data_dir, check_open_files, check_port_is_free
+from service.settings import Settings
+from service.telemetry import logs
 
-_OPTIONS = {"host": "--host", "port": "--port", "sentiment_bundle": "--bundle", "replicas": "--replicas"}
-"""The options of `heed serve` by the setting that they override."""
+_log = structlog.get_logger(__name__)
 
 
 def serve(
@@ -31,47 +34,57 @@ def serve(
     """Serve the models on this machine until Ctrl-C. Environment variables set the rest: docs/settings.md."""
     from models.bundle import BundleError
     from models.prediction.tensor_file import ArtifactError
-    from models.runtime.auto import require_runtime
-    from service import settings
     from service.cluster import haproxy
+    from service.registry.catalogues import FOLDER as CATALOGUES
 
-    options = {"host": host, "port": port, "sentiment_bundle": bundle and bundle.resolve(), "replicas": replicas}
+    chosen = read_settings(host=host, port=port, sentiment_bundle=bundle and bundle.resolve(), replicas=replicas)
+    require_runtime(chosen.device)
+    if haproxy.find_haproxy() is None:
+        fail(haproxy.describe_missing())
     try:
-        chosen = settings.load_settings(**options)
-    except SettingsError as error:
-        fail(error if options.get(error.name) is None else error.for_option(_OPTIONS[error.name]), 2)
-    try:
-        require_runtime(chosen.device)
+        check_open_files(max_connections())
         if chosen.data_dir is not None and {"intent", "recommend"} & chosen.bundles.keys():
-            check_data_dir(chosen.data_dir)
-        names = _verify(chosen)
+            check_data_dir(chosen.data_dir, *([CATALOGUES] if "recommend" in chosen.bundles else []))
         check_port_is_free(chosen.host, chosen.port)
+        names = [_verify(task, path, chosen) for task, path in chosen.bundles.items()]
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
         fail(error)
-    if haproxy.find_haproxy() is None:
-        fail(haproxy.MISSING)
-    _run(Cluster(chosen), " and ".join(names), f"http://{chosen.host}:{chosen.port}", list(chosen.bundles))
+    if chosen.log_format == "console" and {"intent", "recommend"} & chosen.bundles.keys():
+        print(describe_data_dir(chosen.data_dir), flush=True)
+    host_of_url = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
+    _run(Cluster(chosen), " and ".join(names), f"http://{host_of_url}:{chosen.port}", list(chosen.bundles))
 
 
-def _verify(chosen: Settings) -> list[str]:
-    """Return the names and versions of the models. Raises if any of them cannot be served."""
+def _verify(task: str, path: Path, chosen: Settings) -> str:
+    """Return the name and the version of a model. Raises if it cannot be served, naming the setting that chose it."""
     from models.bundle import BundleError, load_bundle
     from models.ranking.bundle_files import load_recommender
     from service.registry.heads import HeadRegistry
 
-    names = []
-    for task, path in chosen.bundles.items():
+    try:
         bundle = load_bundle(path)
-        if bundle.task.name != task:
-            raise BundleError(f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}")
-        if task == "intent":
-            heads = HeadRegistry(bundle, chosen.data_dir).scan_heads()
-            if chosen.label_set not in heads:
-                raise BundleError(f"HEED_LABEL_SET={chosen.label_set}: the label sets are {', '.join(sorted(heads))}")
-        if task == "recommend":
-            load_recommender(bundle)
-        names.append(f"{bundle.name} {bundle.version}")
-    return names
+    except BundleError as error:
+        raise BundleError(f"{_source_of_bundle(task, chosen)}{error}") from error
+    if bundle.task.name != task:
+        wrong = f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}"
+        raise BundleError(f"{_source_of_bundle(task, chosen)}{wrong}")
+    if task == "intent":
+        logs.silence()  # each gateway scans the files again, and logs those that cannot be used
+        heads = HeadRegistry(bundle, chosen.data_dir).scan_heads()
+        if chosen.label_set not in heads:
+            listed = list_nearest(heads, chosen.label_set)
+            raise BundleError(f"HEED_LABEL_SET={chosen.label_set}: the label sets are {listed}")
+    if task == "recommend":
+        load_recommender(bundle)
+    return f"{bundle.name} {bundle.version}"
+
+
+def _source_of_bundle(task: str, chosen: Settings) -> str:
+    """Return where the path of a model comes from, as the start of a message. A shipped model has no source."""
+    name = f"{task}_bundle"
+    if name not in chosen.model_fields_set:
+        return ""
+    return "--bundle or HEED_SENTIMENT_BUNDLE: " if task == "sentiment" else f"HEED_{name.upper()}: "
 
 
 def tune(
@@ -86,17 +99,17 @@ def tune(
 ) -> None:
     """Measure this machine and print the settings that suit it."""
     from models.bundle import BundleError, load_bundle
-    from service import settings
     from service.tuning.throughput import ThroughputError
     from service.tuning.tuner import HEADER, TuneError, TuningRun, busy_warning, free_memory_bytes, usable_cores
     from service.tuning.tuner import tune as measure
 
     stop_on_signals()
+    chosen = read_settings(sentiment_bundle=bundle and bundle.resolve())
     try:
-        chosen = settings.load_settings(sentiment_bundle=bundle and bundle.resolve())
         used = usable_cores(cores)
-    except (SettingsError, TuneError) as error:
+    except TuneError as error:
         fail(error, 2)
+    require_runtime(chosen.device)
     try:
         served = load_bundle(next(iter(chosen.bundles.values())))
         for line in (f"{served.name} {served.version}, {used} cores, {chosen.device}", busy_warning(used), HEADER):
@@ -110,28 +123,44 @@ def tune(
     print("\n".join(f"HEED_{name.upper()}={value}" for name, value in recommended.items()))
 
 
+def _print(line: str, _: str, **__: object) -> None:
+    print(line, flush=True)
+
+
+def _record(_: str, event: str, **fields: object) -> None:
+    """Log what `_print` prints, so that standard output has nothing but records."""
+    _log.info(event, **fields)
+
+
+def _examples(address: str, tasks: list[str]) -> str:
+    header = "-H 'Content-Type: application/json'"
+    return "".join(f"\n  curl {address}/v1/{task} {header} -d '{TASKS[task].example}'\n" for task in tasks)
+
+
 def _run(cluster: Cluster, models: str, address: str, tasks: list[str]) -> None:
     """Start the service, print how to reach it, wait and stop.
 
     Ctrl-C and SIGTERM end it with exit code 0, a failure with 1.
     """
     stop_on_signals()
+    configured = cluster.settings
+    logs.configure("serve", configured.log_level, configured.log_format, configured.metrics_dir)
+    tell = _print if configured.log_format == "console" else _record
     failure: ClusterError | None = None
     try:
-        print(f"Starting {models} on {address} ...", flush=True)
+        folder = str(configured.data_dir)
+        tell(f"Starting {models} on {address} ...", "starting", models=models, address=address, data_dir=folder)
         started_s = time.monotonic()
         cluster.start()
-        print(f"Ready after {time.monotonic() - started_s:.0f} s; Ctrl-C stops. Documentation: {address}/docs. Try:\n")
-        for task in tasks:
-            print(
-                f"  curl {address}/v1/{task} -H 'Content-Type: application/json' -d '{TASKS[task].example}'\n",
-                flush=True,
-            )
+        seconds = round(time.monotonic() - started_s, 1)
+        ready = f"Ready after {seconds:.0f} s; Ctrl-C stops. Documentation: {address}/docs. Try:"
+        tell(f"{ready}\n{_examples(address, tasks)}", "ready", seconds=seconds)
         cluster.wait()
     except KeyboardInterrupt:
-        print("\nStopping ...", flush=True)
+        tell("\nStopping ...", "stopping")
     except ClusterError as error:
         failure = error
+        _log.critical("service failed", reason=str(error))
     finally:
         cluster.stop()
     if failure is not None:

@@ -7,13 +7,18 @@ names. So that variable names this module's script. This module defines HAProxy'
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import socket
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.cluster.process_tree import die_with_parent
@@ -21,8 +26,6 @@ from service.cluster.ray_workarounds import REPLICA_SERVER, RayChangedError, rew
 
 BINARY_VARIABLE = "HEED_HAPROXY_BINARY"
 HOST_VARIABLE = "HEED_HOST"  # Settings.host, read here because pydantic would add a third of a second to each reload
-
-MISSING = f"HAProxy is missing: install ray[serve] on Linux, or set {BINARY_VARIABLE} to the program"
 
 REQUEST_TIMEOUT_S = 10
 """Time limit for headers, and for bodies that fit into a buffer."""
@@ -54,17 +57,61 @@ def find_haproxy() -> Path | None:
     return Path(installed) if installed else None
 
 
+def describe_missing() -> str:
+    """Return why there is no HAProxy to run, and what mends it."""
+    if named := os.environ.get(BINARY_VARIABLE):
+        return f"{BINARY_VARIABLE}={named}: no program is there; unset it to run the HAProxy of ray[serve]"
+    # Imported here, because the launcher must start fast.
+    from models.installation import install_command, requirements_of
+
+    command = install_command([requirements_of().get("ray", "ray[serve]")])
+    return f"HAProxy is missing; set {BINARY_VARIABLE} to the program, or run: {command}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyStats:
+    """The counts of one process of HAProxy since it started."""
+
+    process_id: int
+    live_servers: int  # replicas to which it sends requests
+    refused: Mapping[str, int]  # its own answers "4xx" and "5xx", which no replica has sent
+
+
 def count_live_servers(admin_socket: Path) -> int:
     """Return the number of replicas to which the HAProxy behind this admin socket sends requests."""
+    stats = read_stats(admin_socket)
+    return 0 if stats is None else stats.live_servers
+
+
+def read_stats(admin_socket: Path) -> ProxyStats | None:
+    """Return the statistics of the HAProxy behind this admin socket, or None if it does not answer."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(2)
             connection.connect(str(admin_socket))
-            connection.sendall(b"show stat\n")
-            with connection.makefile(encoding="utf-8") as rows:
-                return sum(REPLICA_SERVER in row and ",UP," in row for row in rows)
-    except OSError:
-        return 0
+            connection.sendall(b"show info;show stat\n")
+            with connection.makefile(encoding="utf-8") as answer:
+                return parse_stats(answer.read())
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def parse_stats(answer: str) -> ProxyStats:
+    """Return the statistics in an answer to `show info;show stat`. Raises ValueError or KeyError."""
+    info, _, table = answer.partition("# pxname,")
+    (process_id,) = re.findall(r"^Pid: (\d+)$", info, flags=re.M)
+    rows = list(csv.DictReader(io.StringIO(f"pxname,{table}")))
+    public = [row for row in rows if row["svname"] == "FRONTEND"]
+    servers = [row for row in rows if row["svname"] not in ("FRONTEND", "BACKEND")]
+    live = sum(REPLICA_SERVER in row["svname"] and row["status"] == "UP" for row in servers)
+    refused = {
+        statuses: _sum(public, f"hrsp_{statuses}") - _sum(servers, f"hrsp_{statuses}") for statuses in ("4xx", "5xx")
+    }
+    return ProxyStats(int(process_id), live, refused)
+
+
+def _sum(rows: Sequence[Mapping[str, str]], column: str) -> int:
+    return sum(int(row[column] or 0) for row in rows)
 
 
 def harden_config(config: str, host: str | None, request_timeout_s: int = REQUEST_TIMEOUT_S) -> str:
@@ -96,7 +143,7 @@ def main() -> None:
     """Run `heed-haproxy`, which takes the arguments of HAProxy."""
     binary = find_haproxy()
     if binary is None:
-        sys.exit(f"heed-haproxy: {MISSING}")
+        sys.exit(f"heed-haproxy: {describe_missing()}")
     arguments = sys.argv[1:]
     if "-f" in arguments:
         path = Path(arguments[arguments.index("-f") + 1])

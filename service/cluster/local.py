@@ -7,7 +7,6 @@ child, which runs `app.run_local`, imports Ray.
 
 from __future__ import annotations
 
-import errno
 import http.client
 import math
 import os
@@ -25,8 +24,12 @@ from functools import partial
 from pathlib import Path
 
 from service.cluster import haproxy
+from service.cluster.log_pipe import LogPipe
+from service.cluster.preflight import ClusterError
 from service.cluster.process_tree import adopt_orphans, die_with_parent, end_descendants
+from service.cluster.proxy_watch import ProxyWatch
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 READY = "ready"
 """Name of the file that the child creates when every replica has answered."""
@@ -37,12 +40,16 @@ REFUSED = "refused"
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 25.0
 _POLL_S = 0.1
+_STANDARD_OUTPUT = 1
 _ADMIN_SOCKET = "admin.sock"  # Ray puts it into a folder named after the node
 _MAX_TEMP_CHARS = 12  # the paths of Ray's and HAProxy's sockets below it must fit into 107 bytes
+
+_CONNECTIONS = "RAY_SERVE_HAPROXY_MAXCONN"
 
 # Variables of Ray and Serve 2.60.0. Few of them are documented. Tests look for each of them in Ray.
 _TUNING = {
     "RAY_SERVE_HAPROXY_NBTHREAD": "1",
+    _CONNECTIONS: "4096",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",  # costs a datagram and a parse per request, and our metrics say more
     # Includes requests that died with their replica. Repeating one is safe, because a prediction changes nothing.
     "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
@@ -85,41 +92,6 @@ _NOT_INHERITED = {"RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH"}  # they belong to anothe
 _SERVER_TIMEOUT_MARGIN_S = 20  # after a request should have been answered 504, HAProxy gives up on it
 
 
-class ClusterError(Exception):
-    """The service cannot start, or ended unexpectedly. The message is one line."""
-
-
-def check_port_is_free(host: str, port: int) -> None:
-    """Raise ClusterError if the port cannot be used, before a start that would fail much later and far from here."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            advice = "; choose another with --port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else ""
-            raise ClusterError(f"cannot listen on {host}:{port}: {error.strerror or error}{advice}") from None
-
-
-def check_data_dir(folder: Path) -> None:
-    """Raise ClusterError if heads, reply sets and catalogues could not be stored in the folder."""
-    fault = _folder_fault(folder)
-    if fault:
-        raise ClusterError(f"HEED_DATA_DIR={folder}: {fault}; choose another folder, or none to serve without one")
-
-
-def _folder_fault(folder: Path) -> str:
-    """Return why files cannot be written to the folder, which need not exist yet, or an empty string."""
-    try:
-        existing = next(path for path in (folder, *folder.parents) if path.exists())
-        if not existing.is_dir():
-            return f"{existing} is not a folder"
-        with tempfile.TemporaryFile(dir=existing):
-            return ""
-    except OSError as error:
-        return f"the folder is not writable ({error.strerror or error})"
-
-
 class Cluster:
     """The processes of one service on this machine."""
 
@@ -127,7 +99,10 @@ class Cluster:
         temp = tempfile.gettempdir()
         self._folder = Path(tempfile.mkdtemp(prefix="heed-", dir=temp if len(temp) <= _MAX_TEMP_CHARS else "/tmp"))
         self.log = self._folder / "service.log"
-        self._settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics"})
+        self.settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics"})
+        self.settings.metrics_dir.mkdir(mode=0o700)
+        self._pipe = LogPipe(self.settings.metrics_dir, _STANDARD_OUTPUT)
+        self._watch: ProxyWatch | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._failed = False
 
@@ -137,24 +112,32 @@ class Cluster:
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", f"from service.app import run_local; run_local({str(self._folder)!r})"],
-                env=build_environment(self._settings, self._folder, os.environ),
+                env=build_environment(self.settings, self._folder, os.environ),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=partial(die_with_parent, signal.SIGTERM),
             )
+        self._pipe.start()  # not before the fork, which is safest without threads
         deadline_s = time.monotonic() + _START_TIMEOUT_S
         while not self._is_ready():
             if self._child.poll() is not None or time.monotonic() > deadline_s:
                 raise self._failure("the service did not start")
             time.sleep(_POLL_S)
+        # Not before the child has got its environment, which this changes.
+        metrics = Metrics(self.settings.metrics_dir)
+        self._watch = ProxyWatch(self._admin_sockets, self.settings.replicas, metrics)
+        self._watch.start()
+
+    def _admin_sockets(self) -> list[Path]:
+        return list(self._folder.glob(f"*/{_ADMIN_SOCKET}"))
 
     def _is_ready(self) -> bool:
         if not (self._folder / READY).exists():
             return False
-        live = sum(haproxy.count_live_servers(path) for path in self._folder.glob(f"*/{_ADMIN_SOCKET}"))
-        return live == self._settings.replicas and _is_answering(self._settings)
+        live = sum(haproxy.count_live_servers(path) for path in self._admin_sockets())
+        return live == self.settings.replicas and _is_answering(self.settings)
 
     def wait(self) -> None:
         """Wait until the service ends unexpectedly, then raise ClusterError."""
@@ -165,6 +148,8 @@ class Cluster:
     def stop(self) -> None:
         """Let the service finish its requests, then end all its processes. A second signal skips the first step."""
         try:
+            if self._watch is not None:
+                self._watch.stop()
             if self._child is not None:
                 self._child.terminate()
                 self._child.wait(_STOP_TIMEOUT_S)
@@ -174,6 +159,7 @@ class Cluster:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             end_descendants()
+            self._pipe.stop()
             if not self._failed:
                 shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -182,6 +168,12 @@ class Cluster:
         refusal = self._folder / REFUSED
         reason = f": {refusal.read_text(encoding='utf-8')}" if refusal.exists() else ""
         return ClusterError(f"{event}{reason}; see its log in {self.log}")
+
+
+def max_connections(inherited: Mapping[str, str] = os.environ) -> int:
+    """Return the connections of clients that HAProxy holds at once."""
+    value = inherited.get(_CONNECTIONS, "")
+    return int(value if value.isdecimal() else _TUNING[_CONNECTIONS])
 
 
 def build_environment(settings: Settings, folder: Path, inherited: Mapping[str, str]) -> dict[str, str]:

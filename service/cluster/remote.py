@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextvars import Context
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import grpc
 from ray.exceptions import RayActorError
@@ -26,6 +26,7 @@ from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem, Repl
 from service.inference.admission import ThroughputEstimator, work_budget_s
 from service.inference.batch_policy import BatchLimits
 from service.inference.predictor import Item, Prediction, PredictionBatch
+from service.telemetry.logs import REQUEST_ID
 from service.telemetry.metrics import CallMetrics, TaskMetrics
 
 # The texts of two calls end in one batch, so their responses leave together. Two more calls must already be there, or
@@ -45,9 +46,12 @@ class _Request:
     tokens: int  # an upper bound, because nothing is tokenised yet
     outcome: asyncio.Future[PredictionBatch | Problem]
     call: _Call | None = None
+    request_id: str = field(default_factory=REQUEST_ID.get)
 
     def to_remote(self, now_s: float) -> RemoteRequest:
-        return RemoteRequest(self.items, self.truncate, work_budget_s(max(0.0, self.deadline_s - now_s)))
+        return RemoteRequest(
+            self.items, self.truncate, work_budget_s(max(0.0, self.deadline_s - now_s)), self.request_id
+        )
 
     def resolve(self, outcome: PredictionBatch | Problem) -> None:
         if not self.outcome.done():
@@ -214,7 +218,7 @@ class RemotePredictor:
             _fail(call, ReplicaLost("The replica that handled this request went away. Try again."))
             raise
         except Exception as error:  # after any fault, the callers must not wait any longer
-            _fail(call, _problem(error))
+            _fail(call, _problem(error, call))
         finally:
             self._calls.discard(call)
             self._throughput.dropped(call.tokens)
@@ -263,7 +267,7 @@ def _has_prediction(answer: PredictionBatch | Problem) -> bool:
     return isinstance(answer, PredictionBatch) and any(isinstance(outcome, Prediction) for outcome in answer.outcomes)
 
 
-def _problem(error: Exception) -> Problem:
+def _problem(error: Exception, call: _Call) -> Problem:
     """Return the problem for the callers of a call that failed."""
     if isinstance(error, Problem):
         return error
@@ -271,7 +275,7 @@ def _problem(error: Exception) -> Problem:
         return ReplicaLost("The replica that handled this request went away. Try again.")
     if isinstance(error, DeploymentUnavailableError):
         return NotReady("The model could not be deployed.", retry_after_s=_RESTART_S)
-    return from_unknown(error)
+    return from_unknown(error, request_ids=sorted({request.request_id for request in call.requests} - {""}))
 
 
 def _with_queue_time(answer: PredictionBatch, seconds: float) -> PredictionBatch:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from service.errors import Problem, from_unknown
 from service.inference.predictor import Item, PredictionBatch, Predictor
 from service.telemetry.batch_report import BatchReport
+from service.telemetry.logs import REQUEST_ID
 
 # Reports leave with every response. They pile up only if all callers abandon their calls. Then the newest remain.
 _MAX_REPORTS = 4096
@@ -28,6 +29,7 @@ class RemoteRequest:
     items: tuple[Item, ...]
     truncate: bool
     remaining_s: float
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ async def answer_requests(model: Predictor, counts: CountBuffer, requests: Seque
 
 
 async def _answer(model: Predictor, request: RemoteRequest) -> PredictionBatch | Problem:
+    REQUEST_ID.set(request.request_id)  # of this task alone
     try:
         return await model.predict(request.items, request.truncate, time.monotonic() + request.remaining_s)
     except Problem as problem:

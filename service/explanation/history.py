@@ -12,7 +12,7 @@ from models.explain.history import attribute_history, make_history_instance
 from models.explain.methods import HistoryMethod
 from models.ranking.events import History
 from models.ranking.recommender import Recommender
-from service.errors import InferenceFailed, InvalidRequest, Problem, UnknownItem
+from service.errors import InferenceFailed, InvalidRequest, Problem, UnknownItem, describe_fault
 from service.explanation.pacing import Pacer
 from service.explanation.request import ExplanationCancelled, HistoryExplanation, ItemWeight
 from service.explanation.worker import HistoryJob
@@ -86,7 +86,7 @@ def _explain_position(
     except ExplanationCancelled:
         raise
     except Exception as error:  # it is this history's problem, as it is in the ranking engine
-        _log.error("explaining failed", error=type(error).__name__)
+        _log.error("explaining failed", **describe_fault(error))
         return InferenceFailed(_FAILED)
     if not np.isfinite(weights).all():
         return InferenceFailed(_FAILED)

@@ -22,6 +22,7 @@ from service.errors import (
     InferenceFailed,
     InvalidRequest,
     Problem,
+    describe_fault,
 )
 from service.explanation.request import (
     Attention,
@@ -61,7 +62,7 @@ def explain_text(
     except (ExplanationCancelled, Problem):
         raise
     except Exception as error:  # an error of the runtime is this text's problem, as it is in the engine
-        _log.error("explaining failed", error=type(error).__name__)
+        _log.error("explaining failed", **describe_fault(error))
         return InferenceFailed(_FAILED)
 
 

@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -121,7 +122,9 @@ class ExplanationWorker:
             if not self._open:
                 raise NotReady("Explanations have been stopped here.", retry_after_s=_RESTART_S)
             self._pacer.job = job
-            work = asyncio.get_running_loop().run_in_executor(self._thread, self._work, job, work_on)
+            work = asyncio.get_running_loop().run_in_executor(
+                self._thread, copy_context().run, self._work, job, work_on
+            )
         except BaseException:
             self._lock.release()
             raise

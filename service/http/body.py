@@ -17,6 +17,7 @@ from starlette.requests import ClientDisconnect, Request
 from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, Problem, UnsupportedMediaType
 from service.http.validation import parse
 
+_LISTS = ("inputs", "items", "remove")  # fields of bodies
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8, and RFC 8259 lets a reader ignore
 # The service reads and drops the rest of a body that is too large, up to these limits. A client that is still sending
 # when the connection closes would see a broken pipe instead of the answer.
@@ -51,6 +52,11 @@ class JsonBody(Generic[Model]):
         """Return the body as a model, with an `InvalidItem` for each wrong item; raise a Problem for a wrong body."""
         _check_media_type(request)
         body = (await self._read_bytes(request)).removeprefix(_BYTE_ORDER_MARK)
+        model = self._parse(body)
+        request.state.items = _count_items(model)  # for the access log
+        return model
+
+    def _parse(self, body: bytes) -> Model:
         if self._fast_parser is not None:
             with suppress(ValueError):
                 return self._fast_parser(body)
@@ -80,6 +86,15 @@ class JsonBody(Generic[Model]):
     def _too_large(self) -> Problem:
         # The rest of the body may still arrive, so no other request can use the connection.
         return BodyTooLarge(f"The body is larger than {self._max_bytes} bytes.", headers={"Connection": "close"})
+
+
+_LISTS = ("inputs", "items", "remove")  # fields of bodies
+
+
+def _count_items(model: BaseModel) -> int:
+    """Return the number of things that a body has: inputs, or items to add or change and ids to remove."""
+    lists = (getattr(model, name, None) for name in _LISTS)
+    return sum(len(value) if isinstance(value, list) else value is not None for value in lists)
 
 
 def _check_media_type(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""The bounds of a request by its schema: fields at a place, the nearest to a wrong one, and lengths of lists."""
+"""The schema of a request: the fields at a place, the field that was meant, and the lengths of lists."""
 
 from __future__ import annotations
 

@@ -55,7 +55,9 @@ def renderer(scope: Scope) -> Callable[[Problem, str], Response]:
 async def _respond(request: Request, error: Exception) -> Response:
     """Handle a problem, a refusal of the router, or a fault."""
     problem = error if isinstance(error, Problem) else from_http(error) if isinstance(error, HTTPException) else None
-    return renderer(request.scope)(problem or from_unknown(error), request.state.request_id)
+    problem = problem or from_unknown(error)
+    request.state.problem_code = problem.code  # for the access log
+    return renderer(request.scope)(problem, request.state.request_id)
 
 
 def install(app: FastAPI) -> None:

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Problem, TextTooLong
+from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Problem, TextTooLong, describe_fault
 from service.inference.admission import ThroughputEstimator
 from service.inference.batch_policy import BatchLimits, InferenceResult, Sized
 from service.inference.queue import Caller, QueuedItem, WorkQueue, complete, count_tokens, wait_until_done
@@ -199,7 +199,7 @@ class Batcher(Generic[Work, Row]):
 
     def _die(self, error: BaseException) -> None:
         self._died = True
-        _log.critical("inference thread died", error=type(error).__name__)
+        _log.critical("inference thread died", **describe_fault(error))
 
     def _take(self) -> list[QueuedItem[Work, Row]]:
         """Wait for the next batch and return it, or an empty list if none will come."""
@@ -222,13 +222,14 @@ class Batcher(Generic[Work, Row]):
         try:
             rows = self._infer([item.work for item in batch])
         except Exception as error:  # an error of the runtime concerns this batch, never the thread
-            _log.error("inference failed", error=type(error).__name__, texts=len(batch))
+            _log.error("inference failed", texts=len(batch), request_ids=_request_ids(batch), **describe_fault(error))
             self._retry(batch, post)
             return
         infer_s = self._clock() - started_s
         self._finish(batch)
         if len(rows) != len(batch):
-            _log.error("inference returned the wrong number of rows", texts=len(batch), rows=len(rows))
+            ids = _request_ids(batch)
+            _log.error("inference returned the wrong number of rows", texts=len(batch), rows=len(rows), request_ids=ids)
             post(self._fail, batch)
             return
         lengths = [item.work.length for item in batch]
@@ -280,6 +281,10 @@ class Batcher(Generic[Work, Row]):
     def _fail_remaining(self, items: Sequence[QueuedItem[Work, Row]]) -> None:
         for item in items:
             complete(item, NotReady("The model stopped.", retry_after_s=_RESTART_S))
+
+
+def _request_ids(batch: Sequence[QueuedItem[Work, Row]]) -> list[str]:
+    return sorted({item.caller.request_id for item in batch} - {""})
 
 
 def _call(callback: Callable[..., None], *args: object) -> None:

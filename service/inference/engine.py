@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from models.bundle import Bundle
@@ -37,6 +38,8 @@ from service.inference.predictor import (
     UnnamedEntity,
 )
 from service.telemetry.batch_report import BatchReport
+
+_log = structlog.get_logger(__name__)
 
 # Beyond either, tokenising would block the event loop for more than a few milliseconds.
 _MAX_INLINE_ITEMS = 16
@@ -196,6 +199,7 @@ class Engine:
         if isinstance(inferred, Problem):
             return inferred
         if not math.isfinite(inferred.row.sum()):
+            _log.error("the model returned a value that is not finite", task=self.bundle.task.name)
             return InferenceFailed("The model failed on this text.")
         extent = (encoded.tokens.length, encoded.tokens.truncated, encoded.turns)
         language = _language_of(encoded.tokens)

@@ -6,13 +6,14 @@ import asyncio
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Generic, TypeVar
 
 from service.errors import Overloaded, Problem
 from service.inference.admission import ThroughputEstimator
 from service.inference.batch_policy import BatchLimits, InferenceResult, Sized, next_batch
+from service.telemetry.logs import REQUEST_ID
 
 _WINDOW = 256  # the oldest items that a batch is chosen from, which bounds the search when the queue is long
 
@@ -26,6 +27,7 @@ class Caller:
 
     done: asyncio.Future[None]
     remaining: int = 0
+    request_id: str = field(default_factory=REQUEST_ID.get)
 
 
 @dataclass(slots=True, eq=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from operator import itemgetter
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from models.catalogue.attributes import FilterError
@@ -19,6 +20,8 @@ from models.ranking.events import History
 from models.ranking.recommender import Recommender
 from service.errors import InferenceFailed, InvalidRequest, Problem
 from service.inference.ranking_query import RankingQuery
+
+_log = structlog.get_logger(__name__)
 
 _MAX_REASONS = 3
 MIN_REASON_WEIGHT = 0.02
@@ -153,6 +156,7 @@ def _rank_by_model(
         return Ranking([], [], [])
     ranked = recommender.rank(history, vectors, query.candidates, query.top_k, allowed, trained, index)
     if len(ranked.order) < wanted:  # items without a finite score are missing
+        _log.error("the model returned a value that is not finite", task="recommend")
         return InferenceFailed("The model failed on this history.")
     return Ranking(ranked.order.tolist(), ranked.scores.tolist(), _reasons(ranked.weights))
 

@@ -12,7 +12,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from models.bundle import Bundle
 from models.catalogue.errors import (
     BusyError,
     CatalogueError,
+    CatalogueFullError,
     CatalogueRemovedError,
     DiskFullError,
     EditError,
@@ -29,15 +30,17 @@ from models.catalogue.errors import (
     VectorsMissingError,
     check_digest,
 )
-from models.catalogue.folder import create_catalogue, is_valid_name, list_names
-from models.catalogue.items import EditResult, Item, Vector
+from models.catalogue.folder import create_catalogue, is_valid_name, list_names, list_strays
+from models.catalogue.items import CatalogueLimits, EditResult, Item, Vector
 from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import DATABASE, Catalogue
 from models.catalogue.vector_index import MIN_INDEX_ROWS
+from models.names import list_nearest
 from models.ranking.bundle_files import load_own_catalogue
 from models.ranking.recommender import Recommender
 from service.errors import (
     CatalogueBusy,
+    CatalogueFull,
     CatalogueOutdated,
     CatalogueReadOnly,
     CatalogueUnusable,
@@ -55,7 +58,6 @@ FOLDER = "catalogues"
 
 _BUSY_RETRY_S, _BROKEN_RETRY_S = 1.0, 30.0
 _MAX_TRIES = 3
-_MAX_NAMES = 20  # in an error message
 _log = structlog.get_logger(__name__)
 
 
@@ -63,16 +65,21 @@ class CatalogueRegistry:
     """The catalogues of a data directory, opened when they are first requested.
 
     Without a folder, the model's own catalogue is served from a temporary folder and cannot be edited. A catalogue of
-    more than `max_unindexed` rows gets an index.
+    more than `max_unindexed` rows gets an index. Edits keep the `limits`, if there are any.
     """
 
     def __init__(
-        self, bundle: Bundle, recommender: Recommender, folder: Path | None, max_unindexed: int = MIN_INDEX_ROWS
+        self,
+        bundle: Bundle,
+        recommender: Recommender,
+        folder: Path | None,
+        max_unindexed: int = MIN_INDEX_ROWS,
+        limits: CatalogueLimits | None = None,
     ) -> None:
         self.default_name = recommender.catalogue_name
         self._bundle = bundle
         self._recommender = recommender
-        self._max_unindexed = max_unindexed
+        self._max_unindexed, self._limits = max_unindexed, limits
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         if folder is None:
             self._temporary = tempfile.TemporaryDirectory(prefix="heed-catalogues-")
@@ -80,15 +87,18 @@ class CatalogueRegistry:
         self._folder = folder / FOLDER
         self._opened: dict[str, _OpenCatalogue] = {}
         self._unusable: dict[str, tuple[Stamp | None, str]] = {}
+        self._reported: dict[str, tuple[Stamp | None, str]] = {}
         self._opening = asyncio.Lock()
 
     async def start(self) -> None:
         await asyncio.to_thread(self._copy_own_catalogue)
+        for name in await asyncio.to_thread(list_strays, self._folder):
+            _log.error("this is no catalogue and is left out", catalogue=name)
         for name in await asyncio.to_thread(list_names, self._folder):
             try:
                 await self.snapshot(name)
             except (CatalogueOutdated, CatalogueUnusable, CatalogueBusy, NotFound) as problem:
-                _log.error("catalogue cannot be used", catalogue=name, reason=problem.detail)
+                self._report(name, problem)
 
     async def stop(self) -> None:
         opened, self._opened = list(self._opened.values()), {}
@@ -117,8 +127,10 @@ class CatalogueRegistry:
                     snapshot = await opened.newest()
                     check_digest(name, snapshot.digest, self._bundle.model_digest)
                     return snapshot
-                except CatalogueError:
+                except CatalogueError as error:
                     if not opened.catalogue.was_replaced:
+                        if not isinstance(error, BusyError | CatalogueRemovedError):
+                            self._report(name, error)
                         raise
         raise CatalogueBusy("The catalogue is being replaced.", retry_after_s=_BUSY_RETRY_S)
 
@@ -146,6 +158,14 @@ class CatalogueRegistry:
                 )
         finally:
             opened.write_lock.release()
+
+    def check_room(self, snapshot: Snapshot, added: Sequence[str], removed: Sequence[str]) -> None:
+        """Raise CatalogueFull before any text is embedded, if no item can be added in any case."""
+        if self._limits is None or removed or snapshot.count < self._limits.items:
+            return
+        if new := sum(item_id not in snapshot.row_by_id for item_id in added):
+            with _as_problems():
+                self._limits.check(snapshot.name, (snapshot.count, 0), (snapshot.count + new, 0))
 
     def item_vectors(self, name: str, ids: Sequence[str], raw: Sequence[Vector]) -> dict[str, Vector]:
         """Return item vectors by id, from the encoder's vectors of the texts."""
@@ -175,28 +195,32 @@ class CatalogueRegistry:
         try:
             if stamp is None:
                 raise CatalogueRemovedError(name)
-            return await asyncio.to_thread(Catalogue, path)
+            return await asyncio.to_thread(Catalogue, path, self._limits)
         except CatalogueRemovedError:
-            known = await self.names()
-            listed = ", ".join(known[:_MAX_NAMES]) + (", ..." if len(known) > _MAX_NAMES else "")
-            raise NotFound(
-                f"There is no catalogue of this name. Available: {listed or 'none'}.", pointer=pointer
-            ) from None
+            known = list_nearest(await self.names(), name) or "none"
+            raise NotFound(f"There is no catalogue of this name; there are: {known}.", pointer=pointer) from None
         except BusyError as error:
             raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
         except CatalogueError as error:
-            _log.error("catalogue cannot be used", catalogue=name, reason=str(error))
+            self._report(name, error)
             self._unusable[name] = (stamp, f"The {error}.")
             raise CatalogueUnusable(f"The {error}.", retry_after_s=_BROKEN_RETRY_S) from error
+
+    def _report(self, name: str, fault: Exception) -> None:
+        """Log why a catalogue cannot be used, once for each state of its file."""
+        reason = f"{fault}".removeprefix("The ").removesuffix(".")
+        state = (stamp_of(self._folder / name / DATABASE), reason)
+        if self._reported.get(name) != state:
+            self._reported[name] = state
+            _log.error("catalogue cannot be used", catalogue=name, reason=reason, once=(str(self._folder), name, state))
 
     def _copy_own_catalogue(self) -> None:
         path = self._folder / self.default_name
         try:
-            copy_own_catalogue(path, self._bundle, self._recommender)
-        except CatalogueRemovedError:  # another replica is replacing it
-            return
+            with suppress(CatalogueRemovedError):  # another replica is replacing it
+                copy_own_catalogue(path, self._bundle, self._recommender)
         except CatalogueError as error:
-            _log.error("the model's own catalogue cannot be copied", reason=str(error))
+            self._report(self.default_name, error)
             self._unusable[self.default_name] = (stamp_of(path / DATABASE), f"The {error}.")
 
 
@@ -264,6 +288,9 @@ def _as_problems() -> Iterator[None]:
         raise DiskFull(f"The {error}; nothing was changed.") from error
     except BusyError as error:
         raise CatalogueBusy(f"The {error}.", retry_after_s=_BUSY_RETRY_S) from error
+    except CatalogueFullError as error:
+        advice = f"Remove items, or raise HEED_MAX_CATALOGUE_{error.limit.upper()}."
+        raise CatalogueFull(f"The {error}; nothing was changed. {advice}", pointer="/items") from error
     except EditError as error:
         raise InvalidRequest(f"Nothing was changed: {error}.", pointer="/items") from error
     except CatalogueRemovedError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,17 +35,21 @@ class WatchedFiles(Generic[Loaded]):
         A file that cannot be used is logged, and its predecessor stays.
         """
         matching = [path for path in files if path.name.endswith(self.suffix) and path.name[0] != "."]
-        stamps = {path: stamp for path in matching if (stamp := stamp_of(path))}
+        stamps = {path: stamp for path in matching if (stamp := _stamp_of_any(path))}
         changed = [path for path, stamp in stamps.items() if stamp != self.stamps.get(path)]
         gone = [path for path in self.loaded if path not in stamps]
-        self.stamps = stamps
+        previous, self.stamps = self.stamps, stamps
         for path in gone:
             del self.loaded[path]
+            _log.info("file removed", file=path.name, once=("removed", str(path), previous[path]))
         for path in changed:
             try:
                 self.loaded[path] = self.load(path)
-            except ArtifactError as error:
-                _log.error("file cannot be used", reason=str(error))
+            except (ArtifactError, OSError) as error:  # one file must not keep the others out of service
+                reason = str(error)
+                _log.error("file cannot be used", file=path.name, reason=reason, once=(str(path), stamps[path], reason))
+            else:
+                _log.info("file loaded", file=path.name, once=(str(path), stamps[path]))
         return bool(changed or gone)
 
     def values(self) -> Iterable[Loaded]:
@@ -52,10 +57,21 @@ class WatchedFiles(Generic[Loaded]):
         return self.loaded.values()
 
 
+def _stamp_of_any(path: Path) -> Stamp | None:
+    """Return the stamp of a file, or of whatever else has its name, whose times do not count: it is told once."""
+    try:
+        status = path.lstat() if path.is_symlink() and not path.exists() else path.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return (0, 0, status.st_ino)
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
 def stamp_of(path: Path) -> Stamp | None:
     """Return a value that changes whenever the file does, or None if there is no such file."""
     try:
-        stat = path.stat()
+        status = path.stat()
     except OSError:
         return None
-    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    return (status.st_mtime_ns, status.st_size, status.st_ino)

@@ -26,12 +26,14 @@ class HeadRegistry:
 
     def __init__(self, bundle: Bundle, folder: Path | None) -> None:
         self.ranker: ReplyRanker = load_ranker(bundle.path / RANKER)
+        rank = self.ranker.reply.shape[1]
         self._bundle_heads = load_bundle_heads(bundle.path, bundle.encoder_digest)
         self._folder = folder
         self._head_files = WatchedFiles(SUFFIX, lambda path: load_head(path, bundle.encoder_digest))
-        self._reply_files = WatchedFiles(SET_SUFFIX, lambda path: load_replies(path, bundle.encoder_digest))
+        self._reply_files = WatchedFiles(SET_SUFFIX, lambda path: load_replies(path, bundle.encoder_digest, rank))
         self.heads: dict[str, IntentHead] = self._bundle_heads
         self.reply_sets: dict[str, ReplySet] = {}
+        self._fault = ""
         self._scanning: asyncio.Task[None] | None = None
 
     def scan_heads(self) -> dict[str, IntentHead]:
@@ -42,7 +44,7 @@ class HeadRegistry:
 
     async def start(self) -> None:
         if self._folder is not None:
-            self._scan(self._folder)
+            await asyncio.to_thread(self._scan_safely, self._folder)
             self._scanning = asyncio.create_task(self._keep_scanning(self._folder))
 
     async def stop(self) -> None:
@@ -52,10 +54,20 @@ class HeadRegistry:
     async def _keep_scanning(self, folder: Path) -> None:
         while True:
             await asyncio.sleep(_SCAN_INTERVAL_S)
-            try:
-                await asyncio.to_thread(self._scan, folder)
-            except OSError as error:
-                _log.error("folder cannot be read", folder=str(folder), error=type(error).__name__)
+            await asyncio.to_thread(self._scan_safely, folder)
+
+    def _scan_safely(self, folder: Path) -> None:
+        """Scan the folder. A fault, whatever it is, is told once and ends neither the service nor later scans."""
+        fault = ""
+        try:
+            self._scan(folder)
+        except Exception as error:
+            fault = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+            if fault != self._fault:
+                _log.error("folder cannot be read", folder=str(folder), reason=fault)
+        if self._fault and not fault:
+            _log.info("folder can be read again", folder=str(folder))
+        self._fault = fault
 
     def _scan(self, folder: Path) -> None:
         files = sorted(folder.iterdir()) if folder.is_dir() else []

@@ -14,6 +14,7 @@ from models.catalogue.snapshot import Snapshot
 from models.catalogue.store import Catalogue
 from models.catalogue.vector_index import load_or_build
 from models.ranking.recommender import Recommender
+from service.errors import describe_fault
 from service.inference.priority import lower_thread_priority
 
 _RETRY_S = 600.0
@@ -62,6 +63,6 @@ class IndexBuilder:
             )
         except Exception as error:
             self._failed, self._not_before_s = snapshot.file, time.monotonic() + _RETRY_S
-            _log.error("catalogue cannot be indexed", catalogue=snapshot.name, reason=repr(error))
+            _log.error("catalogue cannot be indexed", catalogue=snapshot.name, **describe_fault(error))
         finally:
             self._working = False

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    GetCoreSchemaHandler,
-    GetPydanticSchema,
-    model_validator,
-)
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
-from models.catalogue.items import MAX_EXACT_INTEGER, Item
+from models.catalogue.items import MAX_NUMBER, Item
 from service.schemas import examples
-from service.schemas.wire import MAX_ID_CHARS, MAX_INPUTS, MAX_NAME_CHARS, ItemError, Timings, WireModel
+from service.schemas.wire import MAX_ID_CHARS, MAX_INPUTS, ItemError, Name, Timings, WireModel, with_message
 
 MAX_ITEM_CHARS = 10_000
 MAX_ITEM_ATTRIBUTES = 32
@@ -25,35 +18,24 @@ MAX_REMOVED = 1_000
 
 
 def _check_exact(value: str | bool | int | float | None) -> str | bool | int | float | None:
-    if isinstance(value, int) and abs(value) > MAX_EXACT_INTEGER:
-        raise PydanticCustomError("inexact", "Whole numbers up to 2**53 are told apart; send a larger one as a string")
+    """Refuse a large whole number here, because with a range of its own it would be rounded to a float in range."""
+    if isinstance(value, int) and abs(value) > MAX_NUMBER:
+        raise ValueError("the number is too large")
     return value
 
 
 ItemId = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]
-_Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
-
-
-def _say_what_fits(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-    """Return a union with one message for all its branches, which pydantic would name one by one."""
-    message = (
-        f"Input should be a string of at most {MAX_ATTRIBUTE_CHARS:,} characters, a finite number, a boolean or null"
-    )
-    union: Any = {"custom_error_type": "attribute_type", "custom_error_message": message}
-    schema: Any = handler(source)
-    return cast(CoreSchema, schema | union)
-
-
 _Value = Annotated[
-    Annotated[
-        Annotated[str, Field(max_length=MAX_ATTRIBUTE_CHARS)]
-        | bool
-        | int
-        | Annotated[float, Field(allow_inf_nan=False)],
-        GetPydanticSchema(_say_what_fits),
-    ]
+    Annotated[str, Field(max_length=MAX_ATTRIBUTE_CHARS)]
+    | bool
+    | Annotated[int, WithJsonSchema({"type": "integer", "minimum": -MAX_NUMBER, "maximum": MAX_NUMBER})]
+    | Annotated[float, Field(ge=-MAX_NUMBER, le=MAX_NUMBER, allow_inf_nan=False)]
     | None,
     AfterValidator(_check_exact),
+    with_message(
+        f"Input should be a string of at most {MAX_ATTRIBUTE_CHARS} characters, true, false, null, or a number from "
+        "-2**53 to 2**53; send a larger number as a string"
+    ),
 ]
 
 
@@ -63,11 +45,18 @@ class CatalogueItem(WireModel):
     item_id: ItemId
     text: Annotated[str, Field(max_length=MAX_ITEM_CHARS, description="English or Chinese description of the item")]
     attributes: Annotated[
-        dict[_Name, _Value],
+        dict[Name, _Value],
         Field(max_length=MAX_ITEM_ATTRIBUTES, description="values for filters; null is the same as no attribute"),
     ] = Field(default_factory=dict)
     popularity: Annotated[
-        float, Field(ge=0, allow_inf_nan=False, description="users without a history get the most popular items")
+        float,
+        Field(
+            ge=0,
+            le=MAX_NUMBER,
+            allow_inf_nan=False,
+            description="users without a history get the most popular items",
+        ),
+        with_message("Input should be a number from 0 to 2**53"),
     ] = 0.0
 
     def to_item(self) -> Item:

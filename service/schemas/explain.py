@@ -19,7 +19,7 @@ from service.schemas.intent import (
     check_dialogue,
 )
 from service.schemas.sentiment import Label, SentimentInputs
-from service.schemas.wire import LIST, MAX_NAME_CHARS, TEXT, FailedItem, LanguageFields, WireModel
+from service.schemas.wire import LIST, TEXT, FailedItem, LanguageFields, Name, WireModel
 
 MAX_EXPLAINED, MAX_MAPPED = 16, 4
 MAX_COMPARED = 64  # candidates without a target, which the model must all read to find the best
@@ -95,12 +95,10 @@ class ExplainIntentRequest(ExplainOptions):
 
     method: Annotated[Literal["auto", IntentMethod, "attention"], _METHOD] = "auto"
     inputs: IntentInputs
-    label_set: Annotated[
-        str | None, Field(max_length=MAX_NAME_CHARS, description="name of a label set; HEED_LABEL_SET by default")
-    ] = None
+    label_set: Annotated[Name | None, Field(description="name of a label set; HEED_LABEL_SET by default")] = None
     target: Annotated[
-        str | None,
-        Field(max_length=MAX_NAME_CHARS, description="intent to explain; the most probable one by default"),
+        Name | None,
+        Field(description="intent to explain; the most probable one by default"),
     ] = None
 
 
@@ -112,7 +110,7 @@ class ExplainRepliesRequest(ExplainOptions):
     method: Annotated[Literal["auto", ReplyMethod, "attention"], _METHOD] = "auto"
     turns: Annotated[list[DialogueTurn], Field(min_length=1, max_length=MAX_TURNS, description="oldest first")]
     candidates: Annotated[list[Reply] | None, Field(min_length=1, max_length=MAX_CANDIDATES)] = None
-    reply_set: Annotated[str | None, Field(max_length=MAX_NAME_CHARS, description="name of a reply set")] = None
+    reply_set: Annotated[Name | None, Field(description="name of a reply set")] = None
     target: Annotated[
         int | None,
         Field(ge=0, description="index of the reply to explain; the best reply by default"),

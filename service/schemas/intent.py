@@ -12,12 +12,13 @@ from service.schemas import examples
 from service.schemas.wire import (
     MAX_ID_CHARS,
     MAX_INPUTS,
-    MAX_NAME_CHARS,
     MAX_TEXT_CHARS,
     MAX_TOP_K,
     READABLE,
     FailedItem,
     LanguageFields,
+    Name,
+    Share,
     Timings,
     WireModel,
     one_or_many,
@@ -72,13 +73,11 @@ class IntentRequest(WireModel):
     model_config = ConfigDict(json_schema_extra={"examples": [examples.INTENT_REQUEST]})
 
     inputs: IntentInputs
-    label_set: Annotated[
-        str | None, Field(max_length=MAX_NAME_CHARS, description="name of a label set; HEED_LABEL_SET by default")
-    ] = None
+    label_set: Annotated[Name | None, Field(description="name of a label set; HEED_LABEL_SET by default")] = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="number of intents in the ranking")] = 3
     threshold: Annotated[
-        float | None,
-        Field(ge=0, le=1, description="out of scope above this score; default: the label set's threshold"),
+        Share | None,
+        Field(description="out of scope above this score; default: the label set's threshold"),
     ] = None
     truncate: Annotated[bool, Field(description="shorten a long text and mark its result; false refuses it")] = True
 
@@ -114,11 +113,11 @@ class RepliesRequest(WireModel):
 
     turns: Annotated[list[DialogueTurn], Field(min_length=1, max_length=MAX_TURNS, description="oldest first")]
     candidates: Annotated[list[Reply] | None, Field(min_length=1, max_length=MAX_CANDIDATES)] = None
-    reply_set: Annotated[str | None, Field(max_length=MAX_NAME_CHARS, description="name of a reply set")] = None
+    reply_set: Annotated[Name | None, Field(description="name of a reply set")] = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="number of replies to return")] = 5
     threshold: Annotated[
-        float | None,
-        Field(ge=0, le=1, description="no good reply below this score; default: the model's threshold"),
+        Share | None,
+        Field(description="no good reply below this score; default: the model's threshold"),
     ] = None
 
     @model_validator(mode="after")

@@ -21,12 +21,13 @@ from typing_extensions import TypedDict
 from service.schemas import examples
 from service.schemas.wire import (
     MAX_ID_CHARS,
-    MAX_NAME_CHARS,
     MAX_TEXT_CHARS,
     MAX_TOP_K,
     FailedItem,
+    Name,
     Timings,
     WireModel,
+    number_message,
     one_or_many,
 )
 
@@ -83,6 +84,7 @@ class HistoryEvent(TypedDict):
                 allow_inf_nan=False,
                 description="value of a rating, required there and not allowed elsewhere; below 3 it is a dislike",
             ),
+            number_message(0, MAX_RATING),
         ]
     ]
     at: NotRequired[
@@ -138,8 +140,8 @@ class User(WireModel):
         WrapValidator(_validate_candidates),
     ] = None
     catalogue: Annotated[
-        str | None,
-        Field(max_length=MAX_NAME_CHARS, description="name of the catalogue with the ids; the model's own by default"),
+        Name | None,
+        Field(description="name of the catalogue with the ids; the model's own by default"),
     ] = None
     top_k: Annotated[int, Field(ge=1, le=MAX_TOP_K, description="number of items to return")] = 10
     min_new_items: Annotated[

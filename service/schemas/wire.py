@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler, GetPydanticSchema
 from pydantic_core import CoreSchema, PydanticCustomError
-from pydantic_core.core_schema import list_schema, tagged_union_schema
+from pydantic_core.core_schema import custom_error_schema, list_schema, tagged_union_schema
 
 from models.text.language import has_text
 from service.schemas import examples
@@ -45,6 +45,26 @@ def _readable(text: str) -> str:
 
 READABLE = AfterValidator(_readable)
 Text = Annotated[str, Field(max_length=MAX_TEXT_CHARS)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS)]
+"""The name of a label set, a reply set, a catalogue or an intent. To ask for the default, leave it out."""
+
+
+def with_message(message: str) -> GetPydanticSchema:
+    """Return the annotation of a value whose faults, whatever they are, have this message and one pointer."""
+
+    def build(source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return custom_error_schema(handler(source), "wrong_value", custom_error_message=message)
+
+    return GetPydanticSchema(build)
+
+
+def number_message(low: float, high: float) -> GetPydanticSchema:
+    """Return the annotation of a number whose faults name its range."""
+    return with_message(f"Input should be a number from {low:g} to {high:g}")
+
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), number_message(0, 1)]
+"""A number from 0 to 1."""
 
 
 def one_or_many(item: type[WireModel], noun: str, max_items: int, *, or_text: bool = False) -> GetPydanticSchema:

@@ -11,12 +11,15 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, values
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest, values
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.telemetry.batch_report import BatchReport
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_log = structlog.get_logger(__name__)
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _SHORT_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, *_SECONDS)
@@ -34,6 +37,7 @@ class Metrics:
 
     def __init__(self, directory: Path) -> None:
         self._directory = _open_private_folder(directory)
+        self._collector = _RegularFilesCollector(directory)
         # At its first import, the library reads the folder from the environment and chooses the kind of value. Another
         # library may have imported it already. Setting both here makes the folder an ordinary setting.
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
@@ -51,6 +55,9 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self._proxy_refusals = Counter(
+            "heed_proxy_refusals", "Answers that HAProxy gave by itself.", ["statuses"], registry=registry
+        )
         self._task_collectors = _TaskCollectors(registry)
         self._call_items = _histogram("heed_call_items", "Texts in one call of a model replica.", _ITEMS, registry)
         self._call_seconds = _histogram("heed_call_seconds", "One call of a model replica.", _SHORT_SECONDS, registry)
@@ -58,6 +65,10 @@ class Metrics:
     def record_request(self, route: str, status: int, seconds: float) -> None:
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
+
+    def count_proxy_refusals(self, statuses: str, refusals: int) -> None:
+        """Count requests that HAProxy answered by itself; `statuses` is "4xx" or "5xx"."""
+        self._proxy_refusals.labels(statuses).inc(refusals)
 
     def set_bundle(self, task: str, model: str, version: str, digest: str) -> None:
         self._bundle.labels(task, model, version, digest).set(1)
@@ -73,12 +84,31 @@ class Metrics:
     def render(self) -> bytes:
         """Return Prometheus text over all processes of the folder, without the gauges of processes that died."""
         for path in self._directory.glob("gauge_live*_*.db"):
-            process_id = int(path.stem.rsplit("_", 1)[1])
-            if not _is_alive(process_id):
-                mark_process_dead(process_id, str(self._directory))  # type: ignore[no-untyped-call]
+            process_id = path.stem.rsplit("_", 1)[1]
+            if process_id.isdecimal() and not _is_alive(int(process_id)):
+                mark_process_dead(int(process_id), str(self._directory))  # type: ignore[no-untyped-call]
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, str(self._directory))  # type: ignore[no-untyped-call]
+        registry.register(self._collector)
         return generate_latest(registry)
+
+
+class _RegularFilesCollector(MultiProcessCollector):
+    """The values in the regular files of a folder. To open anything else that has such a name may block for good."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(None, str(directory))  # type: ignore[no-untyped-call]
+        self._directory = directory
+        self._skipped: set[Path] = set()
+
+    def collect(self) -> Iterable[Metric]:
+        paths = sorted(self._directory.glob("*.db"))
+        for path in paths:
+            if path.exists() and not path.is_file() and path not in self._skipped:
+                self._skipped.add(path)
+                _log.error("this is no regular file and is left out of the metrics", file=path.name)
+        files = [str(path) for path in paths if path.is_file()]
+        metrics: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
+        return metrics
 
 
 class _TaskCollectors:

@@ -218,7 +218,7 @@ def _serve(bundle: Bundle, threads: int, device: Literal["cpu", "cuda"]) -> None
 def main() -> None:
     """Run one measuring process. Its arguments are the bundle's folder, the threads and the device."""
     bundle, threads, device = sys.argv[1:]
-    logs.configure("error")  # not to the standard output, which carries the replies
+    logs.configure("tune", "error")  # not to the standard output, which carries the replies
     try:
         _serve(load_bundle(Path(bundle)), int(threads), "cuda" if device == "cuda" else "cpu")
     except Exception as error:  # the parent reports it, whatever it is

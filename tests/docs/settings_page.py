@@ -33,9 +33,15 @@ GROUPS = {
         "model_gpus",
         "model_resource",
     ),
-    "Limits": ("max_body_bytes", "request_timeout_s", "queue_tokens"),
+    "Limits": (
+        "max_body_bytes",
+        "request_timeout_s",
+        "queue_tokens",
+        "max_catalogue_items",
+        "max_catalogue_bytes",
+    ),
     "Batches and cache": ("batch_tokens", "batch_items", "cache_entries"),
-    "Operation": ("metrics_dir", "dashboard", "log_level"),
+    "Operation": ("metrics_dir", "dashboard", "log_level", "log_format", "access_log"),
 }
 
 # Defaults that depend on the machine or the installation.
@@ -56,6 +62,7 @@ NOTES = {
     "batch_items": "On `cuda` the default is measured at the start.",
     "data_dir": "See [catalogues](catalogues.md) and [intents](intents.md).",
     "device": "`cuda` needs the extra `gpu`. See [deployment](deployment.md).",
+    "log_level": "See [logs](logs.md).",
     "metrics_dir": "`heed serve` makes a folder of its own.",
     "placement": "See [deployment](deployment.md).",
 }

@@ -77,6 +77,34 @@ def test_an_unknown_reading_is_refused(bundle: Path, reading: Any) -> None:
     expect_refused(bundle, "reading .* is unknown")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "range_of_it"),
+    [
+        *(("temperature", value, "0.001 to 1000") for value in (float("nan"), float("inf"), 1e308, 0, "1", None, True)),
+        *(("power", value, "-10 to 10") for value in (float("nan"), -11)),
+        *(("bias", [value, 0, 0], "-100 to 100") for value in (float("-inf"), 101, 10**400)),
+    ],
+)
+def test_a_calibration_outside_its_range_is_refused(bundle: Path, key: str, value: Any, range_of_it: str) -> None:
+    rewrite(bundle, lambda manifest: manifest["calibration"]["zh"].update({key: value}))
+    expect_refused(bundle, f"its {key} should be a number from {range_of_it}, not .*; export it again")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("name", value) for value in ("", " ", 7)),
+        ("version", ""),
+        *(("languages", value) for value in ([], [""], ["en", 3])),
+        *(("max_tokens", value) for value in (0, -1, float("inf"), 1e400, "64")),
+        ("metrics", [{"dataset": "d", "language": "en", "name": "n", "value": float("nan"), "command": "c"}]),
+    ],
+)
+def test_a_manifest_with_an_empty_name_or_an_impossible_number_is_refused(bundle: Path, key: str, value: Any) -> None:
+    rewrite(bundle, lambda manifest: manifest.update({key: value}))
+    expect_refused(bundle, "its .* should be|it names no language")
+
+
 def test_a_bundle_is_described_from_its_manifest_alone(bundle: Path) -> None:
     loaded = load_bundle(bundle)
     (bundle / GRAPH).unlink()

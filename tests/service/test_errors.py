@@ -29,6 +29,7 @@ STABLE = {
     ("catalogue_read_only", 409),
     ("body_too_large", 413),
     ("explanation_too_large", 413),
+    ("catalogue_full", 413),
     ("unsupported_media_type", 415),
     ("invalid_request", 422),
     ("empty_text", 422),

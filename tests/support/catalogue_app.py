@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from models.bundle import Bundle
+from models.catalogue.items import CatalogueLimits
 from models.ranking.bundle_files import load_recommender
 from models.runtime.onnx import OnnxRuntime
 from models.text.tokenizer import Tokenizer
@@ -59,10 +60,12 @@ async def serving(bundle: Bundle, data_dir: Path | None, metrics: Metrics, **set
     tokenizer = Tokenizer.from_bundle(bundle)
     engine = Engine(bundle, tokenizer, OnnxRuntime(bundle.graph), fakes.LIMITS, task)
     recommender = load_recommender(bundle)
-    catalogues = CatalogueRegistry(bundle, recommender, data_dir)
+    configured = Settings(**settings)
+    limits = CatalogueLimits(configured.max_catalogue_items, configured.max_catalogue_bytes)
+    catalogues = CatalogueRegistry(bundle, recommender, data_dir, limits=limits)
     app = create_app(
         {"recommend": CachedPredictor(engine, 0, task)},
-        Settings(**settings),
+        configured,
         metrics,
         rankings=Rankings(RankingEngine(recommender, metrics.task(TASK)), catalogues),
     )

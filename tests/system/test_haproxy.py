@@ -212,6 +212,27 @@ def test_an_endless_body_gets_a_problem(tmp_path: Path) -> None:
         second.stop()
 
 
+def test_refusals_of_haproxy_are_told_from_answers_of_replicas(tmp_path: Path) -> None:
+    replicas = [Replica("one"), Replica("two")]
+    try:
+        with balanced(tmp_path, replicas) as port, Client(port) as client:
+            before = haproxy.read_stats(tmp_path / "admin.sock")  # counts the connections that waited for the start
+            assert client.send("PUT", "/").status == 501  # a replica's answer
+            with socket.create_connection(("127.0.0.1", port), 30) as connection:
+                connection.sendall(b"no HTTP\r\n\r\n")
+                assert b" 400 " in connection.recv(100)
+            after = haproxy.read_stats(tmp_path / "admin.sock")
+        assert before is not None
+        assert after is not None
+        assert {statuses: after.refused[statuses] - before.refused[statuses] for statuses in ("4xx", "5xx")} == {
+            "4xx": 1,
+            "5xx": 0,
+        }
+    finally:
+        for replica in replicas:
+            replica.stop()
+
+
 def test_every_replica_except_a_backup_has_one_rule() -> None:
     rules = [line.strip() for line in haproxy.harden_config(WRITTEN, None).splitlines() if "use-server" in line]
     assert rules == [f"use-server {name} if {{ srv_conn(replicas/{name}) eq 0 }}" for name in ("one", "two")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import re
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -233,6 +234,4 @@ def test_the_operator_sees_the_reason(tmp_path: Path, monkeypatch: pytest.Monkey
         (cluster.log.parent / local.REFUSED).write_text("Ray 3 differs", encoding="utf-8")
         assert str(cluster._failure("the service did not start")).startswith("the service did not start: Ray 3 differs")
     finally:
-        for path in cluster.log.parent.iterdir():
-            path.unlink()
-        cluster.log.parent.rmdir()
+        shutil.rmtree(cluster.log.parent)

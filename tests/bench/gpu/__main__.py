@@ -245,5 +245,5 @@ def device_name(device: Device) -> str:
 
 
 if __name__ == "__main__":
-    logs.configure("error")  # keeps the standard output for the table
+    logs.configure("bench", "error")  # keeps the standard output for the table
     sys.exit(main())

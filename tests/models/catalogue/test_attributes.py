@@ -117,7 +117,8 @@ ACTIVE = np.ones(2, np.bool_)
 @pytest.mark.parametrize(
     ("query", "path", "message"),
     [
-        ({"prize": 3}, ("prize",), "the attributes are: colour, new, price"),
+        ({"prize": 3}, ("prize",), "the attributes are: price, colour, new"),
+        ({"colors": 3}, ("colors",), "the attributes are: colour, new, price"),
         ({"prize": {"lt": 3}}, ("prize",), "No item has this attribute"),
         ({"price": {"below": 3}}, ("price", "below"), "use one of eq, ne, lt"),
         ({"price": {"lt": "three"}}, ("price", "lt"), "holds numbers"),

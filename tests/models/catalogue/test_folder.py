@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.catalogue.errors import VectorsMissingError
+from models.catalogue.errors import CatalogueFullError, VectorsMissingError
 from models.catalogue.folder import create_catalogue, is_valid_name, list_names
-from models.catalogue.items import Item
+from models.catalogue.items import CatalogueLimits, Item
 from models.catalogue.store import Catalogue
 
 DIGEST, WIDTH = "a" * 64, 4
@@ -40,3 +41,19 @@ def test_valid_names_are_folder_names_on_any_system(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert list_names(tmp_path) == sorted(good[:3])
     assert list_names(tmp_path / "missing") == []
+
+
+@pytest.mark.parametrize("limits", [CatalogueLimits(1, 2**30), CatalogueLimits(100, 1)], ids=["items", "bytes"])
+def test_items_of_a_catalogue_over_its_limits_can_be_removed(
+    tmp_path: Path, limits: CatalogueLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = [Item(str(number), "text") for number in range(3)]
+    vectors = {item.item_id: np.ones(WIDTH, np.float32) for item in items}
+    create_catalogue(tmp_path / "books", DIGEST, WIDTH, items, vectors)
+    with closing(Catalogue(tmp_path / "books", limits)) as books:
+        with pytest.raises(CatalogueFullError):
+            books.edit(DIGEST, [Item("4", "text" * 5_000)], {"4": vectors["1"]})
+        assert books.snapshot().count == 3
+        sizes = count(2**31, 2**20)  # to record a removal may take another page
+        monkeypatch.setattr("models.catalogue.store.used_bytes", lambda connection: next(sizes))
+        assert books.edit(DIGEST, [], {}, ["1"]).outcomes == ("removed",)

@@ -26,6 +26,7 @@ from models.catalogue.vector_index import (
 from models.ranking.bundle_files import load_recommender
 from models.ranking.events import EVENT_TYPES, History
 from models.ranking.recommender import MAX_RERANKED, Recommender
+from tests.support.odd_files import ODD_FILES, make_odd
 from tests.support.tiny_bundle import tiny_recommend_bundle
 
 ROWS, LIST_ROWS, USERS = 6_000, 32, 24
@@ -223,3 +224,9 @@ def test_damaged_index_is_ignored_and_rebuilt(
     assert load_index(tmp_path / "none") is None
     assert load_or_build(tmp_path, FILE, vectors, *recommender.query_subspace(vectors), LIST_ROWS).rows == ROWS
     assert load_index(path) is not None
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_a_thing_that_is_no_file_is_no_index(kind: str, tmp_path: Path) -> None:
+    make_odd(kind, tmp_path / f"{FILE}{SUFFIX}")
+    assert load_index(tmp_path / f"{FILE}{SUFFIX}") is None

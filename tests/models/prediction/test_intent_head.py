@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -229,7 +230,62 @@ def test_a_file_that_is_no_head_is_refused(head: IntentHead, tmp_path: Path) -> 
     with pytest.raises(ArtifactError, match="not a file of the kind"):
         load_head(path, ENCODER)
     save_head(replace(head, weight=head.weight * np.nan), path)
-    with pytest.raises(ArtifactError, match="not finite"):
+    with pytest.raises(ArtifactError, match="weight should be from -1e\\+06 to 1e\\+06, and finite; fit it again"):
+        load_head(path, ENCODER)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "range_of_it"),
+    [
+        *(("temperature", value, "0.001 to 1000") for value in (np.nan, np.inf, 1e308, 1e-9, 0.0, -1.0, 10**400)),
+        *(("power", value, "-10 to 10") for value in (np.nan, -np.inf, 11.0)),
+        *(("threshold", value, "0 to 1") for value in (np.nan, 1.5, -0.1, True, "0.9", None)),
+        ("figures", {"accuracy": np.nan}, "finite"),
+        ("figures", {"accuracy": "high"}, "finite"),
+        *(("name", value, "1 to 128 characters") for value in ("", " ", "n" * 129, 7)),
+    ],
+)
+def test_a_number_or_a_name_outside_its_range_is_refused(
+    head: IntentHead, field: str, value: Any, range_of_it: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.head.safetensors"
+    save_head(replace(head, **{field: value}), path)
+    with pytest.raises(ArtifactError, match=f"x.head.safetensors: its .*{range_of_it}.*; fit it again"):
+        load_head(path, ENCODER)
+
+
+@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("value", [np.nan, -np.inf, 3e38])
+def test_an_array_outside_its_range_is_refused(head: IntentHead, name: str, value: float, tmp_path: Path) -> None:
+    path = tmp_path / "x.head.safetensors"
+    array = getattr(head, name).copy()
+    array.flat[-1] = value
+    save_head(replace(head, **{name: array}), path)
+    with pytest.raises(ArtifactError, match=f"the numbers in its {name} should be from .*, and finite"):
+        load_head(path, ENCODER)
+
+
+def test_distances_that_do_not_ascend_are_refused(head: IntentHead, tmp_path: Path) -> None:
+    save_head(replace(head, belonging=head.belonging[::-1]), tmp_path / "x.head.safetensors")
+    with pytest.raises(ArtifactError, match="belonging should ascend"):
+        load_head(tmp_path / "x.head.safetensors", ENCODER)
+
+
+@pytest.mark.parametrize("size", [1e6, 1e-6])
+def test_predictions_at_the_bounds_are_finite(head: IntentHead, size: float) -> None:
+    arrays = {name: np.sign(getattr(head, name)) * np.float32(size) for name in TENSORS if name != "belonging"}
+    extremes = replace(head, **arrays, temperature=1e-3, power=-10.0, belonging=np.zeros(1, np.float32))
+    predictions = predict_intents(extremes, draw_examples(5, 10).vectors)
+    assert np.isfinite(predictions.confidences).all()
+    assert np.isfinite(predictions.out_of_scope_scores).all()
+
+
+@pytest.mark.parametrize("description", ["[" * 100_000, '{"format": "heed-head-1"}', "[]", "3", "not JSON"])
+def test_a_description_of_another_kind_is_refused(head: IntentHead, description: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.head.safetensors"
+    save_head(head, path)
+    save_file(load_file(path), path, {"heed": description})
+    with pytest.raises(ArtifactError, match=r"x\.head\.safetensors: "):
         load_head(path, ENCODER)
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,3 +47,40 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     save_replies(ReplySet("mine", "e" * 64, ("a", "b"), RANKER.project_replies(VECTORS[:3])), path)
     with pytest.raises(ArtifactError, match="do not fit"):
         load_replies(path, "e" * 64)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "range_of_it"),
+    [
+        *(("slope", value, "-300 to 300") for value in (np.nan, np.inf, 301.0)),
+        ("offset", -1e308, "-300 to 300"),
+        ("min_score", 1.01, "0 to 1"),
+        ("reply", RANKER.reply * np.float32(1e20), "reply should be from"),
+        ("dialogue", RANKER.dialogue * np.nan, "dialogue should be from"),
+        ("dialogue", RANKER.dialogue[:3], "shapes"),
+    ],
+)
+def test_a_ranker_with_a_number_outside_its_range_is_refused(
+    field: str, value: Any, range_of_it: str, tmp_path: Path
+) -> None:
+    save_ranker(replace(RANKER, **{field: value}), tmp_path / "ranker.safetensors")
+    with pytest.raises(ArtifactError, match=range_of_it):
+        load_ranker(tmp_path / "ranker.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("name", "", "1 to 128 characters"),
+        ("name", "  ", "1 to 128 characters"),
+        ("texts", ("a", " "), "a reply is empty"),
+        ("projected", np.full((2, 12), np.nan, np.float32), "finite"),
+        ("projected", np.full((2, 12), 3e38, np.float32), "from -1.01 to 1.01"),
+        ("projected", np.zeros(2, np.float32), "do not fit"),
+    ],
+)
+def test_a_reply_set_that_cannot_be_served_is_refused(field: str, value: Any, reason: str, tmp_path: Path) -> None:
+    replies = ReplySet("mine", "e" * 64, ("a", "b"), RANKER.project_replies(VECTORS[:2]))
+    save_replies(replace(replies, **{field: value}), tmp_path / "mine.replies.safetensors")
+    with pytest.raises(ArtifactError, match=reason):
+        load_replies(tmp_path / "mine.replies.safetensors", "e" * 64)

@@ -84,8 +84,10 @@ def test_open_runtime_chooses_by_device(bundle: Bundle) -> None:
             open_runtime(bundle, device="cuda")
 
 
-@pytest.mark.parametrize(("device", "extra"), [("cpu", "cpu"), ("cuda", "gpu")])
-def test_a_missing_runtime_is_reported_with_the_command_that_fixes_it(device: str, extra: str) -> None:
+@pytest.mark.parametrize(
+    ("device", "requirement"), [("cpu", "onnxruntime==1.32.0"), ("cuda", "'onnxruntime-gpu[cuda,cudnn]==1.31.1'")]
+)
+def test_a_missing_runtime_is_reported_with_the_command_that_fixes_it(device: str, requirement: str) -> None:
     """Run in a process where `onnxruntime` cannot be imported."""
     code = (
         "import sys; sys.modules['onnxruntime'] = None\n"
@@ -96,4 +98,7 @@ def test_a_missing_runtime_is_reported_with_the_command_that_fixes_it(device: st
         "    print(error)\n"
     )
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert process.stdout == f"onnxruntime is missing; to run on {device}: pip install 'heed[{extra}]'\n"
+    assert process.stdout == (
+        f"running a model on {device} needs onnxruntime, which is missing; "
+        f"run: {sys.executable} -m pip install {requirement}\n"
+    )

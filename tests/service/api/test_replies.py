@@ -69,7 +69,7 @@ async def test_a_reply_set_gets_the_scores_of_the_same_candidates(intents: Inten
         for more in ({"reply_set": "support"}, {"candidates": texts})
     ]
     assert [result["score"] for result in named] == pytest.approx([result["score"] for result in sent], abs=1e-4)
-    assert_problem(await intents.replies(turns=turns, reply_set=""), 404, "not_found", "/reply_set")
+    assert_problem(await intents.replies(turns=turns, reply_set=""), 422, "invalid_request", "/reply_set")
     refused = await intents.replies(turns=turns, reply_set="other")
     assert_problem(refused, 404, "not_found", "/reply_set")
     assert "support" in refused.json()["detail"]

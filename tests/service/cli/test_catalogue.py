@@ -57,6 +57,17 @@ def run(bundle: Bundle | None, *arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def folder_line(shelf: Path) -> str:
+    return f"Data folder (HEED_DATA_DIR): {shelf}"
+
+
+def missing_line(name: str, shelf: Path, held: str) -> str:
+    return (
+        f"heed: there is no catalogue {name!r} in {shelf / 'catalogues'}, which holds {held}; "
+        "if the service has another data folder, name it with --data-dir or HEED_DATA_DIR\n"
+    )
+
+
 def written(folder: Path, lines: Iterable[object]) -> Path:
     path = folder / "items.jsonl"
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
@@ -71,7 +82,11 @@ def found(shelf: Path, name: str) -> Snapshot:
 @pytest.mark.slow
 def test_a_file_becomes_a_catalogue(bundle: Bundle, shelf: Path, tmp_path: Path) -> None:
     code, said, _ = run(bundle, "add", "books", str(written(tmp_path, LINES)))
-    assert (code, said) == (0, "books: 3 added, 0 changed, 0 unchanged; 3 items. A running service has them now.\n")
+    outcome = "books: 3 added, 0 changed, 0 unchanged; 3 items."
+    assert (code, said) == (
+        0,
+        f"{outcome} {folder_line(shelf)}. A running service with this data folder has them now.\n",
+    )
     books = found(shelf, "books")
     assert [books.ids[row] for row in books.most_popular(1, None)] == ["茶-3"]
     assert books.filter_mask({"price": {"lt": 5}}).sum() == 1  # type: ignore[union-attr]
@@ -178,7 +193,8 @@ def test_catalogues_are_listed_with_what_is_wrong_with_them(
     run(successor, "add", "other", str(written(tmp_path, LINES)))
     create_catalogue(shelf / "catalogues" / "broken", bundle.model_digest, 4)
     (shelf / "catalogues" / "broken" / "items.sqlite").write_bytes(b"no database" * 1000)
-    code, said, _ = run(bundle, "list")
+    code, said, complaints = run(bundle, "list")
+    assert complaints == f"{folder_line(shelf)}\n"
     lines = said.splitlines()
     assert (code, lines[0]) == (0, "books: 3 items, 1 edits")
     assert lines[1].startswith("not usable: catalogue broken")
@@ -196,7 +212,11 @@ def test_a_catalogue_of_another_model_is_refused_until_it_is_rebuilt(
     assert "heed catalogue rebuild books" in complaints
     before = found(shelf, "books")
     code, said, _ = run(successor, "rebuild", "books")
-    assert (code, said) == (0, "books: 3 items embedded again. A running service with this model has them now.\n")
+    assert (code, said) == (
+        0,
+        f"books: 3 items embedded again. {folder_line(shelf)}. "
+        "A running service with this data folder and this model has them now.\n",
+    )
     after = found(shelf, "books")
     assert (after.digest, after.row_by_id) == (successor.model_digest, before.row_by_id)
     np.testing.assert_allclose(after.vectors, before.vectors, atol=1e-5)
@@ -247,11 +267,19 @@ def test_the_models_own_catalogue_is_added_to_as_it_is_shipped_and_ids_count_in_
 
 def test_a_catalogue_is_removed(bundle: Bundle, shelf: Path, tmp_path: Path) -> None:
     run(bundle, "add", "books", str(written(tmp_path, LINES)))
-    assert run(None, "remove", "books")[:2] == (0, "books is removed.\n")
+    assert run(None, "remove", "books")[:2] == (0, f"books is removed. {folder_line(shelf)}\n")
     assert list((shelf / "catalogues").iterdir()) == []
     for name in ("books", "../books", ""):
-        assert run(None, "remove", name)[0] == 1
-        assert run(bundle, "rebuild", name)[0] == 1
+        for outcome in (run(None, "remove", name), run(bundle, "rebuild", name)):
+            assert outcome == (1, "", missing_line(name, shelf, "no catalogue"))
+
+
+def test_a_missing_catalogue_names_the_folder_and_those_that_are_like_it(bundle: Bundle, shelf: Path) -> None:
+    for name in ("shop", "books", *(f"team-{letter}" for letter in "abcdefgh")):
+        create_catalogue(shelf / "catalogues" / name, bundle.model_digest, 4)
+    held = "books, shop, team-a, team-b, team-c, team-d, team-e, team-f and 2 more"
+    assert run(None, "remove", "book") == (1, "", missing_line("book", shelf, held))
+    assert len(list((shelf / "catalogues").iterdir())) == 10
 
 
 def test_what_cannot_work_is_refused_before_anything_is_read(

@@ -48,7 +48,11 @@ def test_a_page_is_written(bundle: Path, tmp_path: Path) -> None:
     ("arguments", "said", "code"),
     [
         ([" ", "--label-set", "letters"], "the text is empty", 1),
-        (["aa", "--label-set", "nope"], "there is no label set 'nope'; there are digits, letters", 2),
+        (
+            ["aa", "--label-set", "nope"],
+            "no label set 'nope'; there are digits, letters. Data folder (HEED_DATA_DIR): ",
+            2,
+        ),
         (["aa", "--label-set", "letters", "--target", "z"], "none of the 3 intents of letters", 2),
         (["\udcff", "--label-set", "letters"], "is not in UTF-8", 2),
     ],

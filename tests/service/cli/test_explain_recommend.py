@@ -59,7 +59,7 @@ def test_a_whole_body_names_the_method_and_an_option_wins(explain: Any) -> None:
         ({"history": []}, "at /history: Without a known item"),
         ({"history": [{"item_id": "nope", "event": "view"}]}, "at /history/0: The item of event 0"),
         ({"history": HISTORY, "target": "nope"}, "at /target: The target is not in letters"),
-        ({"history": HISTORY, "catalogue": "nope"}, "There is no catalogue of this name"),
+        ({"history": HISTORY, "catalogue": "nope"}, "/shelf"),
         ({"inputs": [{"history": HISTORY}] * 2}, "at /inputs: One user is explained at a time"),
         ({"inputs": {"history": HISTORY}, "method": "rollout"}, "at /method: "),
         ({"input": 3}, "at /inputs: Field required"),

@@ -32,6 +32,20 @@ def head(folder: Path, tmp_path: Path) -> Path:
     return file
 
 
+NO_FOLDER = "HEED_DATA_DIR is none: there is no folder for heads and reply sets"
+
+
+def folder_line(folder: Path) -> str:
+    return f"Data folder (HEED_DATA_DIR): {folder}"
+
+
+def missing_line(kind: str, name: str, folder: Path, held: str) -> str:
+    return (
+        f"heed: there is no {kind} {name!r} in {folder}, which holds {held}; "
+        "if the service has another data folder, name it with --data-dir or HEED_DATA_DIR\n"
+    )
+
+
 def heed(*arguments: object) -> tuple[int, str]:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])
     return result.exit_code, result.output
@@ -39,11 +53,16 @@ def heed(*arguments: object) -> tuple[int, str]:
 
 def test_a_head_is_added_listed_and_removed(folder: Path, head: Path) -> None:
     code, output = heed("heads", "add", head)
-    assert (code, output) == (0, "mine: 3 intents. A running service has it within two seconds.\n")
+    assert (code, output) == (
+        0,
+        f"mine: 3 intents. {folder_line(folder)}. A running service with this data folder has it within two seconds.\n",
+    )
     assert [path.name for path in folder.iterdir()] == [head.name]
     assert (folder / head.name).read_bytes() == head.read_bytes()
-    assert [line.partition(":")[0] for line in heed("heads", "list")[1].splitlines()] == ["digits", "letters", "mine"]
-    assert heed("heads", "remove", "mine") == (0, "mine is removed.\n")
+    first, *lines = heed("heads", "list")[1].splitlines()
+    assert first == folder_line(folder)
+    assert [line.partition(":")[0] for line in lines] == ["digits", "letters", "mine"]
+    assert heed("heads", "remove", "mine") == (0, f"mine is removed. {folder_line(folder)}\n")
     assert list(folder.iterdir()) == []
 
 
@@ -63,21 +82,32 @@ def test_the_label_sets_of_the_model_are_not_replaced(folder: Path, bundle: Path
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["none", "../mine", ""])
 def test_removing_an_unknown_head_says_what_is_there(folder: Path, head: Path, name: str) -> None:
-    message = f"heed: there is no head {name!r} in {folder}"
-    assert heed("heads", "remove", name) == (1, f"{message}, which holds no head\n")
+    assert heed("heads", "remove", name) == (1, missing_line("head", name, folder, "no head"))
     heed("heads", "add", head)
-    assert heed("heads", "remove", name) == (1, f"{message}, which holds mine\n")
+    assert heed("heads", "remove", name) == (1, missing_line("head", name, folder, "mine"))
+
+
+def test_many_heads_are_not_all_listed_and_another_folder_can_be_named(folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    for number in range(40):
+        (other / f"team-{number}.head.safetensors").touch()
+    assert heed("heads", "remove", "team-7") == (1, missing_line("head", "team-7", folder, "no head"))
+    code, output = heed("heads", "remove", "team7", "--data-dir", other)
+    assert code == 1
+    assert f"in {other}, which holds team-7, " in output
+    assert " and 32 more; " in output
+    assert heed("heads", "remove", "team-7", "--data-dir", other) == (0, f"team-7 is removed. {folder_line(other)}\n")
 
 
 def test_replies_are_added_listed_and_removed(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "replies.txt"
     file.write_text("aaaa\nbbbb\n", encoding="utf-8")
     assert heed("replies", "add", "support", file)[1].startswith("support: 2 replies.")
-    assert heed("replies", "list") == (0, "support: 2 replies\n")
-    code, output = heed("replies", "remove", "sales")
-    assert (code, output) == (1, f"heed: there is no reply set 'sales' in {folder}, which holds support\n")
-    assert heed("replies", "remove", "support") == (0, "support is removed.\n")
-    assert heed("replies", "remove", "support")[1].endswith("which holds no reply set\n")
+    assert heed("replies", "list") == (0, f"{folder_line(folder)}\nsupport: 2 replies\n")
+    assert heed("replies", "remove", "sales") == (1, missing_line("reply set", "sales", folder, "support"))
+    assert heed("replies", "remove", "support") == (0, f"support is removed. {folder_line(folder)}\n")
+    assert heed("replies", "remove", "support")[1] == missing_line("reply set", "support", folder, "no reply set")
 
 
 @pytest.mark.parametrize("command", [["heads", "remove"], ["replies", "remove"]])
@@ -89,7 +119,7 @@ def test_without_a_data_folder_nothing_is_removed(
     for suffix in (".head.safetensors", ".replies.safetensors"):
         (tmp_path / f"mine{suffix}").touch()
     code, output = heed(*command, "mine")
-    assert (code, output) == (2, "heed: HEED_DATA_DIR is none: there is no folder for heads and reply sets\n")
+    assert (code, output) == (2, f"heed: {NO_FOLDER}; name one with --data-dir\n")
     assert len(list(tmp_path.iterdir())) == 2
 
 

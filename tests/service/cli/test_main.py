@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from statistics import median
 from typing import Any
@@ -104,3 +106,28 @@ def test_help_names_the_formats_of_files(name: str, format_names: list[str]) -> 
     command = COMMANDS[name]
     text = " ".join([command.help, *(parameter.help or "" for parameter in command.params)])
     assert not [wanted for wanted in format_names if wanted not in " ".join(text.split())]
+
+
+@pytest.mark.parametrize(
+    ("module", "requirement"), [("onnx.helper", "onnx==1.23.2"), ("onnxruntime", "onnxruntime==1.32.0")]
+)
+def test_a_package_that_turns_out_to_be_missing_ends_in_one_line(
+    module: str, requirement: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.cli.serve.read_settings", partial(import_missing, module))
+    result = CliRunner().invoke(app, ["serve"])
+    package = module.partition(".")[0]
+    remedy = f"run: {sys.executable} -m pip install {requirement}"
+    assert (result.exit_code, result.output) == (
+        1,
+        f"heed: this command needs {package}, which is missing; {remedy}\n",
+    )
+
+
+def test_a_missing_module_of_heed_itself_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.cli.serve.read_settings", partial(import_missing, "models.gone"))
+    assert isinstance(CliRunner().invoke(app, ["serve"]).exception, ModuleNotFoundError)
+
+
+def import_missing(module: str, **_: object) -> None:
+    raise ModuleNotFoundError(f"No module named {module!r}", name=module)

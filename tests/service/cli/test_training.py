@@ -42,6 +42,8 @@ labels = ["negative", "neutral", "positive"]
 licence = "MIT"
 """
 
+PIP = f"{sys.executable} -m pip install"
+
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -105,14 +107,19 @@ def test_training_without_torch_is_refused_with_the_remedy(
     data: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert refused(*command, "--data", data) == (1, "heed: training needs torch: pip install 'heed[train]'\n")
+    line = f"heed: training needs torch, which is missing; run: {PIP} torch==2.13.0\n"
+    assert refused(*command, "--data", data) == (1, line)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    line = refused(*command, "--data", data)[1]
+    assert line.startswith("heed: training needs torch and transformers, which are missing; run: ")
+    assert line.endswith(f"{PIP} torch==2.13.0 transformers==5.23.0\n")
 
 
 def test_tracking_without_its_package_and_of_a_head_is_refused(
     base: Path, data: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    line = "heed: --track wandb needs wandb: pip install 'heed[track]'\n"
+    line = f"heed: --track wandb needs wandb, which is missing; run: {PIP} wandb==0.31.0\n"
     shared = ("--data", data, "--out", tmp_path / "run", "--track", "wandb")
     assert refused("train", "sentiment", "--base", base, "--config", config, *shared) == (1, line)
     assert refused("distill", "intent", "--teacher", base, *shared) == (1, line)
@@ -124,9 +131,14 @@ def test_an_export_and_a_base_encoder_without_torch_are_refused_with_the_remedy(
     data: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    remedy = "needs torch: pip install 'heed[train]'\n"
+    remedy = f"needs torch, which is missing; run: {PIP} torch==2.13.0\n"
     assert refused("export", data, "--data", data, "--out", tmp_path / "out") == (1, f"heed: export {remedy}")
     assert refused("base", data, "--out", tmp_path / "out") == (1, f"heed: a base encoder {remedy}")
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    line = refused("export", data, "--data", data, "--out", tmp_path / "out")[1]
+    assert line.startswith("heed: export needs onnx, which is missing; run: ")
+    assert line.endswith(f"{PIP} onnx==1.23.2\n")
 
 
 @pytest.mark.parametrize(

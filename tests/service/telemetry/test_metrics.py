@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from structlog.testing import capture_logs
 
 from service.telemetry.batch_report import BatchReport
 from service.telemetry.metrics import Metrics, MetricsError
+from tests.support.odd_files import ODD_FILES, make_odd
 
 REPLICA = """
 import sys
@@ -134,3 +136,14 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("service.telemetry.metrics.os.getuid", lambda: 1234567)
     with pytest.raises(MetricsError, match="belongs to another user"):
         Metrics(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ODD_FILES)
+def test_a_thing_that_is_no_file_is_left_out_and_told_once(tmp_path: Path, kind: str) -> None:
+    metrics = Metrics(tmp_path)
+    metrics.record_request("/v1/sentiment", 200, 0.01)
+    make_odd(kind, tmp_path / "counter_1.db")
+    with capture_logs() as logs:
+        for _ in range(2):
+            assert b'heed_requests_total{route="/v1/sentiment",status="200"} 1.0' in metrics.render()
+    assert [line["file"] for line in logs] == ["counter_1.db"]

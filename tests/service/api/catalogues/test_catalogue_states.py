@@ -8,11 +8,12 @@ from contextlib import closing
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from models.bundle import Bundle
 from models.catalogue.folder import create_catalogue, remove_catalogue
 from models.catalogue.items import Item
-from models.catalogue.store import Catalogue
+from models.catalogue.store import DATABASE, Catalogue
 from service.schemas.catalogue import CatalogueInfo, CatalogueList
 from tests.support.catalogue_app import ITEM, Shop
 from tests.support.service_app import assert_problem
@@ -62,6 +63,22 @@ async def test_a_broken_catalogue_is_opened_again_when_its_file_changes(shop: Sh
     assert (await shop.client.get("/v1/catalogues/broken")).json()["count"] == 0
 
 
+async def test_a_catalogue_that_cannot_be_used_is_logged_once_with_its_reason(shop: Shop, bundle: Bundle) -> None:
+    create_catalogue(shop.folder / "old", "b" * 64, WIDTH)
+    create_catalogue(shop.folder / "broken", bundle.model_digest, WIDTH)
+    file = shop.folder / "broken" / "items.sqlite"
+    file.write_bytes(b"no database" * 1000)
+    with capture_logs() as records:
+        for _ in range(3):
+            await shop.client.get("/v1/catalogues")
+            await shop.client.get("/v1/catalogues/old")
+        file.write_bytes(b"another fault" * 1000)
+        await shop.client.get("/v1/catalogues/broken")
+    faults = [(record["catalogue"], record["reason"]) for record in records]
+    assert sorted(name for name, _ in faults) == ["broken", "broken", "old"]
+    assert "heed catalogue rebuild old" in dict(faults)["old"]
+
+
 async def test_the_next_request_sees_edits_of_other_processes(shop: Shop, bundle: Bundle) -> None:
     vectors = {"1": np.ones(WIDTH, np.float32)}
     with closing(Catalogue(shop.folder / "books")) as elsewhere:
@@ -75,6 +92,18 @@ async def test_the_next_request_sees_edits_of_other_processes(shop: Shop, bundle
     assert_problem(await shop.client.get("/v1/catalogues/later"), 404, "not_found")
     create_catalogue(shop.folder / "later", bundle.model_digest, WIDTH, [Item("1", "again")], vectors)
     assert await shop.texts("later") == {"1": "again"}
+
+
+async def test_an_unknown_catalogue_lists_few_names_and_the_nearest_first(shop: Shop) -> None:
+    for number in range(100):
+        (shop.folder / f"team-{number}").mkdir()
+        (shop.folder / f"team-{number}" / DATABASE).touch()
+    answer = await shop.client.get("/v1/catalogues/team-77-books")
+    assert_problem(answer, 404, "not_found")
+    detail = answer.json()["detail"]
+    assert detail.startswith("There is no catalogue of this name; there are: team-77, ")
+    assert detail.endswith(" more.")
+    assert len(detail) < 200
 
 
 async def test_a_cancelled_request_leaves_no_stale_snapshot(shop: Shop, bundle: Bundle) -> None:
