@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from models.text.words import HAN
 
 MAX_RATIO = 20
-"""How many times larger a number may be than one it is compared with. Percentages may differ by more."""
+"""The largest ratio of two numbers that are compared. Percentages may differ by more."""
 
 COMPARED_BEFORE = 4
-"""How many numbers back one is looked for to compare with."""
+"""Numbers before one that it may be compared with."""
 
 _WORDS = {"en": {-1: "lower ", 0: "equal ", 1: "higher "}, "zh": {-1: "更低", 0: "持平", 1: "更高"}}
 _SCALES = {
