@@ -142,7 +142,7 @@ def test_other_content_types_are_refused(neighbours: Client, content_type: str) 
 
 
 @pytest.mark.parametrize(
-    "path", ["/console", "/v1/nothing", "/v1/sentiment/", "/-/routes/x", "/%2e%2e/etc/passwd", "/v1//sentiment"]
+    "path", ["/console", "/v1/nothing", "/v1/sentiment/x", "/-/routes/x", "/%2e%2e/etc/passwd", "/v1//sentiment"]
 )
 def test_an_unknown_route_gets_404(neighbours: Client, path: str) -> None:
     expect_problem(neighbours.get(path), 404, "not_found")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import unicodedata
 from collections.abc import Iterator
 from itertools import pairwise
@@ -16,6 +17,9 @@ from models.text.tokenizer import Tokenizer, Turn
 pytestmark = pytest.mark.slow
 
 READER, PLAIN = (Tokenizer(SHIPPED / "tokenizer.json", 512, reading) for reading in (1, 0))
+
+COMPARED = re.compile("higher|lower|equal|更高|更低|持平")
+"""Words that stand before a number that is compared, and for its first character."""
 
 WORDS = ("Acme", "profits", "plunge", "strong", "warning", "rises", "café", "cafe\u0301", "GAINS", "don't", "3.5%")
 SIGNS = (
@@ -65,7 +69,7 @@ def test_words_keep_their_tokens_in_ten_thousand_mixed_texts() -> None:
                 if span[0] <= part[0] and part[1] <= span[1]
             ]
             tokens = "".join(strings[place] for place in sorted({place for places in parts for place in places}))
-            assert bare(tokens) == bare(text[slice(*span)]), (text, span, tokens)
+            assert bare(COMPARED.sub("", tokens)) == bare(text[slice(*span)]), (text, span, tokens)
 
 
 def test_tokens_consist_of_what_their_words_are_read_as() -> None:
@@ -81,9 +85,11 @@ def test_tokens_consist_of_what_their_words_are_read_as() -> None:
             assert spans or string == "▁", (text, position)
             if string in ("▁", "<unk>", "<s>", "</s>"):
                 continue
+            if string.strip("▁") in "higher lower equal 更高 更低 持平":
+                continue
             surface = text[spans[0][0] : spans[-1][1]]
             read = f"{surface} {read_text(surface).text} {read_text(f'{surface} x').text}"
-            assert bare(string) in bare(read), (text, string, surface)
+            assert bare(COMPARED.sub("", string)) in bare(read), (text, string, surface)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,7 @@ def test_training_learns_a_plain_task_and_the_served_graph_solves_it(run: Path, 
 def test_a_quantised_run_without_a_source_is_measured_on_it_and_tells_its_card_and_calibration(
     base: Path, data: Path, tmp_path: Path
 ) -> None:
-    config = replace(CONFIG, epochs=2, quantized=True, source_bias=True, twins=0.2, agreement=1.0, reading=1)
+    config = replace(CONFIG, epochs=3, quantized=True, source_bias=True, twins=0.2, agreement=1.0, reading=1)
     left_out = train_classifier(config, str(base), data, tmp_path / "left_out", without=["comp"])
     (unseen,) = load_predictions(left_out / LEFT_OUT)
     assert (unseen.dataset, unseen.logits.shape) == ("companies", (45, 3))
