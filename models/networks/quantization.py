@@ -184,6 +184,11 @@ def set_steps(model: Network, steps: Iterable[float]) -> None:
         getattr(owner, name).log_step.data.fill_(step).log_()
 
 
+def is_quantized(weights: Mapping[str, Tensor]) -> bool:
+    """Return True for weights of a network that rounds, because they have learned steps."""
+    return any(name.endswith(LOG_STEP) for name in weights)
+
+
 def load_trained(model: AnyNetwork, weights: Mapping[str, Tensor], layers: Sequence[int] | None) -> AnyNetwork:
     """Load trained weights into the network and return it in evaluation mode.
 
@@ -191,7 +196,7 @@ def load_trained(model: AnyNetwork, weights: Mapping[str, Tensor], layers: Seque
     """
     if layers is not None:
         keep_layers(model, layers)
-    if any(name.endswith(LOG_STEP) for name in weights):
+    if is_quantized(weights):
         quantize_encoder(model)
     model.load_state_dict(weights)
     return model.eval()

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from sklearn.metrics import f1_score
+from torch import Tensor
 
 from models.bundle import TOKENIZER
 from models.data.classification import Dataset, Example
@@ -24,7 +25,7 @@ from models.data.leaks import remove_leaks
 from models.data.sources import read_training, read_validation
 from models.evaluation.classification import predict_validation
 from models.networks.encoder import Classifier, base_file, encoder_layers, from_pretrained
-from models.networks.quantization import load_trained
+from models.networks.quantization import is_quantized, load_trained
 from models.networks.student import FITTED_BATCHES, make_student
 from models.networks.torch_runtime import TorchRuntime
 from models.prediction.calibration_fit import save_predictions
@@ -95,11 +96,15 @@ def train_classifier(
     out: Path,
     without: Sequence[str] = (),
     tracker: Tracker | None = None,
+    start: Path | None = None,
 ) -> Path:
     """Train, and return the folder `out` with `model.safetensors`, `tokenizer.json` and `training.json`.
 
     Sources whose names begin with one of `without` are left out. The network's answers to their validation rows go to
-    `left_out.json`.
+    `left_out.json`. The weights begin as those of the training folder `start`, which has the same base.
+
+    Raises:
+        ConfigError: The weights of `start` do not fit.
     """
     left_out = [dataset for dataset in config.datasets if dataset.name.startswith(tuple(without))]
     config = replace(config, datasets=tuple(dataset for dataset in config.datasets if dataset not in left_out))
@@ -111,10 +116,15 @@ def train_classifier(
     tokenizer = Tokenizer(out / TOKENIZER, config.max_tokens, config.reading)
     training, validation = read_rows(data, config)
     batches = plan_batches(config, config.datasets, task, tokenizer, training)
+    weights = {} if start is None else load_file(start / WEIGHTS)
     model = from_pretrained(base, task)
+    if weights and not is_quantized(weights):
+        load_start(model, weights)
     if config.quantized:
         samples = [collate_rows(rows, tokenizer) for rows in batches[:FITTED_BATCHES]]
         model = make_student(model, range(len(encoder_layers(model))), samples)
+    if is_quantized(weights):
+        load_start(model, weights)
     if config.source_bias:
         model.sources = begin_source_bias(config.datasets, task, training)
     collator = DeviceCollator(tokenizer, choose_device())
@@ -126,6 +136,15 @@ def train_classifier(
         reader = Tokenizer(out / TOKENIZER, task.max_tokens, config.reading)
         save_predictions(out / LEFT_OUT, predict_validation(TorchRuntime(model), reader, task, data, left_out))
     return out
+
+
+def load_start(model: Classifier, weights: dict[str, Tensor]) -> None:
+    """Load the weights that a training begins with. Raises ConfigError if they are of another network."""
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = "the run to start from has another base, other layers or another rounding"
+        raise ConfigError(f"{reason}; choose a run of this base with the same `quantized`") from error
 
 
 def read_rows(data: Path, config: ClassificationConfig) -> tuple[list[Example], list[Example]]:

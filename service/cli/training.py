@@ -54,6 +54,10 @@ _Without = Annotated[
         help="Sentiment: leave out the sources whose names begin so, and measure the model on them. Repeatable."
     ),
 ]
+_Start = Annotated[
+    Path | None,
+    typer.Option(help="Sentiment: training folder of the same base whose weights come first.", file_okay=False),
+]
 _OtherTexts = Annotated[
     Path | None,
     typer.Option(
@@ -77,6 +81,7 @@ def train(
     sets: _Sets = None,
     texts: _OtherTexts = None,
     without: _Without = None,
+    start: _Start = None,
     track: TrackedBy = None,
 ) -> None:
     """Fine-tune a model. Run the same command again to resume after an interruption.
@@ -109,7 +114,7 @@ def train(
         path = _prepare(task, base, config)
         tracker = open_tracker(track)
         if TASKS[task].kind == "classification":
-            _train_classifier(path, base, folder, out, without or [], tracker)
+            _train_classifier(path, base, folder, out, without or [], tracker, start)
         elif texts is not None and task == "recommend":
             _train_recommender(path, base, folder, texts, out, tracker)
         else:
@@ -129,14 +134,19 @@ def _prepare(task: str, base: str, config: Path | None) -> Path:
     return config or CONFIGS / f"{task}.toml"
 
 
-def _train_classifier(config: Path, base: str, data: Path, out: Path, without: list[str], tracker: Any) -> None:
+def _train_classifier(
+    config: Path, base: str, data: Path, out: Path, without: list[str], tracker: Any, start: Path | None
+) -> None:
     from models.data.sources import source_files
     from models.data.training_files import require_files
     from models.training.classification import read_config, train_classifier
+    from models.training.trainer import WEIGHTS, ConfigError
 
     settings = read_config(config)
     require_files(source_files(data, settings.datasets))
-    train_classifier(settings, base, data, out, without, tracker)
+    if start is not None and not (start / WEIGHTS).is_file():
+        raise ConfigError(f"--start {start}: the folder holds no {WEIGHTS} of a finished training")
+    train_classifier(settings, base, data, out, without, tracker, start)
 
 
 def _train_intent(

@@ -117,6 +117,17 @@ def test_a_quantised_run_without_a_source_is_measured_on_it_and_tells_its_card_a
     assert bundles[1].reading == 1
 
 
+def test_a_run_begins_with_the_weights_of_another(base: Path, data: Path, tmp_path: Path) -> None:
+    rounded = replace(CONFIG, epochs=1, quantized=True)
+    first = train_classifier(rounded, str(base), data, tmp_path / "first")
+    still = replace(rounded, encoder_rate=0.0, head_rate=0.0)
+    second = train_classifier(still, str(base), data, tmp_path / "second", start=first)
+    before, after = load_file(first / WEIGHTS), load_file(second / WEIGHTS)
+    assert all(torch.equal(before[name], after[name]) for name in before | after)
+    with pytest.raises(ConfigError, match="another rounding"):
+        train_classifier(replace(CONFIG, epochs=1), str(base), data, tmp_path / "third", start=first)
+
+
 def test_an_export_without_parity_writes_no_bundle(
     run: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
