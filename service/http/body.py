@@ -17,7 +17,6 @@ from starlette.requests import ClientDisconnect, Request
 from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, Problem, UnsupportedMediaType
 from service.http.validation import parse
 
-_LISTS = ("inputs", "items", "remove")  # fields of bodies
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8, and RFC 8259 lets a reader ignore
 # The service reads and drops the rest of a body that is too large, up to these limits. A client that is still sending
 # when the connection closes would see a broken pipe instead of the answer.
@@ -53,7 +52,7 @@ class JsonBody(Generic[Model]):
         _check_media_type(request)
         body = (await self._read_bytes(request)).removeprefix(_BYTE_ORDER_MARK)
         model = self._parse(body)
-        request.state.items = _count_items(model)  # for the access log
+        request.state.items = self._count_items(model)  # for the access log
         return model
 
     def _parse(self, body: bytes) -> Model:
@@ -61,6 +60,11 @@ class JsonBody(Generic[Model]):
             with suppress(ValueError):
                 return self._fast_parser(body)
         return parse(self._model, body, self._item_fields)
+
+    def _count_items(self, model: Model) -> int:
+        """Return the number of things that a body has: inputs, or items to add or change and ids to remove."""
+        lists = (getattr(model, name, None) for name in self._item_fields)
+        return sum(len(value) if isinstance(value, list) else value is not None for value in lists)
 
     async def _read_bytes(self, request: Request) -> bytes:
         if _declared_length(request) > self._max_bytes:
@@ -86,15 +90,6 @@ class JsonBody(Generic[Model]):
     def _too_large(self) -> Problem:
         # The rest of the body may still arrive, so no other request can use the connection.
         return BodyTooLarge(f"The body is larger than {self._max_bytes} bytes.", headers={"Connection": "close"})
-
-
-_LISTS = ("inputs", "items", "remove")  # fields of bodies
-
-
-def _count_items(model: BaseModel) -> int:
-    """Return the number of things that a body has: inputs, or items to add or change and ids to remove."""
-    lists = (getattr(model, name, None) for name in _LISTS)
-    return sum(len(value) if isinstance(value, list) else value is not None for value in lists)
 
 
 def _check_media_type(request: Request) -> None:
