@@ -119,8 +119,8 @@ def serving(answer: Answer) -> Iterator[Server]:
         try:
             while not writer.is_closing():
                 await answer(await _read(reader, server), writer)
-        except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has left
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client has left, or the server ends
         finally:
             writer.close()
 
