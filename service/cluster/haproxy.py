@@ -21,11 +21,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.cluster.process_tree import die_with_parent
+from service.cluster.process_tree import die_with, die_with_parent
 from service.cluster.ray_workarounds import REPLICA_SERVER, RayChangedError, rewrite_haproxy_config
 
 BINARY_VARIABLE = "HEED_HAPROXY_BINARY"
 HOST_VARIABLE = "HEED_HOST"  # Settings.host, read here because pydantic would add a third of a second to each reload
+
+ROOT_VARIABLE = "HEED_ROOT_PROCESS"
+"""The variable with the id of the process with which HAProxy ends. Without it, HAProxy ends with Serve's manager."""
 
 REQUEST_TIMEOUT_S = 10
 """Time limit for headers, and for bodies that fit into a buffer."""
@@ -139,6 +142,36 @@ def _http_error(status: int, code: str, title: str, detail: str) -> str:
     return f"    http-error status {status} {content_type} lf-string '{json.dumps(problem)}'{retry}\n"
 
 
+def find_running(config: Path, binary: Path) -> list[int]:
+    """Return the ids of the processes of HAProxy that run with this configuration file."""
+    processes = (entry for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [int(process.name) for process in processes if _runs(process, config, binary)]
+
+
+def _runs(process: Path, config: Path, binary: Path) -> bool:
+    try:
+        is_haproxy = (process / "exe").readlink() == binary.resolve()
+        return is_haproxy and os.fsencode(config) in (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:  # it has ended, or belongs to another user
+        return False
+
+
+def take_over(path: Path, config: str, arguments: Sequence[str], running: Sequence[int]) -> tuple[str, list[str]]:
+    """Return the configuration and the arguments of an HAProxy that starts with the configuration file `path`.
+
+    A manager of Serve that succeeds a killed one knows no replica yet, and an orphaned HAProxy still serves. Then the
+    new one takes the last configuration that had replicas, and the orphan's sockets, so that no request is refused.
+    """
+    last = path.with_suffix(".last")
+    if f"server {REPLICA_SERVER}" in config:
+        last.write_text(config, encoding="utf-8")
+    elif running and "-sf" not in arguments and last.exists():
+        config = last.read_text(encoding="utf-8")
+        (admin_socket,) = re.findall(r"^[ \t]+stats socket (\S+)", config, flags=re.M)
+        return config, [*arguments, "-x", admin_socket, "-sf", *map(str, running)]
+    return config, [*arguments]
+
+
 def main() -> None:
     """Run `heed-haproxy`, which takes the arguments of HAProxy."""
     binary = find_haproxy()
@@ -151,7 +184,11 @@ def main() -> None:
             hardened = harden_config(path.read_text(encoding="utf-8"), os.environ.get(HOST_VARIABLE))
         except RayChangedError as error:
             sys.exit(f"heed-haproxy: {error}")
+        hardened, arguments = take_over(path, hardened, arguments, find_running(path, binary))
         path.write_text(hardened, encoding="utf-8")
-    # HAProxy would outlive the killed actor that started it, and hold the port against the next one.
-    die_with_parent(signal.SIGKILL)
+    # HAProxy would outlive what started it, and hold the port against the next one.
+    if root := os.environ.get(ROOT_VARIABLE):
+        die_with(int(root))
+    else:
+        die_with_parent(signal.SIGKILL)
     os.execv(binary, [str(binary), *arguments])
