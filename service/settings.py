@@ -114,6 +114,12 @@ class Settings(_BundleSettings):
     ] = 1
     model_resource: Annotated[str, Field(description="Ray resource of the nodes that run remote replicas")] = ""
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**28, description="largest request body")] = 2 * 1024 * 1024
+    max_bodies_bytes: Annotated[
+        int, Field(ge=2**20, le=2**40, description="bytes of bodies on their way to one gateway; more get 429")
+    ] = 64 * 2**20
+    max_client_bodies_bytes: Annotated[
+        int, Field(ge=1024, le=2**40, description="bytes of these bodies from one address; more get 429")
+    ] = 32 * 2**20
     request_timeout_s: Annotated[
         float, Field(gt=0, le=3600, description="seconds after which a request is answered 504")
     ] = 10

@@ -26,7 +26,7 @@ LAYERS = (
     ("service.http",),
     ("service.registry", "service.explanation", "service.cluster", "service.tuning"),
     ("service.inference", "service.schemas"),
-    ("service.telemetry",),
+    ("service.telemetry", "service.fairness"),
     ("service.errors", "service.settings"),
     ("models.export",),
     ("models.recommender_training",),

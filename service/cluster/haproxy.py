@@ -124,6 +124,7 @@ def harden_config(config: str, host: str | None, request_timeout_s: int = REQUES
     """
     # HAProxy can send a request to a second replica only if it has buffered the whole request.
     defaults = f"    option http-buffer-request\n    timeout http-request {request_timeout_s}s\n"
+    defaults += "    option forwardfor\n"  # gateways take the client's address from it, for fair shares
     defaults += "".join(_http_error(*problem) for problem in _PROBLEMS)
     return rewrite_haproxy_config(config, defaults, host)
 

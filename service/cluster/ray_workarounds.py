@@ -161,7 +161,9 @@ def rewrite_haproxy_config(config: str, defaults: str, host: str | None) -> str:
     # A log target that is an address opens a UDP socket on all interfaces, for a syslog that does not exist.
     config = _remove_lines(config, r"log \S+:\d+ ")
     config = config.replace(" mode 666 level admin ", " mode 600 level admin ")
-    config = _remove_lines(config, r"(?:errorfile|http-error|timeout http-request|option http-buffer-request)\b")
+    config = _remove_lines(
+        config, r"(?:errorfile|http-error|timeout http-request|option http-buffer-request|option forwardfor)\b"
+    )
     config = config.replace("\ndefaults\n", f"\ndefaults\n{defaults}", 1)
     public = rf"^{_PUBLIC_FRONTEND}\n    bind "
     address = "" if host is None else f"[{host}]" if ":" in host else host

@@ -35,6 +35,8 @@ GROUPS = {
     ),
     "Limits": (
         "max_body_bytes",
+        "max_bodies_bytes",
+        "max_client_bodies_bytes",
         "request_timeout_s",
         "queue_tokens",
         "max_catalogue_items",
