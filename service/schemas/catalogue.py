@@ -94,7 +94,7 @@ class EditedItem(WireModel):
 
 
 class FailedEdit(WireModel):
-    """An item that does not fit, that came before, or whose text the model cannot read; the catalogue keeps what it had under the id."""
+    """An item that is wrong, repeated or unreadable. The catalogue keeps what it has under the id."""
 
     item_id: Annotated[str | None, Field(description="null without a valid id")]
     error: ItemError
