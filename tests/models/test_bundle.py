@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load as load_tensors
@@ -25,8 +26,11 @@ from models.bundle import (
 )
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import WORDS_INT8
+from models.prediction.intent_head import load_bundle_heads, load_head, save_head
+from models.prediction.reply_ranker import ReplySet, load_replies, save_replies
+from models.prediction.tensor_file import ArtifactError
 from models.text.tokenizer import Tokenizer
-from tests.support.tiny_bundle import HEADS, tiny_bundle, weights
+from tests.support.tiny_bundle import HEADS, tiny_bundle, tiny_intent_bundle, weights
 
 
 @pytest.fixture
@@ -68,7 +72,27 @@ def test_a_reading_is_saved_loaded_and_part_of_the_model(bundle: Path) -> None:
     after = save_bundle(bundle, replace(before, reading=1))
     assert (after.reading, load_unverified(bundle).reading, Tokenizer.from_bundle(after).reading) == (1, 1, 1)
     assert after.model_digest != before.model_digest
-    assert after.encoder_digest == before.encoder_digest
+
+
+def test_the_encoder_digest_covers_the_reading_and_is_that_of_the_graph_without_one(bundle: Path) -> None:
+    before = load_bundle(bundle)
+    assert before.encoder_digest == file_digest(before.graph)
+    (bundle / MANIFEST).unlink()
+    assert save_bundle(bundle, replace(before, reading=1)).encoder_digest != before.encoder_digest
+
+
+def test_heads_and_replies_of_texts_read_another_way_are_refused(tmp_path: Path) -> None:
+    bundle = load_bundle(tiny_intent_bundle(tmp_path))
+    head = next(iter(load_bundle_heads(bundle.path, bundle.encoder_digest).values()))
+    (bundle.path / MANIFEST).unlink()
+    other = save_bundle(bundle.path, replace(bundle, reading=1))
+    save_head(head, tmp_path / "mine.head.safetensors")
+    replies = ReplySet("mine", bundle.encoder_digest, ("yes",), np.ones((1, 1), np.float32))
+    save_replies(replies, tmp_path / "mine.replies.safetensors")
+    with pytest.raises(ArtifactError, match="another encoder"):
+        load_head(tmp_path / "mine.head.safetensors", other.encoder_digest)
+    with pytest.raises(ArtifactError, match="another encoder"):
+        load_replies(tmp_path / "mine.replies.safetensors", other.encoder_digest)
 
 
 @pytest.mark.parametrize("reading", [2, -1, "1", None, True, 1.5])
