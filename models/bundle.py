@@ -237,13 +237,17 @@ def verify_files(path: Path, digests: dict[str, str]) -> None:
 
 
 def verify_external_data(path: Path, graph: Path) -> None:
-    """Raise BundleError unless all external data of the graph lie in files of the bundle's folder."""
+    """Raise BundleError unless all external data of the graph lie in files of the bundle's folder, and only there."""
     for location in find_external_locations(graph.read_bytes()):
         file = path / (location or "")
         inside = location and not Path(location).is_absolute() and file.resolve().is_relative_to(path)
-        if not inside or not file.is_file() or file.stat().st_nlink > 1:
+        if not inside or not file.is_file():
             raise BundleError(
                 f"bundle {path.name}: {graph.name} reads data from {location!r}, outside the bundle; export it again"
+            )
+        if file.stat().st_nlink > 1:  # the onnx package refuses it as well
+            raise BundleError(
+                f"bundle {path.name}: {location} has hard links, so another path could change it; copy the folder"
             )
 
 

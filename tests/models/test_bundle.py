@@ -218,6 +218,21 @@ def test_a_link_out_of_the_folder_is_refused(bundle: Path) -> None:
     expect_refused(bundle, "links out of the folder")
 
 
+def test_hard_linked_embeddings_are_refused_for_that_reason_and_a_copy_is_accepted(bundle: Path) -> None:
+    linked, copy = bundle.parent / "linked", bundle.parent / "copy"
+    shutil.copytree(bundle, linked, copy_function=os.link)
+    for folder in (linked, bundle):
+        expect_refused(folder, f"{EMBEDDINGS} has hard links, so another path could change it; copy the folder")
+    shutil.copytree(linked, copy)
+    assert load_bundle(copy).name == load_unverified(bundle).name
+
+
+def test_other_files_may_have_hard_links(bundle: Path) -> None:
+    for name in (GRAPH, MANIFEST, "tokenizer.json"):
+        os.link(bundle / name, bundle.parent / name)
+    load_bundle(bundle)
+
+
 @pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname", "linked.data", "absent.data"])
 def test_external_data_outside_the_folder_is_refused(bundle: Path, location: str) -> None:
     (bundle.parent / "secret.data").write_bytes(b"\0" * 400_000)
@@ -231,7 +246,7 @@ def test_external_data_outside_the_folder_is_refused(bundle: Path, location: str
     tensor.external_data.add(key="location", value=location)
     (bundle / GRAPH).write_bytes(model.SerializeToString())
     rewrite(bundle, lambda manifest: None)
-    expect_refused(bundle, "outside the bundle")
+    expect_refused(bundle, "has hard links" if location == "linked.data" else "outside the bundle")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 2}', "null"])
