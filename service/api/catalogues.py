@@ -17,7 +17,7 @@ from service.errors import CatalogueBusy, InvalidRequest, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation, path_parameter
-from service.http.responses import error_of, json_response, results_response, valid_items
+from service.http.responses import error_of, json_response, language_mark, results_response, valid_items
 from service.http.validation import InvalidItem
 from service.inference.predictor import Embedding, Item, Predictor, Timings
 from service.registry.catalogues import CatalogueRegistry
@@ -156,7 +156,8 @@ def _results(
             return {"item_id": item_id, "error": error_of(_problem_of(item, pointer, embedded.problems))}
         embedding = embedded.embeddings.get(item_id)
         truncated = None if embedding is None else embedding.truncated
-        return {"item_id": item_id, "outcome": outcomes[item_id], "truncated": truncated}
+        mark = {} if embedding is None else language_mark([embedding.language])
+        return {"item_id": item_id, "outcome": outcomes[item_id], "truncated": truncated, **mark}
 
     edits = [result(item, f"/items/{index}") for index, item in enumerate(body.items)]
     return edits + [result(item_id, f"/remove/{index}") for index, item_id in enumerate(body.remove)]

@@ -91,6 +91,9 @@ class EditedItem(WireModel):
         bool | None,
         Field(description="whether the text was longer than the model reads; null if it is not new"),
     ]
+    unsupported_language: Annotated[
+        bool | None, Field(description="true if the text is new, and neither English nor Chinese; else absent")
+    ] = None
 
 
 class FailedEdit(WireModel):

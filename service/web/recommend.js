@@ -1,7 +1,7 @@
 // A history: its recommendations, and the attribution of its items for the selected recommendation.
 
 import { curl, get, post } from "./api.js";
-import { $, bar, complain, el, percent, runOn, say } from "./dom.js";
+import { $, bar, complain, el, languageNote, percent, runOn, say } from "./dom.js";
 import { legend } from "./words.js";
 
 const EVENTS = ["view", "click", "cart", "purchase", "like", "dislike"];
@@ -108,7 +108,7 @@ async function show(serial, result, user, request) {
   const rows = result.items.map(({ text, score }) => bar(text, score / peak, percent(score), "item", "button"));
   const why = el("div", { id: "why", "aria-live": "off" });
   const list = el("div", {}, el("h2", {}, result.cold_start ? "Popular items (no history)" : "Recommendations"),
-    el("ol", { class: "items" }, ...rows.map((row) => el("li", {}, row))));
+    ...languageNote(result, "A text above"), el("ol", { class: "items" }, ...rows.map((row) => el("li", {}, row))));
   const beside = el("div", { class: "beside" }, list, why);
   $("try-answer").append(beside);
   if (result.cold_start) {

@@ -241,3 +241,12 @@ async def test_a_repeated_id_does_not_take_the_place_of_an_item_without_an_answe
     assert await shop.outcomes("books", [empty, ITEM], ["9"]) == ["empty_text", "invalid_request", "unchanged"]
     assert await shop.texts("books") == {"1": "old"}
     assert_problem(await shop.put("books", [empty, ITEM]), 422, "empty_text", "/items/0/text")
+
+
+async def test_a_new_text_in_another_language_is_marked(shop: Shop) -> None:
+    items = [{"item_id": "fr", "text": "Tasse à thé en porcelaine"}, {"item_id": "zh", "text": "红楼梦"}, ITEM]
+    marks = [(await shop.put("books", items)).json()["results"] for _ in "ab"]
+    assert [[result.get("unsupported_language") for result in results] for results in marks] == [
+        [True, None, None],
+        [None, None, None],  # not new, and so not read
+    ]
