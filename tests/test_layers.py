@@ -22,6 +22,7 @@ LAYERS = (
     ("service.entry",),
     ("service.cli",),
     ("service.app",),
+    ("service.start_checks",),
     ("service.api",),
     ("service.http",),
     ("service.registry", "service.explanation", "service.cluster", "service.tuning"),

@@ -27,7 +27,7 @@ _TIMEOUT_PARAMETER = {
     "name": _TIMEOUT_HEADER,
     "in": "header",
     "description": "Milliseconds that the caller will wait. If the texts that wait already need longer, the service "
-    "answers 429 before any work is done. If the work itself takes longer, it answers 504.",
+    "answers 429 before any work is done. If only the work itself takes longer, it answers 504.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
 }
 _PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 502, 503, 504)
