@@ -189,6 +189,7 @@ def main() -> None:
         path.write_text(hardened, encoding="utf-8")
     # HAProxy would outlive what started it, and hold the port against the next one.
     if root := os.environ.get(ROOT_VARIABLE):
+        os.setsid()  # the raylet kills the group of processes of a worker that has died
         die_with(int(root))
     else:
         die_with_parent(signal.SIGKILL)
