@@ -104,6 +104,14 @@ def test_one_client_cannot_fill_the_queue(model: ModelTime) -> None:
     model.post("short", [20], model.now_s + PATIENCE_S)
 
 
+def test_what_has_run_makes_room_for_its_client(model: ModelTime) -> None:
+    model.post("greedy", [510] * 40)
+    for _ in range(20):
+        model.post("greedy", [510] * 20)
+        for _ in range(20):
+            assert model.step()
+
+
 def test_what_plainly_cannot_end_in_time_is_refused(model: ModelTime) -> None:
     model.post("first", [510] * 256)
     with pytest.raises(Overloaded) as refused:

@@ -64,7 +64,7 @@ async def test_a_request_is_of_the_client_that_the_gateway_names(replica: Replic
         seen.append(CLIENT.get())
         return await predict(*arguments)
 
-    replica.engine.predict = recorded  # type: ignore[method-assign]
+    replica.engine.predict = recorded  # type: ignore[assignment, method-assign]
     await replica.call(replace(request("good"), client="a"), replace(request("bad"), client="b"), request("fine"))
     assert seen == ["a", "b", ""]
     assert CLIENT.get() == ""

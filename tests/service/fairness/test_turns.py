@@ -46,7 +46,7 @@ def test_flows_that_always_wait_get_equal_shares(turns: list[int], count: int) -
         assert max(had.values()) - min(had.values()) <= max(turns)
 
 
-def test_a_newcomer_goes_ahead_of_flows_that_is_news() -> None:
+def test_a_newcomer_goes_ahead_of_flows_that_had_turns() -> None:
     order: FairOrder[Flow] = FairOrder(HEAD_START)
     for flow in joined(order, 2):
         order.charge(flow, 100, is_last=False)

@@ -153,10 +153,11 @@ async def test_bodies_on_their_way_are_bounded(tmp_path: Path, metrics: Metrics,
     size, arrived, goes_on = 2**20, asyncio.Event(), asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
-        yield body + b" " * (size - len(body) - 1)
+        begun = 1 if declared else size - len(body)  # a declared size counts before it is there
+        yield body + b" " * (begun - 1)
         arrived.set()
         await goes_on.wait()
-        yield b" "
+        yield b" " * (size - len(body) - begun + 1)
 
     headers = JSON | ({"content-length": str(size)} if declared else {})
     async with serving(tmp_path, metrics, **{limit: 2**20 + 1000}) as service:
