@@ -132,7 +132,7 @@ def wait_for_more(answers: list[str]) -> None:
 
 
 def is_running(process: psutil.Process) -> bool:
-    return psutil.pid_exists(process.pid) and process.status() != psutil.STATUS_ZOMBIE
+    return psutil.pid_exists(process.pid) and str(process.status()) != psutil.STATUS_ZOMBIE
 
 
 def test_haproxy_ends_with_the_service_although_its_manager_ended_before(managed: Managed) -> None:
