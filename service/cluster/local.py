@@ -24,6 +24,7 @@ from functools import partial
 from pathlib import Path
 
 from service.cluster import haproxy
+from service.cluster.ingress import SAME_CLOCK_VARIABLE
 from service.cluster.log_pipe import LogPipe
 from service.cluster.preflight import ClusterError
 from service.cluster.process_tree import adopt_orphans, die_with_parent, end_descendants
@@ -56,6 +57,9 @@ _TUNING = {
     "RAY_SERVE_HAPROXY_RETRIES": "2",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # HAProxy cannot repeat a request above this size
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",  # a slow answer to one or two checks is load and no fault
+    # A gateway that refuses one connection is dead: load cannot do that, because it never has many connections.
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -193,6 +197,7 @@ def build_environment(settings: Settings, folder: Path, inherited: Mapping[str, 
         **{name: str(_free_port()) for name in _PORTS},
         # Loopback alone admits every user of this machine. Without the token, they cannot talk to Ray.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        SAME_CLOCK_VARIABLE: "1",
         **{f"HEED_{name.upper()}": str(value) for name, value in values.items()},
     }
 

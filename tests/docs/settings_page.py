@@ -36,6 +36,8 @@ GROUPS = {
     "Limits": (
         "max_body_bytes",
         "request_timeout_s",
+        "gateway_requests",
+        "gateway_queue_s",
         "queue_tokens",
         "max_catalogue_items",
         "max_catalogue_bytes",
@@ -51,6 +53,7 @@ COMPUTED_DEFAULTS = {
     "recommend_bundle": "the shipped model",
     "data_dir": "`~/.local/share/heed`",
     "replicas": "one per core, at most 4",
+    "gateway_requests": "32; 1024 on `cuda` and with remote models",
     "metrics_dir": "a temporary folder",
 }
 
@@ -62,6 +65,7 @@ NOTES = {
     "batch_items": "On `cuda` the default is measured at the start.",
     "data_dir": "See [catalogues](catalogues.md) and [intents](intents.md).",
     "device": "`cuda` needs the extra `gpu`. See [deployment](deployment.md).",
+    "gateway_requests": "On a CPU at least four times `HEED_BATCH_ITEMS`. See [overload](architecture/02-batching-and-overload.md).",
     "log_level": "See [logs](logs.md).",
     "metrics_dir": "`heed serve` makes a folder of its own.",
     "placement": "See [deployment](deployment.md).",
