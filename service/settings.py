@@ -149,6 +149,7 @@ class Settings(_BundleSettings):
         Field(default_factory=_metrics_dir)
     )
     dashboard: Annotated[bool, Field(description="also start Ray's dashboard, its autoscaler and their agents")] = False
+    same_machine: Annotated[bool, Field(description="HAProxy and all gateways share one machine and clock")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
     ] = "info"

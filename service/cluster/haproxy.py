@@ -20,17 +20,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.cluster.ingress import Ingress
+from service.cluster.ingress import SAME_MACHINE_CONNECT_MS, Ingress
 from service.cluster.process_tree import die_with_parent
 from service.cluster.ray_haproxy import REPLICA_SERVER, rewrite_haproxy_config
 from service.cluster.ray_workarounds import RayChangedError
 
 BINARY_VARIABLE = "HEED_HAPROXY_BINARY"
-# The settings `host`, `gateway_requests` and `gateway_queue_s`. They are read here because pydantic would add a third of
-# a second to each reload.
+# Settings. They are read here because pydantic would add a third of a second to each reload.
 HOST_VARIABLE = "HEED_HOST"
 REQUESTS_VARIABLE = "HEED_GATEWAY_REQUESTS"
 QUEUE_VARIABLE = "HEED_GATEWAY_QUEUE_S"
+SAME_MACHINE_VARIABLE = "HEED_SAME_MACHINE"
 
 
 def find_haproxy() -> Path | None:
@@ -113,6 +113,8 @@ def read_ingress(environment: Mapping[str, str]) -> Ingress:
         ingress = replace(ingress, gateway_requests=int(requests))
     if queue_s:
         ingress = replace(ingress, queue_s=float(queue_s))
+    if environment.get(SAME_MACHINE_VARIABLE, "").lower() in ("1", "true"):
+        ingress = replace(ingress, connect_ms=SAME_MACHINE_CONNECT_MS)
     return ingress
 
 

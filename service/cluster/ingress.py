@@ -17,8 +17,12 @@ from dataclasses import asdict, dataclass, replace
 ARRIVAL_HEADER = "X-Heed-Arrival-Us"
 """The header in which HAProxy tells a gateway when the request was there, in microseconds since 1970."""
 
-SAME_CLOCK_VARIABLE = "HEED_ARRIVAL_CLOCK"
-"""The variable that `heed serve` sets: gateways stand behind our HAProxy, on the same machine."""
+SAME_MACHINE_CONNECT_MS = 40
+"""Time limit for a connection to a gateway of the same machine.
+
+The kernel makes such a connection, so neither a busy gateway nor a busy HAProxy delays it. HAProxy waits that long
+before it turns from a dead gateway to another one, and by default it waits a second.
+"""
 
 MAX_TARGET_BYTES = 8192
 MAX_HEADER_BYTES = 32_768
@@ -89,6 +93,8 @@ class Ingress:
     queue_s: float = 0.5
     request_timeout_s: int = 10
     """Time limit for headers, and for bodies that fit into a buffer."""
+    connect_ms: int | None = None
+    """Time limit for a connection to a gateway, or None for Serve's, which is also right between machines."""
 
     def lanes(self, buffer_bytes: int) -> tuple[Lane, ...]:
         """Return the lanes; a request takes the first whose condition holds.
@@ -112,6 +118,7 @@ class Ingress:
             "option http-buffer-request",
             f"timeout http-request {self.request_timeout_s}s",
             f"timeout check {_CHECK_TIMEOUT_S}s",
+            *([f"timeout connect {self.connect_ms}ms"] if self.connect_ms else []),
         ]
         slow = replace(BODY_TIMEOUT, detail=f"The request was not complete within {self.request_timeout_s} s.")
         lines += [f"http-error {_answer(refusal)}" for refusal in (slow, FAILED, LOST, NOT_READY, LATE)]
@@ -124,7 +131,8 @@ class Ingress:
             [
                 # Ray's HTTP server adds the request's ID to an answer that already has it.
                 "http-response set-header X-Request-ID %[res.hdr(x-request-id)] if { res.hdr(x-request-id) -m found }",
-                f"http-request set-header {ARRIVAL_HEADER} %[date(0,us)]",
+                "http-request set-var(txn.arrival) date(0,us)",
+                f"http-request set-header {ARRIVAL_HEADER} %[var(txn.arrival)]",
                 f"http-request return {_answer(NOT_READY)} if {none_up}",
                 f"http-request return {_answer(UNKNOWN_METHOD)} if !{{ method {' '.join(METHODS)} }}",
                 f"http-request return {_answer(TARGET_TOO_LONG)} if {{ url,length gt {MAX_TARGET_BYTES} }}",
@@ -146,6 +154,9 @@ class Ingress:
         queue = f"queue({backend})"
         retry = "hdr Retry-After %[var(txn.retry)]"
         cap, by_gateway = _MAX_RETRY_AFTER_S, "var(txn.by_gateway) -m found"
+        # Serve's backend notices dead servers by the first connection that they refuse, and the others somewhat later.
+        waited = f"date(0,us),sub(txn.arrival),div({queue_ms * 1000})"
+        overloaded = waited if lane.suffix else f"nbsrv({backend})"
         in_hand = lane.gateway_requests * len(servers)
         full = f"{{ {queue} ge {in_hand} }} {{ {queue},sub(txn.soon) gt 0 }}"
         lines = [
@@ -158,9 +169,9 @@ class Ingress:
             f"http-request set-var(txn.retry) int({cap}) if {{ var(txn.retry) -m int gt {cap} }}",
             f"http-request return {_answer(OVERLOADED)} {retry} if {full}",
             # If the time in the queue runs out, HAProxy answers 503. The same status means that no replica is up.
-            f"http-error {_overloaded_or_not_ready(backend)} {retry}",
+            f"http-error {_overloaded_or_not_ready(overloaded)} {retry}",
             "http-response set-var(txn.by_gateway) bool(true)",
-            f"http-after-response set-status 429 if {{ status 503 }} {{ nbsrv({backend}) gt 0 }} !{{ {by_gateway} }}",
+            f"http-after-response set-status 429 if {{ status 503 }} {{ {overloaded} gt 0 }} !{{ {by_gateway} }}",
             # A client that sends one request at a time then reaches a replica with warm caches. If no replica is
             # idle, the balancing decides.
             *(f"use-server {name} if {{ srv_conn({backend}/{name}) eq 0 }}" for name in servers),
@@ -191,10 +202,10 @@ def _answer(refusal: Refusal) -> str:
     return f"{_json_answer(refusal.status, asdict(refusal))}{retry}"
 
 
-def _overloaded_or_not_ready(backend: str) -> str:
-    """Return the arguments of HAProxy's answer 503, which is OVERLOADED while a server of the backend is up."""
+def _overloaded_or_not_ready(overloaded: str) -> str:
+    """Return the arguments of HAProxy's answer 503, which is OVERLOADED if an expression is not 0, else NOT_READY."""
     fields = {
-        name: f'%[nbsrv({backend}),bool,iif("{value}","{asdict(NOT_READY)[name]}")]'
+        name: f'%[{overloaded},bool,iif("{value}","{asdict(NOT_READY)[name]}")]'
         for name, value in asdict(OVERLOADED).items()
     }
     return _json_answer(503, fields)

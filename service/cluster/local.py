@@ -24,7 +24,6 @@ from functools import partial
 from pathlib import Path
 
 from service.cluster import haproxy
-from service.cluster.ingress import SAME_CLOCK_VARIABLE
 from service.cluster.log_pipe import LogPipe
 from service.cluster.preflight import ClusterError
 from service.cluster.process_tree import adopt_orphans, die_with_parent, end_descendants
@@ -103,7 +102,7 @@ class Cluster:
         temp = tempfile.gettempdir()
         self._folder = Path(tempfile.mkdtemp(prefix="heed-", dir=temp if len(temp) <= _MAX_TEMP_CHARS else "/tmp"))
         self.log = self._folder / "service.log"
-        self.settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics"})
+        self.settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics", "same_machine": True})
         self.settings.metrics_dir.mkdir(mode=0o700)
         self._pipe = LogPipe(self.settings.metrics_dir, _STANDARD_OUTPUT)
         self._watch: ProxyWatch | None = None
@@ -197,7 +196,6 @@ def build_environment(settings: Settings, folder: Path, inherited: Mapping[str, 
         **{name: str(_free_port()) for name in _PORTS},
         # Loopback alone admits every user of this machine. Without the token, they cannot talk to Ray.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        SAME_CLOCK_VARIABLE: "1",
         **{f"HEED_{name.upper()}": str(value) for name, value in values.items()},
     }
 

@@ -37,6 +37,7 @@ _TEMPLATE = (
     "\ndefaults\n",
     "\n    log {{ config.log_target }} local0 ",
     "\n    stats socket {{ config.socket_path }} mode 666 level admin ",
+    "%}timeout connect {{ config.timeout_connect_s }}s{%",
     "%}timeout http-request {{ config.timeout_http_request_s }}s{%",
     "%}timeout queue {{ config.timeout_queue_s }}s{%",
     "\n    tune.bufsize {{ config.bufsize }}",
@@ -47,8 +48,8 @@ _TEMPLATE = (
     "\nbackend {{ backend.name",
     "\n    http-reuse always",
     "\n    server {{ server.name }} {{ server.host }}:{{ server.port }} check",
-    "\n    server {{ backend.fallback_server.name }} {{ backend.fallback_server.host }}:{{ backend.fallback_server.port }}"
-    " check backup",
+    "\n    server {{ backend.fallback_server.name }} {{ backend.fallback_server.host }}:"
+    "{{ backend.fallback_server.port }} check backup",
 )
 """Text in Serve's template that `rewrite_haproxy_config` changes or relies on."""
 
@@ -93,7 +94,9 @@ def _rewrite(config: str, ingress: Ingress, address: str) -> str:
     # A log target that is an address opens a UDP socket on all interfaces, for a syslog that does not exist.
     config = _remove_lines(config, r"log \S+:\d+ ")
     config = config.replace(" mode 666 level admin ", " mode 600 level admin ")
-    config = _remove_lines(config, r"(?:errorfile|http-error|timeout (?:http-request|queue|check))\b")
+    config = _remove_lines(config, r"(?:errorfile|http-error|timeout queue)\b")
+    for setting in re.findall(r"^ +(timeout \S+|option \S+)", ingress.default_lines(), flags=re.M):
+        config = _remove_lines(config, rf"{setting}\b")
     config = config.replace("\ndefaults\n", f"\ndefaults\n{ingress.default_lines()}", 1)
     public = rf"^{_PUBLIC_FRONTEND}\n    bind "
     if address:
@@ -127,9 +130,7 @@ def _check_rewritten(config: str, ingress: Ingress, address: str) -> None:
     require(not open_sections, _NAME, f"HAProxy would open a port in {', '.join(sorted(open_sections))}")
     require(f"{_PUBLIC_FRONTEND}\n    bind {address}" in config, _NAME, "the public port of HAProxy is missing")
     sockets = re.findall(r"^[ \t]+stats socket .*$", config, flags=re.M)
-    require(
-        all(" mode 600 level admin " in line for line in sockets), _NAME, "any user can use HAProxy's admin socket"
-    )
+    require(all(" mode 600 level admin " in line for line in sockets), _NAME, "any user can use HAProxy's admin socket")
     require(f"\ndefaults\n{ingress.default_lines()}" in config, _NAME, "HAProxy's section `defaults` is missing")
     backends = _backends(config)
     require(ingress.frontend_lines(list(backends)) in config, _NAME, "the public port of HAProxy has no limits")

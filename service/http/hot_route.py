@@ -84,7 +84,7 @@ def request_deadline_s(request: Request, settings: Settings) -> float:
         DeadlineExceeded: The time was over before the request came here.
     """
     timeout_s = min(settings.request_timeout_s, _caller_timeout_s(request))
-    remaining_s = timeout_s - waited_s(request, settings.request_timeout_s + settings.gateway_queue_s)
+    remaining_s = timeout_s - waited_s(request, settings)
     if remaining_s <= 0:
         raise DeadlineExceeded("The time ran out while the request waited for a gateway.")
     return time.monotonic() + work_budget_s(remaining_s)

@@ -43,7 +43,7 @@ GROUPS = {
         "max_catalogue_bytes",
     ),
     "Batches and cache": ("batch_tokens", "batch_items", "cache_entries"),
-    "Operation": ("metrics_dir", "dashboard", "log_level", "log_format", "access_log"),
+    "Operation": ("metrics_dir", "dashboard", "same_machine", "log_level", "log_format", "access_log"),
 }
 
 # Defaults that depend on the machine or the installation.
@@ -65,9 +65,10 @@ NOTES = {
     "batch_items": "On `cuda` the default is measured at the start.",
     "data_dir": "See [catalogues](catalogues.md) and [intents](intents.md).",
     "device": "`cuda` needs the extra `gpu`. See [deployment](deployment.md).",
-    "gateway_requests": "On a CPU at least four times `HEED_BATCH_ITEMS`. See [overload](architecture/02-batching-and-overload.md).",
+    "gateway_requests": "On a CPU it is at least four times `HEED_BATCH_ITEMS`. See [tuning](tuning.md#overload).",
     "log_level": "See [logs](logs.md).",
     "metrics_dir": "`heed serve` makes a folder of its own.",
+    "same_machine": "`heed serve` sets it.",
     "placement": "See [deployment](deployment.md).",
 }
 

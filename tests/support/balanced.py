@@ -19,6 +19,7 @@ WRITTEN = """global
     log 127.0.0.1:514 local0 info
     stats socket /run/admin.sock mode 666 level admin expose-fd listeners
     maxconn 4096
+    nbthread 1
     tune.bufsize 131072
 defaults
     mode http
@@ -81,14 +82,19 @@ class Replica(ThreadingHTTPServer):
                 if self.path == "/-/healthz":
                     self.answer(200)
                     return
-                with replica.counted(self.path, {key.lower(): value for key, value in self.headers.items()}):
+                headers = {key.lower(): ", ".join(self.headers.get_all(key, [])) for key in self.headers}
+                with replica.counted(self.path, headers):
                     if "/slow" in self.path:
                         replica.entered.set()
-                        replica.released.wait(20)
-                    self.answer(503 if self.path == "/503" else 200)
+                        replica.released.wait(60)
+                self.answer(503 if self.path == "/503" else 200)
 
             def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if self.headers.get("Transfer-Encoding") == "chunked":
+                    while self.rfile.readline().strip() != b"0":
+                        self.rfile.readline()
+                    self.rfile.readline()
                 if replica.dying.is_set():
                     self.close_connection = True
                 else:
@@ -163,7 +169,7 @@ def two_replicas() -> Iterator[list[Replica]]:
             replica.stop()
 
 
-def wait_until(holds: Callable[[], bool], timeout_s: float = 10) -> None:
+def wait_until(holds: Callable[[], bool], timeout_s: float = 30) -> None:
     deadline_s = time.monotonic() + timeout_s
     while not holds():
         assert time.monotonic() < deadline_s, "it did not happen in time"

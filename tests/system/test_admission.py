@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from service.cluster.ingress import ARRIVAL_HEADER, Ingress
+from service.cluster.ingress import ARRIVAL_HEADER, SAME_MACHINE_CONNECT_MS, Ingress
 from service.errors import NotReady, Overloaded, Problem
 from tests.support.balanced import Replica, balanced, two_replicas, wait_until
 from tests.support.local_service import Client, Reply
 
-PATIENT = Ingress(gateway_requests=2, queue_s=20)
+PATIENT = Ingress(gateway_requests=2, queue_s=60)
 IMPATIENT = Ingress(gateway_requests=1, queue_s=0.2)
 
 
@@ -115,7 +115,7 @@ def test_a_request_that_would_wait_too_long_is_refused_at_once(tmp_path: Path) -
 
 @pytest.mark.parametrize("requests_before", [0, 1])
 def test_a_client_that_goes_away_leaves_the_queue(tmp_path: Path, requests_before: int) -> None:
-    with two_replicas() as replicas, balanced(tmp_path, replicas, Ingress(1, queue_s=20)) as port:
+    with two_replicas() as replicas, balanced(tmp_path, replicas, Ingress(1, queue_s=60)) as port:
         connection = socket.create_connection(("127.0.0.1", port), 10)
         for _ in range(requests_before):
             connection.sendall(b"GET / HTTP/1.1\r\nHost: heed\r\n\r\n")
@@ -137,15 +137,17 @@ def test_each_lane_is_answered_while_the_others_are_full(tmp_path: Path) -> None
     fast = {"": ("/v1/x", "text"), "-explain": ("/v1/explain/x", "text"), "-large": ("/v1/x", large)}
     places = {"": 1, "-explain": 8, "-large": 4}
     for lane in slow:
-        with two_replicas() as replicas, balanced(tmp_path, replicas, Ingress(1, queue_s=20)) as port:
+        with two_replicas() as replicas, balanced(tmp_path, replicas, Ingress(1, queue_s=60)) as port:
             path, body = slow[lane]
             with posts(port, 2 * places[lane] + 1, path, body), Client(port) as client:
                 fill(replicas, places[lane])
                 wait_until(lambda name=f"replicas{lane}": waiting(tmp_path, name) == 1)  # type: ignore[misc]
-                assert client.get("/readyz").status == 200
-                for other in fast.keys() - {lane}:
-                    path, body = fast[other]
-                    assert client.post(body, path).status == 200
+                replies = [
+                    client.get("/readyz"),
+                    *(client.post(fast[key][1], fast[key][0]) for key in fast if key != lane),
+                ]
+                assert [reply.status for reply in replies] == [200, 200, 200]
+                assert max(reply.seconds for reply in replies) < 10, "the held requests end after more than that"
                 for replica in replicas:
                     replica.released.set()
 
@@ -165,7 +167,7 @@ def test_haproxy_alone_says_when_a_request_came(tmp_path: Path) -> None:
 
 
 def test_a_request_that_waited_brings_the_time_of_its_arrival(tmp_path: Path) -> None:
-    with two_replicas() as replicas, balanced(tmp_path, replicas, Ingress(1, queue_s=20)) as port, posts(port, 2):
+    with two_replicas() as replicas, balanced(tmp_path, replicas, Ingress(1, queue_s=60)) as port, posts(port, 2):
         fill(replicas, 1)
         with posts(port, 1, "/waited"):
             wait_until(lambda: waiting(tmp_path) == 1)
@@ -194,9 +196,13 @@ def test_without_a_gateway_every_path_is_refused_at_once_and_serves_own_proxy_ge
     last.stop()
 
 
-def test_requests_that_find_all_gateways_dead_get_503(tmp_path: Path) -> None:
-    """Also the first, which marks them down before a health check does."""
-    with two_replicas() as replicas, balanced(tmp_path, replicas, PATIENT) as port, Client(port) as client:
+@pytest.mark.parametrize("path", ["/v1/sentiment", "/v1/explain/sentiment"])
+def test_a_request_that_finds_all_gateways_dead_gets_503(tmp_path: Path, path: str) -> None:
+    """The first request marks them down before a health check does."""
+    ingress = Ingress(connect_ms=SAME_MACHINE_CONNECT_MS)
+    with two_replicas() as replicas, balanced(tmp_path, replicas, ingress) as port, Client(port) as client:
         for replica in replicas:
             replica.stop()
-        expect_problem(client.post("text", "/v1/sentiment"), NotReady)
+        reply = client.post("text", path)
+        expect_problem(reply, NotReady)
+        assert reply.seconds < 1, "HAProxy waited a second before it tried the second gateway"

@@ -16,6 +16,7 @@ from service.cluster.ingress import Ingress
 from tests.support.balanced import WRITTEN, Replica, balanced
 from tests.support.local_service import Client
 
+
 def test_only_the_public_port_is_open() -> None:
     binds = [
         line.split()[1] for line in haproxy.harden_config(WRITTEN, None).splitlines() if line.strip().startswith("bind")
@@ -120,7 +121,8 @@ def test_refusals_of_haproxy_are_told_from_answers_of_replicas(tmp_path: Path) -
     replicas = [Replica("one"), Replica("two")]
     try:
         with balanced(tmp_path, replicas) as port, Client(port) as client:
-            before = haproxy.read_stats(tmp_path / "admin.sock")  # counts the connections that waited for the start
+            client.get("/")  # after which HAProxy has counted the connections that waited for its start
+            before = haproxy.read_stats(tmp_path / "admin.sock")
             assert client.send("PUT", "/").status == 501  # a replica's answer
             with socket.create_connection(("127.0.0.1", port), 30) as connection:
                 connection.sendall(b"no HTTP\r\n\r\n")
