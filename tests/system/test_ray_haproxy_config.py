@@ -114,6 +114,8 @@ def test_before_any_replica_answers_every_path_gets_503(tmp_path: Path, replicas
     hardened = haproxy.harden_config(written_by_serve(tmp_path, replicas, is_deployed), None)
     (tmp_path / "server-state").touch()
     # Nothing listens on the ports of the replicas, so two of them are not ready either.
+    for written in ("127.0.0.1:30000", "127.0.0.1:30001"):
+        hardened = hardened.replace(written, f"127.0.0.1:{free_port()}")
     with running(tmp_path, hardened.replace(":8000\n", f":{port}\n"), port), Client(port) as client:
         for path in ("/readyz", "/-/healthz", "/-/routes", "/v1/sentiment"):
             reply = client.post("text", path)
