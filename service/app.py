@@ -29,7 +29,7 @@ from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
 from service.cluster import local as cluster
-from service.cluster import ray_workarounds
+from service.cluster import ray_haproxy, ray_workarounds
 from service.cluster.remote import CALLS_PER_REPLICA, RemotePredictor
 from service.cluster.remote_call import CountBuffer, RemoteRequest, RemoteResponse, answer_requests
 from service.explanation.worker import ExplainableModel, ExplanationWorker
@@ -231,6 +231,7 @@ def _model(task: str, settings: Settings) -> serve.Deployment:
 
 def _start(settings: Settings, folder: Path) -> None:
     ray_workarounds.check_ray()
+    ray_haproxy.check_template()
     ray_workarounds.bind_to_loopback()
     if not settings.dashboard:
         ray_workarounds.disable_dashboard()

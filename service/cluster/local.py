@@ -67,6 +67,9 @@ _TUNING = {
     "RAY_SERVE_HAPROXY_RETRIES": "2",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # HAProxy cannot repeat a request above this size
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",  # a slow answer to one or two checks is load and no fault
+    # A gateway that refuses one connection is dead: load cannot do that, because it never has many connections.
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -110,7 +113,7 @@ class Cluster:
         temp = tempfile.gettempdir()
         self._folder = Path(tempfile.mkdtemp(prefix="heed-", dir=temp if len(temp) <= _MAX_TEMP_CHARS else "/tmp"))
         self.log = self._folder / "service.log"
-        self.settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics"})
+        self.settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics", "same_machine": True})
         self.settings.metrics_dir.mkdir(mode=0o700)
         self._pipe = LogPipe(self.settings.metrics_dir, _STANDARD_OUTPUT)
         self._watch: ProxyWatch | None = None
