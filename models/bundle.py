@@ -94,8 +94,8 @@ class Manifest:
 class Bundle(Manifest):
     """A bundle on disk; `digest` is the SHA-256 of its manifest, which holds the digests of all its files.
 
-    `encoder_digest` is that of its graph, and must match in heads and reply sets. `model_digest` covers all files but
-    the card and its pictures, and must match in catalogues.
+    `encoder_digest` covers its graph and its reading, and must match in heads and reply sets. `model_digest` covers all
+    files but the card and its pictures, and must match in catalogues.
     """
 
     path: Path
@@ -172,7 +172,7 @@ def read_manifest(path: Path, manifest: dict[str, Any], digest: str) -> Bundle:
     return Bundle(
         path=path,
         digest=digest,
-        encoder_digest=str(manifest["files"].get(GRAPH, "")),
+        encoder_digest=encoder_digest(str(manifest["files"].get(GRAPH, "")), reading),
         model_digest=model_digest(manifest["files"], max_tokens, reading),
         name=check_name("name", manifest["name"]),
         version=check_name("version", manifest["version"]),
@@ -198,6 +198,11 @@ def _read_metric(row: dict[str, Any]) -> Metric:
     metric = Metric(**row)
     check_finite(f"metric {metric.name}", metric.value)
     return metric
+
+
+def encoder_digest(graph_digest: str, reading: int) -> str:
+    """Return the digest of what turns a text into a vector: that of the graph alone if texts are read as sent."""
+    return hashlib.sha256(json.dumps([graph_digest, reading]).encode()).hexdigest() if reading else graph_digest
 
 
 def model_digest(digests: dict[str, str], max_tokens: int, reading: int = 0) -> str:
@@ -232,13 +237,17 @@ def verify_files(path: Path, digests: dict[str, str]) -> None:
 
 
 def verify_external_data(path: Path, graph: Path) -> None:
-    """Raise BundleError unless all external data of the graph lie in files of the bundle's folder."""
+    """Raise BundleError unless all external data of the graph lie in files of the bundle's folder, and only there."""
     for location in find_external_locations(graph.read_bytes()):
         file = path / (location or "")
         inside = location and not Path(location).is_absolute() and file.resolve().is_relative_to(path)
-        if not inside or not file.is_file() or file.stat().st_nlink > 1:
+        if not inside or not file.is_file():
             raise BundleError(
                 f"bundle {path.name}: {graph.name} reads data from {location!r}, outside the bundle; export it again"
+            )
+        if file.stat().st_nlink > 1:  # the onnx package refuses it as well
+            raise BundleError(
+                f"bundle {path.name}: {location} has hard links, so another path could change it; copy the folder"
             )
 
 

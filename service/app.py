@@ -29,7 +29,7 @@ from models.ranking.bundle_files import load_recommender
 from service.api.gateway import create_app
 from service.api.recommend import Rankings
 from service.cluster import local as cluster
-from service.cluster import ray_workarounds
+from service.cluster import ray_haproxy, ray_workarounds
 from service.cluster.remote import CALLS_PER_REPLICA, RemotePredictor
 from service.cluster.remote_call import CountBuffer, RemoteRequest, RemoteResponse, answer_requests
 from service.explanation.worker import ExplainableModel, ExplanationWorker
@@ -41,6 +41,7 @@ from service.inference.ranking_engine import TASK, RankingEngine
 from service.registry.catalogues import CatalogueRegistry
 from service.registry.heads import HeadRegistry
 from service.settings import Settings, load_settings
+from service.start_checks import check_data_folder, check_deployment
 from service.telemetry import logs
 from service.telemetry.access_log import AccessLog
 from service.telemetry.metrics import Metrics
@@ -82,6 +83,7 @@ class GatewayDeployment:
             self._build(settings, models, AccessLog(output) if settings.access_log else None)
 
     def _build(self, settings: Settings, models: Sequence[DeploymentHandle], access_log: AccessLog | None) -> None:
+        check_data_folder(settings)  # that of this node
         ray_workarounds.close_handle_port()
         metrics = Metrics(settings.metrics_dir)
         self._predictors = (
@@ -179,11 +181,17 @@ def _explanation_worker(
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
-    """Return the application for `serve deploy`. `args` are settings by name, and override the nodes' environment."""
-    return _application(load_settings(**args))
+    """Return the application for `serve deploy`. `args` are settings by name, and override the nodes' environment.
+
+    Raises SettingsError or ClusterError, in one line, if it could not start.
+    """
+    settings = load_settings(**args)
+    check_deployment(settings)
+    return application_of(settings)
 
 
-def _application(settings: Settings) -> serve.Application:
+def application_of(settings: Settings) -> serve.Application:
+    """Return the deployments, without a check that they could start."""
     inline = settings.placement == "inline"
     gateway: serve.Deployment = serve.deployment(
         GatewayDeployment,
@@ -223,6 +231,7 @@ def _model(task: str, settings: Settings) -> serve.Deployment:
 
 def _start(settings: Settings, folder: Path) -> None:
     ray_workarounds.check_ray()
+    ray_haproxy.check_template()
     ray_workarounds.bind_to_loopback()
     if not settings.dashboard:
         ray_workarounds.disable_dashboard()
@@ -240,7 +249,7 @@ def _start(settings: Settings, folder: Path) -> None:
     # Replicas use the host of the proxy, so it is loopback here. `haproxy` moves the public port to its address.
     loopback = {"host": "127.0.0.1", "port": settings.port, "keep_alive_timeout_s": _KEEP_ALIVE_S}
     serve.start(proxy_location="HeadOnly", http_options=loopback, logging_config=logging)
-    serve.run(_application(settings), name=_NAME, route_prefix="/", logging_config=logging)
+    serve.run(application_of(settings), name=_NAME, route_prefix="/", logging_config=logging)
 
 
 def run_local(folder: str) -> None:

@@ -83,6 +83,20 @@ class ExplanationTooLarge(Problem):
     status, code, title = 413, "explanation_too_large", "Explanation too large"
 
 
+class TargetTooLong(Problem):
+    """The path and query are too long. HAProxy answers it, as it does the next two."""
+
+    status, code, title = 414, "target_too_long", "Target too long"
+
+
+class HeadersTooLarge(Problem):
+    status, code, title = 431, "headers_too_large", "Headers too large"
+
+
+class UnknownMethod(Problem):
+    status, code, title = 501, "unknown_method", "Unknown method"
+
+
 class UnsupportedMediaType(Problem):
     status, code, title = 415, "unsupported_media_type", "Unsupported media type"
 

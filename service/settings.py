@@ -55,6 +55,15 @@ def _metrics_dir(validated: dict[str, Any]) -> Path:
     return Path(tempfile.gettempdir()) / f"heed-metrics-{os.getuid()}-{validated.get('port', 0)}"
 
 
+def _gateway_requests(validated: dict[str, Any]) -> int:
+    """Return four batches on a CPU: one that runs, one that is next, and two to choose texts of near lengths from.
+
+    A GPU takes far larger batches, and a remote model gets all that waits in a gateway in one call.
+    """
+    inline_on_cpu = validated.get("device") == "cpu" and validated.get("placement") == "inline"
+    return max(32, 4 * validated.get("batch_items", 0)) if inline_on_cpu else 1024
+
+
 def _data_dir() -> Path:
     return Path.home() / ".local" / "share" / "heed"
 
@@ -114,6 +123,12 @@ class Settings(_BundleSettings):
     ] = 1
     model_resource: Annotated[str, Field(description="Ray resource of the nodes that run remote replicas")] = ""
     max_body_bytes: Annotated[int, Field(ge=1024, le=2**28, description="largest request body")] = 2 * 1024 * 1024
+    max_bodies_bytes: Annotated[
+        int, Field(ge=2**20, le=2**40, description="bytes of bodies on their way to one gateway; more get 429")
+    ] = 64 * 2**20
+    max_client_bodies_bytes: Annotated[
+        int, Field(ge=1024, le=2**40, description="bytes of these bodies from one address; more get 429")
+    ] = 32 * 2**20
     request_timeout_s: Annotated[
         float, Field(gt=0, le=3600, description="seconds after which a request is answered 504")
     ] = 10
@@ -129,11 +144,18 @@ class Settings(_BundleSettings):
     )
     batch_tokens: Annotated[int, Field(ge=1, description="padded tokens in a batch of several texts")] = 160
     batch_items: Annotated[int, Field(ge=1, le=1024, description="texts in one batch")] = 8
+    gateway_requests: Annotated[
+        int, Field(ge=1, le=65_536, description="requests for texts that one gateway works on at once; more wait")
+    ] = Field(default_factory=_gateway_requests)
+    gateway_queue_s: Annotated[
+        float, Field(ge=0.05, le=60, description="seconds that a request may wait for a gateway; more get 429")
+    ] = 0.5
     cache_entries: Annotated[int, Field(ge=0, le=10_000_000, description="answers cached for repeated texts")] = 0
     metrics_dir: Annotated[Path, Field(description="folder in which the replicas of a node combine their metrics")] = (
         Field(default_factory=_metrics_dir)
     )
     dashboard: Annotated[bool, Field(description="also start Ray's dashboard, its autoscaler and their agents")] = False
+    same_machine: Annotated[bool, Field(description="HAProxy and all gateways share one machine and clock")] = False
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
     ] = "info"

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from models.catalogue.errors import BusyError, CatalogueError, DiskFullError
-from models.catalogue.vector_file import TruncatedFileError
+from models.catalogue.vector_file import DamagedVectorsError
 from models.files import require_regular
 
 BUSY_S = 10.0
@@ -104,8 +104,10 @@ def catalogue_errors(name: str) -> Iterator[None]:
         if reason.startswith("SQLITE_BUSY"):
             raise BusyError(f"catalogue {name}: other processes keep writing to it; try again later") from error
         raise CatalogueError(f"catalogue {name}: it cannot be used ({error})") from error
-    except TruncatedFileError as error:
-        raise CatalogueError(f"catalogue {name}: its vector file is cut short; restore it from a backup") from error
+    except DamagedVectorsError as error:
+        raise CatalogueError(
+            f"catalogue {name}: its vector file cannot be used ({error}); restore it from a backup"
+        ) from error
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise DiskFullError(f"catalogue {name}: there is no room on its disk; free some and try again") from error

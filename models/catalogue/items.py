@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from models.catalogue.attributes import Attributes
 from models.catalogue.errors import CatalogueFullError, EditError
+from models.prediction.ranges import MAX_WEIGHT
 
 MAX_ATTRIBUTES = 100
 """Distinct attributes in a catalogue. Each is a column over all rows."""
@@ -84,7 +85,7 @@ def edit_outcome(old: Content | None, new: Content) -> Outcome:
 
 
 def stack_vectors(vectors: Sequence[Vector], width: int) -> Vector:
-    """Return an array (vectors, width). Raises EditError for a wrong width or a number that is not finite."""
-    if any(vector.shape != (width,) or not np.isfinite(vector).all() for vector in vectors):
-        raise EditError(f"a vector does not have {width} finite numbers")
+    """Return an array (vectors, width). Raises EditError for a wrong width or a number outside its range."""
+    if any(vector.shape != (width,) or not (np.abs(vector) <= MAX_WEIGHT).all() for vector in vectors):
+        raise EditError(f"a vector does not have {width} numbers from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}")
     return np.stack(vectors).astype(np.float32, copy=False) if vectors else np.empty((0, width), np.float32)

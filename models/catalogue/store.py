@@ -257,6 +257,7 @@ class Catalogue:
                 vectors = vector_file.map_vectors(self.path / state.file, state.rows, state.width)
             except FileNotFoundError:  # the vectors were rewritten since
                 continue
+            vector_file.check_vectors(vectors[base.rows :])
             return base.with_changes(changes, state.version, state.digest, vectors)
         raise CatalogueError(f"catalogue {self.path.name}: its vector file is missing; restore it from a backup")
 

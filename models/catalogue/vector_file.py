@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.files import require_regular
+from models.prediction.ranges import RangeError, check_array
 
+_CHUNK_ROWS = 4_096
 _DTYPE = np.dtype("<f4")
 
 
-class TruncatedFileError(Exception):
-    """The file ends before its last row."""
+class DamagedVectorsError(Exception):
+    """A file of vectors that must not be used. The message says what is wrong with it."""
 
 
 def append_vectors(path: Path, start: int, width: int, chunks: Iterable[NDArray[np.float32]]) -> int:
@@ -45,11 +47,20 @@ def append_vectors(path: Path, start: int, width: int, chunks: Iterable[NDArray[
 
 
 def map_vectors(path: Path, rows: int, width: int) -> NDArray[np.float32]:
-    """Map the first rows of a file, read-only, as (rows, width). Raises OSError or TruncatedFileError."""
+    """Map the first rows of a file, read-only, as (rows, width). Raises OSError or DamagedVectorsError."""
     if rows == 0:
         return np.empty((0, width), np.float32)
     require_regular(path)  # opening a FIFO would block
     try:
         return np.memmap(path, _DTYPE, "r", shape=(rows, width)).view(np.ndarray)
     except ValueError:
-        raise TruncatedFileError(path.name) from None
+        raise DamagedVectorsError("it is cut short") from None
+
+
+def check_vectors(vectors: NDArray[np.float32]) -> None:
+    """Raise DamagedVectorsError unless all numbers of vectors (rows, width) are finite and in the range of weights."""
+    try:
+        for start in range(0, len(vectors), _CHUNK_ROWS):
+            check_array("rows", vectors[start : start + _CHUNK_ROWS])
+    except RangeError as error:
+        raise DamagedVectorsError(str(error)) from None

@@ -59,7 +59,7 @@ Indices = NDArray[np.int64]
 
 
 class DamagedIndexError(Exception):
-    """The file is not an index, or its checksum is wrong."""
+    """The file is not an index, its checksum is wrong, or a number in it is not finite."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -213,6 +213,9 @@ def _map_index(path: Path) -> VectorIndex:
     metadata = header["__metadata__"]
     if _checksum(arrays, metadata) != int(metadata["crc32"]):
         raise DamagedIndexError(path.name)
+    for name in ("basis", "centres", "coordinates"):  # an index of vectors that were damaged has a right checksum
+        if not np.isfinite(arrays[name]).all():
+            raise DamagedIndexError(path.name)
     return VectorIndex(**arrays, probes=int(metadata["searched"]), recall=float(metadata["recall"]))
 
 

@@ -82,6 +82,10 @@ class Explanation:
         return self.segments[-1]
 
 
+class UnnamedEntityError(ValueError):
+    """A text that does not name the entity whose sentiment is to be explained."""
+
+
 class Step(Protocol):
     """Runs a step of work, and decides when and whether to run it."""
 
@@ -102,9 +106,16 @@ class Explainer:
     def __init__(self, bundle: Bundle, tokenizer: Tokenizer, runtime: Runtime, step: Step = run_unpaced) -> None:
         self._bundle, self._tokenizer, self._runtime, self._step = bundle, tokenizer, runtime, step
 
-    def text_instance(self, text: str, entity: str | None = None, target: str | None = None) -> Instance:
-        """Return the probability of `target`, or of the answer if it is None. Needs a bundle with labels."""
+    def text_instance(
+        self, text: str, entity: str | None = None, target: str | None = None, *, only_named: bool = False
+    ) -> Instance:
+        """Return the probability of `target`, or of the answer if it is None. Needs a bundle with labels.
+
+        With `only_named`, raise UnnamedEntityError for a text that does not name the entity, before the model runs.
+        """
         encoding = self._tokenizer.encode_with_words(text, entity)
+        if only_named and not encoding.tokens.names_entity:
+            raise UnnamedEntityError(f"the text does not name the entity {entity!r}")
         scaling = self._bundle.scaling(encoding.tokens.language, encoding.tokens.has_entity)
         labels = self._bundle.task.labels
         return self._make_instance(encoding, LabelProbabilities(scaling), labels, target)

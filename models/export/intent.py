@@ -14,7 +14,18 @@ from pathlib import Path
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from models.bundle import CARD, GRAPH, TOKENIZER, Bundle, BundleError, Manifest, Source, file_digest, load_bundle
+from models.bundle import (
+    CARD,
+    GRAPH,
+    TOKENIZER,
+    Bundle,
+    BundleError,
+    Manifest,
+    Source,
+    encoder_digest,
+    file_digest,
+    load_bundle,
+)
 from models.data.dialogues import (
     LabelSet,
     ReplyExample,
@@ -70,7 +81,10 @@ def export_intents(run: Path, data: Path, out: Path, version: str, log: Callable
         parity, runtime = check_graphs(
             building, lambda name, runtime: check_vectors(name, network, runtime, tokenizer, compared), log
         )
-        reader, encoder = TextEncoder(runtime, tokenizer), file_digest(building / GRAPH)
+        reader, encoder = (
+            TextEncoder(runtime, tokenizer),
+            encoder_digest(file_digest(building / GRAPH), tokenizer.reading),
+        )
         fit_heads(building, config.label_sets, reader, data, rows, encoder, log)
         exchanges = [row for source in config.reply_sets for row in read_reply_examples(data, source, "validation")]
         ranker = fit_ranker(network, reader, exchanges)

@@ -13,11 +13,11 @@ from fastapi import FastAPI, Request, Response
 from models.catalogue.errors import VectorsMissingError
 from models.catalogue.items import EditResult
 from models.catalogue.snapshot import Snapshot
-from service.errors import CatalogueBusy, Problem
+from service.errors import CatalogueBusy, InvalidRequest, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation, path_parameter
-from service.http.responses import error_of, json_response, results_response, valid_items
+from service.http.responses import error_of, json_response, language_mark, results_response, valid_items
 from service.http.validation import InvalidItem
 from service.inference.predictor import Embedding, Item, Predictor, Timings
 from service.registry.catalogues import CatalogueRegistry
@@ -27,6 +27,7 @@ from service.settings import Settings
 _ATTEMPTS = 3
 _RETRY_S = 1.0
 _TAG = "Catalogues"
+_REPEATED = "This edit names the item before; only the first mention counts."
 _NAME = path_parameter("name", "name of a catalogue")
 
 
@@ -43,7 +44,7 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: CatalogueRegi
         see it.
         """
         deadline_s = request_deadline_s(request, settings)
-        body = await reader.read(request)
+        body = _refuse_repeated(await reader.read(request))
         name = request.path_params["name"]
         snapshot = await catalogues.snapshot(name)
         items, removed = valid_items(body.items), valid_items(body.remove)
@@ -72,6 +73,23 @@ def add_catalogues(app: FastAPI, predictor: Predictor, catalogues: CatalogueRegi
     )
     add_hot_route(app, "/v1/catalogues/{name}/items", edit, CatalogueEdit, CatalogueEdited, operation, method="PUT")
     _add_reading(app, catalogues)
+
+
+def _refuse_repeated(body: CatalogueEdit) -> CatalogueEdit:
+    """Return the edit with an `InvalidItem` for each mention of an id but the first; items come before removals."""
+    seen: set[str] = set()
+
+    def first_or_invalid(mention: CatalogueItem | str | InvalidItem) -> CatalogueItem | str | InvalidItem:
+        if isinstance(mention, InvalidItem):
+            return mention
+        item_id, pointer = (mention, "") if isinstance(mention, str) else (mention.item_id, "/item_id")
+        if item_id in seen:
+            return InvalidItem(InvalidRequest(_REPEATED, pointer=pointer), item_id)
+        seen.add(item_id)
+        return mention
+
+    checked = {field: [first_or_invalid(mention) for mention in getattr(body, field)] for field in ("items", "remove")}
+    return body.model_copy(update=checked)
 
 
 def _add_reading(app: FastAPI, catalogues: CatalogueRegistry) -> None:
@@ -138,7 +156,8 @@ def _results(
             return {"item_id": item_id, "error": error_of(_problem_of(item, pointer, embedded.problems))}
         embedding = embedded.embeddings.get(item_id)
         truncated = None if embedding is None else embedding.truncated
-        return {"item_id": item_id, "outcome": outcomes[item_id], "truncated": truncated}
+        mark = {} if embedding is None else language_mark([embedding.language])
+        return {"item_id": item_id, "outcome": outcomes[item_id], "truncated": truncated, **mark}
 
     edits = [result(item, f"/items/{index}") for index, item in enumerate(body.items)]
     return edits + [result(item_id, f"/remove/{index}") for index, item_id in enumerate(body.remove)]

@@ -62,7 +62,7 @@ def _instance_factory(item: str | SentimentItem | InvalidItem, target: str | Non
     text, entity = (item, None) if isinstance(item, str) else (item.text, item.entity)
     if entity is not None and not has_text(entity):
         return InvalidRequest("The entity is empty.", pointer="/entity")
-    return lambda explainer: explainer.text_instance(text, entity, target)
+    return lambda explainer: explainer.text_instance(text, entity, target, only_named=True)
 
 
 def _result(item: str | SentimentItem, outcome: TextOutcome) -> dict[str, Any]:

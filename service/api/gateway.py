@@ -22,6 +22,7 @@ from service.api.recommend import Rankings, add_recommend
 from service.api.replies import add_replies
 from service.api.sentiment import add_sentiment
 from service.explanation.worker import ExplanationWorker
+from service.fairness.byte_budget import ByteBudget
 from service.http import problems
 from service.http.middleware import RequestMiddleware
 from service.http.openapi import document, package_version
@@ -99,6 +100,7 @@ def create_app(
         redirect_slashes=False,
         swagger_ui_parameters={"validatorUrl": None},
     )
+    app.state.body_budget = ByteBudget(settings.max_bodies_bytes, settings.max_client_bodies_bytes)
     problems.install(app)
     app.add_middleware(RequestMiddleware, metrics=metrics, access_log=access_log)
     _add_tasks(app, predictors, settings, registry, explanations, rankings)

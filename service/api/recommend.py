@@ -19,7 +19,15 @@ from service.errors import EmptyText, Problem
 from service.http.body import JsonBody
 from service.http.hot_route import add_hot_route, request_deadline_s
 from service.http.openapi import Operation
-from service.http.responses import as_list, failed_item, fill_in, results_response, settle_outcomes, valid_items
+from service.http.responses import (
+    as_list,
+    failed_item,
+    fill_in,
+    language_mark,
+    results_response,
+    settle_outcomes,
+    valid_items,
+)
 from service.http.validation import InvalidItem
 from service.inference.predictor import Embedding, Item, Prediction, Predictor, Timings
 from service.inference.ranking import Ranking
@@ -168,14 +176,20 @@ def _result(
         "candidates_skipped": query.candidates_skipped,
         "candidates_repeated": query.candidates_repeated,
         "truncated": is_truncated(query, predictions),
+        **language_mark(outcome.language for outcome in _read_texts(query, predictions)),
         "id": user.id,
     }
 
 
 def is_truncated(query: RankingQuery, predictions: PredictionsByText) -> bool:
     """Return whether a text in the request was longer than the model reads."""
+    return any(outcome.truncated for outcome in _read_texts(query, predictions))
+
+
+def _read_texts(query: RankingQuery, predictions: PredictionsByText) -> list[Prediction]:
+    """Return the predictions of the texts in the request, in order."""
     outcomes = [predictions[item.text] for item in query.inline_items]
-    return any(isinstance(outcome, Prediction) and outcome.truncated for outcome in outcomes)
+    return [outcome for outcome in outcomes if isinstance(outcome, Prediction)]
 
 
 def _items(query: RankingQuery, ranking: Ranking) -> list[dict[str, Any]]:

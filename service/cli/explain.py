@@ -110,7 +110,7 @@ def explain_text(
     """Show which words of a text its sentiment rests on. Green words speak for it, red ones against it."""
     require_drawing(png)
     from models.bundle import SHIPPED, BundleError, load_bundle
-    from models.explain.explainer import open_explainer
+    from models.explain.explainer import UnnamedEntityError, open_explainer
 
     require_utf_8(f"{text}{entity or ''}")
     try:
@@ -120,10 +120,10 @@ def explain_text(
         if target is not None and target not in loaded.task.labels:
             fail(f"the target {target!r} is none of {', '.join(loaded.task.labels)}", 2)
         explainer = open_explainer(loaded)
-        instance = explainer.text_instance(text, entity, target)
-        if not instance.tokens.names_entity:
-            fail(f"the text does not name the entity {entity!r}", 2)
+        instance = explainer.text_instance(text, entity, target, only_named=True)
         show_explanation(text, explainer.explain(instance, DEFAULT_METHOD if method == "auto" else method), html, png)
+    except UnnamedEntityError as error:
+        fail(error, 2)
     except (BundleError, OSError, ValueError) as error:
         fail(error)
 

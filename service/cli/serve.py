@@ -9,12 +9,10 @@ from typing import Annotated
 import structlog
 import typer
 
-from models.names import list_nearest
 from models.tasks import TASKS
 from service.cli.command import describe_data_dir, fail, log, read_settings, require_runtime, stop_on_signals
 from service.cluster.local import Cluster, max_connections
-from service.cluster.preflight import ClusterError, check_data_dir, check_open_files, check_port_is_free
-from service.settings import Settings
+from service.cluster.preflight import ClusterError, check_open_files, check_port_is_free
 from service.telemetry import logs
 
 _log = structlog.get_logger(__name__)
@@ -35,7 +33,7 @@ def serve(
     from models.bundle import BundleError
     from models.prediction.tensor_file import ArtifactError
     from service.cluster import haproxy
-    from service.registry.catalogues import FOLDER as CATALOGUES
+    from service.start_checks import check_data_folder, check_models
 
     chosen = read_settings(host=host, port=port, sentiment_bundle=bundle and bundle.resolve(), replicas=replicas)
     require_runtime(chosen.device)
@@ -43,48 +41,15 @@ def serve(
         fail(haproxy.describe_missing())
     try:
         check_open_files(max_connections())
-        if chosen.data_dir is not None and {"intent", "recommend"} & chosen.bundles.keys():
-            check_data_dir(chosen.data_dir, *([CATALOGUES] if "recommend" in chosen.bundles else []))
+        check_data_folder(chosen)
         check_port_is_free(chosen.host, chosen.port)
-        names = [_verify(task, path, chosen) for task, path in chosen.bundles.items()]
+        names = check_models(chosen)
     except (BundleError, ArtifactError, ClusterError, RuntimeError) as error:
         fail(error)
     if chosen.log_format == "console" and {"intent", "recommend"} & chosen.bundles.keys():
         print(describe_data_dir(chosen.data_dir), flush=True)
     host_of_url = f"[{chosen.host}]" if ":" in chosen.host else chosen.host
     _run(Cluster(chosen), " and ".join(names), f"http://{host_of_url}:{chosen.port}", list(chosen.bundles))
-
-
-def _verify(task: str, path: Path, chosen: Settings) -> str:
-    """Return the name and the version of a model. Raises if it cannot be served, naming the setting that chose it."""
-    from models.bundle import BundleError, load_bundle
-    from models.ranking.bundle_files import load_recommender
-    from service.registry.heads import HeadRegistry
-
-    try:
-        bundle = load_bundle(path)
-    except BundleError as error:
-        raise BundleError(f"{_source_of_bundle(task, chosen)}{error}") from error
-    if bundle.task.name != task:
-        wrong = f"bundle {path.name}: it is a model of {bundle.task.name}, not of {task}"
-        raise BundleError(f"{_source_of_bundle(task, chosen)}{wrong}")
-    if task == "intent":
-        logs.silence()  # each gateway scans the files again, and logs those that cannot be used
-        heads = HeadRegistry(bundle, chosen.data_dir).scan_heads()
-        if chosen.label_set not in heads:
-            listed = list_nearest(heads, chosen.label_set)
-            raise BundleError(f"HEED_LABEL_SET={chosen.label_set}: the label sets are {listed}")
-    if task == "recommend":
-        load_recommender(bundle)
-    return f"{bundle.name} {bundle.version}"
-
-
-def _source_of_bundle(task: str, chosen: Settings) -> str:
-    """Return where the path of a model comes from, as the start of a message. A shipped model has no source."""
-    name = f"{task}_bundle"
-    if name not in chosen.model_fields_set:
-        return ""
-    return "--bundle or HEED_SENTIMENT_BUNDLE: " if task == "sentiment" else f"HEED_{name.upper()}: "
 
 
 def tune(

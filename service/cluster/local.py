@@ -26,7 +26,14 @@ from pathlib import Path
 from service.cluster import haproxy
 from service.cluster.log_pipe import LogPipe
 from service.cluster.preflight import ClusterError
-from service.cluster.process_tree import adopt_orphans, die_with_parent, end_descendants
+from service.cluster.process_tree import (
+    adopt_orphans,
+    die_with_parent,
+    end_descendants,
+    find_descendants,
+    wait_for_any,
+)
+from service.cluster.proxy_guard import ProxyGuard
 from service.cluster.proxy_watch import ProxyWatch
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -45,6 +52,10 @@ _ADMIN_SOCKET = "admin.sock"  # Ray puts it into a folder named after the node
 _MAX_TEMP_CHARS = 12  # the paths of Ray's and HAProxy's sockets below it must fit into 107 bytes
 
 _CONNECTIONS = "RAY_SERVE_HAPROXY_MAXCONN"
+_LAUNCHER = "RAY_SERVE_HAPROXY_BINARY_PATH"
+
+_NEEDED = {"raylet": "Ray's raylet", "gcs_server": "Ray's GCS"}
+"""Programs of the cluster without which it cannot go on, by the names of their processes."""
 
 # Variables of Ray and Serve 2.60.0. Few of them are documented. Tests look for each of them in Ray.
 _TUNING = {
@@ -56,6 +67,9 @@ _TUNING = {
     "RAY_SERVE_HAPROXY_RETRIES": "2",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "131072",  # HAProxy cannot repeat a request above this size
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",  # a slow answer to one or two checks is load and no fault
+    # A gateway that refuses one connection is dead: load cannot do that, because it never has many connections.
+    "RAY_SERVE_HAPROXY_OBSERVE_ERROR_LIMIT": "1",
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "60",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "30",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
@@ -71,7 +85,7 @@ _TUNING = {
 _FORCED = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    "RAY_SERVE_HAPROXY_BINARY_PATH": str(Path(sysconfig.get_path("scripts")) / "heed-haproxy"),
+    _LAUNCHER: str(Path(sysconfig.get_path("scripts")) / "heed-haproxy"),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
 }
@@ -99,20 +113,22 @@ class Cluster:
         temp = tempfile.gettempdir()
         self._folder = Path(tempfile.mkdtemp(prefix="heed-", dir=temp if len(temp) <= _MAX_TEMP_CHARS else "/tmp"))
         self.log = self._folder / "service.log"
-        self.settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics"})
+        self.settings = settings.model_copy(update={"metrics_dir": self._folder / "metrics", "same_machine": True})
         self.settings.metrics_dir.mkdir(mode=0o700)
         self._pipe = LogPipe(self.settings.metrics_dir, _STANDARD_OUTPUT)
         self._watch: ProxyWatch | None = None
+        self._guard: ProxyGuard | None = None
         self._child: subprocess.Popen[bytes] | None = None
         self._failed = False
 
     def start(self) -> None:
         """Start the cluster and return when the service answers on its public port. Raises ClusterError."""
         adopt_orphans()
+        environment = build_environment(self.settings, self._folder, os.environ)
         with self.log.open("wb") as log:
             self._child = subprocess.Popen(
                 [sys.executable, "-c", f"from service.app import run_local; run_local({str(self._folder)!r})"],
-                env=build_environment(self.settings, self._folder, os.environ),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -129,6 +145,9 @@ class Cluster:
         metrics = Metrics(self.settings.metrics_dir)
         self._watch = ProxyWatch(self._admin_sockets, self.settings.replicas, metrics)
         self._watch.start()
+        launcher = environment[_LAUNCHER]
+        self._guard = ProxyGuard(self._admin_sockets, [launcher], environment, self.log, [self._child.pid])
+        self._guard.start()
 
     def _admin_sockets(self) -> list[Path]:
         return list(self._folder.glob(f"*/{_ADMIN_SOCKET}"))
@@ -140,14 +159,18 @@ class Cluster:
         return live == self.settings.replicas and _is_answering(self.settings)
 
     def wait(self) -> None:
-        """Wait until the service ends unexpectedly, then raise ClusterError."""
+        """Wait until the service ends unexpectedly, or a process that it needs, then raise ClusterError."""
         assert self._child is not None
-        self._child.wait()
-        raise self._failure("the service ended unexpectedly")
+        # Without its raylet, replicas that die are not replaced. Ray itself gives up after minutes, or not at all.
+        needed = find_descendants(_NEEDED)
+        ended = needed.get(wait_for_any([self._child.pid, *needed]), "the service")
+        raise self._failure(f"{_NEEDED.get(ended, ended)} ended unexpectedly")
 
     def stop(self) -> None:
         """Let the service finish its requests, then end all its processes. A second signal skips the first step."""
         try:
+            if self._guard is not None:
+                self._guard.stop()
             if self._watch is not None:
                 self._watch.stop()
             if self._child is not None:
@@ -193,6 +216,7 @@ def build_environment(settings: Settings, folder: Path, inherited: Mapping[str, 
         **{name: str(_free_port()) for name in _PORTS},
         # Loopback alone admits every user of this machine. Without the token, they cannot talk to Ray.
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        haproxy.ROOT_VARIABLE: str(os.getpid()),
         **{f"HEED_{name.upper()}": str(value) for name, value in values.items()},
     }
 

@@ -23,6 +23,7 @@ from ray.serve.handle import DeploymentHandle
 from models.bundle import Bundle
 from service.cluster.remote_call import EngineCounts, RemoteRequest, RemoteResponse
 from service.errors import DeadlineExceeded, NotReady, Overloaded, Problem, ReplicaLost, from_unknown
+from service.fairness.client import CLIENT
 from service.inference.admission import ThroughputEstimator, work_budget_s
 from service.inference.batch_policy import BatchLimits
 from service.inference.predictor import Item, Prediction, PredictionBatch
@@ -47,10 +48,11 @@ class _Request:
     outcome: asyncio.Future[PredictionBatch | Problem]
     call: _Call | None = None
     request_id: str = field(default_factory=REQUEST_ID.get)
+    client: str = field(default_factory=CLIENT.get)
 
     def to_remote(self, now_s: float) -> RemoteRequest:
         return RemoteRequest(
-            self.items, self.truncate, work_budget_s(max(0.0, self.deadline_s - now_s)), self.request_id
+            self.items, self.truncate, work_budget_s(max(0.0, self.deadline_s - now_s)), self.request_id, self.client
         )
 
     def resolve(self, outcome: PredictionBatch | Problem) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.errors import Problem, from_unknown
+from service.fairness.client import CLIENT
 from service.inference.predictor import Item, PredictionBatch, Predictor
 from service.telemetry.batch_report import BatchReport
 from service.telemetry.logs import REQUEST_ID
@@ -30,6 +31,7 @@ class RemoteRequest:
     truncate: bool
     remaining_s: float
     request_id: str = ""
+    client: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ async def answer_requests(model: Predictor, counts: CountBuffer, requests: Seque
 
 async def _answer(model: Predictor, request: RemoteRequest) -> PredictionBatch | Problem:
     REQUEST_ID.set(request.request_id)  # of this task alone
+    CLIENT.set(request.client)
     try:
         return await model.predict(request.items, request.truncate, time.monotonic() + request.remaining_s)
     except Problem as problem:

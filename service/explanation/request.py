@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 InstanceFactory = Callable[["Explainer"], "Instance"]
-"""A function that makes the instance of an item. It runs in the explanation thread and may raise EmptyTextError."""
+"""A function that makes the instance of an item, in the explanation thread.
+
+It may raise EmptyTextError or UnnamedEntityError.
+"""
 
 Reduce = Literal["mean", "rollout"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from models.explain.attention_maps import AttentionMaps
 from models.explain.attribution import METHODS, pooling_weights, rollout
-from models.explain.explainer import Explainer, attribute_to_features, make_explanation
+from models.explain.explainer import Explainer, UnnamedEntityError, attribute_to_features, make_explanation
 from models.explain.instance import Instance
 from models.explain.methods import DEFAULT_METHOD
 from models.text.tokenizer import EmptyTextError
@@ -50,15 +50,15 @@ def explain_text(
     """
     try:
         instance = make_instance(explainer)
-        if not instance.tokens.names_entity:
-            return EntityNotFound(
-                "The text does not name the entity. Write it as the text does, or leave it out.", pointer="/entity"
-            )
         if not np.isfinite(list(instance.scores.values())).all():
             return InferenceFailed(_FAILED)
         return _explain_instance(explainer, instance, request, max_numbers)
     except EmptyTextError:
         return EmptyText("The text holds nothing that can be read.", pointer="/text")
+    except UnnamedEntityError:
+        return EntityNotFound(
+            "The text does not name the entity. Write it as the text does, or leave it out.", pointer="/entity"
+        )
     except (ExplanationCancelled, Problem):
         raise
     except Exception as error:  # an error of the runtime is this text's problem, as it is in the engine

@@ -1,7 +1,7 @@
 """Request bodies: their type, their size, the time they may take, and the JSON in them as a validated model.
 
-A reader holds no more than the limit in memory. Every wrong body is a Problem. `service.http.validation` says what is
-wrong with the JSON in it. This knows no task.
+A reader holds no more than the limit in memory, and all readers together no more than their application's budget.
+Every wrong body is a Problem. `service.http.validation` says what is wrong with the JSON in it. This knows no task.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, Problem, UnsupportedMediaType
+from service.errors import BodyTimeout, BodyTooLarge, MalformedBody, Overloaded, Problem, UnsupportedMediaType
+from service.fairness.byte_budget import ByteBudget, Lease
+from service.fairness.client import CLIENT
 from service.http.validation import parse
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # that some editors put before UTF-8, and RFC 8259 lets a reader ignore
@@ -50,8 +52,10 @@ class JsonBody(Generic[Model]):
     async def read(self, request: Request) -> Model:
         """Return the body as a model, with an `InvalidItem` for each wrong item; raise a Problem for a wrong body."""
         _check_media_type(request)
-        body = (await self._read_bytes(request)).removeprefix(_BYTE_ORDER_MARK)
-        model = self._parse(body)
+        budget: ByteBudget = request.app.state.body_budget
+        with budget.lease(CLIENT.get()) as lease:
+            body = (await self._read_bytes(request, lease)).removeprefix(_BYTE_ORDER_MARK)
+            model = self._parse(body)
         request.state.items = self._count_items(model)  # for the access log
         return model
 
@@ -66,30 +70,36 @@ class JsonBody(Generic[Model]):
         lists = (getattr(model, name, None) for name in self._item_fields)
         return sum(len(value) if isinstance(value, list) else value is not None for value in lists)
 
-    async def _read_bytes(self, request: Request) -> bytes:
-        if _declared_length(request) > self._max_bytes:
-            if "expect" not in request.headers:  # a client that waits for "100 Continue" has sent nothing yet
-                await _drain(request.stream())
-            raise self._too_large()
-        body = bytearray()
-        stream = request.stream()
+    async def _read_bytes(self, request: Request, lease: Lease) -> bytes:
+        stream, body = request.stream(), bytearray()
         try:
+            lease.grow_to(self._checked(_declared_length(request)))
             async with asyncio.timeout(self._timeout_s):
                 async for chunk in stream:
+                    lease.grow_to(self._checked(len(body) + len(chunk)))
                     body += chunk
-                    if len(body) > self._max_bytes:
-                        body.clear()
-                        await _drain(stream)
-                        raise self._too_large()
+        except (BodyTooLarge, Overloaded) as problem:
+            has_sent = bool(body) or "expect" not in request.headers  # else the client waits for "100 Continue"
+            body.clear()
+            if has_sent:
+                await _drain(stream)
+            raise _closing(problem) from None
         except TimeoutError:
-            raise BodyTimeout(f"The body was not complete within {self._timeout_s:g} s.") from None
+            raise _closing(BodyTimeout(f"The body was not complete within {self._timeout_s:g} s.")) from None
         except ClientDisconnect:
             raise MalformedBody("The body was not complete.") from None
         return bytes(body)
 
-    def _too_large(self) -> Problem:
-        # The rest of the body may still arrive, so no other request can use the connection.
-        return BodyTooLarge(f"The body is larger than {self._max_bytes} bytes.", headers={"Connection": "close"})
+    def _checked(self, size: int) -> int:
+        if size > self._max_bytes:
+            raise BodyTooLarge(f"The body is larger than {self._max_bytes} bytes.")
+        return size
+
+
+def _closing(problem: Problem) -> Problem:
+    """Return the problem with its connection closed: the rest of the body may still arrive."""
+    problem.headers["Connection"] = "close"
+    return problem
 
 
 def _check_media_type(request: Request) -> None:

@@ -14,11 +14,15 @@ _MIN_SIMILARITY = 0.6
 
 def unknown_field(model: type[BaseModel], path: Sequence[int | str]) -> str:
     """Return what to say of the unknown field at the end of a path: the known field next to it, or all of them."""
-    known = known_fields(model, path[:-1])
+    if nearest := nearest_field(model, path):
+        return f"There is no such field; the nearest is {nearest}."
+    return f"There is no such field; there are: {', '.join(known_fields(model, path[:-1]))}."
+
+
+def nearest_field(model: type[BaseModel], path: Sequence[int | str]) -> str | None:
+    """Return the known field whose name is nearest to that at the end of a path, or None if it is like no other."""
     name = str(path[-1])[:100] if path else ""
-    if close := get_close_matches(name.lower(), known, 1, _MIN_SIMILARITY):
-        return f"There is no such field; the nearest is {close[0]}."
-    return f"There is no such field; there are: {', '.join(known)}."
+    return next(iter(get_close_matches(name.lower(), known_fields(model, path[:-1]), 1, _MIN_SIMILARITY)), None)
 
 
 def known_fields(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:

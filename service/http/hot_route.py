@@ -15,7 +15,8 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from service.errors import InvalidRequest
+from service.errors import DeadlineExceeded, InvalidRequest
+from service.http.arrival import waited_s
 from service.http.openapi import SCHEMA, Operation, request_models
 from service.inference.admission import work_budget_s
 from service.settings import Settings
@@ -27,7 +28,7 @@ _TIMEOUT_PARAMETER = {
     "name": _TIMEOUT_HEADER,
     "in": "header",
     "description": "Milliseconds that the caller will wait. If the texts that wait already need longer, the service "
-    "answers 429 before any work is done. If the work itself takes longer, it answers 504.",
+    "answers 429 before any work is done. If only the work itself takes longer, it answers 504.",
     "schema": {"type": "integer", "minimum": 1, "maximum": 999_999_999},
 }
 _PROBLEMS = (400, 408, 413, 415, 422, 429, 500, 502, 503, 504)
@@ -74,8 +75,19 @@ def add_hot_route(
 
 
 def request_deadline_s(request: Request, settings: Settings) -> float:
-    """Return when the answer must be ready, on the monotonic clock; raise InvalidRequest for a malformed timeout."""
-    return time.monotonic() + work_budget_s(min(settings.request_timeout_s, _caller_timeout_s(request)))
+    """Return when the answer must be ready, on the monotonic clock.
+
+    The time that the request has waited in HAProxy counts.
+
+    Raises:
+        InvalidRequest: The caller's timeout is malformed.
+        DeadlineExceeded: The time was over before the request came here.
+    """
+    timeout_s = min(settings.request_timeout_s, _caller_timeout_s(request))
+    remaining_s = timeout_s - waited_s(request, settings)
+    if remaining_s <= 0:
+        raise DeadlineExceeded("The time ran out while the request waited for a gateway.")
+    return time.monotonic() + work_budget_s(remaining_s)
 
 
 def _caller_timeout_s(request: Request) -> float:

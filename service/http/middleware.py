@@ -1,5 +1,6 @@
 """Middleware for every request: it sets an id, counts and logs the request once, and answers every exception.
 
+It says which client the request is from (`service.fairness.client`), for fair shares.
 It answers HEAD as GET without the body, and a path with a slash at its end as the path without it.
 
 It is pure ASGI, and outermost but for Starlette's last resort. It knows only the path of the matching route.
@@ -16,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import from_unknown
+from service.fairness.client import CLIENT, client_of
 from service.http.problems import renderer
 from service.telemetry.access_log import AccessLog, AccessRecord
 from service.telemetry.logs import REQUEST_ID
@@ -43,6 +45,7 @@ class RequestMiddleware:
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         state = _RequestState(scope, receive, send, self._metrics, self._access_log)
         token = REQUEST_ID.set(state.request_id)
+        client_token = CLIENT.set(_client_of(scope))
         try:
             await self._app(scope, state.receive, state.send)
         except asyncio.CancelledError:
@@ -56,6 +59,13 @@ class RequestMiddleware:
             await renderer(scope)(problem, state.request_id)(scope, receive, state.send)
         finally:
             REQUEST_ID.reset(token)
+            CLIENT.reset(client_token)
+
+
+def _client_of(scope: Scope) -> str:
+    """Return the client of a request. Behind a trusted proxy the HTTP server takes it from `X-Forwarded-For`."""
+    client = scope.get("client")
+    return client_of(client[0]) if client else ""
 
 
 def _without_body(send: Send) -> Send:

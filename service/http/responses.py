@@ -84,7 +84,12 @@ def id_of(item: Any) -> str | None:
 
 def language_fields(language: str) -> dict[str, Any]:
     """Return the `LanguageFields` of a result."""
-    return {"language": language, "unsupported_language": True} if language == OTHER else {"language": language}
+    return {"language": language, **language_mark([language])}
+
+
+def language_mark(languages: Iterable[str]) -> dict[str, Any]:
+    """Return the field that marks a result if one of its texts is in a language that no model knows."""
+    return {"unsupported_language": True} if OTHER in languages else {}
 
 
 def failed_item(problem: Problem, item: Any) -> dict[str, Any]:

@@ -17,11 +17,12 @@ from pydantic import BaseModel, ValidationError, create_model
 from pydantic_core import ErrorDetails, from_json
 
 from service.errors import InvalidRequest, MalformedBody, MalformedJson, Problem
-from service.http.field_names import max_items, unknown_field
+from service.http.field_names import max_items, nearest_field, unknown_field
 from service.schemas.wire import MAX_ID_CHARS, UNION_TAGS, WireModel
 
 _MAX_POINTER_CHARS = 200
 _MAX_FAULTS = 2_000  # that are spelled out: 180,000 of them would take over a second
+_MAX_COMPARED = 20  # unknown fields, for the one that stands for a missing field
 _ID_FIELDS = ("id", "item_id")
 _UNREADABLE = "Input should be a valid string, unable to parse raw data as a unicode string."
 _MESSAGES = {
@@ -117,13 +118,24 @@ class _Validation(Generic[Model]):
         if error.error_count() > max_faults:
             return InvalidRequest(f"{error.error_count()} values are wrong or unknown.", pointer="")
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        fault = next((fault for fault in faults if fault["type"] == "string_unicode"), faults[0])
+        fault = self._first_fault(faults, document)
         path = locate(fault, document)
         if fault["type"] == "extra_forbidden":
             detail = unknown_field(self._model, path)
         else:
             detail = _MESSAGES.get(fault["type"], fault["msg"] + ".")
         return InvalidRequest(detail, pointer=json_pointer(path))
+
+    def _first_fault(self, faults: Sequence[ErrorDetails], document: Any) -> ErrorDetails:
+        """Return the fault to tell: of a missing field, the unknown field in its place, if there is one."""
+        first = next((fault for fault in faults if fault["type"] == "string_unicode"), faults[0])
+        if first["type"] != "missing":
+            return first
+        *place, missing = locate(first, document)
+        unknown = [fault for fault in faults if fault["type"] == "extra_forbidden"][:_MAX_COMPARED]
+        paths = [(fault, path) for fault in unknown if [*(path := locate(fault, document))[:-1]] == place]
+        meant = (fault for fault, path in paths if nearest_field(self._model, path) == missing)
+        return next(meant, paths[0][0] if paths else first)
 
 
 def _raise_first(items: dict[str, list[Any]]) -> None:

@@ -64,15 +64,27 @@ class ThroughputEstimator:
     @property
     def retry_s(self) -> float:
         """Seconds until the pending tokens are done, for Retry-After."""
-        return min(_MAX_RETRY_S, self.seconds(self.pending) or 1.0)
+        return self.retry_after_s(self.pending)
 
-    def admit(self, tokens: int, remaining_s: float) -> None:
+    def retry_after_s(self, ahead: int) -> float:
+        """Return the seconds until the tokens ahead of a request are done, for Retry-After."""
+        return min(_MAX_RETRY_S, self.seconds(ahead) or 1.0)
+
+    def is_in_time(self, tokens: int, remaining_s: float) -> bool:
+        """Return whether `tokens` that begin now would be completed in time, and not only just.
+
+        It is true while nothing is pending, so that a rate measured at a bad moment cannot refuse everything.
+        """
+        return not self.pending or not 0 < remaining_s * _USABLE_SHARE < self.seconds(tokens)
+
+    def admit(self, tokens: int, remaining_s: float, ahead: int | None = None) -> None:
         """Raise Overloaded if more tokens would be completed too late, or only just in time.
 
-        It never refuses while nothing is pending, so that a rate measured at a bad moment cannot refuse everything.
+        Those `ahead` of them are all that are pending, unless a queue in fair turns knows better.
         """
-        if self.pending and 0 < remaining_s * _USABLE_SHARE < self.seconds(self.pending + tokens):
+        ahead = self.pending if ahead is None else ahead
+        if not self.is_in_time(ahead + tokens, remaining_s):
             raise Overloaded(
                 "The queue needs more time than this request can wait.",
-                retry_after_s=self.retry_s,
+                retry_after_s=self.retry_after_s(ahead),
             )

@@ -18,9 +18,10 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from service.errors import DeadlineExceeded, InferenceFailed, NotReady, Problem, TextTooLong, describe_fault
+from service.fairness.client import CLIENT
 from service.inference.admission import ThroughputEstimator
 from service.inference.batch_policy import BatchLimits, InferenceResult, Sized
-from service.inference.queue import Caller, QueuedItem, WorkQueue, complete, count_tokens, wait_until_done
+from service.inference.queue import QueuedItem, Request, WorkQueue, complete, count_tokens, wait_until_done
 from service.telemetry.batch_report import BatchReport
 
 _log = structlog.get_logger(__name__)
@@ -112,18 +113,18 @@ class Batcher(Generic[Work, Row]):
             Overloaded: The queue is full, or at the measured rate the items would finish after the deadline.
             NotReady: The batcher is not running.
         """
-        caller = Caller(asyncio.get_running_loop().create_future())
+        request: Request[Work, Row] = Request(asyncio.get_running_loop().create_future())
         now_s = self._clock()
-        items: list[QueuedItem[Work, Row]] = [QueuedItem(unit, caller, deadline_s, now_s) for unit in work]
+        items = [QueuedItem(unit, request, deadline_s, now_s) for unit in work]
         longest = max(self._limits.batch_tokens, self._limits.text_tokens)
         for item in items:
             if item.work.length > longest:
                 item.outcome = TextTooLong(f"This {self._noun} is longer than the largest batch.", pointer="/text")
         if admitted := [item for item in items if item.outcome is None]:
-            caller.remaining = len(admitted)
+            request.remaining = len(admitted)
             self._admit(admitted, deadline_s)
             try:
-                await wait_until_done(caller.done, deadline_s - self._clock())
+                await wait_until_done(request.done, deadline_s - self._clock())
             finally:
                 self._withdraw(admitted)
         return [item.outcome or self._expired() for item in items]
@@ -138,8 +139,9 @@ class Batcher(Generic[Work, Row]):
             NotReady: The batcher is not running.
         """
         assert self._loop is not None
-        caller, now_s = Caller(self._loop.create_future(), len(work)), self._clock()
-        items: list[QueuedItem[Work, Row]] = [QueuedItem(unit, caller, float("inf"), now_s) for unit in work]
+        request: Request[Work, Row] = Request(self._loop.create_future(), len(work))
+        now_s = self._clock()
+        items = [QueuedItem(unit, request, float("inf"), now_s) for unit in work]
         with self._changed:
             if not self._open:
                 raise self._not_running()
@@ -161,9 +163,11 @@ class Batcher(Generic[Work, Row]):
     def _expired(self) -> DeadlineExceeded:
         return DeadlineExceeded(f"The {self._noun} was not processed before its deadline.")
 
-    def check(self, deadline_s: float) -> None:
-        """Raise Overloaded if the waiting items alone need too long. This is cheap and takes no lock."""
-        self._throughput.admit(0, deadline_s - self._clock())
+    def check(self, deadline_s: float, tokens: int = 0) -> None:
+        """Raise Overloaded if a request of at least these tokens would need too long. An idle batcher takes no lock."""
+        if self._throughput.pending:
+            with self._changed:
+                self._queue.check(tokens, deadline_s, self._clock(), CLIENT.get())
 
     def _admit(self, items: Sequence[QueuedItem[Work, Row]], deadline_s: float) -> None:
         tokens = count_tokens(items)
@@ -284,7 +288,7 @@ class Batcher(Generic[Work, Row]):
 
 
 def _request_ids(batch: Sequence[QueuedItem[Work, Row]]) -> list[str]:
-    return sorted({item.caller.request_id for item in batch} - {""})
+    return sorted({item.request.request_id for item in batch} - {""})
 
 
 def _call(callback: Callable[..., None], *args: object) -> None:

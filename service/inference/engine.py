@@ -45,6 +45,8 @@ _log = structlog.get_logger(__name__)
 _MAX_INLINE_ITEMS = 16
 _MAX_INLINE_CHARS = 16_000
 
+_MAX_TOKEN_CHARS = 8  # of an average token in a usual text
+
 _WARM_UP_BATCHES = (
     ("ok",),
     ("Shares of Acme plunge after profit warning", "公司利润大增，股价上涨") * 4,
@@ -136,7 +138,8 @@ class Engine:
         """
         if not self.ready:
             raise NotReady("The model is not ready.", retry_after_s=_LOADING_S)
-        self._batcher.check(deadline_s)  # before tokenising: an overloaded service refuses most requests
+        if self.busy:  # before tokenising: an overloaded service refuses most requests
+            self._batcher.check(deadline_s, self._least_tokens(items))
         started_s = time.perf_counter()
         encoded = await self._encode_all(items, truncate)
         tokenize_s = time.perf_counter() - started_s
@@ -154,6 +157,10 @@ class Engine:
         if len(items) <= _MAX_INLINE_ITEMS and sum(map(_count_characters, items)) <= _MAX_INLINE_CHARS:
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self._tokenizing, encode)
+
+    def _least_tokens(self, items: Sequence[Item]) -> int:
+        """Return fewer tokens than the items probably have."""
+        return sum(min(self.bundle.max_tokens, _count_characters(item) // _MAX_TOKEN_CHARS) for item in items)
 
     def _encode(self, item: Item, truncate: bool) -> _Encoded | Prediction | Problem:
         """Return the tokens of an item, or its outcome if the model has nothing to answer."""

@@ -66,7 +66,7 @@ class CatalogueItem(WireModel):
 
 
 class CatalogueEdit(WireModel):
-    """Items to add or to replace, and ids of items to remove."""
+    """Items to add or to replace, and ids of items to remove. Of an id that comes twice, the first mention counts."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [examples.EDIT_REQUEST]})
 
@@ -76,14 +76,9 @@ class CatalogueEdit(WireModel):
     )
 
     @model_validator(mode="after")
-    def _check_ids(self) -> CatalogueEdit:
+    def _check_not_empty(self) -> CatalogueEdit:
         if not self.items and not self.remove:
             raise PydanticCustomError("nothing", "There should be items, or ids to remove")
-        seen: set[str] = set()
-        for item_id in [*(item.item_id for item in self.items), *self.remove]:
-            if item_id in seen:
-                raise PydanticCustomError("duplicate", "An item is named twice: {item_id}", {"item_id": item_id})
-            seen.add(item_id)
         return self
 
 
@@ -96,10 +91,13 @@ class EditedItem(WireModel):
         bool | None,
         Field(description="whether the text was longer than the model reads; null if it is not new"),
     ]
+    unsupported_language: Annotated[
+        bool | None, Field(description="true if the text is new, and neither English nor Chinese; else absent")
+    ] = None
 
 
 class FailedEdit(WireModel):
-    """An item that does not fit, or whose text the model cannot read; the catalogue keeps what it had under the id."""
+    """An item that is wrong, repeated or unreadable. The catalogue keeps what it has under the id."""
 
     item_id: Annotated[str | None, Field(description="null without a valid id")]
     error: ItemError

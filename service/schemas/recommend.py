@@ -243,6 +243,10 @@ class RecommendResult(WireModel):
     candidates_skipped: Annotated[int, Field(ge=0, description="number of unknown candidates")]
     candidates_repeated: Annotated[int, Field(ge=0, description="number of repeated candidates, which are ranked once")]
     truncated: Annotated[bool, Field(description="whether a text in the request was longer than the model reads")]
+    unsupported_language: Annotated[
+        bool | None,
+        Field(description="true if a text in the request is neither English nor Chinese; else absent"),
+    ] = None
     id: str | None
 
 

@@ -1,7 +1,7 @@
 // The attention of one layer: a large map of one head or of the mean, and small maps of all heads.
 
 import { post } from "./api.js";
-import { $, colour, complain, el, say, sized } from "./dom.js";
+import { $, colour, complain, el, runOn, say, sized } from "./dom.js";
 
 const LABELS = 96; // pixels for the labels of tokens
 let share = () => {};
@@ -13,7 +13,7 @@ let size = 0;
 export function start(_, shared) {
   share = shared;
   $("attention-text").value = "Shares of Acme plunge after profit warning";
-  $("attention-form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+  runOn($("attention-form"), ask);
   $("layer").addEventListener("change", ask);
   $("head").addEventListener("change", () => { share(current()); draw(); });
   $("map").addEventListener("pointermove", (event) => point(at(event)));

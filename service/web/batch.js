@@ -108,16 +108,17 @@ function progress() {
 function line(row, result) {
   const polarity = result.polarity?.toFixed(3) ?? "";
   const label = result.found === false ? "not found in the text" : result.label;
+  const language = result.unsupported_language ? [el("span", { class: "note language" }, " unsupported language")] : [];
   return el("tr", {}, el("td", { dir: "auto" }, row.text), el("td", {}, row.entity ?? ""),
-    el("td", {}, result.error ? result.error.detail : label), el("td", { class: "number" }, polarity));
+    el("td", {}, result.error ? result.error.detail : label, ...language), el("td", { class: "number" }, polarity));
 }
 
 function asCsv() {
-  const head = ["id", "text", "entity", "label", ...labels, "polarity", "truncated", "found", "error"];
+  const head = ["id", "text", "entity", "label", ...labels, "polarity", "truncated", "found", "unsupported_language", "error"];
   return writeCsv([head, ...results.map((result, index) => [
     rows[index].id ?? "", rows[index].text, rows[index].entity ?? "", result.label ?? "",
     ...labels.map((label) => result.scores?.[label] ?? ""), result.polarity ?? "", result.truncated ?? "", result.found ?? "",
-    result.error?.detail ?? "",
+    result.unsupported_language ?? "", result.error?.detail ?? "",
   ])]);
 }
 

@@ -1,7 +1,7 @@
 // A dialogue: its intents or the ranking of its replies, and the attribution of its turns and words.
 
 import { curl, post } from "./api.js";
-import { $, bar, complain, el, percent, say } from "./dom.js";
+import { $, bar, complain, el, languageNote, percent, runOn, say } from "./dom.js";
 import { dialogueAttribution } from "./words.js";
 
 const SAMPLE = ["Thank you and goodbye.", "Do you have a price range in mind?", "Your account balance is 800 in credit."];
@@ -17,7 +17,7 @@ export function start(intent, shared) {
   $("reply-set").append(el("option", { value: "" }, "the candidates below"), ...(intent?.reply_sets ?? []).map((name) => el("option", { value: name }, name)));
   $("candidates").value = SAMPLE.join("\n");
   $("reply-set").addEventListener("change", () => { $("candidates-field").hidden = $("reply-set").value !== ""; });
-  $("dialogue-form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
+  runOn($("dialogue-form"), ask);
   $("add-turn").addEventListener("click", () => addTurn(turns().at(-1)?.speaker === "customer" ? "agent" : "customer", "").focus());
   addTurn("customer", "");
 }
@@ -117,6 +117,7 @@ async function askIntent(serial) {
   };
   $("try-answer").append(
     el("p", { class: "verdict" }, el("strong", {}, result.out_of_scope ? "out of scope" : result.intent)),
+    ...languageNote(result),
     bar("out of scope", result.out_of_scope_score, percent(result.out_of_scope_score), `wide ${result.out_of_scope ? "against" : "neutral"}`),
     el("h2", {}, "Ranking"),
     ...result.ranking.map((entry, rank) => explained(entry.intent, entry.confidence, rank === 0 ? "chosen" : "", () => why(entry.intent))), words);
@@ -140,6 +141,7 @@ async function askReplies(serial) {
   const best = answer.results[0];
   $("try-answer").append(
     el("p", { class: "verdict" }, answer.no_good_reply ? "No good reply. The best is " : "", el("strong", {}, best.text)),
+    ...languageNote(answer),
     ...answer.results.map((reply, rank) => explained(reply.text, reply.score, rank === 0 ? "chosen" : "", () => why(reply.index))), words);
   await why(best.index);
 }

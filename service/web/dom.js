@@ -24,6 +24,20 @@ export function bar(name, share, figure, kind = "", tag = "div") {
 export const percent = (share) => `${(share * 100).toFixed(1)} %`;
 export const signed = (weight) => `${weight < 0 ? "−" : "+"}${Math.abs(weight).toFixed(3)}`;
 
+/** Returns a note for a result about a text in a language that the models do not know, and nothing for any other. */
+export const languageNote = (result, text = "This") => (result.unsupported_language
+  ? [el("p", { class: "note language" }, `${text} is neither English nor Chinese: the model does not know the language.`)] : []);
+
+/** Calls `run` when the form is submitted, or when Ctrl + Enter is pressed in any of its fields. */
+export function runOn(form, run) {
+  form.addEventListener("submit", (event) => { event.preventDefault(); run(); });
+  form.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || event.target.closest("button")) return;
+    event.preventDefault(); // a browser may submit the form as well
+    run();
+  });
+}
+
 /** Shows an error: the refusal of a request, or any other. */
 export function complain(status, error) {
   status.classList.add("error");

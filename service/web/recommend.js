@@ -1,7 +1,7 @@
 // A history: its recommendations, and the attribution of its items for the selected recommendation.
 
 import { curl, get, post } from "./api.js";
-import { $, bar, complain, el, percent, say } from "./dom.js";
+import { $, bar, complain, el, languageNote, percent, runOn, say } from "./dom.js";
 import { legend } from "./words.js";
 
 const EVENTS = ["view", "click", "cart", "purchase", "like", "dislike"];
@@ -22,8 +22,7 @@ export async function start(recommend, shared) {
   share = shared;
   if (!recommend) return;
   for (const [name, lines] of EXAMPLES) $("history-examples").append(el("button", { type: "button", click: () => example(lines) }, name));
-  $("recommend-form").addEventListener("submit", (event) => { event.preventDefault(); ask(); });
-  $("history").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) ask(); });
+  runOn($("recommend-form"), ask);
   for (const id of ["catalogue", "history-method", "exclude"]) $(id).addEventListener("change", () => { if ($("history").value) ask(); });
   $("catalogue").append(el("option", { value: "" }, "the model's own"));
   try {
@@ -109,7 +108,7 @@ async function show(serial, result, user, request) {
   const rows = result.items.map(({ text, score }) => bar(text, score / peak, percent(score), "item", "button"));
   const why = el("div", { id: "why", "aria-live": "off" });
   const list = el("div", {}, el("h2", {}, result.cold_start ? "Popular items (no history)" : "Recommendations"),
-    el("ol", { class: "items" }, ...rows.map((row) => el("li", {}, row))));
+    ...languageNote(result, "A text above"), el("ol", { class: "items" }, ...rows.map((row) => el("li", {}, row))));
   const beside = el("div", { class: "beside" }, list, why);
   $("try-answer").append(beside);
   if (result.cold_start) {

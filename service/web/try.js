@@ -3,7 +3,7 @@
 
 import { curl, post } from "./api.js";
 import * as dialogue from "./dialogue.js";
-import { $, bar, complain, el, percent, say, signed } from "./dom.js";
+import { $, bar, complain, el, languageNote, percent, runOn, say, signed } from "./dom.js";
 import { methodsOf, offerMethods } from "./methods.js";
 import * as recommend from "./recommend.js";
 import { textAttribution } from "./words.js";
@@ -29,8 +29,7 @@ export function start(served, shared) {
     const title = entity ? `${text} (entity: ${entity})` : text;
     $("examples").append(el("button", { type: "button", title, click: () => example(text, entity) }, shown));
   }
-  $("sentiment-form").addEventListener("submit", (event) => { event.preventDefault(); askSentiment(); });
-  $("text").addEventListener("keydown", (event) => { if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) askSentiment(); });
+  runOn($("sentiment-form"), askSentiment);
   for (const id of ["method", "target"]) $(id).addEventListener("change", () => { if ($("text").value) askSentiment(); });
   $("try-curl").querySelector(".copy").addEventListener("click", copy);
   dialogue.start(intent, shared);
@@ -111,7 +110,7 @@ async function askSentiment() {
     const answer = (await post("/v1/sentiment", { inputs: item })).results[0];
     if (serial !== newest) return;
     if (answer.found === false) {
-      $("try-answer").append(el("p", { class: "verdict" }, el("strong", {}, entity), " is not found in the text."));
+      $("try-answer").append(el("p", { class: "verdict" }, el("strong", {}, entity), " is not found in the text."), ...languageNote(answer));
       $("try-curl").hidden = false;
       $("try-curl").querySelector("pre").textContent = curl("/v1/sentiment", { inputs: item });
       say($("try-status"), "The entity is not found in the text, so there is no answer.");
@@ -121,6 +120,7 @@ async function askSentiment() {
     bars.append(
       el("p", { class: "verdict" }, el("strong", {}, answer.label), about, el("span", { class: "note" },
         `  polarity ${signed(answer.polarity)}, ${answer.tokens} tokens${answer.truncated ? ", truncated" : ""}`)),
+      ...languageNote(answer),
       ...Object.entries(answer.scores).map(([label, score]) => bar(label, score, percent(score), `${label} ${label === answer.label ? "chosen" : ""}`)));
     say($("try-status"), "Explaining …");
     $("try-answer").append(bars, words);

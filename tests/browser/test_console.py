@@ -76,6 +76,43 @@ def test_an_entity_that_the_text_does_not_name_has_no_bars(page: Any) -> None:
     assert page.locator(".words").count() == 0
 
 
+def test_ctrl_enter_runs_once_from_every_field(page: Any) -> None:
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/v1/sentiment") else None)
+    page.goto("/")
+    page.fill("#text", "Acme soars while Birch plunges")
+    page.fill("#entity", "Acme")
+    for field in ("#text", "#entity", "#method"):
+        sent.clear()
+        page.focus(field)
+        page.keyboard.press("Control+Enter")
+        page.wait_for_selector(".words")
+        assert len(sent) == 1, field
+    page.click("#tab-attention")
+    page.focus("#attention-entity")
+    page.keyboard.press("Control+Enter")
+    page.wait_for_selector("#attention-answer:not([hidden])")
+
+
+def test_a_text_in_another_language_is_marked(page: Any) -> None:
+    page.goto(link(tab="try", text="Le service est terrible"))
+    page.wait_for_selector(".words")
+    assert "neither English nor Chinese" in page.text_content("#try-answer .language")
+    page.goto("about:blank")
+    page.goto(link(tab="try", text="Profit rose"))
+    page.wait_for_selector(".words")
+    assert page.locator("#try-answer .language").count() == 0
+
+
+def test_a_file_marks_texts_in_another_language(page: Any) -> None:
+    page.goto("/#tab=batch")
+    file = {"name": "texts.txt", "mimeType": "text/plain", "buffer": b"Le service est terrible\nProfit rose"}
+    page.set_input_files("#file", files=[file])
+    page.wait_for_selector("#save-csv:not([hidden])")
+    labels = page.locator("#rows tbody td:nth-child(3)").all_text_contents()
+    assert [label.endswith("unsupported language") for label in labels] == [True, False]
+
+
 def test_markup_in_a_text_is_shown_as_text(page: Any) -> None:
     page.goto(link(tab="try", text=NASTY))
     page.wait_for_selector(".words")

@@ -35,13 +35,17 @@ GROUPS = {
     ),
     "Limits": (
         "max_body_bytes",
+        "max_bodies_bytes",
+        "max_client_bodies_bytes",
         "request_timeout_s",
+        "gateway_requests",
+        "gateway_queue_s",
         "queue_tokens",
         "max_catalogue_items",
         "max_catalogue_bytes",
     ),
     "Batches and cache": ("batch_tokens", "batch_items", "cache_entries"),
-    "Operation": ("metrics_dir", "dashboard", "log_level", "log_format", "access_log"),
+    "Operation": ("metrics_dir", "dashboard", "same_machine", "log_level", "log_format", "access_log"),
 }
 
 # Defaults that depend on the machine or the installation.
@@ -51,6 +55,7 @@ COMPUTED_DEFAULTS = {
     "recommend_bundle": "the shipped model",
     "data_dir": "`~/.local/share/heed`",
     "replicas": "one per core, at most 4",
+    "gateway_requests": "32; 1024 on `cuda` and with remote models",
     "metrics_dir": "a temporary folder",
 }
 
@@ -62,8 +67,10 @@ NOTES = {
     "batch_items": "On `cuda` the default is measured at the start.",
     "data_dir": "See [catalogues](catalogues.md) and [intents](intents.md).",
     "device": "`cuda` needs the extra `gpu`. See [deployment](deployment.md).",
+    "gateway_requests": "On a CPU it is at least four times `HEED_BATCH_ITEMS`. See [tuning](tuning.md#overload).",
     "log_level": "See [logs](logs.md).",
     "metrics_dir": "`heed serve` makes a folder of its own.",
+    "same_machine": "`heed serve` sets it.",
     "placement": "See [deployment](deployment.md).",
 }
 

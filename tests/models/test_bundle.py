@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from safetensors.numpy import load as load_tensors
@@ -25,8 +26,11 @@ from models.bundle import (
 )
 from models.graph.builder import build_graph, save_graph
 from models.graph.names import WORDS_INT8
+from models.prediction.intent_head import load_bundle_heads, load_head, save_head
+from models.prediction.reply_ranker import ReplySet, load_replies, save_replies
+from models.prediction.tensor_file import ArtifactError
 from models.text.tokenizer import Tokenizer
-from tests.support.tiny_bundle import HEADS, tiny_bundle, weights
+from tests.support.tiny_bundle import HEADS, tiny_bundle, tiny_intent_bundle, weights
 
 
 @pytest.fixture
@@ -68,7 +72,27 @@ def test_a_reading_is_saved_loaded_and_part_of_the_model(bundle: Path) -> None:
     after = save_bundle(bundle, replace(before, reading=1))
     assert (after.reading, load_unverified(bundle).reading, Tokenizer.from_bundle(after).reading) == (1, 1, 1)
     assert after.model_digest != before.model_digest
-    assert after.encoder_digest == before.encoder_digest
+
+
+def test_the_encoder_digest_covers_the_reading_and_is_that_of_the_graph_without_one(bundle: Path) -> None:
+    before = load_bundle(bundle)
+    assert before.encoder_digest == file_digest(before.graph)
+    (bundle / MANIFEST).unlink()
+    assert save_bundle(bundle, replace(before, reading=1)).encoder_digest != before.encoder_digest
+
+
+def test_heads_and_replies_of_texts_read_another_way_are_refused(tmp_path: Path) -> None:
+    bundle = load_bundle(tiny_intent_bundle(tmp_path))
+    head = next(iter(load_bundle_heads(bundle.path, bundle.encoder_digest).values()))
+    (bundle.path / MANIFEST).unlink()
+    other = save_bundle(bundle.path, replace(bundle, reading=1))
+    save_head(head, tmp_path / "mine.head.safetensors")
+    replies = ReplySet("mine", bundle.encoder_digest, ("yes",), np.ones((1, 1), np.float32))
+    save_replies(replies, tmp_path / "mine.replies.safetensors")
+    with pytest.raises(ArtifactError, match="another encoder"):
+        load_head(tmp_path / "mine.head.safetensors", other.encoder_digest)
+    with pytest.raises(ArtifactError, match="another encoder"):
+        load_replies(tmp_path / "mine.replies.safetensors", other.encoder_digest)
 
 
 @pytest.mark.parametrize("reading", [2, -1, "1", None, True, 1.5])
@@ -194,6 +218,21 @@ def test_a_link_out_of_the_folder_is_refused(bundle: Path) -> None:
     expect_refused(bundle, "links out of the folder")
 
 
+def test_hard_linked_embeddings_are_refused_for_that_reason_and_a_copy_is_accepted(bundle: Path) -> None:
+    linked, copy = bundle.parent / "linked", bundle.parent / "copy"
+    shutil.copytree(bundle, linked, copy_function=os.link)
+    for folder in (linked, bundle):
+        expect_refused(folder, f"{EMBEDDINGS} has hard links, so another path could change it; copy the folder")
+    shutil.copytree(linked, copy)
+    assert load_bundle(copy).name == load_unverified(bundle).name
+
+
+def test_other_files_may_have_hard_links(bundle: Path) -> None:
+    for name in (GRAPH, MANIFEST, "tokenizer.json"):
+        os.link(bundle / name, bundle.parent / name)
+    load_bundle(bundle)
+
+
 @pytest.mark.parametrize("location", ["../secret.data", "/etc/hostname", "linked.data", "absent.data"])
 def test_external_data_outside_the_folder_is_refused(bundle: Path, location: str) -> None:
     (bundle.parent / "secret.data").write_bytes(b"\0" * 400_000)
@@ -207,7 +246,7 @@ def test_external_data_outside_the_folder_is_refused(bundle: Path, location: str
     tensor.external_data.add(key="location", value=location)
     (bundle / GRAPH).write_bytes(model.SerializeToString())
     rewrite(bundle, lambda manifest: None)
-    expect_refused(bundle, "outside the bundle")
+    expect_refused(bundle, "has hard links" if location == "linked.data" else "outside the bundle")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"format": 2}', "null"])

@@ -24,7 +24,7 @@ def expect_unchanged(workaround: str) -> Iterator[None]:
         yield
     except Exception as error:
         pytest.fail(
-            f"Ray {version('ray')} is not as `{workaround}` in service/cluster/ray_workarounds.py expects. Review that"
+            f"Ray {version('ray')} is not as `{workaround}` in service/cluster expects. Review that"
             f" function: adapt it or replace it by a new setting of Ray, and then set RAY_VERSION. {error!r}"
         )
 

@@ -7,45 +7,14 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from service.cluster import haproxy
-from tests.support.local_service import Client, free_port
-
-WRITTEN = """global
-    log 127.0.0.1:514 local0 info
-    stats socket /run/admin.sock mode 666 level admin expose-fd listeners
-    maxconn 4096
-    tune.bufsize 131072
-defaults
-    mode http
-    timeout connect 5s
-    timeout client 60s
-    timeout server 60s
-    errorfile 503 /run/500.http
-frontend prometheus
-    bind :9101
-    mode http
-
-frontend http_frontend
-    bind 127.0.0.1:8000
-    default_backend replicas
-backend replicas
-    balance leastconn
-    retry-on conn-failure empty-response
-    option redispatch 1
-    server one 127.0.0.1:30000 check observe layer4
-    server two 127.0.0.1:30001 check observe layer4
-    server last 127.0.0.1:30002 check backup
-listen stats
-  bind *:8404
-  stats enable
-"""
+from service.cluster.ingress import Ingress
+from tests.support.balanced import WRITTEN, Replica, balanced
+from tests.support.local_service import Client
 
 
 def test_only_the_public_port_is_open() -> None:
@@ -78,70 +47,6 @@ def test_haproxy_accepts_the_hardened_configuration(tmp_path: Path) -> None:
     path.write_text(haproxy.harden_config(WRITTEN, None).replace("/run/", f"{tmp_path}/"))
     checked = subprocess.run([binary, "-c", "-f", path], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stderr
-
-
-class Replica(ThreadingHTTPServer):
-    """A server that answers with its name: /slow after a release, and POST until it is dying."""
-
-    def __init__(self, name: str) -> None:
-        released = self.released = threading.Event()
-        entered = self.entered = threading.Event()
-        dying = self.dying = threading.Event()
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                if self.path == "/slow":
-                    entered.set()
-                    released.wait(20)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(name)))
-                self.end_headers()
-                self.wfile.write(name.encode())
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers["Content-Length"]))
-                if dying.is_set():
-                    self.close_connection = True
-                else:
-                    self.do_GET()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def stop(self) -> None:
-        self.released.set()
-        self.shutdown()
-        self.server_close()
-
-
-@contextmanager
-def balanced(folder: Path, replicas: list[Replica], request_timeout_s: int = 10) -> Iterator[int]:
-    """Run an HAProxy in front of the replicas, and yield its port."""
-    port, config = free_port(), WRITTEN
-    for written, replica in zip((30000, 30001), replicas, strict=True):
-        config = config.replace(f":{written} ", f":{replica.server_port} ")
-    path = folder / "haproxy.cfg"
-    hardened = haproxy.harden_config(config, None, request_timeout_s)
-    path.write_text(hardened.replace("/run/", f"{folder}/").replace(":8000", f":{port}"))
-    process = subprocess.Popen([str(haproxy.find_haproxy()), "-db", "-f", path], stderr=subprocess.DEVNULL)
-    try:
-        deadline_s = time.monotonic() + 10
-        while not _listens(port) and time.monotonic() < deadline_s:
-            time.sleep(0.05)
-        yield port
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def get_text(port: int, path: str = "/") -> str:
@@ -198,7 +103,7 @@ def test_an_endless_body_gets_a_problem(tmp_path: Path) -> None:
     first, second = replicas = [Replica("one"), Replica("two")]
     try:
         with (
-            balanced(tmp_path, replicas, request_timeout_s=1) as port,
+            balanced(tmp_path, replicas, Ingress(request_timeout_s=1)) as port,
             socket.create_connection(("127.0.0.1", port), 30) as connection,
         ):
             connection.sendall(b"POST / HTTP/1.1\r\nHost: heed\r\nContent-Length: 10\r\n\r\n12345")
@@ -216,7 +121,8 @@ def test_refusals_of_haproxy_are_told_from_answers_of_replicas(tmp_path: Path) -
     replicas = [Replica("one"), Replica("two")]
     try:
         with balanced(tmp_path, replicas) as port, Client(port) as client:
-            before = haproxy.read_stats(tmp_path / "admin.sock")  # counts the connections that waited for the start
+            client.get("/")  # after which HAProxy has counted the connections that waited for its start
+            before = haproxy.read_stats(tmp_path / "admin.sock")
             assert client.send("PUT", "/").status == 501  # a replica's answer
             with socket.create_connection(("127.0.0.1", port), 30) as connection:
                 connection.sendall(b"no HTTP\r\n\r\n")
@@ -233,6 +139,10 @@ def test_refusals_of_haproxy_are_told_from_answers_of_replicas(tmp_path: Path) -
             replica.stop()
 
 
-def test_every_replica_except_a_backup_has_one_rule() -> None:
+def test_every_replica_has_one_rule_in_each_lane() -> None:
     rules = [line.strip() for line in haproxy.harden_config(WRITTEN, None).splitlines() if "use-server" in line]
-    assert rules == [f"use-server {name} if {{ srv_conn(replicas/{name}) eq 0 }}" for name in ("one", "two")]
+    assert rules == [
+        f"use-server {name} if {{ srv_conn(replicas{lane}/{name}) eq 0 }}"
+        for lane in ("", "-light", "-explain", "-large")
+        for name in ("one", "two")
+    ]

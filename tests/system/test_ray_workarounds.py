@@ -231,6 +231,7 @@ def test_the_operator_sees_the_reason(tmp_path: Path, monkeypatch: pytest.Monkey
 
     cluster = local.Cluster(Settings(port=free_port()))
     try:
+        assert cluster.settings.same_machine
         (cluster.log.parent / local.REFUSED).write_text("Ray 3 differs", encoding="utf-8")
         assert str(cluster._failure("the service did not start")).startswith("the service did not start: Ray 3 differs")
     finally:

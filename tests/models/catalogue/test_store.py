@@ -119,11 +119,12 @@ def test_snapshot_does_not_change_with_later_edits(books: Catalogue) -> None:
         (Item("2", "Dune", {}, float("inf")), [0, 0, 0, 0]),
         (Item("2", "Dune"), [0, float("nan"), 0, 0]),
         (Item("2", "Dune"), [0, 0, float("-inf"), 0]),
+        (Item("2", "Dune"), [0, 0, -2e6, 0]),
         (Item("2", "Dune"), [0, 0, 0]),
         (Item("1", "Dune"), [0, 0, 0, 0]),
         (Item("2", "Dune", {f"a{index}": 1 for index in range(MAX_ATTRIBUTES + 1)}), [0, 0, 0, 0]),
     ],
-    ids=["nan", "inexact", "infinite", "nan vector", "infinite vector", "short", "twice", "too many attributes"],
+    ids=["nan", "inexact", "infinite", "nan vector", "infinite vector", "large vector", "short", "twice", "attributes"],
 )
 def test_invalid_edit_changes_nothing(books: Catalogue, item: Item, vector: list[float]) -> None:
     put(books, [Item("0", "Emma")])

@@ -226,6 +226,14 @@ def test_damaged_index_is_ignored_and_rebuilt(
     assert load_index(path) is not None
 
 
+@pytest.mark.parametrize("name", ["basis", "centres", "coordinates"])
+def test_an_index_with_a_number_that_is_not_finite_is_no_index(index: VectorIndex, tmp_path: Path, name: str) -> None:
+    damaged = getattr(index, name).copy()
+    damaged[0, 0] = np.nan
+    save_index(tmp_path / f"{FILE}{SUFFIX}", replace(index, **{name: damaged}))
+    assert load_index(tmp_path / f"{FILE}{SUFFIX}") is None
+
+
 @pytest.mark.parametrize("kind", ODD_FILES)
 def test_a_thing_that_is_no_file_is_no_index(kind: str, tmp_path: Path) -> None:
     make_odd(kind, tmp_path / f"{FILE}{SUFFIX}")

@@ -91,6 +91,21 @@ async def test_histories_may_have_both_languages(shop: Shop) -> None:
     assert sorted(item["text"] for item in result["items"]) == sorted(["快递", "bbb", "下下"])
 
 
+@pytest.mark.parametrize(
+    ("text", "mark"), [("Tasse à thé en porcelaine", True), ("чайник", True), ("手机质量好", None), ("a phone", None)]
+)
+async def test_a_text_in_another_language_marks_the_result(shop: Shop, text: str, mark: bool | None) -> None:
+    for history, candidates in (
+        ([BOUGHT, {"text": text, "event": "view"}], [{"item_id": "item-c1"}]),
+        ([BOUGHT], [{"text": text}, {"text": "bbb"}]),
+    ):
+        result = await shop.ask(history, candidates=candidates)
+        assert result.get("unsupported_language") is mark
+        assert "language" not in result
+    known = BOUGHT | {"text": text}  # the catalogue has the id, so this text is not read
+    assert "unsupported_language" not in await shop.ask([known])
+
+
 # Histories.
 
 

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from models.explain.attribution import METHODS
 from models.explain.methods import SUPPORTED_METHODS
+from models.runtime.onnx import OnnxRuntime
 from service.cli.main import app
 from tests.support.tiny_bundle import tiny_bundle
 
@@ -41,7 +42,8 @@ def test_the_target_and_the_method_are_those_asked_for(bundle: Path) -> None:
     assert "occlusion: " in shown
 
 
-def test_an_entity_that_the_text_does_not_name_is_refused(bundle: Path) -> None:
+def test_an_entity_that_the_text_does_not_name_is_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxRuntime, "run", None)  # the model does not run for it
     code, shown = run("A up, B down", "--bundle", str(bundle), "--entity", "C")
     assert code == 2
     assert "does not name the entity 'C'" in shown

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import pickle
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from models.bundle import Bundle
 from models.text.tokenizer import Tokenizer
 from service.cluster.remote_call import CountBuffer, RemoteRequest, RemoteResponse, answer_requests
 from service.errors import Overloaded, Problem
+from service.fairness.client import CLIENT
 from service.inference.engine import Engine
 from service.inference.predictor import Item, PredictionBatch
 from tests.support import fake_model as fakes
@@ -51,6 +54,20 @@ def summary(answer: PredictionBatch | Problem) -> list[str] | str:
     if isinstance(answer, Problem):
         return answer.code
     return [fakes.label_or_code(outcome) for outcome in answer.outcomes]
+
+
+async def test_a_request_is_of_the_client_that_the_gateway_names(replica: Replica) -> None:
+    seen: list[str] = []
+    predict = replica.engine.predict
+
+    async def recorded(*arguments: Any) -> PredictionBatch:
+        seen.append(CLIENT.get())
+        return await predict(*arguments)
+
+    replica.engine.predict = recorded  # type: ignore[assignment, method-assign]
+    await replica.call(replace(request("good"), client="a"), replace(request("bad"), client="b"), request("fine"))
+    assert seen == ["a", "b", ""]
+    assert CLIENT.get() == ""
 
 
 async def test_each_request_gets_its_answer_in_order(replica: Replica) -> None:

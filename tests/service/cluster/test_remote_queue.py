@@ -10,6 +10,7 @@ import pytest
 from service.cluster.remote import RemotePredictor
 from service.cluster.remote_call import RemoteResponse
 from service.errors import Overloaded
+from service.fairness.client import CLIENT
 from service.telemetry.metrics import Metrics
 from tests.service.telemetry.test_metrics import samples
 from tests.support.fake_handle import (
@@ -114,6 +115,17 @@ async def test_an_abandoned_request_no_longer_counts_as_pending(
     stays = await send(remote, "x" * 50, deadline_s=3.0)
     async with answering(handle):
         await asyncio.gather(*first, stays)
+
+
+async def test_a_call_names_the_client_of_each_request(remote: RemotePredictor, handle: Handle) -> None:
+    tasks = []
+    for client in ("a", "b"):
+        token = CLIENT.set(client)
+        tasks.append(await send(remote, "good"))
+        CLIENT.reset(token)
+    async with answering(handle):
+        await asyncio.gather(*tasks)
+    assert [request.client for call in handle.sent for request in call.requests] == ["a", "b"]
 
 
 async def test_empty_texts_count_in_the_queue(remote: RemotePredictor, handle: Handle) -> None:

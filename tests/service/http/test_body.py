@@ -140,4 +140,33 @@ async def test_a_body_without_an_end_times_out(tmp_path: Path, metrics: Metrics)
         await asyncio.Event().wait()
 
     async with serving(tmp_path, metrics, request_timeout_s=0.05) as service:
-        assert_problem(await service.send(endless()), 408, "body_timeout")
+        response = await service.send(endless())
+        assert_problem(response, 408, "body_timeout")
+        assert response.headers["connection"] == "close", "a slow client keeps no connection"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("declared", [True, False], ids=["content-length", "chunked"])
+@pytest.mark.parametrize("limit", ["max_bodies_bytes", "max_client_bodies_bytes"])
+async def test_bodies_on_their_way_are_bounded(tmp_path: Path, metrics: Metrics, declared: bool, limit: str) -> None:
+    body = b'{"inputs": "good"}'
+    size, arrived, goes_on = 2**20, asyncio.Event(), asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        begun = 1 if declared else size - len(body)  # a declared size counts before it is there
+        yield body + b" " * (begun - 1)
+        arrived.set()
+        await goes_on.wait()
+        yield b" " * (size - len(body) - begun + 1)
+
+    headers = JSON | ({"content-length": str(size)} if declared else {})
+    async with serving(tmp_path, metrics, **{limit: 2**20 + 1000}) as service:
+        first = asyncio.ensure_future(service.send(slow(), headers))
+        await arrived.wait()
+        refused = await service.send(Upload(size), headers)
+        assert_problem(refused, 429, "overloaded")
+        assert (refused.headers["retry-after"], refused.headers["connection"]) == ("1", "close")
+        assert (await service.send(body)).status_code == 200, "a small one still fits"
+        goes_on.set()
+        assert (await first).status_code == 200
+        assert (await service.send(body + b" " * (size - len(body)))).status_code == 200, "the bytes are given back"

@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import re
 
+import httpx
 import pytest
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
+from service.fairness.client import CLIENT
 from tests.service.telemetry.test_metrics import samples
 from tests.support.service_app import Service, assert_problem
 
@@ -23,6 +25,29 @@ async def test_a_valid_request_id_comes_back_and_an_invalid_one_is_replaced(
         result = (await service.client.get(path, headers={"x-request-id": sent})).headers["x-request-id"]
         assert (result == sent) is is_valid
         assert re.fullmatch(r"[\w.-]{1,128}", result)
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [(("192.0.2.7", 5), "192.0.2.7"), (("2001:db8::7", 5), "2001:db8::/64"), (None, "")],
+    ids=["ipv4", "ipv6", "unknown"],
+)
+async def test_a_request_is_of_the_client_at_its_address(
+    service: Service, address: tuple[str, int] | None, client: str
+) -> None:
+    seen: list[str] = []
+
+    @service.app.get("/who")
+    async def who() -> None:
+        seen.append(CLIENT.get())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await service.app({**scope, "client": address}, receive, send)
+
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://heed") as caller:
+        await caller.get("/who")
+    assert seen == [client]
+    assert CLIENT.get() == ""
 
 
 async def test_an_unexpected_exception_is_an_opaque_500(service: Service) -> None:

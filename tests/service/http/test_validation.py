@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from service.errors import Problem
 from service.http.validation import InvalidItem, parse
 from service.schemas.catalogue import CatalogueEdit
-from service.schemas.intent import IntentRequest
+from service.schemas.explain_recommend import ExplainRecommendRequest
+from service.schemas.intent import IntentRequest, RepliesRequest
 from service.schemas.recommend import RecommendRequest
 from service.schemas.sentiment import SentimentItem, SentimentRequest
 
@@ -144,6 +145,44 @@ def test_a_pointer_has_no_names_of_branches_and_checks(attributes: Any, pointer:
 )
 def test_an_unknown_field_names_the_nearest(model: type[BaseModel], document: Any, meant: str) -> None:
     assert refusal(model, document).detail == f"There is no such field; the nearest is {meant}."
+
+
+@pytest.mark.parametrize(
+    ("model", "document", "pointer", "detail"),
+    [
+        (SentimentRequest, {"input": "a"}, "/input", "the nearest is inputs"),
+        (SentimentRequest, {"truncat": True, "input": "a"}, "/input", "the nearest is inputs"),
+        (SentimentRequest, {"texts": ["a"]}, "/texts", "there are: inputs, truncate"),
+        (SentimentRequest, {"inputs": {"txt": "a", "id": "b"}}, "/inputs/txt", "the nearest is text"),
+        (
+            IntentRequest,
+            {"inputs": {"turns": [{"speeker": "agent", "text": "a"}]}},
+            "/inputs/turns/0/speeker",
+            "speaker",
+        ),
+        (RepliesRequest, {"turn": [], "candidates": ["a"]}, "/turn", "the nearest is turns"),
+        (RecommendRequest, {"inputs": {"histroy": []}}, "/inputs/histroy", "the nearest is history"),
+        (
+            RecommendRequest,
+            {"inputs": {"history": [{"evnt": "view"}]}},
+            "/inputs/history/0/evnt",
+            "the nearest is event",
+        ),
+        (CatalogueEdit, {"items": [{"id": "a", "text": "b"}]}, "/items/0/id", "there are: item_id, text"),
+        (ExplainRecommendRequest, {"input": {}}, "/input", "the nearest is inputs"),
+    ],
+)
+def test_an_unknown_field_in_place_of_a_missing_one_is_named(
+    model: type[BaseModel], document: Any, pointer: str, detail: str
+) -> None:
+    problem = refusal(model, document)
+    assert problem.pointer == pointer
+    assert detail in problem.detail
+
+
+def test_an_unknown_field_elsewhere_does_not_hide_a_missing_one() -> None:
+    problem = refusal(SentimentRequest, {"inputs": {"entity": "a"}, "truncat": True})
+    assert (problem.detail, problem.pointer) == ("Field required.", "/inputs/text")
 
 
 def test_a_field_unlike_all_others_names_those_there_are() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from service.errors import InferenceFailed, NotReady, Overloaded, TextTooLong
+from service.fairness.client import CLIENT
 from service.inference.batch_policy import BatchLimits, InferenceResult
 from service.inference.batcher import Batcher
 from tests.support.batching import LIMITS, POISON, Clock, HeldModel, number, running, text
@@ -120,13 +121,42 @@ async def test_a_full_queue_refuses_a_whole_request() -> None:
         waiting = run.begin([text(15, 1)])
         await run.until_waiting(1)
         with pytest.raises(Overloaded):
-            await run.batcher.run([text(3, 2), text(3, 3)])
+            await run.batcher.run([text(6, 2), text(6, 3)])
         assert run.depths[-1] == 1
         fits = run.begin([text(5, 4)])
         await run.until_waiting(2)
         run.model.gate.set()
         await asyncio.gather(holding, waiting, fits)
     assert sorted(run.model.seen) == [0, 1, 4]
+
+
+async def test_a_request_holds_only_a_part_of_the_queue() -> None:
+    async with running(BatchLimits(64, 4, queue_tokens=80)) as run:
+        holding = await run.hold()
+        large = run.begin([text(10, number) for number in range(1, 31)])
+        await run.until_waiting(30)
+        others = [run.begin([text(10, number)]) for number in range(31, 38)]
+        await run.until_waiting(37)
+        with pytest.raises(Overloaded):
+            await run.batcher.run([text(10, 99)])
+        run.model.gate.set()
+        outcomes = await large
+        await asyncio.gather(holding, *others)
+    assert [number(outcome) for outcome in outcomes] == list(range(1, 31))
+
+
+async def test_clients_take_turns_in_the_model() -> None:
+    async with running(BatchLimits(64, 2, 1000)) as run:
+        holding = await run.hold()
+        tasks = []
+        for client, numbers in (("a", range(1, 7)), ("b", range(11, 15))):
+            token = CLIENT.set(client)
+            tasks.append(run.begin([text(10, number) for number in numbers]))
+            CLIENT.reset(token)
+        await run.until_waiting(10)
+        run.model.gate.set()
+        await asyncio.gather(holding, *tasks)
+    assert run.model.batches[1:] == [[1, 2], [11, 12], [3, 4], [13, 14], [5, 6]]
 
 
 async def test_a_withdrawn_text_makes_room_in_the_queue() -> None:

@@ -101,9 +101,6 @@ async def test_an_item_is_ranked_from_its_acknowledged_edit_to_its_removal(shop:
     [
         ({}, ""),
         ({"items": [], "remove": []}, ""),
-        ({"items": [ITEM, ITEM]}, ""),
-        ({"items": [ITEM], "remove": ["1"]}, ""),
-        ({"remove": ["1", "1"]}, ""),
         ({"items": [{"item_id": "1"}]}, "/items/0/text"),
         ({"items": [{"item_id": "", "text": "a"}]}, "/items/0/item_id"),
         ({"items": [{"item_id": 1, "text": "a"}]}, "/items/0/item_id"),
@@ -221,3 +218,35 @@ async def test_wrong_items_and_removals_do_not_affect_the_others(shop: Shop) -> 
     assert answer.json()["catalogue"]["count"] == 1
     only_wrong = await shop.client.put("/v1/catalogues/books/items", json={"items": wrong})
     assert_problem(only_wrong, 422, "invalid_request", "/items/0")
+
+
+async def test_a_repeated_id_is_refused_alone_and_its_first_mention_counts(shop: Shop) -> None:
+    later = {"item_id": "1", "text": "cba"}
+    body = {"items": [ITEM, later, {"item_id": "2", "text": "b"}], "remove": ["2", "3", "3"]}
+    answer = await shop.client.put("/v1/catalogues/books/items", json=body)
+    assert answer.status_code == 200, answer.text
+    CatalogueEdited.model_validate_json(answer.content)
+    results = answer.json()["results"]
+    assert [result["item_id"] for result in results] == ["1", "1", "2", "2", "3", "3"]
+    assert [result.get("outcome") for result in results] == ["added", None, "added", None, "unchanged", None]
+    errors = [result["error"] for result in results if "error" in result]
+    assert [error["pointer"] for error in errors] == ["/items/1/item_id", "/remove/0", "/remove/2"]
+    assert {(error["status"], error["code"]) for error in errors} == {(422, "invalid_request")}
+    assert await shop.texts("books") == {"1": ITEM["text"], "2": "b"}
+
+
+async def test_a_repeated_id_does_not_take_the_place_of_an_item_without_an_answer(shop: Shop) -> None:
+    await shop.outcomes("books", [{"item_id": "1", "text": "old"}])
+    empty = {"item_id": "1", "text": " "}
+    assert await shop.outcomes("books", [empty, ITEM], ["9"]) == ["empty_text", "invalid_request", "unchanged"]
+    assert await shop.texts("books") == {"1": "old"}
+    assert_problem(await shop.put("books", [empty, ITEM]), 422, "empty_text", "/items/0/text")
+
+
+async def test_a_new_text_in_another_language_is_marked(shop: Shop) -> None:
+    items = [{"item_id": "fr", "text": "Tasse à thé en porcelaine"}, {"item_id": "zh", "text": "红楼梦"}, ITEM]
+    marks = [(await shop.put("books", items)).json()["results"] for _ in "ab"]
+    assert [[result.get("unsupported_language") for result in results] for results in marks] == [
+        [True, None, None],
+        [None, None, None],  # not new, and so not read
+    ]

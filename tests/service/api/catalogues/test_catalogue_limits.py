@@ -8,11 +8,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
 from models.bundle import Bundle
 from models.catalogue.folder import create_catalogue
+from models.catalogue.items import Item
 from service.telemetry.metrics import Metrics
 from tests.support.catalogue_app import ITEM, Shop, serving
 from tests.support.odd_files import ODD_FILES, make_odd
@@ -126,6 +128,25 @@ async def test_a_catalogue_with_a_number_outside_its_range_is_refused(shop: Shop
     answer = await shop.client.get("/v1/catalogues/books")
     assert_problem(answer, 503, "catalogue_unusable")
     assert "item '1' cannot be read" in answer.json()["detail"]
+
+
+async def test_a_catalogue_with_a_vector_that_is_not_finite_is_refused_and_told(
+    bundle: Bundle, tmp_path: Path, metrics: Metrics
+) -> None:
+    folder = tmp_path / "data" / "catalogues" / "books"
+    vector = np.zeros(WIDTH, np.float32)
+    create_catalogue(folder, bundle.model_digest, WIDTH, [Item("1", "abc")], {"1": vector})
+    vector[1] = np.nan
+    vector.tofile(folder / "vectors.f32")
+    with capture_logs() as logs:
+        async with serving(bundle, tmp_path / "data", metrics) as shop:
+            answer = await shop.client.get("/v1/catalogues/books")
+            assert_problem(answer, 503, "catalogue_unusable")
+            assert "its vector file cannot be used" in answer.json()["detail"]
+            assert_problem(await shop.put("books", [ITEM]), 503, "catalogue_unusable")
+            history = {"inputs": {"history": [{"text": "abc", "event": "view"}]}}
+            assert (await shop.client.post("/v1/recommend", json=history)).json()["results"][0]["items"]
+    assert [line["event"] for line in logs if line.get("catalogue") == "books"] == ["catalogue cannot be used"]
 
 
 @pytest.mark.parametrize("kind", ODD_FILES)

@@ -9,7 +9,7 @@ from models.bundle import SHIPPED, load_bundle
 from models.explain.methods import SUPPORTED_METHODS
 from models.tasks import SENTIMENT
 from service.telemetry.metrics import Metrics
-from tests.support.explain_sentiment_app import Explains, serving, shown
+from tests.support.explain_sentiment_app import Explains, Gate, serving, shown
 from tests.support.service_app import assert_problem
 
 pytestmark = pytest.mark.anyio
@@ -97,6 +97,18 @@ async def test_an_entity_that_the_text_does_not_name_is_not_explained(explains: 
     assert good["words"][0]["text"] == "ab"
     assert (failed["error"]["status"], failed["error"]["code"], failed["id"]) == (422, "entity_not_found", "x")
     assert_problem(await explains.ask(unnamed), 422, "entity_not_found", "/inputs/entity")
+
+
+async def test_the_model_does_not_run_for_an_entity_that_the_text_does_not_name(
+    explains: Explains, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch)
+    gate.open.set()
+    unnamed = {"text": "Acme rises", "entity": "Birch"}
+    assert_problem(await explains.ask(unnamed), 422, "entity_not_found", "/inputs/entity")
+    assert gate.runs == 0
+    shown(await explains.ask(unnamed | {"entity": "Acme"}))
+    assert gate.runs > 0
 
 
 @pytest.mark.slow

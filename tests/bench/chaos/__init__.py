@@ -1,0 +1,1 @@
+"""What the service does under overload and faults, seen from outside."""
