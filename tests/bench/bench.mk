@@ -5,7 +5,10 @@ WORD_LISTS := .venv/bench-sentiment
 # Where there is no GPU, bench-gpu has only that to say, and needs no CUDA for it.
 GPU := $(if $(shell command -v nvidia-smi),.venv/gpu,$(TEST))
 
-.PHONY: wrk bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-graphs bench-vectors bench-serve bench-ablation bench-gpu bench-serve-gpu bench-recommend-quality bench-peers-quality
+.PHONY: wrk bench-overload bench-footprint bench-explain bench-noise bench-intents bench-recommend bench-graphs bench-vectors bench-serve bench-ablation bench-gpu bench-serve-gpu bench-recommend-quality bench-peers-quality
+
+bench-overload: $(TEST)/installed ## Measure what is answered in time above capacity (needs gcc; ARGS=--help: options; eight minutes)
+	$(TEST)/bin/python -m tests.bench.chaos $(ARGS)
 
 bench-footprint: $(TEST)/installed ## Measure start-up, memory and latency of the shipped service
 	$(TEST)/bin/python -m tests.bench.footprint
