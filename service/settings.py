@@ -150,6 +150,9 @@ class Settings(_BundleSettings):
     gateway_queue_s: Annotated[
         float, Field(ge=0.05, le=60, description="seconds that a request may wait for a gateway; more get 429")
     ] = 0.5
+    stop_delay_s: Annotated[
+        float, Field(ge=0, le=3600, description="seconds of a stop in which /readyz says no and requests are answered")
+    ] = 0
     cache_entries: Annotated[int, Field(ge=0, le=10_000_000, description="answers cached for repeated texts")] = 0
     metrics_dir: Annotated[Path, Field(description="folder in which the replicas of a node combine their metrics")] = (
         Field(default_factory=_metrics_dir)

@@ -17,10 +17,11 @@ import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from service.cluster.ingress import SAME_MACHINE_CONNECT_MS, Ingress
+from service.cluster.ingress import SAME_MACHINE_CONNECT_MS, STOPPING, Ingress
 from service.cluster.process_tree import die_with, die_with_parent
 from service.cluster.ray_haproxy import REPLICA_SERVER, rewrite_haproxy_config
 from service.cluster.ray_workarounds import RayChangedError
@@ -68,6 +69,7 @@ class ProxyStats:
     process_id: int
     live_servers: int  # replicas to which it sends requests
     refused: Mapping[str, int]  # its own answers "4xx" and "5xx", which no replica has sent
+    requests: int = 0  # that wait or run
 
 
 def count_live_servers(admin_socket: Path) -> int:
@@ -79,14 +81,24 @@ def count_live_servers(admin_socket: Path) -> int:
 def read_stats(admin_socket: Path) -> ProxyStats | None:
     """Return the statistics of the HAProxy behind this admin socket, or None if it does not answer."""
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(2)
-            connection.connect(str(admin_socket))
-            connection.sendall(b"show info;show stat\n")
-            with connection.makefile(encoding="utf-8") as answer:
-                return parse_stats(answer.read())
+        return parse_stats(_command(admin_socket, "show info;show stat"))
     except (OSError, ValueError, KeyError):
         return None
+
+
+def set_stopping(admin_socket: Path, stage: int) -> None:
+    """Tell HAProxy that the service stops: `ingress` has the stages. An HAProxy that does not answer has ended."""
+    with suppress(OSError):
+        _command(admin_socket, f"experimental-mode on;set var {STOPPING} int({stage})")
+
+
+def _command(admin_socket: Path, command: str) -> str:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(2)
+        connection.connect(str(admin_socket))
+        connection.sendall(f"{command}\n".encode())
+        with connection.makefile(encoding="utf-8") as answer:
+            return answer.read()
 
 
 def parse_stats(answer: str) -> ProxyStats:
@@ -101,7 +113,8 @@ def parse_stats(answer: str) -> ProxyStats:
     refused = {
         statuses: _sum(public, f"hrsp_{statuses}") - _sum(servers, f"hrsp_{statuses}") for statuses in ("4xx", "5xx")
     }
-    return ProxyStats(int(process_id), live, refused)
+    backends = [row for row in rows if row["svname"] == "BACKEND"]
+    return ProxyStats(int(process_id), live, refused, _sum(backends, "scur"))
 
 
 def _sum(rows: Sequence[Mapping[str, str]], column: str) -> int:

@@ -17,6 +17,12 @@ from dataclasses import asdict, dataclass, replace
 ARRIVAL_HEADER = "X-Heed-Arrival-Us"
 """The header in which HAProxy tells a gateway when the request was there, in microseconds since 1970."""
 
+STOPPING = "proc.heed_stopping"
+"""The variable of HAProxy that is set when the service stops: to NOT_READY_STAGE and then to REFUSING_STAGE."""
+
+NOT_READY_STAGE, REFUSING_STAGE = 1, 2
+"""In the first stage requests are answered, but `/readyz` is not ready. In the second every new request is refused."""
+
 SAME_MACHINE_CONNECT_MS = 40
 """Time limit for a connection to a gateway of the same machine.
 
@@ -135,6 +141,10 @@ class Ingress:
                 "http-request set-var(txn.arrival) date(0,us)",
                 f"http-request set-header {ARRIVAL_HEADER} %[var(txn.arrival)]",
                 f"http-request return {_answer(NOT_READY)} if {none_up}",
+                f"http-request return {_answer(NOT_READY)} if {{ path /readyz }} {{ var({STOPPING}) -m found }}",
+                # The connection is closed too, so that a client with another request opens one to another service.
+                f"http-request return {_answer(NOT_READY)} hdr Connection close"
+                f" if {{ var({STOPPING}) -m int {REFUSING_STAGE} }}",
                 f"http-request return {_answer(UNKNOWN_METHOD)} if !{{ method {' '.join(METHODS)} }}",
                 f"http-request return {_answer(TARGET_TOO_LONG)} if {{ url,length gt {MAX_TARGET_BYTES} }}",
                 f"http-request return {_answer(HEADERS_TOO_LARGE)} if {{ req.hdrs,length gt {MAX_HEADER_BYTES} }}",

@@ -19,11 +19,12 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
 from service.cluster import haproxy
+from service.cluster.ingress import NOT_READY_STAGE, REFUSING_STAGE
 from service.cluster.log_pipe import LogPipe
 from service.cluster.preflight import ClusterError
 from service.cluster.process_tree import (
@@ -47,6 +48,8 @@ REFUSED = "refused"
 _START_TIMEOUT_S = 300.0
 _STOP_TIMEOUT_S = 25.0
 _POLL_S = 0.1
+_DRAIN_POLL_S = 0.05
+_LEAVE_S = 0.2  # for clients to use their connections once more, and so to learn that these close
 _STANDARD_OUTPUT = 1
 _ADMIN_SOCKET = "admin.sock"  # Ray puts it into a folder named after the node
 _MAX_TEMP_CHARS = 12  # the paths of Ray's and HAProxy's sockets below it must fit into 107 bytes
@@ -171,6 +174,8 @@ class Cluster:
         try:
             if self._guard is not None:
                 self._guard.stop()
+                if not self._failed:
+                    self._drain()
             if self._watch is not None:
                 self._watch.stop()
             if self._child is not None:
@@ -185,6 +190,31 @@ class Cluster:
             self._pipe.stop()
             if not self._failed:
                 shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _drain(self) -> None:
+        """Say that the service is not ready, then answer what is under way and refuse what comes.
+
+        Requests end by their deadlines at the latest.
+        """
+        admin_sockets = self._admin_sockets()
+        for path in admin_sockets:
+            haproxy.set_stopping(path, NOT_READY_STAGE)
+        time.sleep(self.settings.stop_delay_s)
+        for path in admin_sockets:
+            haproxy.set_stopping(path, REFUSING_STAGE)
+        time.sleep(_LEAVE_S)
+        deadline_s = time.monotonic() + self.settings.request_timeout_s + self.settings.gateway_queue_s
+        while time.monotonic() < deadline_s and any(self._requests()):
+            time.sleep(_DRAIN_POLL_S)
+        for path in admin_sockets:
+            if (stats := haproxy.read_stats(path)) is not None:
+                os.kill(stats.process_id, signal.SIGUSR1)  # it closes its port and ends with its last connection
+        time.sleep(_LEAVE_S)
+
+    def _requests(self) -> Iterator[int]:
+        for path in self._admin_sockets():
+            if (stats := haproxy.read_stats(path)) is not None:
+                yield stats.requests
 
     def _failure(self, event: str) -> ClusterError:
         self._failed = True

@@ -40,6 +40,7 @@ GROUPS = {
         "request_timeout_s",
         "gateway_requests",
         "gateway_queue_s",
+        "stop_delay_s",
         "queue_tokens",
         "max_catalogue_items",
         "max_catalogue_bytes",

@@ -18,8 +18,9 @@ import pytest
 from service.cluster import haproxy
 from service.cluster.process_tree import adopt_orphans
 from service.cluster.proxy_guard import ProxyGuard, find_process
+from tests.support.balanced import WRITTEN, Replica
 from tests.support.local_service import Client, free_port
-from tests.system.test_haproxy import WRITTEN, Replica, get_text
+from tests.system.test_haproxy import get_text
 
 LAUNCHER = [sys.executable, "-c", "from service.cluster.haproxy import main; main()"]
 MANAGER = "import subprocess, sys, time; subprocess.run(sys.argv[1:]); time.sleep(1000)"
@@ -132,7 +133,7 @@ def wait_for_more(answers: list[str]) -> None:
 
 
 def is_running(process: psutil.Process) -> bool:
-    return psutil.pid_exists(process.pid) and str(process.status()) != psutil.STATUS_ZOMBIE
+    return bool(psutil.pid_exists(process.pid) and process.status() != psutil.STATUS_ZOMBIE)
 
 
 def test_haproxy_ends_with_the_service_although_its_manager_ended_before(managed: Managed) -> None:

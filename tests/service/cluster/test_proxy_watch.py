@@ -15,18 +15,18 @@ ANSWER = """Name: HAProxy
 Pid: 4711
 Uptime_sec: 12
 
-# pxname,svname,status,hrsp_2xx,hrsp_4xx,hrsp_5xx,
-http_frontend,FRONTEND,OPEN,100,9,7,
-heed,SERVE_REPLICA-heed-gateway-a,UP,60,4,1,
-heed,SERVE_REPLICA-heed-gateway-b,DOWN,30,1,0,
-heed,fallback,UP,0,0,2,
-heed,BACKEND,UP,90,9,7,
+# pxname,svname,scur,status,hrsp_2xx,hrsp_4xx,hrsp_5xx,
+http_frontend,FRONTEND,9,OPEN,100,9,7,
+heed,SERVE_REPLICA-heed-gateway-a,2,UP,60,4,1,
+heed,SERVE_REPLICA-heed-gateway-b,1,DOWN,30,1,0,
+heed,fallback,0,UP,0,0,2,
+heed,BACKEND,5,UP,90,9,7,
 
 """
 
 
 def test_haproxys_own_answers_are_those_that_no_server_sent() -> None:
-    assert parse_stats(ANSWER) == ProxyStats(4711, 1, {"4xx": 4, "5xx": 4})
+    assert parse_stats(ANSWER) == ProxyStats(4711, 1, {"4xx": 4, "5xx": 4}, 5)
 
 
 @pytest.mark.parametrize("answer", ["", "Unknown command\n", ANSWER.replace("hrsp_4xx", "other")])
