@@ -62,7 +62,7 @@ def test_a_whole_body_names_the_method_and_an_option_wins(explain: Any) -> None:
         ({"history": HISTORY, "catalogue": "nope"}, "/shelf"),
         ({"inputs": [{"history": HISTORY}] * 2}, "at /inputs: One user is explained at a time"),
         ({"inputs": {"history": HISTORY}, "method": "rollout"}, "at /method: "),
-        ({"input": 3}, "at /inputs: Field required"),
+        ({"input": 3}, "at /input: There is no such field; the nearest is inputs."),
         (3, "Input should be"),
         (b"{", "EOF"),
         (b"\xff", "UTF-8"),
