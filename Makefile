@@ -16,8 +16,8 @@ test: $(TEST)/installed ## Run every test that needs no GPU
 test-fast: $(TEST)/installed ## Run the tests of the inner loop, in about a minute
 	$(TEST)/bin/pytest -m "not slow and not system and not browser and not shipped" $(ARGS)
 
-chaos: $(TEST)/installed ## Kill parts of a running service and check that it recovers
-	$(TEST)/bin/pytest tests/system -k recovery $(ARGS)
+chaos: $(TEST)/installed ## Kill and stop parts of a running service and check what is lost (five minutes)
+	$(TEST)/bin/pytest tests/system -k "recovery or lost_processes or haproxy_guard or stopping" $(ARGS)
 
 check: $(TEST)/installed ## Check lint, formatting, types and spelling
 	$(TEST)/bin/ruff check
